@@ -1,0 +1,35 @@
+# Libraries from Debian's packages. Where a package has no static library, we compile it ourselves from the package's
+# headers or source, so that the product links statically and drags in nothing it does not use.
+find_package(Threads REQUIRED)
+
+# fmt: the package has no libfmt.a; its format-inl.h instantiated once is the same code.
+add_library(mayfly_fmt STATIC vmm/base/fmt_instances.cc)
+
+# liburing: the package has liburing.a.
+find_library(LIBURING_ARCHIVE NAMES liburing.a REQUIRED)
+add_library(mayfly_uring INTERFACE)
+target_link_libraries(mayfly_uring INTERFACE ${LIBURING_ARCHIVE})
+
+# CLI11: header-only.
+find_package(CLI11 REQUIRED)
+add_library(mayfly_cli11 INTERFACE)
+target_link_libraries(mayfly_cli11 INTERFACE CLI11::CLI11)
+
+# cpp-httplib and simdjson: Debian ships them as shared libraries (httplib with OpenSSL, zlib and Brotli); we compile
+# the same versions from the packages' sources without those.
+# cpp-httplib and simdjson: Debian ships them as shared libraries (httplib with OpenSSL, zlib and Brotli); we compile
+# the same versions from the packages' sources without those.
+execute_process(
+  COMMAND ${CMAKE_SOURCE_DIR}/.ci/fetch-sources cpp-httplib simdjson
+  OUTPUT_VARIABLE fetched
+  OUTPUT_STRIP_TRAILING_WHITESPACE
+  COMMAND_ERROR_IS_FATAL ANY)
+string(REPLACE "\n" ";" fetched "${fetched}")
+list(GET fetched 0 httplib_dir)
+list(GET fetched 1 simdjson_dir)
+
+add_library(mayfly_httplib INTERFACE)
+target_include_directories(mayfly_httplib SYSTEM INTERFACE ${httplib_dir})
+
+add_library(mayfly_simdjson STATIC ${simdjson_dir}/simdjson.cpp)
+target_include_directories(mayfly_simdjson SYSTEM PUBLIC ${simdjson_dir})

@@ -1,0 +1,74 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/configuration.h"
+
+#include <string>
+#include <variant>
+
+/// The typed requests that the API, the configuration file and the command line make of a machine, and its answers.
+namespace mayfly {
+
+enum class MachineState { NotStarted, Running, Paused };
+
+struct GetInstanceInfo {};
+struct GetMachineConfig {};
+struct GetVmConfig {};
+struct GetPrometheusMetrics {};
+struct PutBootSource {
+  BootSource value;
+};
+struct PutMachineConfig {
+  MachineConfig value;
+};
+struct PatchMachineConfig {
+  MachineConfigPatch value;
+};
+struct PutCpuConfig {
+  CpuConfig value;
+};
+struct PutSerial {
+  SerialConfig value;
+};
+struct PutLogger {
+  LoggerConfig value;
+};
+struct PutMetrics {
+  MetricsConfig value;
+};
+struct StartInstance {};
+struct FlushMetrics {};
+struct SendCtrlAltDel {};
+struct PauseVm {};
+struct ResumeVm {};
+
+using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, PutBootSource,
+                             PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutLogger, PutMetrics,
+                             StartInstance, FlushMetrics, SendCtrlAltDel, PauseVm, ResumeVm>;
+
+/// GET /
+struct InstanceInfo {
+  std::string id;
+  MachineState state = MachineState::NotStarted;
+};
+/// GET /metrics/prometheus
+struct PrometheusText {
+  std::string text;
+};
+
+/// What a command answers with: std::monostate for those that only do.
+using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText>;
+
+/// Whoever carries commands out. The API sees nothing else of the machine.
+class CommandTarget {
+ public:
+  CommandTarget() = default;
+  CommandTarget(const CommandTarget&) = delete;
+  CommandTarget& operator=(const CommandTarget&) = delete;
+  virtual ~CommandTarget() = default;
+  /// Carries one command out and waits for its answer. Safe on any thread but the loop's. An error means that nothing
+  /// changed; its message is what a client is told.
+  [[nodiscard]] virtual Result<Answer> execute(Command command) = 0;
+};
+
+}  // namespace mayfly

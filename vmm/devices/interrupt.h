@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+/// How devices raise interrupts: a device holds an InterruptLine; the IOAPIC is the sink of all lines; messages leave
+/// it through a MessagePort (KVM in a machine, a fake in tests).
+namespace mayfly {
+
+/// Takes the level of numbered input pins. Safe on any thread.
+class InterruptSink {
+ public:
+  InterruptSink() = default;
+  InterruptSink(const InterruptSink&) = delete;
+  InterruptSink& operator=(const InterruptSink&) = delete;
+  virtual ~InterruptSink() = default;
+  virtual void set_pin(unsigned pin, bool level) noexcept = 0;
+};
+
+/// One wire from a device to a pin of the interrupt controller. A plain value; the sink outlives it.
+class InterruptLine {
+ public:
+  InterruptLine(InterruptSink& sink, unsigned pin) noexcept : sink_(&sink), pin_(pin) {}
+  void set(bool level) const noexcept { sink_->set_pin(pin_, level); }
+  /// An edge: up and down again.
+  void pulse() const noexcept {
+    set(true);
+    set(false);
+  }
+  [[nodiscard]] unsigned pin() const noexcept { return pin_; }
+
+ private:
+  InterruptSink* sink_;
+  unsigned pin_;
+};
+
+/// A message-signalled interrupt as a device would write it (Intel SDM volume 3, "Message Signalled Interrupts").
+struct MsiMessage {
+  std::uint64_t address = 0;
+  std::uint32_t data = 0;
+  friend bool operator==(const MsiMessage&, const MsiMessage&) = default;
+};
+
+/// Where the IOAPIC's messages go. Safe on any thread.
+class MessagePort {
+ public:
+  MessagePort() = default;
+  MessagePort(const MessagePort&) = delete;
+  MessagePort& operator=(const MessagePort&) = delete;
+  virtual ~MessagePort() = default;
+  /// Delivers one interrupt message now.
+  virtual void send(const MsiMessage& message) noexcept = 0;
+  /// Tells KVM which message a level-triggered pin sends, so that the guest's end-of-interrupt for that vector comes
+  /// back to us (Ioapic::end_of_interrupt); nullopt: the pin sends none, or is edge-triggered.
+  virtual void watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept = 0;
+};
+
+}  // namespace mayfly

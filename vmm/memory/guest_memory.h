@@ -1,0 +1,106 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/mapping.h"
+
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+/// A guest's RAM: the only door from a guest address to bytes of this process.
+///
+///   auto memory = GuestMemory::create({.size_mib = 128, .pages = HugePages::None});
+///   if (auto header = memory->load<Header>(GuestAddress{0x7000})) ...   // a copy; the guest may change the original
+///   if (auto room = memory->bytes(at, 4096)) ...                        // nullopt: not RAM, or the sum wraps
+namespace mayfly {
+
+/// An address in guest-physical space. Says nothing about whether memory is there.
+struct GuestAddress {
+  std::uint64_t value = 0;
+  friend constexpr auto operator<=>(GuestAddress, GuestAddress) = default;
+};
+
+/// What backs guest memory: 4 KiB pages, transparent huge pages (madvise), or 2 MiB pages from the host's pool.
+enum class HugePages { None, Transparent, Explicit2M };
+
+/// Where RAM stops for devices, and goes on (see ARCHITECTURE.md, "Guest address space").
+inline constexpr std::uint64_t kMmioHoleStart = 0xD000'0000;
+inline constexpr std::uint64_t kMmioHoleEnd = 0x1'0000'0000;
+inline constexpr std::uint64_t kGuestPageSize = 4096;
+inline constexpr std::uint64_t kMiB = 1024 * 1024;
+
+template <typename T>
+concept TriviallyCopyable = std::is_trivially_copyable_v<T>;
+
+class GuestMemory {
+ public:
+  /// A stretch of RAM that is contiguous for the guest and for the host.
+  struct Region {
+    GuestAddress start;
+    Mapping mapping;
+    [[nodiscard]] std::uint64_t size() const noexcept { return mapping.length(); }
+    [[nodiscard]] std::uint64_t end() const noexcept { return start.value + mapping.length(); }
+  };
+  struct Options {
+    std::uint64_t size_mib = 128;
+    HugePages pages = HugePages::None;
+  };
+
+  /// Maps anonymous memory: one region, or two around the MMIO hole. Pages are made when touched.
+  /// Errors: size 0, size over the guest's address space (kMaximumSizeMib), odd with 2 MiB pages, no room on the host.
+  [[nodiscard]] static Result<GuestMemory> create(const Options& options);
+
+  /// The largest size_mib that create() accepts: 1 TiB.
+  static constexpr std::uint64_t kMaximumSizeMib = 1024 * 1024;
+
+  /// The bytes at [at, at + length), all in one region; nullopt where any of them is not RAM or the sum wraps.
+  /// Zero bytes are there wherever an address of RAM or a region's end is. The guest may change the bytes at any
+  /// time: copy first, check the copy.
+  [[nodiscard]] std::optional<std::span<std::byte>> bytes(GuestAddress at, std::uint64_t length) const noexcept;
+
+  /// A copy of a plain structure in guest memory; nullopt as for bytes().
+  template <TriviallyCopyable T>
+  [[nodiscard]] std::optional<T> load(GuestAddress at) const noexcept {
+    const auto source = bytes(at, sizeof(T));
+    if (!source) return std::nullopt;
+    T value;
+    std::memcpy(&value, source->data(), sizeof(T));
+    return value;
+  }
+
+  /// Writes a plain structure into guest memory; false, with nothing written, where it does not fit.
+  template <TriviallyCopyable T>
+  [[nodiscard]] bool store(GuestAddress at, const T& value) const noexcept {
+    const auto target = bytes(at, sizeof(T));
+    if (!target) return false;
+    std::memcpy(target->data(), &value, sizeof(T));
+    return true;
+  }
+
+  /// Copies bytes into guest memory; false, with nothing written, where they do not all fit in one region.
+  [[nodiscard]] bool write(GuestAddress at, std::span<const std::byte> source) const noexcept;
+
+  /// Puts `length` bytes of a file at `at`. Whole pages whose file offset and guest address agree modulo the page size
+  /// are mapped privately over the RAM (no copy; the page cache is shared by every machine that boots this file); the
+  /// rest, and everything where pages are 2 MiB, is read. Errors: outside RAM, a short or failing read.
+  [[nodiscard]] Status place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length) const;
+
+  [[nodiscard]] const std::vector<Region>& regions() const noexcept { return regions_; }
+  /// All RAM, in bytes.
+  [[nodiscard]] std::uint64_t size() const noexcept;
+  /// The end of the region that starts at 0: RAM that every boot protocol can use.
+  [[nodiscard]] GuestAddress low_end() const noexcept { return GuestAddress{regions_.front().end()}; }
+
+ private:
+  GuestMemory(std::vector<Region> regions, HugePages pages) noexcept : regions_(std::move(regions)), pages_(pages) {}
+
+  std::vector<Region> regions_;  // ascending, never empty
+  HugePages pages_;
+};
+
+}  // namespace mayfly
