@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/base/log.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <cstdint>
@@ -93,17 +94,6 @@ struct TokenBucketConfig {
 struct SerialConfig {
   std::optional<std::string> serial_out_path;     ///< Absent: standard output.
   std::optional<TokenBucketConfig> rate_limiter;  ///< Bytes of output; what exceeds it is dropped and counted.
-};
-
-enum class LogLevel { Off, Error, Warning, Info, Debug, Trace };
-
-/// PUT /logger: only what is present changes.
-struct LoggerConfig {
-  std::optional<std::string> log_path;
-  std::optional<LogLevel> level;
-  std::optional<bool> show_level;
-  std::optional<bool> show_log_origin;
-  std::optional<std::string> module;  ///< Only messages whose origin (source path) contains this.
 };
 
 /// PUT /metrics

@@ -1,0 +1,91 @@
+#include "vmm/base/log.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <ctime>
+#include <iterator>
+
+#include <fmt/format.h>
+
+namespace mayfly {
+namespace {
+
+constexpr std::array<std::string_view, 6> kLevelNames = {"OFF", "ERROR", "WARN", "INFO", "DEBUG", "TRACE"};
+
+/// Longer messages are cut, so that a line goes into a pipe whole or not at all (PIPE_BUF).
+constexpr std::size_t kMaximumLine = 4096;
+
+template <typename Output>
+void format_time(Output output) {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  tm utc{};
+  ::gmtime_r(&now.tv_sec, &utc);
+  fmt::format_to(output, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
+                 utc.tm_hour, utc.tm_min, utc.tm_sec, now.tv_nsec / 1000);
+}
+
+}  // namespace
+
+bool LogRate::allow() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  const auto second = static_cast<std::uint64_t>(now.tv_sec);
+  if (second_.exchange(second, std::memory_order_relaxed) != second) count_.store(0, std::memory_order_relaxed);
+  return count_.fetch_add(1, std::memory_order_relaxed) < kBurst;
+}
+
+Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what) {
+  // Opened for reading too: a FIFO without a reader then opens, and one whose reader leaves gives EAGAIN, not SIGPIPE.
+  OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0600)};
+  if (!file) return fail_errno(ErrorKind::System, "{} {} cannot be opened for writing", what, path);
+  return file;
+}
+
+bool write_whole_line(int fd, std::string_view line) noexcept {
+  pollfd ready{.fd = fd, .events = POLLOUT, .revents = 0};
+  if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) return false;
+  ssize_t written = 0;
+  do {
+    written = ::write(fd, line.data(), line.size());
+  } while (written < 0 && errno == EINTR);
+  return written == static_cast<ssize_t>(line.size());
+}
+
+Status Log::configure(const LoggerConfig& config) {
+  OwnedFd file;
+  if (config.log_path) {
+    auto opened = open_line_sink(*config.log_path, "log_path");
+    if (!opened) return propagate(opened);
+    file = std::move(*opened);
+  }
+  const std::scoped_lock lock{mutex_};
+  if (file) file_ = std::move(file);
+  if (config.level) level_.store(*config.level, std::memory_order_relaxed);
+  if (config.show_level) show_level_ = *config.show_level;
+  if (config.show_log_origin) show_origin_ = *config.show_log_origin;
+  if (config.module) module_ = *config.module;
+  return {};
+}
+
+void Log::write_line(LogLevel level, std::string_view file, int line, std::string_view message) {
+  const std::scoped_lock lock{mutex_};
+  if (!module_.empty() && file.find(module_) == std::string_view::npos) return;
+  fmt::memory_buffer text;
+  format_time(std::back_inserter(text));
+  fmt::format_to(std::back_inserter(text), " [{}] ", id_);
+  if (show_level_) fmt::format_to(std::back_inserter(text), "{} ", kLevelNames[static_cast<std::size_t>(level)]);
+  if (show_origin_) fmt::format_to(std::back_inserter(text), "{}:{} ", file, line);
+  text.append(message);
+  if (text.size() >= kMaximumLine) text.resize(kMaximumLine - 1);
+  text.push_back('\n');
+  if (!write_whole_line(file_ ? file_.get() : STDERR_FILENO, {text.data(), text.size()}))
+    missed_.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace mayfly

@@ -1,0 +1,114 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <fmt/core.h>
+
+/// The log of one machine: one line a message, to standard error until a path is given.
+///
+///   Log log{"vm-7"};
+///   log.info("booting {} with {} vCPUs", path, count);
+///   2026-11-21T07:45:12.123456Z [vm-7] INFO booting ...
+///
+/// A reader that stops or goes away never stops the machine: what cannot be written at once is dropped and counted.
+namespace mayfly {
+
+enum class LogLevel { Off, Error, Warning, Info, Debug, Trace };
+
+/// What PUT /logger changes; only what is present.
+struct LoggerConfig {
+  std::optional<std::string> log_path;
+  std::optional<LogLevel> level;
+  std::optional<bool> show_level;
+  std::optional<bool> show_log_origin;
+  std::optional<std::string> module;  ///< Only messages whose origin (source path) contains this.
+};
+
+/// A format string that remembers where it stands in the source.
+template <typename... Args>
+struct LogFormat {
+  template <typename S>
+  consteval LogFormat(const S& text, const char* source_file = __builtin_FILE(),  // NOLINT: implicit by design
+                      int source_line = __builtin_LINE())
+      : format(text), file(source_file), line(source_line) {}
+  fmt::format_string<Args...> format;
+  const char* file;
+  int line;
+};
+
+/// Lets through at most `kBurst` messages a second of a kind that a guest or a client can cause at will.
+class LogRate {
+ public:
+  static constexpr unsigned kBurst = 10;
+  /// True where one more message may be written now. Any thread.
+  [[nodiscard]] bool allow() noexcept;
+
+ private:
+  std::atomic<std::uint64_t> second_{0};
+  std::atomic<unsigned> count_{0};
+};
+
+/// All members are safe on any thread.
+class Log {
+ public:
+  explicit Log(std::string id) : id_(std::move(id)) {}
+
+  /// Applies what is present in `config`. Errors: the path cannot be opened; nothing is changed then.
+  [[nodiscard]] Status configure(const LoggerConfig& config);
+
+  [[nodiscard]] bool enabled(LogLevel level) const noexcept { return level <= level_.load(std::memory_order_relaxed); }
+
+  template <typename... Args>
+  void error(LogFormat<std::type_identity_t<Args>...> format, Args&&... args) {
+    log(LogLevel::Error, format, std::forward<Args>(args)...);
+  }
+  template <typename... Args>
+  void warning(LogFormat<std::type_identity_t<Args>...> format, Args&&... args) {
+    log(LogLevel::Warning, format, std::forward<Args>(args)...);
+  }
+  template <typename... Args>
+  void info(LogFormat<std::type_identity_t<Args>...> format, Args&&... args) {
+    log(LogLevel::Info, format, std::forward<Args>(args)...);
+  }
+  template <typename... Args>
+  void debug(LogFormat<std::type_identity_t<Args>...> format, Args&&... args) {
+    log(LogLevel::Debug, format, std::forward<Args>(args)...);
+  }
+
+  /// Messages that could not be written.
+  [[nodiscard]] std::uint64_t missed() const noexcept { return missed_.load(std::memory_order_relaxed); }
+
+ private:
+  template <typename... Args>
+  void log(LogLevel level, const LogFormat<std::type_identity_t<Args>...>& format, Args&&... args) {
+    if (enabled(level))
+      write_line(level, format.file, format.line, fmt::format(format.format, std::forward<Args>(args)...));
+  }
+  void write_line(LogLevel level, std::string_view file, int line, std::string_view message);
+
+  const std::string id_;
+  std::atomic<LogLevel> level_{LogLevel::Info};
+  std::atomic<std::uint64_t> missed_{0};
+  std::mutex mutex_;  // guards what follows
+  OwnedFd file_;      // none: standard error
+  bool show_level_ = true;
+  bool show_origin_ = false;
+  std::string module_;
+};
+
+/// Opens a file or FIFO for lines of log or metrics: created 0600 where missing, appended to, never blocking; a FIFO
+/// may lack a reader. `what` names it in errors.
+[[nodiscard]] Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what);
+
+/// Writes one line (with its newline) whole or not at all, without waiting for a reader.
+[[nodiscard]] bool write_whole_line(int fd, std::string_view line) noexcept;
+
+}  // namespace mayfly

@@ -1,0 +1,198 @@
+#include "vmm/event_loop.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <ctime>
+
+namespace mayfly {
+namespace {
+
+/// Entries of the submission queue: requests of one round, not of the whole loop (the ring grows its completions).
+constexpr unsigned kRingEntries = 256;
+/// Completions taken in one round before tasks get their turn.
+constexpr unsigned kBatch = 64;
+
+std::unexpected<Error> ring_error(int error_number) {
+  errno = error_number;
+  switch (error_number) {
+    case ENOSYS:
+      return fail_errno(ErrorKind::Unsupported, "this kernel has no io_uring; Mayfly needs Linux 5.10 or later");
+    case EPERM:
+      return fail_errno(ErrorKind::Permission,
+                        "io_uring is not permitted: set /proc/sys/kernel/io_uring_disabled to 0, or allow "
+                        "io_uring_setup in the container's seccomp profile");
+    default:
+      return fail_errno(ErrorKind::System, "io_uring_setup failed");
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<EventLoop>> EventLoop::create() {
+  OwnedFd wake_fd{::eventfd(0, EFD_CLOEXEC)};
+  if (!wake_fd) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
+  std::unique_ptr<EventLoop> loop{new EventLoop{std::move(wake_fd)}};
+  // Newest first: DEFER_TASKRUN is in Linux 6.1, SINGLE_ISSUER in 6.0; a kernel refuses what it does not know.
+  constexpr std::array kFlagSets = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_SINGLE_ISSUER,
+                                    0U};
+  int result = 0;
+  for (const unsigned flags : kFlagSets) {
+    io_uring_params params{};
+    params.flags = flags;
+    result = ::io_uring_queue_init_params(kRingEntries, &loop->ring_, &params);
+    if (result != -EINVAL) break;
+  }
+  if (result < 0) {
+    loop->ring_.ring_fd = -1;
+    return ring_error(-result);
+  }
+  loop->watch_wake_fd();
+  return loop;
+}
+
+EventLoop::~EventLoop() {
+  if (ring_.ring_fd >= 0) ::io_uring_queue_exit(&ring_);
+}
+
+void EventLoop::post(Task task) {
+  bool first = false;
+  {
+    const std::scoped_lock lock{mutex_};
+    if (closed_) return;
+    first = tasks_.empty();
+    tasks_.push_back(std::move(task));
+  }
+  if (!first) return;  // the wake-up that the first one caused serves all
+  const std::uint64_t one = 1;
+  ensure(::write(wake_fd_.get(), &one, sizeof one) == sizeof one, "the loop's event descriptor refused a write");
+}
+
+void EventLoop::close() {
+  std::vector<Task> dropped;
+  const std::scoped_lock lock{mutex_};
+  closed_ = true;
+  dropped.swap(tasks_);
+}
+
+void EventLoop::stop() {
+  post([this] { stopping_ = true; });
+}
+
+Status EventLoop::run() {
+  while (!stopping_) {
+    const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
+    if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
+      errno = -submitted;
+      return fail_errno(ErrorKind::System, "io_uring_enter failed");
+    }
+    std::array<io_uring_cqe*, kBatch> batch{};
+    const unsigned count = ::io_uring_peek_batch_cqe(&ring_, batch.data(), kBatch);
+    for (unsigned i = 0; i < count; ++i) {
+      const io_uring_cqe& entry = *batch[i];
+      if (auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(&entry)))
+        operation->on_complete(entry.res, (entry.flags & IORING_CQE_F_MORE) != 0);
+    }
+    ::io_uring_cq_advance(&ring_, count);
+    run_tasks();
+  }
+  stopping_ = false;
+  return {};
+}
+
+void EventLoop::run_tasks() {
+  {
+    const std::scoped_lock lock{mutex_};
+    running_.swap(tasks_);
+  }
+  for (Task& task : running_) task();
+  running_.clear();
+}
+
+io_uring_sqe& EventLoop::next_sqe() {
+  io_uring_sqe* sqe = ::io_uring_get_sqe(&ring_);
+  while (sqe == nullptr) {  // full: hand over what is queued; the kernel takes it all or says why not
+    const int submitted = ::io_uring_submit(&ring_);
+    ensure(submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY,
+           "io_uring refused to take its queue");
+    sqe = ::io_uring_get_sqe(&ring_);
+  }
+  return *sqe;
+}
+
+void EventLoop::read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_read(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
+  ::io_uring_sqe_set_data(&sqe, &operation);
+}
+
+void EventLoop::write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
+  ::io_uring_sqe_set_data(&sqe, &operation);
+}
+
+void EventLoop::poll(int fd, unsigned events, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_poll_multishot(&sqe, fd, events);
+  ::io_uring_sqe_set_data(&sqe, &operation);
+}
+
+void EventLoop::cancel(Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_cancel(&sqe, &operation, 0);
+  ::io_uring_sqe_set_data(&sqe, nullptr);
+}
+
+void EventLoop::watch_wake_fd() {
+  read(wake_fd_.get(), std::as_writable_bytes(std::span{&wake_count_, 1}), kNoOffset, wake_);
+}
+
+void EventLoop::WakeOperation::on_complete(int /*result*/, bool /*more*/) noexcept { loop_.watch_wake_fd(); }
+
+LoopTimer::LoopTimer(EventLoop& loop, OwnedFd fd, std::move_only_function<void()> fire) noexcept
+    : loop_(loop),
+      fd_(std::move(fd)),
+      fire_(std::move(fire)),
+      operation_([this](int result, bool more) { on_ready(result, more); }) {}
+
+void LoopTimer::on_ready(int result, bool more) noexcept {
+  if (result < 0) return;
+  if (!more) loop_.poll(fd_.get(), POLLIN, operation_);  // the kernel may end a multishot poll at any time
+  std::uint64_t expirations = 0;
+  // Nothing to read: cancelled or armed anew between the expiry and now.
+  if (::read(fd_.get(), &expirations, sizeof expirations) == sizeof expirations) fire_();
+}
+
+Result<std::unique_ptr<LoopTimer>> LoopTimer::create(EventLoop& loop, std::move_only_function<void()> fire) {
+  OwnedFd fd{::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
+  if (!fd) return fail_errno(ErrorKind::System, "cannot make a timer descriptor");
+  std::unique_ptr<LoopTimer> timer{new LoopTimer{loop, std::move(fd), std::move(fire)}};
+  loop.poll(timer->fd_.get(), POLLIN, timer->operation_);
+  return timer;
+}
+
+void LoopTimer::arm(std::uint64_t deadline_ns) noexcept {
+  const std::uint64_t at = deadline_ns == 0 ? 1 : deadline_ns;  // 0 would disarm
+  itimerspec when{};
+  when.it_value.tv_sec = static_cast<time_t>(at / 1'000'000'000);
+  when.it_value.tv_nsec = static_cast<long>(at % 1'000'000'000);
+  ensure(::timerfd_settime(fd_.get(), TFD_TIMER_ABSTIME, &when, nullptr) == 0, "timerfd_settime refused a deadline");
+}
+
+void LoopTimer::cancel() noexcept {
+  const itimerspec never{};
+  ensure(::timerfd_settime(fd_.get(), 0, &never, nullptr) == 0, "timerfd_settime refused to disarm");
+}
+
+std::uint64_t monotonic_ns() noexcept {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+}  // namespace mayfly

@@ -1,0 +1,126 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+
+#include <liburing.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+/// The monitor's one io_uring and the thread that serves it.
+///
+///   auto loop = EventLoop::create();
+///   loop->post([&] { ... });                      // from any thread: runs on the loop's thread
+///   loop->read(fd, buffer, kNoOffset, operation); // on the loop's thread: operation.on_complete(result) follows
+///   loop->run();                                  // until stop()
+namespace mayfly {
+
+/// Something in flight in the ring. Lives in its owner (nothing is allocated per request) and must outlive its
+/// completion; one submission at a time.
+class Operation {
+ public:
+  Operation() = default;
+  Operation(const Operation&) = delete;
+  Operation& operator=(const Operation&) = delete;
+  virtual ~Operation() = default;
+  /// The completion, on the loop's thread. `result`: what the system call would return, or -errno. `more` says that
+  /// a multishot operation goes on.
+  virtual void on_complete(int result, bool more) noexcept = 0;
+};
+
+/// An Operation that calls a function.
+class CallbackOperation final : public Operation {
+ public:
+  explicit CallbackOperation(std::move_only_function<void(int, bool)> callback) : callback_(std::move(callback)) {}
+  void on_complete(int result, bool more) noexcept override { callback_(result, more); }
+
+ private:
+  std::move_only_function<void(int, bool)> callback_;
+};
+
+class EventLoop {
+ public:
+  using Task = std::move_only_function<void()>;
+  /// For files without a position: pipes, terminals, event descriptors.
+  static constexpr std::uint64_t kNoOffset = ~0ULL;
+
+  /// Sets the ring up, with SINGLE_ISSUER and DEFER_TASKRUN where the kernel has them; the creating thread is the
+  /// loop's. Errors: no io_uring on this host (old, or switched off), each with its remedy.
+  [[nodiscard]] static Result<std::unique_ptr<EventLoop>> create();
+  EventLoop(const EventLoop&) = delete;
+  EventLoop& operator=(const EventLoop&) = delete;
+  ~EventLoop();
+
+  /// Runs `task` on the loop's thread, after what was posted before; after close(), destroys it unrun. Any thread.
+  void post(Task task);
+  /// Drops the tasks that wait and all later ones, so that nobody waits for a loop that has ended. Loop's thread.
+  void close();
+  /// Makes run() return after the tasks and completions at hand. Any thread.
+  void stop();
+  /// Serves completions and tasks until stop(). Error: the ring broke.
+  [[nodiscard]] Status run();
+
+  // What follows is for the loop's thread only.
+  void read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation);
+  void write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation);
+  /// Completes each time that `fd` is ready for `events` (POLLIN...), until cancelled.
+  void poll(int fd, unsigned events, Operation& operation);
+  /// Asks for the end of `operation`, which completes with -ECANCELED unless it was done already.
+  void cancel(Operation& operation);
+
+ private:
+  explicit EventLoop(OwnedFd wake_fd) noexcept : wake_fd_(std::move(wake_fd)) {}
+  [[nodiscard]] io_uring_sqe& next_sqe();
+  void watch_wake_fd();
+  void run_tasks();
+
+  class WakeOperation final : public Operation {
+   public:
+    explicit WakeOperation(EventLoop& loop) noexcept : loop_(loop) {}
+    void on_complete(int result, bool more) noexcept override;
+
+   private:
+    EventLoop& loop_;
+  };
+
+  io_uring ring_{};
+  OwnedFd wake_fd_;
+  std::uint64_t wake_count_ = 0;
+  WakeOperation wake_{*this};
+  bool stopping_ = false;  // loop's thread
+  std::mutex mutex_;
+  std::vector<Task> tasks_;    // guarded by mutex_
+  bool closed_ = false;        // guarded by mutex_
+  std::vector<Task> running_;  // loop's thread
+};
+
+/// A one-shot timer on CLOCK_MONOTONIC. arm() and cancel() are safe on any thread (one system call); the callback runs
+/// on the loop's thread. Lives as long as the loop runs.
+class LoopTimer {
+ public:
+  /// Loop's thread.
+  [[nodiscard]] static Result<std::unique_ptr<LoopTimer>> create(EventLoop& loop, std::move_only_function<void()> fire);
+  void arm(std::uint64_t deadline_ns) noexcept;
+  void cancel() noexcept;
+
+ private:
+  LoopTimer(EventLoop& loop, OwnedFd fd, std::move_only_function<void()> fire) noexcept;
+  void on_ready(int result, bool more) noexcept;
+
+  EventLoop& loop_;
+  OwnedFd fd_;
+  std::move_only_function<void()> fire_;
+  CallbackOperation operation_;
+};
+
+/// CLOCK_MONOTONIC in nanoseconds.
+[[nodiscard]] std::uint64_t monotonic_ns() noexcept;
+
+}  // namespace mayfly

@@ -1,0 +1,71 @@
+#include "vmm/kvm/kvm.h"
+
+#include <fcntl.h>
+
+#include <array>
+#include <cerrno>
+
+namespace mayfly {
+namespace {
+
+struct Needed {
+  int capability;
+  const char* name;
+};
+
+constexpr std::array kNeeded = {
+    Needed{KVM_CAP_USER_MEMORY, "KVM_CAP_USER_MEMORY"}, Needed{KVM_CAP_SPLIT_IRQCHIP, "KVM_CAP_SPLIT_IRQCHIP"},
+    Needed{KVM_CAP_SIGNAL_MSI, "KVM_CAP_SIGNAL_MSI"},   Needed{KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT"},
+    Needed{KVM_CAP_IOEVENTFD, "KVM_CAP_IOEVENTFD"},     Needed{KVM_CAP_IRQFD, "KVM_CAP_IRQFD"},
+};
+
+std::unexpected<Error> open_error(const std::string& path) {
+  switch (errno) {
+    case ENOENT:
+    case ENXIO:
+    case ENODEV:
+      return fail_errno(ErrorKind::Unsupported,
+                        "{} is not there: load the kvm_intel or kvm_amd module, or enable (nested) virtualization on "
+                        "this host",
+                        path);
+    case EACCES:
+    case EPERM:
+      return fail_errno(ErrorKind::Permission, "{} may not be opened: add this user to the group that owns it", path);
+    default:
+      return fail_errno(ErrorKind::Kvm, "{} cannot be opened", path);
+  }
+}
+
+}  // namespace
+
+Result<Kvm> Kvm::open(const std::string& path) {
+  OwnedFd fd{::open(path.c_str(), O_RDWR | O_CLOEXEC)};
+  if (!fd) return open_error(path);
+  const int version = ::ioctl(fd.get(), KVM_GET_API_VERSION, 0);
+  if (version < 0)
+    return fail_errno(ErrorKind::Kvm, "{} does not answer KVM_GET_API_VERSION; is it KVM's device?", path);
+  if (version != KVM_API_VERSION)
+    return fail(ErrorKind::Unsupported, "{} speaks KVM API version {}; Mayfly needs {}", path, version,
+                KVM_API_VERSION);
+  const int run_size = ::ioctl(fd.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
+  if (run_size < static_cast<int>(sizeof(kvm_run))) return fail_errno(ErrorKind::Kvm, "KVM_GET_VCPU_MMAP_SIZE failed");
+  Kvm kvm{std::move(fd), static_cast<std::size_t>(run_size)};
+  for (const Needed& needed : kNeeded)
+    if (kvm.check_extension(needed.capability) <= 0)
+      return fail(ErrorKind::Unsupported, "this host's KVM lacks {}; Mayfly needs Linux 5.10 or later", needed.name);
+  return kvm;
+}
+
+int Kvm::check_extension(int capability) const noexcept {
+  return ::ioctl(fd_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
+}
+
+Result<std::unique_ptr<kvm_abi::CpuidTable>> Kvm::supported_cpuid() const {
+  auto table = std::make_unique<kvm_abi::CpuidTable>();
+  table->count = static_cast<std::uint32_t>(table->entries.size());
+  if (::ioctl(fd_.get(), kvm_abi::kGetSupportedCpuid, table.get()) != 0)
+    return fail_errno(ErrorKind::Kvm, "KVM_GET_SUPPORTED_CPUID failed");
+  return table;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,39 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/kvm/abi.h"
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+/// /dev/kvm: the door to the host's hypervisor.
+///
+///   auto kvm = Kvm::open();
+///   auto vm = Vm::create(*kvm);   // see vm.h
+namespace mayfly {
+
+class Kvm {
+ public:
+  /// Opens the device and checks its API version and the capabilities that Mayfly cannot do without. Errors: not
+  /// there, not permitted, too old; each says what to do.
+  [[nodiscard]] static Result<Kvm> open(const std::string& path = "/dev/kvm");
+
+  /// KVM_CHECK_EXTENSION: 0 where the capability is absent.
+  [[nodiscard]] int check_extension(int capability) const noexcept;
+  /// KVM_GET_SUPPORTED_CPUID: what this host can show a guest. 60-85 us.
+  [[nodiscard]] Result<std::unique_ptr<kvm_abi::CpuidTable>> supported_cpuid() const;
+
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  /// Bytes of the kvm_run area of a vCPU.
+  [[nodiscard]] std::size_t run_size() const noexcept { return run_size_; }
+
+ private:
+  Kvm(OwnedFd fd, std::size_t run_size) noexcept : fd_(std::move(fd)), run_size_(run_size) {}
+
+  OwnedFd fd_;
+  std::size_t run_size_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,81 @@
+#include "vmm/kvm/vm.h"
+
+#include <cerrno>
+
+namespace mayfly {
+namespace {
+
+/// Where an Intel host without unrestricted guests keeps its real-mode TSS: in the MMIO hole, three pages.
+constexpr unsigned long kTssAddress = 0xFFFB'D000;
+
+}  // namespace
+
+Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm) {
+  int fd = -1;
+  do {
+    fd = ::ioctl(kvm.fd(), KVM_CREATE_VM, 0);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) return fail_errno(ErrorKind::Kvm, "KVM_CREATE_VM failed");
+  std::unique_ptr<Vm> vm{new Vm{OwnedFd{fd}}};
+  if (::ioctl(fd, KVM_SET_TSS_ADDR, kTssAddress) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_TSS_ADDR failed");
+  kvm_enable_cap split{};
+  split.cap = KVM_CAP_SPLIT_IRQCHIP;
+  split.args[0] = kIoapicPins;
+  if (::ioctl(fd, KVM_ENABLE_CAP, &split) != 0)
+    return fail_errno(ErrorKind::Kvm, "KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP failed");
+  return vm;
+}
+
+Status Vm::map_memory(const GuestMemory& memory, bool log_dirty) {
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const kvm_userspace_memory_region request{
+        .slot = slot++,
+        .flags = log_dirty ? static_cast<std::uint32_t>(KVM_MEM_LOG_DIRTY_PAGES) : 0U,
+        .guest_phys_addr = region.start.value,
+        .memory_size = region.size(),
+        .userspace_addr = reinterpret_cast<std::uintptr_t>(region.mapping.address()),
+    };
+    if (::ioctl(fd_.get(), KVM_SET_USER_MEMORY_REGION, &request) != 0)
+      return fail_errno(ErrorKind::Kvm, "KVM_SET_USER_MEMORY_REGION of {} MiB at {:#x} failed", region.size() / kMiB,
+                        region.start.value);
+  }
+  return {};
+}
+
+Result<OwnedFd> Vm::create_vcpu(unsigned index) const {
+  OwnedFd vcpu{::ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index))};
+  if (!vcpu) return fail_errno(ErrorKind::Kvm, "KVM_CREATE_VCPU of vCPU {} failed", index);
+  return vcpu;
+}
+
+int Vm::check_extension(int capability) const noexcept {
+  return ::ioctl(fd_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
+}
+
+void Vm::send(const MsiMessage& message) noexcept {
+  kvm_msi msi{};
+  msi.address_lo = static_cast<std::uint32_t>(message.address);
+  msi.address_hi = static_cast<std::uint32_t>(message.address >> 32);
+  msi.data = message.data;
+  // A message to a vCPU that is not there, or whose LAPIC is off, is lost as on a real bus: nothing to report.
+  (void)::ioctl(fd_.get(), KVM_SIGNAL_MSI, &msi);
+}
+
+void Vm::watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept {
+  const std::scoped_lock lock{routes_mutex_};
+  watched_.at(pin) = message;
+  kvm_abi::RoutingTable table;
+  for (unsigned gsi = 0; gsi < kIoapicPins; ++gsi) {
+    if (!watched_[gsi]) continue;
+    kvm_irq_routing_entry& entry = table.entries[table.count++];
+    entry.gsi = gsi;
+    entry.type = KVM_IRQ_ROUTING_MSI;
+    entry.u.msi.address_lo = static_cast<std::uint32_t>(watched_[gsi]->address);
+    entry.u.msi.address_hi = static_cast<std::uint32_t>(watched_[gsi]->address >> 32);
+    entry.u.msi.data = watched_[gsi]->data;
+  }
+  ensure(::ioctl(fd_.get(), kvm_abi::kSetGsiRouting, &table) == 0, "KVM_SET_GSI_ROUTING refused a valid table");
+}
+
+}  // namespace mayfly

@@ -1,0 +1,47 @@
+#pragma once
+
+#include "vmm/devices/interrupt.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/memory/guest_memory.h"
+
+#include <array>
+#include <mutex>
+#include <optional>
+
+/// One KVM virtual machine: memory slots, the interrupt controller's in-kernel half, messages.
+///
+/// The order of calls is worth milliseconds (ARCHITECTURE.md, "Start-up"): memory slots before anything that registers
+/// on KVM's I/O bus.
+namespace mayfly {
+
+/// Pins of the user-space IOAPIC, hence routes that KVM reserves for end-of-interrupt exits.
+inline constexpr unsigned kIoapicPins = 24;
+
+class Vm final : public MessagePort {
+ public:
+  /// KVM_CREATE_VM and the split interrupt controller: LAPICs in KVM, IOAPIC and PIC in user space.
+  [[nodiscard]] static Result<std::unique_ptr<Vm>> create(const Kvm& kvm);
+
+  /// Gives the guest all of `memory`, which must outlive the VM. `log_dirty` turns dirty-page tracking on.
+  [[nodiscard]] Status map_memory(const GuestMemory& memory, bool log_dirty);
+
+  /// KVM_CREATE_VCPU; the vCPU's descriptor.
+  [[nodiscard]] Result<OwnedFd> create_vcpu(unsigned index) const;
+
+  /// KVM_CHECK_EXTENSION on this VM.
+  [[nodiscard]] int check_extension(int capability) const noexcept;
+
+  void send(const MsiMessage& message) noexcept override;
+  void watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept override;
+
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
+ private:
+  explicit Vm(OwnedFd fd) noexcept : fd_(std::move(fd)) {}
+
+  OwnedFd fd_;
+  std::mutex routes_mutex_;
+  std::array<std::optional<MsiMessage>, kIoapicPins> watched_;  // guarded by routes_mutex_
+};
+
+}  // namespace mayfly

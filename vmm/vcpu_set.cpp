@@ -1,0 +1,149 @@
+#include "vmm/vcpu_set.h"
+
+#include "vmm/vcpu_report.h"
+
+#include <pthread.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+#include <fmt/format.h>
+
+namespace mayfly {
+namespace {
+
+/// Interrupts KVM_RUN. A real-time signal, so that it cannot be mistaken for one that the host agent sends.
+int kick_signal() { return SIGRTMIN; }
+
+/// KVM_RUN returns EINTR when a signal is delivered: a handler must exist, and need not do anything.
+void install_kick_handler() {
+  struct sigaction action{};
+  action.sa_handler = [](int) {};
+  ::sigemptyset(&action.sa_mask);
+  ensure(::sigaction(kick_signal(), &action, nullptr) == 0, "the kick signal's handler was refused");
+}
+
+}  // namespace
+
+VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world)
+    : vcpus_(std::move(vcpus)), world_(std::move(world)), running_count_(vcpus_.size()) {
+  install_kick_handler();
+  threads_.reserve(vcpus_.size());
+  for (std::size_t i = 0; i < vcpus_.size(); ++i) threads_.emplace_back([this, i] { thread_main(i); });
+}
+
+VcpuSet::~VcpuSet() {
+  want(Wanted::Stop);
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void VcpuSet::want(Wanted wanted) {
+  const std::scoped_lock lock{mutex_};
+  wanted_ = wanted;
+  turn_.notify_all();
+  if (wanted == Wanted::Run) return;
+  // The flag serves a vCPU that is about to enter KVM_RUN, the signal one that is in it.
+  for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+    vcpus_[i].request_exit(true);
+    if (i < threads_.size()) ::pthread_kill(threads_[i].native_handle(), kick_signal());
+  }
+}
+
+void VcpuSet::resume() { want(Wanted::Run); }
+
+void VcpuSet::pause() {
+  want(Wanted::Park);
+  std::unique_lock lock{mutex_};
+  parked_.wait(lock, [this] { return running_count_ == 0; });
+}
+
+bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
+  std::unique_lock lock{mutex_};
+  --running_count_;
+  parked_.notify_all();
+  turn_.wait(lock, [this] { return wanted_ != Wanted::Park; });
+  ++running_count_;
+  vcpu.request_exit(false);  // under the lock: a kick that comes next sets it again
+  return wanted_ == Wanted::Run;
+}
+
+void VcpuSet::thread_main(std::size_t index) {
+  const Vcpu& vcpu = vcpus_[index];
+  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
+  bool can_run = true;
+  while (wait_for_turn(vcpu)) {
+    if (!can_run) {  // ended: nothing to do but wait for the machine's stop
+      std::unique_lock lock{mutex_};
+      turn_.wait(lock, [this] { return wanted_ != Wanted::Run; });
+      continue;
+    }
+    while (can_run) {
+      const int error_number = vcpu.run();
+      // Only KVM_RUN's return is a point to park at: it completes the access that the exit before asked for.
+      if (error_number == EINTR) {
+        world_.metrics.exit_kicked.add();
+        break;
+      }
+      if (error_number == EAGAIN) continue;
+      auto end = error_number == 0
+                     ? serve_exit(vcpu)
+                     : MachineEnd{EndReason::VcpuFailure, describe_run_failure(vcpu, world_.memory, error_number)};
+      if (!end) continue;
+      can_run = false;
+      if (is_failure(end->reason)) world_.metrics.failures.add();
+      world_.on_end(std::move(*end));
+    }
+  }
+}
+
+std::optional<MachineEnd> VcpuSet::serve_exit(const Vcpu& vcpu) {
+  kvm_run& run = vcpu.run_area();
+  switch (run.exit_reason) {
+    case KVM_EXIT_IO:
+      serve_port(run);
+      return std::nullopt;
+    case KVM_EXIT_MMIO:
+      serve_mmio(run);
+      return std::nullopt;
+    case KVM_EXIT_IOAPIC_EOI:
+      world_.interrupts.end_of_interrupt(run.eoi.vector);
+      return std::nullopt;
+    case KVM_EXIT_INTR:
+    case KVM_EXIT_IRQ_WINDOW_OPEN:
+    case KVM_EXIT_SET_TPR:
+      return std::nullopt;
+    case KVM_EXIT_SHUTDOWN:
+      return MachineEnd{EndReason::TripleFault, describe_triple_fault(vcpu)};
+    case KVM_EXIT_INTERNAL_ERROR:
+      return MachineEnd{EndReason::InternalError, describe_internal_error(vcpu, world_.memory)};
+    case KVM_EXIT_FAIL_ENTRY:
+      return MachineEnd{EndReason::FailedEntry, describe_failed_entry(vcpu, world_.memory)};
+    default:
+      return MachineEnd{EndReason::VcpuFailure, describe_unexpected_exit(vcpu, world_.memory)};
+  }
+}
+
+void VcpuSet::serve_port(kvm_run& run) {
+  const auto& io = run.io;
+  std::byte* data = reinterpret_cast<std::byte*>(&run) + io.data_offset;
+  const bool out = io.direction == KVM_EXIT_IO_OUT;
+  (out ? world_.metrics.exit_io_out : world_.metrics.exit_io_in).add();
+  // A string instruction brings several accesses of one port at once; KVM bounds them to a page.
+  for (std::uint32_t i = 0; i < io.count; ++i, data += io.size) {
+    const std::span access{data, io.size};
+    const bool served = out ? world_.ports.write(io.port, access) : world_.ports.read(io.port, access);
+    if (!served) world_.metrics.unclaimed_accesses.add();
+  }
+}
+
+void VcpuSet::serve_mmio(kvm_run& run) {
+  auto& mmio = run.mmio;
+  const std::span access{reinterpret_cast<std::byte*>(mmio.data), std::min<std::size_t>(mmio.len, sizeof mmio.data)};
+  (mmio.is_write != 0 ? world_.metrics.exit_mmio_write : world_.metrics.exit_mmio_read).add();
+  const bool served =
+      mmio.is_write != 0 ? world_.mmio.write(mmio.phys_addr, access) : world_.mmio.read(mmio.phys_addr, access);
+  if (!served) world_.metrics.unclaimed_accesses.add();
+}
+
+}  // namespace mayfly

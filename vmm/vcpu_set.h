@@ -1,0 +1,83 @@
+#pragma once
+
+#include "vmm/base/log.h"
+#include "vmm/base/metrics.h"
+#include "vmm/bus/bus.h"
+#include "vmm/devices/interrupt.h"
+#include "vmm/kvm/vcpu.h"
+#include "vmm/machine_end.h"
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+/// The threads of a machine's vCPUs: KVM_RUN, the exits that reach user space, and a clean kick.
+///
+///   VcpuSet vcpus{std::move(made), world};   // threads exist, parked
+///   vcpus.resume();                          // all run
+///   vcpus.pause();                           // returns when none is in KVM_RUN and no access is half done
+///
+/// All members are for one thread (the loop's); the world's parts are called from the vCPU threads.
+namespace mayfly {
+
+/// Who hears of the end-of-interrupt of level-triggered pins (KVM_EXIT_IOAPIC_EOI).
+class EndOfInterruptSink {
+ public:
+  EndOfInterruptSink() = default;
+  EndOfInterruptSink(const EndOfInterruptSink&) = delete;
+  EndOfInterruptSink& operator=(const EndOfInterruptSink&) = delete;
+  virtual ~EndOfInterruptSink() = default;
+  virtual void end_of_interrupt(std::uint8_t vector) noexcept = 0;
+};
+
+/// What vCPU threads meet when they leave KVM_RUN. Everything outlives the set.
+struct VcpuWorld {
+  const Bus& ports;
+  const Bus& mmio;
+  EndOfInterruptSink& interrupts;
+  const GuestMemory& memory;
+  VcpuMetrics& metrics;
+  Log& log;
+  /// Told once by each vCPU that cannot go on, on that vCPU's thread.
+  std::function<void(MachineEnd)> on_end;
+};
+
+class VcpuSet {
+ public:
+  /// Starts one thread a vCPU, parked. The caller's signal mask must let kick_signal() through.
+  VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world);
+  VcpuSet(const VcpuSet&) = delete;
+  VcpuSet& operator=(const VcpuSet&) = delete;
+  /// Stops and joins the threads.
+  ~VcpuSet();
+
+  void resume();
+  /// Waits until every vCPU is parked. Bounded by one exit of each: KVM_RUN returns at once when kicked.
+  void pause();
+
+  [[nodiscard]] const std::vector<Vcpu>& vcpus() const noexcept { return vcpus_; }
+
+ private:
+  enum class Wanted { Park, Run, Stop };
+  void want(Wanted wanted);
+  void thread_main(std::size_t index);
+  /// Parks while that is wanted; false when the thread is to end.
+  [[nodiscard]] bool wait_for_turn(const Vcpu& vcpu);
+  /// Serves one exit; an end where the vCPU cannot go on.
+  [[nodiscard]] std::optional<MachineEnd> serve_exit(const Vcpu& vcpu);
+  void serve_port(kvm_run& run);
+  void serve_mmio(kvm_run& run);
+
+  std::vector<Vcpu> vcpus_;
+  VcpuWorld world_;
+  std::mutex mutex_;
+  std::condition_variable turn_;    // wanted_ changed
+  std::condition_variable parked_;  // running_count_ went down
+  Wanted wanted_ = Wanted::Park;    // guarded by mutex_
+  std::size_t running_count_;       // guarded by mutex_: threads that are not parked
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace mayfly
