@@ -62,12 +62,12 @@ struct CpuidEdit {
   std::uint32_t subleaf = 0;
   std::uint32_t flags = 0;  ///< KVM_CPUID_FLAG_*; bit 0: the subleaf matters.
   CpuidRegister reg = CpuidRegister::Eax;
-  BitEdit<std::uint32_t> bits;
+  BitEdit<std::uint32_t> bits{};
 };
 
 struct MsrEdit {
   std::uint32_t address = 0;
-  BitEdit<std::uint64_t> bits;
+  BitEdit<std::uint64_t> bits{};
 };
 
 /// A KVM capability that must be there (or, with `removed`, is left out of the check).

@@ -1,0 +1,64 @@
+#include "vmm/machine_state.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <set>
+
+namespace mayfly {
+namespace {
+
+constexpr std::array kStates = {MachineState::NotStarted, MachineState::Running, MachineState::Paused};
+
+std::vector<Command> always() {
+  return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{}, FlushMetrics{}};
+}
+std::vector<Command> before_start() {
+  return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{}, PutCpuConfig{}, PutSerial{}, PutLogger{},
+          PutMetrics{},    StartInstance{}};
+}
+std::vector<Command> after_start() { return {PauseVm{}, ResumeVm{}, SendCtrlAltDel{}}; }
+
+TEST(MachineState, LooksAndFlushesAreLegalInEveryState) {
+  for (const Command& command : always())
+    for (const MachineState state : kStates)
+      EXPECT_TRUE(check_legal(command, state)) << name_of(command) << " in " << name_of(state);
+}
+
+TEST(MachineState, ConfigurationAndStartAreRefusedOnceTheMachineHasStarted) {
+  for (const Command& command : before_start()) {
+    EXPECT_TRUE(check_legal(command, MachineState::NotStarted)) << name_of(command);
+    for (const MachineState state : {MachineState::Running, MachineState::Paused}) {
+      const auto legal = check_legal(command, state);
+      ASSERT_FALSE(legal) << name_of(command);
+      EXPECT_EQ(legal.error().kind, ErrorKind::State);
+      EXPECT_NE(legal.error().message.find(name_of(command)), std::string::npos);
+      EXPECT_NE(legal.error().message.find(name_of(state)), std::string::npos);
+    }
+  }
+}
+
+TEST(MachineState, PauseResumeAndKeysAreRefusedBeforeTheStart) {
+  for (const Command& command : after_start()) {
+    const auto legal = check_legal(command, MachineState::NotStarted);
+    ASSERT_FALSE(legal) << name_of(command);
+    EXPECT_NE(legal.error().message.find("InstanceStart"), std::string::npos);
+    EXPECT_TRUE(check_legal(command, MachineState::Running)) << name_of(command);
+  }
+}
+
+TEST(MachineState, AKeyPressNeedsARunningGuest) {
+  EXPECT_FALSE(check_legal(SendCtrlAltDel{}, MachineState::Paused));
+  EXPECT_TRUE(check_legal(PauseVm{}, MachineState::Paused));
+  EXPECT_TRUE(check_legal(ResumeVm{}, MachineState::Paused));
+}
+
+TEST(MachineState, EveryCommandIsInOneOfTheListsAbove) {
+  std::set<std::size_t> seen;
+  for (const auto& list : {always(), before_start(), after_start()})
+    for (const Command& command : list) EXPECT_TRUE(seen.insert(command.index()).second);
+  EXPECT_EQ(seen.size(), std::variant_size_v<Command>);
+}
+
+}  // namespace
+}  // namespace mayfly

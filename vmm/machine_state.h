@@ -1,0 +1,20 @@
+#pragma once
+
+#include "vmm/command.h"
+
+#include <string_view>
+
+/// The machine's life, `Not started -> Running <-> Paused`, and which command is legal in which state: one table, which
+/// the API, the configuration file and the command line all go through.
+namespace mayfly {
+
+/// The state's name in the API.
+[[nodiscard]] std::string_view name_of(MachineState state) noexcept;
+
+/// The command as a client writes it, such as "PUT /boot-source".
+[[nodiscard]] std::string_view name_of(const Command& command) noexcept;
+
+/// Nothing where `command` may be carried out in `state`; otherwise the refusal, naming both and what to do.
+[[nodiscard]] Status check_legal(const Command& command, MachineState state);
+
+}  // namespace mayfly
