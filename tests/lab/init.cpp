@@ -40,9 +40,12 @@
 #include <string_view>
 #include <vector>
 
+// NOLINTBEGIN(concurrency-mt-unsafe): this program has one thread.
+
 namespace {
 
 constexpr unsigned short kDebugExitPort = 0xf4;  // isa-debug-exit, as tests/lab/lab places it
+constexpr std::size_t kPortWriteBytes = 32'768;  // the most that a port takes at once
 constexpr int kPortDeadlineMs = 10'000;          // the serial ports appear while their driver talks to QEMU
 
 [[noreturn]] void end_machine() {
@@ -156,8 +159,7 @@ void enter_root() {
   make_directories("/rw/upper");
   make_directories("/rw/work");
   mount_at("overlay", "lab", "/new", 0, "lowerdir=/ro,upperdir=/rw/upper,workdir=/rw/work");
-  if (chdir("/new") != 0 || mount("/new", "/", nullptr, MS_MOVE, nullptr) != 0 || chroot(".") != 0 ||
-      chdir("/") != 0) {
+  if (chdir("/new") != 0 || mount("/new", "/", nullptr, MS_MOVE, nullptr) != 0 || chroot(".") != 0 || chdir("/") != 0) {
     fail("cannot change the root");
   }
   mount_at("proc", "proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
@@ -273,9 +275,9 @@ void write_all(int fd, std::span<const char> bytes) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   const int input = open("/dev/null", O_RDONLY | O_CLOEXEC);
-  dup2(input, 0);
-  dup2(output, 1);
-  dup2(error, 2);
+  if (input < 0 || dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(error, 2) < 0) {
+    fail("cannot connect the command");
+  }
   clearenv();
   for (const std::string& entry : session.environment) {
     const std::size_t equals = entry.find('=');
@@ -286,6 +288,7 @@ void write_all(int fd, std::span<const char> bytes) {
     _exit(126);
   }
   std::vector<char*> arguments;
+  arguments.reserve(session.command.size() + 1);
   for (const std::string& argument : session.command) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
@@ -337,7 +340,7 @@ class Streams {
   };
 
   static void copy_once(Stream& stream) {
-    static std::array<char, 32 * 1024> bytes;  // the most that a port takes at once
+    static std::array<char, kPortWriteBytes> bytes;
     const ssize_t length = read(stream.from, bytes.data(), bytes.size());
     if (length > 0) {
       write_all(stream.to, std::span(bytes).first(static_cast<std::size_t>(length)));
@@ -416,3 +419,5 @@ int main() {
   write_all(open_port(3), report);
   end_machine();
 }
+
+// NOLINTEND(concurrency-mt-unsafe)
