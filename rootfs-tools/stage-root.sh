@@ -47,7 +47,7 @@ need_staging_tools() {
 compile_init() {
   local flags
   mapfile -t flags < "$here/init.flags"
-  g++ "${flags[@]}" -static -no-pie -s -Wl,--gc-sections -o "$1/init" "$here/init.cpp" ||
+  g++ "${flags[@]}" -static -s -Wl,--gc-sections -o "$1/init" "$here/init.cpp" ||
     die "cannot compile $here/init.cpp; a C++23 compiler (g++ 12 or later) and static C libraries (libc6-dev) are needed"
 }
 
