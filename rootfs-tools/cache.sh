@@ -80,11 +80,15 @@ cached() {
   exec {lock}>&-
 }
 
+check_destination() {
+  [ -d "$(dirname -- "$1")" ] || die "cannot write $1: there is no directory $(dirname -- "$1")"
+  [ ! -d "$1" ] || die "cannot write $1: it is a directory; name a file"
+}
+
 # put FILE DESTINATION: a copy that appears in one rename.
 put() {
   local beside
-  [ -d "$(dirname -- "$2")" ] || die "cannot write $2: there is no directory $(dirname -- "$2")"
-  [ ! -d "$2" ] || die "cannot write $2: it is a directory; name a file"
+  check_destination "$2"
   beside=$(mktemp "$2.XXXXXX") || die "cannot write beside $2; may you write there?"
   if ! cp --reflink=auto -- "$1" "$beside" || ! chmod --reference="$1" -- "$beside" || ! mv -T -- "$beside" "$2"; then
     rm -f -- "$beside"
