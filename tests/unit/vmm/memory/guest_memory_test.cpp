@@ -1,0 +1,152 @@
+#include "vmm/memory/guest_memory.h"
+
+#include "vmm/base/owned_fd.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint64_t kGiB = 1024 * kMiB;
+
+TEST(GuestMemory, SizesOutOfRangeAreRefused) {
+  for (const std::uint64_t size : {std::uint64_t{0}, GuestMemory::kMaximumSizeMib + 1, ~std::uint64_t{0}}) {
+    const auto memory = GuestMemory::create({.size_mib = size});
+    ASSERT_FALSE(memory);
+    EXPECT_NE(memory.error().message.find("mem_size_mib"), std::string::npos) << memory.error().message;
+  }
+  const auto odd = GuestMemory::create({.size_mib = 3, .pages = HugePages::Explicit2M});
+  ASSERT_FALSE(odd);
+  EXPECT_NE(odd.error().message.find("even"), std::string::npos);
+}
+
+TEST(GuestMemory, RamGoesAroundTheHole) {
+  const auto small = GuestMemory::create({.size_mib = 3328});
+  ASSERT_TRUE(small);
+  EXPECT_EQ(small->regions().size(), 1U);
+  const auto large = GuestMemory::create({.size_mib = 5120});
+  ASSERT_TRUE(large);
+  ASSERT_EQ(large->regions().size(), 2U);
+  EXPECT_EQ(large->low_end(), GuestAddress{kMmioHoleStart});
+  EXPECT_EQ(large->regions()[1].start, GuestAddress{kMmioHoleEnd});
+  EXPECT_EQ(large->size(), 5 * kGiB);
+  EXPECT_TRUE(large->bytes(GuestAddress{kMmioHoleStart - 1}, 1));
+  EXPECT_FALSE(large->bytes(GuestAddress{kMmioHoleStart}, 1));
+  EXPECT_FALSE(large->bytes(GuestAddress{kMmioHoleStart - 1}, 2));
+  EXPECT_FALSE(large->bytes(GuestAddress{kMmioHoleEnd - 1}, 1));
+  EXPECT_TRUE(large->bytes(GuestAddress{kMmioHoleEnd}, 1));
+  EXPECT_FALSE(large->bytes(GuestAddress{kMmioHoleStart - 1}, kGiB)) << "across the hole";
+  EXPECT_TRUE(large->bytes(GuestAddress{kMmioHoleEnd}, 5 * kGiB - kMmioHoleStart));
+  EXPECT_FALSE(large->bytes(GuestAddress{kMmioHoleEnd}, 5 * kGiB - kMmioHoleStart + 1));
+}
+
+class TwoMib : public ::testing::Test {
+ protected:
+  static constexpr std::uint64_t kEnd = 2 * kMiB;
+  Result<GuestMemory> memory_ = GuestMemory::create({.size_mib = 2});
+};
+
+TEST_F(TwoMib, BytesStopAtTheEndAndNeverWrap) {
+  EXPECT_EQ(memory_->bytes(GuestAddress{0}, kEnd)->size(), kEnd);
+  EXPECT_FALSE(memory_->bytes(GuestAddress{0}, kEnd + 1));
+  EXPECT_FALSE(memory_->bytes(GuestAddress{1}, kEnd));
+  EXPECT_TRUE(memory_->bytes(GuestAddress{kEnd - 1}, 1));
+  EXPECT_FALSE(memory_->bytes(GuestAddress{kEnd}, 1));
+  for (const std::uint64_t length : {~0ULL, ~0ULL - 4095, 1ULL << 63}) {
+    EXPECT_FALSE(memory_->bytes(GuestAddress{4096}, length)) << length;
+    EXPECT_FALSE(memory_->bytes(GuestAddress{length}, 4096)) << length;
+    EXPECT_FALSE(memory_->bytes(GuestAddress{length}, length)) << length;
+  }
+}
+
+TEST_F(TwoMib, NoBytesAreInRamAndAtItsEndAlone) {
+  EXPECT_TRUE(memory_->bytes(GuestAddress{0}, 0));
+  EXPECT_TRUE(memory_->bytes(GuestAddress{kEnd}, 0));
+  EXPECT_FALSE(memory_->bytes(GuestAddress{kEnd + 1}, 0));
+  EXPECT_FALSE(memory_->bytes(GuestAddress{~0ULL}, 0));
+  EXPECT_TRUE(memory_->write(GuestAddress{kEnd}, {}));
+}
+
+TEST_F(TwoMib, StoreAndLoadAreWholeOrNothing) {
+  const std::uint64_t value = 0x1122'3344'5566'7788;
+  ASSERT_TRUE(memory_->store(GuestAddress{kEnd - 8}, value));
+  EXPECT_EQ(memory_->load<std::uint64_t>(GuestAddress{kEnd - 8}), value);
+  EXPECT_FALSE(memory_->store(GuestAddress{kEnd - 7}, ~value));
+  EXPECT_FALSE(memory_->write(GuestAddress{kEnd - 7}, std::as_bytes(std::span{&value, 1})));
+  EXPECT_EQ(memory_->load<std::uint64_t>(GuestAddress{kEnd - 8}), value) << "nothing was written";
+  EXPECT_FALSE(memory_->load<std::uint64_t>(GuestAddress{kEnd - 7}));
+  EXPECT_FALSE(memory_->load<std::uint64_t>(GuestAddress{~0ULL - 3}));
+  EXPECT_TRUE(memory_->store(GuestAddress{3}, value)) << "alignment does not matter";
+  EXPECT_EQ(memory_->load<std::uint64_t>(GuestAddress{3}), value);
+}
+
+class PlaceFile : public TwoMib {
+ protected:
+  PlaceFile() : file_(::memfd_create("image", MFD_CLOEXEC)), content_(5 * kGuestPageSize + 123) {
+    for (std::size_t at = 0; at < content_.size(); ++at) content_[at] = static_cast<std::byte>(at * 31 + at / 256 + 1);
+    EXPECT_EQ(::pwrite(file_.get(), content_.data(), content_.size(), 0), static_cast<ssize_t>(content_.size()));
+  }
+  /// Whether guest memory has these bytes of the file at `at`, and zero around them.
+  [[nodiscard]] bool placed(std::uint64_t offset, std::uint64_t at, std::uint64_t length) const {
+    const auto ram = *memory_->bytes(GuestAddress{0}, kEnd);
+    const auto zero = [](std::byte byte) { return byte == std::byte{0}; };
+    return std::ranges::all_of(ram.first(at), zero) && std::ranges::all_of(ram.subspan(at + length), zero) &&
+           std::ranges::equal(ram.subspan(at, length), std::span{content_}.subspan(offset, length));
+  }
+
+  OwnedFd file_;
+  std::vector<std::byte> content_;
+};
+
+TEST_F(PlaceFile, PutsTheSameBytesThereWhateverTheAlignment) {
+  const std::uint64_t page = kGuestPageSize;
+  struct Case {
+    std::uint64_t offset;
+    std::uint64_t at;
+    std::uint64_t length;
+  };
+  for (const Case& each :
+       {Case{0, 0x10000, 5 * page + 123}, Case{0, 0x10000, 2 * page}, Case{page, 0x10000, page + 1},
+        Case{100, 0x10000 + 100, 3 * page}, Case{100, 0x10000 + 100, 50}, Case{100, 0x10000 + 100, page - 100},
+        Case{100, 0x10000, 3 * page}, Case{0, 0x10001, 4 * page}, Case{5 * page, 0x10000, 123}, Case{3, kEnd - 7, 7},
+        Case{page, kEnd - page, page}}) {
+    memory_ = GuestMemory::create({.size_mib = 2});
+    const auto done = memory_->place_file(file_.get(), each.offset, GuestAddress{each.at}, each.length);
+    ASSERT_TRUE(done) << done.error().message;
+    EXPECT_TRUE(placed(each.offset, each.at, each.length)) << each.offset << ' ' << each.at << ' ' << each.length;
+  }
+}
+
+TEST_F(PlaceFile, WhatTheGuestWritesDoesNotReachTheFile) {
+  ASSERT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{0}, 2 * kGuestPageSize));
+  ASSERT_TRUE(memory_->store(GuestAddress{0}, ~0ULL));
+  std::uint64_t first = 0;
+  ASSERT_EQ(::pread(file_.get(), &first, sizeof(first), 0), 8);
+  EXPECT_EQ(std::memcmp(&first, content_.data(), sizeof(first)), 0);
+}
+
+TEST_F(PlaceFile, RefusesWhatIsNotInTheFileOrNotInRamAndWritesNothing) {
+  const std::uint64_t size = content_.size();
+  EXPECT_FALSE(memory_->place_file(file_.get(), 0, GuestAddress{0}, size + 1));
+  EXPECT_FALSE(memory_->place_file(file_.get(), size + 1, GuestAddress{0}, 1));
+  EXPECT_FALSE(memory_->place_file(file_.get(), ~0ULL, GuestAddress{0}, 1));
+  EXPECT_FALSE(memory_->place_file(file_.get(), 0, GuestAddress{kEnd - size + 1}, size));
+  EXPECT_FALSE(memory_->place_file(file_.get(), 0, GuestAddress{~0ULL - 10}, size));
+  EXPECT_FALSE(memory_->place_file(file_.get(), 0, GuestAddress{0}, ~0ULL));
+  EXPECT_FALSE(memory_->place_file(-1, 0, GuestAddress{0}, 1));
+  EXPECT_TRUE(placed(0, 0, 0));
+}
+
+TEST_F(PlaceFile, NothingToPlaceIsNoError) {
+  EXPECT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{kEnd}, 0));
+  EXPECT_FALSE(memory_->place_file(file_.get(), 0, GuestAddress{kEnd + 1}, 0));
+}
+
+}  // namespace
+}  // namespace mayfly
