@@ -54,7 +54,7 @@ bool matches(std::span<const std::byte> first, std::size_t offset, std::string_v
 bool is_text(std::span<const std::byte> first) noexcept {
   return !first.empty() && std::ranges::all_of(first, [](std::byte byte) {
     const auto code = std::to_integer<unsigned char>(byte);
-    return code >= 0x20 ? code != 0x7F : (code >= '\t' && code <= '\r');
+    return code >= 0x20 ? code < 0x7F : (code >= '\t' && code <= '\r');
   });
 }
 
