@@ -1,0 +1,95 @@
+#include "api/config_file.h"
+
+#include "api/cpu_config_json.h"
+#include "api/json_reader.h"
+#include "api/machine_json.h"
+#include "api/output_json.h"
+#include "api/requests.h"
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+
+#include <array>
+
+namespace mayfly {
+namespace {
+
+constexpr std::size_t kLargestTemplate = std::size_t{1} << 20;  // bytes; those in use are below 10 KiB
+
+/// Sections of the dialect that configure what Mayfly does not have.
+constexpr std::array kAbsentSections = std::to_array<std::string_view>(
+    {"balloon", "drives", "entropy", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "vsock"});
+
+Result<bool> read_absent_section(const JsonValue& json, const std::string& where) {
+  const auto* array = std::get_if<JsonValue::Array>(&json.data);
+  if (array != nullptr && array->empty()) return true;
+  return fail(ErrorKind::InvalidArgument, "{}: Mayfly has no such device; leave the section out. It has {}", where,
+              kDevicesThatExist);
+}
+
+Result<std::string> read_template_file(const std::string& path, const std::string& where) {
+  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (!file) return fail_errno(ErrorKind::NotFound, "{}: cannot open the CPU template {}", where, in_quotes(path));
+  std::string text(kLargestTemplate + 1, '\0');
+  std::size_t length = 0;
+  while (length < text.size()) {
+    const ssize_t got = ::read(file.get(), text.data() + length, text.size() - length);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return fail_errno(ErrorKind::System, "{}: cannot read the CPU template {}", where, in_quotes(path));
+    if (got == 0) break;
+    length += static_cast<std::size_t>(got);
+  }
+  if (length > kLargestTemplate) {
+    return fail(ErrorKind::TooLarge, "{}: the CPU template {} is larger than {} bytes", where, in_quotes(path),
+                kLargestTemplate);
+  }
+  text.resize(length);
+  return text;
+}
+
+Result<CpuConfig> read_cpu_section(const JsonValue& json, const std::string& where) {
+  if (!std::holds_alternative<std::string>(json.data)) return read_cpu_config(json, where);
+  const auto path = JsonPath{}(json, where);
+  if (!path) return std::unexpected(path.error());
+  const auto text = read_template_file(*path, where);
+  if (!text) return std::unexpected(text.error());
+  const auto value = parse_json(*text, "the CPU template " + in_quotes(*path));
+  if (!value) return std::unexpected(value.error());
+  return read_cpu_config(*value, where);
+}
+
+/// The section `name` of the document, whose own fields are named after it: "boot-source.initrd_path".
+template <auto read>
+auto section(std::string_view name) {
+  return [name](const JsonValue& json, const std::string&) { return read(json, std::string{name}); };
+}
+
+template <typename C, typename Value>
+void add(std::vector<Command>& commands, std::optional<Value> value) {
+  if (value) commands.emplace_back(C{std::move(*value)});
+}
+
+}  // namespace
+
+Result<std::vector<Command>> parse_config_file(std::string_view text) {
+  const auto json = parse_json(text, "the configuration");
+  if (!json) return std::unexpected(json.error());
+  JsonFields sections{*json, "the configuration"};
+  std::vector<Command> commands;
+  // Outputs first, so that what follows is logged and counted.
+  add<PutLogger>(commands, sections.optional("logger", section<read_logger>("logger")));
+  add<PutMetrics>(commands, sections.optional("metrics", section<read_metrics>("metrics")));
+  add<PutMachineConfig>(commands, sections.optional("machine-config", section<read_machine_config>("machine-config")));
+  add<PutCpuConfig>(commands, sections.optional("cpu-config", section<read_cpu_section>("cpu-config")));
+  commands.emplace_back(PutBootSource{sections.required("boot-source", section<read_boot_source>("boot-source"))});
+  add<PutSerial>(commands, sections.optional("serial", section<read_serial>("serial")));
+  for (const std::string_view name : kAbsentSections) {
+    sections.optional(name, [name](const JsonValue& value, const std::string&) {
+      return read_absent_section(value, std::string{name});
+    });
+  }
+  commands.emplace_back(StartInstance{});
+  return sections.finish(std::move(commands));
+}
+
+}  // namespace mayfly

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "vmm/command.h"
+
+#include <string_view>
+#include <vector>
+
+/// The whole configuration as one JSON document: the shape that GET /vm/config answers with.
+///
+///   {"boot-source": {"kernel_image_path": "vmlinux"}, "machine-config": {"vcpu_count": 2, "mem_size_mib": 256}}
+///
+///   auto commands = parse_config_file(text);
+///   for (Command& command : *commands) ...   // in order; the last one starts the machine
+namespace mayfly {
+
+/// The commands that configure the machine so and start it. Each section has the fields of its path in the API;
+/// "boot-source" is required. "cpu-config" may also be the path of a file that has the template, as in the dialect.
+/// Sections of devices that Mayfly does not have are accepted while they are null or empty. Every error names its
+/// section; none of the commands is to be carried out then.
+[[nodiscard]] Result<std::vector<Command>> parse_config_file(std::string_view json);
+
+}  // namespace mayfly

@@ -1,0 +1,136 @@
+#include "api/connection.h"
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <exception>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+constexpr std::size_t kReceiveSize = 16 * 1024;
+constexpr std::size_t kMostDrained = std::size_t{1} << 20;  // a refused client may still send this much
+
+bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+
+}  // namespace
+
+Connection::Connection(OwnedFd fd, const Limits& limits, HttpEngine& engine)
+    : fd_(std::move(fd)), limits_(limits), engine_(engine), framer_(limits.http) {}
+
+std::uint32_t Connection::awaited() const noexcept { return pending_.empty() ? EPOLLIN : EPOLLOUT; }
+
+bool Connection::idle() const noexcept {
+  return phase_ == Phase::Serving && pending_.empty() && framer_.state() == HttpFramer::State::Idle;
+}
+
+void Connection::on_ready() noexcept {
+  try {
+    advance();
+  } catch (const std::exception&) {
+    phase_ = Phase::Done;
+  }
+}
+
+void Connection::advance() {
+  if (phase_ == Phase::Draining) {
+    drain();
+  } else if (!pending_.empty()) {
+    send_pending();
+    if (pending_.empty() && phase_ == Phase::Serving) serve(std::exchange(unread_, {}));
+  } else {
+    receive();
+  }
+}
+
+void Connection::on_deadline() {
+  if (phase_ == Phase::Serving && pending_.empty()) {
+    reply(engine_.refuse(
+        {408, fmt::format("the request did not arrive within {} ms", limits_.request_deadline.count())}));
+  }
+  phase_ = Phase::Done;
+}
+
+void Connection::receive() {
+  std::array<char, kReceiveSize> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init): recv fills what is used
+  const ssize_t length = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+  if (length > 0) return serve({buffer.data(), static_cast<std::size_t>(length)});
+  if (length < 0 && would_block()) return;
+  if (length < 0) {
+    phase_ = Phase::Done;
+    return;
+  }
+  on_end_of_input();
+}
+
+/// The client sends no more; it may still read (a half-closed connection).
+void Connection::on_end_of_input() {
+  if (framer_.state() == HttpFramer::State::Reading) {
+    reply(engine_.refuse({400, "the connection ended in the middle of the request"}));
+  }
+  phase_ = Phase::Done;
+}
+
+void Connection::serve(std::string_view bytes) {
+  while (!bytes.empty() && pending_.empty() && phase_ == Phase::Serving) {
+    bytes.remove_prefix(framer_.feed(bytes));
+    if (framer_.take_wants_continue()) reply({.bytes = "HTTP/1.1 100 Continue\r\n\r\n"});
+    if (framer_.state() == HttpFramer::State::Complete) {
+      deadline_ = Clock::time_point::max();
+      reply(engine_.answer(framer_.take()));
+    } else if (framer_.state() == HttpFramer::State::Faulty) {
+      refused_ = true;
+      reply(engine_.refuse(framer_.fault()));
+    }
+  }
+  if (phase_ == Phase::Serving) unread_ = bytes;
+  renew_deadline();
+}
+
+void Connection::reply(const HttpReply& reply) {
+  pending_ += reply.bytes;
+  closing_ = closing_ || reply.close;
+  send_pending();
+}
+
+void Connection::send_pending() {
+  while (!pending_.empty()) {
+    const ssize_t sent = ::send(fd_.get(), pending_.data(), pending_.size(), MSG_NOSIGNAL);
+    if (sent < 0 && would_block()) return;
+    if (sent < 0) {
+      phase_ = Phase::Done;
+      return;
+    }
+    pending_.erase(0, static_cast<std::size_t>(sent));
+  }
+  if (!closing_) return;
+  if (!refused_) {
+    phase_ = Phase::Done;
+    return;
+  }
+  phase_ = Phase::Draining;
+  ::shutdown(fd_.get(), SHUT_WR);
+}
+
+void Connection::drain() {
+  std::array<char, kReceiveSize> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init): its bytes are thrown away
+  const ssize_t length = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+  if (length < 0 && would_block()) return;
+  if (length > 0) drained_ += static_cast<std::size_t>(length);
+  if (length <= 0 || drained_ > kMostDrained) phase_ = Phase::Done;
+}
+
+/// A message, or the sending of an answer, has one deadline from its first byte to its last: a client that sends a byte
+/// now and then gains nothing by it.
+void Connection::renew_deadline() {
+  if (idle()) {
+    deadline_ = Clock::time_point::max();
+  } else if (deadline_ == Clock::time_point::max()) {
+    deadline_ = Clock::now() + limits_.request_deadline;
+  }
+}
+
+}  // namespace mayfly

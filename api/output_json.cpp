@@ -1,0 +1,87 @@
+#include "api/output_json.h"
+
+namespace mayfly {
+namespace {
+
+constexpr JsonName<LogLevel> kLevels[] = {
+    {"Error", LogLevel::Error}, {"Warning", LogLevel::Warning}, {"Info", LogLevel::Info},   {"Debug", LogLevel::Debug},
+    {"Trace", LogLevel::Trace}, {"Off", LogLevel::Off},         {"Warn", LogLevel::Warning}};
+constexpr std::size_t kLevelAliases = 1;  // "Warn": the dialect takes it, without showing it
+
+}  // namespace
+
+Result<TokenBucketConfig> read_token_bucket(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  TokenBucketConfig bucket{.size = fields.required("size", JsonWhole{}),
+                           .refill_time_ms = fields.required("refill_time", JsonWhole{}),
+                           .one_time_burst = fields.optional("one_time_burst", JsonWhole{}).value_or(0)};
+  return fields.finish(bucket);
+}
+
+void write_token_bucket(JsonWriter& json, const TokenBucketConfig& bucket) {
+  json.begin_object();
+  json.field("size", bucket.size);
+  json.field("refill_time", bucket.refill_time_ms);
+  json.field("one_time_burst", bucket.one_time_burst);
+  json.end_object();
+}
+
+Result<SerialConfig> read_serial(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  SerialConfig serial{.serial_out_path = fields.optional("serial_out_path", JsonPath{}),
+                      .rate_limiter = fields.optional("rate_limiter", read_token_bucket)};
+  return fields.finish(std::move(serial));
+}
+
+void write_serial(JsonWriter& json, const SerialConfig& serial) {
+  json.begin_object();
+  if (serial.serial_out_path) json.field("serial_out_path", *serial.serial_out_path);
+  if (serial.rate_limiter) {
+    json.key("rate_limiter");
+    write_token_bucket(json, *serial.rate_limiter);
+  }
+  json.end_object();
+}
+
+Result<LoggerConfig> read_logger(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  LoggerConfig logger{.log_path = fields.optional("log_path", JsonPath{}),
+                      .level = fields.optional(
+                          "level", JsonEnum<LogLevel>{.names = kLevels, .ignore_case = true, .aliases = kLevelAliases}),
+                      .show_level = fields.optional("show_level", JsonBool{}),
+                      .show_log_origin = fields.optional("show_log_origin", JsonBool{}),
+                      .module = fields.optional("module", JsonString{})};
+  return fields.finish(std::move(logger));
+}
+
+void write_logger(JsonWriter& json, const LoggerConfig& logger) {
+  json.begin_object();
+  if (logger.log_path) json.field("log_path", *logger.log_path);
+  if (logger.level) json.field("level", json_name(kLevels, *logger.level));
+  if (logger.show_level) json.field("show_level", *logger.show_level);
+  if (logger.show_log_origin) json.field("show_log_origin", *logger.show_log_origin);
+  if (logger.module) json.field("module", *logger.module);
+  json.end_object();
+}
+
+Result<MetricsConfig> read_metrics(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  MetricsConfig metrics{
+      .metrics_path = fields.required("metrics_path", JsonPath{}),
+      .emit_id = fields.optional("emit_id", JsonBool{}).value_or(false),
+      .properties = fields.optional("properties", JsonStringMap{}).value_or(std::map<std::string, std::string>{})};
+  return fields.finish(std::move(metrics));
+}
+
+void write_metrics(JsonWriter& json, const MetricsConfig& metrics) {
+  json.begin_object();
+  json.field("metrics_path", metrics.metrics_path);
+  json.field("emit_id", metrics.emit_id);
+  json.key("properties");
+  json.begin_object();
+  for (const auto& [name, text] : metrics.properties) json.field(name, text);
+  json.end_object();
+  json.end_object();
+}
+
+}  // namespace mayfly

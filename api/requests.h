@@ -1,0 +1,48 @@
+#pragma once
+
+#include "vmm/command.h"
+
+#include <expected>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+
+/// What a client asks for: method, path and body become one typed call, or a refusal.
+///
+///   auto call = parse_request({.method = "PUT", .path = "/vm", .body = body});
+///   if (!call) return refusal_response(call.error());   // 404: no such path or method; 400: everything else
+///
+/// Only what can be judged without the machine is judged here. Pure functions: any thread.
+namespace mayfly {
+
+struct ApiRequest {
+  std::string_view method;
+  std::string_view path;  ///< Decoded, without the query.
+  std::string_view body;
+};
+
+/// GET /version: answered without the machine.
+struct GetVersion {};
+using ApiCall = std::variant<GetVersion, Command>;
+
+/// Why a request is not carried out, as its client is told.
+struct ApiRefusal {
+  int status;  ///< HTTP: 400, 404 (no such path or method).
+  std::string fault_message;
+};
+
+/// The call that a request makes. A slash at the end of the path does not matter, as in the dialect.
+[[nodiscard]] std::expected<ApiCall, ApiRefusal> parse_request(const ApiRequest& request);
+
+/// A method and path that parse_request knows; api/openapi.yaml has the same.
+struct ApiRoute {
+  std::string_view method;
+  std::string_view path;
+};
+[[nodiscard]] std::span<const ApiRoute> api_routes();
+
+/// What the machine has, for refusals of what it has not.
+inline constexpr std::string_view kDevicesThatExist = "a serial console (/serial)";
+
+}  // namespace mayfly

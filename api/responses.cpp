@@ -1,0 +1,111 @@
+#include "api/responses.h"
+
+#include "api/cpu_config_json.h"
+#include "api/json_writer.h"
+#include "api/machine_json.h"
+#include "api/output_json.h"
+
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+std::string_view state_name(MachineState state) {
+  switch (state) {
+    case MachineState::NotStarted:
+      return "Not started";
+    case MachineState::Running:
+      return "Running";
+    case MachineState::Paused:
+      break;
+  }
+  return "Paused";
+}
+
+ApiResponse response_to(std::monostate) { return {.status = 204, .body = {}}; }
+
+ApiResponse response_to(const InstanceInfo& info) {
+  JsonWriter json;
+  json.begin_object();
+  json.field("id", info.id);
+  json.field("state", state_name(info.state));
+  json.field("vmm_version", MAYFLY_VERSION);
+  json.field("app_name", "Mayfly");
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
+ApiResponse response_to(const MachineConfig& config) {
+  JsonWriter json;
+  write_machine_config(json, config);
+  return {.status = 200, .body = std::move(json).take()};
+}
+
+ApiResponse response_to(const VmConfig& config) { return {.status = 200, .body = vm_config_json(config)}; }
+
+ApiResponse response_to(const PrometheusText& metrics) {
+  return {.status = 200, .body = metrics.text, .content_type = "text/plain; version=0.0.4"};
+}
+
+ApiResponse version_response() {
+  JsonWriter json;
+  json.begin_object();
+  json.field("firecracker_version", kDialectVersion);
+  json.field("mayfly_version", MAYFLY_VERSION);
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
+template <typename Section>
+void write_section(JsonWriter& json, std::string_view name, const std::optional<Section>& section,
+                   void (*write)(JsonWriter&, const Section&)) {
+  if (!section) return;
+  json.key(name);
+  write(json, *section);
+}
+
+void write_empty_array(JsonWriter& json, std::string_view name) {
+  json.key(name);
+  json.begin_array();
+  json.end_array();
+}
+
+}  // namespace
+
+std::string vm_config_json(const VmConfig& config) {
+  JsonWriter json;
+  json.begin_object();
+  write_section(json, "boot-source", config.boot_source, write_boot_source);
+  json.key("machine-config");
+  write_machine_config(json, config.machine);
+  write_section(json, "cpu-config", config.cpu, write_cpu_config);
+  write_empty_array(json, "drives");
+  write_empty_array(json, "network-interfaces");
+  write_section(json, "logger", config.logger, write_logger);
+  write_section(json, "metrics", config.metrics, write_metrics);
+  write_section(json, "serial", config.serial, write_serial);
+  json.end_object();
+  return std::move(json).take();
+}
+
+ApiResponse refusal_response(const ApiRefusal& refusal) {
+  JsonWriter json;
+  json.begin_object();
+  json.field("fault_message", refusal.fault_message);
+  json.end_object();
+  return {.status = refusal.status, .body = std::move(json).take()};
+}
+
+ApiResponse command_response(const Result<Answer>& answer) {
+  if (!answer) return refusal_response({.status = 400, .fault_message = answer.error().message});
+  return std::visit([](const auto& held) { return response_to(held); }, *answer);
+}
+
+ApiResponse answer_request(const ApiRequest& request, CommandTarget& target) {
+  auto call = parse_request(request);
+  if (!call) return refusal_response(call.error());
+  if (auto* command = std::get_if<Command>(&*call)) return command_response(target.execute(std::move(*command)));
+  return version_response();
+}
+
+}  // namespace mayfly

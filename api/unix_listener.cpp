@@ -1,0 +1,102 @@
+#include "api/unix_listener.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+constexpr std::size_t kLongestPath = sizeof(sockaddr_un::sun_path) - 1;
+constexpr int kBacklog = 128;
+
+sockaddr_un address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, kLongestPath);
+  return address;
+}
+
+OwnedFd new_socket() { return OwnedFd{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)}; }
+
+/// What stands where the socket is to be made, and what to do about it.
+std::unexpected<Error> refuse_occupied(const std::string& path) {
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) {
+    return fail(ErrorKind::InvalidArgument,
+                "cannot make the API socket {}: a file that is no socket is there; choose another path", path);
+  }
+  const OwnedFd probe = new_socket();
+  const sockaddr_un address = address_of(path);
+  const bool refused =
+      ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 && errno == ECONNREFUSED;
+  if (refused) {
+    return fail(ErrorKind::InvalidArgument,
+                "cannot make the API socket {}: a stale socket is there, left by a process that has ended; remove it "
+                "(rm {}) and start again",
+                path, path);
+  }
+  return fail(ErrorKind::InvalidArgument,
+              "cannot make the API socket {}: another process is listening there; choose another path or stop it",
+              path);
+}
+
+std::unexpected<Error> refuse_bind(const std::string& path) {
+  const int error_number = errno;
+  if (error_number == EADDRINUSE) return refuse_occupied(path);
+  errno = error_number;
+  const std::size_t slash = path.rfind('/');
+  return fail_errno(ErrorKind::System, "cannot make the API socket {} in {}", path,
+                    slash == std::string::npos ? "the current directory" : path.substr(0, slash + 1));
+}
+
+}  // namespace
+
+Result<UnixListener> UnixListener::create(const std::string& path) {
+  if (path.empty()) return fail(ErrorKind::InvalidArgument, "the path of the API socket is empty");
+  if (path.size() > kLongestPath) {
+    return fail(ErrorKind::InvalidArgument,
+                "the path of the API socket is {} bytes long, and the kernel takes at most {}: {}", path.size(),
+                kLongestPath, path);
+  }
+  if (path.find('\0') != std::string::npos) {
+    return fail(ErrorKind::InvalidArgument, "the path of the API socket has a NUL character");
+  }
+  OwnedFd fd = new_socket();
+  if (!fd) return fail_errno(ErrorKind::System, "cannot make a Unix socket");
+  // bind() gives the file the mode of the socket's own inode, less the umask: set before, it is never wider.
+  if (::fchmod(fd.get(), S_IRUSR | S_IWUSR) != 0) {
+    return fail_errno(ErrorKind::System, "cannot set the mode of the API socket {}", path);
+  }
+  const sockaddr_un address = address_of(path);
+  if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return refuse_bind(path);
+  UnixListener listener{std::move(fd), path};
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) == 0) {
+    listener.device_ = status.st_dev;
+    listener.inode_ = status.st_ino;
+  }
+  if (::listen(listener.fd(), kBacklog) != 0) {
+    return fail_errno(ErrorKind::System, "cannot listen on the API socket {}", path);
+  }
+  return listener;
+}
+
+UnixListener::UnixListener(UnixListener&& other) noexcept
+    : fd_(std::move(other.fd_)),
+      path_(std::move(other.path_)),
+      device_(std::exchange(other.device_, 0)),
+      inode_(std::exchange(other.inode_, 0)) {}
+
+UnixListener::~UnixListener() {
+  if (!fd_) return;
+  struct stat status{};
+  const bool ours = ::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ && status.st_ino == inode_;
+  if (ours) ::unlink(path_.c_str());
+}
+
+}  // namespace mayfly

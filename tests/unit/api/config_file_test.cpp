@@ -1,0 +1,139 @@
+#include "api/config_file.h"
+
+#include "api/responses.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+std::string refusal(std::string_view text) {
+  const auto commands = parse_config_file(text);
+  EXPECT_FALSE(commands) << text;
+  return commands ? "" : commands.error().message;
+}
+
+/// A file with the given text, for as long as this lives.
+class TextFile {
+ public:
+  explicit TextFile(std::string_view text) {
+    const int fd = ::mkstemp(path_.data());
+    EXPECT_GE(fd, 0);
+    EXPECT_EQ(::write(fd, text.data(), text.size()), static_cast<ssize_t>(text.size()));
+    ::close(fd);
+  }
+  TextFile(const TextFile&) = delete;
+  TextFile& operator=(const TextFile&) = delete;
+  ~TextFile() { ::unlink(path_.c_str()); }
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = "/tmp/mayfly-config-test-XXXXXX";
+};
+
+TEST(ParseConfigFile, MakesCommandsInTheOrderToCarryThemOut) {
+  const auto commands = parse_config_file(R"({
+      "serial": {"serial_out_path": "/s"}, "boot-source": {"kernel_image_path": "/k"}, "cpu-config": {},
+      "machine-config": {"vcpu_count": 2, "mem_size_mib": 64}, "metrics": {"metrics_path": "/m"}, "logger": {}})");
+  ASSERT_TRUE(commands) << commands.error().message;
+  ASSERT_EQ(commands->size(), 7U);
+  EXPECT_TRUE(std::holds_alternative<PutLogger>((*commands)[0]));
+  EXPECT_TRUE(std::holds_alternative<PutMetrics>((*commands)[1]));
+  EXPECT_EQ(std::get<PutMachineConfig>((*commands)[2]).value.vcpu_count, 2U);
+  EXPECT_TRUE(std::holds_alternative<PutCpuConfig>((*commands)[3]));
+  EXPECT_EQ(std::get<PutBootSource>((*commands)[4]).value.kernel_image_path, "/k");
+  EXPECT_TRUE(std::holds_alternative<PutSerial>((*commands)[5]));
+  EXPECT_TRUE(std::holds_alternative<StartInstance>((*commands)[6]));
+}
+
+TEST(ParseConfigFile, AKernelIsAllItNeeds) {
+  const auto commands = parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "machine-config": null})");
+  ASSERT_TRUE(commands) << commands.error().message;
+  EXPECT_EQ(commands->size(), 2U);
+}
+
+TEST(ParseConfigFile, DevicesThatAreAbsentMayBeEmptyOrNull) {
+  EXPECT_TRUE(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "balloon": null, "drives": [],
+      "network-interfaces": [], "vsock": null, "mmds-config": null, "entropy": null, "pmem": [],
+      "memory-hotplug": null, "cpu-config": null})"));
+  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [{}]})"),
+            "drives: Mayfly has no such device; leave the section out. It has a serial console (/serial)");
+  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "vsock": {}})"),
+            "vsock: Mayfly has no such device; leave the section out. It has a serial console (/serial)");
+}
+
+TEST(ParseConfigFile, EveryErrorNamesItsSection) {
+  EXPECT_EQ(refusal(""), "the configuration is empty, where a JSON object is needed");
+  EXPECT_EQ(refusal("[]"), "the configuration must be a JSON object, not an array");
+  EXPECT_EQ(refusal("{}"), R"(the configuration needs the field "boot-source")");
+  EXPECT_EQ(refusal(R"({"boot-source": {}})"), R"(boot-source needs the field "kernel_image_path")");
+  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {"level": 1}})"),
+            "logger.level must be one of Error, Warning, Info, Debug, Trace, Off, not 1");
+  EXPECT_EQ(refusal(R"({"boot-source": [], "machine": {}})"),
+            "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
+            "boot-source, serial, balloon, drives, entropy, memory-hotplug, mmds-config, network-interfaces, pmem, "
+            "vsock");
+  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
+            R"(the configuration has the field "logger" twice)");
+}
+
+TEST(ParseConfigFile, ACpuTemplateMayStandInAFileOfItsOwn) {
+  const TextFile file{R"({"msr_modifiers": [{"addr": "0x10a", "bitmap": "0b1"}]})"};
+  const auto with = [](const std::string& path) {
+    return fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, "cpu-config": "{}"}})", path);
+  };
+  const auto commands = parse_config_file(with(file.path()));
+  ASSERT_TRUE(commands) << commands.error().message;
+  EXPECT_EQ(std::get<PutCpuConfig>((*commands)[0]).value.msrs[0].address, 0x10AU);
+
+  EXPECT_EQ(refusal(with("/nowhere/template")),
+            "cpu-config: cannot open the CPU template \"/nowhere/template\": No such file or directory (ENOENT)");
+  EXPECT_EQ(refusal(with("/tmp")), "cpu-config: cannot read the CPU template \"/tmp\": Is a directory (EISDIR)");
+  EXPECT_EQ(refusal(with("/dev/zero")), "cpu-config: the CPU template \"/dev/zero\" is larger than 1048576 bytes");
+  const TextFile broken{"{"};
+  EXPECT_EQ(refusal(with(broken.path())),
+            "the CPU template \"" + broken.path() +
+                "\" is not valid JSON: a comma, colon, bracket, brace or quotation mark is missing or superfluous");
+}
+
+/// The configuration that commands make, as the controller would keep it.
+VmConfig configured_by(const std::vector<Command>& commands) {
+  VmConfig config;
+  for (const Command& command : commands) {
+    if (const auto* put = std::get_if<PutLogger>(&command)) config.logger = put->value;
+    if (const auto* put = std::get_if<PutMetrics>(&command)) config.metrics = put->value;
+    if (const auto* put = std::get_if<PutMachineConfig>(&command)) config.machine = put->value;
+    if (const auto* put = std::get_if<PutCpuConfig>(&command)) config.cpu = put->value;
+    if (const auto* put = std::get_if<PutBootSource>(&command)) config.boot_source = put->value;
+    if (const auto* put = std::get_if<PutSerial>(&command)) config.serial = put->value;
+  }
+  return config;
+}
+
+TEST(ParseConfigFile, WhatVmConfigTellsCanBeLoadedAgain) {
+  const std::string bits = "0b1" + std::string(31, 'x');
+  const std::string text = fmt::format(
+      R"({{"boot-source":{{"kernel_image_path":"/k","initrd_path":"/i","boot_args":"a \"b\""}},)"
+      R"("machine-config":{{"vcpu_count":4,"mem_size_mib":96,"smt":true,"track_dirty_pages":true,)"
+      R"("huge_pages":"Transparent"}},)"
+      R"("cpu-config":{{"kvm_capabilities":["!56"],"cpuid_modifiers":[{{"leaf":"0x1","subleaf":"0x0","flags":0,)"
+      R"("modifiers":[{{"register":"eax","bitmap":"{0}"}},{{"register":"ecx","bitmap":"{0}"}}]}},)"
+      R"({{"leaf":"0x1","subleaf":"0x1","flags":0,"modifiers":[{{"register":"ebx","bitmap":"{0}"}}]}}],)"
+      R"("msr_modifiers":[{{"addr":"0x10a","bitmap":"0b{1}"}}]}},"drives":[],"network-interfaces":[],)"
+      R"("logger":{{"log_path":"/l","level":"Warning","show_level":true,"show_log_origin":false,"module":"m"}},)"
+      R"("metrics":{{"metrics_path":"/m","emit_id":true,"properties":{{"a":"b","c":"d"}}}},)"
+      R"("serial":{{"serial_out_path":"/s","rate_limiter":{{"size":1,"refill_time":2,"one_time_burst":3}}}}}})",
+      bits, std::string(64, '0'));
+  const auto commands = parse_config_file(text);
+  ASSERT_TRUE(commands) << commands.error().message;
+  EXPECT_EQ(vm_config_json(configured_by(*commands)), text);
+}
+
+}  // namespace
+}  // namespace mayfly

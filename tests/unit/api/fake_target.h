@@ -1,0 +1,41 @@
+#pragma once
+
+#include "vmm/command.h"
+
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace mayfly {
+
+/// A machine that remembers what it was told and answers as a machine of its kind would.
+class FakeTarget : public CommandTarget {
+ public:
+  Result<Answer> execute(Command command) override {
+    const std::lock_guard lock{mutex_};
+    commands_.push_back(command);
+    if (refusal_) return std::unexpected(*refusal_);
+    if (std::holds_alternative<GetInstanceInfo>(command)) return InstanceInfo{.id = "fake"};
+    if (std::holds_alternative<GetMachineConfig>(command)) return MachineConfig{};
+    if (std::holds_alternative<GetVmConfig>(command)) return VmConfig{};
+    if (std::holds_alternative<GetPrometheusMetrics>(command)) return PrometheusText{"mayfly_up 1\n"};
+    return std::monostate{};
+  }
+
+  /// Every later command is answered with this.
+  void refuse_with(Error refusal) {
+    const std::lock_guard lock{mutex_};
+    refusal_ = std::move(refusal);
+  }
+  [[nodiscard]] std::vector<Command> commands() const {
+    const std::lock_guard lock{mutex_};
+    return commands_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<Command> commands_;
+  std::optional<Error> refusal_;
+};
+
+}  // namespace mayfly

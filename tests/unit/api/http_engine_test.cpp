@@ -1,0 +1,95 @@
+#include "api/http_engine.h"
+
+#include <stdexcept>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+/// Answers with what it was asked.
+ApiResponse echo(const ApiRequest& request) {
+  if (request.path == "/nothing") return {.status = 204, .body = {}};
+  if (request.path == "/throws") throw std::runtime_error{"a secret"};
+  return {.status = 200, .body = fmt::format("{} {} [{}]", request.method, request.path, request.body)};
+}
+
+HttpReply answer(std::string_view request_line, std::string_view connection = "", std::string_view body = "") {
+  HttpEngine engine{echo};
+  return engine.answer(
+      {.request_line = std::string{request_line}, .connection = std::string{connection}, .body = std::string{body}});
+}
+
+TEST(HttpEngineTest, AnswersWithStatusTypeLengthAndBody) {
+  const HttpReply reply = answer("PUT /vm HTTP/1.1", "", "{}");
+  EXPECT_EQ(reply.bytes,
+            "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nContent-Type: application/json\r\nServer: Mayfly\r\n\r\n"
+            "PUT /vm [{}]");
+  EXPECT_FALSE(reply.close);
+}
+
+TEST(HttpEngineTest, AnAnswerWithoutBodyHasNoLength) {
+  EXPECT_EQ(answer("PUT /nothing HTTP/1.1").bytes, "HTTP/1.1 204 No Content\r\nServer: Mayfly\r\n\r\n");
+}
+
+TEST(HttpEngineTest, DecodesThePathAndDropsTheQuery) {
+  EXPECT_TRUE(answer("GET /a%20b/%2e?x=1&y#z HTTP/1.1").bytes.ends_with("GET /a b/. []"));
+}
+
+TEST(HttpEngineTest, ClosesWhenTheClientAsksOrIsOld) {
+  for (const std::string_view connection : {"close", "Close"}) {
+    const HttpReply reply = answer("GET / HTTP/1.1", connection);
+    EXPECT_TRUE(reply.close);
+    EXPECT_NE(reply.bytes.find("\r\nConnection: close\r\n"), std::string::npos) << reply.bytes;
+  }
+  EXPECT_FALSE(answer("GET / HTTP/1.1", "keep-alive").close);
+  EXPECT_TRUE(answer("GET / HTTP/1.0").close);
+  EXPECT_FALSE(answer("GET / HTTP/1.0", "keep-alive").close);
+}
+
+TEST(HttpEngineTest, AnswersHeadWithoutTheBody) {
+  const HttpReply reply = answer("HEAD / HTTP/1.1");
+  EXPECT_TRUE(reply.bytes.ends_with("\r\n\r\n")) << reply.bytes;
+  EXPECT_NE(reply.bytes.find("Content-Length: 9\r\n"), std::string::npos) << reply.bytes;
+}
+
+TEST(HttpEngineTest, AMethodThatHttpDoesNotKnowIsNotFound) {
+  const HttpReply reply = answer("FROB /vm HTTP/1.1");
+  EXPECT_TRUE(reply.bytes.starts_with("HTTP/1.1 404 Not Found\r\n")) << reply.bytes;
+  EXPECT_TRUE(reply.bytes.ends_with(R"({"fault_message":"FROB /vm: the API has no such method"})")) << reply.bytes;
+  EXPECT_NE(reply.bytes.find("Content-Type: application/json\r\n"), std::string::npos) << reply.bytes;
+}
+
+TEST(HttpEngineTest, RefusesAMalformedRequestLine) {
+  for (const std::string_view line :
+       {"", " ", "GET", "GET /", "GET / HTTP/2.0", "GET / x HTTP/1.1", "GET / HTTP/1.1 x"}) {
+    const HttpReply reply = answer(line);
+    EXPECT_TRUE(reply.bytes.starts_with("HTTP/1.1 400 Bad Request\r\n")) << line << ": " << reply.bytes;
+    EXPECT_TRUE(reply.bytes.ends_with(R"({"fault_message":"the request line is not METHOD PATH HTTP/1.1"})")) << line;
+  }
+}
+
+TEST(HttpEngineTest, RefusesAUriThatIsTooLong) {
+  const HttpReply reply = answer("GET /" + std::string(9000, 'x') + " HTTP/1.1");
+  EXPECT_TRUE(reply.bytes.starts_with("HTTP/1.1 414 ")) << reply.bytes;
+  EXPECT_NE(reply.bytes.find("fault_message"), std::string::npos);
+}
+
+TEST(HttpEngineTest, AFaultIsToldAndCloses) {
+  HttpEngine engine{echo};
+  const HttpReply reply = engine.refuse({.status = 413, .message = "too \"large\""});
+  EXPECT_TRUE(reply.close);
+  EXPECT_TRUE(reply.bytes.starts_with("HTTP/1.1 413 Payload Too Large\r\nConnection: close\r\n")) << reply.bytes;
+  EXPECT_TRUE(reply.bytes.ends_with(R"({"fault_message":"too \"large\""})"));
+  EXPECT_TRUE(
+      engine.answer({.request_line = "GET /x HTTP/1.1", .connection = "", .body = ""}).bytes.ends_with("GET /x []"));
+}
+
+TEST(HttpEngineTest, AHandlerThatThrowsTellsNoSecrets) {
+  const HttpReply reply = answer("GET /throws HTTP/1.1");
+  EXPECT_TRUE(reply.bytes.starts_with("HTTP/1.1 500 ")) << reply.bytes;
+  EXPECT_EQ(reply.bytes.find("secret"), std::string::npos) << reply.bytes;
+}
+
+}  // namespace
+}  // namespace mayfly

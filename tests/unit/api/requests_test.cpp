@@ -1,0 +1,312 @@
+#include "api/requests.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+std::string refusal(std::string_view method, std::string_view path, std::string_view body, int status = 400) {
+  const auto call = parse_request({.method = method, .path = path, .body = body});
+  EXPECT_FALSE(call) << method << ' ' << path << ' ' << body;
+  if (call) return "";
+  EXPECT_EQ(call.error().status, status) << call.error().fault_message;
+  return call.error().fault_message;
+}
+
+/// The command that a request makes; a default-made one, and a failed test, where it makes another or none.
+template <typename C>
+C command(std::string_view method, std::string_view path, std::string_view body = "") {
+  auto call = parse_request({.method = method, .path = path, .body = body});
+  EXPECT_TRUE(call) << call.error().fault_message;
+  if (!call || !std::holds_alternative<Command>(*call)) return C{};
+  auto* held = std::get_if<C>(&std::get<Command>(*call));
+  EXPECT_NE(held, nullptr) << method << ' ' << path << " makes another command";
+  return held == nullptr ? C{} : std::move(*held);
+}
+
+TEST(ParseRequest, MakesTheCommandsThatHaveNoBody) {
+  command<GetInstanceInfo>("GET", "/");
+  command<GetMachineConfig>("GET", "/machine-config");
+  command<GetVmConfig>("GET", "/vm/config");
+  command<GetPrometheusMetrics>("GET", "/metrics/prometheus");
+  const auto version = parse_request({.method = "GET", .path = "/version", .body = ""});
+  ASSERT_TRUE(version);
+  EXPECT_TRUE(std::holds_alternative<GetVersion>(*version));
+}
+
+TEST(ParseRequest, ASlashAtTheEndDoesNotMatter) {
+  command<GetMachineConfig>("GET", "/machine-config/");
+  command<GetVmConfig>("GET", "/vm/config/");
+}
+
+TEST(ParseRequest, MakesActions) {
+  command<StartInstance>("PUT", "/actions", R"({"action_type": "InstanceStart"})");
+  command<FlushMetrics>("PUT", "/actions", R"({"action_type": "FlushMetrics"})");
+  command<SendCtrlAltDel>("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})");
+  EXPECT_EQ(refusal("PUT", "/actions", R"({"action_type": "instancestart"})"),
+            R"(actions.action_type must be one of InstanceStart, FlushMetrics, SendCtrlAltDel, not "instancestart")");
+  EXPECT_EQ(refusal("PUT", "/actions", "{}"), R"(actions needs the field "action_type")");
+}
+
+TEST(ParseRequest, PausesAndResumes) {
+  command<PauseVm>("PATCH", "/vm", R"({"state": "Paused"})");
+  command<ResumeVm>("PATCH", "/vm", R"({"state": "Resumed"})");
+  EXPECT_EQ(refusal("PATCH", "/vm", R"({"state": "Running"})"),
+            R"(vm.state must be one of Paused, Resumed, not "Running")");
+}
+
+TEST(ParseRequest, ReadsTheBootSource) {
+  const auto whole = command<PutBootSource>(
+      "PUT", "/boot-source", R"({"kernel_image_path": "/k", "initrd_path": "/i", "boot_args": "console=ttyS0"})");
+  EXPECT_EQ(whole.value.kernel_image_path, "/k");
+  EXPECT_EQ(whole.value.initrd_path, "/i");
+  EXPECT_EQ(whole.value.boot_args, "console=ttyS0");
+  const auto least =
+      command<PutBootSource>("PUT", "/boot-source", R"({"kernel_image_path": "/k", "initrd_path": null})");
+  EXPECT_EQ(least.value.initrd_path, std::nullopt);
+  EXPECT_EQ(least.value.boot_args, std::nullopt);
+}
+
+TEST(ParseRequest, RefusesABadBootSource) {
+  EXPECT_EQ(refusal("PUT", "/boot-source", "{}"), R"(boot-source needs the field "kernel_image_path")");
+  EXPECT_EQ(refusal("PUT", "/boot-source", R"({"kernel_image_path": ""})"),
+            "boot-source.kernel_image_path is empty, where a path is needed");
+  EXPECT_EQ(refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "kernel": "/k"})"),
+            R"(boot-source has no field "kernel"; its fields are kernel_image_path, initrd_path, boot_args)");
+  EXPECT_EQ(
+      refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "boot_args": ")" + std::string(2049, 'x') + "\"}"),
+      "boot-source.boot_args is 2049 bytes long; at most 2048 are allowed");
+  EXPECT_EQ(refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "boot_args": "a\u0000"})"),
+            "boot-source.boot_args has a NUL character, at byte 1");
+}
+
+TEST(ParseRequest, ReadsTheMachineConfiguration) {
+  const auto whole = command<PutMachineConfig>(
+      "PUT", "/machine-config",
+      R"({"vcpu_count": 32, "mem_size_mib": 1024, "smt": true, "track_dirty_pages": true, "huge_pages": "2M",
+          "cpu_template": "None"})");
+  EXPECT_EQ(whole.value.vcpu_count, 32U);
+  EXPECT_EQ(whole.value.mem_size_mib, 1024U);
+  EXPECT_TRUE(whole.value.smt);
+  EXPECT_TRUE(whole.value.track_dirty_pages);
+  EXPECT_EQ(whole.value.huge_pages, HugePages::Explicit2M);
+  const auto least = command<PutMachineConfig>("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 1})");
+  EXPECT_FALSE(least.value.smt);
+  EXPECT_FALSE(least.value.track_dirty_pages);
+  EXPECT_EQ(least.value.huge_pages, HugePages::None);
+  command<PutMachineConfig>("PUT", "/machine-config",
+                            R"({"vcpu_count": 3, "mem_size_mib": 3, "huge_pages": "Transparent"})");
+  command<PutMachineConfig>("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 1048576, "smt": true})");
+}
+
+TEST(ParseRequest, RefusesABadMachineConfiguration) {
+  const auto refused = [](std::string_view body) { return refusal("PUT", "/machine-config", body); };
+  EXPECT_EQ(refused(R"({"mem_size_mib": 1})"), R"(machine-config needs the field "vcpu_count")");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1})"), R"(machine-config needs the field "mem_size_mib")");
+  EXPECT_EQ(refused(R"({"vcpu_count": 0, "mem_size_mib": 1})"),
+            "machine-config.vcpu_count must be from 1 to 32, not 0");
+  EXPECT_EQ(refused(R"({"vcpu_count": 33, "mem_size_mib": 1})"),
+            "machine-config.vcpu_count must be from 1 to 32, not 33");
+  EXPECT_EQ(refused(R"({"vcpu_count": -1, "mem_size_mib": 1})"),
+            "machine-config.vcpu_count must be from 1 to 32, not -1");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 0})"),
+            "machine-config.mem_size_mib must be from 1 to 1048576, not 0");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 1048577})"),
+            "machine-config.mem_size_mib must be from 1 to 1048576, not 1048577");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 129, "huge_pages": "2M"})"),
+            R"(machine-config.mem_size_mib must be even where huge_pages is "2M", not 129)");
+  EXPECT_EQ(refused(R"({"vcpu_count": 3, "mem_size_mib": 128, "smt": true})"),
+            "machine-config.vcpu_count must be 1 or even where smt is true, not 3");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "1G"})"),
+            R"(machine-config.huge_pages must be one of None, Transparent, 2M, not "1G")");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "T2"})"),
+            "machine-config.cpu_template \"T2\" is not available: Mayfly has no static CPU templates; describe the CPU "
+            "with PUT /cpu-config and leave cpu_template out, or \"None\"");
+}
+
+TEST(ParseRequest, ReadsAPatchOfTheMachineConfiguration) {
+  const auto one = command<PatchMachineConfig>("PATCH", "/machine-config", R"({"mem_size_mib": 256})");
+  EXPECT_EQ(one.value.mem_size_mib, 256U);
+  EXPECT_EQ(one.value.vcpu_count, std::nullopt);
+  const auto all = command<PatchMachineConfig>(
+      "PATCH", "/machine-config",
+      R"({"vcpu_count": 2, "mem_size_mib": 2, "smt": true, "track_dirty_pages": false, "huge_pages": "2M"})");
+  EXPECT_EQ(all.value.vcpu_count, 2U);
+  EXPECT_EQ(all.value.smt, true);
+  EXPECT_EQ(all.value.track_dirty_pages, false);
+  EXPECT_EQ(all.value.huge_pages, HugePages::Explicit2M);
+  command<PatchMachineConfig>("PATCH", "/machine-config", R"({"cpu_template": "None"})");
+  EXPECT_EQ(refusal("PATCH", "/machine-config", "{}"), "machine-config has no field to change");
+  EXPECT_EQ(refusal("PATCH", "/machine-config", R"({"smt": null})"), "machine-config has no field to change");
+  EXPECT_EQ(refusal("PATCH", "/machine-config", R"({"mem_size_mib": 3, "huge_pages": "2M"})"),
+            R"(machine-config.mem_size_mib must be even where huge_pages is "2M", not 3)");
+  // Whether 3 MiB can be had depends on the pages configured before: the controller's to judge.
+  command<PatchMachineConfig>("PATCH", "/machine-config", R"({"mem_size_mib": 3})");
+}
+
+TEST(ParseRequest, ReadsCpuTemplates) {
+  const auto put = command<PutCpuConfig>("PUT", "/cpu-config",
+                                         R"({
+      "kvm_capabilities": ["121", "!56"],
+      "cpuid_modifiers": [
+        {"leaf": "0x80000001", "subleaf": "0b11", "flags": 1, "modifiers": [
+          {"register": "eax", "bitmap": "0b1x0"},
+          {"register": "edx", "bitmap": "0bx00100xxx1xxxx00xxx1xxxxxxx_xxxx1"}]},
+        {"leaf": "7", "subleaf": "0", "flags": 0, "modifiers": []}],
+      "msr_modifiers": [{"addr": "0x10a", "bitmap": "1_)" +
+                                             std::string(63, 'x') + R"("}],
+      "reg_modifiers": [], "vcpu_features": []})");
+  const CpuConfig& config = put.value;
+  ASSERT_EQ(config.capabilities.size(), 2U);
+  EXPECT_EQ(config.capabilities[0].number, 121U);
+  EXPECT_FALSE(config.capabilities[0].removed);
+  EXPECT_EQ(config.capabilities[1].number, 56U);
+  EXPECT_TRUE(config.capabilities[1].removed);
+  ASSERT_EQ(config.cpuid.size(), 2U);
+  EXPECT_EQ(config.cpuid[0].leaf, 0x80000001U);
+  EXPECT_EQ(config.cpuid[0].subleaf, 3U);
+  EXPECT_EQ(config.cpuid[0].flags, 1U);
+  EXPECT_EQ(config.cpuid[0].reg, CpuidRegister::Eax);
+  EXPECT_EQ(config.cpuid[0].bits.mask, 0b101U);
+  EXPECT_EQ(config.cpuid[0].bits.value, 0b100U);
+  EXPECT_EQ(config.cpuid[1].reg, CpuidRegister::Edx);
+  EXPECT_EQ(config.cpuid[1].bits.mask, 0b01111100010000110001000000000001U);
+  EXPECT_EQ(config.cpuid[1].bits.value, 0b00010000010000000001000000000001U);
+  ASSERT_EQ(config.msrs.size(), 1U);
+  EXPECT_EQ(config.msrs[0].address, 0x10AU);
+  EXPECT_EQ(config.msrs[0].bits.mask, 1ULL << 63);
+  EXPECT_EQ(config.msrs[0].bits.value, 1ULL << 63);
+  command<PutCpuConfig>("PUT", "/cpu-config", "{}");
+}
+
+std::string refused_leaf(std::string_view leaf) {
+  return refusal("PUT", "/cpu-config", fmt::format(R"({{"cpuid_modifiers": [{}]}})", leaf));
+}
+
+std::string refused_bitmap(std::string_view bitmap) {
+  return refusal("PUT", "/cpu-config",
+                 fmt::format(R"({{"msr_modifiers": [{{"addr": "1", "bitmap": "{}"}}]}})", bitmap));
+}
+
+TEST(ParseRequest, RefusesBadCpuTemplates) {
+  EXPECT_EQ(refused_leaf(R"({"subleaf": "0", "flags": 0, "modifiers": []})"),
+            R"(cpu-config.cpuid_modifiers[0] needs the field "leaf")");
+  EXPECT_EQ(refused_leaf(R"({"leaf": "0x", "subleaf": "0", "flags": 0, "modifiers": []})"),
+            "cpu-config.cpuid_modifiers[0].leaf must be a 32-bit number in a string, hexadecimal (\"0x10a\"), binary "
+            "(\"0b101\") or decimal (\"266\"), not \"0x\"");
+  for (const std::string_view address :
+       {"", "0x100000000", "0b2", "-1", "+1", "0x-1", "1 ", " 1", "0X1", "1f", "4294967296"}) {
+    EXPECT_NE(refused_leaf(fmt::format(R"({{"leaf": "{}", "subleaf": "0", "flags": 0, "modifiers": []}})", address)),
+              "")
+        << address;
+  }
+  EXPECT_EQ(refused_leaf(R"({"leaf": 1, "subleaf": "0", "flags": 0, "modifiers": []})"),
+            "cpu-config.cpuid_modifiers[0].leaf must be a string, not 1");
+  EXPECT_EQ(refused_leaf(R"({"leaf": "1", "subleaf": "0", "flags": 4294967296, "modifiers": []})"),
+            "cpu-config.cpuid_modifiers[0].flags must be from 0 to 4294967295, not 4294967296");
+  EXPECT_EQ(refused_leaf(R"({"leaf": "1", "subleaf": "0", "flags": 0,
+                             "modifiers": [{"register": "rax", "bitmap": "0b1"}]})"),
+            R"(cpu-config.cpuid_modifiers[0].modifiers[0].register must be one of eax, ebx, ecx, edx, not "rax")");
+  EXPECT_EQ(refused_leaf(R"({"leaf": "1", "subleaf": "0", "flags": 0,
+                             "modifiers": [{"register": "eax", "bitmap": "0b111111111111111111111111111111111"}]})"),
+            "cpu-config.cpuid_modifiers[0].modifiers[0].bitmap has more than the 32 bits of the register: "
+            "\"0b111111111111111111111111111111111\"");
+  EXPECT_EQ(refused_bitmap("0b12"),
+            R"(cpu-config.msr_modifiers[0].bitmap must be "0b" and then only 0, 1, x and _, not "0b12")");
+  EXPECT_EQ(refused_bitmap("0b__"), R"(cpu-config.msr_modifiers[0].bitmap names no bit: "0b__")");
+  EXPECT_EQ(refused_bitmap(""), R"(cpu-config.msr_modifiers[0].bitmap names no bit: "")");
+  for (const std::string_view number : {"", "!", "x", "0x1", "!!1", "-1", "1!"}) {
+    EXPECT_EQ(refusal("PUT", "/cpu-config", fmt::format(R"({{"kvm_capabilities": ["1", "{}"]}})", number)),
+              fmt::format("cpu-config.kvm_capabilities[1] must be the decimal number of a KVM capability in a string, "
+                          "after a \"!\" to leave it out, not \"{}\"",
+                          number));
+  }
+  EXPECT_EQ(refusal("PUT", "/cpu-config", R"({"reg_modifiers": [{"addr": "0x1", "bitmap": "0b1"}]})"),
+            "cpu-config.reg_modifiers is for 64-bit Arm, and this is an x86-64 machine: leave it out");
+  EXPECT_EQ(refusal("PUT", "/cpu-config", R"({"vcpu_features": [{}]})"),
+            "cpu-config.vcpu_features is for 64-bit Arm, and this is an x86-64 machine: leave it out");
+}
+
+TEST(ParseRequest, ReadsWhereOutputGoes) {
+  const auto serial = command<PutSerial>(
+      "PUT", "/serial",
+      R"({"serial_out_path": "/s", "rate_limiter": {"size": 10, "refill_time": 20, "one_time_burst": 30}})");
+  EXPECT_EQ(serial.value.serial_out_path, "/s");
+  ASSERT_TRUE(serial.value.rate_limiter);
+  EXPECT_EQ(serial.value.rate_limiter->size, 10U);
+  EXPECT_EQ(serial.value.rate_limiter->refill_time_ms, 20U);
+  EXPECT_EQ(serial.value.rate_limiter->one_time_burst, 30U);
+  EXPECT_EQ(command<PutSerial>("PUT", "/serial", "{}").value.serial_out_path, std::nullopt);
+  EXPECT_EQ(refusal("PUT", "/serial", R"({"rate_limiter": {"size": 1}})"),
+            R"(serial.rate_limiter needs the field "refill_time")");
+  EXPECT_EQ(refusal("PUT", "/serial", R"({"rate_limiter": {"size": -1, "refill_time": 1}})"),
+            "serial.rate_limiter.size must be from 0 to 9223372036854775807, not -1");
+
+  const auto metrics =
+      command<PutMetrics>("PUT", "/metrics", R"({"metrics_path": "/m", "emit_id": true, "properties": {"zone": "a"}})");
+  EXPECT_EQ(metrics.value.metrics_path, "/m");
+  EXPECT_TRUE(metrics.value.emit_id);
+  EXPECT_EQ(metrics.value.properties.at("zone"), "a");
+  EXPECT_EQ(refusal("PUT", "/metrics", "{}"), R"(metrics needs the field "metrics_path")");
+}
+
+TEST(ParseRequest, ReadsTheLogger) {
+  const auto all = command<PutLogger>("PUT", "/logger", R"({"log_path": "/l", "level": "dEbUg", "show_level": true,
+                                                            "show_log_origin": false, "module": "vmm"})");
+  EXPECT_EQ(all.value.log_path, "/l");
+  EXPECT_EQ(all.value.level, LogLevel::Debug);
+  EXPECT_EQ(all.value.show_level, true);
+  EXPECT_EQ(all.value.show_log_origin, false);
+  EXPECT_EQ(all.value.module, "vmm");
+  EXPECT_EQ(command<PutLogger>("PUT", "/logger", "{}").value.level, std::nullopt);
+  EXPECT_EQ(command<PutLogger>("PUT", "/logger", R"({"level": "warn"})").value.level, LogLevel::Warning);
+  EXPECT_EQ(command<PutLogger>("PUT", "/logger", R"({"level": "OFF"})").value.level, LogLevel::Off);
+  EXPECT_EQ(refusal("PUT", "/logger", R"({"level": "loud"})"),
+            R"(logger.level must be one of Error, Warning, Info, Debug, Trace, Off, not "loud")");
+}
+
+TEST(ParseRequest, RefusesBodiesThatAreNoObjects) {
+  EXPECT_EQ(refusal("PUT", "/vm/../boot-source", "", 404), R"(PUT "/vm/../boot-source": the API has no such path)");
+  EXPECT_EQ(refusal("PUT", "/boot-source", ""), "PUT /boot-source: the body is empty, where a JSON object is needed");
+  EXPECT_EQ(refusal("PATCH", "/vm", "{"),
+            "PATCH /vm: the body is not valid JSON: a comma, colon, bracket, brace or quotation mark is missing or "
+            "superfluous");
+  EXPECT_EQ(refusal("PUT", "/actions", R"("InstanceStart")"),
+            R"(actions must be a JSON object, not the string "InstanceStart")");
+  EXPECT_EQ(refusal("GET", "/version", "{}"), "GET /version takes no body");
+}
+
+TEST(ParseRequest, UnknownPathsAndMethodsAreNotFoundAndNamed) {
+  EXPECT_EQ(refusal("GET", "/nowhere", "", 404), R"(GET "/nowhere": the API has no such path)");
+  EXPECT_EQ(refusal("GET", "", "", 404), R"(GET "": the API has no such path)");
+  EXPECT_EQ(refusal("GET", "/boot-source", "", 404),
+            "GET /boot-source: the API has no such method here; /boot-source takes PUT");
+  EXPECT_EQ(refusal("DELETE", "/machine-config", "", 404),
+            "DELETE /machine-config: the API has no such method here; /machine-config takes GET, PUT, PATCH");
+  EXPECT_EQ(refusal("put", "/vm", "", 404), "put /vm: the API has no such method here; /vm takes PATCH");
+}
+
+TEST(ParseRequest, PathsOfDevicesThatMayflyDoesNotHaveSaySo) {
+  EXPECT_EQ(refusal("PUT", "/balloon", "{}"),
+            "PUT /balloon: Mayfly has no balloon device; it has a serial console (/serial)");
+  EXPECT_EQ(refusal("PATCH", "/balloon/hinting/start", ""),
+            "PATCH /balloon/hinting/start: Mayfly has no balloon device; it has a serial console (/serial)");
+  for (const std::string_view path : {"/drives/rootfs", "/entropy", "/hotplug/memory", "/mmds", "/mmds/config",
+                                      "/network-interfaces/eth0", "/pmem/p0", "/snapshot/create", "/vsock"}) {
+    EXPECT_NE(refusal("PUT", path, "{}").find("Mayfly has no "), std::string::npos) << path;
+  }
+}
+
+TEST(ParseRequest, KnowsEachOfItsRoutes) {
+  for (const auto& [method, path] : api_routes()) {
+    const auto call = parse_request({.method = method, .path = path, .body = ""});
+    if (method == "GET") {
+      EXPECT_TRUE(call) << path;
+    } else {
+      EXPECT_EQ(call.error().status, 400) << path;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mayfly

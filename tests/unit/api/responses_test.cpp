@@ -1,0 +1,90 @@
+#include "api/responses.h"
+
+#include "tests/unit/api/fake_target.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+TEST(CommandResponse, WhatOnlyDoesHasNoBody) {
+  const ApiResponse response = command_response(Answer{std::monostate{}});
+  EXPECT_EQ(response.status, 204);
+  EXPECT_EQ(response.body, "");
+}
+
+TEST(CommandResponse, AnErrorIsAFaultMessage) {
+  for (const ErrorKind kind : {ErrorKind::InvalidArgument, ErrorKind::NotFound, ErrorKind::State, ErrorKind::Kvm}) {
+    const ApiResponse response = command_response(fail(kind, "cannot open \"/k\""));
+    EXPECT_EQ(response.status, 400);
+    EXPECT_EQ(response.body, R"({"fault_message":"cannot open \"/k\""})");
+    EXPECT_EQ(response.content_type, "application/json");
+  }
+}
+
+TEST(CommandResponse, TellsTheInstance) {
+  const auto body = [](MachineState state) { return command_response(Answer{InstanceInfo{"vm-1", state}}).body; };
+  EXPECT_EQ(body(MachineState::NotStarted),
+            R"({"id":"vm-1","state":"Not started","vmm_version":")" MAYFLY_VERSION R"(","app_name":"Mayfly"})");
+  EXPECT_NE(body(MachineState::Running).find(R"("state":"Running")"), std::string::npos);
+  EXPECT_NE(body(MachineState::Paused).find(R"("state":"Paused")"), std::string::npos);
+}
+
+TEST(CommandResponse, TellsTheMachineConfiguration) {
+  const ApiResponse response = command_response(Answer{MachineConfig{.vcpu_count = 2,
+                                                                     .mem_size_mib = 512,
+                                                                     .smt = true,
+                                                                     .track_dirty_pages = false,
+                                                                     .huge_pages = HugePages::Explicit2M}});
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body,
+            R"({"vcpu_count":2,"mem_size_mib":512,"smt":true,"track_dirty_pages":false,"huge_pages":"2M"})");
+}
+
+TEST(CommandResponse, MetricsForPrometheusArePlainText) {
+  const ApiResponse response = command_response(Answer{PrometheusText{"mayfly_up 1\n"}});
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body, "mayfly_up 1\n");
+  EXPECT_EQ(response.content_type, "text/plain; version=0.0.4");
+}
+
+TEST(VmConfigJson, AnUntouchedMachineHasItsDefaults) {
+  EXPECT_EQ(vm_config_json(VmConfig{}),
+            R"({"machine-config":{"vcpu_count":1,"mem_size_mib":128,"smt":false,"track_dirty_pages":false,)"
+            R"("huge_pages":"None"},"drives":[],"network-interfaces":[]})");
+}
+
+TEST(AnswerRequest, CarriesCommandsToTheTarget) {
+  FakeTarget target;
+  EXPECT_EQ(answer_request({.method = "PATCH", .path = "/vm", .body = R"({"state":"Paused"})"}, target).status, 204);
+  ASSERT_EQ(target.commands().size(), 1U);
+  EXPECT_TRUE(std::holds_alternative<PauseVm>(target.commands()[0]));
+}
+
+TEST(AnswerRequest, AnswersTheVersionWithoutTheTarget) {
+  FakeTarget target;
+  const ApiResponse response = answer_request({.method = "GET", .path = "/version", .body = ""}, target);
+  EXPECT_EQ(response.status, 200);
+  EXPECT_EQ(response.body, R"({"firecracker_version":"1.17.0","mayfly_version":")" MAYFLY_VERSION R"("})");
+  EXPECT_TRUE(target.commands().empty());
+}
+
+TEST(AnswerRequest, WhatIsRefusedDoesNotReachTheTarget) {
+  FakeTarget target;
+  EXPECT_EQ(answer_request({.method = "PATCH", .path = "/vm", .body = "{}"}, target).status, 400);
+  const ApiResponse unknown = answer_request({.method = "GET", .path = "/\"", .body = ""}, target);
+  EXPECT_EQ(unknown.status, 404);
+  EXPECT_EQ(unknown.body, R"({"fault_message":"GET \"/\"\": the API has no such path"})");
+  EXPECT_TRUE(target.commands().empty());
+}
+
+TEST(AnswerRequest, AFileThatIsNotFoundIsABadRequest) {
+  FakeTarget target;
+  target.refuse_with({ErrorKind::NotFound, "cannot open the kernel image /k"});
+  const ApiResponse response =
+      answer_request({.method = "PUT", .path = "/boot-source", .body = R"({"kernel_image_path":"/k"})"}, target);
+  EXPECT_EQ(response.status, 400);
+}
+
+}  // namespace
+}  // namespace mayfly
