@@ -7,7 +7,7 @@ constexpr std::uint64_t kCounter = 0x30'0000;
 }  // namespace
 
 void guest::guest_main(const BootInfo& boot) {
-  auto& counter = *reinterpret_cast<volatile std::uint64_t*>(kCounter);
+  auto& counter = memory_at<volatile std::uint64_t>(kCounter);
   const std::uint64_t tick = boot.number("tick", 0);
   counter = 0;
   print("spinning\n");

@@ -24,6 +24,7 @@
     .set kFirstTask, 0x30
 
     .set kLevel3Flags, 0x3002           /* IOPL 3, interrupts off, the bit that is always one */
+    .set kInterruptFlag, 0x200
     .set kCr0, 0x80000033               /* paging, numeric errors, extension type, monitor coprocessor, protection */
     .set kCr4, 0x620                    /* PAE, and SSE for level 3 */
     .set kEfer, 0xC0000080
@@ -133,6 +134,11 @@ acknowledge:
     popq %rax
     iretq
 
+/* Counted and held: no further interrupt for whoever was interrupted. */
+hold:
+    andl $~kInterruptFlag, 16(%rsp)
+    iretq
+
 /* An exception, number and error code on the stack: remembered once, then told at level 3. */
 exception:
     popq %rax
@@ -189,15 +195,15 @@ interrupt_stubs:
     .set vector, vector + 1
     .endr
 
-/* The same without the acknowledgement, for vectors that level 3 acknowledges. */
+/* The same for vectors that level 3 acknowledges: it goes on with interrupts off. */
     .balign 4096
-    .globl unacknowledged_stubs
-unacknowledged_stubs:
+    .globl holding_stubs
+holding_stubs:
     .set vector, 0
     .rept 256
     .balign 16
     lock incq interrupt_counts + 8 * vector
-    iretq
+    jmp hold
     .set vector, vector + 1
     .endr
     .balign 16
@@ -207,23 +213,27 @@ unacknowledged_stubs:
 /* The flags that the gate will give back lie above our return address, and above those of level 3 and its segment. */
     .globl interrupts_on_at_level_0
 interrupts_on_at_level_0:
-    orl $0x200, 24(%rsp)
+    orl $kInterruptFlag, 24(%rsp)
     retq
     .globl interrupts_off_at_level_0
 interrupts_off_at_level_0:
-    andl $~0x200, 24(%rsp)
+    andl $~kInterruptFlag, 24(%rsp)
     retq
 
 /* Waits until the counter at RDI is at least RSI. The look and the halt are one step: STI lets interrupts in only
- * after the instruction that follows it. */
+ * after the instruction that follows it. An interrupt that is held ends the wait for level 3 too. */
     .globl halt_until_at_level_0
 halt_until_at_level_0:
     cmpq %rsi, (%rdi)
     jae 1f
     sti
     hlt
+    pushfq
     cli
-    jmp halt_until_at_level_0
+    popq %rax
+    testl $kInterruptFlag, %eax
+    jnz halt_until_at_level_0
+    andl $~kInterruptFlag, 24(%rsp)
 1:  retq
 
 /* Shuts the CPU down: an exception without a gate, nor one for the exception that causes. */

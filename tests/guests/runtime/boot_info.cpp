@@ -1,5 +1,6 @@
 #include "runtime/boot_info.h"
 
+#include "runtime/processor.h"
 #include "runtime/verdict.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ std::array<MemoryRange, BootInfo::kMaximumRanges> ranges;
 
 template <typename T>
 const T& at(std::uint64_t address) {
-  return *reinterpret_cast<const T*>(address);
+  return memory_at<const T>(address);
 }
 
 /// hvm_start_info, its modules and its memory map: Xen, public/arch-x86/hvm/start_info.h.
@@ -75,7 +76,7 @@ struct [[gnu::packed]] E820Entry {
 static_assert(sizeof(E820Entry) == 20);
 
 std::string_view text_at(std::uint64_t address) {
-  return address == 0 ? std::string_view{} : std::string_view{reinterpret_cast<const char*>(address)};
+  return address == 0 ? std::string_view{} : std::string_view{&at<char>(address)};
 }
 
 template <typename Entry>

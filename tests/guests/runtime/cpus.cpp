@@ -16,10 +16,8 @@ namespace guest {
 namespace {
 
 constexpr std::uint64_t kTrampoline = 0x8000;  // any page below 1 MiB; the message holds its number
-constexpr std::uint32_t kAllButSelf = 3U << 18;
-constexpr std::uint32_t kAsserted = 1U << 14;
-constexpr std::uint32_t kInit = kAllButSelf | kAsserted | 5U << 8;
-constexpr std::uint32_t kStartUp = kAllButSelf | kAsserted | 6U << 8 | kTrampoline >> 12;
+constexpr std::uint32_t kInit = local_apic::kToAllButSelf | 5U << 8;
+constexpr std::uint32_t kStartUp = local_apic::kToAllButSelf | 6U << 8 | kTrampoline >> 12;
 
 ApMain ap_main = nullptr;
 std::uint64_t never = 0;
@@ -33,7 +31,7 @@ void run_ap(unsigned index) {
 
 unsigned start_cpus(ApMain main, unsigned expected) {
   ap_main = main;
-  std::memcpy(reinterpret_cast<void*>(kTrampoline), trampoline, static_cast<std::size_t>(trampoline_end - trampoline));
+  std::memcpy(&memory_at<std::uint8_t>(kTrampoline), trampoline, static_cast<std::size_t>(trampoline_end - trampoline));
   local_apic::send(0, kInit);
   spin_for(30'000'000);  // the multiprocessor specification's 10 ms
   local_apic::send(0, kStartUp);

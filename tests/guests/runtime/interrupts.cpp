@@ -26,7 +26,7 @@ using Stub = std::array<std::uint8_t, 16>;
 extern "C" {
 extern Gate idt[256];
 extern const Stub interrupt_stubs[256];
-extern const Stub unacknowledged_stubs[256];
+extern const Stub holding_stubs[256];
 extern volatile std::uint64_t interrupt_counts[256];
 }
 
@@ -36,6 +36,7 @@ namespace {
 constexpr std::uint16_t kPicMask = 0x21;
 constexpr std::uint16_t kSecondPicMask = 0xA1;
 constexpr std::uint8_t kSpurious = 0xFF;
+constexpr std::uint8_t kProbe = 0xEF;
 
 }  // namespace
 
@@ -50,9 +51,19 @@ void start_interrupts() {
 void set_acknowledgement(std::uint8_t vector, Acknowledgement by) {
   expect(vector >= 32, "exceptions are not acknowledged");
   const auto stub = reinterpret_cast<std::uint64_t>(by == Acknowledgement::ByGate ? &interrupt_stubs[vector]
-                                                                                  : &unacknowledged_stubs[vector]);
+                                                                                  : &holding_stubs[vector]);
   idt[vector].offset_low = static_cast<std::uint16_t>(stub);
   idt[vector].offset_middle = static_cast<std::uint16_t>(stub >> 16);
+}
+
+bool host_acknowledges_at_delivery() {
+  set_acknowledgement(kProbe, Acknowledgement::ByGuest);
+  const std::uint64_t before = interrupt_counts[kProbe];
+  local_apic::send(0, local_apic::kToSelf | kProbe);
+  expect(wait_for_interrupts(kProbe, before + 1), "an interrupt to oneself arrives");
+  const bool in_service = local_apic::vector_bit(local_apic::kInService, kProbe);
+  acknowledge_interrupt();
+  return !in_service;
 }
 
 const volatile std::uint64_t& interrupt_count(std::uint8_t vector) { return interrupt_counts[vector]; }

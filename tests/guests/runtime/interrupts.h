@@ -18,7 +18,8 @@
 namespace guest {
 
 /// Who tells the local APIC that an interrupt is over. A level-triggered pin whose line stays up interrupts again at
-/// once after that, so for such a pin the guest must serve the device first: ByGuest.
+/// once after that, so for such a pin the guest must serve the device first: ByGuest. Then the gate keeps interrupts
+/// out of the CPU that was interrupted, until it calls acknowledge_interrupt().
 enum class Acknowledgement { ByGate, ByGuest };
 
 /// Silences the PIC, enables this CPU's local APIC, and lets interrupts in. Vectors 32 to 255 are the guest's.
@@ -31,8 +32,15 @@ inline void keep_interrupts_out() { at_level_0(interrupts_off_at_level_0); }
 /// Chooses who acknowledges `vector` (32 to 255); ByGate unless this was called.
 void set_acknowledgement(std::uint8_t vector, Acknowledgement by);
 
-/// Tells this CPU's local APIC that its interrupt in service is over.
-inline void acknowledge_interrupt() { local_apic::registers.write32(local_apic::kEndOfInterrupt, 0); }
+/// Tells this CPU's local APIC that its interrupt in service is over, and lets interrupts in again.
+inline void acknowledge_interrupt() {
+  local_apic::registers.write32(local_apic::kEndOfInterrupt, 0);
+  let_interrupts_in();
+}
+
+/// Whether this host's KVM takes an interrupt for over as soon as it is delivered (seen on kvm_pvm): its vector is
+/// never in service, and a level-triggered pin is asked again at once. Uses vector 0xEF; needs start_interrupts().
+[[nodiscard]] bool host_acknowledges_at_delivery();
 
 /// How often `vector` has interrupted any CPU.
 [[nodiscard]] const volatile std::uint64_t& interrupt_count(std::uint8_t vector);

@@ -27,6 +27,10 @@ inline constexpr std::uint32_t kMasked = 0x10000;        ///< of the local vecto
 inline constexpr std::uint32_t kPeriodic = 0x20000;      ///< of kTimer
 inline constexpr std::uint32_t kPending = 0x1000;        ///< of kCommandLow: not yet delivered
 
+inline constexpr std::uint32_t kAsserted = 1U << 14;  ///< of kCommandLow
+inline constexpr std::uint32_t kToSelf = 1U << 18 | kAsserted;
+inline constexpr std::uint32_t kToAllButSelf = 3U << 18 | kAsserted;
+
 inline constexpr Mmio registers{0xFEE0'0000};
 
 /// The APIC id of the CPU that asks.
@@ -34,10 +38,11 @@ inline std::uint8_t id() { return static_cast<std::uint8_t>(registers.read32(kId
 
 /// Whether the bit of `vector` is set in kInService or kRequested.
 inline bool vector_bit(std::uint64_t bank, std::uint8_t vector) {
-  return (registers.read32(bank + vector / 32U * 0x10U) >> (vector % 32U) & 1U) != 0;
+  return (registers.read32(bank + std::uint64_t{vector / 32U} * 0x10U) >> (vector % 32U) & 1U) != 0;
 }
 
-/// Sends a command (an interrupt, INIT, start-up) and waits until it is accepted.
+/// Sends a command (an interrupt, INIT, start-up) and waits until it is accepted. `destination` does not matter for
+/// kToSelf and kToAllButSelf.
 inline void send(std::uint8_t destination, std::uint32_t command) {
   registers.write32(kCommandHigh, std::uint32_t{destination} << 24);
   registers.write32(kCommandLow, command);

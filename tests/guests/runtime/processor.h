@@ -27,13 +27,13 @@ inline std::uint32_t in32(std::uint16_t port) {
   asm volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
   return value;
 }
-/// All bytes by one REP OUTSB: KVM hands them to the monitor in few exits with a count.
+/// All bytes by one REP OUTSB. (KVM hands them to the monitor one by one.)
 inline void out_string(std::uint16_t port, std::span<const std::uint8_t> bytes) {
   const std::uint8_t* source = bytes.data();
   std::uint64_t count = bytes.size();
   asm volatile("rep outsb" : "+S"(source), "+c"(count) : "d"(port) : "memory");
 }
-/// Fills all bytes by one REP INSB.
+/// Fills all bytes by one REP INSB. KVM asks the monitor for many at once: an exit with a count.
 inline void in_string(std::uint16_t port, std::span<std::uint8_t> bytes) {
   std::uint8_t* target = bytes.data();
   std::uint64_t count = bytes.size();
@@ -81,6 +81,13 @@ class Mmio {
  private:
   std::uint64_t base_;
 };
+
+/// What lies at a physical address of RAM (below 4 GiB, or as high_memory.h has mapped). For what others change
+/// meanwhile say memory_at<volatile T>.
+template <typename T>
+T& memory_at(std::uint64_t address) {
+  return *reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr): this is the door
+}
 
 /// Orders what the other side (a device, another CPU) sees. x86 needs the instruction only between a store and a later
 /// load; the others bind the compiler.
