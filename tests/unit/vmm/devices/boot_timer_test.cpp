@@ -1,0 +1,44 @@
+#include "vmm/devices/boot_timer.h"
+
+#include "tests/unit/vmm/devices/fakes.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+using fakes::load;
+using fakes::store;
+
+class BootTimerTest : public ::testing::Test {
+ protected:
+  fakes::Signals signals_;
+  BootTimer timer_{signals_};
+};
+
+TEST_F(BootTimerTest, ReportsTheFirstWriteOf123Only) {
+  store(timer_, 0, 122);
+  EXPECT_EQ(signals_.boots, 0U);
+  store(timer_, 0, 123);
+  store(timer_, 0, 123);
+  EXPECT_EQ(signals_.boots, 1U);
+}
+
+TEST_F(BootTimerTest, ReadsAsAnEmptyPort) { EXPECT_EQ(load<std::uint32_t>(timer_, 0), 0xFFFF'FFFFU); }
+
+TEST_F(BootTimerTest, ARestoredGuestThatHasReportedDoesNotReportAgain) {
+  store(timer_, 0, 123);
+  BootTimer restored{signals_};
+  restored.restore(timer_.state());
+  EXPECT_EQ(restored.state(), timer_.state());
+  store(restored, 0, 123);
+  EXPECT_EQ(signals_.boots, 1U);
+}
+
+TEST_F(BootTimerTest, AnyAccessIsSafe) {
+  fakes::torment(timer_, 1, 16, [](unsigned) {});
+  EXPECT_LE(signals_.boots, 1U);
+}
+
+}  // namespace
+}  // namespace mayfly

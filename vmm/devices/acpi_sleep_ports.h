@@ -1,0 +1,44 @@
+#pragma once
+
+#include "vmm/devices/byte_port_device.h"
+#include "vmm/devices/guest_signals.h"
+
+#include <atomic>
+#include <cstdint>
+
+namespace mayfly {
+
+/// SLEEP_CONTROL_REG as the FADT names it; SLEEP_STATUS_REG is the port after it.
+inline constexpr std::uint64_t kAcpiSleepControlPort = 0x600;
+inline constexpr std::uint64_t kAcpiSleepPortCount = 2;
+/// SLP_TYP of S5 (soft off), which the DSDT's \_S5 object must hold.
+inline constexpr std::uint8_t kAcpiSleepTypeSoftOff = 5;
+
+struct AcpiSleepPortsState {
+  std::uint8_t sleep_type = 0;
+  friend bool operator==(const AcpiSleepPortsState&, const AcpiSleepPortsState&) = default;
+};
+
+/// The sleep registers of hardware-reduced ACPI (ACPI 6.5, 4.8.3.7): how `poweroff` ends a machine that uses ACPI.
+///
+///   AcpiSleepPorts sleep{signals};
+///   ports.attach("ACPI sleep", kAcpiSleepControlPort, kAcpiSleepPortCount, sleep);
+///
+/// A write of SLP_EN with SLP_TYP 5 is a request for power off. No other sleep state exists, so none is entered and
+/// WAK_STS never reads as one. Any thread.
+class AcpiSleepPorts final : public BytePortDevice {
+ public:
+  explicit AcpiSleepPorts(GuestSignals& signals) noexcept : signals_(signals) {}
+
+  std::uint8_t load(std::uint64_t port) noexcept override;
+  void store(std::uint64_t port, std::uint8_t value) noexcept override;
+
+  [[nodiscard]] AcpiSleepPortsState state() const noexcept { return {.sleep_type = sleep_type_.load()}; }
+  void restore(const AcpiSleepPortsState& state) noexcept;
+
+ private:
+  GuestSignals& signals_;
+  std::atomic<std::uint8_t> sleep_type_ = 0;  // SLP_TYP as last written; SLP_EN always reads as zero
+};
+
+}  // namespace mayfly

@@ -1,0 +1,42 @@
+#pragma once
+
+#include "vmm/devices/byte_port_device.h"
+#include "vmm/devices/guest_signals.h"
+
+#include <atomic>
+#include <cstdint>
+
+namespace mayfly {
+
+/// Port of the boot timer. The same as in Firecracker, so that its guests' init programs serve here too.
+inline constexpr std::uint64_t kBootTimerPort = 0x3F0;
+/// The byte that a guest writes there when it has come up.
+inline constexpr std::uint8_t kBootTimerValue = 123;
+
+struct BootTimerState {
+  bool reported = false;
+  friend bool operator==(const BootTimerState&, const BootTimerState&) = default;
+};
+
+/// One write-only port by which a guest's init says "I am up": the first write of 123 is reported, all else is ignored.
+///
+///   BootTimer timer{signals};
+///   ports.attach("boot timer", kBootTimerPort, 1, timer);
+///
+/// Any thread. A restored guest that has reported already does not report again.
+class BootTimer final : public BytePortDevice {
+ public:
+  explicit BootTimer(GuestSignals& signals) noexcept : signals_(signals) {}
+
+  std::uint8_t load(std::uint64_t /*port*/) noexcept override { return kFloatingPort; }
+  void store(std::uint64_t port, std::uint8_t value) noexcept override;
+
+  [[nodiscard]] BootTimerState state() const noexcept { return {.reported = reported_.load()}; }
+  void restore(const BootTimerState& state) noexcept { reported_.store(state.reported); }
+
+ private:
+  GuestSignals& signals_;
+  std::atomic<bool> reported_ = false;
+};
+
+}  // namespace mayfly
