@@ -1,0 +1,82 @@
+#pragma once
+
+#include "vmm/bus/bus.h"
+#include "vmm/devices/interrupt.h"
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <span>
+
+namespace mayfly {
+
+/// Where the IOAPIC's registers are (boot.md; the MADT and the MP table say the same).
+inline constexpr std::uint64_t kIoapicBase = 0xFEC0'0000;
+inline constexpr std::uint64_t kIoapicLength = 0x1000;
+inline constexpr std::uint8_t kIoapicVersion = 0x20;
+
+struct IoapicState {
+  static constexpr unsigned kPins = 24;
+  std::uint8_t select = 0;                         ///< IOREGSEL
+  std::uint32_t id = 0;                            ///< IOAPICID, the id in bits 24-27.
+  std::array<std::uint64_t, kPins> redirection{};  ///< IOREDTBL
+  std::uint32_t levels = 0;                        ///< Bit n: the line at pin n is asserted.
+  friend bool operator==(const IoapicState&, const IoapicState&) = default;
+};
+
+/// An 82093AA I/O APIC with the EOI register of its successors: turns a pin into an interrupt message.
+///
+///   Ioapic ioapic{message_port};
+///   memory_bus.attach("ioapic", kIoapicBase, kIoapicLength, ioapic);
+///   Serial serial{InterruptLine{ioapic, layout::kSerialGsi}, ...};
+///
+/// The local APICs are KVM's (split irqchip); what it would know only if the IOAPIC were its own, we tell it: which
+/// level-triggered pins send which message, so that their end of interrupt comes back (KVM_EXIT_IOAPIC_EOI).
+///
+/// * An edge-triggered pin sends at each rise of its line. A rise while the pin is masked is lost (82093AA, 3.2.4).
+/// * A level-triggered pin sends while its line is asserted, unless its last message has not been ended: Remote IRR.
+/// The
+///   end of interrupt clears that, and the pin sends again if the line is still asserted.
+/// * "Asserted" is what InterruptLine::set(true) means, whatever polarity the guest programs: there are no wires here.
+///
+/// Registers take accesses of any width at their first byte, of which the low 32 bits count; anything else reads as
+/// zero and is ignored when written. Any thread; no call fails.
+///
+/// Locks: `mutex_` is held for a few instructions and never while the port is called. `control_mutex_` keeps two
+/// guest writes from telling the port of their watches in the wrong order; set_pin and end_of_interrupt never wait for
+/// it. A message may therefore leave just after another thread has changed its pin's entry, as on real wires.
+class Ioapic final : public BusDevice, public InterruptSink {
+ public:
+  static constexpr unsigned kPins = IoapicState::kPins;
+
+  explicit Ioapic(MessagePort& port) noexcept;
+
+  /// Drives the line at `pin`; pins beyond the last are ignored.
+  void set_pin(unsigned pin, bool level) noexcept override;
+  /// A local APIC ended the interrupt of a level-triggered message with this vector.
+  void end_of_interrupt(std::uint8_t vector) noexcept;
+
+  void read(std::uint64_t offset, std::span<std::byte> data) override;
+  void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+  [[nodiscard]] IoapicState state() const;
+  /// Takes over the state, and tells the port what to watch. Sends nothing: what had to be sent was sent before.
+  void restore(const IoapicState& state);
+
+ private:
+  void write_selected(std::uint32_t value);
+  void redirect(unsigned pin, bool high_half, std::uint32_t value);
+  void watch(unsigned pin, const std::optional<MsiMessage>& message);
+  [[nodiscard]] std::uint32_t selected() const noexcept;
+  [[nodiscard]] std::optional<MsiMessage> raise_level(unsigned pin) noexcept;
+  [[nodiscard]] bool asserted(unsigned pin) const noexcept { return (state_.levels >> pin & 1U) != 0; }
+
+  MessagePort& port_;
+  std::mutex control_mutex_;                                // taken before mutex_
+  std::array<std::optional<MsiMessage>, kPins> watched_{};  // what the port was told; under control_mutex_
+  mutable std::mutex mutex_;
+  IoapicState state_;  // under mutex_; the entries' writable bits change under both
+};
+
+}  // namespace mayfly
