@@ -1,0 +1,116 @@
+#pragma once
+
+#include "vmm/devices/byte_port_device.h"
+#include "vmm/devices/interrupt.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <span>
+
+namespace mayfly {
+
+inline constexpr std::uint64_t kSerialPort = 0x3F8;  ///< COM1
+inline constexpr std::uint64_t kSerialPortCount = 8;
+inline constexpr std::size_t kSerialFifoSize = 16;
+
+/// Takes what the guest sends. Called on vCPU threads, one byte after the other, without the device's lock.
+class SerialOutput {
+ public:
+  SerialOutput() = default;
+  SerialOutput(const SerialOutput&) = delete;
+  SerialOutput& operator=(const SerialOutput&) = delete;
+  virtual ~SerialOutput() = default;
+  virtual void put(std::byte byte) noexcept = 0;
+};
+
+/// Who feeds the guest's receiver, to be told when it can go on.
+class SerialInputPort {
+ public:
+  SerialInputPort() = default;
+  SerialInputPort(const SerialInputPort&) = delete;
+  SerialInputPort& operator=(const SerialInputPort&) = delete;
+  virtual ~SerialInputPort() = default;
+  /// The receiver has run empty after an offer that it could not take whole. Once for each such offer; on a vCPU
+  /// thread, without the device's lock: wake the loop, which offers again.
+  virtual void room_available() noexcept = 0;
+};
+
+struct SerialState {
+  std::uint8_t interrupt_enable = 0;  ///< IER
+  std::uint8_t fifo_control = 0;      ///< FCR: the enable bit and the trigger level.
+  std::uint8_t line_control = 0;      ///< LCR
+  std::uint8_t modem_control = 0;     ///< MCR
+  std::uint8_t line_errors = 0;       ///< LSR: the error bits.
+  std::uint8_t modem_status = 0;      ///< MSR
+  std::uint8_t scratch = 0;           ///< SCR
+  std::uint8_t divisor_low = 12;      ///< DLL: 9600 baud, as firmware leaves it.
+  std::uint8_t divisor_high = 0;      ///< DLM
+  bool transmitter_event = false;     ///< The transmitter ran empty, and the guest has not been told so.
+  std::uint8_t received_count = 0;
+  std::array<std::uint8_t, kSerialFifoSize> received{};  ///< The oldest first; zero beyond `received_count`.
+  friend bool operator==(const SerialState&, const SerialState&) = default;
+};
+
+/// A 16550A UART (National Semiconductor PC16550D): the guest's console.
+///
+///   Serial serial{InterruptLine{ioapic, layout::kSerialGsi}, output_buffer, input_port};
+///   ports.attach("serial", kSerialPort, kSerialPortCount, serial);
+///   const std::size_t taken = serial.offer(typed);   // loop thread; the rest is offered after room_available()
+///
+/// The transmitter sends in no time: it is always empty, whatever the baud rate, and the guest never waits for the
+/// host. The receiver takes what has room (16 bytes, or 1 with the FIFO off) and nothing more, so no input is ever
+/// lost; only in loopback can the guest overrun itself. As no time passes between bytes, data below the FIFO's trigger
+/// level is reported at once, as a character timeout.
+///
+/// The interrupt line is asserted while an enabled cause is pending. ISA interrupts are edge-triggered, so each cause
+/// that arises gives a new edge even if another one still holds the line: a guest that answers one cause an interrupt
+/// misses none. OUT2 does not gate the line, as it does on the PC's board: guests exist that do not set it.
+///
+/// Any thread. Calls outwards: the line under the device's lock (levels must arrive in order), all else without it.
+class Serial final : public BytePortDevice {
+ public:
+  Serial(InterruptLine line, SerialOutput& output, SerialInputPort& input_port) noexcept;
+
+  /// Gives input to the guest: as many bytes, from the first on, as the receiver has room for. Returns how many.
+  [[nodiscard]] std::size_t offer(std::span<const std::byte> input);
+  /// How many bytes an offer would take now. None in loopback, which cuts the receiver off.
+  [[nodiscard]] std::size_t room() const;
+
+  std::uint8_t load(std::uint64_t port) noexcept override;
+  void store(std::uint64_t port, std::uint8_t value) noexcept override;
+
+  [[nodiscard]] SerialState state() const;
+  /// Takes over the state. The line is left as it is: its level is part of the IOAPIC's state.
+  void restore(const SerialState& state);
+
+ private:
+  [[nodiscard]] std::uint8_t read_register(std::uint64_t port) noexcept;
+  void write_register(std::uint64_t port, std::uint8_t value) noexcept;
+  [[nodiscard]] std::uint8_t take_received() noexcept;
+  [[nodiscard]] std::uint8_t identify_interrupt() noexcept;
+  void receive_looped_back(std::uint8_t value) noexcept;
+  void write_fifo_control(std::uint8_t value) noexcept;
+  void write_modem_control(std::uint8_t value) noexcept;
+  void clear_receiver() noexcept;
+
+  [[nodiscard]] std::size_t room_locked() const noexcept;
+  [[nodiscard]] std::uint8_t line_status() const noexcept;
+  [[nodiscard]] std::uint8_t pending_causes() const noexcept;
+  void update_line() noexcept;
+  [[nodiscard]] bool take_room_notice() noexcept;
+  [[nodiscard]] bool fifo_enabled() const noexcept;
+  [[nodiscard]] bool looped_back() const noexcept;
+  [[nodiscard]] bool divisor_access() const noexcept;
+
+  InterruptLine line_;
+  SerialOutput& output_;
+  SerialInputPort& input_port_;
+  mutable std::mutex mutex_;
+  SerialState state_;
+  std::uint8_t signalled_causes_ = 0;  // those whose edge has been given
+  bool offer_came_short_ = false;
+};
+
+}  // namespace mayfly
