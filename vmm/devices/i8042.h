@@ -1,0 +1,92 @@
+#pragma once
+
+#include "vmm/devices/byte_port_device.h"
+#include "vmm/devices/guest_signals.h"
+#include "vmm/devices/interrupt.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <span>
+
+namespace mayfly {
+
+inline constexpr std::uint64_t kI8042DataPort = 0x60;
+inline constexpr std::uint64_t kI8042CommandPort = 0x64;
+
+/// Bytes on their way to the guest, the oldest first.
+struct I8042Queue {
+  static constexpr std::size_t kCapacity = 16;
+  std::uint8_t count = 0;
+  std::array<std::uint8_t, kCapacity> bytes{};  ///< Zero beyond `count`.
+  friend bool operator==(const I8042Queue&, const I8042Queue&) = default;
+};
+
+struct I8042State {
+  std::uint8_t command_byte = 0;         ///< CTR, byte 0 of the controller's memory.
+  std::uint8_t output_port = 0;          ///< Port P2: reset line, A20 and so on.
+  std::uint8_t awaited_command = 0;      ///< The controller command that the next data byte belongs to; 0: none.
+  std::uint8_t awaited_key_command = 0;  ///< The keyboard command that the next data byte belongs to; 0: none.
+  bool scanning = true;                  ///< The keyboard reports keys.
+  bool last_was_command = false;         ///< The last write was to the command port.
+  std::uint8_t last_read = 0;            ///< What the data port shows while there is nothing new.
+  I8042Queue answers;                    ///< Of the controller; they go first.
+  I8042Queue keys;                       ///< Of the keyboard; they wait while its clock is held.
+  friend bool operator==(const I8042State&, const I8042State&) = default;
+};
+
+/// The PC's keyboard controller with a keyboard and no mouse: how a guest resets the machine (`reboot=k`), and how the
+/// host asks a guest to shut down (Ctrl+Alt+Del).
+///
+///   I8042 i8042{InterruptLine{ioapic, layout::kKeyboardGsi}, signals};
+///   ports.attach("i8042 data", kI8042DataPort, 1, i8042);           // 0x61 between them is the PIT's
+///   ports.attach("i8042 command", kI8042CommandPort, 1, i8042.command_port());
+///   if (!i8042.press_ctrl_alt_del()) ...                            // the guest does not listen to a keyboard
+///
+/// Commands after the IBM PS/2 technical reference, "Keyboard and Auxiliary Device Controller". It starts as firmware
+/// leaves it: tested, translating to scan code set 1, keyboard clock running, interrupt off. Commands for a mouse are
+/// answered so that Linux knows at once that there is none, and need not wait half a second for an answer. The keyboard
+/// speaks scan code set 2, acknowledges what it is told and identifies itself; it has no keys but the three.
+///
+/// Interrupts: an edge for each byte that the guest is to read, as its drivers read one byte an interrupt.
+///
+/// Any thread. Calls outwards: the line under the device's lock (levels must arrive in order), signals without it.
+class I8042 final : public BytePortDevice {
+ public:
+  I8042(InterruptLine line, GuestSignals& signals) noexcept;
+
+  /// Presses Ctrl, Alt and Del and lets go of them. False, and nothing is pressed, where the guest would not see it: it
+  /// has not enabled the keyboard's interrupt, has disabled the keyboard, or has not read what was sent before.
+  [[nodiscard]] bool press_ctrl_alt_del();
+
+  /// Ports count from 0x60 on, over both ranges.
+  std::uint8_t load(std::uint64_t port) noexcept override;
+  void store(std::uint64_t port, std::uint8_t value) noexcept override;
+  [[nodiscard]] BusDevice& command_port() noexcept { return command_port_; }
+
+  [[nodiscard]] I8042State state() const;
+  /// Takes over the state. The line is left as it is: its level is part of the IOAPIC's state.
+  void restore(const I8042State& state);
+
+ private:
+  [[nodiscard]] std::uint8_t read_data() noexcept;
+  [[nodiscard]] std::uint8_t status() const noexcept;
+  [[nodiscard]] bool write_command(std::uint8_t command) noexcept;
+  [[nodiscard]] bool write_data(std::uint8_t value) noexcept;
+  void write_keyboard(std::uint8_t value) noexcept;
+  void write_keyboard_argument(std::uint8_t command, std::uint8_t value) noexcept;
+  void answer(std::uint8_t value) noexcept;
+  void send_keys(std::span<const std::uint8_t> bytes) noexcept;
+  [[nodiscard]] bool output_full() const noexcept;
+  void update_line(bool byte_was_taken) noexcept;
+
+  InterruptLine line_;
+  GuestSignals& signals_;
+  mutable std::mutex mutex_;
+  I8042State state_;
+  bool line_asserted_ = false;
+  PortWindow command_port_;
+};
+
+}  // namespace mayfly
