@@ -1,7 +1,7 @@
 #pragma once
 
 #include "api/json_reader.h"
-#include "api/json_writer.h"
+#include "vmm/base/json_writer.h"
 #include "vmm/configuration.h"
 
 /// JSON of CPU templates: which bits of CPUID leaves and MSRs a guest sees changed.

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "api/json_reader.h"
-#include "api/json_writer.h"
+#include "vmm/base/json_writer.h"
 #include "vmm/configuration.h"
 
 /// JSON of where output goes: the serial console, the log, the metrics.

@@ -1,7 +1,7 @@
 #include "api/responses.h"
 
 #include "api/cpu_config_json.h"
-#include "api/json_writer.h"
+#include "vmm/base/json_writer.h"
 #include "api/machine_json.h"
 #include "api/output_json.h"
 

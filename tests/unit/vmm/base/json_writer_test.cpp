@@ -1,4 +1,4 @@
-#include "api/json_writer.h"
+#include "vmm/base/json_writer.h"
 
 #include "api/json_reader.h"
 
