@@ -22,8 +22,8 @@ inline constexpr const char* kDefaultBootArgs =
 /// PUT /boot-source
 struct BootSource {
   std::string kernel_image_path;
-  std::optional<std::string> initrd_path;
-  std::optional<std::string> boot_args;
+  std::optional<std::string> initrd_path{};
+  std::optional<std::string> boot_args{};
 };
 
 /// PUT /machine-config

@@ -16,12 +16,14 @@ namespace {
 constexpr unsigned kRingEntries = 256;
 /// Completions taken in one round before tasks get their turn.
 constexpr unsigned kBatch = 64;
+/// How long close() waits for the kernel to let go of what was in flight.
+constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
 std::unexpected<Error> ring_error(int error_number) {
   errno = error_number;
   switch (error_number) {
     case ENOSYS:
-      return fail_errno(ErrorKind::Unsupported, "this kernel has no io_uring; Mayfly needs Linux 5.10 or later");
+      return fail_errno(ErrorKind::Unsupported, "this kernel has no io_uring; Mayfly needs Linux 5.19 or later");
     case EPERM:
       return fail_errno(ErrorKind::Permission,
                         "io_uring is not permitted: set /proc/sys/kernel/io_uring_disabled to 0, or allow "
@@ -74,9 +76,21 @@ void EventLoop::post(Task task) {
 
 void EventLoop::close() {
   std::vector<Task> dropped;
-  const std::scoped_lock lock{mutex_};
-  closed_ = true;
-  dropped.swap(tasks_);
+  {
+    const std::scoped_lock lock{mutex_};
+    closed_ = true;
+    dropped.swap(tasks_);
+  }
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_cancel64(&sqe, 0, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
+  submit_for(sqe, nullptr);
+  const std::uint64_t deadline = monotonic_ns() + kCloseDeadlineNs;
+  while (in_flight_ > 0 && monotonic_ns() < deadline) {
+    __kernel_timespec wait{.tv_sec = 0, .tv_nsec = 10'000'000};
+    io_uring_cqe* first = nullptr;
+    (void)::io_uring_submit_and_wait_timeout(&ring_, &first, 1, &wait, nullptr);
+    reap(false);
+  }
 }
 
 void EventLoop::stop() {
@@ -90,18 +104,24 @@ Status EventLoop::run() {
       errno = -submitted;
       return fail_errno(ErrorKind::System, "io_uring_enter failed");
     }
-    std::array<io_uring_cqe*, kBatch> batch{};
-    const unsigned count = ::io_uring_peek_batch_cqe(&ring_, batch.data(), kBatch);
-    for (unsigned i = 0; i < count; ++i) {
-      const io_uring_cqe& entry = *batch[i];
-      if (auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(&entry)))
-        operation->on_complete(entry.res, (entry.flags & IORING_CQE_F_MORE) != 0);
-    }
-    ::io_uring_cq_advance(&ring_, count);
+    reap(true);
     run_tasks();
   }
   stopping_ = false;
   return {};
+}
+
+void EventLoop::reap(bool tell) {
+  std::array<io_uring_cqe*, kBatch> batch{};
+  const unsigned count = ::io_uring_peek_batch_cqe(&ring_, batch.data(), kBatch);
+  for (unsigned i = 0; i < count; ++i) {
+    const io_uring_cqe& entry = *batch[i];
+    const bool more = (entry.flags & IORING_CQE_F_MORE) != 0;
+    if (!more) --in_flight_;
+    if (auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(&entry)); tell && operation != nullptr)
+      operation->on_complete(entry.res, more);
+  }
+  ::io_uring_cq_advance(&ring_, count);
 }
 
 void EventLoop::run_tasks() {
@@ -124,28 +144,39 @@ io_uring_sqe& EventLoop::next_sqe() {
   return *sqe;
 }
 
+void EventLoop::submit_for(io_uring_sqe& sqe, Operation* operation) {
+  ::io_uring_sqe_set_data(&sqe, operation);
+  ++in_flight_;
+}
+
 void EventLoop::read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_read(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
-  ::io_uring_sqe_set_data(&sqe, &operation);
+  submit_for(sqe, &operation);
 }
 
 void EventLoop::write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
-  ::io_uring_sqe_set_data(&sqe, &operation);
+  submit_for(sqe, &operation);
 }
 
 void EventLoop::poll(int fd, unsigned events, Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_poll_multishot(&sqe, fd, events);
-  ::io_uring_sqe_set_data(&sqe, &operation);
+  submit_for(sqe, &operation);
+}
+
+void EventLoop::poll_once(int fd, unsigned events, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_poll_add(&sqe, fd, events);
+  submit_for(sqe, &operation);
 }
 
 void EventLoop::cancel(Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_cancel(&sqe, &operation, 0);
-  ::io_uring_sqe_set_data(&sqe, nullptr);
+  submit_for(sqe, nullptr);
 }
 
 void EventLoop::watch_wake_fd() {

@@ -60,7 +60,9 @@ class EventLoop {
 
   /// Runs `task` on the loop's thread, after what was posted before; after close(), destroys it unrun. Any thread.
   void post(Task task);
-  /// Drops the tasks that wait and all later ones, so that nobody waits for a loop that has ended. Loop's thread.
+  /// After run(): drops the tasks that wait and all later ones, so that nobody waits for a loop that has ended, and
+  /// cancels what is in flight, so that the kernel is done with everybody's buffers. No more completions are told.
+  /// Loop's thread.
   void close();
   /// Makes run() return after the tasks and completions at hand. Any thread.
   void stop();
@@ -72,12 +74,18 @@ class EventLoop {
   void write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation);
   /// Completes each time that `fd` is ready for `events` (POLLIN...), until cancelled.
   void poll(int fd, unsigned events, Operation& operation);
+  /// Completes once, when `fd` is ready for `events`.
+  void poll_once(int fd, unsigned events, Operation& operation);
   /// Asks for the end of `operation`, which completes with -ECANCELED unless it was done already.
   void cancel(Operation& operation);
 
  private:
   explicit EventLoop(OwnedFd wake_fd) noexcept : wake_fd_(std::move(wake_fd)) {}
+  /// A cleared entry of the submission queue, for `operation` (none: its completion is told to nobody).
   [[nodiscard]] io_uring_sqe& next_sqe();
+  void submit_for(io_uring_sqe& sqe, Operation* operation);
+  /// Takes the completions at hand.
+  void reap(bool tell);
   void watch_wake_fd();
   void run_tasks();
 
@@ -94,7 +102,8 @@ class EventLoop {
   OwnedFd wake_fd_;
   std::uint64_t wake_count_ = 0;
   WakeOperation wake_{*this};
-  bool stopping_ = false;  // loop's thread
+  bool stopping_ = false;        // loop's thread
+  std::uint64_t in_flight_ = 0;  // loop's thread: submissions whose last completion is still to come
   std::mutex mutex_;
   std::vector<Task> tasks_;    // guarded by mutex_
   bool closed_ = false;        // guarded by mutex_

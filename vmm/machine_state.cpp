@@ -77,8 +77,7 @@ Status check_legal(const Command& command, MachineState state) {
                 "{} is only possible after the machine has started; it is Not started: send InstanceStart first",
                 rule.name);
   if (rule.not_started)
-    return fail(ErrorKind::State, "{} is only possible before the machine starts; it is {}", rule.name,
-                name_of(state));
+    return fail(ErrorKind::State, "{} is only possible before the machine starts; it is {}", rule.name, name_of(state));
   return fail(ErrorKind::State, "{} is only possible while the machine runs; it is {}", rule.name, name_of(state));
 }
 

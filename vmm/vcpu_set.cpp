@@ -107,7 +107,7 @@ std::optional<MachineEnd> VcpuSet::serve_exit(const Vcpu& vcpu) {
       serve_mmio(run);
       return std::nullopt;
     case KVM_EXIT_IOAPIC_EOI:
-      world_.interrupts.end_of_interrupt(run.eoi.vector);
+      world_.ioapic.end_of_interrupt(run.eoi.vector);
       return std::nullopt;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:

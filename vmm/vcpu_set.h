@@ -1,9 +1,8 @@
 #pragma once
 
-#include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/bus/bus.h"
-#include "vmm/devices/interrupt.h"
+#include "vmm/devices/ioapic.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine_end.h"
 
@@ -22,24 +21,13 @@
 /// All members are for one thread (the loop's); the world's parts are called from the vCPU threads.
 namespace mayfly {
 
-/// Who hears of the end-of-interrupt of level-triggered pins (KVM_EXIT_IOAPIC_EOI).
-class EndOfInterruptSink {
- public:
-  EndOfInterruptSink() = default;
-  EndOfInterruptSink(const EndOfInterruptSink&) = delete;
-  EndOfInterruptSink& operator=(const EndOfInterruptSink&) = delete;
-  virtual ~EndOfInterruptSink() = default;
-  virtual void end_of_interrupt(std::uint8_t vector) noexcept = 0;
-};
-
 /// What vCPU threads meet when they leave KVM_RUN. Everything outlives the set.
 struct VcpuWorld {
   const Bus& ports;
   const Bus& mmio;
-  EndOfInterruptSink& interrupts;
+  Ioapic& ioapic;
   const GuestMemory& memory;
   VcpuMetrics& metrics;
-  Log& log;
   /// Told once by each vCPU that cannot go on, on that vCPU's thread.
   std::function<void(MachineEnd)> on_end;
 };

@@ -52,7 +52,7 @@ Result<Kvm> Kvm::open(const std::string& path) {
   Kvm kvm{std::move(fd), static_cast<std::size_t>(run_size)};
   for (const Needed& needed : kNeeded)
     if (kvm.check_extension(needed.capability) <= 0)
-      return fail(ErrorKind::Unsupported, "this host's KVM lacks {}; Mayfly needs Linux 5.10 or later", needed.name);
+      return fail(ErrorKind::Unsupported, "this host's KVM lacks {}; Mayfly needs Linux 5.19 or later", needed.name);
   return kvm;
 }
 

@@ -7,10 +7,10 @@
 
 namespace mayfly {
 
-Result<Vcpu> Vcpu::create(const Kvm& kvm, const Vm& vm, unsigned index) {
+Result<Vcpu> Vcpu::create(std::size_t run_size, const Vm& vm, unsigned index) {
   auto fd = vm.create_vcpu(index);
   if (!fd) return propagate(fd);
-  Mapping run{::mmap(nullptr, kvm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd->get(), 0), kvm.run_size()};
+  Mapping run{::mmap(nullptr, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd->get(), 0), run_size};
   if (!run) return fail_errno(ErrorKind::Kvm, "cannot map the run area of vCPU {}", index);
   return Vcpu{std::move(*fd), std::move(run), index};
 }

@@ -21,7 +21,8 @@ struct MsrValue {
 /// Used by one thread at a time, except request_exit().
 class Vcpu {
  public:
-  [[nodiscard]] static Result<Vcpu> create(const Kvm& kvm, const Vm& vm, unsigned index);
+  /// KVM_CREATE_VCPU; run_size is Kvm::run_size().
+  [[nodiscard]] static Result<Vcpu> create(std::size_t run_size, const Vm& vm, unsigned index);
 
   /// KVM_SET_CPUID2. Before any MSR that CPUID announces.
   [[nodiscard]] Status set_cpuid(const kvm_abi::CpuidTable& table) const;

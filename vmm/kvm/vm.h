@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vmm/devices/interrupt.h"
+#include "vmm/devices/ioapic.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/memory/guest_memory.h"
 
@@ -13,9 +13,6 @@
 /// The order of calls is worth milliseconds (ARCHITECTURE.md, "Start-up"): memory slots before anything that registers
 /// on KVM's I/O bus.
 namespace mayfly {
-
-/// Pins of the user-space IOAPIC, hence routes that KVM reserves for end-of-interrupt exits.
-inline constexpr unsigned kIoapicPins = 24;
 
 class Vm final : public MessagePort {
  public:
@@ -41,7 +38,7 @@ class Vm final : public MessagePort {
 
   OwnedFd fd_;
   std::mutex routes_mutex_;
-  std::array<std::optional<MsiMessage>, kIoapicPins> watched_;  // guarded by routes_mutex_
+  std::array<std::optional<MsiMessage>, Ioapic::kPins> watched_;  // guarded by routes_mutex_
 };
 
 }  // namespace mayfly

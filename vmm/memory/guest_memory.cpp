@@ -48,14 +48,18 @@ Status read_fully(int fd, std::uint64_t offset, std::span<std::byte> target) {
 
 }  // namespace
 
-Result<GuestMemory> GuestMemory::create(const Options& options) {
+Status GuestMemory::check(const Options& options) {
   if (options.size_mib == 0 || options.size_mib > kMaximumSizeMib)
     return fail(ErrorKind::InvalidArgument, "mem_size_mib is {}; it must be from 1 to {}", options.size_mib,
                 kMaximumSizeMib);
-  const std::uint64_t size = options.size_mib * kMiB;
-  if (options.pages == HugePages::Explicit2M && size % kHugePageSize != 0)
+  if (options.pages == HugePages::Explicit2M && options.size_mib * kMiB % kHugePageSize != 0)
     return fail(ErrorKind::InvalidArgument, "mem_size_mib is {}; with huge_pages 2M it must be even", options.size_mib);
+  return {};
+}
 
+Result<GuestMemory> GuestMemory::create(const Options& options) {
+  if (auto checked = check(options); !checked) return propagate(checked);
+  const std::uint64_t size = options.size_mib * kMiB;
   const std::uint64_t low = std::min(size, kMmioHoleStart);
   std::vector<Region> regions;
   auto first = map_anonymous(low, options.pages);

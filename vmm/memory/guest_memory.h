@@ -51,6 +51,9 @@ class GuestMemory {
     HugePages pages = HugePages::None;
   };
 
+  /// What create() would say of the options before it asks the host for memory.
+  [[nodiscard]] static Status check(const Options& options);
+
   /// Maps anonymous memory: one region, or two around the MMIO hole. Pages are made when touched.
   /// Errors: size 0, size over the guest's address space (kMaximumSizeMib), odd with 2 MiB pages, no room on the host.
   [[nodiscard]] static Result<GuestMemory> create(const Options& options);

@@ -1,13 +1,14 @@
 #include "vmm/event_loop.h"
 
 #include <fcntl.h>
-#include <gtest/gtest.h>
 #include <poll.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <thread>
+
+#include <gtest/gtest.h>
 
 namespace mayfly {
 namespace {
@@ -118,6 +119,21 @@ TEST(EventLoop, ATaskPostedAfterCloseIsDestroyedUnrun) {
   loop->post([&ran, alive] { ran = true; });
   EXPECT_EQ(alive.use_count(), 1);
   EXPECT_FALSE(ran);
+}
+
+TEST(EventLoop, CloseTakesBackWhatIsInFlightWithoutTellingAnybody) {
+  const auto loop = make_loop();
+  Pipe pipe;
+  std::array<std::byte, 8> buffer{};
+  CallbackOperation read{[](int, bool) { FAIL() << "told of a completion after close()"; }};
+  CallbackOperation poll{[](int, bool) { FAIL() << "told of a completion after close()"; }};
+  loop->read(pipe.read.get(), buffer, EventLoop::kNoOffset, read);
+  loop->poll(pipe.read.get(), POLLIN, poll);
+  loop->stop();
+  ASSERT_TRUE(loop->run());
+  loop->close();
+  ASSERT_EQ(::write(pipe.write.get(), "abc", 3), 3);
+  EXPECT_EQ(buffer[0], std::byte{0});
 }
 
 TEST(LoopTimer, FiresOnceAtItsDeadlineAndNotWhenCancelled) {

@@ -1,9 +1,9 @@
 #include "vmm/machine_state.h"
 
-#include <gtest/gtest.h>
-
 #include <array>
 #include <set>
+
+#include <gtest/gtest.h>
 
 namespace mayfly {
 namespace {
@@ -14,8 +14,8 @@ std::vector<Command> always() {
   return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{}, FlushMetrics{}};
 }
 std::vector<Command> before_start() {
-  return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{}, PutCpuConfig{}, PutSerial{}, PutLogger{},
-          PutMetrics{},    StartInstance{}};
+  return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{}, PutCpuConfig{},
+          PutSerial{},     PutLogger{},        PutMetrics{},         StartInstance{}};
 }
 std::vector<Command> after_start() { return {PauseVm{}, ResumeVm{}, SendCtrlAltDel{}}; }
 

@@ -1,0 +1,191 @@
+#include "tests/support/child_process.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+
+extern char** environ;
+
+namespace mayfly::testing {
+namespace {
+
+/// For anything that a healthy host does in milliseconds; generous, since a busy one may take seconds.
+constexpr double kDeadlineUs = 60e6;
+
+/// Waits for an event of `fd`; throws at the deadline.
+void await(int fd, short events, double deadline, const std::string& what) {
+  pollfd ready{.fd = fd, .events = events, .revents = 0};
+  for (;;) {
+    const double left_ms = (deadline - now_us()) / 1e3;
+    if (left_ms <= 0) give_up("no " + what + " within the deadline");
+    const int count = ::poll(&ready, 1, static_cast<int>(left_ms) + 1);
+    if (count > 0) return;
+    if (count < 0 && errno != EINTR) give_up("poll: " + std::string{std::strerror(errno)});
+  }
+}
+
+}  // namespace
+
+double now_us() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+}
+
+void give_up(const std::string& why) { throw std::runtime_error(why); }
+
+ChildProcess::ChildProcess(const std::vector<std::string>& arguments, const Streams& streams) {
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  const std::array wanted = {streams.in, streams.out, streams.err};
+  for (int fd = 0; fd < 3; ++fd) {
+    const int source = wanted.at(static_cast<std::size_t>(fd));
+    if (source < 0)
+      ::posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
+    else
+      ::posix_spawn_file_actions_adddup2(&actions, source, fd);
+  }
+  std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  const int error_number = ::posix_spawn(&pid_, argv.front(), &actions, nullptr, argv.data(), environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  if (error_number != 0) {
+    pid_ = -1;
+    give_up("cannot start " + arguments.front() + ": " + std::strerror(error_number));
+  }
+  pidfd_ = OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))};
+}
+
+ChildProcess::~ChildProcess() {
+  if (pid_ < 0) return;
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+void ChildProcess::signal(int number) const { ::kill(pid_, number); }
+
+int ChildProcess::wait() {
+  await(pidfd_.get(), POLLIN, now_us() + kDeadlineUs, "end of process " + std::to_string(pid_));
+  int status = 0;
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+}
+
+long ChildProcess::status_kib(const std::string& key) const {
+  std::ifstream status{"/proc/" + std::to_string(pid_) + "/status"};
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key + ":")) return std::strtol(line.c_str() + key.size() + 1, nullptr, 10);
+  give_up("no " + key + " in the status of process " + std::to_string(pid_));
+}
+
+Pipe::Pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) give_up("cannot make a pipe");
+  read = OwnedFd{ends[0]};
+  write = OwnedFd{ends[1]};
+}
+
+void read_until(int fd, std::string& text, const std::string& wanted) {
+  const double deadline = now_us() + kDeadlineUs;
+  std::array<char, 4096> piece{};
+  while (wanted.empty() || text.find(wanted) == std::string::npos) {
+    try {
+      await(fd, POLLIN, deadline, "\"" + wanted + "\"");
+    } catch (const std::runtime_error& late) {
+      give_up(std::string{late.what()} + "; so far:\n" + text);
+    }
+    const ssize_t count = ::read(fd, piece.data(), piece.size());
+    if (count == 0 && wanted.empty()) return;
+    if (count <= 0) give_up("the stream ended before \"" + wanted + "\"; it said:\n" + text);
+    text.append(piece.data(), static_cast<std::size_t>(count));
+  }
+}
+
+SocketWaiter::SocketWaiter(std::string path) : path_(std::move(path)), watch_(::inotify_init1(IN_CLOEXEC)) {
+  const std::string directory = std::filesystem::path{path_}.parent_path();
+  if (!watch_ || ::inotify_add_watch(watch_.get(), directory.c_str(), IN_CREATE) < 0)
+    give_up("cannot watch " + directory);
+}
+
+OwnedFd SocketWaiter::connect() const {
+  const double deadline = now_us() + kDeadlineUs;
+  for (;;) {
+    OwnedFd connection = connect_unix(path_);
+    if (connection) return connection;
+    // Bound but not listening yet: a moment. Not there: until a file appears.
+    if (errno == ENOENT) await(watch_.get(), POLLIN, deadline, "socket " + path_);
+    if (now_us() > deadline) give_up("nothing listens on " + path_);
+  }
+}
+
+OwnedFd connect_unix(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, path.c_str(), sizeof address.sun_path - 1);
+  OwnedFd connection{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  if (::connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return connection;
+  const int error_number = errno;
+  connection.reset();
+  errno = error_number;
+  return {};
+}
+
+HttpAnswer exchange(int connection, const std::string& method, const std::string& path, const std::string& body) {
+  const std::string text = method + " " + path +
+                           " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) +
+                           "\r\n\r\n" + body;
+  if (::send(connection, text.data(), text.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(text.size()))
+    give_up("cannot send " + method + " " + path);
+  std::string answer;
+  read_until(connection, answer, "\r\n\r\n");
+  const std::size_t head = answer.find("\r\n\r\n");
+  const std::string_view key = "Content-Length: ";
+  const std::size_t length = answer.find(key);
+  const std::size_t wanted = length < head ? std::strtoul(answer.c_str() + length + key.size(), nullptr, 10) : 0;
+  std::array<char, 4096> piece{};
+  while (answer.size() < head + 4 + wanted) {
+    const ssize_t count = ::recv(connection, piece.data(), piece.size(), 0);
+    if (count <= 0) give_up("the answer to " + method + " " + path + " was cut short");
+    answer.append(piece.data(), static_cast<std::size_t>(count));
+  }
+  return {static_cast<int>(std::strtol(answer.c_str() + std::strlen("HTTP/1.1 "), nullptr, 10)),
+          answer.substr(head + 4)};
+}
+
+void must_exchange(int connection, const std::string& method, const std::string& path, const std::string& body) {
+  const HttpAnswer answer = exchange(connection, method, path, body);
+  if (answer.status / 100 != 2)
+    give_up(method + " " + path + " was refused with " + std::to_string(answer.status) + ": " + answer.body);
+}
+
+ScratchDirectory::ScratchDirectory() {
+  std::string pattern = std::filesystem::temp_directory_path().string() + "/mayfly-XXXXXX";
+  if (::mkdtemp(pattern.data()) == nullptr) give_up("cannot make a directory like " + pattern);
+  path_ = pattern;
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(path_, ignored);
+}
+
+}  // namespace mayfly::testing

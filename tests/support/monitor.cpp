@@ -1,0 +1,70 @@
+#include "tests/support/monitor.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+#include <sstream>
+
+namespace mayfly::testing {
+
+std::string monitor_binary() { return MAYFLY_BINARY; }
+
+std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUESTS} + "/" + name; }
+
+Monitor::Monitor(const std::vector<std::string>& arguments) {
+  const SocketWaiter waiter{socket_};
+  std::vector<std::string> all = {monitor_binary(), "--api-sock", socket_};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  process_.emplace(all, ChildProcess::Streams{.in = in_.read.get(), .out = out_.write.get(), .err = err_.write.get()});
+  in_.read.reset();
+  out_.write.reset();
+  err_.write.reset();
+  connection_ = waiter.connect();
+}
+
+void Monitor::boot(const std::string& guest, const std::string& boot_args) {
+  must_exchange(connection_.get(), "PUT", "/boot-source",
+                R"({"kernel_image_path": ")" + guest_path(guest) + R"(", "boot_args": ")" + boot_args + "\"}");
+  must_exchange(connection_.get(), "PUT", "/actions", R"({"action_type": "InstanceStart"})");
+}
+
+const std::string& Monitor::console_until(const std::string& wanted) {
+  read_until(out_.read.get(), console_, wanted);
+  return console_;
+}
+
+const std::string& Monitor::log_until(const std::string& wanted) {
+  read_until(err_.read.get(), log_, wanted);
+  return log_;
+}
+
+std::size_t Monitor::console_more() {
+  std::array<char, 4096> piece{};
+  const ssize_t count = ::read(out_.read.get(), piece.data(), piece.size());
+  if (count <= 0) give_up("the console ended; it said:\n" + console_);
+  console_.append(piece.data(), static_cast<std::size_t>(count));
+  return console_.size();
+}
+
+long Monitor::cpu_time_ticks() const {
+  std::ifstream stat{"/proc/" + std::to_string(process_->pid()) + "/stat"};
+  std::string text;
+  std::getline(stat, text);
+  std::istringstream fields{text.substr(text.rfind(')') + 2)};  // after the name: field 3 of proc(5)
+  std::string skipped;
+  for (int field = 3; field < 14; ++field) fields >> skipped;
+  long user = 0;
+  long system = 0;
+  fields >> user >> system;
+  return user + system;
+}
+
+void Monitor::type(const std::string& keys) {
+  if (::write(in_.write.get(), keys.data(), keys.size()) != static_cast<ssize_t>(keys.size()))
+    give_up("cannot type " + keys);
+}
+
+int Monitor::wait() { return process_->wait(); }
+
+}  // namespace mayfly::testing

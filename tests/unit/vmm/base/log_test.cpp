@@ -1,0 +1,105 @@
+#include "vmm/base/log.h"
+
+#include "tests/support/child_process.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <regex>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+class LogTest : public ::testing::Test {
+ protected:
+  LogTest() {
+    config_.log_path = scratch_.file("log");
+    EXPECT_TRUE(log_.configure(config_));
+  }
+  std::string text() {
+    const OwnedFd fd{::open(config_.log_path->c_str(), O_RDONLY | O_CLOEXEC)};
+    std::string text(1 << 20, '\0');
+    const ssize_t count = ::read(fd.get(), text.data(), text.size());
+    text.resize(static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
+    return text;
+  }
+  testing::ScratchDirectory scratch_;
+  LoggerConfig config_;
+  Log log_{"vm-7"};
+};
+
+TEST_F(LogTest, ALineHasTimeIdLevelAndMessage) {
+  log_.warning("{} of {}", 1, 2);
+  EXPECT_TRUE(std::regex_match(text(), std::regex{R"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z \[vm-7\] WARN 1 of 2\n)"}))
+      << text();
+}
+
+TEST_F(LogTest, WritesOnlyTheWantedLevels) {
+  log_.debug("hidden");
+  LoggerConfig level;
+  level.level = LogLevel::Debug;
+  ASSERT_TRUE(log_.configure(level));
+  log_.debug("shown");
+  level.level = LogLevel::Off;
+  ASSERT_TRUE(log_.configure(level));
+  log_.error("hidden");
+  EXPECT_EQ(text().find("hidden"), std::string::npos);
+  EXPECT_NE(text().find("shown"), std::string::npos);
+}
+
+TEST_F(LogTest, ShowsItsOriginAndFiltersByIt) {
+  LoggerConfig origin;
+  origin.show_log_origin = true;
+  origin.show_level = false;
+  ASSERT_TRUE(log_.configure(origin));
+  log_.info("here");
+  EXPECT_NE(text().find("log_test.cpp:"), std::string::npos) << text();
+  EXPECT_EQ(text().find("INFO"), std::string::npos);
+  LoggerConfig module;
+  module.module = "somewhere_else";
+  ASSERT_TRUE(log_.configure(module));
+  log_.info("filtered");
+  EXPECT_EQ(text().find("filtered"), std::string::npos);
+}
+
+TEST_F(LogTest, APathThatDoesNotOpenChangesNothing) {
+  LoggerConfig bad;
+  bad.log_path = scratch_.file("missing/log");
+  bad.level = LogLevel::Off;
+  const auto refused = log_.configure(bad);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find(*bad.log_path), std::string::npos);
+  log_.info("still here");
+  EXPECT_NE(text().find("still here"), std::string::npos);
+}
+
+TEST_F(LogTest, AFullPipeLosesLinesAndCountsThem) {
+  const std::string fifo = scratch_.file("fifo");
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  LoggerConfig config;
+  config.log_path = fifo;
+  ASSERT_TRUE(log_.configure(config));
+  for (int i = 0; i < 5000 && log_.missed() == 0; ++i) log_.info("{}", std::string(100, 'x'));
+  EXPECT_GT(log_.missed(), 0U);
+}
+
+TEST_F(LogTest, ALongMessageIsCutToOneLine) {
+  log_.info("{}", std::string(100'000, 'x'));
+  EXPECT_EQ(text().size(), 4096U);
+  EXPECT_TRUE(text().ends_with("x\n"));
+}
+
+TEST(LogRate, LetsABurstThroughAndThenWaits) {
+  LogRate rate;
+  unsigned allowed = 0;
+  for (int i = 0; i < 1000; ++i) allowed += rate.allow() ? 1 : 0;
+  EXPECT_GE(allowed, LogRate::kBurst);
+  EXPECT_LE(allowed, 3 * LogRate::kBurst);  // the loop may pass a second's end
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,107 @@
+#include "vmm/cli/options.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+Invocation parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "mayfly");
+  return parse_options(static_cast<int>(words.size()), words.data());
+}
+
+int exit_code(std::vector<const char*> words) {
+  const Invocation invocation = parse(std::move(words));
+  const auto* exit = std::get_if<ExitNow>(&invocation);
+  return exit == nullptr ? -1 : exit->code;
+}
+
+TEST(Options, ServesTheApiWithTheFlagsThatClientsSend) {
+  const auto options = std::get<ServeOptions>(parse({"--api-sock",
+                                                     "/tmp/a.sock",
+                                                     "--id",
+                                                     "vm-7",
+                                                     "--log-path",
+                                                     "/tmp/log",
+                                                     "--level",
+                                                     "Warning",
+                                                     "--show-level",
+                                                     "--show-log-origin",
+                                                     "--metrics-path",
+                                                     "/tmp/m",
+                                                     "--boot-timer",
+                                                     "--no-seccomp",
+                                                     "--start-time-us",
+                                                     "12",
+                                                     "--start-time-cpu-us",
+                                                     "3",
+                                                     "--parent-cpu-time-us",
+                                                     "4",
+                                                     "--http-api-max-payload-size",
+                                                     "1000",
+                                                     "--mmds-size-limit",
+                                                     "2000"}));
+  EXPECT_EQ(options.api_sock, "/tmp/a.sock");
+  EXPECT_EQ(options.common.id, "vm-7");
+  EXPECT_EQ(options.common.logger.log_path, "/tmp/log");
+  EXPECT_EQ(options.common.logger.level, LogLevel::Warning);
+  EXPECT_EQ(options.common.logger.show_log_origin, true);
+  EXPECT_EQ(options.common.metrics_path, "/tmp/m");
+  EXPECT_TRUE(options.common.boot_timer);
+  EXPECT_EQ(options.common.start.wall_us, 12U);
+  EXPECT_EQ(options.common.start.cpu_us, 3U);
+  EXPECT_EQ(options.common.start.parent_cpu_us, 4U);
+  EXPECT_EQ(options.max_payload, 1000U);
+}
+
+TEST(Options, WithoutAnyFlagTheApiIsServedWhereTheHelpSays) {
+  EXPECT_EQ(std::get<ServeOptions>(parse({})).api_sock, "/run/mayfly.socket");
+}
+
+TEST(Options, AConfigurationFileCanDoWithoutAnApi) {
+  const auto options = std::get<ServeOptions>(parse({"--no-api", "--config-file", "vm.json"}));
+  EXPECT_FALSE(options.api_sock);
+  EXPECT_EQ(options.config_file, "vm.json");
+  EXPECT_EQ(exit_code({"--no-api"}), kExitBadArguments);
+}
+
+TEST(Options, RunMakesTheCommandsThatConfigureAndStart) {
+  const auto options =
+      std::get<RunOptions>(parse({"run", "--kernel", "vmlinux", "--initrd", "initrd", "--cpus", "4", "--memory", "512",
+                                  "--append", "quiet", "--huge-pages", "transparent"}));
+  ASSERT_EQ(options.commands.size(), 3U);
+  const auto& machine = std::get<PutMachineConfig>(options.commands[0]).value;
+  EXPECT_EQ(machine.vcpu_count, 4U);
+  EXPECT_EQ(machine.mem_size_mib, 512U);
+  EXPECT_EQ(machine.huge_pages, HugePages::Transparent);
+  const auto& source = std::get<PutBootSource>(options.commands[1]).value;
+  EXPECT_EQ(source.kernel_image_path, "vmlinux");
+  EXPECT_EQ(source.initrd_path, "initrd");
+  EXPECT_TRUE(source.boot_args->starts_with("console=ttyS0 ")) << *source.boot_args;
+  EXPECT_TRUE(source.boot_args->ends_with(" quiet")) << *source.boot_args;
+  EXPECT_TRUE(std::holds_alternative<StartInstance>(options.commands[2]));
+  EXPECT_EQ(options.common.logger.level, LogLevel::Warning);
+}
+
+TEST(Options, RunNeedsAKernel) { EXPECT_EQ(exit_code({"run"}), kExitBadArguments); }
+
+TEST(Options, DoctorTakesJson) { EXPECT_TRUE(std::get<DoctorOptions>(parse({"doctor", "--json"})).json); }
+
+TEST(Options, HelpAndVersionEndWell) {
+  EXPECT_EQ(exit_code({"--help"}), 0);
+  EXPECT_EQ(exit_code({"run", "--help"}), 0);
+  EXPECT_EQ(exit_code({"--version"}), 0);
+}
+
+TEST(Options, RefusesWhatItDoesNotKnowAndValuesThatAreNone) {
+  EXPECT_EQ(exit_code({"--nonsense"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--level", "loud"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--http-api-max-payload-size", "0"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--id", "a/b"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--id", ""}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--seccomp-filter", "f"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"run", "--kernel", "k", "--cpus", "many"}), kExitBadArguments);
+}
+
+}  // namespace
+}  // namespace mayfly

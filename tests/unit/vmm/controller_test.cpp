@@ -1,0 +1,221 @@
+#include "vmm/controller.h"
+
+#include "tests/support/child_process.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+using testing::ScratchDirectory;
+
+/// A controller on this thread's loop; no KVM is touched before a start.
+class ControllerTest : public ::testing::Test {
+ protected:
+  ControllerTest() {
+    auto loop = EventLoop::create();
+    if (!loop) std::abort();
+    loop_ = std::move(*loop);
+    static_cast<void>(log_.configure({.log_path = scratch_.file("log"),
+                                      .level = LogLevel::Debug,
+                                      .show_level = {},
+                                      .show_log_origin = {},
+                                      .module = {}}));
+    controller_.emplace(*loop_, log_, metrics_, ControllerOptions{.id = "unit"});
+  }
+
+  std::string file(const std::string& name, const std::string& content) {
+    const std::string path = scratch_.file(name);
+    const OwnedFd fd{::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)};
+    EXPECT_EQ(::write(fd.get(), content.data(), content.size()), static_cast<ssize_t>(content.size()));
+    return path;
+  }
+  static std::string content(const std::string& path) {
+    std::string text;
+    const OwnedFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    std::array<char, 4096> piece{};
+    for (ssize_t count = 0; (count = ::read(fd.get(), piece.data(), piece.size())) > 0;)
+      text.append(piece.data(), static_cast<std::size_t>(count));
+    return text;
+  }
+  /// The refusal's sentence; empty where the command was carried out.
+  std::string refusal(Command command) {
+    auto answer = controller_->carry_out(std::move(command));
+    return answer ? "" : answer.error().message;
+  }
+  VmConfig config() { return std::get<VmConfig>(*controller_->carry_out(GetVmConfig{})); }
+
+  ScratchDirectory scratch_;
+  std::unique_ptr<EventLoop> loop_;
+  Log log_{"unit"};
+  Metrics metrics_;
+  std::optional<Controller> controller_;
+};
+
+Command boot_source(std::string path) {
+  return PutBootSource{{.kernel_image_path = std::move(path), .initrd_path = {}, .boot_args = {}}};
+}
+
+TEST_F(ControllerTest, SaysWhoItIsBeforeTheStart) {
+  const auto info = std::get<InstanceInfo>(*controller_->carry_out(GetInstanceInfo{}));
+  EXPECT_EQ(info.id, "unit");
+  EXPECT_EQ(info.state, MachineState::NotStarted);
+}
+
+TEST_F(ControllerTest, KeepsWhatItWasGiven) {
+  const std::string kernel = file("kernel", "not empty");
+  EXPECT_EQ(refusal(PutMachineConfig{{.vcpu_count = 4, .mem_size_mib = 512}}), "");
+  EXPECT_EQ(refusal(boot_source(kernel)), "");
+  EXPECT_EQ(config().machine.vcpu_count, 4U);
+  EXPECT_EQ(config().boot_source->kernel_image_path, kernel);
+}
+
+TEST_F(ControllerTest, APatchChangesOnlyWhatItNames) {
+  EXPECT_EQ(refusal(PutMachineConfig{{.vcpu_count = 4, .mem_size_mib = 512, .smt = true}}), "");
+  MachineConfigPatch patch;
+  patch.mem_size_mib = 256;
+  EXPECT_EQ(refusal(PatchMachineConfig{patch}), "");
+  EXPECT_EQ(config().machine.vcpu_count, 4U);
+  EXPECT_EQ(config().machine.mem_size_mib, 256U);
+  EXPECT_TRUE(config().machine.smt);
+}
+
+TEST_F(ControllerTest, RefusesZeroOddAndAbsurdSizesAndKeepsWhatWas) {
+  EXPECT_EQ(refusal(PutMachineConfig{{.vcpu_count = 2, .mem_size_mib = 64}}), "");
+  EXPECT_NE(refusal(PutMachineConfig{{.vcpu_count = 0}}).find("vcpu_count is 0"), std::string::npos);
+  EXPECT_NE(refusal(PutMachineConfig{{.vcpu_count = 33}}).find("from 1 to 32"), std::string::npos);
+  EXPECT_NE(refusal(PutMachineConfig{{.mem_size_mib = 0}}).find("mem_size_mib is 0"), std::string::npos);
+  EXPECT_NE(refusal(PutMachineConfig{{.mem_size_mib = ~0ULL}}).find("mem_size_mib is 18446744073709551615"),
+            std::string::npos);
+  EXPECT_NE(refusal(PutMachineConfig{{.mem_size_mib = 63, .huge_pages = HugePages::Explicit2M}}).find("even"),
+            std::string::npos);
+  EXPECT_EQ(config().machine.vcpu_count, 2U);
+  EXPECT_EQ(config().machine.mem_size_mib, 64U);
+}
+
+TEST_F(ControllerTest, APatchIsJudgedTogetherWithWhatStays) {
+  EXPECT_EQ(refusal(PutMachineConfig{{.mem_size_mib = 63}}), "");
+  MachineConfigPatch patch;
+  patch.huge_pages = HugePages::Explicit2M;
+  EXPECT_NE(refusal(PatchMachineConfig{patch}).find("even"), std::string::npos);
+  EXPECT_EQ(config().machine.huge_pages, HugePages::None);
+}
+
+TEST_F(ControllerTest, ARefusedKernelKeepsTheOneBefore) {
+  const std::string good = file("kernel", "not empty");
+  EXPECT_EQ(refusal(boot_source(good)), "");
+  for (const std::string& bad : {scratch_.file("missing"), scratch_.file(""), file("empty", "")}) {
+    EXPECT_NE(refusal(boot_source(bad)).find("kernel_image_path"), std::string::npos) << bad;
+    EXPECT_EQ(config().boot_source->kernel_image_path, good);
+  }
+}
+
+TEST_F(ControllerTest, RefusesACommandLineThatIsTooLongOrHasANul) {
+  BootSource source{.kernel_image_path = file("kernel", "x"), .initrd_path = {}, .boot_args = std::string(2049, 'a')};
+  EXPECT_NE(refusal(PutBootSource{source}).find("2048"), std::string::npos);
+  source.boot_args = std::string("a\0b", 3);
+  EXPECT_NE(refusal(PutBootSource{source}), "");
+  source.boot_args = std::string(2048, 'a');
+  EXPECT_EQ(refusal(PutBootSource{source}), "");
+}
+
+TEST_F(ControllerTest, RefusesToStartWithoutAKernelAndSaysWhatToSend) {
+  EXPECT_NE(refusal(StartInstance{}).find("PUT /boot-source"), std::string::npos);
+}
+
+TEST_F(ControllerTest, AKernelThatIsNoneIsRefusedAtTheStartAndTheMachineStaysNotStarted) {
+  if (::access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "/dev/kvm is missing or not permitted";
+  EXPECT_EQ(refusal(boot_source(file("text", "#!/bin/sh\necho this is no kernel\n"))), "");
+  EXPECT_NE(refusal(StartInstance{}).find("kernel_image_path"), std::string::npos);
+  EXPECT_EQ(std::get<InstanceInfo>(*controller_->carry_out(GetInstanceInfo{})).state, MachineState::NotStarted);
+}
+
+TEST_F(ControllerTest, RefusesPathsThatDoNotOpenForLogMetricsAndSerial) {
+  const std::string nowhere = scratch_.file("missing/file");
+  LoggerConfig logger;
+  logger.log_path = nowhere;
+  EXPECT_NE(refusal(PutLogger{logger}).find("log_path " + nowhere), std::string::npos);
+  EXPECT_NE(refusal(PutMetrics{{.metrics_path = nowhere, .emit_id = false, .properties = {}}}).find("metrics_path"),
+            std::string::npos);
+  EXPECT_NE(refusal(PutSerial{{.serial_out_path = nowhere, .rate_limiter = {}}}).find("serial_out_path"),
+            std::string::npos);
+  EXPECT_FALSE(config().logger || config().metrics || config().serial);
+}
+
+TEST_F(ControllerTest, WritesMetricsAsLinesOfGrowth) {
+  const std::string path = scratch_.file("metrics");
+  EXPECT_NE(refusal(FlushMetrics{}).find("PUT /metrics"), std::string::npos);
+  EXPECT_EQ(refusal(PutMetrics{{.metrics_path = path, .emit_id = true, .properties = {{"team", "a \"b\""}}}}), "");
+  metrics_.vcpu.exit_io_out.add(7);
+  EXPECT_EQ(refusal(FlushMetrics{}), "");
+  EXPECT_EQ(refusal(FlushMetrics{}), "");
+  const std::string lines = content(path);
+  const std::string first = lines.substr(0, lines.find('\n'));
+  const std::string second = lines.substr(lines.find('\n') + 1);
+  EXPECT_NE(first.find(R"("id":"unit")"), std::string::npos) << first;
+  EXPECT_NE(first.find(R"("team":"a \"b\"")"), std::string::npos) << first;
+  EXPECT_NE(first.find(R"("exit_io_out":7)"), std::string::npos) << first;
+  EXPECT_NE(second.find(R"("exit_io_out":0)"), std::string::npos) << second;
+}
+
+TEST_F(ControllerTest, AMetricsPipeWithoutAReaderIsToldAndBlocksNothing) {
+  const std::string path = scratch_.file("fifo");
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  ASSERT_EQ(refusal(PutMetrics{{.metrics_path = path, .emit_id = false, .properties = {}}}), "");
+  std::string refused;
+  for (int line = 0; line < 1000 && refused.empty(); ++line) refused = refusal(FlushMetrics{});
+  EXPECT_NE(refused.find("metrics_path " + path), std::string::npos);
+  EXPECT_GE(metrics_.logger.missed_metrics_count.value(), 1U);
+}
+
+TEST_F(ControllerTest, CountsRequestsAndRefusals) {
+  static_cast<void>(controller_->carry_out(GetInstanceInfo{}));
+  static_cast<void>(controller_->carry_out(PauseVm{}));
+  static_cast<void>(controller_->carry_out(StartInstance{}));
+  EXPECT_EQ(metrics_.api.get_count.value(), 1U);
+  EXPECT_EQ(metrics_.api.patch_fails.value(), 1U);
+  EXPECT_EQ(metrics_.api.put_fails.value(), 1U);
+  const auto text = std::get<PrometheusText>(*controller_->carry_out(GetPrometheusMetrics{})).text;
+  EXPECT_NE(text.find("mayfly_api_server_patch_fails_total 1\n"), std::string::npos) << text;
+}
+
+TEST_F(ControllerTest, AnswersAnotherThreadWhileTheLoopRuns) {
+  std::thread client{[this] {
+    for (int i = 0; i < 100; ++i) EXPECT_TRUE(controller_->execute(GetInstanceInfo{}));
+    loop_->stop();
+  }};
+  EXPECT_TRUE(loop_->run());
+  client.join();
+}
+
+TEST_F(ControllerTest, AClientThatWaitsWhenTheLoopEndsIsToldSo) {
+  std::thread client{[this] {
+    for (;;) {
+      const auto answer = controller_->execute(GetInstanceInfo{});
+      if (answer) continue;
+      EXPECT_NE(answer.error().message.find("the machine has ended"), std::string::npos);
+      return;
+    }
+  }};
+  loop_->post([this] { controller_->finish({EndReason::Terminated, "told to stop"}); });
+  EXPECT_TRUE(loop_->run());
+  loop_->close();
+  client.join();
+  EXPECT_EQ(controller_->end()->reason, EndReason::Terminated);
+}
+
+TEST_F(ControllerTest, OnlyTheFirstEndCounts) {
+  controller_->finish({EndReason::PowerOff, "off"});
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_EQ(controller_->end()->reason, EndReason::PowerOff);
+  EXPECT_NE(refusal(GetInstanceInfo{}).find("has ended"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,173 @@
+#include "vmm/cli/options.h"
+
+#include <array>
+#include <cctype>
+#include <cstdio>
+#include <map>
+
+#include <CLI/CLI.hpp>
+
+namespace mayfly {
+namespace {
+
+constexpr const char* kDefaultSocket = "/run/mayfly.socket";
+/// For a person at a terminal: the console on, and quick ends. `8250.nr_uarts=1` is what a console needs.
+constexpr const char* kRunBootArgs =
+    "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
+
+const std::map<std::string, LogLevel>& level_names() {
+  static const std::map<std::string, LogLevel> names = {
+      {"off", LogLevel::Off},   {"error", LogLevel::Error}, {"warning", LogLevel::Warning}, {"warn", LogLevel::Warning},
+      {"info", LogLevel::Info}, {"debug", LogLevel::Debug}, {"trace", LogLevel::Trace}};
+  return names;
+}
+
+/// 1 to 64 letters, digits and hyphens, as the dialect's jailer wants.
+std::string check_id(const std::string& id) {
+  bool good = !id.empty() && id.size() <= 64;
+  for (const char letter : id) good = good && (std::isalnum(static_cast<unsigned char>(letter)) != 0 || letter == '-');
+  return good ? "" : "the id '" + id + "' must have 1 to 64 letters, digits and hyphens";
+}
+
+/// What CLI11 fills and cannot fill in place.
+struct LoggerFlags {
+  std::string path;
+  LogLevel level = LogLevel::Info;
+  bool has_level = false;
+  bool show_level = false;
+  bool show_origin = false;
+};
+
+void add_common(CLI::App& app, CommonOptions& common, LoggerFlags& logger) {
+  app.add_option("--id", common.id, "Name of this machine, in its log and in GET /")->check(check_id);
+  app.add_option("--log-path", logger.path, "File or FIFO for the log (default: standard error)");
+  app.add_option_function<std::string>(
+         "--level",
+         [&logger](const std::string& name) {
+           logger.level = level_names().at(CLI::detail::to_lower(name));
+           logger.has_level = true;
+         },
+         "Least level of messages: Off, Error, Warning, Info, Debug, Trace (default: Info)")
+      ->check(CLI::IsMember(level_names(), CLI::ignore_case));
+  app.add_flag("--show-level", logger.show_level, "Show the level of messages (they do; accepted for the dialect)");
+  app.add_flag("--show-log-origin", logger.show_origin, "Show where in the source a message comes from");
+  app.add_option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics");
+  app.add_flag("--boot-timer", common.boot_timer, "Log the boot time when the guest writes 123 to port 0x3F0");
+  app.add_option("--start-time-us", common.start.wall_us, "When this process was begun, CLOCK_MONOTONIC microseconds");
+  app.add_option("--start-time-cpu-us", common.start.cpu_us, "CPU microseconds that this process had used then");
+  app.add_option("--parent-cpu-time-us", common.start.parent_cpu_us, "CPU microseconds that its parent used for it");
+}
+
+LoggerConfig logger_config(const LoggerFlags& flags) {
+  LoggerConfig config;
+  if (!flags.path.empty()) config.log_path = flags.path;
+  if (flags.has_level) config.level = flags.level;
+  if (flags.show_origin) config.show_log_origin = true;
+  return config;
+}
+
+struct ServeFlags {
+  std::string api_sock = kDefaultSocket;
+  bool no_api = false;
+  std::string config_file;
+  std::size_t max_payload = 51'200;
+  std::uint64_t ignored_number = 0;
+  bool ignored_flag = false;
+};
+
+void add_serve(CLI::App& app, ServeFlags& flags) {
+  app.add_option("--api-sock", flags.api_sock, "Unix socket of the API")->capture_default_str();
+  app.add_flag("--no-api", flags.no_api, "Serve no API: --config-file says it all");
+  app.add_option("--config-file", flags.config_file,
+                 "JSON file with the whole configuration; the machine starts at once");
+  app.add_option("--http-api-max-payload-size", flags.max_payload, "Largest request body in bytes")
+      ->capture_default_str()
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+  app.add_option("--mmds-size-limit", flags.ignored_number, "Accepted for the dialect; no effect: there is no MMDS");
+  app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; no effect: no filter is installed");
+}
+
+struct RunFlags {
+  BootSource source;
+  MachineConfig machine;
+  std::string boot_args = kRunBootArgs;
+  std::string append;
+  std::string initrd;
+  std::string api_sock;
+};
+
+void add_run(CLI::App& app, RunFlags& flags) {
+  static const std::map<std::string, HugePages> huge_pages = {
+      {"none", HugePages::None}, {"transparent", HugePages::Transparent}, {"2M", HugePages::Explicit2M}};
+  app.add_option("-k,--kernel", flags.source.kernel_image_path, "ELF vmlinux or bzImage")->required();
+  app.add_option("-i,--initrd", flags.initrd, "Initial RAM disk");
+  app.add_option("-a,--append", flags.append, "Words to add to the kernel command line");
+  app.add_option("--boot-args", flags.boot_args, "The kernel command line before --append")->capture_default_str();
+  app.add_option("-c,--cpus", flags.machine.vcpu_count, "vCPUs, 1 to 32")->capture_default_str();
+  app.add_option("-m,--memory", flags.machine.mem_size_mib, "Memory in MiB")->capture_default_str();
+  app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
+  app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory: none, transparent, 2M")
+      ->transform(CLI::CheckedTransformer(huge_pages, CLI::ignore_case));
+  app.add_option("--api-sock", flags.api_sock, "Serve the API on this Unix socket, too");
+}
+
+std::vector<Command> run_commands(RunFlags& flags) {
+  if (!flags.initrd.empty()) flags.source.initrd_path = flags.initrd;
+  flags.source.boot_args = flags.append.empty() ? flags.boot_args : flags.boot_args + " " + flags.append;
+  return {PutMachineConfig{flags.machine}, PutBootSource{flags.source}, StartInstance{}};
+}
+
+ExitNow refuse(const char* what) {
+  std::fprintf(stderr, "mayfly: %s\n", what);
+  return {kExitBadArguments};
+}
+
+}  // namespace
+
+Invocation parse_options(int argc, const char* const* argv) {
+  CLI::App app{"Mayfly runs one microVM: driven by an API on a Unix socket, or on this terminal (mayfly run).",
+               "mayfly"};
+  app.set_version_flag("--version", "Mayfly v" MAYFLY_VERSION "\nAPI dialect: Firecracker v1.17.0");
+  app.fallthrough(false);
+  CommonOptions common;
+  LoggerFlags logger;
+  ServeFlags serve;
+  add_serve(app, serve);
+  add_common(app, common, logger);
+
+  CommonOptions run_common{.id = "mayfly-run", .logger = {}, .metrics_path = {}, .boot_timer = false, .start = {}};
+  LoggerFlags run_logger{.path = {}, .level = LogLevel::Warning, .has_level = true};
+  RunFlags run;
+  CLI::App& run_app = *app.add_subcommand("run", "Boot a kernel with its console on this terminal; Ctrl-A x quits");
+  add_run(run_app, run);
+  add_common(run_app, run_common, run_logger);
+
+  DoctorOptions doctor;
+  CLI::App& doctor_app =
+      *app.add_subcommand("doctor", "Check this host, and say what each finding costs and its remedy");
+  doctor_app.add_flag("--json", doctor.json, "Print JSON");
+  app.require_subcommand(0, 1);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return ExitNow{code == 0 ? 0 : kExitBadArguments};
+  }
+  if (doctor_app.parsed()) return doctor;
+  if (run_app.parsed()) {
+    run_common.logger = logger_config(run_logger);
+    RunOptions options{.common = run_common, .commands = run_commands(run), .api_sock = {}};
+    if (!run.api_sock.empty()) options.api_sock = run.api_sock;
+    return options;
+  }
+  if (serve.no_api && serve.config_file.empty())
+    return refuse("--no-api needs --config-file: nothing else could start the machine");
+  common.logger = logger_config(logger);
+  ServeOptions options{.common = common, .api_sock = {}, .config_file = {}, .max_payload = serve.max_payload};
+  if (!serve.no_api) options.api_sock = serve.api_sock;
+  if (!serve.config_file.empty()) options.config_file = serve.config_file;
+  return options;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,60 @@
+#pragma once
+
+#include "vmm/command.h"
+#include "vmm/controller.h"
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+/// The `mayfly` binary's command line.
+///
+///   auto invocation = parse_options(argc, argv);
+///   if (const auto* serve = std::get_if<ServeOptions>(&invocation)) ...
+namespace mayfly {
+
+/// Exit codes of the process that are not a machine's end; the values are the dialect's.
+inline constexpr int kExitError = 1;
+inline constexpr int kExitBadConfiguration = 152;
+inline constexpr int kExitBadArguments = 153;
+
+/// What every way to start a machine has.
+struct CommonOptions {
+  std::string id = "anonymous-instance";
+  LoggerConfig logger;
+  std::optional<std::string> metrics_path;
+  bool boot_timer = false;
+  ProcessStart start;
+};
+
+/// `mayfly --api-sock PATH ...`: a machine that is driven by its API, or by a configuration file.
+struct ServeOptions {
+  CommonOptions common;
+  std::optional<std::string> api_sock;  ///< None: --no-api.
+  std::optional<std::string> config_file;
+  std::size_t max_payload = 51'200;
+};
+
+/// `mayfly run --kernel FILE ...`: a machine with its console on the terminal.
+struct RunOptions {
+  CommonOptions common;
+  std::vector<Command> commands;  ///< Configure and start.
+  std::optional<std::string> api_sock;
+};
+
+/// `mayfly doctor ...`.
+struct DoctorOptions {
+  bool json = false;
+};
+
+/// Nothing to do: --help and --version were answered, or the arguments were refused (on standard error).
+struct ExitNow {
+  int code = 0;
+};
+
+using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, ExitNow>;
+
+[[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
+
+}  // namespace mayfly

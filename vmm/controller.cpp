@@ -1,0 +1,312 @@
+#include "vmm/controller.h"
+
+#include "vmm/boot/command_line.h"
+#include "vmm/boot/image_file.h"
+#include "vmm/machine_state.h"
+
+#include <condition_variable>
+#include <ctime>
+#include <mutex>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// The dialect's clients count on a metrics line at least this often.
+constexpr std::uint64_t kMetricsPeriodNs = 60'000'000'000;
+
+/// An answer that one thread waits for and another gives, or drops.
+class PendingAnswer {
+ public:
+  void set(Result<Answer> answer) {
+    const std::scoped_lock lock{mutex_};
+    answer_.emplace(std::move(answer));
+    given_.notify_one();
+  }
+  Result<Answer> wait() {
+    std::unique_lock lock{mutex_};
+    given_.wait(lock, [this] { return answer_.has_value(); });
+    return std::move(*answer_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable given_;
+  std::optional<Result<Answer>> answer_;
+};
+
+/// Gives an answer exactly once: a task that is dropped unrun tells its waiter so.
+class Reply {
+ public:
+  explicit Reply(std::shared_ptr<PendingAnswer> pending) : pending_(std::move(pending)) {}
+  Reply(Reply&&) = default;
+  Reply& operator=(Reply&&) = delete;
+  Reply(const Reply&) = delete;
+  Reply& operator=(const Reply&) = delete;
+  ~Reply() {
+    if (pending_) pending_->set(fail(ErrorKind::State, "the machine has ended"));
+  }
+  void give(Result<Answer> answer) { std::exchange(pending_, nullptr)->set(std::move(answer)); }
+
+ private:
+  std::shared_ptr<PendingAnswer> pending_;
+};
+
+std::uint64_t clock_us(clockid_t clock) {
+  timespec now{};
+  ::clock_gettime(clock, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
+}
+
+}  // namespace
+
+Controller::Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options)
+    : loop_(loop), log_(log), metrics_(metrics), options_(std::move(options)) {}
+
+Controller::~Controller() = default;
+
+Result<Answer> Controller::execute(Command command) {
+  const auto pending = std::make_shared<PendingAnswer>();
+  loop_.post([this, command = std::move(command), reply = Reply{pending}]() mutable {
+    reply.give(carry_out(std::move(command)));
+  });
+  return pending->wait();
+}
+
+Result<Answer> Controller::carry_out(Command command) {
+  if (end_) return fail(ErrorKind::State, "the machine has ended");
+  auto legal = check_legal(command, state_);
+  auto answer = legal ? dispatch(command) : Result<Answer>{propagate(legal)};
+  count(command, answer.has_value());
+  if (!answer) log_.error("{} refused: {}", name_of(command), answer.error().message);
+  return answer;
+}
+
+Result<Answer> Controller::dispatch(Command& command) {
+  return std::visit([this](auto& alternative) { return apply(alternative); }, command);
+}
+
+void Controller::count(const Command& command, bool ok) {
+  const std::string_view name = name_of(command);
+  ApiMetrics& api = metrics_.api;
+  if (name.starts_with("GET"))
+    (ok ? api.get_count : api.get_fails).add();
+  else if (name.starts_with("PATCH"))
+    (ok ? api.patch_count : api.patch_fails).add();
+  else
+    (ok ? api.put_count : api.put_fails).add();
+}
+
+Result<Answer> Controller::apply(GetInstanceInfo&) { return InstanceInfo{options_.id, state_}; }
+
+Result<Answer> Controller::apply(GetMachineConfig&) { return config_.machine; }
+
+Result<Answer> Controller::apply(GetVmConfig&) { return config_; }
+
+Result<Answer> Controller::apply(GetPrometheusMetrics&) { return PrometheusText{prometheus_text(metrics_)}; }
+
+Result<Answer> Controller::apply(PutBootSource& command) {
+  BootSource& source = command.value;
+  auto checked = check_command_line(source.boot_args.value_or(kDefaultBootArgs));
+  if (!checked) return propagate(checked);
+  auto kernel = open_boot_file(source.kernel_image_path, BootFileRole::Kernel);
+  if (!kernel) return propagate(kernel);
+  OwnedFd initrd;
+  if (source.initrd_path) {
+    auto opened = open_boot_file(*source.initrd_path, BootFileRole::Initrd);
+    if (!opened) return propagate(opened);
+    initrd = std::move(*opened);
+  }
+  files_ = {.kernel = std::move(*kernel), .initrd = std::move(initrd)};
+  config_.boot_source = std::move(source);
+  return {};
+}
+
+namespace {
+
+Status check_machine(const MachineConfig& machine) {
+  if (machine.vcpu_count < 1 || machine.vcpu_count > kMaximumVcpus)
+    return fail(ErrorKind::InvalidArgument, "vcpu_count is {}; it must be from 1 to {}", machine.vcpu_count,
+                kMaximumVcpus);
+  return GuestMemory::check({.size_mib = machine.mem_size_mib, .pages = machine.huge_pages});
+}
+
+}  // namespace
+
+Result<Answer> Controller::apply(PutMachineConfig& command) {
+  if (auto checked = check_machine(command.value); !checked) return propagate(checked);
+  config_.machine = command.value;
+  return {};
+}
+
+Result<Answer> Controller::apply(PatchMachineConfig& command) {
+  const MachineConfigPatch& patch = command.value;
+  MachineConfig machine = config_.machine;
+  machine.vcpu_count = patch.vcpu_count.value_or(machine.vcpu_count);
+  machine.mem_size_mib = patch.mem_size_mib.value_or(machine.mem_size_mib);
+  machine.smt = patch.smt.value_or(machine.smt);
+  machine.track_dirty_pages = patch.track_dirty_pages.value_or(machine.track_dirty_pages);
+  machine.huge_pages = patch.huge_pages.value_or(machine.huge_pages);
+  if (auto checked = check_machine(machine); !checked) return propagate(checked);
+  config_.machine = machine;
+  return {};
+}
+
+Result<Answer> Controller::apply(PutCpuConfig& command) {
+  config_.cpu = std::move(command.value);
+  return {};
+}
+
+Result<Answer> Controller::apply(PutSerial& command) {
+  OwnedFd file;
+  if (command.value.serial_out_path) {
+    auto opened = open_line_sink(*command.value.serial_out_path, "serial_out_path");
+    if (!opened) return propagate(opened);
+    file = std::move(*opened);
+  }
+  serial_out_ = std::move(file);
+  config_.serial = std::move(command.value);
+  return {};
+}
+
+Result<Answer> Controller::apply(PutLogger& command) {
+  if (auto configured = log_.configure(command.value); !configured) return propagate(configured);
+  config_.logger = std::move(command.value);
+  return {};
+}
+
+Result<Answer> Controller::apply(PutMetrics& command) {
+  auto sink = MetricsSink::open(command.value, options_.id);
+  if (!sink) return propagate(sink);
+  if (!metrics_timer_) {
+    auto timer = LoopTimer::create(loop_, [this] {
+      if (metrics_sink_ && !metrics_sink_->flush(metrics_)) metrics_.logger.missed_metrics_count.add();
+      metrics_timer_->arm(monotonic_ns() + kMetricsPeriodNs);
+    });
+    if (!timer) return propagate(timer);
+    metrics_timer_ = std::move(*timer);
+    metrics_timer_->arm(monotonic_ns() + kMetricsPeriodNs);
+  }
+  metrics_sink_.emplace(std::move(*sink));
+  config_.metrics = std::move(command.value);
+  return {};
+}
+
+void Controller::prepare_shell() {
+  auto shell = MachineShell::prepare();
+  if (shell)
+    shell_.emplace(std::move(*shell));
+  else
+    log_.debug("not prepared for a start: {}", shell.error().message);
+}
+
+Result<MicrovmPlan> Controller::plan_start() {
+  if (!config_.boot_source)
+    return fail(ErrorKind::State, "there is no kernel to start: send PUT /boot-source with kernel_image_path first");
+  if (!shell_) {
+    auto shell = MachineShell::prepare();
+    if (!shell) return propagate(shell);
+    shell_.emplace(std::move(*shell));
+  }
+  const BootSource& source = *config_.boot_source;
+  MicrovmPlan plan;
+  plan.machine = config_.machine;
+  plan.cpu = config_.cpu.value_or(CpuConfig{});
+  plan.kernel_fd = files_.kernel.get();
+  plan.kernel_path = source.kernel_image_path;
+  if (files_.initrd) plan.initrd_fd = files_.initrd.get();
+  plan.initrd_path = source.initrd_path.value_or("");
+  plan.command_line = source.boot_args.value_or(kDefaultBootArgs);
+  plan.console = options_.console;
+  if (serial_out_) plan.console.output_fd = serial_out_.get();
+  if (config_.serial) plan.console.rate_limiter = config_.serial->rate_limiter;
+  plan.boot_timer = options_.boot_timer;
+  plan.shell = std::move(*std::exchange(shell_, std::nullopt));
+  return plan;
+}
+
+Result<Answer> Controller::apply(StartInstance&) {
+  const std::uint64_t begin = monotonic_ns();
+  auto plan = plan_start();
+  if (!plan) return propagate(plan);
+  const MicrovmContext context{
+      .loop = loop_,
+      .log = log_,
+      .metrics = metrics_,
+      .on_end = [this](MachineEnd end) { finish(std::move(end)); },
+      .on_booted = [this] { log_boot_time(); },
+  };
+  auto machine = Microvm::create(std::move(*plan), context);
+  if (!machine) return propagate(machine);
+  microvm_ = std::move(*machine);
+  microvm_->resume();
+  state_ = MachineState::Running;
+  metrics_.latency.start_us.set((monotonic_ns() - begin) / 1000);
+  log_.info("started {} with {} vCPUs and {} MiB in {} us", config_.boot_source->kernel_image_path,
+            config_.machine.vcpu_count, config_.machine.mem_size_mib, metrics_.latency.start_us.value());
+  return {};
+}
+
+Result<Answer> Controller::apply(FlushMetrics&) {
+  if (!metrics_sink_)
+    return fail(ErrorKind::State, "there is no metrics file: send PUT /metrics with metrics_path first");
+  if (auto flushed = metrics_sink_->flush(metrics_); !flushed) {
+    metrics_.logger.missed_metrics_count.add();
+    return propagate(flushed);
+  }
+  return {};
+}
+
+Result<Answer> Controller::apply(SendCtrlAltDel&) {
+  if (auto pressed = microvm_->press_ctrl_alt_del(); !pressed) return propagate(pressed);
+  return {};
+}
+
+Result<Answer> Controller::apply(PauseVm&) {
+  if (state_ == MachineState::Paused) return {};
+  const std::uint64_t begin = monotonic_ns();
+  microvm_->pause();
+  state_ = MachineState::Paused;
+  metrics_.latency.pause_us.set((monotonic_ns() - begin) / 1000);
+  log_.info("paused in {} us", metrics_.latency.pause_us.value());
+  return {};
+}
+
+Result<Answer> Controller::apply(ResumeVm&) {
+  if (state_ == MachineState::Running) return {};
+  const std::uint64_t begin = monotonic_ns();
+  microvm_->resume();
+  state_ = MachineState::Running;
+  metrics_.latency.resume_us.set((monotonic_ns() - begin) / 1000);
+  log_.info("resumed in {} us", metrics_.latency.resume_us.value());
+  return {};
+}
+
+void Controller::log_boot_time() const {
+  const ProcessStart& start = options_.start;
+  const std::uint64_t wall = clock_us(CLOCK_MONOTONIC) - start.wall_us;
+  const std::uint64_t cpu = clock_us(CLOCK_PROCESS_CPUTIME_ID) - start.cpu_us + start.parent_cpu_us;
+  log_.info("Guest-boot-time = {} us, {} CPU us", wall, cpu);
+}
+
+void Controller::finish(MachineEnd end) {
+  if (end_) return;
+  if (is_failure(end.reason))
+    log_.error("the machine ended: {} (exit code {})", end.message, static_cast<int>(end.reason));
+  else
+    log_.info("the machine ended: {} (exit code {})", end.message, static_cast<int>(end.reason));
+  end_.emplace(std::move(end));
+  if (!microvm_) {
+    loop_.stop();
+    return;
+  }
+  microvm_->pause();
+  microvm_->drain_console([this] { loop_.stop(); });
+}
+
+void Controller::shut_down() {
+  microvm_.reset();
+  if (metrics_sink_) (void)metrics_sink_->flush(metrics_);
+}
+
+}  // namespace mayfly

@@ -1,0 +1,101 @@
+#pragma once
+
+#include "vmm/base/log.h"
+#include "vmm/base/metrics.h"
+#include "vmm/command.h"
+#include "vmm/event_loop.h"
+#include "vmm/machine_end.h"
+#include "vmm/metrics_sink.h"
+#include "vmm/microvm.h"
+
+#include <memory>
+#include <optional>
+#include <string>
+
+/// The machine's life, whoever asks: the API, the configuration file or the command line.
+///
+///   Controller controller{loop, log, metrics, {.id = "vm-7"}};
+///   controller.carry_out(PutBootSource{...});    // on the loop's thread
+///   controller.execute(StartInstance{});         // from any other: posts, waits, answers
+///   loop.run(); return static_cast<int>(controller.end()->reason);
+///
+/// A refused command changes nothing. Files are opened when they are configured, so that a path's error is told at
+/// once.
+namespace mayfly {
+
+/// When this process began, for the boot timer's line; 0 where unknown. Microseconds of CLOCK_MONOTONIC and of CPU
+/// time.
+struct ProcessStart {
+  std::uint64_t wall_us = 0;
+  std::uint64_t cpu_us = 0;
+  std::uint64_t parent_cpu_us = 0;
+};
+
+struct ControllerOptions {
+  std::string id = "anonymous-instance";
+  ProcessStart start{};
+  bool boot_timer = false;
+  ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
+};
+
+class Controller final : public CommandTarget {
+ public:
+  Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options);
+  ~Controller() override;
+
+  /// Any thread but the loop's. Fails when the machine's life is over before the command is carried out.
+  [[nodiscard]] Result<Answer> execute(Command command) override;
+
+  // The rest is for the loop's thread.
+  [[nodiscard]] Result<Answer> carry_out(Command command);
+  /// Makes ahead what every start needs; a host without KVM is told at the start, not here.
+  void prepare_shell();
+  /// Ends the machine (if it has not ended) and stops the loop.
+  void finish(MachineEnd end);
+  [[nodiscard]] const std::optional<MachineEnd>& end() const noexcept { return end_; }
+  /// Frees the machine, and writes the last metrics line.
+  void shut_down();
+
+ private:
+  struct OpenFiles {
+    OwnedFd kernel;
+    OwnedFd initrd;
+  };
+
+  Result<Answer> dispatch(Command& command);
+  Result<Answer> apply(GetInstanceInfo& command);
+  Result<Answer> apply(GetMachineConfig& command);
+  Result<Answer> apply(GetVmConfig& command);
+  Result<Answer> apply(GetPrometheusMetrics& command);
+  Result<Answer> apply(PutBootSource& command);
+  Result<Answer> apply(PutMachineConfig& command);
+  Result<Answer> apply(PatchMachineConfig& command);
+  Result<Answer> apply(PutCpuConfig& command);
+  Result<Answer> apply(PutSerial& command);
+  Result<Answer> apply(PutLogger& command);
+  Result<Answer> apply(PutMetrics& command);
+  Result<Answer> apply(StartInstance& command);
+  Result<Answer> apply(FlushMetrics& command);
+  Result<Answer> apply(SendCtrlAltDel& command);
+  Result<Answer> apply(PauseVm& command);
+  Result<Answer> apply(ResumeVm& command);
+  Result<MicrovmPlan> plan_start();
+  void log_boot_time() const;
+  void count(const Command& command, bool ok);
+
+  EventLoop& loop_;
+  Log& log_;
+  Metrics& metrics_;
+  ControllerOptions options_;
+  MachineState state_ = MachineState::NotStarted;
+  VmConfig config_;
+  OpenFiles files_;
+  OwnedFd serial_out_;
+  std::optional<MetricsSink> metrics_sink_;
+  std::unique_ptr<LoopTimer> metrics_timer_;
+  std::optional<MachineShell> shell_;
+  std::unique_ptr<Microvm> microvm_;
+  std::optional<MachineEnd> end_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,172 @@
+#include "api/config_file.h"
+#include "api/server.h"
+#include "vmm/base/log.h"
+#include "vmm/base/metrics.h"
+#include "vmm/cli/options.h"
+#include "vmm/controller.h"
+#include "vmm/doctor/doctor.h"
+#include "vmm/event_loop.h"
+#include "vmm/raw_terminal.h"
+#include "vmm/signals.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+
+namespace mayfly {
+namespace {
+
+/// Descriptors that the table holds without growing. Growing it later, with threads, waits for a grace period of RCU.
+constexpr int kDescriptorRoom = 255;
+
+void grow_descriptor_table() { const OwnedFd high{::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kDescriptorRoom)}; }
+
+int report(const Error& error, int code) {
+  std::fprintf(stderr, "mayfly: %s\n", error.message.c_str());
+  return code;
+}
+
+std::uint64_t monotonic_us() { return monotonic_ns() / 1000; }
+
+/// A machine's surroundings, in the order in which they are made.
+class Process {
+ public:
+  Process(const CommonOptions& common, ConsoleOptions console)
+      : common_(common), console_(std::move(console)), log_(common.id) {
+    if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_us();
+  }
+
+  /// Everything but the API; no thread exists yet.
+  [[nodiscard]] Status prepare();
+  [[nodiscard]] Status serve_api(const std::string& socket_path, std::size_t max_payload);
+  /// Carries the commands out until one is refused.
+  [[nodiscard]] Status carry_out(std::vector<Command> commands);
+  /// Serves until the machine ends; the exit code.
+  [[nodiscard]] int run();
+
+ private:
+  CommonOptions common_;
+  ConsoleOptions console_;
+  Log log_;
+  Metrics metrics_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<StopSignals> signals_;
+  std::unique_ptr<Controller> controller_;
+  std::unique_ptr<ApiServer> api_;
+};
+
+Status Process::prepare() {
+  grow_descriptor_table();
+  if (auto blocked = StopSignals::block(); !blocked) return blocked;
+  if (auto configured = log_.configure(common_.logger); !configured) return configured;
+  auto loop = EventLoop::create();
+  if (!loop) return propagate(loop);
+  loop_ = std::move(*loop);
+  if (console_.on_quit) console_.on_quit = [this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); };
+  controller_ = std::make_unique<Controller>(
+      *loop_, log_, metrics_,
+      ControllerOptions{
+          .id = common_.id, .start = common_.start, .boot_timer = common_.boot_timer, .console = console_});
+  auto signals = StopSignals::watch(*loop_, [this](int number) {
+    controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
+                         number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
+  });
+  if (!signals) return propagate(signals);
+  signals_ = std::move(*signals);
+  if (!common_.metrics_path) return {};
+  return carry_out({PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}});
+}
+
+Status Process::serve_api(const std::string& socket_path, std::size_t max_payload) {
+  auto server = ApiServer::create({.socket_path = socket_path, .max_payload = max_payload}, *controller_);
+  if (!server) return propagate(server);
+  api_ = std::move(*server);
+  return api_->start();
+}
+
+Status Process::carry_out(std::vector<Command> commands) {
+  for (Command& command : commands)
+    if (auto answer = controller_->carry_out(std::move(command)); !answer) return propagate(answer);
+  return {};
+}
+
+int Process::run() {
+  loop_->post([this] { controller_->prepare_shell(); });
+  const auto served = loop_->run();
+  loop_->close();
+  if (api_) api_->stop();
+  controller_->shut_down();
+  if (!served) return report(served.error(), kExitError);
+  return static_cast<int>(controller_->end()->reason);
+}
+
+Result<std::string> read_file(const std::string& path) {
+  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  if (!file) return fail_errno(ErrorKind::System, "--config-file {} cannot be opened", path);
+  std::string text;
+  std::array<char, 4096> piece{};
+  ssize_t count = 0;
+  while ((count = ::read(file.get(), piece.data(), piece.size())) > 0)
+    text.append(piece.data(), static_cast<std::size_t>(count));
+  if (count < 0) return fail_errno(ErrorKind::System, "--config-file {} cannot be read", path);
+  return text;
+}
+
+Result<std::vector<Command>> commands_of_file(const std::string& path) {
+  auto text = read_file(path);
+  if (!text) return propagate(text);
+  auto commands = parse_config_file(*text);
+  if (!commands) return propagate(commands, "--config-file " + path);
+  return commands;
+}
+
+int serve(const ServeOptions& options) {
+  std::vector<Command> commands;
+  if (options.config_file) {
+    auto parsed = commands_of_file(*options.config_file);
+    if (!parsed) return report(parsed.error(), kExitBadConfiguration);
+    commands = std::move(*parsed);
+  }
+  Process process{options.common,
+                  {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = {}}};
+  if (auto prepared = process.prepare(); !prepared) return report(prepared.error(), kExitError);
+  if (options.api_sock)
+    if (auto serving = process.serve_api(*options.api_sock, options.max_payload); !serving)
+      return report(serving.error(), kExitError);
+  if (auto done = process.carry_out(std::move(commands)); !done) return report(done.error(), kExitBadConfiguration);
+  return process.run();
+}
+
+int run(RunOptions options) {
+  Process process{options.common,
+                  {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = [] {}}};
+  if (auto prepared = process.prepare(); !prepared) return report(prepared.error(), kExitError);
+  if (options.api_sock)
+    if (auto serving = process.serve_api(*options.api_sock, ServeOptions{}.max_payload); !serving)
+      return report(serving.error(), kExitError);
+  auto terminal = RawTerminal::enter(STDIN_FILENO);
+  if (!terminal) return report(terminal.error(), kExitError);
+  if (auto done = process.carry_out(std::move(options.commands)); !done) {
+    terminal->reset();
+    return report(done.error(), kExitBadConfiguration);
+  }
+  return process.run();
+}
+
+struct Start {
+  int operator()(const ServeOptions& options) const { return serve(options); }
+  int operator()(RunOptions& options) const { return run(std::move(options)); }
+  int operator()(const DoctorOptions& options) const { return run_doctor(options.json, stdout); }
+  int operator()(const ExitNow& exit) const { return exit.code; }
+};
+
+}  // namespace
+}  // namespace mayfly
+
+int main(int argc, char** argv) {
+  auto invocation = mayfly::parse_options(argc, argv);
+  return std::visit(mayfly::Start{}, invocation);
+}

@@ -1,0 +1,60 @@
+#include "vmm/metrics_sink.h"
+
+#include "vmm/base/json_writer.h"
+
+#include <ctime>
+#include <type_traits>
+
+#include <fmt/format.h>
+
+namespace mayfly {
+
+Result<MetricsSink> MetricsSink::open(const MetricsConfig& config, const std::string& id) {
+  auto file = open_line_sink(config.metrics_path, "metrics_path");
+  if (!file) return propagate(file);
+  return MetricsSink{std::move(*file), config, id};
+}
+
+Status MetricsSink::flush(const Metrics& metrics) {
+  std::map<std::string, std::uint64_t> values;
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  JsonWriter json;
+  json.begin_object();
+  json.field("utc_timestamp_ms",
+             static_cast<std::uint64_t>(now.tv_sec) * 1000 + static_cast<std::uint64_t>(now.tv_nsec) / 1'000'000);
+  if (config_.emit_id) json.field("id", std::string_view{id_});
+  if (!config_.properties.empty()) {
+    json.key("properties");
+    json.begin_object();
+    for (const auto& [name, value] : config_.properties) json.field(name, std::string_view{value});
+    json.end_object();
+  }
+  std::string_view open_group;
+  for_each_metric(metrics, [&](std::string_view group, std::string_view name, std::string_view, const auto& metric) {
+    if (group != open_group) {
+      if (!open_group.empty()) json.end_object();
+      json.key(group);
+      json.begin_object();
+      open_group = group;
+    }
+    std::uint64_t value = metric.value();
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(metric)>, Counter>) {
+      std::string full = fmt::format("{}.{}", group, name);
+      value -= flushed_[full];
+      values[std::move(full)] = metric.value();
+    }
+    json.field(name, value);
+  });
+  json.end_object();
+  json.end_object();
+  std::string line = std::move(json).take();
+  line.push_back('\n');
+  if (!write_whole_line(file_.get(), line))
+    return fail(ErrorKind::System, "metrics_path {} does not take a line now: its reader is gone or slow",
+                config_.metrics_path);
+  flushed_ = std::move(values);
+  return {};
+}
+
+}  // namespace mayfly

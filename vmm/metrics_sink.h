@@ -1,0 +1,34 @@
+#pragma once
+
+#include "vmm/base/metrics.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/configuration.h"
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+/// The metrics file or FIFO: one line of JSON a flush, counters as growth since the flush before (as the dialect's
+/// clients expect), gauges as they are.
+namespace mayfly {
+
+class MetricsSink {
+ public:
+  /// Opens the path. Error: it cannot be opened.
+  [[nodiscard]] static Result<MetricsSink> open(const MetricsConfig& config, const std::string& id);
+
+  /// Writes one line; error where it could not be written whole now (a FIFO without a reader): nothing is lost then,
+  /// the next line carries the growth.
+  [[nodiscard]] Status flush(const Metrics& metrics);
+
+ private:
+  MetricsSink(OwnedFd file, MetricsConfig config, std::string id)
+      : file_(std::move(file)), config_(std::move(config)), id_(std::move(id)) {}
+
+  OwnedFd file_;
+  MetricsConfig config_;
+  std::string id_;
+  std::map<std::string, std::uint64_t> flushed_;  // "group.name" to the value that was written last
+};
+
+}  // namespace mayfly

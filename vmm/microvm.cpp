@@ -1,0 +1,277 @@
+#include "vmm/microvm.h"
+
+#include "vmm/boot/boot.h"
+#include "vmm/boot/layout.h"
+#include "vmm/bus/bus.h"
+#include "vmm/cpu/boot_msrs.h"
+#include "vmm/cpu/cpuid.h"
+#include "vmm/devices/acpi_sleep_ports.h"
+#include "vmm/devices/boot_timer.h"
+#include "vmm/devices/dual_pic.h"
+#include "vmm/devices/guest_signals.h"
+#include "vmm/devices/i8042.h"
+#include "vmm/devices/ioapic.h"
+#include "vmm/devices/panic_port.h"
+#include "vmm/devices/pit.h"
+#include "vmm/vcpu_set.h"
+
+#include <atomic>
+#include <optional>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// How long a finished machine waits for the reader of its console.
+constexpr std::uint64_t kDrainDeadlineNs = 200'000'000;
+
+class HostClock final : public MonotonicClock {
+ public:
+  [[nodiscard]] std::uint64_t now_ns() const noexcept override { return monotonic_ns(); }
+};
+
+/// The PIT's alarm, on the loop.
+class LoopPitTimer final : public PitTimer {
+ public:
+  void connect(LoopTimer& timer) noexcept { timer_ = &timer; }
+  void arm(std::uint64_t deadline_ns) noexcept override { timer_->arm(deadline_ns); }
+  void cancel() noexcept override { timer_->cancel(); }
+
+ private:
+  LoopTimer* timer_ = nullptr;
+};
+
+}  // namespace
+
+Result<MachineShell> MachineShell::prepare() {
+  auto kvm = Kvm::open();
+  if (!kvm) return propagate(kvm);
+  auto vm = Vm::create(*kvm);
+  if (!vm) return propagate(vm);
+  auto cpuid = kvm->supported_cpuid();
+  if (!cpuid) return propagate(cpuid);
+  return MachineShell{.vm = std::move(*vm),
+                      .cpuid = std::move(*cpuid),
+                      .run_size = kvm->run_size(),
+                      .tsc_deadline = kvm->check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0};
+}
+
+/// Everything a machine is made of. Destroyed from the end: vCPUs stop before the devices they use go.
+struct Microvm::Parts final : GuestSignals {
+  Parts(MicrovmContext outside, std::unique_ptr<Vm> machine, GuestMemory ram, ConsoleOptions console_options)
+      : context(std::move(outside)),
+        vm(std::move(machine)),
+        memory(std::move(ram)),
+        ioapic(*vm),
+        pit(InterruptLine{ioapic, layout::kTimerGsi}, clock, pit_alarm),
+        i8042(InterruptLine{ioapic, layout::kKeyboardGsi}, *this),
+        boot_timer(*this),
+        sleep_ports(*this),
+        panic_port(*this),
+        console(context.loop, clock, context.metrics.uart, std::move(console_options),
+                InterruptLine{ioapic, layout::kSerialGsi}) {}
+
+  [[nodiscard]] Status make_timers();
+  [[nodiscard]] Status attach_devices(bool with_boot_timer);
+  [[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const MicrovmPlan& plan, const BootEntry& entry) const;
+  void start_vcpus(std::vector<Vcpu> made);
+  /// Posts the end to the loop; only the first one counts. Any thread.
+  void end(MachineEnd what) noexcept;
+
+  void reset_requested() noexcept override { end({EndReason::Reset, "the guest asked for a reset"}); }
+  void power_off_requested() noexcept override { end({EndReason::PowerOff, "the guest switched itself off"}); }
+  void guest_panicked() noexcept override { end({EndReason::GuestPanic, "the guest's kernel panicked"}); }
+  void crash_loaded() noexcept override;
+  void guest_booted() noexcept override { context.on_booted(); }
+
+  MicrovmContext context;
+  std::atomic<bool> ended{false};
+  LogRate crash_log_rate;
+  HostClock clock;
+  std::unique_ptr<Vm> vm;
+  GuestMemory memory;
+  Ioapic ioapic;
+  DualPic pic;
+  LoopPitTimer pit_alarm;
+  Pit pit;
+  std::unique_ptr<LoopTimer> pit_timer;
+  I8042 i8042;
+  BootTimer boot_timer;
+  AcpiSleepPorts sleep_ports;
+  PanicPort panic_port;
+  Console console;
+  std::unique_ptr<LoopTimer> drain_timer;
+  std::function<void()> drained;
+  Bus ports;
+  Bus mmio;
+  std::optional<VcpuSet> vcpus;
+};
+
+Status Microvm::Parts::make_timers() {
+  auto timer = LoopTimer::create(context.loop, [this] { pit.on_timer(); });
+  if (!timer) return propagate(timer);
+  pit_timer = std::move(*timer);
+  pit_alarm.connect(*pit_timer);
+  return {};
+}
+
+Status Microvm::Parts::attach_devices(bool with_boot_timer) {
+  struct Place {
+    std::string_view name;
+    std::uint64_t base;
+    std::uint64_t length;
+    BusDevice& device;
+  };
+  const std::array places = {
+      Place{"pic", kMasterPicPort, kPicPortCount, pic},
+      Place{"pic", kSlavePicPort, kPicPortCount, pic.slave_ports()},
+      Place{"pic", kPicTriggerPort, kPicPortCount, pic.trigger_ports()},
+      Place{"pit", kPitPort, kPitPortCount, pit},
+      Place{"speaker port", kSpeakerPort, 1, pit.speaker_port()},
+      Place{"i8042 data", layout::kKeyboardDataPort, 1, i8042},
+      Place{"i8042 command", layout::kKeyboardCommandPort, 1, i8042.command_port()},
+      Place{"serial", kSerialPort, kSerialPortCount, console.serial()},
+      Place{"pvpanic", kPanicPort, 1, panic_port},
+      Place{"ACPI sleep", kAcpiSleepControlPort, kAcpiSleepPortCount, sleep_ports},
+  };
+  for (const Place& place : places)
+    if (auto attached = ports.attach(place.name, place.base, place.length, place.device); !attached) return attached;
+  if (with_boot_timer)
+    if (auto attached = ports.attach("boot timer", kBootTimerPort, 1, boot_timer); !attached) return attached;
+  return mmio.attach("ioapic", kIoapicBase, kIoapicLength, ioapic);
+}
+
+namespace {
+
+/// The user's MSR edits, made of what this host's KVM has there.
+Result<std::vector<MsrValue>> edited_msrs(const Vcpu& vcpu, std::span<const MsrEdit> edits) {
+  std::vector<MsrValue> values;
+  for (const MsrEdit& edit : edits) {
+    auto present = vcpu.msr(edit.address);
+    if (!present) return propagate(present, "cpu-config");
+    values.push_back({.index = edit.address, .value = edit.bits.apply(*present)});
+  }
+  return values;
+}
+
+Status enter_boot_processor(const Vcpu& vcpu, const BootEntry& entry) {
+  auto special = vcpu.sregs();
+  if (!special) return propagate(special);
+  kvm_regs general{};
+  set_entry_registers(entry, *special, general);
+  if (auto set = vcpu.set_sregs(*special); !set) return set;
+  return vcpu.set_regs(general);
+}
+
+Status check_capabilities(const Vm& vm, std::span<const KvmCapabilityEdit> capabilities) {
+  for (const KvmCapabilityEdit& capability : capabilities)
+    if (!capability.removed && vm.check_extension(static_cast<int>(capability.number)) <= 0)
+      return fail(ErrorKind::Unsupported, "cpu-config: this host's KVM lacks capability {}", capability.number);
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<Vcpu>> Microvm::Parts::make_vcpus(const MicrovmPlan& plan, const BootEntry& entry) const {
+  if (auto checked = check_capabilities(*vm, plan.cpu.capabilities); !checked) return propagate(checked);
+  std::vector<Vcpu> made;
+  made.reserve(plan.machine.vcpu_count);
+  for (unsigned index = 0; index < plan.machine.vcpu_count; ++index) {
+    auto vcpu = Vcpu::create(plan.shell.run_size, *vm, index);
+    if (!vcpu) return propagate(vcpu);
+    made.push_back(std::move(*vcpu));
+  }
+
+  const CpuIdentity identity{.vcpu_count = plan.machine.vcpu_count,
+                             .smt = plan.machine.smt,
+                             .tsc_deadline = plan.shell.tsc_deadline,
+                             .tsc_khz = made.front().tsc_khz()};
+  kvm_abi::CpuidTable& cpuid = *plan.shell.cpuid;
+  if (auto prepared = prepare_cpuid(cpuid, identity, plan.cpu.cpuid); !prepared) return propagate(prepared);
+  for (const Vcpu& vcpu : made) {
+    set_apic_id(cpuid, vcpu.index(), identity);
+    if (auto set = vcpu.set_cpuid(cpuid); !set) return propagate(set);
+    if (auto set = vcpu.set_msrs(kBootMsrs); !set) return propagate(set);
+    if (plan.cpu.msrs.empty()) continue;
+    auto edited = edited_msrs(vcpu, plan.cpu.msrs);
+    if (!edited) return propagate(edited);
+    if (auto set = vcpu.set_msrs(*edited); !set) return propagate(set, "cpu-config");
+  }
+  if (auto entered = enter_boot_processor(made.front(), entry); !entered) return propagate(entered);
+  return made;
+}
+
+void Microvm::Parts::start_vcpus(std::vector<Vcpu> made) {
+  vcpus.emplace(std::move(made), VcpuWorld{.ports = ports,
+                                           .mmio = mmio,
+                                           .ioapic = ioapic,
+                                           .memory = memory,
+                                           .metrics = context.metrics.vcpu,
+                                           .on_end = [this](MachineEnd what) { end(std::move(what)); }});
+}
+
+void Microvm::Parts::end(MachineEnd what) noexcept {
+  if (ended.exchange(true)) return;
+  context.loop.post([this, what = std::move(what)]() mutable { context.on_end(std::move(what)); });
+}
+
+void Microvm::Parts::crash_loaded() noexcept {
+  if (crash_log_rate.allow()) context.log.warning("the guest's kernel panicked; its crash kernel takes over");
+}
+
+Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContext context) {
+  auto memory = GuestMemory::create({.size_mib = plan.machine.mem_size_mib, .pages = plan.machine.huge_pages});
+  if (!memory) return propagate(memory);
+  auto entry = prepare_boot(*memory, {.kernel_fd = plan.kernel_fd,
+                                      .kernel_path = plan.kernel_path,
+                                      .initrd_fd = plan.initrd_fd,
+                                      .initrd_path = plan.initrd_path,
+                                      .command_line = plan.command_line,
+                                      .vcpu_count = plan.machine.vcpu_count,
+                                      .windows = {}});
+  if (!entry) return propagate(entry);
+  // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
+  if (auto mapped = plan.shell.vm->map_memory(*memory, plan.machine.track_dirty_pages); !mapped)
+    return propagate(mapped);
+
+  auto parts = std::make_unique<Parts>(std::move(context), std::move(plan.shell.vm), std::move(*memory),
+                                       std::move(plan.console));
+  if (auto made = parts->make_timers(); !made) return propagate(made);
+  if (auto attached = parts->attach_devices(plan.boot_timer); !attached) return propagate(attached);
+  auto vcpus = parts->make_vcpus(plan, *entry);
+  if (!vcpus) return propagate(vcpus);
+  parts->start_vcpus(std::move(*vcpus));
+  parts->console.start();
+  return std::unique_ptr<Microvm>{new Microvm{std::move(parts)}};
+}
+
+Microvm::Microvm(std::unique_ptr<Parts> parts) noexcept : parts_(std::move(parts)) {}
+
+Microvm::~Microvm() = default;
+
+void Microvm::resume() { parts_->vcpus->resume(); }
+
+void Microvm::pause() {
+  parts_->vcpus->pause();
+  for (const Vcpu& vcpu : parts_->vcpus->vcpus()) vcpu.notify_paused();
+}
+
+Status Microvm::press_ctrl_alt_del() {
+  if (parts_->i8042.press_ctrl_alt_del()) return {};
+  return fail(ErrorKind::State,
+              "the guest does not listen to its keyboard: its kernel has no i8042 driver, or has not started it yet");
+}
+
+void Microvm::drain_console(std::function<void()> done) {
+  parts_->drained = std::move(done);
+  const auto finish = [parts = parts_.get()] {
+    if (parts->drained) std::exchange(parts->drained, nullptr)();
+  };
+  auto timer = LoopTimer::create(parts_->context.loop, finish);
+  if (!timer) return finish();
+  parts_->drain_timer = std::move(*timer);
+  parts_->drain_timer->arm(monotonic_ns() + kDrainDeadlineNs);
+  parts_->console.when_drained(finish);
+}
+
+}  // namespace mayfly

@@ -1,0 +1,83 @@
+#pragma once
+
+#include "vmm/base/log.h"
+#include "vmm/base/metrics.h"
+#include "vmm/configuration.h"
+#include "vmm/console.h"
+#include "vmm/event_loop.h"
+#include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vm.h"
+#include "vmm/machine_end.h"
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+
+/// One started machine: KVM's VM, its memory, devices and vCPUs, from the first instruction to the end.
+///
+///   auto machine = Microvm::create(std::move(plan), context);   // everything is in place, vCPUs parked
+///   (*machine)->resume();                                       // the guest's first instruction
+namespace mayfly {
+
+/// What of a machine does not depend on its configuration, made ahead of the start request (KVM_CREATE_VM and
+/// KVM_GET_SUPPORTED_CPUID are a third of a start).
+struct MachineShell {
+  std::unique_ptr<Vm> vm;
+  std::unique_ptr<kvm_abi::CpuidTable> cpuid;
+  std::size_t run_size = 0;
+  bool tsc_deadline = false;
+
+  /// Errors: no usable KVM on this host.
+  [[nodiscard]] static Result<MachineShell> prepare();
+};
+
+/// A machine to make. The files are open, and borrowed for the call: what was checked is what is booted.
+struct MicrovmPlan {
+  MachineShell shell;
+  MachineConfig machine;
+  CpuConfig cpu;
+  int kernel_fd = -1;
+  std::string kernel_path;
+  std::optional<int> initrd_fd;
+  std::string initrd_path;
+  std::string command_line;
+  ConsoleOptions console;
+  bool boot_timer = false;
+};
+
+/// What a machine lives in. Everything outlives it.
+struct MicrovmContext {
+  EventLoop& loop;
+  Log& log;
+  Metrics& metrics;
+  /// Told once, on the loop's thread, that the machine cannot or does not want to go on.
+  std::function<void(MachineEnd)> on_end;
+  /// The boot timer's port was written; on a vCPU's thread.
+  std::function<void()> on_booted;
+};
+
+/// All members are for the loop's thread.
+class Microvm {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<Microvm>> create(MicrovmPlan plan, MicrovmContext context);
+  Microvm(const Microvm&) = delete;
+  Microvm& operator=(const Microvm&) = delete;
+  ~Microvm();
+
+  void resume();
+  /// Returns when no vCPU runs.
+  void pause();
+  /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.
+  [[nodiscard]] Status press_ctrl_alt_del();
+  /// Calls `done` when the serial port's output is written out, or after kDrainDeadlineNs if its reader is too slow.
+  /// The vCPUs must be paused.
+  void drain_console(std::function<void()> done);
+
+ private:
+  struct Parts;
+  explicit Microvm(std::unique_ptr<Parts> parts) noexcept;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,47 @@
+#include "vmm/raw_terminal.h"
+
+#include <termios.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+
+namespace mayfly {
+namespace {
+
+/// What a crash handler needs to find: it can be given nothing. Written only while no handler is installed.
+struct Saved {
+  int fd = -1;
+  termios settings{};
+};
+Saved saved;  // NOLINT: see above
+
+constexpr std::array kFatalSignals = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGQUIT, SIGSEGV, SIGSYS, SIGHUP};
+
+void restore_and_die(int signal) {
+  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);  // async-signal-safe (POSIX 2.4.3)
+  ::signal(signal, SIG_DFL);
+  ::raise(signal);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd) {
+  if (::isatty(fd) == 0) return std::unique_ptr<RawTerminal>{};
+  termios settings{};
+  if (::tcgetattr(fd, &settings) != 0) return fail_errno(ErrorKind::System, "cannot read the terminal's settings");
+  saved = {.fd = fd, .settings = settings};
+  ::cfmakeraw(&settings);
+  settings.c_oflag |= OPOST;  // the monitor's own log lines share the terminal, and the guest sends its own \r
+  for (const int signal : kFatalSignals) ::signal(signal, restore_and_die);
+  if (::tcsetattr(fd, TCSANOW, &settings) != 0)
+    return fail_errno(ErrorKind::System, "cannot switch the terminal to raw mode");
+  return std::unique_ptr<RawTerminal>{new RawTerminal};
+}
+
+RawTerminal::~RawTerminal() {
+  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
+  for (const int signal : kFatalSignals) ::signal(signal, SIG_DFL);
+}
+
+}  // namespace mayfly

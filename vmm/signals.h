@@ -1,0 +1,32 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/event_loop.h"
+
+#include <functional>
+#include <memory>
+
+/// SIGTERM and SIGINT as events of the loop, so that a machine that is told to stop ends cleanly.
+namespace mayfly {
+
+class StopSignals {
+ public:
+  /// Blocks the signals in this thread and all that it starts afterwards, and ignores SIGPIPE. Call before any thread
+  /// is made.
+  [[nodiscard]] static Status block();
+
+  /// Tells `on_signal` the number of each signal that comes, on the loop's thread. After block().
+  [[nodiscard]] static Result<std::unique_ptr<StopSignals>> watch(EventLoop& loop, std::function<void(int)> on_signal);
+
+ private:
+  StopSignals(EventLoop& loop, OwnedFd fd, std::function<void(int)> on_signal);
+  void on_ready(int result, bool more);
+
+  EventLoop& loop_;
+  OwnedFd fd_;
+  std::function<void(int)> on_signal_;
+  CallbackOperation operation_;
+};
+
+}  // namespace mayfly
