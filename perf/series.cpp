@@ -1,0 +1,29 @@
+#include "perf/series.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+namespace mayfly::perf {
+
+double Series::quantile(double fraction) const {
+  if (samples_.empty()) return std::numeric_limits<double>::quiet_NaN();
+  std::vector<double> sorted = samples_;
+  std::ranges::sort(sorted);
+  const double place = fraction * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<std::size_t>(std::floor(place));
+  const auto above = std::min(below + 1, sorted.size() - 1);
+  const double weight = place - static_cast<double>(below);
+  return sorted[below] * (1 - weight) + sorted[above] * weight;
+}
+
+void print_table(const char* title, const char* unit, const std::vector<Series>& all) {
+  std::printf("\n%-34s %5s %9s %9s %9s %9s %9s  (%s)\n", title, "n", "least", "10%", "median", "90%", "most", unit);
+  for (const Series& series : all)
+    std::printf("%-34s %5zu %9.3f %9.3f %9.3f %9.3f %9.3f\n", series.name().c_str(), series.count(), series.quantile(0),
+                series.quantile(0.1), series.median(), series.quantile(0.9), series.quantile(1));
+  std::fflush(stdout);
+}
+
+}  // namespace mayfly::perf

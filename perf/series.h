@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+/// Samples of the things that one benchmark compares, taken interleaved (A B A B), and their table.
+///
+///   std::vector<Series> all = {{"mayfly"}, {"floor"}};
+///   for (int round = 0; round < rounds; ++round) { all[0].add(run_a()); all[1].add(run_b()); }
+///   print_table("startup", "ms", all);
+namespace mayfly::perf {
+
+class Series {
+ public:
+  explicit Series(std::string name) : name_(std::move(name)) {}
+  void add(double sample) { samples_.push_back(sample); }
+
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  [[nodiscard]] std::size_t count() const noexcept { return samples_.size(); }
+  /// The value below which `fraction` (0 to 1) of the samples lie; NaN without samples.
+  [[nodiscard]] double quantile(double fraction) const;
+  [[nodiscard]] double median() const { return quantile(0.5); }
+
+ private:
+  std::string name_;
+  std::vector<double> samples_;
+};
+
+/// Prints one row a series: count, least, 10 %, median, 90 %, most.
+void print_table(const char* title, const char* unit, const std::vector<Series>& all);
+
+}  // namespace mayfly::perf
