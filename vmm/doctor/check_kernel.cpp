@@ -1,0 +1,198 @@
+#include "vmm/base/error.h"
+#include "vmm/doctor/checks.h"
+
+#include <cerrno>
+#include <charconv>
+#include <compare>
+#include <sstream>
+
+namespace mayfly::doctor {
+namespace {
+
+struct Version {
+  int major = 0;
+  int minor = 0;
+  friend auto operator<=>(const Version&, const Version&) = default;
+};
+
+constexpr Version kQuickRestore{6, 11};
+
+/// The number that a text starts with.
+std::optional<int> leading_number(std::string_view text) {
+  int number = 0;
+  if (std::from_chars(text.data(), text.data() + text.size(), number).ec != std::errc{}) return std::nullopt;
+  return number;
+}
+
+std::optional<Version> parse_version(std::string_view text) {
+  const std::size_t dot = text.find('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const auto major = leading_number(text);
+  const auto minor = leading_number(text.substr(dot + 1));
+  if (!major || !minor) return std::nullopt;
+  return Version{*major, *minor};
+}
+
+void check_version(const HostRoot& root, Findings& findings) {
+  const auto release = root.read("proc/sys/kernel/osrelease");
+  if (!release) return;
+  Finding finding{Severity::Ok, "kernel", fmt::format("Linux {}", *release), "", ""};
+  const auto version = parse_version(*release);
+  if (version && *version < kQuickRestore) {
+    finding.severity = Severity::Costly;
+    finding.cost =
+        "making and restoring machines is slower on older kernels: peers saw the same program restore in 126-158 ms on "
+        "one kernel and in 2-4 ms on another";
+    finding.remedy = "use Linux 6.11 or later on the host";
+  }
+  findings.push_back(std::move(finding));
+}
+
+/// What the mounts say of control groups.
+struct CgroupMounts {
+  bool v1 = false;
+  bool v2 = false;
+  bool favordynmods = false;
+};
+
+CgroupMounts cgroup_mounts(const HostRoot& root) {
+  CgroupMounts mounts;
+  std::istringstream lines{root.read("proc/self/mountinfo").value_or("")};
+  for (std::string line; std::getline(lines, line);) {
+    // proc(5): fields, a lone "-", then the type, the source and the options of the whole file system.
+    const std::size_t separator = line.find(" - ");
+    if (separator == std::string::npos) continue;
+    const std::string_view rest = std::string_view{line}.substr(separator + 3);
+    if (!rest.starts_with("cgroup")) continue;
+    (rest.starts_with("cgroup2 ") ? mounts.v2 : mounts.v1) = true;
+    if (rest.contains("favordynmods")) mounts.favordynmods = true;
+  }
+  return mounts;
+}
+
+void check_cgroups(const HostRoot& root, Findings& findings) {
+  const CgroupMounts mounts = cgroup_mounts(root);
+  if (!mounts.v1 && !mounts.v2) {
+    findings.push_back({Severity::Note, "cgroup", "no control groups are mounted",
+                        "the jailer cannot limit a machine's CPU, memory and I/O",
+                        "mount -t cgroup2 -o favordynmods none /sys/fs/cgroup"});
+    return;
+  }
+  const std::string layout = !mounts.v1 ? "version 2" : mounts.v2 ? "hybrid (versions 1 and 2)" : "version 1";
+  Finding finding{Severity::Ok, "cgroup",
+                  fmt::format("control groups: {}, {} favordynmods", layout, mounts.favordynmods ? "with" : "without"),
+                  "", ""};
+  if (!mounts.favordynmods || mounts.v1) {
+    finding.severity = mounts.favordynmods ? Severity::Note : Severity::Costly;
+    if (!mounts.favordynmods)
+      finding.cost =
+          "moving a new machine's process and threads into its group waits for a grace period of the kernel (together "
+          "with the nx-huge-pages and kernel findings 27 to 130 ms a machine, measured on peers)";
+    if (mounts.v1) {
+      finding.cost += finding.cost.empty() ? "" : "; ";
+      finding.cost += "with version 1, each controller is a tree of its own, to be joined one by one";
+      finding.remedy = "boot with systemd.unified_cgroup_hierarchy=1";
+    }
+    if (!mounts.favordynmods) {
+      finding.remedy += finding.remedy.empty() ? "" : ", then ";
+      finding.remedy += "mount -o remount,favordynmods /sys/fs/cgroup";
+    }
+  }
+  findings.push_back(std::move(finding));
+}
+
+void check_io_uring(const HostRoot& root, const HostCalls& calls, Findings& findings) {
+  const std::int64_t disabled = root.read_number("proc/sys/kernel/io_uring_disabled").value_or(0);
+  const int error = calls.try_io_uring();
+  if (error != 0) {
+    Finding finding{Severity::Broken, "io-uring", fmt::format("io_uring cannot be used: {}", errno_text(error)),
+                    "no machine can run: Mayfly's event loop is a ring", ""};
+    if (disabled != 0)
+      finding.remedy = "sysctl kernel.io_uring_disabled=0 (or 1, with the user in the group kernel.io_uring_group)";
+    else if (error == ENOSYS)
+      finding.remedy = "use a kernel that is built with CONFIG_IO_URING";
+    else if (error == EPERM)
+      finding.remedy = "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile";
+    else
+      finding.remedy = "see the kernel's log (dmesg)";
+    findings.push_back(std::move(finding));
+    return;
+  }
+  if (disabled != 0) {
+    findings.push_back({Severity::Note, "io-uring", fmt::format("kernel.io_uring_disabled is {}", disabled),
+                        "this user may use io_uring, but the user that the jailer changes to may not",
+                        "sysctl kernel.io_uring_disabled=0, or put that user into the group kernel.io_uring_group"});
+    return;
+  }
+  findings.push_back({Severity::Ok, "io-uring", "io_uring works", "", ""});
+}
+
+/// The soft limit of a line of /proc/self/limits: a number or "unlimited"; empty where it is not there.
+std::string soft_limit(const HostRoot& root, std::string_view name) {
+  std::istringstream lines{root.read("proc/self/limits").value_or("")};
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with(name)) continue;
+    std::istringstream fields{line.substr(name.size())};
+    std::string soft;
+    fields >> soft;
+    return soft;
+  }
+  return {};
+}
+
+void check_limits(const HostRoot& root, Findings& findings) {
+  constexpr int kEnoughFiles = 1024;
+  if (const std::string files = soft_limit(root, "Max open files"); !files.empty()) {
+    Finding finding{Severity::Ok, "open-files", fmt::format("{} open files are allowed", files), "", ""};
+    // "unlimited" has no number.
+    if (leading_number(files).value_or(kEnoughFiles) < kEnoughFiles) {
+      finding.severity = Severity::Note;
+      finding.cost =
+          "a machine needs some dozens, two or three for each drive, interface and queue: one with many "
+          "devices does not start";
+      finding.remedy = "ulimit -n 1024, or LimitNOFILE= in the service";
+    }
+    findings.push_back(std::move(finding));
+  }
+  if (const std::string locked = soft_limit(root, "Max locked memory"); !locked.empty())
+    findings.push_back({Severity::Ok, "locked-memory",
+                        fmt::format("{}{} may be locked, which is not needed: guest memory is never locked or "
+                                    "registered",
+                                    locked, locked == "unlimited" ? " memory" : " bytes"),
+                        "", ""});
+}
+
+void check_jail(const HostRoot& root, Findings& findings) {
+  const std::string actions = root.read("proc/sys/kernel/seccomp/actions_avail").value_or("");
+  if (has_word(actions, "kill_process"))
+    findings.push_back({Severity::Ok, "seccomp", "system call filters are there", "", ""});
+  else
+    findings.push_back({Severity::Costly, "seccomp", "the kernel has no system call filters",
+                        "a guest that takes over its monitor can make every system call of the host",
+                        "use a kernel that is built with CONFIG_SECCOMP_FILTER"});
+
+  const bool supported = root.exists("proc/self/ns/user");
+  const bool allowed = root.read_number("proc/sys/user/max_user_namespaces").value_or(0) > 0 &&
+                       root.read_number("proc/sys/kernel/unprivileged_userns_clone").value_or(1) != 0;
+  if (supported && allowed)
+    findings.push_back({Severity::Ok, "user-namespaces", "user namespaces may be made", "", ""});
+  else
+    findings.push_back(
+        {Severity::Note, "user-namespaces",
+         supported ? "user namespaces may not be made without privilege" : "the kernel has no user namespaces",
+         "the jailer works only when it is started by root",
+         supported ? "sysctl user.max_user_namespaces=10000 (and kernel.unprivileged_userns_clone=1)"
+                   : "use a kernel that is built with CONFIG_USER_NS"});
+}
+
+}  // namespace
+
+void check_kernel(const HostRoot& root, const HostCalls& calls, Findings& findings) {
+  check_version(root, findings);
+  check_cgroups(root, findings);
+  check_io_uring(root, calls, findings);
+  check_limits(root, findings);
+  check_jail(root, findings);
+}
+
+}  // namespace mayfly::doctor
