@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (size == 0) return 0;
   const mayfly::OwnedFd file{::memfd_create("image", MFD_CLOEXEC)};
   if (::write(file.get(), data + 1, size - 1) != static_cast<ssize_t>(size - 1)) return -1;
-  mayfly::BootOptions options{.kernel_fd = file.get(), .kernel_path = "fuzz", .command_line = "quiet"};
+  mayfly::BootOptions options{.kernel_fd = file.get(), .kernel_path = "fuzz", .command_line = "quiet", .windows = {}};
   if ((data[0] & 1) != 0) options.initrd_fd = file.get();
   const auto entry = mayfly::prepare_boot(memory(), options);
   if (entry) mayfly::ensure(memory().bytes(entry->instruction, 1).has_value(), "the entry is not in guest memory");

@@ -158,7 +158,10 @@ TableBytes fadt_table(std::uint64_t dsdt_address) {
 TableBytes madt_table(unsigned vcpu_count) {
   TableBytes table;
   append(table, Madt{});
-  for (std::uint8_t id = 0; id < vcpu_count; ++id) append(table, MadtLocalApic{.processor_uid = id, .apic_id = id});
+  for (unsigned number = 0; number < vcpu_count; ++number) {
+    const auto id = static_cast<std::uint8_t>(number);
+    append(table, MadtLocalApic{.processor_uid = id, .apic_id = id});
+  }
   append(table, MadtIoApic{.id = io_apic_id(vcpu_count)});
   append(table, MadtSourceOverride{});
   return finish(std::move(table));

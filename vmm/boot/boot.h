@@ -23,12 +23,12 @@ namespace mayfly {
 
 struct BootOptions {
   int kernel_fd = -1;
-  std::string kernel_path = {};  ///< For messages alone.
+  std::string kernel_path;  ///< For messages alone.
   std::optional<int> initrd_fd = std::nullopt;
-  std::string initrd_path = {};   ///< For messages alone.
-  std::string command_line = {};  ///< Complete: see compose_command_line().
-  unsigned vcpu_count = 1;        ///< 1 to kMaximumVcpus; APIC ids are 0 to vcpu_count - 1.
-  std::vector<VirtioMmioWindow> windows = {};
+  std::string initrd_path = "";  ///< For messages alone.
+  std::string command_line;      ///< Complete: see compose_command_line().
+  unsigned vcpu_count = 1;       ///< 1 to kMaximumVcpus; APIC ids are 0 to vcpu_count - 1.
+  std::vector<VirtioMmioWindow> windows;
 };
 
 /// Checks everything first, then writes; the memory must be fresh. The files may be closed afterwards, but must not be

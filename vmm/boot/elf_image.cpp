@@ -15,7 +15,7 @@ namespace {
 /// Linux has five. More than this is not a kernel, and would make the checks below slow.
 constexpr unsigned kMaximumProgramHeaders = 128;
 /// Notes of Linux take about 500 bytes.
-constexpr std::uint64_t kMaximumNoteBytes = 64 * 1024;
+constexpr std::uint64_t kMaximumNoteBytes = 64ULL * 1024;
 
 static_assert(std::endian::native == std::endian::little);
 
@@ -59,8 +59,7 @@ Result<std::vector<Elf64_Phdr>> read_program_headers(const ImageFile& file, cons
 }
 
 /// One PT_LOAD, checked by itself.
-Result<ElfImage::Segment> check_segment(const ImageFile& file, std::size_t number, const Elf64_Phdr& header,
-                                        GuestAddress ram_end) {
+Result<ElfImage::Segment> check_segment(const ImageFile& file, std::size_t number, const Elf64_Phdr& header) {
   if (header.p_filesz > header.p_memsz)
     return fail(ErrorKind::InvalidArgument,
                 "{}: segment {} has more bytes in the file ({:#x}) than in memory ({:#x}); build it again", file.name(),
@@ -82,11 +81,6 @@ Result<ElfImage::Segment> check_segment(const ImageFile& file, std::size_t numbe
     return fail(ErrorKind::InvalidArgument,
                 "{}: segment {} ends at {:#x}; kernels are loaded below {:#x}, link it lower", file.name(), number,
                 memory->end, kMmioHoleStart);
-  if (memory->end > ram_end.value)
-    return fail(
-        ErrorKind::TooLarge,
-        "{}: segment {} needs guest memory up to {:#x}, and RAM ends at {:#x}; raise mem_size_mib to {} or more",
-        file.name(), number, memory->end, ram_end.value, (memory->end + kMiB - 1) / kMiB);
   return ElfImage::Segment{.file_offset = header.p_offset, .file_size = header.p_filesz, .memory = *memory};
 }
 
@@ -117,11 +111,15 @@ Result<ElfImage> ElfImage::parse(const ImageFile& file, GuestAddress ram_end) {
   for (std::size_t number = 0; number < program_headers->size(); ++number) {
     const Elf64_Phdr& program_header = (*program_headers)[number];
     if (program_header.p_type != PT_LOAD || program_header.p_memsz == 0) continue;
-    auto segment = check_segment(file, number, program_header, ram_end);
+    auto segment = check_segment(file, number, program_header);
     if (!segment) return propagate(segment);
     image.segments_.push_back(*segment);
   }
   if (auto apart = image.check_apart(file); !apart) return propagate(apart);
+  if (image.end() > ram_end.value)
+    return fail(ErrorKind::TooLarge,
+                "{} needs guest memory up to {:#x}, and RAM ends at {:#x}; raise mem_size_mib to {} or more",
+                file.name(), image.end(), ram_end.value, (image.end() + kMiB - 1) / kMiB);
   auto pvh_entry = read_pvh_note(file, *program_headers);
   if (!pvh_entry) return propagate(pvh_entry);
   if (auto checked = image.check_entries(file, header->e_entry, *pvh_entry); !checked) return propagate(checked);

@@ -127,8 +127,8 @@ void write_mp_table(const GuestMemory& memory, unsigned vcpu_count) {
   ensure(vcpu_count >= 1 && vcpu_count <= kMaximumVcpus, "the MP table has room for 1 to 32 processors");
   const std::uint8_t io_apic = io_apic_id(vcpu_count);
   ConfigurationTable table;
-  for (std::uint8_t id = 0; id < vcpu_count; ++id)
-    table.add(ProcessorEntry{.apic_id = id,
+  for (unsigned id = 0; id < vcpu_count; ++id)
+    table.add(ProcessorEntry{.apic_id = static_cast<std::uint8_t>(id),
                              .flags = static_cast<std::uint8_t>(id == 0 ? kEnabled | kBootProcessor : kEnabled)});
   table.add(BusEntry{});
   table.add(IoApicEntry{.id = io_apic});

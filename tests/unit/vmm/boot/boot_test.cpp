@@ -19,6 +19,10 @@ struct Entry {
 
 /// A machine that is about to boot: memory, files and options, to be changed by the test.
 struct PrepareBoot : ::testing::Test {
+  PrepareBoot() {
+    options.command_line = "quiet panic=1";
+    options.vcpu_count = 2;
+  }
   [[nodiscard]] Result<BootEntry> prepare(std::uint64_t size_mib, const Bytes& kernel) {
     memory.emplace(*GuestMemory::create({.size_mib = size_mib}));
     kernel_file.emplace(kernel);
@@ -51,7 +55,7 @@ struct PrepareBoot : ::testing::Test {
   std::optional<MemoryFile> kernel_file;
   std::optional<MemoryFile> initrd_file;
   Bytes initrd;
-  BootOptions options{.command_line = "quiet panic=1", .vcpu_count = 2};
+  BootOptions options;
 };
 
 Bytes elf_kernel() { return ElfBuilder{}.load(kBase, pattern(0x2345), 0x6000).entry(kBase + 0x10).build(); }

@@ -49,7 +49,7 @@ TEST_F(OpenBootFile, SaysWhatIsWrongWithThePath) {
   expect_error(open_boot_file(path("empty"), BootFileRole::Initrd), ErrorKind::InvalidArgument,
                {"initrd_path", "is empty; give the path of an initramfs"});
   expect_error(open_boot_file("/dev/null", BootFileRole::Kernel), ErrorKind::InvalidArgument, {"a character device"});
-  expect_error(open_boot_file(path("empty") + "/below", BootFileRole::Kernel), ErrorKind::InvalidArgument,
+  expect_error(open_boot_file(path("empty") + "/below", BootFileRole::Kernel), ErrorKind::NotFound,
                {"cannot open", "ENOTDIR"});
 }
 
