@@ -21,7 +21,7 @@ inline constexpr const char* kDefaultBootArgs =
 
 /// PUT /boot-source
 struct BootSource {
-  std::string kernel_image_path;
+  std::string kernel_image_path{};
   std::optional<std::string> initrd_path{};
   std::optional<std::string> boot_args{};
 };
@@ -37,11 +37,11 @@ struct MachineConfig {
 
 /// PATCH /machine-config: only what is present changes.
 struct MachineConfigPatch {
-  std::optional<unsigned> vcpu_count;
-  std::optional<std::uint64_t> mem_size_mib;
-  std::optional<bool> smt;
-  std::optional<bool> track_dirty_pages;
-  std::optional<HugePages> huge_pages;
+  std::optional<unsigned> vcpu_count{};
+  std::optional<std::uint64_t> mem_size_mib{};
+  std::optional<bool> smt{};
+  std::optional<bool> track_dirty_pages{};
+  std::optional<HugePages> huge_pages{};
 };
 
 /// Which bits of a register a template changes, and to what: bits outside `mask` stay as the host has them.
@@ -78,9 +78,9 @@ struct KvmCapabilityEdit {
 
 /// PUT /cpu-config
 struct CpuConfig {
-  std::vector<CpuidEdit> cpuid;
-  std::vector<MsrEdit> msrs;
-  std::vector<KvmCapabilityEdit> capabilities;
+  std::vector<CpuidEdit> cpuid{};
+  std::vector<MsrEdit> msrs{};
+  std::vector<KvmCapabilityEdit> capabilities{};
 };
 
 /// A token bucket: `size` tokens that refill evenly over `refill_time_ms`, and a burst that is spent once.
@@ -92,25 +92,25 @@ struct TokenBucketConfig {
 
 /// PUT /serial
 struct SerialConfig {
-  std::optional<std::string> serial_out_path;     ///< Absent: standard output.
-  std::optional<TokenBucketConfig> rate_limiter;  ///< Bytes of output; what exceeds it is dropped and counted.
+  std::optional<std::string> serial_out_path{};     ///< Absent: standard output.
+  std::optional<TokenBucketConfig> rate_limiter{};  ///< Bytes of output; what exceeds it is dropped and counted.
 };
 
 /// PUT /metrics
 struct MetricsConfig {
-  std::string metrics_path;
+  std::string metrics_path{};
   bool emit_id = false;
-  std::map<std::string, std::string> properties;
+  std::map<std::string, std::string> properties{};
 };
 
 /// Everything that is configured: GET /vm/config, and --config-file.
 struct VmConfig {
-  std::optional<BootSource> boot_source;
-  MachineConfig machine;
-  std::optional<CpuConfig> cpu;
-  std::optional<SerialConfig> serial;
-  std::optional<LoggerConfig> logger;
-  std::optional<MetricsConfig> metrics;
+  std::optional<BootSource> boot_source{};
+  MachineConfig machine{};
+  std::optional<CpuConfig> cpu{};
+  std::optional<SerialConfig> serial{};
+  std::optional<LoggerConfig> logger{};
+  std::optional<MetricsConfig> metrics{};
 };
 
 }  // namespace mayfly

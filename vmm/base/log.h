@@ -25,11 +25,11 @@ enum class LogLevel { Off, Error, Warning, Info, Debug, Trace };
 
 /// What PUT /logger changes; only what is present.
 struct LoggerConfig {
-  std::optional<std::string> log_path;
-  std::optional<LogLevel> level;
-  std::optional<bool> show_level;
-  std::optional<bool> show_log_origin;
-  std::optional<std::string> module;  ///< Only messages whose origin (source path) contains this.
+  std::optional<std::string> log_path{};
+  std::optional<LogLevel> level{};
+  std::optional<bool> show_level{};
+  std::optional<bool> show_log_origin{};
+  std::optional<std::string> module{};  ///< Only messages whose origin (source path) contains this.
 };
 
 /// A format string that remembers where it stands in the source.
