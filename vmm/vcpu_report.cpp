@@ -73,10 +73,11 @@ std::string describe_internal_error(const Vcpu& vcpu, const GuestMemory& memory)
   if (failure.ndata >= 3 && (failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0)
     bytes = hex_bytes(std::as_bytes(std::span{failure.insn_bytes})
                           .first(std::min<std::size_t>(failure.insn_size, sizeof failure.insn_bytes)));
-  return report(vcpu, memory,
-                fmt::format("KVM cannot emulate the guest's instruction{}{} (this host's KVM emulates kernel code: "
-                            "Linux guests need hardware virtualization)",
-                            bytes.empty() ? "" : " ", bytes));
+  return report(
+      vcpu, memory,
+      fmt::format("KVM cannot emulate the guest's instruction{}{} (where KVM emulates all kernel code, for want of "
+                  "hardware virtualization, Linux cannot run: see mayfly doctor)",
+                  bytes.empty() ? "" : " ", bytes));
 }
 
 std::string describe_failed_entry(const Vcpu& vcpu, const GuestMemory& memory) {
