@@ -1,6 +1,8 @@
 #include "runtime/guest.h"
 #include "runtime/interrupts.h"
 
+#include <algorithm>
+
 /// The 8254 as Linux uses it: channel 0 interrupts through pin 2 of the IOAPIC, channel 2 is a stopwatch behind port
 /// 0x61, and counters can be latched and read back. Rates are held against the time stamp counter, with room for a
 /// busy host. Command line: strict=1 wants channel 2's gate to stop it. (8254 data sheet, "Operational Description".)
@@ -80,7 +82,8 @@ void check_latch() {
 }  // namespace
 
 void guest::guest_main(const BootInfo& boot) {
-  const std::uint64_t ten_ms = cycles_of_10_ms();
+  // The least of three: a host that was busy elsewhere only ever makes it longer.
+  const std::uint64_t ten_ms = std::min({cycles_of_10_ms(), cycles_of_10_ms(), cycles_of_10_ms()});
   print("10 ms by channel 2 are ", ten_ms, " cycles\n");
   check_gate(boot.number("strict", 0) != 0);
   check_latch();
