@@ -17,8 +17,6 @@ target_link_libraries(mayfly_cli11 INTERFACE CLI11::CLI11)
 
 # cpp-httplib and simdjson: Debian ships them as shared libraries (httplib with OpenSSL, zlib and Brotli); we compile
 # the same versions from the packages' sources without those.
-# cpp-httplib and simdjson: Debian ships them as shared libraries (httplib with OpenSSL, zlib and Brotli); we compile
-# the same versions from the packages' sources without those.
 execute_process(
   COMMAND ${CMAKE_SOURCE_DIR}/.ci/fetch-sources cpp-httplib simdjson
   OUTPUT_VARIABLE fetched

@@ -101,8 +101,10 @@ class HttpEngine::Server : private httplib::Server {
                                       .fault_message = fmt::format("{} {}: the API has no such method", request.method,
                                                                    request.target)}));
     } else {
-      put(response, refusal_response(
-                        {.status = response.status, .fault_message = "the request line is not METHOD PATH HTTP/1.1"}));
+      put(response,
+          refusal_response({.status = 400,
+                            .fault_message = response.status == 414 ? "the path is longer than 8192 bytes"
+                                                                    : "the request line is not METHOD PATH HTTP/1.1"}));
     }
   }
 

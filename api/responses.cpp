@@ -1,9 +1,9 @@
 #include "api/responses.h"
 
 #include "api/cpu_config_json.h"
-#include "vmm/base/json_writer.h"
 #include "api/machine_json.h"
 #include "api/output_json.h"
+#include "vmm/base/json_writer.h"
 
 #include <utility>
 

@@ -16,6 +16,9 @@
 namespace mayfly {
 namespace {
 
+/// All that can be ready at once with the default of connections, so that a client is never closed as idle while its
+/// request waits unseen.
+constexpr std::size_t kEventsAtOnce = 64;
 constexpr int kRetryAcceptMs = 100;  // where descriptors or memory are short and no client can make room
 
 }  // namespace
@@ -72,7 +75,7 @@ void ApiServer::serve() {
 }
 
 void ApiServer::serve_events() {
-  std::array<epoll_event, 16> events{};
+  std::array<epoll_event, kEventsAtOnce> events{};
   const int count =
       ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), milliseconds_to_next_deadline());
   bool connecting = false;

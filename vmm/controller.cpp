@@ -4,6 +4,7 @@
 #include "vmm/boot/image_file.h"
 #include "vmm/machine_state.h"
 
+#include <algorithm>
 #include <condition_variable>
 #include <ctime>
 #include <mutex>
@@ -78,7 +79,7 @@ Result<Answer> Controller::carry_out(Command command) {
   auto legal = check_legal(command, state_);
   auto answer = legal ? dispatch(command) : Result<Answer>{propagate(legal)};
   count(command, answer.has_value());
-  if (!answer) log_.error("{} refused: {}", name_of(command), answer.error().message);
+  if (!answer && refusals_.allow()) log_.error("{} refused: {}", name_of(command), answer.error().message);
   return answer;
 }
 
@@ -128,6 +129,8 @@ Status check_machine(const MachineConfig& machine) {
   if (machine.vcpu_count < 1 || machine.vcpu_count > kMaximumVcpus)
     return fail(ErrorKind::InvalidArgument, "vcpu_count is {}; it must be from 1 to {}", machine.vcpu_count,
                 kMaximumVcpus);
+  if (machine.smt && machine.vcpu_count > 1 && machine.vcpu_count % 2 != 0)
+    return fail(ErrorKind::InvalidArgument, "vcpu_count is {}; with smt it must be 1 or even", machine.vcpu_count);
   return GuestMemory::check({.size_mib = machine.mem_size_mib, .pages = machine.huge_pages});
 }
 
@@ -171,7 +174,15 @@ Result<Answer> Controller::apply(PutSerial& command) {
 
 Result<Answer> Controller::apply(PutLogger& command) {
   if (auto configured = log_.configure(command.value); !configured) return propagate(configured);
-  config_.logger = std::move(command.value);
+  LoggerConfig& kept = config_.logger ? *config_.logger : config_.logger.emplace();
+  const auto take = [](auto& old, auto& given) {
+    if (given) old = std::move(given);
+  };
+  take(kept.log_path, command.value.log_path);
+  take(kept.level, command.value.level);
+  take(kept.show_level, command.value.show_level);
+  take(kept.show_log_origin, command.value.show_log_origin);
+  take(kept.module, command.value.module);
   return {};
 }
 
@@ -193,6 +204,7 @@ Result<Answer> Controller::apply(PutMetrics& command) {
 }
 
 void Controller::prepare_shell() {
+  if (shell_ || state_ != MachineState::NotStarted || end_) return;
   auto shell = MachineShell::prepare();
   if (shell)
     shell_.emplace(std::move(*shell));
@@ -284,8 +296,11 @@ Result<Answer> Controller::apply(ResumeVm&) {
 
 void Controller::log_boot_time() const {
   const ProcessStart& start = options_.start;
-  const std::uint64_t wall = clock_us(CLOCK_MONOTONIC) - start.wall_us;
-  const std::uint64_t cpu = clock_us(CLOCK_PROCESS_CPUTIME_ID) - start.cpu_us + start.parent_cpu_us;
+  // What a caller gave may be nonsense: no time runs backwards.
+  const std::uint64_t now = clock_us(CLOCK_MONOTONIC);
+  const std::uint64_t used = clock_us(CLOCK_PROCESS_CPUTIME_ID);
+  const std::uint64_t wall = now - std::min(now, start.wall_us);
+  const std::uint64_t cpu = used - std::min(used, start.cpu_us) + start.parent_cpu_us;
   log_.info("Guest-boot-time = {} us, {} CPU us", wall, cpu);
 }
 

@@ -96,6 +96,7 @@ class Controller final : public CommandTarget {
   std::optional<MachineShell> shell_;
   std::unique_ptr<Microvm> microvm_;
   std::optional<MachineEnd> end_;
+  LogRate refusals_;  // a client can cause as many as it likes
 };
 
 }  // namespace mayfly

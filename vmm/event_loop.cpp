@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <ctime>
+#include <utility>
 
 namespace mayfly {
 namespace {
@@ -78,7 +79,7 @@ void EventLoop::close() {
   std::vector<Task> dropped;
   {
     const std::scoped_lock lock{mutex_};
-    closed_ = true;
+    if (std::exchange(closed_, true)) return;
     dropped.swap(tasks_);
   }
   io_uring_sqe& sqe = next_sqe();

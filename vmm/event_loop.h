@@ -5,7 +5,6 @@
 
 #include <liburing.h>
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -62,7 +61,7 @@ class EventLoop {
   void post(Task task);
   /// After run(): drops the tasks that wait and all later ones, so that nobody waits for a loop that has ended, and
   /// cancels what is in flight, so that the kernel is done with everybody's buffers. No more completions are told.
-  /// Loop's thread.
+  /// May be called twice. Loop's thread.
   void close();
   /// Makes run() return after the tasks and completions at hand. Any thread.
   void stop();

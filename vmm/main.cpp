@@ -24,9 +24,30 @@ constexpr int kDescriptorRoom = 255;
 
 void grow_descriptor_table() { const OwnedFd high{::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kDescriptorRoom)}; }
 
+/// Standard descriptors that are closed would be taken over by the first files that we open.
+void fill_standard_descriptors() {
+  int fd = -1;
+  do {
+    fd = ::open("/dev/null", O_RDWR);  // without O_CLOEXEC: as standard descriptors are
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd > STDERR_FILENO) ::close(fd);
+}
+
 int report(const Error& error, int code) {
   std::fprintf(stderr, "mayfly: %s\n", error.message.c_str());
   return code;
+}
+
+/// What the user configured is wrong, or the host cannot do it.
+int code_of(const Error& error) {
+  switch (error.kind) {
+    case ErrorKind::Kvm:
+    case ErrorKind::Unsupported:
+    case ErrorKind::System:
+      return kExitError;
+    default:
+      return kExitBadConfiguration;
+  }
 }
 
 std::uint64_t monotonic_us() { return monotonic_ns() / 1000; }
@@ -37,6 +58,13 @@ class Process {
   Process(const CommonOptions& common, ConsoleOptions console)
       : common_(common), console_(std::move(console)), log_(common.id) {
     if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_us();
+  }
+
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  /// A client may wait for an answer of the loop, which will not run (again).
+  ~Process() {
+    if (loop_) loop_->close();
   }
 
   /// Everything but the API; no thread exists yet.
@@ -76,6 +104,9 @@ Status Process::prepare() {
   });
   if (!signals) return propagate(signals);
   signals_ = std::move(*signals);
+  // Through the controller once more, so that GET /vm/config shows it.
+  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
+    if (auto logging = carry_out({PutLogger{common_.logger}}); !logging) return logging;
   if (!common_.metrics_path) return {};
   return carry_out({PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}});
 }
@@ -103,14 +134,19 @@ int Process::run() {
   return static_cast<int>(controller_->end()->reason);
 }
 
+/// More than any configuration needs.
+constexpr std::size_t kLargestConfigFile = 1 << 20;
+
 Result<std::string> read_file(const std::string& path) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (!file) return fail_errno(ErrorKind::System, "--config-file {} cannot be opened", path);
   std::string text;
   std::array<char, 4096> piece{};
   ssize_t count = 0;
-  while ((count = ::read(file.get(), piece.data(), piece.size())) > 0)
+  while (text.size() <= kLargestConfigFile && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
     text.append(piece.data(), static_cast<std::size_t>(count));
+  if (text.size() > kLargestConfigFile)
+    return fail(ErrorKind::TooLarge, "--config-file {} has over {} bytes", path, kLargestConfigFile);
   if (count < 0) return fail_errno(ErrorKind::System, "--config-file {} cannot be read", path);
   return text;
 }
@@ -136,7 +172,7 @@ int serve(const ServeOptions& options) {
   if (options.api_sock)
     if (auto serving = process.serve_api(*options.api_sock, options.max_payload); !serving)
       return report(serving.error(), kExitError);
-  if (auto done = process.carry_out(std::move(commands)); !done) return report(done.error(), kExitBadConfiguration);
+  if (auto done = process.carry_out(std::move(commands)); !done) return report(done.error(), code_of(done.error()));
   return process.run();
 }
 
@@ -151,7 +187,7 @@ int run(RunOptions options) {
   if (!terminal) return report(terminal.error(), kExitError);
   if (auto done = process.carry_out(std::move(options.commands)); !done) {
     terminal->reset();
-    return report(done.error(), kExitBadConfiguration);
+    return report(done.error(), code_of(done.error()));
   }
   return process.run();
 }
@@ -167,6 +203,7 @@ struct Start {
 }  // namespace mayfly
 
 int main(int argc, char** argv) {
+  mayfly::fill_standard_descriptors();
   auto invocation = mayfly::parse_options(argc, argv);
   return std::visit(mayfly::Start{}, invocation);
 }

@@ -8,8 +8,19 @@
 #include <fmt/format.h>
 
 namespace mayfly {
+namespace {
+
+/// Together with the counters, what a pipe takes whole or not at all (PIPE_BUF), even if every byte must be escaped.
+constexpr std::size_t kLargestProperties = 256;
+
+}  // namespace
 
 Result<MetricsSink> MetricsSink::open(const MetricsConfig& config, const std::string& id) {
+  std::size_t size = 0;
+  for (const auto& [name, value] : config.properties) size += name.size() + value.size();
+  if (size > kLargestProperties)
+    return fail(ErrorKind::TooLarge, "properties have {} bytes of names and values; at most {} fit a line", size,
+                kLargestProperties);
   auto file = open_line_sink(config.metrics_path, "metrics_path");
   if (!file) return propagate(file);
   return MetricsSink{std::move(*file), config, id};
@@ -38,11 +49,12 @@ Status MetricsSink::flush(const Metrics& metrics) {
       json.begin_object();
       open_group = group;
     }
-    std::uint64_t value = metric.value();
+    const std::uint64_t now_value = metric.value();
+    std::uint64_t value = now_value;
     if constexpr (std::is_same_v<std::remove_cvref_t<decltype(metric)>, Counter>) {
       std::string full = fmt::format("{}.{}", group, name);
       value -= flushed_[full];
-      values[std::move(full)] = metric.value();
+      values[std::move(full)] = now_value;
     }
     json.field(name, value);
   });

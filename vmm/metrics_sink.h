@@ -14,7 +14,7 @@ namespace mayfly {
 
 class MetricsSink {
  public:
-  /// Opens the path. Error: it cannot be opened.
+  /// Opens the path. Errors: it cannot be opened; the properties do not fit a line that a pipe takes whole.
   [[nodiscard]] static Result<MetricsSink> open(const MetricsConfig& config, const std::string& id);
 
   /// Writes one line; error where it could not be written whole now (a FIFO without a reader): nothing is lost then,

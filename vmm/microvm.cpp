@@ -60,8 +60,8 @@ Result<MachineShell> MachineShell::prepare() {
 struct Microvm::Parts final : GuestSignals {
   Parts(MicrovmContext outside, std::unique_ptr<Vm> machine, GuestMemory ram, ConsoleOptions console_options)
       : context(std::move(outside)),
-        vm(std::move(machine)),
         memory(std::move(ram)),
+        vm(std::move(machine)),
         ioapic(*vm),
         pit(InterruptLine{ioapic, layout::kTimerGsi}, clock, pit_alarm),
         i8042(InterruptLine{ioapic, layout::kKeyboardGsi}, *this),
@@ -74,7 +74,7 @@ struct Microvm::Parts final : GuestSignals {
   [[nodiscard]] Status make_timers();
   [[nodiscard]] Status attach_devices(bool with_boot_timer);
   [[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const MicrovmPlan& plan, const BootEntry& entry) const;
-  void start_vcpus(std::vector<Vcpu> made);
+  [[nodiscard]] Status start_vcpus(std::vector<Vcpu> made);
   /// Posts the end to the loop; only the first one counts. Any thread.
   void end(MachineEnd what) noexcept;
 
@@ -88,8 +88,8 @@ struct Microvm::Parts final : GuestSignals {
   std::atomic<bool> ended{false};
   LogRate crash_log_rate;
   HostClock clock;
+  GuestMemory memory;  // outlives the VM that maps it
   std::unique_ptr<Vm> vm;
-  GuestMemory memory;
   Ioapic ioapic;
   DualPic pic;
   LoopPitTimer pit_alarm;
@@ -104,7 +104,7 @@ struct Microvm::Parts final : GuestSignals {
   std::function<void()> drained;
   Bus ports;
   Bus mmio;
-  std::optional<VcpuSet> vcpus;
+  std::unique_ptr<VcpuSet> vcpus;
 };
 
 Status Microvm::Parts::make_timers() {
@@ -201,13 +201,16 @@ Result<std::vector<Vcpu>> Microvm::Parts::make_vcpus(const MicrovmPlan& plan, co
   return made;
 }
 
-void Microvm::Parts::start_vcpus(std::vector<Vcpu> made) {
-  vcpus.emplace(std::move(made), VcpuWorld{.ports = ports,
-                                           .mmio = mmio,
-                                           .ioapic = ioapic,
-                                           .memory = memory,
-                                           .metrics = context.metrics.vcpu,
-                                           .on_end = [this](MachineEnd what) { end(std::move(what)); }});
+Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made) {
+  auto set = VcpuSet::create(std::move(made), VcpuWorld{.ports = ports,
+                                                        .mmio = mmio,
+                                                        .ioapic = ioapic,
+                                                        .memory = memory,
+                                                        .metrics = context.metrics.vcpu,
+                                                        .on_end = [this](MachineEnd what) { end(std::move(what)); }});
+  if (!set) return propagate(set);
+  vcpus = std::move(*set);
+  return {};
 }
 
 void Microvm::Parts::end(MachineEnd what) noexcept {
@@ -236,11 +239,12 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
 
   auto parts = std::make_unique<Parts>(std::move(context), std::move(plan.shell.vm), std::move(*memory),
                                        std::move(plan.console));
-  if (auto made = parts->make_timers(); !made) return propagate(made);
   if (auto attached = parts->attach_devices(plan.boot_timer); !attached) return propagate(attached);
   auto vcpus = parts->make_vcpus(plan, *entry);
   if (!vcpus) return propagate(vcpus);
-  parts->start_vcpus(std::move(*vcpus));
+  if (auto started = parts->start_vcpus(std::move(*vcpus)); !started) return propagate(started);
+  // Last of what can fail: from here on the ring holds operations of this machine.
+  if (auto made = parts->make_timers(); !made) return propagate(made);
   parts->console.start();
   return std::unique_ptr<Microvm>{new Microvm{std::move(parts)}};
 }

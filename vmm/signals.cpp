@@ -4,6 +4,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 
 namespace mayfly {
@@ -21,7 +22,8 @@ sigset_t stop_signals() {
 
 Status StopSignals::block() {
   const sigset_t set = stop_signals();
-  if (::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0 || ::signal(SIGPIPE, SIG_IGN) == SIG_ERR)
+  errno = ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  if (errno != 0 || ::signal(SIGPIPE, SIG_IGN) == SIG_ERR)
     return fail_errno(ErrorKind::System, "cannot set the signal mask");
   return {};
 }

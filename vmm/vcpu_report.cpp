@@ -1,5 +1,8 @@
 #include "vmm/vcpu_report.h"
 
+#include <sys/uio.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <iterator>
@@ -31,7 +34,11 @@ std::string instruction_at(const Vcpu& vcpu, const GuestMemory& memory, std::uin
         std::min<std::size_t>(bytes.size() - count, kGuestPageSize - at->value % kGuestPageSize);
     const auto source = memory.bytes(*at, in_page);
     if (!source) break;
-    std::ranges::copy(*source, bytes.begin() + static_cast<std::ptrdiff_t>(count));
+    // By the kernel, which answers EFAULT where a plain copy would die: the page may belong to a boot file that has
+    // been cut short since.
+    const iovec to{.iov_base = bytes.data() + count, .iov_len = in_page};
+    const iovec from{.iov_base = source->data(), .iov_len = in_page};
+    if (::process_vm_readv(::getpid(), &to, 1, &from, 1, 0) != static_cast<ssize_t>(in_page)) break;
     count += in_page;
   }
   return count == 0 ? std::string{"not readable"} : hex_bytes(std::span{bytes}.first(count));

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -30,7 +31,19 @@ VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world)
     : vcpus_(std::move(vcpus)), world_(std::move(world)), running_count_(vcpus_.size()) {
   install_kick_handler();
   threads_.reserve(vcpus_.size());
-  for (std::size_t i = 0; i < vcpus_.size(); ++i) threads_.emplace_back([this, i] { thread_main(i); });
+}
+
+Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWorld world) {
+  std::unique_ptr<VcpuSet> set{new VcpuSet{std::move(vcpus), std::move(world)}};
+  for (std::size_t i = 0; i < set->vcpus_.size(); ++i) {
+    try {
+      set->threads_.emplace_back([&set = *set, i] { set.thread_main(i); });
+    } catch (const std::system_error& failure) {
+      return fail(ErrorKind::System, "cannot start the thread of vCPU {}: {}; raise the limit of processes or threads",
+                  i, failure.what());
+    }
+  }
+  return set;
 }
 
 VcpuSet::~VcpuSet() {
@@ -70,6 +83,10 @@ bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
 
 void VcpuSet::thread_main(std::size_t index) {
   const Vcpu& vcpu = vcpus_[index];
+  sigset_t kick;
+  ::sigemptyset(&kick);
+  ::sigaddset(&kick, kick_signal());
+  ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);  // whoever started the monitor may have left it blocked
   ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
   bool can_run = true;
   while (wait_for_turn(vcpu)) {

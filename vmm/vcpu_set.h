@@ -8,6 +8,7 @@
 
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -34,8 +35,8 @@ struct VcpuWorld {
 
 class VcpuSet {
  public:
-  /// Starts one thread a vCPU, parked. The caller's signal mask must let kick_signal() through.
-  VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world);
+  /// Starts one thread a vCPU, parked. Error: the host gives no more threads.
+  [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuWorld world);
   VcpuSet(const VcpuSet&) = delete;
   VcpuSet& operator=(const VcpuSet&) = delete;
   /// Stops and joins the threads.
@@ -49,6 +50,7 @@ class VcpuSet {
 
  private:
   enum class Wanted { Park, Run, Stop };
+  VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world);
   void want(Wanted wanted);
   void thread_main(std::size_t index);
   /// Parks while that is wanted; false when the thread is to end.

@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
 
 namespace mayfly::testing {
 namespace {
@@ -166,6 +167,52 @@ TEST_F(BadInput, UnknownPathsAndDevicesThatMayflyDoesNotHave) {
   expect_refused(monitor_.send("DELETE", "/machine-config"), {"DELETE"}, 404);
   expect_refused(monitor_.put("/balloon", "{}"), {"balloon"});
   expect_refused(monitor_.put("/vsock", "{}"), {"vsock"});
+}
+
+TEST_F(BadInput, AStartThatFailsLateCanBeMendedAndTriedAgain) {
+  ASSERT_EQ(monitor_.put("/boot-source", kernel_json(guest_path("hello"))).status, 204);
+  ASSERT_EQ(monitor_
+                .put("/cpu-config",
+                     R"({"msr_modifiers": [{"addr": "0x12345678", "bitmap": "0b)" + std::string(64, '1') + "\"}]}")
+                .status,
+            204);
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    expect_refused(monitor_.put("/actions", kStart), {"0x12345678"});
+    expect_not_started();
+  }
+  ASSERT_EQ(monitor_.put("/cpu-config", "{}").status, 204);
+  ASSERT_EQ(monitor_
+                .put("/boot-source",
+                     R"({"kernel_image_path": ")" + guest_path("hello") + R"(", "boot_args": "console=ttyS0"})")
+                .status,
+            204);
+  ASSERT_EQ(monitor_.put("/actions", kStart).status, 204);
+  EXPECT_NE(monitor_.console_to_end().find("GUEST PASS"), std::string::npos);
+  EXPECT_EQ(monitor_.wait(), 0);
+}
+
+TEST_F(BadInput, ARefusedConfigurationFileEndsTheProcessEvenWhileAClientWaits) {
+  const std::string config =
+      make_file(monitor_.file("config"), R"({"boot-source": {"kernel_image_path": ")" +
+                                             make_file(monitor_.file("kernel"), "no kernel at all") + "\"}}");
+  for (int round = 0; round < 20; ++round) {
+    const std::string socket = monitor_.file("second" + std::to_string(round));
+    const SocketWaiter waiter{socket};
+    ChildProcess second{{monitor_binary(), "--api-sock", socket, "--config-file", config}, {}};
+    try {
+      const OwnedFd connection = waiter.connect();
+      exchange(connection.get(), "GET", "/", "");
+    } catch (const std::runtime_error&) {
+      // Refused before it could answer: just as good.
+    }
+    EXPECT_EQ(second.wait(), 152);
+  }
+}
+
+TEST_F(BadInput, SmtOfAnOddCountIsRefusedHoweverItComesAbout) {
+  ASSERT_EQ(monitor_.put("/machine-config", R"({"vcpu_count": 3, "mem_size_mib": 64})").status, 204);
+  expect_refused(monitor_.patch("/machine-config", R"({"smt": true})"), {"vcpu_count is 3", "smt"});
+  EXPECT_NE(monitor_.get("/machine-config").body.find("\"smt\":false"), std::string::npos);
 }
 
 TEST_F(BadInput, ASocketThatIsInUseIsLeftToItsOwner) {

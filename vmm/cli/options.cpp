@@ -11,7 +11,7 @@ namespace mayfly {
 namespace {
 
 constexpr const char* kDefaultSocket = "/run/mayfly.socket";
-/// For a person at a terminal: the console on, and quick ends. `8250.nr_uarts=1` is what a console needs.
+/// For a person at a terminal: unlike the default, without `8250.nr_uarts=0`, and with a console.
 constexpr const char* kRunBootArgs =
     "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
 
@@ -62,6 +62,7 @@ LoggerConfig logger_config(const LoggerFlags& flags) {
   LoggerConfig config;
   if (!flags.path.empty()) config.log_path = flags.path;
   if (flags.has_level) config.level = flags.level;
+  if (flags.show_level) config.show_level = true;
   if (flags.show_origin) config.show_log_origin = true;
   return config;
 }

@@ -48,7 +48,10 @@ Result<Kvm> Kvm::open(const std::string& path) {
     return fail(ErrorKind::Unsupported, "{} speaks KVM API version {}; Mayfly needs {}", path, version,
                 KVM_API_VERSION);
   const int run_size = ::ioctl(fd.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
-  if (run_size < static_cast<int>(sizeof(kvm_run))) return fail_errno(ErrorKind::Kvm, "KVM_GET_VCPU_MMAP_SIZE failed");
+  if (run_size < 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_VCPU_MMAP_SIZE failed");
+  if (run_size < static_cast<int>(sizeof(kvm_run)))
+    return fail(ErrorKind::Unsupported, "{} gives a run area of {} bytes; Mayfly needs {}", path, run_size,
+                sizeof(kvm_run));
   Kvm kvm{std::move(fd), static_cast<std::size_t>(run_size)};
   for (const Needed& needed : kNeeded)
     if (kvm.check_extension(needed.capability) <= 0)

@@ -25,7 +25,7 @@ Result<Mapping> map_anonymous(std::uint64_t length, HugePages pages) {
                   length / kMiB);
     return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
   }
-  // Without this, a fork or a core dump of the monitor would carry the guest's memory along.
+  // Without this, a core dump of the monitor would carry the guest's memory along.
   if (::madvise(mapping.address(), length, MADV_DONTDUMP) != 0)
     return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
   if (pages == HugePages::Transparent && ::madvise(mapping.address(), length, MADV_HUGEPAGE) != 0)
@@ -114,6 +114,8 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   if (::mmap(start, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
              static_cast<off_t>(offset + head)) == MAP_FAILED)
     return fail_errno(ErrorKind::System, "cannot map {} bytes of the file", whole);
+  if (::madvise(start, whole, MADV_DONTDUMP) != 0)
+    return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
   return read_fully(fd, offset + head + whole, target->subspan(head + whole));
 }
 
