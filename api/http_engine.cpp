@@ -80,7 +80,7 @@ class HttpEngine::Server : private httplib::Server {
   }
 
  private:
-  static void put(httplib::Response& response, ApiResponse answer) {
+  static void put(httplib::Response& response, const ApiResponse& answer) {
     response.status = answer.status;
     if (answer.status != 204) response.set_content(answer.body, std::string{answer.content_type});
   }

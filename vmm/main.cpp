@@ -15,6 +15,7 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <exception>
 
 namespace mayfly {
 namespace {
@@ -204,6 +205,11 @@ struct Start {
 
 int main(int argc, char** argv) {
   mayfly::fill_standard_descriptors();
-  auto invocation = mayfly::parse_options(argc, argv);
-  return std::visit(mayfly::Start{}, invocation);
+  try {
+    auto invocation = mayfly::parse_options(argc, argv);
+    return std::visit(mayfly::Start{}, invocation);
+  } catch (const std::exception& failure) {  // no memory, no threads: nothing of ours throws
+    std::fprintf(stderr, "mayfly: %s\n", failure.what());
+    return mayfly::kExitError;
+  }
 }
