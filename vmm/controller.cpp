@@ -120,6 +120,8 @@ Result<Answer> Controller::apply(PutBootSource& command) {
   }
   files_ = {.kernel = std::move(*kernel), .initrd = std::move(initrd)};
   config_.boot_source = std::move(source);
+  // A start is near: after this answer, and before that request, there is time.
+  loop_.post([this] { prepare_shell(); });
   return {};
 }
 

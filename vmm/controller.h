@@ -48,8 +48,6 @@ class Controller final : public CommandTarget {
 
   // The rest is for the loop's thread.
   [[nodiscard]] Result<Answer> carry_out(Command command);
-  /// Makes ahead what every start needs; a host without KVM is told at the start, not here.
-  void prepare_shell();
   /// Ends the machine (if it has not ended) and stops the loop.
   void finish(MachineEnd end);
   [[nodiscard]] const std::optional<MachineEnd>& end() const noexcept { return end_; }
@@ -57,6 +55,8 @@ class Controller final : public CommandTarget {
   void shut_down();
 
  private:
+  /// Makes ahead what every start needs; a host without KVM is told at the start, not here.
+  void prepare_shell();
   struct OpenFiles {
     OwnedFd kernel;
     OwnedFd initrd;

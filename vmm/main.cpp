@@ -126,7 +126,6 @@ Status Process::carry_out(std::vector<Command> commands) {
 }
 
 int Process::run() {
-  loop_->post([this] { controller_->prepare_shell(); });
   const auto served = loop_->run();
   loop_->close();
   if (api_) api_->stop();
