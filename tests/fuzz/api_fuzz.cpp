@@ -7,21 +7,24 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <utility>
 
 /// Bytes of a client: the first says as what they are taken. Whatever they are, an answer is valid JSON with a status
 /// that the API knows, and nothing is 500.
 namespace mayfly {
 namespace {
 
+/// Answers with what it was given, so that the writers run on whatever the readers let through.
 class Machine : public CommandTarget {
  public:
   Result<Answer> execute(Command command) override {
-    if (const auto* put = std::get_if<PutCpuConfig>(&command)) return VmConfig{.cpu = put->value};
-    if (const auto* put = std::get_if<PutBootSource>(&command)) return VmConfig{.boot_source = put->value};
-    if (const auto* put = std::get_if<PutMetrics>(&command)) return VmConfig{.metrics = put->value};
-    if (const auto* put = std::get_if<PutLogger>(&command)) return VmConfig{.logger = put->value};
-    if (const auto* put = std::get_if<PutSerial>(&command)) return VmConfig{.serial = put->value};
-    return std::monostate{};
+    VmConfig config;
+    if (auto* put = std::get_if<PutCpuConfig>(&command)) config.cpu = std::move(put->value);
+    if (auto* put = std::get_if<PutBootSource>(&command)) config.boot_source = std::move(put->value);
+    if (auto* put = std::get_if<PutMetrics>(&command)) config.metrics = std::move(put->value);
+    if (auto* put = std::get_if<PutLogger>(&command)) config.logger = std::move(put->value);
+    if (auto* put = std::get_if<PutSerial>(&command)) config.serial = std::move(put->value);
+    return config;
   }
 };
 
