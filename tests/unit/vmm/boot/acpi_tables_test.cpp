@@ -14,8 +14,9 @@ namespace {
 
 std::vector<VirtioMmioWindow> windows(unsigned count) {
   std::vector<VirtioMmioWindow> all;
+  all.reserve(count);
   for (unsigned number = 0; number < count; ++number)
-    all.push_back({.base = GuestAddress{kMmioHoleStart + number * 4096}, .size = 4096, .gsi = 5 + number});
+    all.push_back({.base = GuestAddress{kMmioHoleStart + number * kGuestPageSize}, .size = 4096, .gsi = 5 + number});
   return all;
 }
 
@@ -140,8 +141,8 @@ class AcpiCompiler : public ::testing::Test {
   /// What `iasl arguments` says, run in the directory; the test fails where it returns an error.
   [[nodiscard]] std::string iasl(const std::string& arguments) const {
     const std::string command = "cd '" + directory_.string() + "' && iasl " + arguments + " >said 2>&1";
-    EXPECT_EQ(std::system(command.c_str()), 0) << arguments << '\n'
-                                               << content("said");  // NOLINT(concurrency-mt-unsafe)
+    const int status = std::system(command.c_str());  // NOLINT(concurrency-mt-unsafe)
+    EXPECT_EQ(status, 0) << arguments << '\n' << content("said");
     return content("said");
   }
   [[nodiscard]] std::string content(const std::string& name) const {

@@ -43,6 +43,7 @@ struct PrepareBoot : ::testing::Test {
   [[nodiscard]] std::vector<Entry> e820() const {
     const auto page = load<boot_params>(0x7000);
     std::vector<Entry> map;
+    map.reserve(page.e820_entries);
     for (unsigned number = 0; number < page.e820_entries; ++number)
       map.push_back({page.e820_table[number].addr, page.e820_table[number].size, page.e820_table[number].type});
     return map;
@@ -90,7 +91,7 @@ TEST_F(PrepareBoot, ABzImageKeepsItsHeaderButForTheLoadersFields) {
   EXPECT_EQ(std::uint32_t{page.hdr.init_size}, 0x80'0000U);
   EXPECT_EQ(page.hdr.type_of_loader, 0xFF);
   EXPECT_EQ(std::uint64_t{page.hdr.setup_data}, 0U) << "the image has no say in it";
-  EXPECT_EQ(std::uint32_t{page.hdr.ramdisk_image}, 64 * kMiB - 2 * 4096);
+  EXPECT_EQ(std::uint32_t{page.hdr.ramdisk_image}, 64 * kMiB - 2 * kGuestPageSize);
   EXPECT_EQ(std::uint32_t{page.hdr.ramdisk_size}, 5000U);
   EXPECT_TRUE(initrd_is_at(page.hdr.ramdisk_image));
 }

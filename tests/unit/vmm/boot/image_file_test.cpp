@@ -47,7 +47,7 @@ TEST_F(OpenBootFile, SaysWhatIsWrongWithThePath) {
                {"is a directory; give the path of an ELF vmlinux or a bzImage"});
   expect_error(open_boot_file("", BootFileRole::Initrd), ErrorKind::InvalidArgument, {"initrd_path is empty"});
   expect_error(open_boot_file(std::string("a\0b", 3), BootFileRole::Initrd), ErrorKind::InvalidArgument, {"NUL"});
-  std::ofstream{path("empty")};
+  std::ofstream{path("empty")}.close();
   expect_error(open_boot_file(path("empty"), BootFileRole::Initrd), ErrorKind::InvalidArgument,
                {"initrd_path", "is empty; give the path of an initramfs"});
   expect_error(open_boot_file("/dev/null", BootFileRole::Kernel), ErrorKind::InvalidArgument, {"a character device"});
