@@ -14,7 +14,7 @@
 
 namespace mayfly {
 
-inline constexpr std::size_t kSerialOutputCapacity = 64 * 1024;
+inline constexpr std::size_t kSerialOutputCapacity = std::size_t{64} * 1024;
 
 /// Who writes the buffer out, to be told when there is something to write.
 class FlushRequest {

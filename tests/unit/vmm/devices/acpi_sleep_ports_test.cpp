@@ -1,11 +1,17 @@
 #include "vmm/devices/acpi_sleep_ports.h"
 
 #include "tests/unit/vmm/devices/fakes.h"
+#include "vmm/boot/layout.h"
 
 #include <gtest/gtest.h>
 
 namespace mayfly {
 namespace {
+
+// What the guest is told is where the device is, and what it takes.
+static_assert(kAcpiSleepControlPort == layout::kSleepControlPort);
+static_assert(kAcpiSleepControlPort + 1 == layout::kSleepStatusPort);
+static_assert(kAcpiSleepTypeSoftOff == layout::kSleepTypeOff);
 
 using fakes::load;
 using fakes::store;

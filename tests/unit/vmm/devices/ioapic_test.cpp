@@ -1,6 +1,7 @@
 #include "vmm/devices/ioapic.h"
 
 #include "tests/unit/vmm/devices/fakes.h"
+#include "vmm/boot/layout.h"
 
 #include <atomic>
 #include <thread>
@@ -9,6 +10,9 @@
 
 namespace mayfly {
 namespace {
+
+// What the guest is told is where the device is.
+static_assert(kIoapicBase == layout::kIoApicBase && Ioapic::kPins == layout::kIoApicPins);
 
 using fakes::load;
 using fakes::store;

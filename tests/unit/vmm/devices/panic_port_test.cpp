@@ -1,11 +1,15 @@
 #include "vmm/devices/panic_port.h"
 
 #include "tests/unit/vmm/devices/fakes.h"
+#include "vmm/boot/layout.h"
 
 #include <gtest/gtest.h>
 
 namespace mayfly {
 namespace {
+
+// What the guest is told is where the device is.
+static_assert(kPanicPort == layout::kPvpanicPort);
 
 using fakes::load;
 using fakes::store;

@@ -1,6 +1,7 @@
 #include "vmm/devices/serial.h"
 
 #include "tests/unit/vmm/devices/fakes.h"
+#include "vmm/boot/layout.h"
 
 #include <algorithm>
 #include <string>
@@ -10,6 +11,9 @@
 
 namespace mayfly {
 namespace {
+
+// What the guest is told is where the device is.
+static_assert(kSerialPort == layout::kSerialPort && kSerialPortCount == layout::kSerialPorts);
 
 constexpr unsigned kPin = 4;
 
