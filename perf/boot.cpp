@@ -6,7 +6,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <string>
 
 namespace mayfly::perf {
@@ -95,14 +94,7 @@ int run(const Paths& paths, int rounds) {
 }  // namespace mayfly::perf
 
 int main(int argc, char** argv) {
-  if (argc < 4) {
-    std::fprintf(stderr, "usage: %s MONITOR FLOOR GUEST [ROUNDS]\n", argv[0]);
-    return 2;
-  }
-  try {
-    return mayfly::perf::run({argv[1], argv[2], argv[3]}, argc > 4 ? std::atoi(argv[4]) : 41);  // NOLINT
-  } catch (const std::exception& failure) {
-    std::fprintf(stderr, "perf: %s\n", failure.what());
-    return 1;
-  }
+  return mayfly::perf::benchmark_main(argc, argv, "MONITOR FLOOR GUEST", [](const auto& paths, int rounds) {
+    return mayfly::perf::run({paths[0], paths[1], paths[2]}, rounds);
+  });
 }

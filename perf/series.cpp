@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <limits>
 
 namespace mayfly::perf {
@@ -24,6 +26,20 @@ void print_table(const char* title, const char* unit, const std::vector<Series>&
     std::printf("%-34s %5zu %9.3f %9.3f %9.3f %9.3f %9.3f\n", series.name().c_str(), series.count(), series.quantile(0),
                 series.quantile(0.1), series.median(), series.quantile(0.9), series.quantile(1));
   std::fflush(stdout);
+}
+
+int benchmark_main(int argc, char** argv, const char* words,
+                   const std::function<int(const std::array<std::string, 3>& paths, int rounds)>& run) {
+  if (argc < 4) {
+    std::fprintf(stderr, "usage: %s %s [ROUNDS]\n", argv[0], words);
+    return 2;
+  }
+  try {
+    return run({argv[1], argv[2], argv[3]}, argc > 4 ? std::atoi(argv[4]) : 41);  // NOLINT
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "perf: %s\n", failure.what());
+    return 1;
+  }
 }
 
 }  // namespace mayfly::perf

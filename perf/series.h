@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,5 +31,10 @@ class Series {
 
 /// Prints one row a series: count, least, 10 %, median, 90 %, most.
 void print_table(const char* title, const char* unit, const std::vector<Series>& all);
+
+/// A benchmark's main: three paths (`words` names them in the usage), then how many rounds (41 unless told). What `run`
+/// throws is told on standard error.
+int benchmark_main(int argc, char** argv, const char* words,
+                   const std::function<int(const std::array<std::string, 3>& paths, int rounds)>& run);
 
 }  // namespace mayfly::perf

@@ -9,7 +9,6 @@
 #include "vmm/kvm/vm.h"
 #include "vmm/machine_end.h"
 
-#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>

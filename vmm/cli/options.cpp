@@ -71,7 +71,7 @@ struct ServeFlags {
   std::string api_sock = kDefaultSocket;
   bool no_api = false;
   std::string config_file;
-  std::size_t max_payload = 51'200;
+  std::size_t max_payload = ServeOptions{}.max_payload;
   std::uint64_t ignored_number = 0;
   bool ignored_flag = false;
 };
