@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vmm/command.h"
+#include "vmm/machine/command.h"
 
 #include <expected>
 #include <span>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "api/requests.h"
-#include "vmm/command.h"
+#include "vmm/machine/command.h"
 
 #include <string>
 #include <string_view>

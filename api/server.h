@@ -4,7 +4,7 @@
 #include "api/http_engine.h"
 #include "api/unix_listener.h"
 #include "vmm/base/owned_fd.h"
-#include "vmm/command.h"
+#include "vmm/machine/command.h"
 
 #include <chrono>
 #include <cstddef>

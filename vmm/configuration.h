@@ -3,6 +3,7 @@
 #include "vmm/base/log.h"
 #include "vmm/memory/guest_memory.h"
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -16,6 +17,8 @@ namespace mayfly {
 /// Limits of the machine. See api/openapi.yaml.
 inline constexpr unsigned kMaximumVcpus = 32;
 inline constexpr std::size_t kMaximumCommandLine = 2048;  ///< Bytes of kernel command line, without the NUL.
+/// Drives and network interfaces together: one window and one interrupt line each.
+inline constexpr std::size_t kMaximumVirtioDevices = 16;
 inline constexpr const char* kDefaultBootArgs =
     "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
 
@@ -90,6 +93,56 @@ struct TokenBucketConfig {
   std::uint64_t one_time_burst = 0;
 };
 
+/// Limits of one direction: an absent bucket is no limit.
+struct RateLimiterConfig {
+  std::optional<TokenBucketConfig> bandwidth{};  ///< Bytes.
+  std::optional<TokenBucketConfig> ops{};        ///< Requests, or frames.
+};
+
+/// What a flush of the guest's does: nothing, or data on stable storage before it is answered. Unsafe drives do not
+/// offer flushing, as in the dialect.
+enum class CacheType { Unsafe, Writeback };
+
+/// PUT /drives/{drive_id}
+struct DriveConfig {
+  std::string drive_id{};
+  std::string path_on_host{};
+  bool is_root_device = false;
+  bool is_read_only = false;
+  std::optional<std::string> partuuid{};  ///< Of the root device's root partition.
+  CacheType cache_type = CacheType::Unsafe;
+  std::optional<std::string> io_engine{};  ///< "Sync" or "Async": kept for GET; both are io_uring here.
+  bool direct = false;                     ///< O_DIRECT: past the host's page cache.
+  std::optional<RateLimiterConfig> rate_limiter{};
+};
+
+/// PATCH /drives/{drive_id}: only what is present changes.
+struct DrivePatch {
+  std::string drive_id{};
+  std::optional<std::string> path_on_host{};
+  std::optional<RateLimiterConfig> rate_limiter{};
+};
+
+using MacAddress = std::array<std::uint8_t, 6>;
+
+/// PUT /network-interfaces/{iface_id}
+struct NetworkInterfaceConfig {
+  std::string iface_id{};
+  std::string host_dev_name{};            ///< The TAP.
+  std::optional<MacAddress> guest_mac{};  ///< Absent: made from iface_id, locally administered.
+  std::optional<std::uint16_t> mtu{};     ///< 68 to 65535; absent: the guest is not told.
+  bool check_source_mac = false;          ///< Drop frames of the guest that bear another's address.
+  std::optional<RateLimiterConfig> rx_rate_limiter{};
+  std::optional<RateLimiterConfig> tx_rate_limiter{};
+};
+
+/// PATCH /network-interfaces/{iface_id}: only what is present changes.
+struct NetworkInterfacePatch {
+  std::string iface_id{};
+  std::optional<RateLimiterConfig> rx_rate_limiter{};
+  std::optional<RateLimiterConfig> tx_rate_limiter{};
+};
+
 /// PUT /serial
 struct SerialConfig {
   std::optional<std::string> serial_out_path{};     ///< Absent: standard output.
@@ -109,6 +162,8 @@ struct VmConfig {
   MachineConfig machine{};
   std::optional<CpuConfig> cpu{};
   std::optional<SerialConfig> serial{};
+  std::vector<DriveConfig> drives{};  ///< The root device first, then in the order in which they came.
+  std::vector<NetworkInterfaceConfig> network_interfaces{};
   std::optional<LoggerConfig> logger{};
   std::optional<MetricsConfig> metrics{};
 };

@@ -17,6 +17,9 @@ namespace {
 constexpr unsigned kRingEntries = 256;
 /// Completions taken in one round before tasks get their turn.
 constexpr unsigned kBatch = 64;
+/// Room in the table of registered files: every device that a machine can have, and replacements while they are
+/// swapped.
+constexpr unsigned kFileSlots = 64;
 /// How long close() waits for the kernel to let go of what was in flight.
 constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
@@ -70,7 +73,10 @@ void EventLoop::post(Task task) {
     first = tasks_.empty();
     tasks_.push_back(std::move(task));
   }
-  if (!first) return;  // the wake-up that the first one caused serves all
+  if (first) wake();  // which serves all that follow, too
+}
+
+void EventLoop::wake() {
   const std::uint64_t one = 1;
   ensure(::write(wake_fd_.get(), &one, sizeof one) == sizeof one, "the loop's event descriptor refused a write");
 }
@@ -106,10 +112,35 @@ Status EventLoop::run() {
       return fail_errno(ErrorKind::System, "io_uring_enter failed");
     }
     reap(true);
+    end_round();
     run_tasks();
+    end_round();
   }
   stopping_ = false;
   return {};
+}
+
+void EventLoop::serve_until(const std::function<bool()>& reached) {
+  while (!reached()) {
+    const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
+    ensure(submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY,
+           "io_uring refused to wait");
+    reap(true);
+    end_round();
+  }
+}
+
+void EventLoop::at_round_end(RoundTask& task) {
+  if (!std::exchange(task.due_, true)) round_tasks_.push_back(&task);
+}
+
+void EventLoop::end_round() {
+  ending_tasks_.swap(round_tasks_);
+  for (RoundTask* task : ending_tasks_) {
+    task->due_ = false;
+    task->on_round_end();
+  }
+  ending_tasks_.clear();
 }
 
 void EventLoop::reap(bool tell) {
@@ -118,9 +149,10 @@ void EventLoop::reap(bool tell) {
   for (unsigned i = 0; i < count; ++i) {
     const io_uring_cqe& entry = *batch[i];
     const bool more = (entry.flags & IORING_CQE_F_MORE) != 0;
+    auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(&entry));
+    if (operation == &unwatched_) continue;  // it failed, as only a full event descriptor can
     if (!more) --in_flight_;
-    if (auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(&entry)); tell && operation != nullptr)
-      operation->on_complete(entry.res, more);
+    if (tell && operation != nullptr) operation->on_complete(entry.res, more);
   }
   ::io_uring_cq_advance(&ring_, count);
 }
@@ -160,6 +192,80 @@ void EventLoop::write(int fd, std::span<const std::byte> buffer, std::uint64_t o
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
   submit_for(sqe, &operation);
+}
+
+void EventLoop::submit_on(io_uring_sqe& sqe, Operation& operation) {
+  sqe.flags |= IOSQE_FIXED_FILE;
+  submit_for(sqe, &operation);
+}
+
+void EventLoop::readv(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset,
+                      Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_readv(&sqe, file.slot(), buffers.data(), static_cast<unsigned>(buffers.size()), offset);
+  submit_on(sqe, operation);
+}
+
+void EventLoop::writev(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset,
+                       Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_writev(&sqe, file.slot(), buffers.data(), static_cast<unsigned>(buffers.size()), offset);
+  submit_on(sqe, operation);
+}
+
+void EventLoop::sync_data(const RegisteredFile& file, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_fsync(&sqe, file.slot(), IORING_FSYNC_DATASYNC);
+  submit_on(sqe, operation);
+}
+
+void EventLoop::fallocate(const RegisteredFile& file, int mode, std::uint64_t offset, std::uint64_t length,
+                          Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_fallocate(&sqe, file.slot(), mode, static_cast<off_t>(offset), static_cast<off_t>(length));
+  submit_on(sqe, operation);
+}
+
+void EventLoop::write_unwatched(int fd, std::span<const std::byte> buffer) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), kNoOffset);
+  sqe.flags |= IOSQE_CQE_SKIP_SUCCESS;
+  ::io_uring_sqe_set_data(&sqe, &unwatched_);
+}
+
+Result<RegisteredFile> EventLoop::register_file(int fd) {
+  if (!has_file_table_) {
+    if (const int result = ::io_uring_register_files_sparse(&ring_, kFileSlots); result < 0) {
+      errno = -result;
+      return fail_errno(ErrorKind::System, "io_uring refused a table of {} files", kFileSlots);
+    }
+    has_file_table_ = true;
+    for (unsigned slot = kFileSlots; slot > 0; --slot) free_file_slots_.push_back(slot - 1);
+  }
+  if (free_file_slots_.empty()) return fail(ErrorKind::TooLarge, "over {} files are in use", kFileSlots);
+  const unsigned slot = free_file_slots_.back();
+  if (const int result = ::io_uring_register_files_update(&ring_, slot, &fd, 1); result < 0) {
+    errno = -result;
+    return fail_errno(ErrorKind::System, "io_uring refused a file");
+  }
+  free_file_slots_.pop_back();
+  return RegisteredFile{*this, slot};
+}
+
+void EventLoop::unregister_file(unsigned slot) noexcept {
+  const int none = -1;
+  (void)::io_uring_register_files_update(&ring_, slot, const_cast<int*>(&none), 1);
+  free_file_slots_.push_back(slot);  // room for all was made with the table
+}
+
+RegisteredFile& RegisteredFile::operator=(RegisteredFile&& other) noexcept {
+  std::swap(loop_, other.loop_);
+  std::swap(slot_, other.slot_);
+  return *this;
+}
+
+RegisteredFile::~RegisteredFile() {
+  if (loop_ != nullptr) loop_->unregister_file(slot_);
 }
 
 void EventLoop::poll(int fd, unsigned events, Operation& operation) {

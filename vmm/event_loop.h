@@ -4,6 +4,7 @@
 #include "vmm/base/owned_fd.h"
 
 #include <liburing.h>
+#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <utility>
 #include <vector>
 
 /// The monitor's one io_uring and the thread that serves it.
@@ -34,6 +36,8 @@ class Operation {
   virtual void on_complete(int result, bool more) noexcept = 0;
 };
 
+class EventLoop;
+
 /// An Operation that calls a function.
 class CallbackOperation final : public Operation {
  public:
@@ -42,6 +46,41 @@ class CallbackOperation final : public Operation {
 
  private:
   std::move_only_function<void(int, bool)> callback_;
+};
+
+/// What is to be done once after the completions of a round, however many asked for it: see at_round_end().
+class RoundTask {
+ public:
+  RoundTask() = default;
+  RoundTask(const RoundTask&) = delete;
+  RoundTask& operator=(const RoundTask&) = delete;
+  virtual void on_round_end() noexcept = 0;
+
+ protected:
+  ~RoundTask() = default;
+
+ private:
+  friend class EventLoop;
+  bool due_ = false;
+};
+
+/// A file in the ring's table of registered files: an operation on it does not look its descriptor up. Taken out of
+/// the table when destroyed, on the loop's thread; the file itself stays its owner's.
+class RegisteredFile {
+ public:
+  RegisteredFile() = default;
+  RegisteredFile(EventLoop& loop, unsigned slot) noexcept : loop_(&loop), slot_(slot) {}
+  RegisteredFile(RegisteredFile&& other) noexcept : loop_(std::exchange(other.loop_, nullptr)), slot_(other.slot_) {}
+  RegisteredFile& operator=(RegisteredFile&& other) noexcept;
+  RegisteredFile(const RegisteredFile&) = delete;
+  RegisteredFile& operator=(const RegisteredFile&) = delete;
+  ~RegisteredFile();
+  [[nodiscard]] int slot() const noexcept { return static_cast<int>(slot_); }
+  [[nodiscard]] explicit operator bool() const noexcept { return loop_ != nullptr; }
+
+ private:
+  EventLoop* loop_ = nullptr;
+  unsigned slot_ = 0;
 };
 
 class EventLoop {
@@ -71,6 +110,25 @@ class EventLoop {
   // What follows is for the loop's thread only.
   void read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation);
   void write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation);
+  /// As readv(2) and writev(2) at `offset`. The vectors must live until the completion.
+  void readv(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset, Operation& operation);
+  void writev(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset, Operation& operation);
+  /// fdatasync(2).
+  void sync_data(const RegisteredFile& file, Operation& operation);
+  /// fallocate(2) with `mode`.
+  void fallocate(const RegisteredFile& file, int mode, std::uint64_t offset, std::uint64_t length,
+                 Operation& operation);
+  /// A write whose success nobody is told; for event descriptors.
+  void write_unwatched(int fd, std::span<const std::byte> buffer);
+  /// Puts a file into the ring's table. Errors: the table is full, the kernel refuses.
+  [[nodiscard]] Result<RegisteredFile> register_file(int fd);
+  /// Calls `task` once after the completions at hand, and before what they have caused is submitted.
+  void at_round_end(RoundTask& task);
+  /// Serves completions (and no tasks) until `reached`, which is looked at after every round; whoever makes it true
+  /// calls wake(). For waiting on another thread that may itself wait for the ring.
+  void serve_until(const std::function<bool()>& reached);
+  /// Makes the loop go round once. Any thread.
+  void wake();
   /// Completes each time that `fd` is ready for `events` (POLLIN...), until cancelled.
   void poll(int fd, unsigned events, Operation& operation);
   /// Completes once, when `fd` is ready for `events`.
@@ -85,6 +143,10 @@ class EventLoop {
   void submit_for(io_uring_sqe& sqe, Operation* operation);
   /// Takes the completions at hand.
   void reap(bool tell);
+  void end_round();
+  friend class RegisteredFile;
+  void unregister_file(unsigned slot) noexcept;
+  void submit_on(io_uring_sqe& sqe, Operation& operation);
   void watch_wake_fd();
   void run_tasks();
 
@@ -97,16 +159,25 @@ class EventLoop {
     EventLoop& loop_;
   };
 
+  class Unwatched final : public Operation {
+    void on_complete(int /*result*/, bool /*more*/) noexcept override {}
+  };
+
   io_uring ring_{};
+  Unwatched unwatched_;  // stands for operations whose success makes no completion
   OwnedFd wake_fd_;
   std::uint64_t wake_count_ = 0;
   WakeOperation wake_{*this};
   bool stopping_ = false;        // loop's thread
   std::uint64_t in_flight_ = 0;  // loop's thread: submissions whose last completion is still to come
   std::mutex mutex_;
-  std::vector<Task> tasks_;    // guarded by mutex_
-  bool closed_ = false;        // guarded by mutex_
-  std::vector<Task> running_;  // loop's thread
+  std::vector<Task> tasks_;                // guarded by mutex_
+  bool closed_ = false;                    // guarded by mutex_
+  std::vector<Task> running_;              // loop's thread
+  std::vector<RoundTask*> round_tasks_;    // loop's thread
+  std::vector<RoundTask*> ending_tasks_;   // loop's thread
+  std::vector<unsigned> free_file_slots_;  // loop's thread; made with the table
+  bool has_file_table_ = false;
 };
 
 /// A one-shot timer on CLOCK_MONOTONIC. arm() and cancel() are safe on any thread (one system call); the callback runs

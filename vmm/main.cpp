@@ -3,7 +3,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/cli/options.h"
-#include "vmm/controller.h"
+#include "vmm/machine/controller.h"
 #include "vmm/doctor/doctor.h"
 #include "vmm/event_loop.h"
 #include "vmm/raw_terminal.h"

@@ -32,10 +32,23 @@ bool TokenBucket::take(std::uint64_t tokens, std::uint64_t now_ns) noexcept {
   const std::uint64_t from_burst = std::min(tokens, state_.burst);
   const std::uint64_t from_budget = tokens - from_burst;
   if (from_budget > 0 && (state_.debt > 0 || state_.budget < std::min(from_budget, size_))) return false;
-  state_.burst -= from_burst;
-  state_.debt += from_budget - std::min(from_budget, state_.budget);
-  state_.budget -= std::min(from_budget, state_.budget);
+  draw(tokens);
   return true;
+}
+
+void TokenBucket::spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept {
+  if (unlimited()) return;
+  refill(now_ns);
+  draw(tokens);
+}
+
+void TokenBucket::draw(std::uint64_t tokens) noexcept {
+  const std::uint64_t from_burst = std::min(tokens, state_.burst);
+  const std::uint64_t from_budget = tokens - from_burst;
+  const std::uint64_t paid = std::min(from_budget, state_.budget);
+  state_.burst -= from_burst;
+  state_.budget -= paid;
+  state_.debt = saturated(Wide{state_.debt} + (from_budget - paid));
 }
 
 void TokenBucket::give_back(std::uint64_t tokens) noexcept {

@@ -35,6 +35,8 @@ class TokenBucket {
 
   /// Takes `tokens`, or takes nothing and says false.
   [[nodiscard]] bool take(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
+  /// Takes `tokens` for something that is done already; what is not there becomes a debt.
+  void spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
   /// Gives back what was taken for something that then was not done. A full bucket stays full.
   void give_back(std::uint64_t tokens) noexcept;
   /// How long until take(tokens) succeeds if nothing else is taken; 0: now.
@@ -47,6 +49,7 @@ class TokenBucket {
  private:
   void refill(std::uint64_t now_ns) noexcept;
   void credit(std::uint64_t tokens) noexcept;
+  void draw(std::uint64_t tokens) noexcept;
 
   std::uint64_t size_ = 0;       // 0: no limit
   std::uint64_t refill_ns_ = 1;  // time in which `size_` tokens come back

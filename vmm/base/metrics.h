@@ -41,6 +41,21 @@ struct VcpuMetrics {
 struct UartMetrics {
   Counter read_count, write_count, dropped_bytes, rate_limiter_dropped_bytes, flush_errors;
 };
+/// Of all virtio transports together.
+struct VirtioMetrics {
+  Counter kicks, interrupts, driver_errors, needs_reset;
+};
+/// Of all drives together.
+struct BlockMetrics {
+  Counter read_count, write_count, flush_count, discard_count, write_zeroes_count, read_bytes, write_bytes;
+  Counter execute_fails, invalid_reqs_count, rate_limiter_throttled_events, update_count, update_fails;
+};
+/// Of all network interfaces together.
+struct NetMetrics {
+  Counter rx_packets_count, rx_bytes_count, rx_fails, rx_no_buffer_count;
+  Counter tx_packets_count, tx_bytes_count, tx_fails, tx_malformed_frames, tx_spoofed_mac_count;
+  Counter rx_rate_limiter_throttled, tx_rate_limiter_throttled, tap_gone_count, update_count, update_fails;
+};
 struct LoggerMetrics {
   Counter missed_metrics_count;
 };
@@ -52,6 +67,9 @@ struct Metrics {
   ApiMetrics api;
   VcpuMetrics vcpu;
   UartMetrics uart;
+  VirtioMetrics virtio;
+  BlockMetrics block;
+  NetMetrics net;
   LoggerMetrics logger;
   LatencyMetrics latency;
 };
@@ -65,10 +83,39 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("api_server", "put_fails", "PUT requests refused", m.api.put_fails);
   visit("api_server", "patch_count", "PATCH requests answered", m.api.patch_count);
   visit("api_server", "patch_fails", "PATCH requests refused", m.api.patch_fails);
+  visit("block", "read_count", "Read requests", m.block.read_count);
+  visit("block", "write_count", "Write requests", m.block.write_count);
+  visit("block", "flush_count", "Flush requests", m.block.flush_count);
+  visit("block", "discard_count", "Discard requests", m.block.discard_count);
+  visit("block", "write_zeroes_count", "Write-zeroes requests", m.block.write_zeroes_count);
+  visit("block", "read_bytes", "Bytes read from drives", m.block.read_bytes);
+  visit("block", "write_bytes", "Bytes written to drives", m.block.write_bytes);
+  visit("block", "execute_fails", "Requests that the host failed", m.block.execute_fails);
+  visit("block", "invalid_reqs_count", "Requests that no device can serve", m.block.invalid_reqs_count);
+  visit("block", "rate_limiter_throttled_events", "Times that a drive's rate limiter stopped it",
+        m.block.rate_limiter_throttled_events);
+  visit("block", "update_count", "Drives changed while running", m.block.update_count);
+  visit("block", "update_fails", "Refused changes of drives", m.block.update_fails);
   visit("latencies_us", "start", "Start request to vCPU threads running, microseconds", m.latency.start_us);
   visit("latencies_us", "pause", "Latest pause, microseconds", m.latency.pause_us);
   visit("latencies_us", "resume", "Latest resume, microseconds", m.latency.resume_us);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
+  visit("net", "rx_packets_count", "Frames given to the guest", m.net.rx_packets_count);
+  visit("net", "rx_bytes_count", "Bytes given to the guest", m.net.rx_bytes_count);
+  visit("net", "rx_fails", "Reads of a TAP that failed", m.net.rx_fails);
+  visit("net", "rx_no_buffer_count", "Times that the guest had no receive buffer ready", m.net.rx_no_buffer_count);
+  visit("net", "rx_rate_limiter_throttled", "Times that a receive rate limiter stopped an interface",
+        m.net.rx_rate_limiter_throttled);
+  visit("net", "tx_packets_count", "Frames taken from the guest", m.net.tx_packets_count);
+  visit("net", "tx_bytes_count", "Bytes taken from the guest", m.net.tx_bytes_count);
+  visit("net", "tx_fails", "Frames that a TAP refused", m.net.tx_fails);
+  visit("net", "tx_malformed_frames", "Frames of the guest whose header is wrong", m.net.tx_malformed_frames);
+  visit("net", "tx_spoofed_mac_count", "Frames of the guest with another's source address", m.net.tx_spoofed_mac_count);
+  visit("net", "tx_rate_limiter_throttled", "Times that a transmit rate limiter stopped an interface",
+        m.net.tx_rate_limiter_throttled);
+  visit("net", "tap_gone_count", "TAPs that went away under a running machine", m.net.tap_gone_count);
+  visit("net", "update_count", "Interfaces changed while running", m.net.update_count);
+  visit("net", "update_fails", "Refused changes of interfaces", m.net.update_fails);
   visit("uart", "read_count", "Bytes given to the guest's serial port", m.uart.read_count);
   visit("uart", "write_count", "Bytes taken from the guest's serial port", m.uart.write_count);
   visit("uart", "dropped_bytes", "Serial output dropped for want of a reader", m.uart.dropped_bytes);
@@ -82,6 +129,10 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("vcpu", "exit_kicked", "Returns of KVM_RUN for a pause, a resume or a stop", m.vcpu.exit_kicked);
   visit("vcpu", "failures", "vCPUs stopped by an error", m.vcpu.failures);
   visit("vcpu", "unclaimed_accesses", "Port and MMIO accesses that no device answers", m.vcpu.unclaimed_accesses);
+  visit("virtio", "kicks", "Queue notifications that reached the loop", m.virtio.kicks);
+  visit("virtio", "interrupts", "Interrupts sent", m.virtio.interrupts);
+  visit("virtio", "driver_errors", "Register accesses that no driver should make", m.virtio.driver_errors);
+  visit("virtio", "needs_reset", "Devices stopped because their driver broke the protocol", m.virtio.needs_reset);
 }
 
 /// All metrics in the Prometheus text format, each as mayfly_<group>_<name>.

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "vmm/command.h"
-#include "vmm/controller.h"
+#include "vmm/machine/command.h"
+#include "vmm/machine/controller.h"
 
 #include <optional>
 #include <string>

@@ -1,4 +1,4 @@
-#include "vmm/controller.h"
+#include "vmm/machine/controller.h"
 
 #include "tests/support/child_process.h"
 

@@ -1,4 +1,4 @@
-#include "vmm/machine_state.h"
+#include "vmm/machine/machine_state.h"
 
 #include <array>
 #include <set>

@@ -1,4 +1,4 @@
-#include "vmm/machine_state.h"
+#include "vmm/machine/machine_state.h"
 
 #include <array>
 #include <cstddef>
@@ -26,6 +26,10 @@ constexpr std::array kRules = {
     Rule{"PATCH /machine-config",    true,        false,   false},
     Rule{"PUT /cpu-config",          true,        false,   false},
     Rule{"PUT /serial",              true,        false,   false},
+    Rule{"PUT /drives",              true,        false,   false},
+    Rule{"PATCH /drives",            false,       true,    true},
+    Rule{"PUT /network-interfaces",  true,        false,   false},
+    Rule{"PATCH /network-interfaces", false,      true,    true},
     Rule{"PUT /logger",              true,        false,   false},
     Rule{"PUT /metrics",             true,        false,   false},
     Rule{"InstanceStart",            true,        false,   false},
@@ -38,8 +42,8 @@ constexpr std::array kRules = {
 static_assert(kRules.size() == std::variant_size_v<Command>);
 // The rows' order is checked where it is easiest to get wrong: at the ends and at the start.
 static_assert(std::is_same_v<std::variant_alternative_t<0, Command>, GetInstanceInfo>);
-static_assert(std::is_same_v<std::variant_alternative_t<11, Command>, StartInstance>);
-static_assert(std::is_same_v<std::variant_alternative_t<15, Command>, ResumeVm>);
+static_assert(std::is_same_v<std::variant_alternative_t<15, Command>, StartInstance>);
+static_assert(std::is_same_v<std::variant_alternative_t<19, Command>, ResumeVm>);
 
 bool is_legal(const Rule& rule, MachineState state) {
   switch (state) {

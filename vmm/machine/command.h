@@ -30,6 +30,18 @@ struct PutCpuConfig {
 struct PutSerial {
   SerialConfig value;
 };
+struct PutDrive {
+  DriveConfig value;
+};
+struct PatchDrive {
+  DrivePatch value;
+};
+struct PutNetworkInterface {
+  NetworkInterfaceConfig value;
+};
+struct PatchNetworkInterface {
+  NetworkInterfacePatch value;
+};
 struct PutLogger {
   LoggerConfig value;
 };
@@ -43,8 +55,9 @@ struct PauseVm {};
 struct ResumeVm {};
 
 using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, PutBootSource,
-                             PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutLogger, PutMetrics,
-                             StartInstance, FlushMetrics, SendCtrlAltDel, PauseVm, ResumeVm>;
+                             PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
+                             PutNetworkInterface, PatchNetworkInterface, PutLogger, PutMetrics, StartInstance,
+                             FlushMetrics, SendCtrlAltDel, PauseVm, ResumeVm>;
 
 /// GET /
 struct InstanceInfo {

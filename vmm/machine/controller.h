@@ -2,11 +2,11 @@
 
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
-#include "vmm/command.h"
+#include "vmm/machine/command.h"
 #include "vmm/event_loop.h"
 #include "vmm/machine_end.h"
 #include "vmm/metrics_sink.h"
-#include "vmm/microvm.h"
+#include "vmm/machine/microvm.h"
 
 #include <memory>
 #include <optional>
@@ -72,6 +72,10 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(PatchMachineConfig& command);
   Result<Answer> apply(PutCpuConfig& command);
   Result<Answer> apply(PutSerial& command);
+  Result<Answer> apply(PutDrive& command);
+  Result<Answer> apply(PatchDrive& command);
+  Result<Answer> apply(PutNetworkInterface& command);
+  Result<Answer> apply(PatchNetworkInterface& command);
   Result<Answer> apply(PutLogger& command);
   Result<Answer> apply(PutMetrics& command);
   Result<Answer> apply(StartInstance& command);

@@ -1,8 +1,8 @@
-#include "vmm/controller.h"
+#include "vmm/machine/controller.h"
 
 #include "vmm/boot/command_line.h"
 #include "vmm/boot/image_file.h"
-#include "vmm/machine_state.h"
+#include "vmm/machine/machine_state.h"
 
 #include <algorithm>
 #include <condition_variable>
@@ -173,6 +173,11 @@ Result<Answer> Controller::apply(PutSerial& command) {
   config_.serial = std::move(command.value);
   return {};
 }
+
+Result<Answer> Controller::apply(PutDrive&) { return fail(ErrorKind::Unsupported, "drives are not wired up"); }
+Result<Answer> Controller::apply(PatchDrive&) { return fail(ErrorKind::Unsupported, "drives are not wired up"); }
+Result<Answer> Controller::apply(PutNetworkInterface&) { return fail(ErrorKind::Unsupported, "not wired up"); }
+Result<Answer> Controller::apply(PatchNetworkInterface&) { return fail(ErrorKind::Unsupported, "not wired up"); }
 
 Result<Answer> Controller::apply(PutLogger& command) {
   if (auto configured = log_.configure(command.value); !configured) return propagate(configured);

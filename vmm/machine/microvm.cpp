@@ -1,4 +1,4 @@
-#include "vmm/microvm.h"
+#include "vmm/machine/microvm.h"
 
 #include "vmm/boot/boot.h"
 #include "vmm/boot/layout.h"

@@ -1,0 +1,94 @@
+#pragma once
+
+#include "virtio/queue.h"
+
+#include <cstdint>
+#include <mutex>
+#include <span>
+#include <string_view>
+#include <vector>
+
+/// What a virtio device is to its transport, and the transport to the device.
+///
+/// Threads. A vCPU thread writes the transport's registers (set-up, reset); the loop's thread serves kicks and
+/// completions. Both take the device's lock, which is free on the data path but for those moments. So every member of
+/// a VirtioDevice below is called with the lock held; a device takes it itself where the ring calls it
+/// (Operation::on_complete, timers), with DeviceHost::lock().
+///
+/// A reset waits: registers read as busy until everything in flight has come back, since a buffer that is still being
+/// filled belongs to nobody else. begin_quiesce() makes a device hurry; it says DeviceHost::quiet() when it is done.
+namespace mayfly {
+
+/// What a device asks of its transport. Under the device's lock, on the loop's thread.
+class DeviceHost {
+ public:
+  DeviceHost() = default;
+  DeviceHost(const DeviceHost&) = delete;
+  DeviceHost& operator=(const DeviceHost&) = delete;
+  virtual ~DeviceHost() = default;
+
+  /// The device's lock.
+  [[nodiscard]] virtual std::unique_lock<std::mutex> lock() noexcept = 0;
+  /// Chains were put into the queue: at the end of the loop's present round they are published and, where the driver
+  /// wants it, an interrupt is sent; one for all of the device's queues.
+  virtual void used(unsigned queue) noexcept = 0;
+  /// The configuration space has changed: its generation counts up and the driver is interrupted.
+  virtual void config_changed() noexcept = 0;
+  /// The driver broke the protocol: DEVICE_NEEDS_RESET, one rate-limited log line, no more kicks until the reset.
+  virtual void broken(std::string_view what) noexcept = 0;
+  /// What begin_quiesce() asked for is so: nothing is in flight.
+  virtual void quiet() noexcept = 0;
+};
+
+class VirtioDevice {
+ public:
+  VirtioDevice() = default;
+  VirtioDevice(const VirtioDevice&) = delete;
+  VirtioDevice& operator=(const VirtioDevice&) = delete;
+  virtual ~VirtioDevice() = default;
+
+  /// Tells the device its transport, which outlives its use. Once, before anything else.
+  void connect(DeviceHost& host) noexcept { host_ = &host; }
+
+  // --- What it is: constant, any thread
+
+  /// VIRTIO_ID_BLOCK...
+  [[nodiscard]] virtual std::uint32_t type() const noexcept = 0;
+  /// For log lines: "drive rootfs".
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+  /// Feature bits of this type of device; the transport adds those of the ring and of virtio itself.
+  [[nodiscard]] virtual std::uint64_t features() const noexcept = 0;
+  /// The maximum size of each queue: powers of two.
+  [[nodiscard]] virtual std::span<const std::uint16_t> queue_sizes() const noexcept = 0;
+
+  // --- Control path: under the lock
+
+  /// A load from the configuration space; what lies behind its end reads as zero.
+  virtual void read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept = 0;
+  /// A store to it; most devices have nothing there that a driver may write.
+  virtual void write_config(std::uint64_t /*offset*/, std::span<const std::byte> /*data*/) noexcept {}
+
+  /// DRIVER_OK: the driver has accepted `features`, and set up the queues that are ready. Any thread, so nothing may
+  /// be submitted here: on_kick() follows for every ready queue, on the loop's thread. `queues` stay where they are.
+  virtual void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept = 0;
+  /// Reset: as made. Nothing is in flight. Any thread.
+  virtual void reset() noexcept = 0;
+
+  // --- Data path: under the lock, on the loop's thread
+
+  /// The driver has offered something in `queue` (or may have).
+  virtual void on_kick(unsigned queue) noexcept = 0;
+  /// Take no more chains and let what is in flight come back soon (cancelling what could wait for ever); then say
+  /// quiet(), perhaps at once. Ends with reset() or resume().
+  virtual void begin_quiesce() noexcept = 0;
+  /// Goes on after begin_quiesce() as if nothing had been: the driver is not told. on_kick() follows for every queue.
+  virtual void resume() noexcept = 0;
+
+ protected:
+  [[nodiscard]] DeviceHost& host() noexcept { return *host_; }
+
+ private:
+  DeviceHost* host_ = nullptr;
+};
+
+}  // namespace mayfly

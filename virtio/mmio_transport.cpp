@@ -1,0 +1,412 @@
+#include "virtio/mmio_transport.h"
+
+#include "virtio/ring_abi.h"
+
+#include <linux/virtio_config.h>
+#include <linux/virtio_mmio.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+// Values of the read-only registers (virtio 1.2, 4.2.2). The vendor's id is free to choose.
+constexpr std::uint32_t kMagic = 0x7472'6976;  // "virt"
+constexpr std::uint32_t kVersion = 2;
+constexpr std::uint32_t kVendor = 0x594C'464D;  // "MFLY"
+
+/// What every device of ours has from its queues and its transport.
+constexpr std::uint64_t kRingFeatures =
+    1ULL << VIRTIO_F_VERSION_1 | 1ULL << ring_abi::kIndirectDescriptors | 1ULL << ring_abi::kEventIndex;
+
+/// The driver's steps (3.1.1), each of which needs those before it.
+constexpr std::uint32_t kDriverSteps =
+    VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
+
+/// Event descriptors are counters; one write of this raises or kicks.
+constexpr std::uint64_t kOne = 1;
+
+void set_half(std::uint64_t& whole, bool high, std::uint32_t value) noexcept {
+  const unsigned shift = high ? 32 : 0;
+  whole = (whole & ~(std::uint64_t{UINT32_MAX} << shift)) | std::uint64_t{value} << shift;
+}
+
+/// 4.2.2.2: registers are read and written as aligned words of 32 bits.
+bool is_word(std::uint64_t offset, std::size_t length) noexcept {
+  return length == sizeof(std::uint32_t) && offset % sizeof(std::uint32_t) == 0;
+}
+
+}  // namespace
+
+// --- Construction ----------------------------------------------------------------------------------------------------
+
+MmioTransport::MmioTransport(VirtioDevice& device, const Place& place) : device_(device), place_(place) {
+  for (const std::uint16_t size : device.queue_sizes()) queues_.emplace_back(place.memory, size);
+  used_.resize(queues_.size());
+  device.connect(*this);
+}
+
+MmioTransport::~MmioTransport() = default;
+
+Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device, const Place& place) {
+  std::unique_ptr<MmioTransport> transport{new MmioTransport{device, place}};
+  const auto make_event = [] { return OwnedFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}; };
+  for (unsigned index = 0; index <= transport->queues_.size(); ++index) {
+    auto kick = std::make_unique<Kick>(*transport, index);
+    kick->fd = make_event();
+    if (!kick->fd) return fail_errno(ErrorKind::System, "{}: cannot make an event descriptor", device.name());
+    transport->kicks_.push_back(std::move(kick));
+  }
+  transport->interrupt_fd_ = make_event();
+  if (!transport->interrupt_fd_)
+    return fail_errno(ErrorKind::System, "{}: cannot make an event descriptor", device.name());
+  return transport;
+}
+
+void MmioTransport::start() {
+  for (const auto& kick : kicks_) kick->listen();
+}
+
+// --- Registers -------------------------------------------------------------------------------------------------------
+
+void MmioTransport::read(std::uint64_t offset, std::span<std::byte> data) {
+  std::ranges::fill(data, std::byte{0});
+  std::uint32_t value = 0;
+  if (offset == VIRTIO_MMIO_INTERRUPT_STATUS) {
+    value = interrupt_status_.load(std::memory_order_acquire);
+  } else {
+    const std::lock_guard lock{mutex_};
+    if (offset >= VIRTIO_MMIO_CONFIG) return device_.read_config(offset - VIRTIO_MMIO_CONFIG, data);
+    value = read_register(offset);
+  }
+  if (is_word(offset, data.size())) std::memcpy(data.data(), &value, sizeof value);
+}
+
+std::uint32_t MmioTransport::read_register(std::uint64_t offset) const noexcept {
+  const VirtQueue* queue = const_cast<MmioTransport*>(this)->selected_queue();
+  switch (offset) {
+    case VIRTIO_MMIO_MAGIC_VALUE:
+      return kMagic;
+    case VIRTIO_MMIO_VERSION:
+      return kVersion;
+    case VIRTIO_MMIO_DEVICE_ID:
+      return device_.type();
+    case VIRTIO_MMIO_VENDOR_ID:
+      return kVendor;
+    case VIRTIO_MMIO_DEVICE_FEATURES:
+      return device_features_select_ > 1
+                 ? 0
+                 : static_cast<std::uint32_t>(offered_features() >> 32 * device_features_select_);
+    case VIRTIO_MMIO_QUEUE_NUM_MAX:
+      return queue == nullptr ? 0 : queue->maximum_size();
+    case VIRTIO_MMIO_QUEUE_READY:
+      return queue != nullptr && queue->ready() ? 1 : 0;
+    case VIRTIO_MMIO_STATUS:
+      return status_;
+    case VIRTIO_MMIO_CONFIG_GENERATION:
+      return config_generation_;
+    case VIRTIO_MMIO_SHM_LEN_LOW:  // 4.2.2.1: a length of all ones says that there is no shared memory
+    case VIRTIO_MMIO_SHM_LEN_HIGH:
+    case VIRTIO_MMIO_SHM_BASE_LOW:
+    case VIRTIO_MMIO_SHM_BASE_HIGH:
+      return UINT32_MAX;
+    default:
+      return 0;
+  }
+}
+
+void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> data) {
+  std::uint32_t value = 0;
+  std::memcpy(&value, data.data(), std::min(data.size(), sizeof value));
+  const bool word = is_word(offset, data.size());
+  // Every interrupt's handler comes here: it does not wait for the loop.
+  if (word && offset == VIRTIO_MMIO_INTERRUPT_ACK) {
+    interrupt_status_.fetch_and(~value, std::memory_order_acq_rel);
+    return;
+  }
+  std::unique_lock lock{mutex_};
+  if (offset >= VIRTIO_MMIO_CONFIG)
+    device_.write_config(offset - VIRTIO_MMIO_CONFIG, data);
+  else if (word)
+    write_register(offset, value, lock);
+  else
+    ignore("a store to a register that is no aligned word of 32 bits");
+}
+
+void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock) {
+  switch (offset) {
+    case VIRTIO_MMIO_DEVICE_FEATURES_SEL:
+      device_features_select_ = value;
+      return;
+    case VIRTIO_MMIO_DRIVER_FEATURES_SEL:
+      driver_features_select_ = value;
+      return;
+    case VIRTIO_MMIO_DRIVER_FEATURES:
+      if (!status_has(VIRTIO_CONFIG_S_DRIVER) || status_has(VIRTIO_CONFIG_S_FEATURES_OK))
+        return ignore("features were written outside their step");
+      if (driver_features_select_ > 1) return;
+      return set_half(driver_features_, driver_features_select_ == 1, value);
+    case VIRTIO_MMIO_QUEUE_SEL:
+      queue_select_ = value;
+      return;
+    case VIRTIO_MMIO_QUEUE_NOTIFY:
+      // KVM takes kicks of queues that exist by itself; here come those of others, and all where it cannot.
+      if (value >= queues_.size()) return ignore("a kick for a queue that is not there");
+      return kicks_[value]->kick();
+    case VIRTIO_MMIO_STATUS:
+      return write_status(value, lock);
+    default:
+      return write_queue_register(offset, value, lock);
+  }
+}
+
+void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t value,
+                                         std::unique_lock<std::mutex>& lock) {
+  VirtQueue* queue = selected_queue();
+  if (queue == nullptr) return ignore("a register of a queue that is not there");
+  if (offset == VIRTIO_MMIO_QUEUE_READY) return set_queue_ready(*queue, value == 1, lock);
+  if (queue->ready() || !status_has(VIRTIO_CONFIG_S_FEATURES_OK))
+    return ignore("a queue was set up while ready, or before the features");
+  QueueState& registers = queue->registers();
+  switch (offset) {
+    case VIRTIO_MMIO_QUEUE_NUM:
+      // A size that does not fit 16 bits is none; QueueReady says so.
+      registers.size = value <= UINT16_MAX ? static_cast<std::uint16_t>(value) : std::uint16_t{0};
+      return;
+    case VIRTIO_MMIO_QUEUE_DESC_LOW:
+    case VIRTIO_MMIO_QUEUE_DESC_HIGH:
+      return set_half(registers.descriptors.value, offset == VIRTIO_MMIO_QUEUE_DESC_HIGH, value);
+    case VIRTIO_MMIO_QUEUE_AVAIL_LOW:
+    case VIRTIO_MMIO_QUEUE_AVAIL_HIGH:
+      return set_half(registers.available.value, offset == VIRTIO_MMIO_QUEUE_AVAIL_HIGH, value);
+    case VIRTIO_MMIO_QUEUE_USED_LOW:
+    case VIRTIO_MMIO_QUEUE_USED_HIGH:
+      return set_half(registers.used.value, offset == VIRTIO_MMIO_QUEUE_USED_HIGH, value);
+    default:
+      return ignore("a store to a register that cannot be written");
+  }
+}
+
+void MmioTransport::set_queue_ready(VirtQueue& queue, bool ready, std::unique_lock<std::mutex>& lock) {
+  if (!ready) {
+    if (!queue.ready()) return;
+    // 4.2.2.2: the driver waits for 0 before it takes the memory back. One queue cannot be told from the device here,
+    // so all of it comes to rest, and the other queues go on afterwards.
+    wait_until_quiet(lock);
+    queue.reset();
+    if (activity_ == Activity::Quiet) {
+      activity_ = Activity::Active;
+      device_.resume();
+      kick_all();
+    }
+    return;
+  }
+  if (queue.ready()) return;
+  if (!status_has(VIRTIO_CONFIG_S_FEATURES_OK) || status_has(VIRTIO_CONFIG_S_DRIVER_OK))
+    return ignore("a queue was made ready outside its step");
+  const bool event_index = (driver_features_ & 1ULL << ring_abi::kEventIndex) != 0;
+  if (auto enabled = queue.enable(event_index); !enabled) fail_protocol(enabled.error().what);
+}
+
+// --- The device's life (2.1, 3.1) ------------------------------------------------------------------------------------
+
+void MmioTransport::write_status(std::uint32_t value, std::unique_lock<std::mutex>& lock) {
+  if (value == 0) return reset(lock);
+  // 2.1.1: a driver must not clear a bit; one that does has lost its way, and gets what it asks for by a reset alone.
+  if ((status_ & kDriverSteps & ~value) != 0) return ignore("a status bit was cleared without a reset");
+  std::uint32_t next = status_ | (value & (kDriverSteps | VIRTIO_CONFIG_S_FAILED));
+  if ((next & VIRTIO_CONFIG_S_FEATURES_OK) != 0 && !status_has(VIRTIO_CONFIG_S_FEATURES_OK)) {
+    const bool known = (driver_features_ & ~offered_features()) == 0;
+    const bool modern = (driver_features_ & 1ULL << VIRTIO_F_VERSION_1) != 0;
+    // 2.1.1: the bit stays clear where the device does not accept; a driver reads it back.
+    if (!known || !modern || !status_has(VIRTIO_CONFIG_S_DRIVER))
+      next &= ~std::uint32_t{VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK};
+  }
+  const bool starts = (next & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && !status_has(VIRTIO_CONFIG_S_DRIVER_OK);
+  if (starts && (next & VIRTIO_CONFIG_S_FEATURES_OK) == 0) {
+    status_ = next & ~std::uint32_t{VIRTIO_CONFIG_S_DRIVER_OK};
+    return ignore("DRIVER_OK without FEATURES_OK");
+  }
+  status_ = next;
+  if (!starts || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) return;
+  activity_ = Activity::Active;
+  device_.activate(driver_features_, queues_);
+  // The device looks at all its queues once: what was offered before DRIVER_OK is served too.
+  kick_all();
+}
+
+void MmioTransport::reset(std::unique_lock<std::mutex>& lock) {
+  wait_until_quiet(lock);
+  device_.reset();
+  for (VirtQueue& queue : queues_) queue.reset();
+  std::ranges::fill(used_, char{0});
+  activity_ = Activity::Idle;
+  status_ = 0;
+  driver_features_ = 0;
+  device_features_select_ = driver_features_select_ = queue_select_ = 0;
+  interrupt_status_.store(0, std::memory_order_release);
+}
+
+void MmioTransport::wait_until_quiet(std::unique_lock<std::mutex>& lock) {
+  if (activity_ == Activity::Idle) return;
+  if (activity_ == Activity::Active) {
+    rest_wanted_ = true;
+    kicks_.back()->kick();
+  }
+  at_rest_.wait(lock, [this] { return activity_ == Activity::Quiet || activity_ == Activity::Idle; });
+}
+
+VirtQueue* MmioTransport::selected_queue() noexcept {
+  return queue_select_ < queues_.size() ? &queues_[queue_select_] : nullptr;
+}
+
+std::uint64_t MmioTransport::offered_features() const noexcept { return device_.features() | kRingFeatures; }
+
+// --- What is wrong ---------------------------------------------------------------------------------------------------
+
+void MmioTransport::ignore(std::string_view what) noexcept {
+  place_.metrics.driver_errors.add();
+  if (log_rate_.allow()) place_.log.warning("{}: ignored: {}", device_.name(), what);
+}
+
+void MmioTransport::fail_protocol(std::string_view what) noexcept {
+  place_.metrics.needs_reset.add();
+  if (log_rate_.allow()) place_.log.warning("{}: stopped until its driver resets it: {}", device_.name(), what);
+  status_ |= VIRTIO_CONFIG_S_NEEDS_RESET;
+}
+
+void MmioTransport::broken(std::string_view what) noexcept {
+  if ((status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) return;
+  fail_protocol(what);
+  // 2.1.2: a driver that is running is told by a configuration change.
+  config_changed();
+}
+
+// --- The loop's side -------------------------------------------------------------------------------------------------
+
+void MmioTransport::Kick::listen() {
+  owner.place_.loop.read(fd.get(), std::as_writable_bytes(std::span{&count, 1}), EventLoop::kNoOffset, *this);
+}
+
+void MmioTransport::Kick::kick() noexcept {
+  // Full only after 2^64 - 2 kicks that nobody has read: a kick is pending then.
+  (void)::eventfd_write(fd.get(), kOne);
+}
+
+void MmioTransport::Kick::on_complete(int result, bool /*more*/) noexcept {
+  if (result == -ECANCELED) return;
+  owner.serve_kick(index);
+  listen();
+}
+
+void MmioTransport::serve_kick(unsigned index) {
+  const std::lock_guard lock{mutex_};
+  if (index == queues_.size()) {
+    if (std::exchange(rest_wanted_, false) && activity_ == Activity::Active) {
+      activity_ = Activity::Quiescing;
+      device_.begin_quiesce();
+    }
+    return;
+  }
+  place_.metrics.kicks.add();
+  if (activity_ == Activity::Active && (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) == 0 && queues_[index].ready())
+    device_.on_kick(index);
+}
+
+void MmioTransport::quiesce(std::move_only_function<void()> done) {
+  const std::lock_guard lock{mutex_};
+  if (activity_ != Activity::Active) return place_.loop.post(std::move(done));
+  on_quiet_ = std::move(done);
+  activity_ = Activity::Quiescing;
+  device_.begin_quiesce();
+}
+
+void MmioTransport::resume() {
+  const std::lock_guard lock{mutex_};
+  if (activity_ != Activity::Quiet) return;
+  activity_ = Activity::Active;
+  device_.resume();
+  kick_all();
+}
+
+void MmioTransport::quiet() noexcept {
+  if (activity_ != Activity::Quiescing) return;
+  publish();
+  activity_ = Activity::Quiet;
+  at_rest_.notify_all();
+  if (on_quiet_) place_.loop.post(std::exchange(on_quiet_, nullptr));
+}
+
+void MmioTransport::used(unsigned queue) noexcept {
+  used_[queue] = 1;
+  place_.loop.at_round_end(*this);
+}
+
+void MmioTransport::on_round_end() noexcept {
+  const std::lock_guard lock{mutex_};
+  publish();
+}
+
+void MmioTransport::publish() noexcept {
+  bool wanted = false;
+  for (std::size_t i = 0; i < queues_.size(); ++i)
+    if (std::exchange(used_[i], char{0}) != 0 && queues_[i].ready() && queues_[i].publish()) wanted = true;
+  if (wanted) interrupt(VIRTIO_MMIO_INT_VRING);
+}
+
+void MmioTransport::config_changed() noexcept {
+  ++config_generation_;
+  if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) interrupt(VIRTIO_MMIO_INT_CONFIG);
+}
+
+void MmioTransport::interrupt(std::uint32_t cause) noexcept {
+  interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
+  place_.metrics.interrupts.add();
+  place_.loop.write_unwatched(interrupt_fd_.get(), std::as_bytes(std::span{&kOne, 1}));
+}
+
+void MmioTransport::kick_all() noexcept {
+  for (std::size_t i = 0; i < queues_.size(); ++i) kicks_[i]->kick();
+}
+
+// --- Snapshot --------------------------------------------------------------------------------------------------------
+
+MmioTransportState MmioTransport::state() const {
+  const std::lock_guard lock{mutex_};
+  MmioTransportState state{.device_features_select = device_features_select_,
+                           .driver_features_select = driver_features_select_,
+                           .driver_features = driver_features_,
+                           .queue_select = queue_select_,
+                           .status = status_,
+                           .interrupt_status = interrupt_status_.load(std::memory_order_acquire),
+                           .config_generation = config_generation_};
+  for (const VirtQueue& queue : queues_) state.queues.push_back(queue.state());
+  return state;
+}
+
+Status MmioTransport::restore(const MmioTransportState& state) {
+  const std::lock_guard lock{mutex_};
+  if (state.queues.size() != queues_.size())
+    return fail(ErrorKind::InvalidArgument, "{}: the saved device has {} queues, this one {}", device_.name(),
+                state.queues.size(), queues_.size());
+  for (std::size_t i = 0; i < queues_.size(); ++i)
+    if (auto restored = queues_[i].restore(state.queues[i]); !restored)
+      return fail(ErrorKind::InvalidArgument, "{}: saved queue {}: {}", device_.name(), i, restored.error().what);
+  device_features_select_ = state.device_features_select;
+  driver_features_select_ = state.driver_features_select;
+  driver_features_ = state.driver_features;
+  queue_select_ = state.queue_select;
+  status_ = state.status;
+  interrupt_status_.store(state.interrupt_status, std::memory_order_release);
+  config_generation_ = state.config_generation;
+  if (!status_has(VIRTIO_CONFIG_S_DRIVER_OK)) return {};
+  activity_ = Activity::Active;
+  device_.activate(driver_features_, queues_);
+  kick_all();
+  return {};
+}
+
+}  // namespace mayfly

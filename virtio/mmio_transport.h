@@ -1,0 +1,148 @@
+#pragma once
+
+#include "virtio/device.h"
+#include "vmm/base/error.h"
+#include "vmm/base/log.h"
+#include "vmm/base/metrics.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/bus/bus.h"
+#include "vmm/event_loop.h"
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <optional>
+#include <vector>
+
+/// The registers of a virtio device in memory (virtio 1.2, 4.2), and its way between guest and loop.
+///
+///   auto transport = MmioTransport::create(device, memory, loop, log, metrics);
+///   mmio.attach("virtio-blk rootfs", window.base.value, window.size, **transport);
+///   vm.attach_kick(window.base + kQueueNotify, queue, (*transport)->kick_fd(queue));   // for each queue
+///   vm.attach_interrupt(window.gsi, (*transport)->interrupt_fd());
+///   (*transport)->start();
+///
+/// A kick comes as a write to an event descriptor that KVM makes without leaving the kernel; an interrupt leaves as
+/// one, through the ring together with whatever else is due. The interrupt's line is an edge: the driver acknowledges
+/// in InterruptStatus, and an edge that comes while its handler runs makes the handler run again, so nothing is lost,
+/// and no end of interrupt has to leave KVM.
+namespace mayfly {
+
+inline constexpr std::uint64_t kMmioWindowSize = 0x1000;
+/// Where a driver writes the number of a queue that it kicks (4.2.2).
+inline constexpr std::uint64_t kQueueNotifyOffset = 0x050;
+
+struct MmioTransportState {
+  std::uint32_t device_features_select = 0;
+  std::uint32_t driver_features_select = 0;
+  std::uint64_t driver_features = 0;
+  std::uint32_t queue_select = 0;
+  std::uint32_t status = 0;
+  std::uint32_t interrupt_status = 0;
+  std::uint32_t config_generation = 0;
+  std::vector<QueueState> queues{};
+  friend bool operator==(const MmioTransportState&, const MmioTransportState&) = default;
+};
+
+class MmioTransport final : public BusDevice, public DeviceHost, private RoundTask {
+ public:
+  struct Place {
+    const GuestMemory& memory;
+    EventLoop& loop;
+    Log& log;
+    VirtioMetrics& metrics;
+  };
+
+  /// Makes the event descriptors. `device` outlives the transport and its use. Errors: the host gives no descriptors.
+  [[nodiscard]] static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device, const Place& place);
+  ~MmioTransport() override;
+
+  [[nodiscard]] std::size_t queue_count() const noexcept { return queues_.size(); }
+  [[nodiscard]] int kick_fd(std::size_t queue) const noexcept { return kicks_[queue]->fd.get(); }
+  [[nodiscard]] int interrupt_fd() const noexcept { return interrupt_fd_.get(); }
+
+  /// Begins to listen for kicks. Loop's thread, once, before the vCPUs run.
+  void start();
+  /// Stops the device between two requests, for a snapshot; `done` is called on the loop's thread, perhaps at once,
+  /// when nothing is in flight. The vCPUs must be paused. Ends with resume().
+  void quiesce(std::move_only_function<void()> done);
+  void resume();
+
+  // BusDevice: vCPU threads
+  void read(std::uint64_t offset, std::span<std::byte> data) override;
+  void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+  // DeviceHost: the loop's thread, under the lock
+  [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return std::unique_lock{mutex_}; }
+  void used(unsigned queue) noexcept override;
+  void config_changed() noexcept override;
+  void broken(std::string_view what) noexcept override;
+  void quiet() noexcept override;
+
+  /// Quiesced, or never started.
+  [[nodiscard]] MmioTransportState state() const;
+  /// Before start(). Error: a queue that does not lie in memory, or another number of queues.
+  [[nodiscard]] Status restore(const MmioTransportState& state);
+
+ private:
+  enum class Activity { Idle, Active, Quiescing, Quiet };
+  /// One event descriptor that the ring reads for ever.
+  struct Kick final : Operation {
+    Kick(MmioTransport& owner_in, unsigned index_in) noexcept : owner(owner_in), index(index_in) {}
+    void on_complete(int result, bool more) noexcept override;
+    void listen();
+    void kick() noexcept;
+    MmioTransport& owner;
+    unsigned index;  ///< The queue; queue_count() is the transport's own.
+    OwnedFd fd;
+    std::uint64_t count = 0;
+  };
+
+  MmioTransport(VirtioDevice& device, const Place& place);
+
+  // Registers, under the lock
+  [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) const noexcept;
+  void write_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock);
+  void write_queue_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock);
+  void write_status(std::uint32_t value, std::unique_lock<std::mutex>& lock);
+  void set_queue_ready(VirtQueue& queue, bool ready, std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] VirtQueue* selected_queue() noexcept;
+  [[nodiscard]] std::uint64_t offered_features() const noexcept;
+  void reset(std::unique_lock<std::mutex>& lock);
+  /// On a vCPU's thread: waits until the loop has brought the device to rest.
+  void wait_until_quiet(std::unique_lock<std::mutex>& lock);
+  void ignore(std::string_view what) noexcept;
+  void fail_protocol(std::string_view what) noexcept;
+
+  // The loop's side
+  void serve_kick(unsigned index);
+  void on_round_end() noexcept override;
+  void publish() noexcept;
+  void interrupt(std::uint32_t cause) noexcept;
+  void kick_all() noexcept;
+  [[nodiscard]] bool status_has(std::uint32_t bits) const noexcept { return (status_ & bits) == bits; }
+
+  VirtioDevice& device_;
+  Place place_;
+  std::vector<std::unique_ptr<Kick>> kicks_;  // one a queue, and the transport's own
+  OwnedFd interrupt_fd_;
+  LogRate log_rate_;
+
+  mutable std::mutex mutex_;  // the device's lock; what follows is under it
+  std::condition_variable at_rest_;
+  Activity activity_ = Activity::Idle;
+  bool rest_wanted_ = false;  // a vCPU waits for it
+  std::move_only_function<void()> on_quiet_;
+  std::uint32_t device_features_select_ = 0;
+  std::uint32_t driver_features_select_ = 0;
+  std::uint64_t driver_features_ = 0;
+  std::uint32_t queue_select_ = 0;
+  std::uint32_t status_ = 0;
+  std::uint32_t config_generation_ = 0;
+  std::vector<VirtQueue> queues_;
+  std::vector<char> used_;  // queues with something to publish; char: vector<bool> has no plain elements
+  std::atomic<std::uint32_t> interrupt_status_{0};  // set by the loop, cleared by the driver
+};
+
+}  // namespace mayfly

@@ -1,0 +1,85 @@
+#include "virtio/rate_limiter.h"
+
+#include <algorithm>
+
+namespace mayfly {
+namespace {
+
+void replace(std::optional<TokenBucket>& bucket, const std::optional<TokenBucketConfig>& config, std::uint64_t now_ns) {
+  if (!config) return;
+  bucket.reset();
+  if (TokenBucket made{*config, now_ns}; !made.unlimited()) bucket.emplace(made);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RateLimiter>> RateLimiter::create(EventLoop& loop,
+                                                         const std::optional<RateLimiterConfig>& config,
+                                                         std::move_only_function<void()> retry) {
+  std::unique_ptr<RateLimiter> limiter{new RateLimiter};
+  // The timer is there even without a limit: PATCH may bring one while the machine runs, and must not fail.
+  auto timer = LoopTimer::create(loop, std::move(retry));
+  if (!timer) return propagate(timer);
+  limiter->timer_ = std::move(*timer);
+  if (config) limiter->update(*config);
+  return limiter;
+}
+
+void RateLimiter::wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept {
+  const std::uint64_t for_bytes = bandwidth_ ? bandwidth_->ns_until(bytes, now_ns) : 0;
+  const std::uint64_t for_operation = ops_ ? ops_->ns_until(operations, now_ns) : 0;
+  timer_->arm(now_ns + std::max(for_bytes, for_operation));
+}
+
+bool RateLimiter::admit(std::uint64_t bytes) noexcept {
+  if (!bandwidth_ && !ops_) return true;
+  const std::uint64_t now_ns = monotonic_ns();
+  if (ops_ && !ops_->take(1, now_ns)) {
+    wait(bytes, 1, now_ns);
+    return false;
+  }
+  if (bandwidth_ && !bandwidth_->take(bytes, now_ns)) {
+    if (ops_) ops_->give_back(1);
+    wait(bytes, 1, now_ns);
+    return false;
+  }
+  return true;
+}
+
+bool RateLimiter::open() noexcept {
+  if (!bandwidth_ && !ops_) return true;
+  const std::uint64_t now_ns = monotonic_ns();
+  if ((!ops_ || ops_->ns_until(1, now_ns) == 0) && (!bandwidth_ || bandwidth_->ns_until(1, now_ns) == 0)) return true;
+  wait(1, 1, now_ns);
+  return false;
+}
+
+void RateLimiter::spend(std::uint64_t bytes) noexcept {
+  if (!bandwidth_ && !ops_) return;
+  const std::uint64_t now_ns = monotonic_ns();
+  if (ops_) ops_->spend(1, now_ns);
+  if (bandwidth_) bandwidth_->spend(bytes, now_ns);
+}
+
+void RateLimiter::update(const RateLimiterConfig& config) noexcept {
+  const std::uint64_t now_ns = monotonic_ns();
+  replace(bandwidth_, config.bandwidth, now_ns);
+  replace(ops_, config.ops, now_ns);
+  timer_->arm(now_ns);
+}
+
+RateLimiterState RateLimiter::state() noexcept {
+  const std::uint64_t now_ns = monotonic_ns();
+  RateLimiterState state;
+  if (bandwidth_) state.bandwidth = bandwidth_->state(now_ns);
+  if (ops_) state.ops = ops_->state(now_ns);
+  return state;
+}
+
+void RateLimiter::restore(const RateLimiterState& state) noexcept {
+  const std::uint64_t now_ns = monotonic_ns();
+  if (bandwidth_ && state.bandwidth) bandwidth_->restore(*state.bandwidth, now_ns);
+  if (ops_ && state.ops) ops_->restore(*state.ops, now_ns);
+}
+
+}  // namespace mayfly

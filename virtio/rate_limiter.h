@@ -1,0 +1,58 @@
+#pragma once
+
+#include "vmm/configuration.h"
+#include "vmm/event_loop.h"
+#include "vmm/token_bucket.h"
+
+#include <functional>
+#include <memory>
+#include <optional>
+
+/// Limits bytes and operations of one direction of a device.
+///
+///   auto limiter = RateLimiter::create(loop, config, [this] { go_on(); });
+///   if (!limiter->admit(bytes)) return;      // go_on() is called when it is worth trying again
+///
+/// Idle, it costs nothing and wakes nobody: its timer is armed only while somebody waits.
+namespace mayfly {
+
+/// What is left in the buckets.
+struct RateLimiterState {
+  std::optional<TokenBucketState> bandwidth{};
+  std::optional<TokenBucketState> ops{};
+  friend bool operator==(const RateLimiterState&, const RateLimiterState&) = default;
+};
+
+/// For the loop's thread, under the owner's lock; `retry` is called on that thread without it.
+class RateLimiter {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<RateLimiter>> create(EventLoop& loop,
+                                                                   const std::optional<RateLimiterConfig>& config,
+                                                                   std::move_only_function<void()> retry);
+
+  /// Whether one operation of `bytes` may go now. If not, nothing is taken, and `retry` is called once it may.
+  [[nodiscard]] bool admit(std::uint64_t bytes) noexcept;
+  /// For operations whose length is known only afterwards: whether another may begin (`retry` follows if not), and
+  /// what it then took.
+  [[nodiscard]] bool open() noexcept;
+  void spend(std::uint64_t bytes) noexcept;
+
+  /// PATCH: a bucket that is present replaces its predecessor, full; one of size 0 takes the limit away; an absent one
+  /// leaves things as they are. Whoever waits is asked to try again.
+  void update(const RateLimiterConfig& config) noexcept;
+
+  [[nodiscard]] RateLimiterState state() noexcept;
+  /// Takes over what was left, as far as the limits are still there.
+  void restore(const RateLimiterState& state) noexcept;
+
+ private:
+  RateLimiter() = default;
+  /// Wakes the owner when both buckets have what they are asked for.
+  void wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept;
+
+  std::optional<TokenBucket> bandwidth_;
+  std::optional<TokenBucket> ops_;
+  std::unique_ptr<LoopTimer> timer_;
+};
+
+}  // namespace mayfly
