@@ -2,11 +2,11 @@
 // and the API goes on answering.
 
 #include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
 #include "tests/support/monitor.h"
 #include "vmm/kvm/kvm.h"
 
 #include <elf.h>
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,22 +20,6 @@
 
 namespace mayfly::testing {
 namespace {
-
-std::string make_file(const std::string& path, const std::string& content) {
-  const OwnedFd file{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-  if (::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size()))
-    give_up("cannot write " + path);
-  return path;
-}
-
-std::string content_of(const std::string& path) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  std::string text;
-  std::array<char, 4096> piece{};
-  for (ssize_t count = 0; (count = ::read(file.get(), piece.data(), piece.size())) > 0;)
-    text.append(piece.data(), static_cast<std::size_t>(count));
-  return text;
-}
 
 std::string kernel_json(const std::string& path) { return R"({"kernel_image_path": ")" + path + "\"}"; }
 constexpr const char* kStart = R"({"action_type": "InstanceStart"})";
