@@ -15,7 +15,7 @@ namespace mayfly {
 
 /// Limits of the machine. See api/openapi.yaml.
 inline constexpr unsigned kMaximumVcpus = 32;
-inline constexpr std::size_t kMaximumCommandLine = 2048;  ///< Bytes of kernel command line, without the NUL.
+inline constexpr std::size_t kMaximumCommandLine = 2047;  ///< Bytes without the NUL: Linux keeps no more.
 inline constexpr const char* kDefaultBootArgs =
     "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
 

@@ -96,7 +96,7 @@ TEST_F(BadInput, AnInitrdThatDoesNotFit) {
 
 TEST_F(BadInput, CommandLinesThatAreTooLongOrHoldANul) {
   const std::string kernel = R"({"kernel_image_path": ")" + guest_path("hello") + R"(", "boot_args": ")";
-  expect_refused(monitor_.put("/boot-source", kernel + std::string(2049, 'a') + "\"}"), {"boot_args", "2048"});
+  expect_refused(monitor_.put("/boot-source", kernel + std::string(2048, 'a') + "\"}"), {"boot_args", "2047"});
   expect_refused(monitor_.put("/boot-source", kernel + R"(a\u0000b"})"), {"boot_args", "NUL"});
   expect_not_started();
 }

@@ -106,11 +106,11 @@ TEST_F(ControllerTest, ARefusedKernelKeepsTheOneBefore) {
 }
 
 TEST_F(ControllerTest, RefusesACommandLineThatIsTooLongOrHasANul) {
-  BootSource source{.kernel_image_path = file("kernel", "x"), .initrd_path = {}, .boot_args = std::string(2049, 'a')};
-  EXPECT_NE(refusal(PutBootSource{source}).find("2048"), std::string::npos);
+  BootSource source{.kernel_image_path = file("kernel", "x"), .initrd_path = {}, .boot_args = std::string(2048, 'a')};
+  EXPECT_NE(refusal(PutBootSource{source}).find("2047"), std::string::npos);
   source.boot_args = std::string("a\0b", 3);
   EXPECT_NE(refusal(PutBootSource{source}), "");
-  source.boot_args = std::string(2048, 'a');
+  source.boot_args = std::string(2047, 'a');
   EXPECT_EQ(refusal(PutBootSource{source}), "");
 }
 
