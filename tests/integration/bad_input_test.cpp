@@ -229,6 +229,28 @@ TEST(BadSocket, APathThatIsTooLongIsRefusedWithTheLimit) {
   EXPECT_NE(said.find("107"), std::string::npos) << said;
 }
 
+/// What `mayfly run` says on standard error of a kernel that is not there.
+std::string said_of_a_missing_kernel(const std::vector<std::string>& arguments) {
+  Pipe err;
+  std::vector<std::string> all = {monitor_binary(), "run", "--kernel", "/nonexistent/kernel"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  ChildProcess run{all, {.err = err.write.get()}};
+  err.write.reset();
+  std::string said;
+  read_until(err.read.get(), said, "");
+  EXPECT_EQ(run.wait(), 152);
+  return said;
+}
+
+TEST(BadRun, ARefusalIsSaidOnceAndLoggedToAFile) {
+  const std::string once = said_of_a_missing_kernel({});
+  EXPECT_TRUE(once.starts_with("mayfly: kernel_image_path /nonexistent/kernel")) << once;
+  EXPECT_EQ(once.find('\n'), once.size() - 1) << once;
+  const ScratchDirectory scratch;
+  EXPECT_EQ(said_of_a_missing_kernel({"--log-path", scratch.file("log")}), once);
+  EXPECT_NE(content_of(scratch.file("log")).find("PUT /boot-source refused: kernel_image_path"), std::string::npos);
+}
+
 TEST(KvmDevice, AHostWithoutItIsToldWhatToDo) {
   const auto missing = Kvm::open("/nonexistent/kvm");
   ASSERT_FALSE(missing);
