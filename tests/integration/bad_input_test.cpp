@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -148,6 +149,18 @@ TEST_F(BadInput, HttpThatIsMalformedTruncatedOrOversized) {
   EXPECT_EQ(exchange(connection.get(), "GET", "/", "").status, 200);
 }
 
+TEST_F(BadInput, AClientThatSendsByteByByteAndStallsKeepsNobodyWaitingAndIsCutOff) {
+  const OwnedFd slow = connect_unix(monitor_.socket_path());
+  for (const char byte : std::string{"PUT /machine-config HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"}) {
+    ASSERT_EQ(::send(slow.get(), &byte, 1, MSG_NOSIGNAL), 1);
+    ASSERT_EQ(monitor_.get("/").status, 200);
+  }
+  std::string answer;
+  read_until(slow.get(), answer, "");
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 408")) << answer;
+  expect_not_started();
+}
+
 TEST_F(BadInput, UnknownPathsAndDevicesThatMayflyDoesNotHave) {
   expect_refused(monitor_.get("/nonsense"), {"/nonsense"}, 404);
   expect_refused(monitor_.send("DELETE", "/machine-config"), {"DELETE"}, 404);
@@ -249,6 +262,37 @@ TEST(BadRun, ARefusalIsSaidOnceAndLoggedToAFile) {
   const ScratchDirectory scratch;
   EXPECT_EQ(said_of_a_missing_kernel({"--log-path", scratch.file("log")}), once);
   EXPECT_NE(content_of(scratch.file("log")).find("PUT /boot-source refused: kernel_image_path"), std::string::npos);
+}
+
+/// A monitor that finds another /dev: `prepare`, of a shell with a mount namespace of its own, sees to it.
+class OtherDev : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (ChildProcess{{"unshare", "--mount", "mount", "-t", "tmpfs", "none", "/dev"}, {}}.wait() != 0)
+      GTEST_SKIP() << "a mount namespace of one's own is not permitted";
+  }
+  static void expect_start_refused(const std::string& prepare, const std::string& why) {
+    Monitor monitor{{}, {"unshare", "--mount", "sh", "-c", prepare + " && exec \"$@\"", "sh"}};
+    ASSERT_EQ(monitor.put("/boot-source", kernel_json(guest_path("hello"))).status, 204);
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      expect_refused(monitor.put("/actions", kStart), {"/dev/kvm " + why});
+      EXPECT_NE(monitor.get("/").body.find("Not started"), std::string::npos);
+    }
+    monitor.signal(SIGTERM);
+    EXPECT_EQ(monitor.wait(), 143);
+  }
+};
+
+TEST_F(OtherDev, WithoutKvmAStartIsRefusedAndTheApiGoesOn) {
+  expect_start_refused("mount -t tmpfs none /dev", "is not there: load the kvm_intel or kvm_amd module");
+}
+
+TEST_F(OtherDev, WithoutThePermissionForKvmAStartIsRefusedAndTheApiGoesOn) {
+  // Root without its power over permissions: another user might not even reach the binary.
+  expect_start_refused(
+      "mount -t tmpfs none /dev && touch /dev/kvm && chmod 0 /dev/kvm && "
+      "set -- setpriv --bounding-set=-dac_override,-dac_read_search \"$@\"",
+      "may not be opened: add this user to the group");
 }
 
 TEST(KvmDevice, AHostWithoutItIsToldWhatToDo) {
