@@ -16,7 +16,7 @@ namespace mayfly {
 
 /// Limits of the machine. See api/openapi.yaml.
 inline constexpr unsigned kMaximumVcpus = 32;
-inline constexpr std::size_t kMaximumCommandLine = 2048;  ///< Bytes of kernel command line, without the NUL.
+inline constexpr std::size_t kMaximumCommandLine = 2047;  ///< Bytes without the NUL: Linux keeps no more.
 /// Drives and network interfaces together: one window and one interrupt line each.
 inline constexpr std::size_t kMaximumVirtioDevices = 16;
 inline constexpr const char* kDefaultBootArgs =

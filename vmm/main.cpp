@@ -6,6 +6,7 @@
 #include "vmm/machine/controller.h"
 #include "vmm/doctor/doctor.h"
 #include "vmm/event_loop.h"
+#include "vmm/machine_state.h"
 #include "vmm/raw_terminal.h"
 #include "vmm/signals.h"
 
@@ -120,8 +121,14 @@ Status Process::serve_api(const std::string& socket_path, std::size_t max_payloa
 }
 
 Status Process::carry_out(std::vector<Command> commands) {
-  for (Command& command : commands)
-    if (auto answer = controller_->carry_out(std::move(command)); !answer) return propagate(answer);
+  for (Command& command : commands) {
+    const std::string_view name = name_of(command);
+    auto answer = controller_->carry_out(std::move(command));
+    if (answer) continue;
+    // Our caller prints the sentence: a log in the same place would say it twice.
+    if (!log_.on_standard_error()) log_.error("{} refused: {}", name, answer.error().message);
+    return propagate(answer);
+  }
   return {};
 }
 

@@ -2,16 +2,17 @@
 // and the API goes on answering.
 
 #include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
 #include "tests/support/monitor.h"
 #include "vmm/kvm/kvm.h"
 
 #include <elf.h>
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,22 +21,6 @@
 
 namespace mayfly::testing {
 namespace {
-
-std::string make_file(const std::string& path, const std::string& content) {
-  const OwnedFd file{::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-  if (::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size()))
-    give_up("cannot write " + path);
-  return path;
-}
-
-std::string content_of(const std::string& path) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-  std::string text;
-  std::array<char, 4096> piece{};
-  for (ssize_t count = 0; (count = ::read(file.get(), piece.data(), piece.size())) > 0;)
-    text.append(piece.data(), static_cast<std::size_t>(count));
-  return text;
-}
 
 std::string kernel_json(const std::string& path) { return R"({"kernel_image_path": ")" + path + "\"}"; }
 constexpr const char* kStart = R"({"action_type": "InstanceStart"})";
@@ -112,7 +97,7 @@ TEST_F(BadInput, AnInitrdThatDoesNotFit) {
 
 TEST_F(BadInput, CommandLinesThatAreTooLongOrHoldANul) {
   const std::string kernel = R"({"kernel_image_path": ")" + guest_path("hello") + R"(", "boot_args": ")";
-  expect_refused(monitor_.put("/boot-source", kernel + std::string(2049, 'a') + "\"}"), {"boot_args", "2048"});
+  expect_refused(monitor_.put("/boot-source", kernel + std::string(2048, 'a') + "\"}"), {"boot_args", "2047"});
   expect_refused(monitor_.put("/boot-source", kernel + R"(a\u0000b"})"), {"boot_args", "NUL"});
   expect_not_started();
 }
@@ -162,6 +147,18 @@ TEST_F(BadInput, HttpThatIsMalformedTruncatedOrOversized) {
   EXPECT_NE(fresh.get("/").body.find("Not started"), std::string::npos);
   const OwnedFd connection = connect_unix(monitor_.socket_path());
   EXPECT_EQ(exchange(connection.get(), "GET", "/", "").status, 200);
+}
+
+TEST_F(BadInput, AClientThatSendsByteByByteAndStallsKeepsNobodyWaitingAndIsCutOff) {
+  const OwnedFd slow = connect_unix(monitor_.socket_path());
+  for (const char byte : std::string{"PUT /machine-config HTTP/1.1\r\nContent-Length: 100\r\n\r\n{"}) {
+    ASSERT_EQ(::send(slow.get(), &byte, 1, MSG_NOSIGNAL), 1);
+    ASSERT_EQ(monitor_.get("/").status, 200);
+  }
+  std::string answer;
+  read_until(slow.get(), answer, "");
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 408")) << answer;
+  expect_not_started();
 }
 
 TEST_F(BadInput, UnknownPathsAndDevicesThatMayflyDoesNotHave) {
@@ -243,6 +240,59 @@ TEST(BadSocket, APathThatIsTooLongIsRefusedWithTheLimit) {
   read_until(err.read.get(), said, "");
   EXPECT_EQ(monitor.wait(), 1);
   EXPECT_NE(said.find("107"), std::string::npos) << said;
+}
+
+/// What `mayfly run` says on standard error of a kernel that is not there.
+std::string said_of_a_missing_kernel(const std::vector<std::string>& arguments) {
+  Pipe err;
+  std::vector<std::string> all = {monitor_binary(), "run", "--kernel", "/nonexistent/kernel"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  ChildProcess run{all, {.err = err.write.get()}};
+  err.write.reset();
+  std::string said;
+  read_until(err.read.get(), said, "");
+  EXPECT_EQ(run.wait(), 152);
+  return said;
+}
+
+TEST(BadRun, ARefusalIsSaidOnceAndLoggedToAFile) {
+  const std::string once = said_of_a_missing_kernel({});
+  EXPECT_TRUE(once.starts_with("mayfly: kernel_image_path /nonexistent/kernel")) << once;
+  EXPECT_EQ(once.find('\n'), once.size() - 1) << once;
+  const ScratchDirectory scratch;
+  EXPECT_EQ(said_of_a_missing_kernel({"--log-path", scratch.file("log")}), once);
+  EXPECT_NE(content_of(scratch.file("log")).find("PUT /boot-source refused: kernel_image_path"), std::string::npos);
+}
+
+/// A monitor that finds another /dev: `prepare`, of a shell with a mount namespace of its own, sees to it.
+class OtherDev : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (ChildProcess{{"unshare", "--mount", "mount", "-t", "tmpfs", "none", "/dev"}, {}}.wait() != 0)
+      GTEST_SKIP() << "a mount namespace of one's own is not permitted";
+  }
+  static void expect_start_refused(const std::string& prepare, const std::string& why) {
+    Monitor monitor{{}, {"unshare", "--mount", "sh", "-c", prepare + " && exec \"$@\"", "sh"}};
+    ASSERT_EQ(monitor.put("/boot-source", kernel_json(guest_path("hello"))).status, 204);
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      expect_refused(monitor.put("/actions", kStart), {"/dev/kvm " + why});
+      EXPECT_NE(monitor.get("/").body.find("Not started"), std::string::npos);
+    }
+    monitor.signal(SIGTERM);
+    EXPECT_EQ(monitor.wait(), 143);
+  }
+};
+
+TEST_F(OtherDev, WithoutKvmAStartIsRefusedAndTheApiGoesOn) {
+  expect_start_refused("mount -t tmpfs none /dev", "is not there: load the kvm_intel or kvm_amd module");
+}
+
+TEST_F(OtherDev, WithoutThePermissionForKvmAStartIsRefusedAndTheApiGoesOn) {
+  // Root without its power over permissions: another user might not even reach the binary.
+  expect_start_refused(
+      "mount -t tmpfs none /dev && touch /dev/kvm && chmod 0 /dev/kvm && "
+      "set -- setpriv --bounding-set=-dac_override,-dac_read_search \"$@\"",
+      "may not be opened: add this user to the group");
 }
 
 TEST(KvmDevice, AHostWithoutItIsToldWhatToDo) {

@@ -64,7 +64,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& arguments, const Stre
   argv.reserve(arguments.size() + 1);
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  const int error_number = ::posix_spawn(&pid_, argv.front(), &actions, nullptr, argv.data(), environ);
+  const int error_number = ::posix_spawnp(&pid_, argv.front(), &actions, nullptr, argv.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
   if (error_number != 0) {
     pid_ = -1;

@@ -12,9 +12,10 @@ std::string monitor_binary() { return MAYFLY_BINARY; }
 
 std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUESTS} + "/" + name; }
 
-Monitor::Monitor(const std::vector<std::string>& arguments) {
+Monitor::Monitor(const std::vector<std::string>& arguments, const std::vector<std::string>& launcher) {
   const SocketWaiter waiter{socket_};
-  std::vector<std::string> all = {monitor_binary(), "--api-sock", socket_};
+  std::vector<std::string> all = launcher;
+  all.insert(all.end(), {monitor_binary(), "--api-sock", socket_});
   all.insert(all.end(), arguments.begin(), arguments.end());
   process_.emplace(all, ChildProcess::Streams{.in = in_.read.get(), .out = out_.write.get(), .err = err_.write.get()});
   in_.read.reset();

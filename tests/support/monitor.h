@@ -21,8 +21,9 @@ namespace mayfly::testing {
 
 class Monitor {
  public:
-  /// Starts the monitor with an API and `arguments` more, and connects to it.
-  explicit Monitor(const std::vector<std::string>& arguments = {});
+  /// Starts the monitor with an API and `arguments` more, and connects to it. `launcher`: a command that ends by
+  /// executing the one that follows it, such as {"setpriv", "--no-new-privs"}.
+  explicit Monitor(const std::vector<std::string>& arguments = {}, const std::vector<std::string>& launcher = {});
 
   HttpAnswer send(const std::string& method, const std::string& path, const std::string& body = "") {
     return exchange(connection_.get(), method, path, body);

@@ -73,6 +73,11 @@ Status Log::configure(const LoggerConfig& config) {
   return {};
 }
 
+bool Log::on_standard_error() {
+  const std::scoped_lock lock{mutex_};
+  return !file_;
+}
+
 void Log::write_line(LogLevel level, std::string_view file, int line, std::string_view message) {
   const std::scoped_lock lock{mutex_};
   if (!module_.empty() && file.find(module_) == std::string_view::npos) return;

@@ -83,6 +83,9 @@ class Log {
     log(LogLevel::Debug, format, std::forward<Args>(args)...);
   }
 
+  /// Whether lines go to standard error, where a message for the user would be their double.
+  [[nodiscard]] bool on_standard_error();
+
   /// Messages that could not be written.
   [[nodiscard]] std::uint64_t missed() const noexcept { return missed_.load(std::memory_order_relaxed); }
 

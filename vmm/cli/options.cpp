@@ -118,9 +118,23 @@ std::vector<Command> run_commands(RunFlags& flags) {
   return {PutMachineConfig{flags.machine}, PutBootSource{flags.source}, StartInstance{}};
 }
 
-ExitNow refuse(const char* what) {
-  std::fprintf(stderr, "mayfly: %s\n", what);
+ExitNow refuse(const std::string& what) {
+  std::fprintf(stderr, "mayfly: %s\n", what.c_str());
   return {kExitBadArguments};
+}
+
+/// What stands before a subcommand is for `mayfly` without one: CLI11 takes it, and nothing would heed it.
+std::optional<ExitNow> refuse_misplaced(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands())
+    for (const CLI::Option* option : app.get_options([](const CLI::Option* each) { return each->count() > 0; })) {
+      const std::string name = option->get_name();
+      const std::string whole = "mayfly " + command->get_name();
+      if (command->get_option_no_throw(name) != nullptr)
+        return refuse(name + " stands before '" + command->get_name() + "', where nothing heeds it; write " + whole +
+                      " " + name + " ...");
+      return refuse(name + " is not for " + whole + "; see " + whole + " --help");
+    }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -155,6 +169,7 @@ Invocation parse_options(int argc, const char* const* argv) {
     const int code = app.exit(error);
     return ExitNow{code == 0 ? 0 : kExitBadArguments};
   }
+  if (auto refused = refuse_misplaced(app)) return *refused;
   if (doctor_app.parsed()) return doctor;
   if (run_app.parsed()) {
     run_common.logger = logger_config(run_logger);

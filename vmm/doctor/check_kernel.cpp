@@ -1,6 +1,7 @@
 #include "vmm/base/error.h"
 #include "vmm/doctor/checks.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <compare>
@@ -162,6 +163,66 @@ void check_limits(const HostRoot& root, Findings& findings) {
                         "", ""});
 }
 
+/// How many threads something allows, what it is, and how to have more.
+struct ThreadLimit {
+  std::int64_t threads;
+  std::string name;
+  std::string_view remedy;
+};
+
+/// The directory of our control group that counts tasks, as /proc/self/cgroup has it; empty where there is none.
+std::string pids_group(const HostRoot& root) {
+  std::istringstream lines{root.read("proc/self/cgroup").value_or("")};
+  std::string unified;
+  for (std::string line; std::getline(lines, line);) {
+    // cgroups(7): hierarchy, controllers of version 1 with commas between them, path
+    const std::size_t first = line.find(':');
+    const std::size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string path = line.ends_with(":/") ? "" : line.substr(second + 1);
+    if (("," + controllers + ",").contains(",pids,")) return "sys/fs/cgroup/pids" + path;
+    if (controllers.empty()) unified = "sys/fs/cgroup" + path;
+  }
+  return unified;
+}
+
+std::vector<ThreadLimit> thread_limits(const HostRoot& root) {
+  std::vector<ThreadLimit> limits;
+  const auto add = [&limits](std::optional<std::int64_t> threads, std::string name, std::string_view remedy) {
+    if (threads) limits.push_back({*threads, std::move(name), remedy});
+  };
+  // "unlimited" and "max" have no number.
+  add(leading_number(soft_limit(root, "Max processes")), "the user's limit",
+      "ulimit -u N, or LimitNPROC=N in the service");
+  add(root.read_number("proc/sys/kernel/threads-max"), "kernel.threads-max", "sysctl kernel.threads-max=N");
+  add(root.read_number("proc/sys/kernel/pid_max"), "kernel.pid_max", "sysctl kernel.pid_max=N");
+  // Those above it limit it, too.
+  for (std::string group = pids_group(root); group.starts_with("sys/fs/cgroup"); group.resize(group.rfind('/')))
+    add(root.read_number(group + "/pids.max"), "pids.max of /" + group,
+        "write N to that file, or TasksMax=N in the service");
+  return limits;
+}
+
+void check_threads(const HostRoot& root, Findings& findings) {
+  constexpr std::int64_t kThreadsOfSmallest = 3;  // loop, API, one vCPU
+  constexpr std::int64_t kEnoughThreads = 4096;
+  const std::vector<ThreadLimit> limits = thread_limits(root);
+  if (limits.empty()) return;
+  const ThreadLimit& least = *std::ranges::min_element(limits, {}, &ThreadLimit::threads);
+  Finding finding{Severity::Ok, "threads", fmt::format("{} threads are allowed ({})", least.threads, least.name), "",
+                  ""};
+  if (least.threads < kEnoughThreads) {
+    finding.severity = Severity::Note;
+    finding.cost = fmt::format(
+        "a machine has two threads and one for each vCPU, and the kernel adds workers for its I/O: with all else that "
+        "counts, fewer than {} machines run at once, and the next does not start",
+        least.threads / kThreadsOfSmallest + 1);
+    finding.remedy = least.remedy;
+  }
+  findings.push_back(std::move(finding));
+}
+
 void check_jail(const HostRoot& root, Findings& findings) {
   const std::string actions = root.read("proc/sys/kernel/seccomp/actions_avail").value_or("");
   if (has_word(actions, "kill_process"))
@@ -192,6 +253,7 @@ void check_kernel(const HostRoot& root, const HostCalls& calls, Findings& findin
   check_cgroups(root, findings);
   check_io_uring(root, calls, findings);
   check_limits(root, findings);
+  check_threads(root, findings);
   check_jail(root, findings);
 }
 

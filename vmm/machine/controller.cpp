@@ -69,7 +69,10 @@ Controller::~Controller() = default;
 Result<Answer> Controller::execute(Command command) {
   const auto pending = std::make_shared<PendingAnswer>();
   loop_.post([this, command = std::move(command), reply = Reply{pending}]() mutable {
-    reply.give(carry_out(std::move(command)));
+    const std::string_view name = name_of(command);
+    auto answer = carry_out(std::move(command));
+    if (!answer && refusals_.allow()) log_.error("{} refused: {}", name, answer.error().message);
+    reply.give(std::move(answer));
   });
   return pending->wait();
 }
@@ -79,7 +82,6 @@ Result<Answer> Controller::carry_out(Command command) {
   auto legal = check_legal(command, state_);
   auto answer = legal ? dispatch(command) : Result<Answer>{propagate(legal)};
   count(command, answer.has_value());
-  if (!answer && refusals_.allow()) log_.error("{} refused: {}", name_of(command), answer.error().message);
   return answer;
 }
 

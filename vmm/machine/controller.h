@@ -47,6 +47,7 @@ class Controller final : public CommandTarget {
   [[nodiscard]] Result<Answer> execute(Command command) override;
 
   // The rest is for the loop's thread.
+  /// A refusal is the caller's to tell; execute() logs those of clients.
   [[nodiscard]] Result<Answer> carry_out(Command command);
   /// Ends the machine (if it has not ended) and stops the loop.
   void finish(MachineEnd end);

@@ -1,11 +1,10 @@
 #include "api/requests.h"
 #include "api/responses.h"
+#include "tests/support/files.h"
 #include "tests/unit/api/fake_target.h"
 #include "tests/unit/api/yaml_subset.h"
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -14,12 +13,6 @@
 /// Firecracker's description).
 namespace mayfly {
 namespace {
-
-std::string read_file(const std::filesystem::path& path) {
-  std::ifstream file{path};
-  EXPECT_TRUE(file) << path;
-  return {std::istreambuf_iterator<char>{file}, {}};
-}
 
 const std::filesystem::path kHere = std::filesystem::path{__FILE__}.parent_path();
 
@@ -60,9 +53,11 @@ std::set<std::string> names_of(const JsonValue* object) {
 class Description {
  public:
   explicit Description(JsonValue root) : root_(std::move(root)) {}
-  static Description ours() { return Description{parse_yaml_subset(read_file(kHere / "../../../api/openapi.yaml"))}; }
+  static Description ours() {
+    return Description{parse_yaml_subset(testing::content_of(kHere / "../../../api/openapi.yaml"))};
+  }
   static Description dialect() {
-    auto root = parse_json(read_file(kHere / "data/dialect.json"), "dialect.json");
+    auto root = parse_json(testing::content_of(kHere / "data/dialect.json"), "dialect.json");
     EXPECT_TRUE(root) << root.error().message;
     return Description{root ? std::move(*root) : JsonValue{}};
   }

@@ -74,8 +74,8 @@ TEST(ParseRequest, RefusesABadBootSource) {
   EXPECT_EQ(refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "kernel": "/k"})"),
             R"(boot-source has no field "kernel"; its fields are kernel_image_path, initrd_path, boot_args)");
   EXPECT_EQ(
-      refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "boot_args": ")" + std::string(2049, 'x') + "\"}"),
-      "boot-source.boot_args is 2049 bytes long; at most 2048 are allowed");
+      refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "boot_args": ")" + std::string(2048, 'x') + "\"}"),
+      "boot-source.boot_args is 2048 bytes long; at most 2047 are allowed");
   EXPECT_EQ(refusal("PUT", "/boot-source", R"({"kernel_image_path": "/k", "boot_args": "a\u0000"})"),
             "boot-source.boot_args has a NUL character, at byte 1");
 }

@@ -1,13 +1,10 @@
 #include "vmm/base/log.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/files.h"
 
-#include <fcntl.h>
 #include <fnmatch.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
 
 #include <gtest/gtest.h>
 
@@ -20,13 +17,7 @@ class LogTest : public ::testing::Test {
     config_.log_path = scratch_.file("log");
     EXPECT_TRUE(log_.configure(config_));
   }
-  std::string text() {
-    const OwnedFd fd{::open(config_.log_path->c_str(), O_RDONLY | O_CLOEXEC)};
-    std::string text(1 << 20, '\0');
-    const ssize_t count = ::read(fd.get(), text.data(), text.size());
-    text.resize(static_cast<std::size_t>(std::max<ssize_t>(count, 0)));
-    return text;
-  }
+  std::string text() { return testing::content_of(*config_.log_path); }
   testing::ScratchDirectory scratch_;
   LoggerConfig config_;
   Log log_{"vm-7"};

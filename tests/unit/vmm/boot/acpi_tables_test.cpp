@@ -1,5 +1,6 @@
 #include "vmm/boot/acpi_tables.h"
 
+#include "tests/support/files.h"
 #include "tests/unit/vmm/boot/boot_images.h"
 #include "vmm/boot/layout.h"
 
@@ -145,10 +146,7 @@ class AcpiCompiler : public ::testing::Test {
     EXPECT_EQ(status, 0) << arguments << '\n' << content("said");
     return content("said");
   }
-  [[nodiscard]] std::string content(const std::string& name) const {
-    std::ifstream file{directory_ / name};
-    return {std::istreambuf_iterator<char>{file}, {}};
-  }
+  [[nodiscard]] std::string content(const std::string& name) const { return testing::content_of(directory_ / name); }
 
   std::filesystem::path directory_;
 };

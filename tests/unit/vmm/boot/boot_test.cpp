@@ -190,7 +190,7 @@ TEST_F(PrepareBoot, NothingIsWrittenWhenTheChecksFail) {
 
 TEST_F(PrepareBoot, CommandLineAndProcessorCountAreChecked) {
   options.command_line = std::string(kMaximumCommandLine + 1, 'x');
-  expect_error(prepare(64, elf_kernel()), ErrorKind::TooLarge, {"command line", "2049", "2048"});
+  expect_error(prepare(64, elf_kernel()), ErrorKind::TooLarge, {"command line", "2048", "2047"});
   options.command_line = std::string("a\0b", 3);
   expect_error(prepare(64, elf_kernel()), ErrorKind::InvalidArgument, {"NUL"});
   options.command_line.clear();

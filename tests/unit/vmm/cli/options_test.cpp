@@ -85,6 +85,21 @@ TEST(Options, RunMakesTheCommandsThatConfigureAndStart) {
 
 TEST(Options, RunNeedsAKernel) { EXPECT_EQ(exit_code({"run"}), kExitBadArguments); }
 
+TEST(Options, WhatStandsBeforeASubcommandIsRefusedAndSaysWhereItBelongs) {
+  const auto said = [](std::vector<const char*> words) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(exit_code(std::move(words)), kExitBadArguments);
+    return ::testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(said({"--log-path", "/tmp/log", "run", "--kernel", "k"}),
+            "mayfly: --log-path stands before 'run', where nothing heeds it; write mayfly run --log-path ...\n");
+  EXPECT_EQ(said({"--boot-timer", "run", "--kernel", "k"}),
+            "mayfly: --boot-timer stands before 'run', where nothing heeds it; write mayfly run --boot-timer ...\n");
+  EXPECT_EQ(said({"--config-file", "vm.json", "run", "--kernel", "k"}),
+            "mayfly: --config-file is not for mayfly run; see mayfly run --help\n");
+  EXPECT_EQ(said({"--id", "vm-7", "doctor"}), "mayfly: --id is not for mayfly doctor; see mayfly doctor --help\n");
+}
+
 TEST(Options, DoctorTakesJson) { EXPECT_TRUE(std::get<DoctorOptions>(parse({"doctor", "--json"})).json); }
 
 TEST(Options, HelpAndVersionEndWell) {

@@ -31,7 +31,13 @@ class FakeHost {
     put("proc/self/limits",
         "Limit       Soft Limit  Hard Limit  Units\n"
         "Max open files            20000                20000                files     \n"
-        "Max locked memory         8388608              8388608              bytes     \n");
+        "Max locked memory         8388608              8388608              bytes     \n"
+        "Max processes             96365                96365                processes \n");
+    put("proc/self/cgroup", "0::/vms/vm-7\n");
+    put("proc/sys/kernel/pid_max", "4194304\n");
+    put("proc/sys/kernel/threads-max", "192730\n");
+    put("sys/fs/cgroup/vms/pids.max", "20000\n");
+    put("sys/fs/cgroup/vms/vm-7/pids.max", "max\n");
     put("proc/self/mountinfo",
         "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdelegate,favordynmods\n");
     put("proc/self/ns/user", "");
@@ -237,6 +243,30 @@ TEST_F(DoctorTest, FewOpenFilesAreNotedAndLockedMemoryIsNeverABother) {
   expect("locked-memory", Severity::Ok);
   host_.put("proc/self/limits", "Max open files            unlimited            unlimited            files     \n");
   expect("open-files", Severity::Ok);
+}
+
+TEST_F(DoctorTest, TheLeastOfTheLimitsOfThreadsIsJudged) {
+  const auto expect_limit = [this](std::string_view found, std::string_view remedy) {
+    expect("threads", Severity::Note);
+    EXPECT_EQ(find("threads").found, found);
+    EXPECT_NE(find("threads").remedy.find(remedy), std::string::npos) << find("threads").remedy;
+  };
+  EXPECT_EQ(find("threads").found, "20000 threads are allowed (pids.max of /sys/fs/cgroup/vms)");
+  host_.put("proc/self/limits", "Max processes             4000                 96365                processes \n");
+  expect_limit("4000 threads are allowed (the user's limit)", "LimitNPROC=");
+  EXPECT_NE(find("threads").cost.find("fewer than 1334 machines"), std::string::npos) << find("threads").cost;
+  host_.put("proc/sys/kernel/threads-max", "3999\n");
+  expect_limit("3999 threads are allowed (kernel.threads-max)", "sysctl kernel.threads-max=");
+  host_.put("proc/sys/kernel/pid_max", "3998\n");
+  expect_limit("3998 threads are allowed (kernel.pid_max)", "sysctl kernel.pid_max=");
+  host_.put("sys/fs/cgroup/vms/vm-7/pids.max", "100\n");
+  expect_limit("100 threads are allowed (pids.max of /sys/fs/cgroup/vms/vm-7)", "TasksMax=");
+  host_.put("sys/fs/cgroup/pids.max", "99\n");  // of a container
+  expect_limit("99 threads are allowed (pids.max of /sys/fs/cgroup)", "TasksMax=");
+  // Version 1: the controller has a tree of its own.
+  host_.put("proc/self/cgroup", "4:cpu,pids:/vm-8\n0::/vms/vm-7\n");
+  host_.put("sys/fs/cgroup/pids/vm-8/pids.max", "98\n");
+  expect_limit("98 threads are allowed (pids.max of /sys/fs/cgroup/pids/vm-8)", "TasksMax=");
 }
 
 TEST_F(DoctorTest, WhatTheJailerNeedsIsJudged) {

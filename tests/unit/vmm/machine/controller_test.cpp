@@ -1,8 +1,8 @@
 #include "vmm/machine/controller.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/files.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,18 +31,7 @@ class ControllerTest : public ::testing::Test {
   }
 
   std::string file(const std::string& name, const std::string& content) {
-    const std::string path = scratch_.file(name);
-    const OwnedFd fd{::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)};
-    EXPECT_EQ(::write(fd.get(), content.data(), content.size()), static_cast<ssize_t>(content.size()));
-    return path;
-  }
-  static std::string content(const std::string& path) {
-    std::string text;
-    const OwnedFd fd{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-    std::array<char, 4096> piece{};
-    for (ssize_t count = 0; (count = ::read(fd.get(), piece.data(), piece.size())) > 0;)
-      text.append(piece.data(), static_cast<std::size_t>(count));
-    return text;
+    return testing::make_file(scratch_.file(name), content);
   }
   /// The refusal's sentence; empty where the command was carried out.
   std::string refusal(Command command) {
@@ -117,11 +106,11 @@ TEST_F(ControllerTest, ARefusedKernelKeepsTheOneBefore) {
 }
 
 TEST_F(ControllerTest, RefusesACommandLineThatIsTooLongOrHasANul) {
-  BootSource source{.kernel_image_path = file("kernel", "x"), .initrd_path = {}, .boot_args = std::string(2049, 'a')};
-  EXPECT_NE(refusal(PutBootSource{source}).find("2048"), std::string::npos);
+  BootSource source{.kernel_image_path = file("kernel", "x"), .initrd_path = {}, .boot_args = std::string(2048, 'a')};
+  EXPECT_NE(refusal(PutBootSource{source}).find("2047"), std::string::npos);
   source.boot_args = std::string("a\0b", 3);
   EXPECT_NE(refusal(PutBootSource{source}), "");
-  source.boot_args = std::string(2048, 'a');
+  source.boot_args = std::string(2047, 'a');
   EXPECT_EQ(refusal(PutBootSource{source}), "");
 }
 
@@ -155,7 +144,7 @@ TEST_F(ControllerTest, WritesMetricsAsLinesOfGrowth) {
   metrics_.vcpu.exit_io_out.add(7);
   EXPECT_EQ(refusal(FlushMetrics{}), "");
   EXPECT_EQ(refusal(FlushMetrics{}), "");
-  const std::string lines = content(path);
+  const std::string lines = testing::content_of(path);
   const std::string first = lines.substr(0, lines.find('\n'));
   const std::string second = lines.substr(lines.find('\n') + 1);
   EXPECT_NE(first.find(R"("id":"unit")"), std::string::npos) << first;

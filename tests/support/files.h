@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+
+/// Files of tests, whole.
+namespace mayfly::testing {
+
+/// All bytes of a file; throws where it cannot be read.
+[[nodiscard]] std::string content_of(const std::string& path);
+
+/// Writes a file, for its owner alone, in place of one that was there; its path. Throws where it cannot.
+std::string make_file(const std::string& path, const std::string& content);
+
+}  // namespace mayfly::testing
