@@ -1,0 +1,235 @@
+#include "virtio/disk_image.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// Physical blocks are a hint to guests; a file system's idea of a good block can be megabytes.
+constexpr std::uint32_t kLargestPhysicalBlock = 64 * 1024;
+/// Where the kernel does not say what O_DIRECT wants (before Linux 6.1): what suits every disk.
+constexpr std::uint32_t kSafeAlignment = 4096;
+/// Processes that are looked through for the holder of a lock: an error's text is not worth more.
+constexpr int kMaximumProcesses = 4096;
+
+/// What cannot be a disk; empty for what can.
+std::string_view unusable_type(mode_t mode) noexcept {
+  if (S_ISREG(mode) || S_ISBLK(mode)) return {};
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  if (S_ISCHR(mode)) return "a character device";
+  return "no file";
+}
+
+Status check_type(mode_t mode, const std::string& who) {
+  if (const std::string_view type = unusable_type(mode); !type.empty())
+    return fail(ErrorKind::InvalidArgument, "{} is {}; give the path of a disk image or of a block device", who, type);
+  return {};
+}
+
+/// Why open(2) failed, in the user's terms.
+std::unexpected<Error> open_error(const std::string& who, const std::string& path, bool read_only) {
+  const int reason = errno;
+  const bool not_permitted = reason == EACCES || reason == EPERM;
+  if (reason == ENOENT)
+    return fail(ErrorKind::NotFound, "{} does not exist; give the path of a disk image or of a block device", who);
+  if (!read_only && (reason == EROFS || (not_permitted && ::euidaccess(path.c_str(), R_OK) == 0)))
+    return fail(ErrorKind::Permission,
+                "{} can be read but not written by user {}, and the drive is to be writable; make the file writable or "
+                "set is_read_only to true",
+                who, ::geteuid());
+  if (not_permitted)
+    return fail(ErrorKind::Permission,
+                "{} may not be opened by user {}; allow it to use the file and to search the directories above", who,
+                ::geteuid());
+  if (reason == EINVAL)
+    return fail(ErrorKind::Unsupported,
+                "{} cannot be opened for direct access: its file system has no O_DIRECT; set direct to false", who);
+  errno = reason;
+  return fail_errno(ErrorKind::System, "{} cannot be opened", who);
+}
+
+/// The field of /proc/PID/comm, or nothing.
+std::string process_name(int pid) {
+  std::ifstream file{fmt::format("/proc/{}/comm", pid)};
+  std::string name;
+  std::getline(file, name);
+  return name;
+}
+
+/// Whether a process has `inode` open through a description that holds a lock on it. The kernel tells no process for
+/// such a lock, but shows it with each descriptor that keeps it.
+bool holds_lock(const std::filesystem::path& process, std::uint64_t inode) {
+  const std::string wanted = fmt::format(":{} ", inode);
+  std::error_code error;
+  for (std::filesystem::directory_iterator at{process / "fdinfo", error}, end; !error && at != end;
+       at.increment(error)) {
+    std::ifstream file{at->path()};
+    for (std::string line; std::getline(file, line);)
+      if (line.starts_with("lock:") && line.find(wanted) != std::string::npos) return true;
+  }
+  return false;
+}
+
+std::optional<int> find_holder(std::uint64_t inode) {
+  std::error_code error;
+  int looked_at = 0;
+  for (std::filesystem::directory_iterator at{"/proc", error}, end; !error && at != end; at.increment(error)) {
+    const std::string name = at->path().filename();
+    int pid = 0;
+    const auto parsed = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (parsed.ec != std::errc{} || parsed.ptr != name.data() + name.size()) continue;
+    if (++looked_at > kMaximumProcesses) break;
+    if (holds_lock(at->path(), inode)) return pid;
+  }
+  return std::nullopt;
+}
+
+/// Who holds the lock that was refused: "mayfly (process 1234)", as far as it can be known.
+std::string describe_holder(int fd, struct flock wanted, std::uint64_t inode) {
+  std::optional<int> pid;
+  // A lock of the older kind bears its process; one of ours says -1.
+  if (::fcntl(fd, F_OFD_GETLK, &wanted) == 0 && wanted.l_type != F_UNLCK && wanted.l_pid > 0) pid = wanted.l_pid;
+  if (!pid) pid = find_holder(inode);
+  if (!pid) return "another process";
+  if (*pid == ::getpid()) return "another drive of this machine";
+  const std::string name = process_name(*pid);
+  return name.empty() ? fmt::format("process {}", *pid) : fmt::format("{} (process {})", name, *pid);
+}
+
+std::uint32_t power_of_two(std::uint64_t value, std::uint32_t least, std::uint32_t most) noexcept {
+  return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(std::bit_floor(value), least, most));
+}
+
+}  // namespace
+
+Result<DiskImage> DiskImage::open(const DriveConfig& config) { return open(config, nullptr); }
+
+Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage& predecessor) {
+  return open(config, &predecessor);
+}
+
+Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage* predecessor) {
+  const std::string who = fmt::format("drive {}: path_on_host {}", config.drive_id, config.path_on_host);
+  if (config.path_on_host.empty())
+    return fail(ErrorKind::InvalidArgument, "{} is empty; give the path of a disk image or of a block device", who);
+  if (config.path_on_host.find('\0') != std::string::npos)
+    return fail(ErrorKind::InvalidArgument, "drive {}: path_on_host contains a NUL byte", config.drive_id);
+  // Looked at before it is opened: opening a character device can do things.
+  struct stat status = {};
+  if (::stat(config.path_on_host.c_str(), &status) == 0)
+    if (auto usable = check_type(status.st_mode, who); !usable) return propagate(usable);
+
+  DiskImage image;
+  image.path_ = config.path_on_host;
+  image.read_only_ = config.is_read_only;
+  const int flags = (config.is_read_only ? O_RDONLY : O_RDWR) | (config.direct ? O_DIRECT : 0);
+  image.fd_ = OwnedFd{::open(image.path_.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  if (!image.fd_) return open_error(who, image.path_, image.read_only_);
+  // O_NONBLOCK was for what may have taken the path since; the ring would give EAGAIN instead of waiting.
+  if (::fcntl(image.fd_.get(), F_SETFL, flags) != 0) return fail_errno(ErrorKind::System, "{} cannot be used", who);
+  if (auto looked = image.look(who); !looked) return propagate(looked);
+
+  const bool same_file = predecessor != nullptr && predecessor->identity_.device == image.identity_.device &&
+                         predecessor->identity_.inode == image.identity_.inode;
+  if (same_file && predecessor->read_only_ == image.read_only_ && predecessor->direct() == config.direct) {
+    image.fd_ = OwnedFd{::fcntl(predecessor->fd(), F_DUPFD_CLOEXEC, 0)};
+    if (!image.fd_) return fail_errno(ErrorKind::System, "{} cannot be used", who);
+  }
+  if (auto locked = image.lock(who); !locked) return propagate(locked);
+  if (!config.direct) return image;
+  if (auto opened = image.open_buffered(who); !opened) return propagate(opened);
+  return image;
+}
+
+/// Type, size and blocks of the open file.
+Status DiskImage::look(const std::string& who) {
+  struct stat status = {};
+  if (::fstat(fd_.get(), &status) != 0) return fail_errno(ErrorKind::System, "{} cannot be looked at", who);
+  if (auto usable = check_type(status.st_mode, who); !usable) return usable;
+  const bool is_device = S_ISBLK(status.st_mode);
+  std::uint64_t size = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
+  if (is_device && ::ioctl(fd_.get(), BLKGETSIZE64, &size) != 0)
+    return fail_errno(ErrorKind::System, "{} does not tell its size", who);
+  if (size == 0)
+    return fail(ErrorKind::InvalidArgument, "{} is empty; make it as large as the disk is to be, as with truncate -s",
+                who);
+  if (size % kSectorSize != 0)
+    return fail(ErrorKind::InvalidArgument,
+                "{} has {} bytes, which is no multiple of {}; make it longer with truncate -s %{}", who, size,
+                kSectorSize, kSectorSize);
+  identity_ = {.device = status.st_dev,
+               .inode = status.st_ino,
+               .size_bytes = size,
+               .modified_ns = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec};
+  physical_block_size_ = power_of_two(static_cast<std::uint64_t>(std::max<blksize_t>(status.st_blksize, 1)),
+                                      kSectorSize, kLargestPhysicalBlock);
+  return measure_blocks(who, is_device);
+}
+
+Status DiskImage::measure_blocks(const std::string& who, bool is_device) {
+  if (is_device) {
+    int logical = 0;
+    unsigned physical = 0;
+    if (::ioctl(fd_.get(), BLKSSZGET, &logical) != 0 || ::ioctl(fd_.get(), BLKPBSZGET, &physical) != 0 || logical <= 0)
+      return fail_errno(ErrorKind::System, "{} does not tell its block size", who);
+    logical_block_size_ = power_of_two(static_cast<std::uint64_t>(logical), kSectorSize, kLargestPhysicalBlock);
+    physical_block_size_ = power_of_two(physical, logical_block_size_, kLargestPhysicalBlock);
+  }
+  if ((::fcntl(fd_.get(), F_GETFL) & O_DIRECT) == 0) return {};
+  memory_alignment_ = kSafeAlignment;
+  file_alignment_ = std::max(logical_block_size_, kSafeAlignment);
+  struct statx more = {};
+  if (::statx(fd_.get(), "", AT_EMPTY_PATH, STATX_DIOALIGN, &more) == 0 && (more.stx_mask & STATX_DIOALIGN) != 0) {
+    if (more.stx_dio_offset_align == 0)
+      return fail(ErrorKind::Unsupported,
+                  "{} cannot be opened for direct access: its file system has no O_DIRECT for it; set direct to false",
+                  who);
+    memory_alignment_ = std::bit_ceil(std::max(more.stx_dio_mem_align, 1U));
+    file_alignment_ = std::bit_ceil(more.stx_dio_offset_align);
+  }
+  physical_block_size_ = std::clamp(file_alignment_, physical_block_size_, kLargestPhysicalBlock);
+  return {};
+}
+
+Status DiskImage::lock(const std::string& who) const {
+  struct flock wanted = {};
+  wanted.l_type = read_only_ ? F_RDLCK : F_WRLCK;
+  wanted.l_whence = SEEK_SET;  // from 0, and length 0: to the end, wherever that is
+  if (::fcntl(fd_.get(), F_OFD_SETLK, &wanted) == 0) return {};
+  if (errno != EAGAIN && errno != EACCES)
+    return fail_errno(ErrorKind::System, "{} cannot be locked; keep it on a file system that has locks", who);
+  const std::string holder = describe_holder(fd_.get(), wanted, identity_.inode);
+  return fail(ErrorKind::State, "{} is in use by {}, {}; {}", who, holder,
+              read_only_ ? "which may write it" : "and this drive would write it",
+              read_only_ ? "stop that one, or use a copy"
+                         : "stop that one, use a copy, or set is_read_only to true where all only read");
+}
+
+/// A second description of the file, without O_DIRECT.
+Status DiskImage::open_buffered(const std::string& who) {
+  buffered_fd_ = OwnedFd{::open(path_.c_str(), (read_only_ ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  if (!buffered_fd_) return open_error(who, path_, read_only_);
+  struct stat status = {};
+  if (::fstat(buffered_fd_.get(), &status) != 0 || ::fcntl(buffered_fd_.get(), F_SETFL, 0) != 0)
+    return fail_errno(ErrorKind::System, "{} cannot be looked at", who);
+  if (status.st_dev != identity_.device || status.st_ino != identity_.inode)
+    return fail(ErrorKind::State, "{} was replaced by another file while it was opened; try again", who);
+  return {};
+}
+
+}  // namespace mayfly
