@@ -1,8 +1,10 @@
 #include "api/config_file.h"
 
 #include "api/cpu_config_json.h"
+#include "api/drive_json.h"
 #include "api/json_reader.h"
 #include "api/machine_json.h"
+#include "api/network_json.h"
 #include "api/output_json.h"
 #include "api/requests.h"
 #include "vmm/base/owned_fd.h"
@@ -17,8 +19,8 @@ namespace {
 constexpr std::size_t kLargestTemplate = std::size_t{1} << 20;  // bytes; those in use are below 10 KiB
 
 /// Sections of the dialect that configure what Mayfly does not have.
-constexpr std::array kAbsentSections = std::to_array<std::string_view>(
-    {"balloon", "drives", "entropy", "memory-hotplug", "mmds-config", "network-interfaces", "pmem", "vsock"});
+constexpr std::array kAbsentSections =
+    std::to_array<std::string_view>({"balloon", "entropy", "memory-hotplug", "mmds-config", "pmem", "vsock"});
 
 Result<bool> read_absent_section(const JsonValue& json, const std::string& where) {
   const auto* array = std::get_if<JsonValue::Array>(&json.data);
@@ -64,9 +66,21 @@ auto section(std::string_view name) {
   return [name](const JsonValue& json, const std::string&) { return read(json, std::string{name}); };
 }
 
+/// Such a section whose value is an array: "drives[0].path_on_host".
+template <auto read>
+auto array_section(std::string_view name) {
+  return [name](const JsonValue& json, const std::string&) { return JsonArray{read}(json, std::string{name}); };
+}
+
 template <typename C, typename Value>
 void add(std::vector<Command>& commands, std::optional<Value> value) {
   if (value) commands.emplace_back(C{std::move(*value)});
+}
+
+template <typename C, typename Value>
+void add_each(std::vector<Command>& commands, std::optional<std::vector<Value>> values) {
+  if (!values) return;
+  for (Value& value : *values) commands.emplace_back(C{std::move(value)});
 }
 
 }  // namespace
@@ -82,6 +96,9 @@ Result<std::vector<Command>> parse_config_file(std::string_view text) {
   add<PutMachineConfig>(commands, sections.optional("machine-config", section<read_machine_config>("machine-config")));
   add<PutCpuConfig>(commands, sections.optional("cpu-config", section<read_cpu_section>("cpu-config")));
   commands.emplace_back(PutBootSource{sections.required("boot-source", section<read_boot_source>("boot-source"))});
+  add_each<PutDrive>(commands, sections.optional("drives", array_section<read_drive>("drives")));
+  add_each<PutNetworkInterface>(
+      commands, sections.optional("network-interfaces", array_section<read_network_interface>("network-interfaces")));
   add<PutSerial>(commands, sections.optional("serial", section<read_serial>("serial")));
   for (const std::string_view name : kAbsentSections) {
     sections.optional(name, [name](const JsonValue& value, const std::string&) {

@@ -14,9 +14,10 @@
 namespace mayfly {
 
 /// The commands that configure the machine so and start it. Each section has the fields of its path in the API;
-/// "boot-source" is required. "cpu-config" may also be the path of a file that has the template, as in the dialect.
-/// Sections of devices that Mayfly does not have are accepted while they are null or empty. Every error names its
-/// section; none of the commands is to be carried out then.
+/// "boot-source" is required; "drives" and "network-interfaces" are arrays, whose order is kept. "cpu-config" may also
+/// be the path of a file that has the template, as in the dialect. Sections of devices that Mayfly does not have are
+/// accepted while they are null or empty. Every error names its section; none of the commands is to be carried out
+/// then.
 [[nodiscard]] Result<std::vector<Command>> parse_config_file(std::string_view json);
 
 }  // namespace mayfly

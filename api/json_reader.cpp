@@ -169,6 +169,12 @@ Result<std::string> JsonString::operator()(const JsonValue& value, const std::st
   return *text;
 }
 
+Result<std::string> JsonChecked::operator()(const JsonValue& value, const std::string& where) const {
+  const auto* text = std::get_if<std::string>(&value.data);
+  if (text == nullptr || !good(*text)) return wrong_type(where, rule, value);
+  return *text;
+}
+
 Result<std::string> JsonPath::operator()(const JsonValue& value, const std::string& where) const {
   auto path = JsonString{.longest = PATH_MAX - 1}(value, where);
   if (path && path->empty()) return fail(ErrorKind::InvalidArgument, "{} is empty, where a path is needed", where);

@@ -75,6 +75,13 @@ struct JsonString {
   [[nodiscard]] Result<std::string> operator()(const JsonValue& value, const std::string& where) const;
 };
 
+/// Text that `good` approves of; messages say that it must be `rule`.
+struct JsonChecked {
+  bool (*good)(std::string_view) noexcept;
+  std::string_view rule;
+  [[nodiscard]] Result<std::string> operator()(const JsonValue& value, const std::string& where) const;
+};
+
 /// A path on the host: text that is not empty and no longer than the kernel takes.
 struct JsonPath {
   [[nodiscard]] Result<std::string> operator()(const JsonValue& value, const std::string& where) const;

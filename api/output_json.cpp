@@ -1,5 +1,7 @@
 #include "api/output_json.h"
 
+#include "api/rate_limiter_json.h"
+
 namespace mayfly {
 namespace {
 
@@ -9,22 +11,6 @@ constexpr JsonName<LogLevel> kLevels[] = {
 constexpr std::size_t kLevelAliases = 1;  // "Warn": the dialect takes it, without showing it
 
 }  // namespace
-
-Result<TokenBucketConfig> read_token_bucket(const JsonValue& json, const std::string& where) {
-  JsonFields fields{json, where};
-  TokenBucketConfig bucket{.size = fields.required("size", JsonWhole{}),
-                           .refill_time_ms = fields.required("refill_time", JsonWhole{}),
-                           .one_time_burst = fields.optional("one_time_burst", JsonWhole{}).value_or(0)};
-  return fields.finish(bucket);
-}
-
-void write_token_bucket(JsonWriter& json, const TokenBucketConfig& bucket) {
-  json.begin_object();
-  json.field("size", bucket.size);
-  json.field("refill_time", bucket.refill_time_ms);
-  json.field("one_time_burst", bucket.one_time_burst);
-  json.end_object();
-}
 
 Result<SerialConfig> read_serial(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};

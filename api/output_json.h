@@ -7,10 +7,6 @@
 /// JSON of where output goes: the serial console, the log, the metrics.
 namespace mayfly {
 
-/// A token bucket: size and refill_time (ms) are required.
-[[nodiscard]] Result<TokenBucketConfig> read_token_bucket(const JsonValue& json, const std::string& where);
-void write_token_bucket(JsonWriter& json, const TokenBucketConfig& bucket);
-
 [[nodiscard]] Result<SerialConfig> read_serial(const JsonValue& json, const std::string& where);
 void write_serial(JsonWriter& json, const SerialConfig& serial);
 

@@ -32,17 +32,19 @@ struct ApiRefusal {
   std::string fault_message;
 };
 
-/// The call that a request makes. A slash at the end of the path does not matter, as in the dialect.
+/// The call that a request makes. A slash at the end of the path does not matter, as in the dialect. Ids are compared
+/// as they are in the decoded path: "/drives/%61" is the drive "a", and "/drives/a%2Fb" has a segment too many.
 [[nodiscard]] std::expected<ApiCall, ApiRefusal> parse_request(const ApiRequest& request);
 
 /// A method and path that parse_request knows; api/openapi.yaml has the same.
 struct ApiRoute {
   std::string_view method;
-  std::string_view path;
+  std::string_view path;  ///< Its last segment may stand for any id, and then names the body's field with that id.
 };
 [[nodiscard]] std::span<const ApiRoute> api_routes();
 
 /// What the machine has, for refusals of what it has not.
-inline constexpr std::string_view kDevicesThatExist = "a serial console (/serial)";
+inline constexpr std::string_view kDevicesThatExist =
+    "drives (/drives), network interfaces (/network-interfaces) and a serial console (/serial)";
 
 }  // namespace mayfly

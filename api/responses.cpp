@@ -1,7 +1,9 @@
 #include "api/responses.h"
 
 #include "api/cpu_config_json.h"
+#include "api/drive_json.h"
 #include "api/machine_json.h"
+#include "api/network_json.h"
 #include "api/output_json.h"
 #include "vmm/base/json_writer.h"
 
@@ -64,9 +66,12 @@ void write_section(JsonWriter& json, std::string_view name, const std::optional<
   write(json, *section);
 }
 
-void write_empty_array(JsonWriter& json, std::string_view name) {
+template <typename Element>
+void write_array(JsonWriter& json, std::string_view name, const std::vector<Element>& elements,
+                 void (*write)(JsonWriter&, const Element&)) {
   json.key(name);
   json.begin_array();
+  for (const Element& element : elements) write(json, element);
   json.end_array();
 }
 
@@ -79,8 +84,8 @@ std::string vm_config_json(const VmConfig& config) {
   json.key("machine-config");
   write_machine_config(json, config.machine);
   write_section(json, "cpu-config", config.cpu, write_cpu_config);
-  write_empty_array(json, "drives");
-  write_empty_array(json, "network-interfaces");
+  write_array(json, "drives", config.drives, write_drive);
+  write_array(json, "network-interfaces", config.network_interfaces, write_network_interface);
   write_section(json, "logger", config.logger, write_logger);
   write_section(json, "metrics", config.metrics, write_metrics);
   write_section(json, "serial", config.serial, write_serial);

@@ -1,5 +1,6 @@
 #include "api/config_file.h"
 
+#include "api/requests.h"
 #include "api/responses.h"
 
 #include <sys/stat.h>
@@ -52,6 +53,41 @@ TEST(ParseConfigFile, MakesCommandsInTheOrderToCarryThemOut) {
   EXPECT_TRUE(std::holds_alternative<StartInstance>((*commands)[6]));
 }
 
+TEST(ParseConfigFile, KeepsTheOrderOfDrivesAndInterfaces) {
+  const auto commands = parse_config_file(R"({
+      "network-interfaces": [{"iface_id": "eth1", "host_dev_name": "tap1"}, {"iface_id": "eth0", "host_dev_name": "t"}],
+      "serial": {}, "boot-source": {"kernel_image_path": "/k"},
+      "drives": [{"drive_id": "z", "path_on_host": "/z", "is_root_device": false},
+                 {"drive_id": "a", "path_on_host": "/a", "is_root_device": true}]})");
+  ASSERT_TRUE(commands) << commands.error().message;
+  ASSERT_EQ(commands->size(), 7U);
+  EXPECT_TRUE(std::holds_alternative<PutBootSource>((*commands)[0]));
+  EXPECT_EQ(std::get<PutDrive>((*commands)[1]).value.drive_id, "z");
+  EXPECT_EQ(std::get<PutDrive>((*commands)[2]).value.drive_id, "a");
+  EXPECT_EQ(std::get<PutNetworkInterface>((*commands)[3]).value.iface_id, "eth1");
+  EXPECT_EQ(std::get<PutNetworkInterface>((*commands)[4]).value.iface_id, "eth0");
+  EXPECT_TRUE(std::holds_alternative<PutSerial>((*commands)[5]));
+  EXPECT_EQ(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [],
+                                  "network-interfaces": null})")
+                .value_or(std::vector<Command>{})
+                .size(),
+            2U);
+}
+
+TEST(ParseConfigFile, ErrorsOfDrivesAndInterfacesNameTheirPlace) {
+  const auto with = [](std::string_view section) {
+    return refusal(fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, {}}})", section));
+  };
+  EXPECT_EQ(with(R"("drives": {})"), "drives must be an array, not an object");
+  EXPECT_EQ(with(R"("drives": [null])"), "drives[0] must be a JSON object, not null");
+  EXPECT_EQ(with(R"("drives": [{"drive_id": "a", "path_on_host": "/a", "is_root_device": true}, {"drive_id": "b"}])"),
+            R"(drives[1] needs the field "path_on_host")");
+  EXPECT_EQ(with(R"("network-interfaces": 7)"), "network-interfaces must be an array, not 7");
+  EXPECT_EQ(with(R"("network-interfaces": [{"iface_id": "a", "host_dev_name": "t",
+                                            "tx_rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}])"),
+            "network-interfaces[0].tx_rate_limiter.ops.size must be from 0 to 9223372036854775807, not -1");
+}
+
 TEST(ParseConfigFile, AKernelIsAllItNeeds) {
   const auto commands = parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "machine-config": null})");
   ASSERT_TRUE(commands) << commands.error().message;
@@ -59,13 +95,12 @@ TEST(ParseConfigFile, AKernelIsAllItNeeds) {
 }
 
 TEST(ParseConfigFile, DevicesThatAreAbsentMayBeEmptyOrNull) {
-  EXPECT_TRUE(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "balloon": null, "drives": [],
-      "network-interfaces": [], "vsock": null, "mmds-config": null, "entropy": null, "pmem": [],
-      "memory-hotplug": null, "cpu-config": null})"));
-  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [{}]})"),
-            "drives: Mayfly has no such device; leave the section out. It has a serial console (/serial)");
+  EXPECT_TRUE(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "balloon": null, "vsock": null,
+      "mmds-config": null, "entropy": null, "pmem": [], "memory-hotplug": null, "cpu-config": null})"));
+  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "pmem": [{}]})"),
+            fmt::format("pmem: Mayfly has no such device; leave the section out. It has {}", kDevicesThatExist));
   EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "vsock": {}})"),
-            "vsock: Mayfly has no such device; leave the section out. It has a serial console (/serial)");
+            fmt::format("vsock: Mayfly has no such device; leave the section out. It has {}", kDevicesThatExist));
 }
 
 TEST(ParseConfigFile, EveryErrorNamesItsSection) {
@@ -75,10 +110,10 @@ TEST(ParseConfigFile, EveryErrorNamesItsSection) {
   EXPECT_EQ(refusal(R"({"boot-source": {}})"), R"(boot-source needs the field "kernel_image_path")");
   EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {"level": 1}})"),
             "logger.level must be one of Error, Warning, Info, Debug, Trace, Off, not 1");
-  EXPECT_EQ(refusal(R"({"boot-source": [], "machine": {}})"),
-            "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
-            "boot-source, serial, balloon, drives, entropy, memory-hotplug, mmds-config, network-interfaces, pmem, "
-            "vsock");
+  EXPECT_EQ(
+      refusal(R"({"boot-source": [], "machine": {}})"),
+      "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
+      "boot-source, drives, network-interfaces, serial, balloon, entropy, memory-hotplug, mmds-config, pmem, vsock");
   EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
             R"(the configuration has the field "logger" twice)");
 }
@@ -112,6 +147,8 @@ VmConfig configured_by(const std::vector<Command>& commands) {
     if (const auto* put = std::get_if<PutCpuConfig>(&command)) config.cpu = put->value;
     if (const auto* put = std::get_if<PutBootSource>(&command)) config.boot_source = put->value;
     if (const auto* put = std::get_if<PutSerial>(&command)) config.serial = put->value;
+    if (const auto* put = std::get_if<PutDrive>(&command)) config.drives.push_back(put->value);
+    if (const auto* put = std::get_if<PutNetworkInterface>(&command)) config.network_interfaces.push_back(put->value);
   }
   return config;
 }
@@ -125,7 +162,18 @@ TEST(ParseConfigFile, WhatVmConfigTellsCanBeLoadedAgain) {
       R"("cpu-config":{{"kvm_capabilities":["!56"],"cpuid_modifiers":[{{"leaf":"0x1","subleaf":"0x0","flags":0,)"
       R"("modifiers":[{{"register":"eax","bitmap":"{0}"}},{{"register":"ecx","bitmap":"{0}"}}]}},)"
       R"({{"leaf":"0x1","subleaf":"0x1","flags":0,"modifiers":[{{"register":"ebx","bitmap":"{0}"}}]}}],)"
-      R"("msr_modifiers":[{{"addr":"0x10a","bitmap":"0b{1}"}}]}},"drives":[],"network-interfaces":[],)"
+      R"("msr_modifiers":[{{"addr":"0x10a","bitmap":"0b{1}"}}]}},)"
+      R"("drives":[{{"drive_id":"root","path_on_host":"/r","is_root_device":true,"is_read_only":true,)"
+      R"("partuuid":"0eaa91a0-01","cache_type":"Writeback","io_engine":"Async","direct":true,"rate_limiter":)"
+      R"({{"bandwidth":{{"size":1,"refill_time":2,"one_time_burst":3}},)"
+      R"("ops":{{"size":4,"refill_time":5,"one_time_burst":0}}}}}},)"
+      R"({{"drive_id":"data","path_on_host":"/d","is_root_device":false,"is_read_only":false,)"
+      R"("cache_type":"Unsafe","direct":false,"rate_limiter":{{}}}}],)"
+      R"("network-interfaces":[{{"iface_id":"eth1","host_dev_name":"tap1","guest_mac":"06:00:ac:10:00:02",)"
+      R"("mtu":1500,"check_source_mac":true,"rx_rate_limiter":{{"ops":)"
+      R"({{"size":9223372036854775807,"refill_time":9223372036854775807,"one_time_burst":9223372036854775807}}}},)"
+      R"("tx_rate_limiter":{{"bandwidth":{{"size":0,"refill_time":0,"one_time_burst":0}}}}}},)"
+      R"({{"iface_id":"eth0","host_dev_name":"tap0","check_source_mac":false}}],)"
       R"("logger":{{"log_path":"/l","level":"Warning","show_level":true,"show_log_origin":false,"module":"m"}},)"
       R"("metrics":{{"metrics_path":"/m","emit_id":true,"properties":{{"a":"b","c":"d"}}}},)"
       R"("serial":{{"serial_out_path":"/s","rate_limiter":{{"size":1,"refill_time":2,"one_time_burst":3}}}}}})",

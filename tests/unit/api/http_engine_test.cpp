@@ -1,5 +1,7 @@
 #include "api/http_engine.h"
 
+#include "tests/unit/api/fake_target.h"
+
 #include <stdexcept>
 
 #include <gtest/gtest.h>
@@ -34,6 +36,26 @@ TEST(HttpEngineTest, AnAnswerWithoutBodyHasNoLength) {
 
 TEST(HttpEngineTest, DecodesThePathAndDropsTheQuery) {
   EXPECT_TRUE(answer("GET /a%20b/%2e?x=1&y#z HTTP/1.1").bytes.ends_with("GET /a b/. []"));
+}
+
+TEST(HttpEngineTest, AnIdIsComparedAsDecodedAndCannotSmuggleASlash) {
+  FakeTarget target;
+  HttpEngine engine{[&](const ApiRequest& request) { return answer_request(request, target); }};
+  const auto patch = [&](std::string_view path) {
+    return engine
+        .answer({.request_line = fmt::format("PATCH {} HTTP/1.1", path),
+                 .connection = "",
+                 .body = R"({"drive_id": "root_1", "path_on_host": "/d"})"})
+        .bytes;
+  };
+  EXPECT_TRUE(patch("/drives/root_1").starts_with("HTTP/1.1 204 "));
+  EXPECT_TRUE(patch("/drives/%72oot%5f1").starts_with("HTTP/1.1 204 "));
+  EXPECT_TRUE(patch("/drives/root_1?x=/y").starts_with("HTTP/1.1 204 "));
+  EXPECT_EQ(target.commands().size(), 3U);
+  EXPECT_TRUE(patch("/drives/root_1%2Fx").starts_with("HTTP/1.1 404 "));
+  for (const std::string_view id : {"root+1", "root%201", "root_1%00", "root_1%0D%0A", "%ff"})
+    EXPECT_TRUE(patch(fmt::format("/drives/{}", id)).starts_with("HTTP/1.1 400 ")) << id;
+  EXPECT_EQ(target.commands().size(), 3U);
 }
 
 TEST(HttpEngineTest, ClosesWhenTheClientAsksOrIsOld) {

@@ -14,10 +14,12 @@ std::vector<Command> always() {
   return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{}, FlushMetrics{}};
 }
 std::vector<Command> before_start() {
-  return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{}, PutCpuConfig{},
-          PutSerial{},     PutLogger{},        PutMetrics{},         StartInstance{}};
+  return {PutBootSource{}, PutMachineConfig{},    PatchMachineConfig{}, PutCpuConfig{}, PutSerial{},
+          PutDrive{},      PutNetworkInterface{}, PutLogger{},          PutMetrics{},   StartInstance{}};
 }
-std::vector<Command> after_start() { return {PauseVm{}, ResumeVm{}, SendCtrlAltDel{}}; }
+std::vector<Command> after_start() {
+  return {PauseVm{}, ResumeVm{}, PatchDrive{}, PatchNetworkInterface{}, SendCtrlAltDel{}};
+}
 
 TEST(MachineState, LooksAndFlushesAreLegalInEveryState) {
   for (const Command& command : always())
@@ -51,6 +53,18 @@ TEST(MachineState, AKeyPressNeedsARunningGuest) {
   EXPECT_FALSE(check_legal(SendCtrlAltDel{}, MachineState::Paused));
   EXPECT_TRUE(check_legal(PauseVm{}, MachineState::Paused));
   EXPECT_TRUE(check_legal(ResumeVm{}, MachineState::Paused));
+}
+
+TEST(MachineState, DevicesAreChangedWhileTheMachineRunsOrIsPaused) {
+  for (const MachineState state : {MachineState::Running, MachineState::Paused}) {
+    EXPECT_TRUE(check_legal(PatchDrive{}, state)) << name_of(state);
+    EXPECT_TRUE(check_legal(PatchNetworkInterface{}, state)) << name_of(state);
+  }
+  EXPECT_EQ(
+      check_legal(PatchDrive{}, MachineState::NotStarted).error().message,
+      "PATCH /drives is only possible after the machine has started; it is Not started: send InstanceStart first");
+  EXPECT_EQ(check_legal(PutNetworkInterface{}, MachineState::Running).error().message,
+            "PUT /network-interfaces is only possible before the machine starts; it is Running");
 }
 
 TEST(MachineState, EveryCommandIsInOneOfTheListsAbove) {
