@@ -24,6 +24,9 @@ class Machine : public CommandTarget {
     if (auto* put = std::get_if<PutMetrics>(&command)) config.metrics = std::move(put->value);
     if (auto* put = std::get_if<PutLogger>(&command)) config.logger = std::move(put->value);
     if (auto* put = std::get_if<PutSerial>(&command)) config.serial = std::move(put->value);
+    if (auto* put = std::get_if<PutDrive>(&command)) config.drives.push_back(std::move(put->value));
+    if (auto* put = std::get_if<PutNetworkInterface>(&command))
+      config.network_interfaces.push_back(std::move(put->value));
     return config;
   }
 };

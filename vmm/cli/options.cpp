@@ -1,5 +1,7 @@
 #include "vmm/cli/options.h"
 
+#include "vmm/cli/device_options.h"
+
 #include <array>
 #include <cctype>
 #include <cstdio>
@@ -47,15 +49,18 @@ void add_common(CLI::App& app, CommonOptions& common, LoggerFlags& logger) {
            logger.level = level_names().at(CLI::detail::to_lower(name));
            logger.has_level = true;
          },
-         "Least level of messages: Off, Error, Warning, Info, Debug, Trace (default: Info)")
+         fmt::format("Least level of messages: Off, Error, Warning,\nInfo, Debug or Trace (default: {})",
+                     logger.level == LogLevel::Info ? "Info" : "Warning"))
+      ->option_text("LEVEL")
       ->check(CLI::IsMember(level_names(), CLI::ignore_case));
-  app.add_flag("--show-level", logger.show_level, "Show the level of messages (they do; accepted for the dialect)");
-  app.add_flag("--show-log-origin", logger.show_origin, "Show where in the source a message comes from");
+  app.add_flag("--show-level", logger.show_level, "Accepted for the dialect: levels are always shown");
+  app.add_flag("--show-log-origin", logger.show_origin, "Show which source file a message comes from");
   app.add_option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics");
-  app.add_flag("--boot-timer", common.boot_timer, "Log the boot time when the guest writes 123 to port 0x3F0");
-  app.add_option("--start-time-us", common.start.wall_us, "When this process was begun, CLOCK_MONOTONIC microseconds");
-  app.add_option("--start-time-cpu-us", common.start.cpu_us, "CPU microseconds that this process had used then");
-  app.add_option("--parent-cpu-time-us", common.start.parent_cpu_us, "CPU microseconds that its parent used for it");
+  app.add_flag("--boot-timer", common.boot_timer, "Log the time when the guest writes 123 to\nport 0x3F0");
+  app.add_option("--start-time-us", common.start.wall_us,
+                 "When this process was begun, in microseconds of\nCLOCK_MONOTONIC");
+  app.add_option("--start-time-cpu-us", common.start.cpu_us, "CPU time that this process had used then");
+  app.add_option("--parent-cpu-time-us", common.start.parent_cpu_us, "CPU time that its parent used for it");
 }
 
 LoggerConfig logger_config(const LoggerFlags& flags) {
@@ -80,12 +85,12 @@ void add_serve(CLI::App& app, ServeFlags& flags) {
   app.add_option("--api-sock", flags.api_sock, "Unix socket of the API")->capture_default_str();
   app.add_flag("--no-api", flags.no_api, "Serve no API: --config-file says it all");
   app.add_option("--config-file", flags.config_file,
-                 "JSON file with the whole configuration; the machine starts at once");
+                 "JSON file with the whole configuration; the\nmachine starts at once");
   app.add_option("--http-api-max-payload-size", flags.max_payload, "Largest request body in bytes")
       ->capture_default_str()
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-  app.add_option("--mmds-size-limit", flags.ignored_number, "Accepted for the dialect; no effect: there is no MMDS");
-  app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; no effect: no filter is installed");
+  app.add_option("--mmds-size-limit", flags.ignored_number, "Accepted for the dialect; there is no MMDS");
+  app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; there is no filter");
 }
 
 struct RunFlags {
@@ -94,28 +99,59 @@ struct RunFlags {
   std::string boot_args = kRunBootArgs;
   std::string append;
   std::string initrd;
+  std::vector<std::string> drives;
+  std::vector<std::string> nets;
   std::string api_sock;
 };
+
+void add_devices(CLI::App& app, RunFlags& flags) {
+  app.add_option("-d,--drive", flags.drives,
+                 "A drive: a file or block device. Parts:\n"
+                 "root (has the root file system), ro (read-only),\n"
+                 "direct (past the host's page cache),\n"
+                 "cache=writeback (the guest's flushes count),\n"
+                 "id=NAME (default: drive0, drive1 and so on).\n"
+                 "Repeat it for more; double a comma in the path")
+      ->option_text("PATH[,PART]...")
+      ->allow_extra_args(false);
+  app.add_option("-n,--net", flags.nets,
+                 "A network interface on a TAP. Parts: mac=ADDRESS,\n"
+                 "mtu=BYTES, id=NAME (default: eth0, eth1 and so on)")
+      ->option_text("TAP[,PART]...")
+      ->allow_extra_args(false);
+}
 
 void add_run(CLI::App& app, RunFlags& flags) {
   static const std::map<std::string, HugePages> huge_pages = {
       {"none", HugePages::None}, {"transparent", HugePages::Transparent}, {"2M", HugePages::Explicit2M}};
   app.add_option("-k,--kernel", flags.source.kernel_image_path, "ELF vmlinux or bzImage")->required();
   app.add_option("-i,--initrd", flags.initrd, "Initial RAM disk");
+  add_devices(app, flags);
   app.add_option("-a,--append", flags.append, "Words to add to the kernel command line");
-  app.add_option("--boot-args", flags.boot_args, "The kernel command line before --append")->capture_default_str();
+  app.add_option("--boot-args", flags.boot_args,
+                 "The kernel command line before --append (default:\n"
+                 "what microVMs need, with a console on ttyS0)");
   app.add_option("-c,--cpus", flags.machine.vcpu_count, "vCPUs, 1 to 32")->capture_default_str();
   app.add_option("-m,--memory", flags.machine.mem_size_mib, "Memory in MiB")->capture_default_str();
   app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
-  app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory: none, transparent, 2M")
+  app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory")
+      ->option_text("none|transparent|2M")
       ->transform(CLI::CheckedTransformer(huge_pages, CLI::ignore_case));
   app.add_option("--api-sock", flags.api_sock, "Serve the API on this Unix socket, too");
 }
 
-std::vector<Command> run_commands(RunFlags& flags) {
+Result<std::vector<Command>> run_commands(RunFlags& flags) {
+  auto drives = read_drive_options(flags.drives);
+  if (!drives) return propagate(drives);
+  auto nets = read_net_options(flags.nets);
+  if (!nets) return propagate(nets);
   if (!flags.initrd.empty()) flags.source.initrd_path = flags.initrd;
   flags.source.boot_args = flags.append.empty() ? flags.boot_args : flags.boot_args + " " + flags.append;
-  return {PutMachineConfig{flags.machine}, PutBootSource{flags.source}, StartInstance{}};
+  std::vector<Command> commands = {PutMachineConfig{flags.machine}, PutBootSource{flags.source}};
+  for (DriveConfig& drive : *drives) commands.emplace_back(PutDrive{std::move(drive)});
+  for (NetworkInterfaceConfig& net : *nets) commands.emplace_back(PutNetworkInterface{std::move(net)});
+  commands.emplace_back(StartInstance{});
+  return commands;
 }
 
 ExitNow refuse(const std::string& what) {
@@ -140,8 +176,7 @@ std::optional<ExitNow> refuse_misplaced(const CLI::App& app) {
 }  // namespace
 
 Invocation parse_options(int argc, const char* const* argv) {
-  CLI::App app{"Mayfly runs one microVM: driven by an API on a Unix socket, or on this terminal (mayfly run).",
-               "mayfly"};
+  CLI::App app{"Mayfly runs one microVM, driven by an API or on this terminal (mayfly run).", "mayfly"};
   app.set_version_flag("--version", "Mayfly v" MAYFLY_VERSION "\nAPI dialect: Firecracker v1.17.0");
   app.fallthrough(false);
   CommonOptions common;
@@ -153,13 +188,12 @@ Invocation parse_options(int argc, const char* const* argv) {
   CommonOptions run_common{.id = "mayfly-run", .logger = {}, .metrics_path = {}, .boot_timer = false, .start = {}};
   LoggerFlags run_logger{.path = {}, .level = LogLevel::Warning, .has_level = true};
   RunFlags run;
-  CLI::App& run_app = *app.add_subcommand("run", "Boot a kernel with its console on this terminal; Ctrl-A x quits");
+  CLI::App& run_app = *app.add_subcommand("run", "Boot a kernel on this terminal; Ctrl-A x quits");
   add_run(run_app, run);
   add_common(run_app, run_common, run_logger);
 
   DoctorOptions doctor;
-  CLI::App& doctor_app =
-      *app.add_subcommand("doctor", "Check this host, and say what each finding costs and its remedy");
+  CLI::App& doctor_app = *app.add_subcommand("doctor", "Check this host: costs and remedies");
   doctor_app.add_flag("--json", doctor.json, "Print JSON");
   app.require_subcommand(0, 1);
 
@@ -172,8 +206,10 @@ Invocation parse_options(int argc, const char* const* argv) {
   if (auto refused = refuse_misplaced(app)) return *refused;
   if (doctor_app.parsed()) return doctor;
   if (run_app.parsed()) {
+    auto commands = run_commands(run);
+    if (!commands) return refuse(commands.error().message);
     run_common.logger = logger_config(run_logger);
-    RunOptions options{.common = run_common, .commands = run_commands(run), .api_sock = {}};
+    RunOptions options{.common = run_common, .commands = std::move(*commands), .api_sock = {}};
     if (!run.api_sock.empty()) options.api_sock = run.api_sock;
     return options;
   }

@@ -1,5 +1,8 @@
 #include "vmm/cli/options.h"
 
+#include <algorithm>
+#include <sstream>
+
 #include <gtest/gtest.h>
 
 namespace mayfly {
@@ -83,6 +86,26 @@ TEST(Options, RunMakesTheCommandsThatConfigureAndStart) {
   EXPECT_EQ(options.common.logger.level, LogLevel::Warning);
 }
 
+TEST(Options, RunAddsDrivesAndNetworksBeforeTheStart) {
+  const auto options = std::get<RunOptions>(parse({"run", "--drive", "rootfs.ext4,root", "-k", "vmlinux", "--net",
+                                                   "tap0", "--drive", "[data],ro", "-n", "tap1,mtu=1400", "-d", "c"}));
+  ASSERT_EQ(options.commands.size(), 8U);
+  EXPECT_FALSE(std::get<PutBootSource>(options.commands[1]).value.initrd_path);
+  EXPECT_TRUE(std::get<PutDrive>(options.commands[2]).value.is_root_device);
+  EXPECT_EQ(std::get<PutDrive>(options.commands[3]).value.path_on_host, "[data]");
+  EXPECT_EQ(std::get<PutDrive>(options.commands[4]).value.drive_id, "drive2");
+  EXPECT_EQ(std::get<PutNetworkInterface>(options.commands[5]).value.host_dev_name, "tap0");
+  EXPECT_EQ(std::get<PutNetworkInterface>(options.commands[6]).value.mtu, 1400);
+  EXPECT_TRUE(std::holds_alternative<StartInstance>(options.commands[7]));
+}
+
+TEST(Options, RunRefusesBadDrivesAndNetworks) {
+  EXPECT_EQ(exit_code({"run", "-k", "k", "--drive"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"run", "-k", "k", "--drive", "a,what"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"run", "-k", "k", "--drive", "a", "b"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"run", "-k", "k", "--net", "tap0,mac=no"}), kExitBadArguments);
+}
+
 TEST(Options, RunNeedsAKernel) { EXPECT_EQ(exit_code({"run"}), kExitBadArguments); }
 
 TEST(Options, WhatStandsBeforeASubcommandIsRefusedAndSaysWhereItBelongs) {
@@ -106,6 +129,22 @@ TEST(Options, HelpAndVersionEndWell) {
   EXPECT_EQ(exit_code({"--help"}), 0);
   EXPECT_EQ(exit_code({"run", "--help"}), 0);
   EXPECT_EQ(exit_code({"--version"}), 0);
+}
+
+/// The longest line of what `mayfly WORDS...` prints.
+std::size_t widest_line_of(std::vector<const char*> words) {
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(exit_code(std::move(words)), 0);
+  std::istringstream text{testing::internal::GetCapturedStdout()};
+  std::size_t widest = 0;
+  for (std::string line; std::getline(text, line);) widest = std::max(widest, line.size());
+  return widest;
+}
+
+TEST(Options, HelpFitsEightyColumns) {
+  EXPECT_LE(widest_line_of({"--help"}), 80U);
+  EXPECT_LE(widest_line_of({"run", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
 }
 
 TEST(Options, RefusesWhatItDoesNotKnowAndValuesThatAreNone) {
