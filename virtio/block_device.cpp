@@ -147,7 +147,7 @@ void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) c
   if (!config_.is_read_only) {
     config.max_discard_sectors = kMaximumRangeSectors;
     config.max_discard_seg = kMaximumBlockRanges;
-    config.discard_sector_alignment = image.physical_block_size() / kSectorSize;
+    config.discard_sector_alignment = static_cast<std::uint32_t>(image.physical_block_size() / kSectorSize);
     config.max_write_zeroes_sectors = kMaximumRangeSectors;
     config.max_write_zeroes_seg = kMaximumBlockRanges;
     config.write_zeroes_may_unmap = 1;

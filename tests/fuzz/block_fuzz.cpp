@@ -9,12 +9,13 @@
 
 #include <sys/mman.h>
 
-#include <array>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <span>
+#include <vector>
 
 namespace mayfly {
 namespace {
@@ -56,8 +57,21 @@ struct Plan {
   std::uint8_t descriptors;
   std::uint8_t heads;
   std::uint8_t features;
-  std::uint8_t disturb;  ///< Kicks between the heads, pauses, an index out of place.
+  std::uint8_t
+      disturb;  ///< Kicks between the heads, an index out of place, pauses; 8: requests instead of descriptors.
 };
+
+/// A request of header, data and status in an input: nearly right, so that what lies behind the parser is reached.
+struct Request {
+  std::uint8_t type;
+  std::uint8_t sector;
+  std::uint16_t length;
+  std::uint8_t data;   ///< Where, in units of 64 bytes.
+  std::uint8_t twist;  ///< 1: no status, 2: a short header, 4: the wrong direction, 8: any length.
+};
+constexpr std::uint16_t kMaximumRequests = kQueueEntries / 3;
+constexpr std::uint64_t kHeaders = kData + 0x8000;
+constexpr std::uint64_t kStatuses = kData + 0x9000;
 
 /// A descriptor in an input: mostly one that has a chance.
 struct Sketch {
@@ -77,17 +91,10 @@ class World {
   void play(std::span<const std::uint8_t> input) {
     std::ranges::fill(ram_.bytes({0}, kData + kDataBytes), std::byte{0});
     const Plan plan = take<Plan>(input);
-    const std::uint8_t descriptors = plan.descriptors % kQueueEntries;
-    for (std::uint16_t i = 0; i <= descriptors; ++i) describe(i, take<Sketch>(input));
-    std::array<std::uint8_t, kQueueEntries> heads{};
-    const std::uint8_t head_count = plan.heads % kQueueEntries;
-    for (std::uint8_t i = 0; i <= head_count; ++i) heads.at(i) = take<std::uint8_t>(input);
-    const std::size_t room = std::min<std::size_t>(input.size(), kDataBytes);
-    std::memcpy(ram_.bytes({kData}, kDataBytes).data(), input.data(), room);
-
+    const std::vector<std::uint8_t> heads = (plan.disturb & 8) != 0 ? lay_requests(plan, input) : lay_any(plan, input);
     start(plan);
-    for (std::uint8_t i = 0; i <= head_count; ++i) {
-      offer(heads.at(i));
+    for (const std::uint8_t head : heads) {
+      offer(head);
       if ((plan.disturb & 1) != 0) host_.kick(0);
     }
     if ((plan.disturb & 2) != 0) word(kAvailable + 2) = static_cast<std::uint16_t>(plan.disturb << 4);
@@ -106,14 +113,63 @@ class World {
   }
   std::uint16_t& word(std::uint64_t at) { return *reinterpret_cast<std::uint16_t*>(ram_.bytes({at}, 2).data()); }
 
+  /// The rest of the input is what lies in memory: headers, ranges, indirect tables.
+  void lay_data(std::span<const std::uint8_t> input) {
+    const std::size_t room = std::min<std::size_t>(input.size(), kDataBytes);
+    std::memcpy(ram_.bytes({kData}, kDataBytes).data(), input.data(), room);
+  }
+  std::vector<std::uint8_t> lay_any(const Plan& plan, std::span<const std::uint8_t> input) {
+    for (std::uint16_t i = 0; i <= plan.descriptors % kQueueEntries; ++i) describe(i, take<Sketch>(input));
+    std::vector<std::uint8_t> heads;
+    for (std::uint8_t i = 0; i <= plan.heads % kQueueEntries; ++i) heads.push_back(take<std::uint8_t>(input));
+    lay_data(input);
+    return heads;
+  }
+  std::vector<std::uint8_t> lay_requests(const Plan& plan, std::span<const std::uint8_t> input) {
+    std::vector<Request> requests;
+    for (std::uint16_t i = 0; i <= plan.heads % kMaximumRequests; ++i) requests.push_back(take<Request>(input));
+    lay_data(input);
+    std::vector<std::uint8_t> heads;
+    for (const Request& request : requests) {
+      lay_request(static_cast<std::uint16_t>(heads.size()), request);
+      heads.push_back(static_cast<std::uint8_t>(3 * heads.size()));
+    }
+    return heads;
+  }
+  void lay_request(std::uint16_t number, const Request& request) {
+    const virtio_blk_outhdr header{
+        .type = std::uint32_t{request.type} % 16, .ioprio = 0, .sector = request.sector % (kImageBytes / 512 + 4)};
+    const GuestAddress header_at{kHeaders + 16ULL * number};
+    must(ram_.memory().store(header_at, header));
+    const bool fills = header.type == VIRTIO_BLK_T_IN || header.type == VIRTIO_BLK_T_GET_ID;
+    const bool transfers = header.type == VIRTIO_BLK_T_IN || header.type == VIRTIO_BLK_T_OUT;
+    const std::uint16_t unit = (request.twist & 8) != 0 ? 1 : transfers ? 512 : 16;
+    const bool writable = fills != ((request.twist & 4) != 0);
+    const auto length = static_cast<std::uint32_t>(request.length % 0x4000 / unit * unit);
+    const auto first = static_cast<std::uint16_t>(3 * number);
+    const auto next = [first](int step) { return static_cast<std::uint16_t>(first + step); };
+    put_descriptor(first, {.address = header_at.value,
+                           .length = (request.twist & 2) != 0 ? 15U : 16U,
+                           .flags = ring_abi::kNext,
+                           .next = next(1)});
+    const int flags = (writable ? ring_abi::kWrite : 0) | ((request.twist & 1) != 0 ? 0 : ring_abi::kNext);
+    put_descriptor(next(1), {.address = kData + 64ULL * request.data,
+                             .length = length,
+                             .flags = static_cast<std::uint16_t>(flags),
+                             .next = next(2)});
+    put_descriptor(next(2), {.address = kStatuses + number, .length = 1, .flags = ring_abi::kWrite, .next = 0});
+  }
+  void put_descriptor(std::uint16_t index, const ring_abi::Descriptor& descriptor) {
+    must(ram_.memory().store(GuestAddress{kDescriptors + 16ULL * index}, descriptor));
+  }
   void describe(std::uint16_t index, const Sketch& sketch) {
     // The flags' upper bits: a length or an address that is absurd.
-    const ring_abi::Descriptor descriptor{
-        .address = (sketch.flags & 0x80) != 0 ? std::uint64_t{sketch.address} << 40 : kData + sketch.address,
-        .length = (sketch.flags & 0x40) != 0 ? std::uint32_t{sketch.length} << 16 : sketch.length,
-        .flags = static_cast<std::uint16_t>(sketch.flags & 0x0F),
-        .next = static_cast<std::uint16_t>((sketch.flags & 0x20) != 0 ? sketch.next : sketch.next % kQueueEntries)};
-    std::memcpy(ram_.bytes({kDescriptors + 16ULL * index}, 16).data(), &descriptor, sizeof descriptor);
+    put_descriptor(
+        index,
+        {.address = (sketch.flags & 0x80) != 0 ? std::uint64_t{sketch.address} << 40 : kData + sketch.address,
+         .length = (sketch.flags & 0x40) != 0 ? std::uint32_t{sketch.length} << 16 : sketch.length,
+         .flags = static_cast<std::uint16_t>(sketch.flags & 0x0F),
+         .next = static_cast<std::uint16_t>((sketch.flags & 0x20) != 0 ? sketch.next : sketch.next % kQueueEntries)});
   }
   void offer(std::uint8_t head) {
     std::uint16_t& index = word(kAvailable + 2);
