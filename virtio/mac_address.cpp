@@ -1,7 +1,6 @@
 #include "virtio/mac_address.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstddef>
 
 namespace mayfly {
@@ -11,11 +10,11 @@ constexpr std::uint8_t kGroupBit = 0x01;  // of the first byte: multicast
 constexpr std::uint8_t kLocalBit = 0x02;  // of the first byte: administered by nobody but us
 constexpr std::size_t kTextLength = 17;
 
-/// Two hexadecimal digits, and nothing that from_chars would also take (a sign).
-bool parse_byte(std::string_view digits, std::uint8_t& byte) noexcept {
-  const char* const end = digits.data() + digits.size();
-  const auto [stopped_at, error] = std::from_chars(digits.data(), end, byte, 16);
-  return error == std::errc{} && stopped_at == end;
+/// What a hexadecimal digit stands for; anything else: over 15.
+constexpr unsigned digit(char letter) noexcept {
+  if (letter >= '0' && letter <= '9') return static_cast<unsigned>(letter - '0');
+  const char small = static_cast<char>(letter | 0x20);
+  return small >= 'a' && small <= 'f' ? static_cast<unsigned>(small - 'a' + 10) : 16;
 }
 
 }  // namespace
@@ -28,7 +27,10 @@ Result<MacAddress> parse_mac_address(std::string_view text) {
   if (text.size() != kTextLength) return malformed();
   MacAddress address{};
   for (std::size_t i = 0; i < address.size(); ++i) {
-    if (!parse_byte(text.substr(3 * i, 2), address[i])) return malformed();
+    const unsigned high = digit(text[3 * i]);
+    const unsigned low = digit(text[3 * i + 1]);
+    if (high > 15 || low > 15) return malformed();
+    address[i] = static_cast<std::uint8_t>(16 * high + low);
     if (i + 1 < address.size() && text[3 * i + 2] != ':') return malformed();
   }
   if ((address[0] & kGroupBit) != 0)

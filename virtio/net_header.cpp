@@ -1,7 +1,5 @@
 #include "virtio/net_header.h"
 
-#include <optional>
-
 namespace mayfly {
 namespace {
 
@@ -13,20 +11,20 @@ constexpr std::uint16_t kUdpChecksumOffset = 6;
 /// The kernel's own mark in a segment size (GSO_BY_FRAGS): not a size.
 constexpr std::uint16_t kReservedSegmentSize = 0xFFFF;
 
-/// The features that let each direction use a type of segmentation.
+/// A type of segmentation, and the features that let each direction use it.
 struct Segmentation {
-  std::uint8_t type;
   std::uint64_t to_host;
   std::uint64_t to_guest;
-  std::optional<std::uint16_t> checksum_offset{};
-  bool may_have_ecn = false;
+  std::uint16_t checksum_offset;
+  std::uint8_t type;
+  bool may_have_ecn;
 };
 constexpr Segmentation kSegmentations[] = {
-    {net_abi::kGsoTcp4, bit(net_abi::kHostTso4), bit(net_abi::kGuestTso4), kTcpChecksumOffset, true},
-    {net_abi::kGsoTcp6, bit(net_abi::kHostTso6), bit(net_abi::kGuestTso6), kTcpChecksumOffset, true},
-    {net_abi::kGsoUfo, bit(net_abi::kHostUfo), bit(net_abi::kGuestUfo), kUdpChecksumOffset, false},
-    {net_abi::kGsoUdpSegments, bit(net_abi::kHostUso), bit(net_abi::kGuestUso4) | bit(net_abi::kGuestUso6),
-     kUdpChecksumOffset, false},
+    {bit(net_abi::kHostTso4), bit(net_abi::kGuestTso4), kTcpChecksumOffset, net_abi::kGsoTcp4, true},
+    {bit(net_abi::kHostTso6), bit(net_abi::kGuestTso6), kTcpChecksumOffset, net_abi::kGsoTcp6, true},
+    {bit(net_abi::kHostUfo), bit(net_abi::kGuestUfo), kUdpChecksumOffset, net_abi::kGsoUfo, false},
+    {bit(net_abi::kHostUso), bit(net_abi::kGuestUso4) | bit(net_abi::kGuestUso6), kUdpChecksumOffset,
+     net_abi::kGsoUdpSegments, false},
 };
 
 const Segmentation* segmentation(std::uint8_t gso_type) noexcept {
@@ -55,8 +53,7 @@ std::string_view segmentation_fault(const NetHeader& header, std::uint64_t frame
   if (header.gso_size == 0 || header.gso_size == kReservedSegmentSize) return "segments of no size";
   // A MUST for drivers; without it the kernel would have to guess where the transport's header is.
   if ((header.flags & net_abi::kNeedsCsum) == 0) return "segments without a checksum to fill in";
-  if (known->checksum_offset && header.csum_offset != *known->checksum_offset)
-    return "a checksum that is not where its transport has it";
+  if (header.csum_offset != known->checksum_offset) return "a checksum that is not where its transport has it";
   if (header.hdr_len != 0 && (header.hdr_len < kEthernetHeaderLength || header.hdr_len > frame_length))
     return "headers beyond its end";
   return {};

@@ -147,9 +147,10 @@ Status Tap::set_up() {
   return {};
 }
 
-Tap Tap::adopt(OwnedFd fd, std::string name) {
+Tap Tap::adopt(OwnedFd fd, std::string name, bool nowait) {
   Tap tap{std::move(fd), std::move(name)};
   tap.is_tap_ = false;
+  tap.has_nowait_ = nowait;
   tap.has_uso_ = true;
   return tap;
 }

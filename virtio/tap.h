@@ -31,8 +31,9 @@ class Tap {
   /// Attaches to the TAP `name`, one queue of it if it has several; creates nothing. Errors, each with its remedy: a
   /// name that no interface can have, no such interface, one that is no TAP, busy, another user's, a host without TUN.
   [[nodiscard]] static Result<Tap> open(const std::string& name);
-  /// A descriptor that keeps message borders as a TAP does: for tests, on a socket pair. Has all offloads.
-  [[nodiscard]] static Tap adopt(OwnedFd fd, std::string name);
+  /// A descriptor that keeps message borders as a TAP does: for tests, on a socket pair. Has all offloads. One without
+  /// `nowait` must be non-blocking, and stands for a TAP of an older kernel.
+  [[nodiscard]] static Tap adopt(OwnedFd fd, std::string name, bool nowait = true);
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }

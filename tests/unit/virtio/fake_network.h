@@ -3,6 +3,7 @@
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/net_device.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include <cstring>
@@ -58,6 +59,7 @@ class FakeNetwork {
     std::uint64_t features = kEveryFeature;  ///< Of those offered.
     Tap* tap = nullptr;                      ///< Instead of the socket pair.
     std::uint64_t ram_mib = 64;
+    bool nowait = true;  ///< Of the socket pair: see Tap::adopt().
   };
   FakeNetwork() : FakeNetwork(Options{}) {}
   explicit FakeNetwork(Options options) : ram(options.ram_mib), options_(std::move(options)) {
@@ -219,7 +221,8 @@ class FakeNetwork {
     int pair[2] = {};
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) throw std::runtime_error("no socket pair");
     wire = OwnedFd{pair[1]};
-    return Tap::adopt(OwnedFd{pair[0]}, "tap0");
+    if (!options_.nowait && ::fcntl(pair[0], F_SETFL, O_RDWR | O_NONBLOCK) != 0) throw std::runtime_error("no fcntl");
+    return Tap::adopt(OwnedFd{pair[0]}, "tap0", options_.nowait);
   }
   [[nodiscard]] Bytes content(const ring_abi::UsedElement& used) const {
     Bytes bytes;

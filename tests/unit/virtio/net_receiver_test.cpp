@@ -161,10 +161,10 @@ TEST(NetReceiver, ABurstArrivesInItsOrder) {
 
 TEST(NetReceiver, RandomTrafficBothWaysArrivesAsItWasSent) {
   std::mt19937 random{7};
-  for (const std::uint64_t features : {kEveryFeature, kNotMergeable}) {
-    FakeNetwork net{{.features = features}};
+  for (const unsigned kind : {0U, 1U, 2U, 3U}) {
+    const bool mergeable = (kind & 1) == 0;
+    FakeNetwork net{{.features = mergeable ? kEveryFeature : kNotMergeable, .nowait = (kind & 2) == 0}};
     net.start();
-    const bool mergeable = features == kEveryFeature;
     for (unsigned i = 0; i < (mergeable ? 200U : 30U); ++i)
       net.post(1, mergeable ? static_cast<std::uint32_t>(600 + random() % 4000) : 65'562);
     std::deque<Bytes> to_guest, from_guest;
@@ -192,6 +192,23 @@ TEST(NetReceiver, RandomTrafficBothWaysArrivesAsItWasSent) {
     }
     EXPECT_EQ(net.metrics.rx_fails.value() + net.metrics.tx_fails.value(), 0u);
   }
+}
+
+TEST(NetReceiver, OnAnOlderKernelThatCannotWaitInTheRingItWaitsBesideIt) {
+  FakeNetwork net{{.nowait = false}};
+  net.start();
+  net.post(60, 1536);
+  net.transmit({{}, make_frame(60)});
+  EXPECT_EQ(net.from_guest().frame, make_frame(60));
+  for (unsigned i = 0; i < 20; ++i) {
+    net.to_guest({{}, make_frame(100, i)});
+    EXPECT_EQ(net.receive_one().frame, make_frame(100, i));
+  }
+  net.host->reset();
+  net.start();
+  net.post(60, 1536);
+  net.to_guest({{}, make_frame(100)});
+  EXPECT_EQ(net.receive_one().frame, make_frame(100));
 }
 
 TEST(NetReceiver, AHeaderOfTheHostReachesADriverThatUnderstandsIt) {
