@@ -2,6 +2,7 @@
 
 #include "virtio/ring_abi.h"
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstring>
@@ -141,11 +142,28 @@ std::expected<std::optional<Chain>, QueueFault> VirtQueue::take(std::span<iovec>
 
   const std::uint16_t slot = state_.next_available & static_cast<std::uint16_t>(state_.size - 1);
   const std::uint16_t head = load_word(available_ + kAvailableRing + 2ULL * slot);
+  auto chain = chain_at(head, storage);
+  if (!chain) return std::unexpected(chain.error());
+  ++state_.next_available;
+  return std::move(*chain);
+}
+
+std::expected<Chain, QueueFault> VirtQueue::retake(std::uint16_t head, std::span<iovec> storage) noexcept {
+  if (!state_.ready || faulty_) return fault("a chain of a queue that is not ready");
+  return chain_at(head, storage);
+}
+
+std::expected<Chain, QueueFault> VirtQueue::chain_at(std::uint16_t head, std::span<iovec> storage) noexcept {
   if (head >= state_.size) return fault("a head index is not below the queue's size");
   Walk found{.storage = storage};
   if (const std::string_view wrong = walk(head, found); !wrong.empty()) return fault(wrong);
-  ++state_.next_available;
   return Chain{head, storage.first(found.count), found.readable_count, found.readable_length, found.writable_length};
+}
+
+void Chain::relocate(std::span<iovec> storage) noexcept {
+  ensure(storage.size() >= segments_.size(), "a chain was moved to where it has no room");
+  std::ranges::copy(segments_, storage.begin());
+  segments_ = storage.first(segments_.size());
 }
 
 void VirtQueue::untake(Chain chain) noexcept {

@@ -68,6 +68,8 @@ class Chain {
   [[nodiscard]] std::uint64_t writable_length() const noexcept { return writable_length_; }  ///< Bytes.
   /// For a queue that was reset: its chains mean nothing any more.
   void abandon() && noexcept { owned_ = false; }
+  /// Moves the segments to the beginning of `storage`, which has room for them; what they lay in is free.
+  void relocate(std::span<iovec> storage) noexcept;
 
  private:
   friend class VirtQueue;
@@ -117,6 +119,9 @@ class VirtQueue {
   /// one, asks to be notified of the next (and looks once more, as 2.7.10 wants), and returns nullopt.
   /// A fault is sticky: the queue gives nothing more until it is reset.
   [[nodiscard]] std::expected<std::optional<Chain>, QueueFault> take(std::span<iovec> storage) noexcept;
+  /// A chain that was taken and not put before the queue's state was saved: `head` is the chain's name then. Faults as
+  /// take().
+  [[nodiscard]] std::expected<Chain, QueueFault> retake(std::uint16_t head, std::span<iovec> storage) noexcept;
   /// Gives back the chain that was taken last, as if it had not been taken.
   void untake(Chain chain) noexcept;
   /// Whether the driver offers something that has not been taken.
@@ -137,6 +142,7 @@ class VirtQueue {
   [[nodiscard]] std::uint16_t available_index() const noexcept;
   void request_notification() noexcept;
   [[nodiscard]] std::unexpected<QueueFault> fault(std::string_view what) noexcept;
+  [[nodiscard]] std::expected<Chain, QueueFault> chain_at(std::uint16_t head, std::span<iovec> storage) noexcept;
   struct Walk;
   [[nodiscard]] std::string_view walk(std::uint16_t head, Walk& walk) const noexcept;
   [[nodiscard]] std::string_view add(Walk& walk, GuestAddress at, std::uint32_t length, bool writable) const noexcept;

@@ -30,6 +30,8 @@ class RateLimiter {
                                                                    const std::optional<RateLimiterConfig>& config,
                                                                    std::move_only_function<void()> retry);
 
+  /// Whether there is any limit at present.
+  [[nodiscard]] bool limited() const noexcept { return bandwidth_.has_value() || ops_.has_value(); }
   /// Whether one operation of `bytes` may go now. If not, nothing is taken, and `retry` is called once it may.
   [[nodiscard]] bool admit(std::uint64_t bytes) noexcept;
   /// For operations whose length is known only afterwards: whether another may begin (`retry` follows if not), and

@@ -206,6 +206,13 @@ void EventLoop::readv(const RegisteredFile& file, std::span<const iovec> buffers
   submit_on(sqe, operation);
 }
 
+void EventLoop::readv_now(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset,
+                          Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_readv2(&sqe, file.slot(), buffers.data(), static_cast<unsigned>(buffers.size()), offset, RWF_NOWAIT);
+  submit_on(sqe, operation);
+}
+
 void EventLoop::writev(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset,
                        Operation& operation) {
   io_uring_sqe& sqe = next_sqe();

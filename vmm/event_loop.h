@@ -113,6 +113,9 @@ class EventLoop {
   /// As readv(2) and writev(2) at `offset`. The vectors must live until the completion.
   void readv(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset, Operation& operation);
   void writev(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset, Operation& operation);
+  /// As readv(), for what is there already: -EAGAIN instead of waiting. -EOPNOTSUPP where the file cannot tell.
+  void readv_now(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset,
+                 Operation& operation);
   /// fdatasync(2).
   void sync_data(const RegisteredFile& file, Operation& operation);
   /// fallocate(2) with `mode`.

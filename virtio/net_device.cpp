@@ -1,0 +1,156 @@
+#include "virtio/net_device.h"
+
+#include "virtio/mac_address.h"
+
+#include <linux/virtio_ids.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+using net_abi::bit;
+
+/// What every TAP can do. UFO is not among it: IP fragments from one frame, which kernels only emulate any more.
+constexpr std::uint64_t kAlwaysOffered = bit(net_abi::kMac) | bit(net_abi::kStatus) | bit(net_abi::kMergeable) |
+                                         bit(net_abi::kCsum) | bit(net_abi::kHostTso4) | bit(net_abi::kHostTso6) |
+                                         bit(net_abi::kHostEcn) | bit(net_abi::kGuestCsum) | bit(net_abi::kGuestTso4) |
+                                         bit(net_abi::kGuestTso6) | bit(net_abi::kGuestEcn);
+constexpr std::uint64_t kUso = bit(net_abi::kHostUso) | bit(net_abi::kGuestUso4) | bit(net_abi::kGuestUso6);
+
+TapOffloads offloads_for(std::uint64_t features) noexcept {
+  const auto has = [features](net_abi::Feature feature) { return (features & bit(feature)) != 0; };
+  return {.checksum = has(net_abi::kGuestCsum),
+          .tso4 = has(net_abi::kGuestTso4),
+          .tso6 = has(net_abi::kGuestTso6),
+          .ecn = has(net_abi::kGuestEcn),
+          // The host knows UDP over both or neither.
+          .uso = has(net_abi::kGuestUso4) && has(net_abi::kGuestUso6)};
+}
+
+}  // namespace
+
+// --- Construction ----------------------------------------------------------------------------------------------------
+
+NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap host_end, EventLoop& ring, NetMetrics& counters,
+                     Log& messages)
+    : NetPort(ring, counters, messages, "network interface " + config.iface_id, std::move(host_end)),
+      mac_(config.guest_mac.value_or(derive_mac_address(config.iface_id))),
+      mtu_(config.mtu),
+      offered_(kAlwaysOffered | (tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
+      receiver_(*this),
+      transmitter_(*this, config.check_source_mac ? std::optional{mac_} : std::nullopt) {}
+
+Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfig& config, Tap tap, EventLoop& loop,
+                                                     NetMetrics& metrics, Log& log) {
+  std::unique_ptr<NetDevice> device{new NetDevice{config, std::move(tap), loop, metrics, log}};
+  auto file = loop.register_file(device->tap.fd());
+  if (!file) return propagate(file, device->name());
+  device->file = std::move(*file);
+  if (auto made = device->receiver_.prepare(config.rx_rate_limiter); !made) return propagate(made, device->name());
+  if (auto made = device->transmitter_.prepare(config.tx_rate_limiter); !made) return propagate(made, device->name());
+  return device;
+}
+
+// --- Control path ----------------------------------------------------------------------------------------------------
+
+std::uint32_t NetDevice::type() const noexcept { return VIRTIO_ID_NET; }
+
+void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
+  net_abi::Config space{.mac = {},
+                        .status = link_up_ ? net_abi::kLinkUp : std::uint16_t{0},
+                        .max_virtqueue_pairs = 1,
+                        .mtu = mtu_.value_or(0)};
+  std::ranges::copy(mac_, space.mac);
+  const auto bytes = std::as_bytes(std::span{&space, 1});
+  std::ranges::fill(data, std::byte{0});
+  if (offset < bytes.size()) std::memcpy(data.data(), &bytes[offset], std::min(data.size(), bytes.size() - offset));
+}
+
+void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) noexcept {
+  NetPort::features = accepted;
+  // Refused only by a TAP that is gone, which the first read finds out.
+  if (auto set = tap.set_offloads(offloads_for(accepted)); !set && log_rate.allow())
+    log.warning("{}: {}", name(), set.error().message);
+  receiver_.activate(queues[kNetReceiveQueue]);
+  transmitter_.activate(queues[kNetTransmitQueue]);
+  active_ = true;
+  broken_ = quiescing = false;
+  running = true;
+}
+
+void NetDevice::reset() noexcept {
+  receiver_.reset();
+  transmitter_.reset();
+  NetPort::features = 0;
+  active_ = broken_ = running = quiescing = false;
+}
+
+void NetDevice::on_kick(unsigned queue) noexcept {
+  if (queue == kNetReceiveQueue)
+    receiver_.go_on();
+  else
+    transmitter_.go_on();
+}
+
+void NetDevice::begin_quiesce() noexcept {
+  running = false;
+  quiescing = true;
+  receiver_.cancel();
+  transmitter_.cancel();
+  at_rest();
+}
+
+void NetDevice::resume() noexcept {
+  quiescing = false;
+  running = active_ && !broken_;
+  receiver_.resume();
+}
+
+void NetDevice::at_rest() noexcept {
+  if (receiver_.at_rest() && transmitter_.at_rest()) host().quiet();
+}
+
+void NetDevice::broken(std::string_view what) noexcept {
+  broken_ = true;
+  running = false;
+  host().broken(what);
+}
+
+void NetDevice::set_link(bool up) noexcept {
+  if (up == link_up_) return;
+  link_up_ = up;
+  if (!up) metrics.tap_gone_count.add();
+  if (log_rate.allow()) log.warning("{}: the TAP {} is {}", name(), tap.name(), up ? "back" : "gone");
+  if (has_feature(net_abi::kStatus)) host().config_changed();
+}
+
+void NetDevice::update_rate_limiters(const NetworkInterfacePatch& patch) {
+  const auto held = lock();
+  if (patch.rx_rate_limiter) receiver_.limiter().update(*patch.rx_rate_limiter);
+  if (patch.tx_rate_limiter) transmitter_.limiter().update(*patch.tx_rate_limiter);
+  metrics.update_count.add();
+}
+
+// --- Snapshot --------------------------------------------------------------------------------------------------------
+
+NetDeviceState NetDevice::state() {
+  const auto held = lock();
+  return {.features = NetPort::features,
+          .receive_heads = receiver_.held_heads(),
+          .receive_limiter = receiver_.limiter().state(),
+          .transmit_limiter = transmitter_.limiter().state()};
+}
+
+void NetDevice::restore(const NetDeviceState& state) {
+  const auto held = lock();
+  NetPort::features = state.features;
+  receiver_.hold_again(state.receive_heads);
+  receiver_.limiter().restore(state.receive_limiter);
+  transmitter_.limiter().restore(state.transmit_limiter);
+}
+
+}  // namespace mayfly

@@ -1,0 +1,93 @@
+#pragma once
+
+#include "virtio/net_header.h"
+#include "virtio/queue.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+/// The driver's receive buffers that were taken from the queue and not used yet, laid out as windows to read into.
+///
+///   auto windows = buffers.arrange(queue, 4, mergeable);     // four reads side by side, as far as buffers go
+///   ... read each into (*windows)[i].vectors ...
+///   buffers.use((*windows)[0], queue, bytes);                // those that were filled go back, the others stay
+///
+/// Why they stay: how long a frame is shows only when it has been read, so each read has buffers for the longest one,
+/// and most frames need a few of them. What is left serves the next reads, in the driver's order.
+namespace mayfly {
+
+/// Room for one frame and its header: whole chains, one after the other.
+struct ReceiveWindow {
+  /// The chains' segments, and behind them memory of ours: a frame that reaches it was too long for the window, which a
+  /// TAP says in no other way. It is one byte, or NetReceiveBuffers::spill() where the window is narrow.
+  std::span<iovec> vectors{};
+  std::uint64_t capacity = 0;  ///< Bytes of the chains.
+  std::size_t first = 0;       ///< Of the pool's chains.
+  std::size_t count = 0;
+  bool narrow = false;  ///< Of mergeable buffers, and shorter than the longest frame.
+  /// The driver's buffers alone.
+  [[nodiscard]] std::span<const iovec> buffers() const noexcept { return vectors.first(vectors.size() - 1); }
+};
+
+/// Under the device's lock. Allocates only when made; memory that is not used is not touched.
+class NetReceiveBuffers {
+ public:
+  static constexpr std::size_t kMaximumWindows = 16;
+  /// A window that holds every frame (virtio 1.2, 5.1.6.3.1).
+  static constexpr std::uint64_t kFullWindow = kMaximumFrameLength + sizeof(NetHeader);
+  /// Chains that are held at once: a queue's worth.
+  static constexpr std::size_t kMaximumChains = 256;
+
+  NetReceiveBuffers() = default;
+  NetReceiveBuffers(const NetReceiveBuffers&) = delete;
+  NetReceiveBuffers& operator=(const NetReceiveBuffers&) = delete;
+  ~NetReceiveBuffers() { abandon(); }
+
+  /// Lays what is held out anew and takes from the queue until there are `wanted` windows or nothing is offered any
+  /// more. With `mergeable` buffers a window has as many chains as every frame fits in; one that is shorter is given
+  /// only if there is no other. Without, each chain is a window. No windows: the driver has offered nothing. Nothing
+  /// may be reading into earlier windows. Faults: what no driver may offer here.
+  [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(VirtQueue& queue, std::size_t wanted,
+                                                                                  bool mergeable) noexcept;
+  /// What of a frame did not fit a narrow window: it is whole once there are more buffers.
+  [[nodiscard]] std::span<const std::byte> spill() const noexcept { return {spill_.get(), kFullWindow}; }
+  /// How many chains of the window hold `length` bytes.
+  [[nodiscard]] std::size_t chains_for(const ReceiveWindow& window, std::uint64_t length) const noexcept;
+  /// Puts the window's first chains, which hold `length` bytes.
+  void use(const ReceiveWindow& window, VirtQueue& queue, std::uint64_t length) noexcept;
+
+  /// The heads of what is held, in order: for snapshots. Nothing may be reading.
+  [[nodiscard]] std::vector<std::uint16_t> heads() const;
+  /// Holds the chains of these heads again, from the next arrange() on.
+  void restore(std::vector<std::uint16_t> heads);
+  /// The queue was reset: its chains mean nothing any more.
+  void abandon() noexcept;
+
+ private:
+  /// Segments of all chains. More are not needed: a frame of 64 KiB in buffers of half a page has 32; and one read may
+  /// have 1024 (UIO_MAXIOV).
+  static constexpr std::size_t kMaximumVectors = 1000;
+  struct Layout {
+    Layout();
+    std::vector<std::optional<Chain>> chains;  // empty: used
+    std::unique_ptr<iovec[]> vectors;          // the segments, and a byte's vector a window
+    std::size_t vectors_used = 0;
+  };
+  class Builder;
+  [[nodiscard]] std::expected<bool, QueueFault> take_one(VirtQueue& queue, Builder& builder) noexcept;
+
+  std::array<Layout, 2> layouts_;  // the present one, and where the next is built
+  std::size_t present_ = 0;
+  std::array<ReceiveWindow, kMaximumWindows> windows_{};
+  std::vector<std::uint16_t> restored_;
+  std::byte overflow_{};  // the byte of ours; several reads may write to it, nobody reads it
+  std::unique_ptr<std::byte[]> spill_ = std::make_unique_for_overwrite<std::byte[]>(kFullWindow);
+};
+
+}  // namespace mayfly
