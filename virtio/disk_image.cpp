@@ -232,4 +232,20 @@ Status DiskImage::open_buffered(const std::string& who) {
   return {};
 }
 
+Result<DiskImage> DiskImage::duplicate() const {
+  DiskImage twin;
+  twin.path_ = path_;
+  twin.read_only_ = read_only_;
+  twin.logical_block_size_ = logical_block_size_;
+  twin.physical_block_size_ = physical_block_size_;
+  twin.memory_alignment_ = memory_alignment_;
+  twin.file_alignment_ = file_alignment_;
+  twin.identity_ = identity_;
+  twin.fd_ = OwnedFd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)};
+  if (buffered_fd_) twin.buffered_fd_ = OwnedFd{::fcntl(buffered_fd_.get(), F_DUPFD_CLOEXEC, 0)};
+  if (!twin.fd_ || (buffered_fd_ && !twin.buffered_fd_))
+    return fail_errno(ErrorKind::System, "cannot keep {} open twice", path_);
+  return twin;
+}
+
 }  // namespace mayfly

@@ -42,6 +42,9 @@ class DiskImage {
   /// refused, so that a drive can be given its own image again after it has grown.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
 
+  /// The same open file once more, with the same lock: it ends with the last of them. Error: no descriptors left.
+  [[nodiscard]] Result<DiskImage> duplicate() const;
+
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   /// Only with direct(): the same file through the page cache, for what is not aligned as O_DIRECT wants it. The host

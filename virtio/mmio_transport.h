@@ -45,7 +45,7 @@ struct MmioTransportState {
   friend bool operator==(const MmioTransportState&, const MmioTransportState&) = default;
 };
 
-class MmioTransport final : public BusDevice, public DeviceHost, private RoundTask {
+class MmioTransport final : public BusDevice, public DeviceHost, private RoundTask, private Poller {
  public:
   struct Place {
     const GuestMemory& memory;
@@ -118,6 +118,10 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   // The loop's side
   void serve_kick(unsigned index);
   void on_round_end() noexcept override;
+  Found poll() noexcept override;
+  void stop_polling() noexcept override;
+  /// Lets the device look at a queue; how many chains it took.
+  std::uint16_t serve_queue(unsigned index) noexcept;
   void publish() noexcept;
   void interrupt(std::uint32_t cause) noexcept;
   void kick_all() noexcept;

@@ -136,6 +136,7 @@ void NetReceiver::end_volley() noexcept {
   const bool dry = std::exchange(dry_, false);
   if (std::exchange(failed_, false) && !backing_off_) {
     backing_off_ = true;
+    retry_timer_->listen();
     retry_timer_->arm(monotonic_ns() + retry_ns_);
     retry_ns_ = std::min(2 * retry_ns_, kLongestRetryNs);
   }
@@ -166,6 +167,7 @@ void NetReceiver::deliver(const ReceiveWindow& window, std::uint64_t length) noe
 void NetReceiver::park(const ReceiveWindow& window, std::uint64_t length) noexcept {
   parked_length_ = length;
   parked_at_ = window.capacity;
+  retry_timer_->listen();
   retry_timer_->arm(monotonic_ns() + kParkNs);
 }
 

@@ -99,7 +99,7 @@ std::expected<void, QueueFault> VirtQueue::enable(bool event_index) noexcept {
 
 void VirtQueue::reset() noexcept {
   state_ = QueueState{.size = maximum_size_};
-  faulty_ = false;
+  faulty_ = polled_ = false;
   descriptors_ = available_ = used_ = nullptr;
 }
 
@@ -122,6 +122,10 @@ bool VirtQueue::has_more() const noexcept {
   return state_.ready && !faulty_ && available_index() != state_.next_available;
 }
 
+void VirtQueue::set_polled(bool polled) noexcept {
+  if (std::exchange(polled_, polled) && !polled && state_.ready && !faulty_) request_notification();
+}
+
 void VirtQueue::request_notification() noexcept {
   if (state_.event_index) store_word(used_ + kUsedRing + kUsedElementSize * state_.size, state_.next_available);
   // The driver must see the request before we look for what it offered meanwhile.
@@ -132,6 +136,7 @@ std::expected<std::optional<Chain>, QueueFault> VirtQueue::take(std::span<iovec>
   if (!state_.ready || faulty_) return std::nullopt;
   std::uint16_t offered = available_index();
   if (offered == state_.next_available) {
+    if (polled_) return std::nullopt;
     request_notification();
     offered = available_index();
     if (offered == state_.next_available) return std::nullopt;

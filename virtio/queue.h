@@ -116,7 +116,8 @@ class VirtQueue {
   void reset() noexcept;
 
   /// The next chain that the driver offers, its segments in `storage`, which must live as long as the chain. Without
-  /// one, asks to be notified of the next (and looks once more, as 2.7.10 wants), and returns nullopt.
+  /// one, asks to be notified of the next (and looks once more, as 2.7.10 wants) unless it is polled, and returns
+  /// nullopt.
   /// A fault is sticky: the queue gives nothing more until it is reset.
   [[nodiscard]] std::expected<std::optional<Chain>, QueueFault> take(std::span<iovec> storage) noexcept;
   /// A chain that was taken and not put before the queue's state was saved: `head` is the chain's name then. Faults as
@@ -124,6 +125,10 @@ class VirtQueue {
   [[nodiscard]] std::expected<Chain, QueueFault> retake(std::uint16_t head, std::span<iovec> storage) noexcept;
   /// Gives back the chain that was taken last, as if it had not been taken.
   void untake(Chain chain) noexcept;
+  /// While a queue is polled, drivers with EVENT_IDX are not asked for kicks. Ending it asks; look at has_more() then.
+  void set_polled(bool polled) noexcept;
+  /// How many chains were taken since the queue was enabled, modulo 2^16.
+  [[nodiscard]] std::uint16_t taken() const noexcept { return state_.next_available; }
   /// Whether the driver offers something that has not been taken.
   [[nodiscard]] bool has_more() const noexcept;
 
@@ -153,6 +158,7 @@ class VirtQueue {
   std::uint16_t maximum_size_;
   QueueState state_;
   bool faulty_ = false;
+  bool polled_ = false;
   // Host addresses of the three parts while ready: regions do not move.
   std::byte* descriptors_ = nullptr;
   std::byte* available_ = nullptr;

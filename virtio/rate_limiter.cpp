@@ -21,13 +21,14 @@ Result<std::unique_ptr<RateLimiter>> RateLimiter::create(EventLoop& loop,
   auto timer = LoopTimer::create(loop, std::move(retry));
   if (!timer) return propagate(timer);
   limiter->timer_ = std::move(*timer);
-  if (config) limiter->update(*config);
+  if (config) limiter->set(*config);
   return limiter;
 }
 
 void RateLimiter::wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept {
   const std::uint64_t for_bytes = bandwidth_ ? bandwidth_->ns_until(bytes, now_ns) : 0;
   const std::uint64_t for_operation = ops_ ? ops_->ns_until(operations, now_ns) : 0;
+  timer_->listen();
   timer_->arm(now_ns + std::max(for_bytes, for_operation));
 }
 
@@ -61,11 +62,16 @@ void RateLimiter::spend(std::uint64_t bytes) noexcept {
   if (bandwidth_) bandwidth_->spend(bytes, now_ns);
 }
 
-void RateLimiter::update(const RateLimiterConfig& config) noexcept {
+void RateLimiter::set(const RateLimiterConfig& config) noexcept {
   const std::uint64_t now_ns = monotonic_ns();
   replace(bandwidth_, config.bandwidth, now_ns);
   replace(ops_, config.ops, now_ns);
-  timer_->arm(now_ns);
+}
+
+void RateLimiter::update(const RateLimiterConfig& config) noexcept {
+  set(config);
+  timer_->listen();
+  timer_->arm(monotonic_ns());
 }
 
 RateLimiterState RateLimiter::state() noexcept {

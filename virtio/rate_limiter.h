@@ -49,6 +49,7 @@ class RateLimiter {
 
  private:
   RateLimiter() = default;
+  void set(const RateLimiterConfig& config) noexcept;
   /// Wakes the owner when both buckets have what they are asked for.
   void wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept;
 

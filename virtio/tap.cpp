@@ -171,4 +171,14 @@ Status Tap::set_offloads(const TapOffloads& offloads) {
   return {};
 }
 
+Result<Tap> Tap::duplicate() const {
+  Tap twin{OwnedFd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)}, name_};
+  if (!twin.fd_) return fail_errno(ErrorKind::System, "cannot keep the TAP {} open twice", name_);
+  twin.is_tap_ = is_tap_;
+  twin.has_uso_ = has_uso_;
+  twin.has_nowait_ = has_nowait_;
+  twin.flags_ = flags_;
+  return twin;
+}
+
 }  // namespace mayfly

@@ -35,6 +35,9 @@ class Tap {
   /// `nowait` must be non-blocking, and stands for a TAP of an older kernel.
   [[nodiscard]] static Tap adopt(OwnedFd fd, std::string name, bool nowait = true);
 
+  /// The same open TAP once more. Error: no descriptors left.
+  [[nodiscard]] Result<Tap> duplicate() const;
+
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   /// Whether the host segments UDP (Linux 6.2).

@@ -5,7 +5,9 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <ctime>
 #include <utility>
@@ -20,6 +22,11 @@ constexpr unsigned kBatch = 64;
 /// Room in the table of registered files: every device that a machine can have, and replacements while they are
 /// swapped.
 constexpr unsigned kFileSlots = 64;
+/// How long the loop looks for a next request before it waits: a driver that polls has it ready within a few
+/// microseconds, and a kick and its wake-up cost several times that.
+constexpr std::uint64_t kPollNs = 20'000;
+/// Polling in vain costs at most a thousandth of the idle spells' number times kPollNs.
+constexpr unsigned kMostSkippedPolls = 1024;
 /// How long close() waits for the kernel to let go of what was in flight.
 constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
@@ -44,8 +51,8 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
   if (!wake_fd) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
   std::unique_ptr<EventLoop> loop{new EventLoop{std::move(wake_fd)}};
   // Newest first: DEFER_TASKRUN is in Linux 6.1, SINGLE_ISSUER in 6.0; a kernel refuses what it does not know.
-  constexpr std::array kFlagSets = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN, IORING_SETUP_SINGLE_ISSUER,
-                                    0U};
+  constexpr std::array kFlagSets = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+                                    IORING_SETUP_SINGLE_ISSUER, 0U};
   int result = 0;
   for (const unsigned flags : kFlagSets) {
     io_uring_params params{};
@@ -106,6 +113,7 @@ void EventLoop::stop() {
 
 Status EventLoop::run() {
   while (!stopping_) {
+    poll_closely();
     const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
     if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
       errno = -submitted;
@@ -127,6 +135,57 @@ void EventLoop::serve_until(const std::function<bool()>& reached) {
            "io_uring refused to wait");
     reap(true);
     end_round();
+  }
+}
+
+bool EventLoop::has_news() const noexcept {
+  // Completions that the kernel holds back until we enter it are announced by a flag (DEFER_TASKRUN).
+  return ::io_uring_cq_ready(&ring_) > 0 ||
+         (std::atomic_ref{*ring_.sq.kflags}.load(std::memory_order_relaxed) & IORING_SQ_TASKRUN) != 0;
+}
+
+void EventLoop::watch_closely(Poller& poller) {
+  if (!std::exchange(poller.watched_, true)) pollers_.push_back(&poller);
+}
+
+void EventLoop::poll_closely() {
+  if (pollers_.empty()) return;
+  bool paid = false;
+  bool plenty = false;
+  const bool tried = polls_to_skip_ == 0;
+  if (tried) {
+    if (::io_uring_sq_ready(&ring_) > 0) (void)::io_uring_submit(&ring_);
+    for (std::uint64_t until = monotonic_ns() + kPollNs; !plenty && !has_news();) {
+      bool found = false;
+      for (Poller* poller : pollers_) {
+        const Poller::Found result = poller->poll();
+        found |= result != Poller::Found::Nothing;
+        plenty |= result == Poller::Found::Plenty;
+      }
+      if (found) {
+        paid = true;
+        end_round();
+        if (::io_uring_sq_ready(&ring_) > 0) (void)::io_uring_submit(&ring_);
+        until = monotonic_ns() + kPollNs;
+      } else if (monotonic_ns() >= until) {
+        break;
+      }
+      __builtin_ia32_pause();
+    }
+  }
+  for (Poller* poller : pollers_) {
+    poller->watched_ = false;
+    poller->stop_polling();
+  }
+  pollers_.clear();
+  end_round();
+  if (!tried) {
+    --polls_to_skip_;
+  } else if (paid) {
+    next_skip_ = 1;
+  } else {
+    polls_to_skip_ = next_skip_;
+    next_skip_ = std::min(next_skip_ * 2, kMostSkippedPolls);
   }
 }
 
@@ -316,9 +375,11 @@ void LoopTimer::on_ready(int result, bool more) noexcept {
 Result<std::unique_ptr<LoopTimer>> LoopTimer::create(EventLoop& loop, std::move_only_function<void()> fire) {
   OwnedFd fd{::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
   if (!fd) return fail_errno(ErrorKind::System, "cannot make a timer descriptor");
-  std::unique_ptr<LoopTimer> timer{new LoopTimer{loop, std::move(fd), std::move(fire)}};
-  loop.poll(timer->fd_.get(), POLLIN, timer->operation_);
-  return timer;
+  return std::unique_ptr<LoopTimer>{new LoopTimer{loop, std::move(fd), std::move(fire)}};
+}
+
+void LoopTimer::listen() {
+  if (!std::exchange(listening_, true)) loop_.poll(fd_.get(), POLLIN, operation_);
 }
 
 void LoopTimer::arm(std::uint64_t deadline_ns) noexcept {

@@ -64,6 +64,26 @@ class RoundTask {
   bool due_ = false;
 };
 
+/// Somebody whose next work may come so soon that looking for it is cheaper than being told: see watch_closely().
+class Poller {
+ public:
+  enum class Found { Nothing, Little, Plenty };
+  Poller() = default;
+  Poller(const Poller&) = delete;
+  Poller& operator=(const Poller&) = delete;
+  /// Looks for work and begins it.
+  virtual Found poll() noexcept = 0;
+  /// Nobody looks any more: asks to be told, and begins what has come meanwhile.
+  virtual void stop_polling() noexcept = 0;
+
+ protected:
+  ~Poller() = default;
+
+ private:
+  friend class EventLoop;
+  bool watched_ = false;
+};
+
 /// A file in the ring's table of registered files: an operation on it does not look its descriptor up. Taken out of
 /// the table when destroyed, on the loop's thread; the file itself stays its owner's.
 class RegisteredFile {
@@ -127,6 +147,10 @@ class EventLoop {
   [[nodiscard]] Result<RegisteredFile> register_file(int fd);
   /// Calls `task` once after the completions at hand, and before what they have caused is submitted.
   void at_round_end(RoundTask& task);
+  /// Before the loop next waits, `poller` may be asked for a short while whether it has work: worth it for one that is
+  /// served one request at a time. While that does not pay, it is done ever more rarely; Found::Plenty ends it, since
+  /// waiting makes batches, which are cheaper still. stop_polling() always follows.
+  void watch_closely(Poller& poller);
   /// Serves completions (and no tasks) until `reached`, which is looked at after every round; whoever makes it true
   /// calls wake(). For waiting on another thread that may itself wait for the ring.
   void serve_until(const std::function<bool()>& reached);
@@ -147,6 +171,9 @@ class EventLoop {
   /// Takes the completions at hand.
   void reap(bool tell);
   void end_round();
+  /// Asks the pollers, for as long as that is promising.
+  void poll_closely();
+  [[nodiscard]] bool has_news() const noexcept;
   friend class RegisteredFile;
   void unregister_file(unsigned slot) noexcept;
   void submit_on(io_uring_sqe& sqe, Operation& operation);
@@ -179,16 +206,21 @@ class EventLoop {
   std::vector<Task> running_;              // loop's thread
   std::vector<RoundTask*> round_tasks_;    // loop's thread
   std::vector<RoundTask*> ending_tasks_;   // loop's thread
+  std::vector<Poller*> pollers_;           // loop's thread
+  unsigned polls_to_skip_ = 0;             // loop's thread: idle spells in which polling is not tried
+  unsigned next_skip_ = 1;                 // loop's thread: how many, after the next one that is in vain
   std::vector<unsigned> free_file_slots_;  // loop's thread; made with the table
   bool has_file_table_ = false;
 };
 
 /// A one-shot timer on CLOCK_MONOTONIC. arm() and cancel() are safe on any thread (one system call); the callback runs
-/// on the loop's thread. Lives as long as the loop runs.
+/// on the loop's thread, once listen() was called. Then it must live as long as the loop runs.
 class LoopTimer {
  public:
-  /// Loop's thread.
+  /// Error: the host gives no descriptor. Nothing is in the ring yet.
   [[nodiscard]] static Result<std::unique_ptr<LoopTimer>> create(EventLoop& loop, std::move_only_function<void()> fire);
+  /// Begins to serve expiries. May be called again. Loop's thread.
+  void listen();
   void arm(std::uint64_t deadline_ns) noexcept;
   void cancel() noexcept;
 
@@ -200,6 +232,7 @@ class LoopTimer {
   OwnedFd fd_;
   std::move_only_function<void()> fire_;
   CallbackOperation operation_;
+  bool listening_ = false;  // loop's thread
 };
 
 /// CLOCK_MONOTONIC in nanoseconds.

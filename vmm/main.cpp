@@ -3,10 +3,10 @@
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/cli/options.h"
-#include "vmm/machine/controller.h"
 #include "vmm/doctor/doctor.h"
 #include "vmm/event_loop.h"
-#include "vmm/machine_state.h"
+#include "vmm/machine/controller.h"
+#include "vmm/machine/machine_state.h"
 #include "vmm/raw_terminal.h"
 #include "vmm/signals.h"
 

@@ -65,16 +65,16 @@ void VcpuSet::want(Wanted wanted) {
 
 void VcpuSet::resume() { want(Wanted::Run); }
 
-void VcpuSet::pause() {
-  want(Wanted::Park);
-  std::unique_lock lock{mutex_};
-  parked_.wait(lock, [this] { return running_count_ == 0; });
+void VcpuSet::request_pause() { want(Wanted::Park); }
+
+bool VcpuSet::parked() {
+  const std::scoped_lock lock{mutex_};
+  return running_count_ == 0;
 }
 
 bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
   std::unique_lock lock{mutex_};
-  --running_count_;
-  parked_.notify_all();
+  if (--running_count_ == 0) world_.on_parked();
   turn_.wait(lock, [this] { return wanted_ != Wanted::Park; });
   ++running_count_;
   vcpu.request_exit(false);  // under the lock: a kick that comes next sets it again

@@ -17,7 +17,8 @@
 ///
 ///   VcpuSet vcpus{std::move(made), world};   // threads exist, parked
 ///   vcpus.resume();                          // all run
-///   vcpus.pause();                           // returns when none is in KVM_RUN and no access is half done
+///   vcpus.request_pause();
+///   loop.serve_until([&] { return vcpus.parked(); });   // now none is in KVM_RUN and no access is half done
 ///
 /// All members are for one thread (the loop's); the world's parts are called from the vCPU threads.
 namespace mayfly {
@@ -31,6 +32,8 @@ struct VcpuWorld {
   VcpuMetrics& metrics;
   /// Told once by each vCPU that cannot go on, on that vCPU's thread.
   std::function<void(MachineEnd)> on_end;
+  /// The last vCPU has parked; on its thread.
+  std::function<void()> on_parked;
 };
 
 class VcpuSet {
@@ -43,8 +46,10 @@ class VcpuSet {
   ~VcpuSet();
 
   void resume();
-  /// Waits until every vCPU is parked. Bounded by one exit of each: KVM_RUN returns at once when kicked.
-  void pause();
+  /// Asks every vCPU to park. Whoever waits for that must go on serving the ring: a vCPU that resets a device parks
+  /// only when the device's requests are back.
+  void request_pause();
+  [[nodiscard]] bool parked();
 
   [[nodiscard]] const std::vector<Vcpu>& vcpus() const noexcept { return vcpus_; }
 
@@ -63,10 +68,9 @@ class VcpuSet {
   std::vector<Vcpu> vcpus_;
   VcpuWorld world_;
   std::mutex mutex_;
-  std::condition_variable turn_;    // wanted_ changed
-  std::condition_variable parked_;  // running_count_ went down
-  Wanted wanted_ = Wanted::Park;    // guarded by mutex_
-  std::size_t running_count_;       // guarded by mutex_: threads that are not parked
+  std::condition_variable turn_;  // wanted_ changed
+  Wanted wanted_ = Wanted::Park;  // guarded by mutex_
+  std::size_t running_count_;     // guarded by mutex_: threads that are not parked
   std::vector<std::thread> threads_;
 };
 

@@ -26,7 +26,7 @@ namespace {
 
 struct World final : MessagePort, MonotonicClock, PitTimer, SerialInputPort, FlushRequest, GuestSignals {
   void send(const MsiMessage&) noexcept override {}
-  void watch_end_of_interrupt(unsigned, const std::optional<MsiMessage>&) noexcept override {}
+  void route(unsigned, const std::optional<MsiMessage>&) noexcept override {}
   [[nodiscard]] std::uint64_t now_ns() const noexcept override { return now; }
   void arm(std::uint64_t deadline_ns) noexcept override { alarm = deadline_ns; }
   void cancel() noexcept override { alarm.reset(); }

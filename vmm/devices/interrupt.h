@@ -50,9 +50,10 @@ class MessagePort {
   virtual ~MessagePort() = default;
   /// Delivers one interrupt message now.
   virtual void send(const MsiMessage& message) noexcept = 0;
-  /// Tells KVM which message a level-triggered pin sends, so that the guest's end-of-interrupt for that vector comes
-  /// back to us (Ioapic::end_of_interrupt); nullopt: the pin sends none, or is edge-triggered.
-  virtual void watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept = 0;
+  /// Tells KVM which message a pin sends; nullopt: none. For level-triggered pins, so that the guest's end of interrupt
+  /// for that vector comes back to us (Ioapic::end_of_interrupt); for pins that an event descriptor raises, so that KVM
+  /// sends it by itself (Ioapic::let_kvm_send).
+  virtual void route(unsigned pin, const std::optional<MsiMessage>& message) noexcept = 0;
 };
 
 }  // namespace mayfly

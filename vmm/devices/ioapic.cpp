@@ -175,7 +175,7 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
     }
     next = (next & ~(std::uint64_t{0xFFFF'FFFF} << shift)) | std::uint64_t{value} << shift;
     next &= kWritable;
-    if (is_level(next) && sends(next)) watch(pin, message_of(next));
+    if (is_routed(pin, next) && sends(next)) watch(pin, message_of(next));
 
     bool unwatched = false;
     {
@@ -184,18 +184,26 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
       // Becoming edge-triggered clears Remote IRR, which is how Linux ends an interrupt by force.
       entry = next | (is_level(next) ? entry & kRemoteIrr : 0);
       due = raise_level(pin);
-      unwatched = !is_level(entry) || (!sends(entry) && (entry & kRemoteIrr) == 0);
+      unwatched = !is_routed(pin, entry) || (!sends(entry) && (entry & kRemoteIrr) == 0);
     }
     if (unwatched) watch(pin, std::nullopt);
   }
   if (due) port_.send(*due);
 }
 
+/// Whether KVM must know the pin's message.
+bool Ioapic::is_routed(unsigned pin, std::uint64_t entry) const noexcept { return sent_by_kvm_[pin] || is_level(entry); }
+
+void Ioapic::let_kvm_send(unsigned pin) {
+  ensure(pin < kPins, "there is no such pin");
+  sent_by_kvm_[pin] = true;
+}
+
 /// Tells the port what it has not been told yet, as that costs KVM a change of its routing table: under control_mutex_.
 void Ioapic::watch(unsigned pin, const std::optional<MsiMessage>& message) {
   if (watched_[pin] == message) return;
   watched_[pin] = message;
-  port_.watch_end_of_interrupt(pin, message);
+  port_.route(pin, message);
 }
 
 // --- Snapshot --------------------------------------------------------------------------------------------------------
@@ -216,7 +224,7 @@ void Ioapic::restore(const IoapicState& state) {
     for (unsigned pin = 0; pin < kPins; ++pin) {
       std::uint64_t& entry = state_.redirection[pin];
       entry &= kWritable | (is_level(entry) ? kRemoteIrr : 0);
-      if (is_level(entry) && (sends(entry) || (entry & kRemoteIrr) != 0)) wanted[pin] = message_of(entry);
+      if (is_routed(pin, entry) && (sends(entry) || (entry & kRemoteIrr) != 0)) wanted[pin] = message_of(entry);
     }
   }
   for (unsigned pin = 0; pin < kPins; ++pin) watch(pin, wanted[pin]);

@@ -52,6 +52,9 @@ class Ioapic final : public BusDevice, public InterruptSink {
 
   explicit Ioapic(MessagePort& port) noexcept;
 
+  /// From now on KVM sends the pin's message by itself, when an event descriptor is written (KVM_IRQFD); we only keep it
+  /// informed of the message. For edge-triggered lines of devices on the data path. Before the vCPUs run.
+  void let_kvm_send(unsigned pin);
   /// Drives the line at `pin`; pins beyond the last are ignored.
   void set_pin(unsigned pin, bool level) noexcept override;
   /// A local APIC ended the interrupt of a level-triggered message with this vector.
@@ -68,6 +71,7 @@ class Ioapic final : public BusDevice, public InterruptSink {
   void write_selected(std::uint32_t value);
   void redirect(unsigned pin, bool high_half, std::uint32_t value);
   void watch(unsigned pin, const std::optional<MsiMessage>& message);
+  [[nodiscard]] bool is_routed(unsigned pin, std::uint64_t entry) const noexcept;
   [[nodiscard]] std::uint32_t selected() const noexcept;
   [[nodiscard]] std::optional<MsiMessage> raise_level(unsigned pin) noexcept;
   [[nodiscard]] bool asserted(unsigned pin) const noexcept { return (state_.levels >> pin & 1U) != 0; }
@@ -75,6 +79,7 @@ class Ioapic final : public BusDevice, public InterruptSink {
   MessagePort& port_;
   std::mutex control_mutex_;                                // taken before mutex_
   std::array<std::optional<MsiMessage>, kPins> watched_{};  // what the port was told; under control_mutex_
+  std::array<bool, kPins> sent_by_kvm_{};                   // constant once the vCPUs run
   mutable std::mutex mutex_;
   IoapicState state_;  // under mutex_; the entries' writable bits change under both
 };

@@ -43,6 +43,27 @@ Status Vm::map_memory(const GuestMemory& memory, bool log_dirty) {
   return {};
 }
 
+Status Vm::attach_kick(GuestAddress at, std::uint32_t value, int event_fd) const {
+  kvm_ioeventfd request{};
+  request.datamatch = value;
+  request.addr = at.value;
+  request.len = sizeof value;
+  request.fd = event_fd;
+  request.flags = KVM_IOEVENTFD_FLAG_DATAMATCH;
+  if (::ioctl(fd_.get(), KVM_IOEVENTFD, &request) != 0)
+    return fail_errno(ErrorKind::Kvm, "KVM_IOEVENTFD at {:#x} failed", at.value);
+  return {};
+}
+
+Status Vm::attach_interrupt(unsigned gsi, int event_fd) const {
+  kvm_irqfd request{};
+  request.fd = static_cast<std::uint32_t>(event_fd);
+  request.gsi = gsi;
+  if (::ioctl(fd_.get(), KVM_IRQFD, &request) != 0)
+    return fail_errno(ErrorKind::Kvm, "KVM_IRQFD of interrupt {} failed", gsi);
+  return {};
+}
+
 Result<OwnedFd> Vm::create_vcpu(unsigned index) const {
   OwnedFd vcpu{::ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index))};
   if (!vcpu) return fail_errno(ErrorKind::Kvm, "KVM_CREATE_VCPU of vCPU {} failed", index);
@@ -62,18 +83,18 @@ void Vm::send(const MsiMessage& message) noexcept {
   (void)::ioctl(fd_.get(), KVM_SIGNAL_MSI, &msi);
 }
 
-void Vm::watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept {
+void Vm::route(unsigned pin, const std::optional<MsiMessage>& message) noexcept {
   const std::scoped_lock lock{routes_mutex_};
-  watched_.at(pin) = message;
+  routes_.at(pin) = message;
   kvm_abi::RoutingTable table;
   for (unsigned gsi = 0; gsi < Ioapic::kPins; ++gsi) {
-    if (!watched_[gsi]) continue;
+    if (!routes_[gsi]) continue;
     kvm_irq_routing_entry& entry = table.entries[table.count++];
     entry.gsi = gsi;
     entry.type = KVM_IRQ_ROUTING_MSI;
-    entry.u.msi.address_lo = static_cast<std::uint32_t>(watched_[gsi]->address);
-    entry.u.msi.address_hi = static_cast<std::uint32_t>(watched_[gsi]->address >> 32);
-    entry.u.msi.data = watched_[gsi]->data;
+    entry.u.msi.address_lo = static_cast<std::uint32_t>(routes_[gsi]->address);
+    entry.u.msi.address_hi = static_cast<std::uint32_t>(routes_[gsi]->address >> 32);
+    entry.u.msi.data = routes_[gsi]->data;
   }
   ensure(::ioctl(fd_.get(), kvm_abi::kSetGsiRouting, &table) == 0, "KVM_SET_GSI_ROUTING refused a valid table");
 }

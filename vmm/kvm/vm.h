@@ -22,6 +22,11 @@ class Vm final : public MessagePort {
   /// Gives the guest all of `memory`, which must outlive the VM. `log_dirty` turns dirty-page tracking on.
   [[nodiscard]] Status map_memory(const GuestMemory& memory, bool log_dirty);
 
+  /// KVM_IOEVENTFD: a 4-byte store of `value` at `at` writes to the event descriptor, and does not leave KVM.
+  [[nodiscard]] Status attach_kick(GuestAddress at, std::uint32_t value, int event_fd) const;
+  /// KVM_IRQFD: a write to the event descriptor sends the message of `gsi` (Ioapic::let_kvm_send).
+  [[nodiscard]] Status attach_interrupt(unsigned gsi, int event_fd) const;
+
   /// KVM_CREATE_VCPU; the vCPU's descriptor.
   [[nodiscard]] Result<OwnedFd> create_vcpu(unsigned index) const;
 
@@ -29,7 +34,7 @@ class Vm final : public MessagePort {
   [[nodiscard]] int check_extension(int capability) const noexcept;
 
   void send(const MsiMessage& message) noexcept override;
-  void watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept override;
+  void route(unsigned pin, const std::optional<MsiMessage>& message) noexcept override;
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
@@ -38,7 +43,7 @@ class Vm final : public MessagePort {
 
   OwnedFd fd_;
   std::mutex routes_mutex_;
-  std::array<std::optional<MsiMessage>, Ioapic::kPins> watched_;  // guarded by routes_mutex_
+  std::array<std::optional<MsiMessage>, Ioapic::kPins> routes_;  // guarded by routes_mutex_
 };
 
 }  // namespace mayfly

@@ -104,7 +104,12 @@ Result<Answer> Controller::apply(GetInstanceInfo&) { return InstanceInfo{options
 
 Result<Answer> Controller::apply(GetMachineConfig&) { return config_.machine; }
 
-Result<Answer> Controller::apply(GetVmConfig&) { return config_; }
+Result<Answer> Controller::apply(GetVmConfig&) {
+  VmConfig config = config_;
+  config.drives = devices_.drives();
+  config.network_interfaces = devices_.network_interfaces();
+  return config;
+}
 
 Result<Answer> Controller::apply(GetPrometheusMetrics&) { return PrometheusText{prometheus_text(metrics_)}; }
 
@@ -120,7 +125,8 @@ Result<Answer> Controller::apply(PutBootSource& command) {
     if (!opened) return propagate(opened);
     initrd = std::move(*opened);
   }
-  files_ = {.kernel = std::move(*kernel), .initrd = std::move(initrd)};
+  files_.kernel = std::move(*kernel);
+  files_.initrd = std::move(initrd);
   config_.boot_source = std::move(source);
   // A start is near: after this answer, and before that request, there is time.
   loop_.post([this] { prepare_shell(); });
@@ -176,10 +182,29 @@ Result<Answer> Controller::apply(PutSerial& command) {
   return {};
 }
 
-Result<Answer> Controller::apply(PutDrive&) { return fail(ErrorKind::Unsupported, "drives are not wired up"); }
-Result<Answer> Controller::apply(PatchDrive&) { return fail(ErrorKind::Unsupported, "drives are not wired up"); }
-Result<Answer> Controller::apply(PutNetworkInterface&) { return fail(ErrorKind::Unsupported, "not wired up"); }
-Result<Answer> Controller::apply(PatchNetworkInterface&) { return fail(ErrorKind::Unsupported, "not wired up"); }
+Result<Answer> Controller::apply(PutDrive& command) {
+  if (auto put = devices_.put(std::move(command.value)); !put) return propagate(put);
+  return {};
+}
+
+Result<Answer> Controller::apply(PatchDrive& command) {
+  auto patched = devices_.patch(command.value, *microvm_);
+  (patched ? metrics_.block.update_count : metrics_.block.update_fails).add();
+  if (!patched) return propagate(patched);
+  return {};
+}
+
+Result<Answer> Controller::apply(PutNetworkInterface& command) {
+  if (auto put = devices_.put(std::move(command.value)); !put) return propagate(put);
+  return {};
+}
+
+Result<Answer> Controller::apply(PatchNetworkInterface& command) {
+  auto patched = devices_.patch(command.value, *microvm_);
+  (patched ? metrics_.net.update_count : metrics_.net.update_fails).add();
+  if (!patched) return propagate(patched);
+  return {};
+}
 
 Result<Answer> Controller::apply(PutLogger& command) {
   if (auto configured = log_.configure(command.value); !configured) return propagate(configured);
@@ -205,6 +230,7 @@ Result<Answer> Controller::apply(PutMetrics& command) {
     });
     if (!timer) return propagate(timer);
     metrics_timer_ = std::move(*timer);
+    metrics_timer_->listen();
     metrics_timer_->arm(monotonic_ns() + kMetricsPeriodNs);
   }
   metrics_sink_.emplace(std::move(*sink));
@@ -230,14 +256,17 @@ Result<MicrovmPlan> Controller::plan_start() {
     shell_.emplace(std::move(*shell));
   }
   const BootSource& source = *config_.boot_source;
+  auto command_line = compose_command_line(source.boot_args.value_or(kDefaultBootArgs), devices_.kernel_arguments());
+  if (!command_line) return propagate(command_line, "boot_args and what describes the devices");
   MicrovmPlan plan;
+  plan.command_line = std::move(*command_line);
+  if (auto lent = devices_.lend(plan.devices); !lent) return propagate(lent);
   plan.machine = config_.machine;
   plan.cpu = config_.cpu.value_or(CpuConfig{});
   plan.kernel_fd = files_.kernel.get();
   plan.kernel_path = source.kernel_image_path;
   if (files_.initrd) plan.initrd_fd = files_.initrd.get();
   plan.initrd_path = source.initrd_path.value_or("");
-  plan.command_line = source.boot_args.value_or(kDefaultBootArgs);
   plan.console = options_.console;
   if (serial_out_) plan.console.output_fd = serial_out_.get();
   if (config_.serial) plan.console.rate_limiter = config_.serial->rate_limiter;
@@ -260,6 +289,7 @@ Result<Answer> Controller::apply(StartInstance&) {
   auto machine = Microvm::create(std::move(*plan), context);
   if (!machine) return propagate(machine);
   microvm_ = std::move(*machine);
+  devices_.started();
   microvm_->resume();
   state_ = MachineState::Running;
   metrics_.latency.start_us.set((monotonic_ns() - begin) / 1000);

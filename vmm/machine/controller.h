@@ -2,11 +2,12 @@
 
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
-#include "vmm/machine/command.h"
 #include "vmm/event_loop.h"
+#include "vmm/machine/command.h"
+#include "vmm/machine/configured_devices.h"
+#include "vmm/machine/microvm.h"
 #include "vmm/machine_end.h"
 #include "vmm/metrics_sink.h"
-#include "vmm/machine/microvm.h"
 
 #include <memory>
 #include <optional>
@@ -95,6 +96,7 @@ class Controller final : public CommandTarget {
   MachineState state_ = MachineState::NotStarted;
   VmConfig config_;
   OpenFiles files_;
+  ConfiguredDevices devices_;
   OwnedFd serial_out_;
   std::optional<MetricsSink> metrics_sink_;
   std::unique_ptr<LoopTimer> metrics_timer_;

@@ -104,6 +104,7 @@ struct Microvm::Parts final : GuestSignals {
   std::function<void()> drained;
   Bus ports;
   Bus mmio;
+  VirtioDevices virtio;
   std::unique_ptr<VcpuSet> vcpus;
 };
 
@@ -207,7 +208,8 @@ Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made) {
                                                         .ioapic = ioapic,
                                                         .memory = memory,
                                                         .metrics = context.metrics.vcpu,
-                                                        .on_end = [this](MachineEnd what) { end(std::move(what)); }});
+                                                        .on_end = [this](MachineEnd what) { end(std::move(what)); },
+                                                        .on_parked = [this] { context.loop.wake(); }});
   if (!set) return propagate(set);
   vcpus = std::move(*set);
   return {};
@@ -231,7 +233,7 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
                                       .initrd_path = plan.initrd_path,
                                       .command_line = plan.command_line,
                                       .vcpu_count = plan.machine.vcpu_count,
-                                      .windows = {}});
+                                      .windows = virtio_windows(plan.devices.count())});
   if (!entry) return propagate(entry);
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   if (auto mapped = plan.shell.vm->map_memory(*memory, plan.machine.track_dirty_pages); !mapped)
@@ -240,11 +242,23 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
   auto parts = std::make_unique<Parts>(std::move(context), std::move(plan.shell.vm), std::move(*memory),
                                        std::move(plan.console));
   if (auto attached = parts->attach_devices(plan.boot_timer); !attached) return propagate(attached);
+  // Before vCPUs exist, for which a change of KVM's buses would have to wait.
+  if (auto plugged = parts->virtio.create(std::move(plan.devices), {.memory = parts->memory,
+                                                                    .vm = *parts->vm,
+                                                                    .ioapic = parts->ioapic,
+                                                                    .mmio = parts->mmio,
+                                                                    .loop = parts->context.loop,
+                                                                    .log = parts->context.log,
+                                                                    .metrics = parts->context.metrics});
+      !plugged)
+    return propagate(plugged);
   auto vcpus = parts->make_vcpus(plan, *entry);
   if (!vcpus) return propagate(vcpus);
   if (auto started = parts->start_vcpus(std::move(*vcpus)); !started) return propagate(started);
   // Last of what can fail: from here on the ring holds operations of this machine.
   if (auto made = parts->make_timers(); !made) return propagate(made);
+  parts->pit_timer->listen();
+  parts->virtio.start();
   parts->console.start();
   return std::unique_ptr<Microvm>{new Microvm{std::move(parts)}};
 }
@@ -256,7 +270,8 @@ Microvm::~Microvm() = default;
 void Microvm::resume() { parts_->vcpus->resume(); }
 
 void Microvm::pause() {
-  parts_->vcpus->pause();
+  parts_->vcpus->request_pause();
+  parts_->context.loop.serve_until([this] { return parts_->vcpus->parked(); });
   for (const Vcpu& vcpu : parts_->vcpus->vcpus()) vcpu.notify_paused();
 }
 
@@ -266,6 +281,10 @@ Status Microvm::press_ctrl_alt_del() {
               "the guest does not listen to its keyboard: its kernel has no i8042 driver, or has not started it yet");
 }
 
+BlockDevice& Microvm::drive(std::string_view id) { return parts_->virtio.drive(id); }
+
+NetDevice& Microvm::network_interface(std::string_view id) { return parts_->virtio.network_interface(id); }
+
 void Microvm::drain_console(std::function<void()> done) {
   parts_->drained = std::move(done);
   const auto finish = [parts = parts_.get()] {
@@ -274,6 +293,7 @@ void Microvm::drain_console(std::function<void()> done) {
   auto timer = LoopTimer::create(parts_->context.loop, finish);
   if (!timer) return finish();
   parts_->drain_timer = std::move(*timer);
+  parts_->drain_timer->listen();
   parts_->drain_timer->arm(monotonic_ns() + kDrainDeadlineNs);
   parts_->console.when_drained(finish);
 }

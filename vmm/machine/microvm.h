@@ -7,6 +7,7 @@
 #include "vmm/event_loop.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vm.h"
+#include "vmm/machine/virtio_devices.h"
 #include "vmm/machine_end.h"
 
 #include <functional>
@@ -40,7 +41,8 @@ struct MicrovmPlan {
   std::string kernel_path;
   std::optional<int> initrd_fd;
   std::string initrd_path;
-  std::string command_line;
+  std::string command_line;  ///< Complete.
+  DevicePlans devices;
   ConsoleOptions console;
   bool boot_timer = false;
 };
@@ -69,6 +71,8 @@ class Microvm {
   void pause();
   /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.
   [[nodiscard]] Status press_ctrl_alt_del();
+  [[nodiscard]] BlockDevice& drive(std::string_view id);
+  [[nodiscard]] NetDevice& network_interface(std::string_view id);
   /// Calls `done` when the serial port's output is written out, or after kDrainDeadlineNs if its reader is too slow.
   /// The vCPUs must be paused.
   void drain_console(std::function<void()> done);

@@ -200,6 +200,7 @@ TEST(BlockDeviceLife, ALimiterThatCallsAfterAResetFindsNothingToDo) {
   drive.host->reset();
   const std::uint64_t deadline = monotonic_ns() + 40'000'000;
   auto timer = BlockFixture::must(LoopTimer::create(*drive.loop, [] {}));
+  timer->listen();
   timer->arm(deadline);
   drive.host->serve_until([&] { return monotonic_ns() >= deadline; });
   drive.start();

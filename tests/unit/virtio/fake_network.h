@@ -88,6 +88,7 @@ class FakeNetwork {
   /// Serves the ring until `reached`; a failure, not a hang, if that never comes.
   template <typename Reached>
   void serve_until(Reached reached) {
+    watchdog_->listen();
     watchdog_->arm(monotonic_ns() + 20'000'000'000);
     host->serve_until([&] { return late_ || reached(); });
     watchdog_->cancel();

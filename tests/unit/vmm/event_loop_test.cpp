@@ -151,6 +151,8 @@ TEST(LoopTimer, FiresOnceAtItsDeadlineAndNotWhenCancelled) {
   });
   ASSERT_TRUE(made);
   timer = std::move(*made);
+  (*never)->listen();
+  timer->listen();
   (*never)->arm(start + 500'000);
   (*never)->cancel();
   timer->arm(start + 1'000'000);
@@ -163,6 +165,7 @@ TEST(LoopTimer, ADeadlineInThePastFiresAtOnce) {
   const auto loop = make_loop();
   auto timer = LoopTimer::create(*loop, [&] { loop->stop(); });
   ASSERT_TRUE(timer);
+  (*timer)->listen();
   (*timer)->arm(0);
   ASSERT_TRUE(loop->run());
 }

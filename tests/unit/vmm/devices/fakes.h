@@ -105,7 +105,7 @@ class Signals final : public GuestSignals {
 class Messages final : public MessagePort {
  public:
   void send(const MsiMessage& message) noexcept override { sent.push_back(message); }
-  void watch_end_of_interrupt(unsigned pin, const std::optional<MsiMessage>& message) noexcept override {
+  void route(unsigned pin, const std::optional<MsiMessage>& message) noexcept override {
     ++watch_calls;
     if (message)
       watched[pin] = *message;

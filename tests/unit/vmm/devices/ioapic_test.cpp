@@ -239,7 +239,7 @@ TEST_F(IoapicTest, APinThatIsMaskedInServiceIsWatchedUntilItsInterruptEnds) {
 class OrderChecker final : public MessagePort {
  public:
   void send(const MsiMessage&) noexcept override { watched_before_sending = watched; }
-  void watch_end_of_interrupt(unsigned, const std::optional<MsiMessage>& message) noexcept override {
+  void route(unsigned, const std::optional<MsiMessage>& message) noexcept override {
     watched = message.has_value();
   }
   bool watched = false;
@@ -320,7 +320,7 @@ TEST_F(IoapicTest, AnyAccessIsSafe) {
 class CountingPort final : public MessagePort {
  public:
   void send(const MsiMessage&) noexcept override { ++sent; }
-  void watch_end_of_interrupt(unsigned, const std::optional<MsiMessage>&) noexcept override { ++watches; }
+  void route(unsigned, const std::optional<MsiMessage>&) noexcept override { ++watches; }
   std::atomic<unsigned> sent = 0;
   std::atomic<unsigned> watches = 0;
 };

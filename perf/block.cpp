@@ -1,0 +1,188 @@
+// perf/run block, on this machine's /dev/kvm: a bare-metal guest's requests on a drive, beside fio's io_uring engine on
+// the same file with the same pattern; and the host's system calls a request.
+
+#include "perf/series.h"
+#include "tests/support/child_process.h"
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+namespace mayfly::perf {
+namespace {
+
+using namespace mayfly::testing;
+
+struct Paths {
+  std::string monitor;
+  std::string guest;
+  std::string image;
+};
+
+struct Load {
+  const char* name;
+  unsigned depth;
+  unsigned size;
+  unsigned count;
+  bool write;
+  bool sequential;
+};
+
+constexpr std::array kLoads = {
+    Load{"4 KiB random read, depth 1", 1, 4096, 60'000, false, false},
+    Load{"4 KiB random read, depth 32", 32, 4096, 400'000, false, false},
+    Load{"4 KiB random read, depth 80", 80, 4096, 400'000, false, false},
+    Load{"4 KiB random write, depth 1", 1, 4096, 60'000, true, false},
+    Load{"4 KiB random write, depth 32", 32, 4096, 200'000, true, false},
+    Load{"128 KiB sequential read, depth 32", 32, 131'072, 20'000, false, true},
+    Load{"128 KiB sequential write, depth 32", 32, 131'072, 10'000, true, true},
+};
+
+std::string boot_args(const Load& load, unsigned count) {
+  return "console=ttyS0 depth=" + std::to_string(load.depth) + " size=" + std::to_string(load.size) +
+         " count=" + std::to_string(count) + " write=" + std::to_string(static_cast<int>(load.write)) +
+         " sequential=" + std::to_string(static_cast<int>(load.sequential));
+}
+
+/// Boots the guest under `launcher` (empty: none) and waits for its end. Requests a second, and the CPU time of one.
+struct Outcome {
+  double per_second = 0;
+  double cpu_us = 0;
+};
+
+double cpu_ms(pid_t pid) {
+  std::string text;
+  Pipe unused;
+  const std::string path = "/proc/" + std::to_string(pid) + "/stat";
+  std::FILE* file = std::fopen(path.c_str(), "r");
+  if (file == nullptr) give_up("no " + path);
+  std::array<char, 1024> line{};
+  const bool read = std::fgets(line.data(), line.size(), file) != nullptr;
+  std::fclose(file);
+  if (!read) give_up("cannot read " + path);
+  text = line.data();
+  text = text.substr(text.rfind(')') + 2);
+  unsigned long user = 0;
+  unsigned long system = 0;
+  // proc(5): utime and stime are fields 14 and 15; the text begins at field 3.
+  if (std::sscanf(text.c_str(), "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
+    give_up("cannot parse " + path);
+  return static_cast<double>(user + system) * 10;
+}
+
+Outcome run_guest(const Paths& paths, const ScratchDirectory& scratch, const Load& load, unsigned count,
+                  std::vector<std::string> launcher) {
+  static int run = 0;
+  const std::string socket = scratch.file("block" + std::to_string(++run));
+  const SocketWaiter waiter{socket};
+  Pipe console;
+  launcher.insert(launcher.end(), {paths.monitor, "--api-sock", socket, "--level", "Error"});
+  ChildProcess process{launcher, {.in = -1, .out = console.write.get(), .err = STDERR_FILENO}};
+  console.write.reset();
+  const OwnedFd connection = waiter.connect();
+  must_exchange(connection.get(), "PUT", "/drives/disk",
+                R"({"drive_id": "disk", "is_root_device": false, "path_on_host": ")" + paths.image + "\"}");
+  must_exchange(connection.get(), "PUT", "/boot-source",
+                R"({"kernel_image_path": ")" + paths.guest + R"(", "boot_args": ")" + boot_args(load, count) + "\"}");
+  must_exchange(connection.get(), "PUT", "/actions", R"({"action_type": "InstanceStart"})");
+  std::string text;
+  read_until(console.read.get(), text, "BENCH START");
+  const double begin = now_us();
+  const double cpu_begin = launcher.size() == 5 ? cpu_ms(process.pid()) : 0;
+  read_until(console.read.get(), text, "BENCH END");
+  const double end = now_us();
+  const double cpu_end = launcher.size() == 5 ? cpu_ms(process.pid()) : 0;
+  read_until(console.read.get(), text, "");
+  if (process.wait() != 0) give_up("the guest failed:\n" + text);
+  return {.per_second = count / (end - begin) * 1e6, .cpu_us = (cpu_end - cpu_begin) * 1e3 / count};
+}
+
+double run_fio(const Paths& paths, const Load& load) {
+  Pipe out;
+  const std::string pattern = std::string{load.sequential ? "" : "rand"} + (load.write ? "write" : "read");
+  ChildProcess fio{{"/usr/bin/fio", "--name=peer", "--filename=" + paths.image, "--ioengine=io_uring",
+                    "--rw=" + pattern, "--bs=" + std::to_string(load.size), "--iodepth=" + std::to_string(load.depth),
+                    "--number_ios=" + std::to_string(load.count), "--io_size=1T", "--size=100%", "--norandommap",
+                    "--randrepeat=0", "--registerfiles=1", "--invalidate=0", "--minimal"},
+                   {.in = -1, .out = out.write.get(), .err = STDERR_FILENO}};
+  out.write.reset();
+  std::string text;
+  read_until(out.read.get(), text, "");
+  if (fio.wait() != 0) give_up("fio failed:\n" + text);
+  // Terse output, version 3: field 8 is the reads' rate, field 49 the writes'.
+  std::size_t at = 0;
+  for (int field = 1; field < (load.write ? 49 : 8); ++field) at = text.find(';', at) + 1;
+  return std::strtod(text.c_str() + at, nullptr);
+}
+
+/// System calls of the whole process for `count` requests.
+double system_calls(const Paths& paths, const ScratchDirectory& scratch, const Load& load, unsigned count) {
+  const std::string report = scratch.file("strace");
+  run_guest(paths, scratch, load, count,
+            {"/usr/bin/strace", "-f", "-c", "-S", "calls", "-U", "name,calls", "-o", report});
+  std::FILE* file = std::fopen(report.c_str(), "r");
+  if (file == nullptr) give_up("no report of strace");
+  std::array<char, 256> line{};
+  double total = 0;
+  while (std::fgets(line.data(), line.size(), file) != nullptr) {
+    std::array<char, 64> name{};
+    double calls = 0;
+    if (std::sscanf(line.data(), "%63s %lf", name.data(), &calls) == 2 && std::string{name.data()} == "total")
+      total = calls;
+  }
+  std::fclose(file);
+  if (total == 0) give_up("strace counted nothing");
+  return total;
+}
+
+/// What start and end cost, two runs of different length cancel.
+double calls_per_request(const Paths& paths, const ScratchDirectory& scratch, const Load& load) {
+  constexpr unsigned kShort = 2'000;
+  constexpr unsigned kLong = 12'000;
+  return (system_calls(paths, scratch, load, kLong) - system_calls(paths, scratch, load, kShort)) / (kLong - kShort);
+}
+
+int run(const Paths& paths, int rounds) {
+  const ScratchDirectory scratch;
+  double ratio_depth_32 = 0;
+  for (const Load& load : kLoads) {
+    std::vector<Series> rates = {Series{"mayfly"}, Series{"fio, io_uring, no guest"}};
+    std::vector<Series> cpu = {Series{"mayfly: CPU time a request"}};
+    for (int round = 0; round < rounds; ++round) {
+      std::fprintf(stderr, "\r\033[K%s: round %d of %d", load.name, round + 1, rounds);
+      const Outcome outcome = run_guest(paths, scratch, load, load.count, {});
+      rates[0].add(outcome.per_second / 1e3);
+      cpu[0].add(outcome.cpu_us);
+      rates[1].add(run_fio(paths, load) / 1e3);
+    }
+    std::fprintf(stderr, "\r\033[K");
+    std::printf("%s\n", load.name);
+    print_table("rate", "1000/s", rates);
+    print_table("cost", "us", cpu);
+    const double ratio = rates[0].median() / rates[1].median();
+    std::printf("ratio %.2f\n\n", ratio);
+    if (load.depth == 32 && !load.write && !load.sequential) ratio_depth_32 = ratio;
+  }
+  const double calls_1 = calls_per_request(paths, scratch, kLoads[0]);
+  const double calls_32 = calls_per_request(paths, scratch, kLoads[1]);
+  std::printf("host_ratio_d32=%.2f syscalls_per_req_d1=%.2f syscalls_per_req_d32=%.2f\n", ratio_depth_32, calls_1,
+              calls_32);
+  return 0;
+}
+
+}  // namespace
+}  // namespace mayfly::perf
+
+int main(int argc, char** argv) {
+  if (argc != 5) {
+    std::fprintf(stderr, "usage: perf_block MONITOR GUEST IMAGE ROUNDS\n");
+    return 2;
+  }
+  try {
+    return mayfly::perf::run({argv[1], argv[2], argv[3]}, std::atoi(argv[4]));
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "perf_block: %s\n", failure.what());
+    return 1;
+  }
+}

@@ -1,0 +1,148 @@
+// The bare-metal `block` guest on real files, by the API.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/monitor.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <fstream>
+#include <set>
+#include <vector>
+
+namespace mayfly::testing {
+namespace {
+
+constexpr std::size_t kSectors = 16'384;  // 8 MiB
+
+/// An image whose 64-bit words are their own offset: what the guest expects.
+std::string make_image(const ScratchDirectory& scratch, const std::string& name) {
+  std::vector<std::uint64_t> words(kSectors * 512 / 8);
+  for (std::size_t i = 0; i < words.size(); ++i) words[i] = i * 8;
+  std::ofstream file{scratch.file(name), std::ios::binary};
+  file.write(reinterpret_cast<const char*>(words.data()), static_cast<std::streamsize>(words.size() * 8));
+  return scratch.file(name);
+}
+
+std::string drive(const std::string& path, const std::string& more) {
+  return R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + path + "\"" + more + "}";
+}
+
+class BlockTest : public KvmTest {
+ protected:
+  void expect_pass(const std::string& guest, const std::string& more, const std::string& boot_args = "console=ttyS0") {
+    Monitor monitor;
+    const HttpAnswer answer = monitor.put("/drives/data", drive(image_, more));
+    ASSERT_EQ(answer.status, 204) << answer.body;
+    monitor.boot(guest, boot_args);
+    const std::string console = monitor.console_to_end();
+    EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << monitor.log_until("");
+    EXPECT_EQ(monitor.wait(), 0);
+  }
+  ScratchDirectory scratch_;
+  std::string image_ = make_image(scratch_, "disk");
+};
+
+TEST_F(BlockTest, EveryRequestTypeIsServedFromAndToAFile) { expect_pass("block", R"(, "cache_type": "Writeback")"); }
+
+TEST_F(BlockTest, AndByTheLinux64BitProtocol) { expect_pass("block.linux64", R"(, "cache_type": "Writeback")"); }
+
+TEST_F(BlockTest, AndPastTheHostsPageCache) { expect_pass("block", R"(, "cache_type": "Writeback", "direct": true)"); }
+
+TEST_F(BlockTest, AReadOnlyDriveIsNotWritten) {
+  expect_pass("block", R"(, "is_read_only": true)", "console=ttyS0 read_only=1");
+  std::ifstream file{image_, std::ios::binary};
+  std::uint64_t word = 0;
+  for (std::size_t i = 0; file.read(reinterpret_cast<char*>(&word), 8); ++i) ASSERT_EQ(word, i * 8);
+}
+
+TEST_F(BlockTest, AHostileDriverHurtsOnlyItself) {
+  Monitor monitor;
+  for (const std::string id : {"victim", "witness"})
+    ASSERT_EQ(monitor
+                  .put("/drives/" + id, R"({"drive_id": ")" + id + R"(", "is_root_device": false, "path_on_host": ")" +
+                                            make_image(scratch_, id) + "\"}")
+                  .status,
+              204);
+  monitor.boot("hostile_driver", "console=ttyS0");
+  const std::string console = monitor.console_to_end();
+  const std::string log = monitor.log_until("");
+  EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << log;
+  EXPECT_EQ(monitor.wait(), 0);
+  EXPECT_NE(log.find("victim"), std::string::npos) << "the log names the device: " << log;
+  EXPECT_LT(std::ranges::count(log, '\n'), 40) << "and is not the guest's to fill: " << log;
+}
+
+TEST_F(BlockTest, TwoMachinesCannotHaveOneImageToWrite) {
+  Monitor first;
+  ASSERT_EQ(first.put("/drives/data", drive(image_, "")).status, 204);
+  Monitor second;
+  const HttpAnswer refused = second.put("/drives/data", drive(image_, ""));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find(image_), std::string::npos) << refused.body;
+  EXPECT_NE(refused.body.find("mayfly"), std::string::npos) << "names the holder: " << refused.body;
+  EXPECT_EQ(first.put("/drives/data", drive(image_, "")).status, 204) << "its own lock is not in its way";
+}
+
+TEST_F(BlockTest, BadImagesAreRefusedEachByItsOwnSentence) {
+  Monitor monitor;
+  const auto refusal = [&](const std::string& path, const std::string& more = "") {
+    const HttpAnswer answer = monitor.put("/drives/data", drive(path, more));
+    EXPECT_EQ(answer.status, 400) << path;
+    EXPECT_NE(answer.body.find("data"), std::string::npos) << answer.body;
+    return answer.body;
+  };
+  std::set<std::string> sentences;
+  const auto is_new = [&](std::string body, const std::string& path) {
+    if (const auto at = body.find(path); at != std::string::npos) body.replace(at, path.size(), "PATH");
+    EXPECT_TRUE(sentences.insert(body).second) << body;
+  };
+  is_new(refusal("/no/such/file"), "/no/such/file");
+  is_new(refusal("/tmp"), "/tmp");
+  const std::string fifo = scratch_.file("fifo");
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  is_new(refusal(fifo), fifo);
+  const std::string empty = scratch_.file("empty");
+  std::ofstream{empty}.close();
+  is_new(refusal(empty), empty);
+  const std::string odd = scratch_.file("odd");
+  std::ofstream{odd} << std::string(700, 'x');
+  is_new(refusal(odd), odd);
+  is_new(refusal("/dev/null"), "/dev/null");
+  EXPECT_EQ(monitor.put("/drives/data", drive(image_, "")).status, 204) << "the API goes on answering";
+}
+
+TEST_F(BlockTest, AMachineHasOneRootDevice) {
+  Monitor monitor;
+  const std::string other = make_image(scratch_, "other");
+  const auto put = [&](const std::string& id, const std::string& path) {
+    return monitor.put("/drives/" + id,
+                       R"({"drive_id": ")" + id + R"(", "is_root_device": true, "path_on_host": ")" + path + "\"}");
+  };
+  ASSERT_EQ(put("first", image_).status, 204);
+  const HttpAnswer refused = put("second", other);
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("first"), std::string::npos) << refused.body;
+  const HttpAnswer config = monitor.get("/vm/config");
+  EXPECT_EQ(config.body.find("second"), std::string::npos) << "refused, and nothing kept: " << config.body;
+}
+
+TEST_F(BlockTest, EightDrivesAreServedAtOnce) {
+  Monitor monitor;
+  for (int i = 0; i < 8; ++i) {
+    const std::string id = i == 0 ? "data" : "data" + std::to_string(i);
+    const HttpAnswer answer =
+        monitor.put("/drives/" + id, R"({"drive_id": ")" + id + R"(", "is_root_device": false, "path_on_host": ")" +
+                                         make_image(scratch_, id) + "\"}");
+    ASSERT_EQ(answer.status, 204) << answer.body;
+  }
+  monitor.boot("block", "console=ttyS0");
+  EXPECT_NE(monitor.console_to_end().find("GUEST PASS"), std::string::npos);
+  EXPECT_EQ(monitor.wait(), 0);
+}
+
+}  // namespace
+}  // namespace mayfly::testing

@@ -1,0 +1,143 @@
+// The bare-metal `net` guest on real TAPs, by the API. The whole test process moves to a network namespace of its own.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/monitor.h"
+#include "tests/support/tap_network.h"
+
+#include <algorithm>
+#include <csignal>
+#include <random>
+
+namespace mayfly::testing {
+namespace {
+
+constexpr std::array<std::uint8_t, 6> kGuestMac{0x06, 0, 0, 0, 0, 0x01};
+constexpr std::array<std::uint8_t, 6> kOurMac{0x06, 0, 0, 0, 0, 0x02};
+
+/// A frame to the guest, of `size` bytes in all; the protocol is one that nobody else takes.
+Frame frame_of(std::size_t size, unsigned seed) {
+  Frame frame(size);
+  std::ranges::copy(kGuestMac, frame.begin());
+  std::ranges::copy(kOurMac, frame.begin() + 6);
+  frame[12] = 0x88;
+  frame[13] = 0xB5;  // IEEE 802: local experimental
+  std::mt19937 random{seed};
+  for (std::size_t i = 14; i < size; ++i) frame[i] = static_cast<std::uint8_t>(random());
+  return frame;
+}
+
+Frame swapped(Frame frame) {
+  for (std::size_t i = 0; i < 6; ++i) std::swap(frame[i], frame[6 + i]);
+  return frame;
+}
+
+class NetTest : public KvmTest {
+ protected:
+  void SetUp() override {
+    KvmTest::SetUp();
+    if (IsSkipped()) return;
+    if (const auto why = enter_fresh_network()) GTEST_SKIP() << *why;
+  }
+  static HttpAnswer put_interface(Monitor& monitor, const std::string& tap, const std::string& more = "") {
+    return monitor.put("/network-interfaces/eth0", R"({"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", )"
+                                                   R"("host_dev_name": ")" +
+                                                       tap + "\"" + more + "}");
+  }
+  static void boot(Monitor& monitor, const std::string& arguments = "") {
+    monitor.boot("net", "console=ttyS0 mac=0x060000000001 " + arguments);
+    monitor.console_until("GUEST READY");
+  }
+};
+
+TEST_F(NetTest, FramesOfEverySizeComeBack) {
+  TapInterface tap{"tap0", 65'521};
+  Monitor monitor;
+  const HttpAnswer answer = put_interface(monitor, "tap0", R"(, "mtu": 65521)");
+  ASSERT_EQ(answer.status, 204) << answer.body;
+  boot(monitor, "mtu=65521");
+  unsigned seed = 0;
+  for (const std::size_t size : {60, 61, 64, 100, 1000, 1514, 4083, 4084, 4085, 9000, 20'000, 40'000, 65'535}) {
+    const Frame frame = frame_of(size, ++seed);
+    tap.send(frame);
+    ASSERT_EQ(tap.receive(), swapped(frame)) << size;
+  }
+}
+
+TEST_F(NetTest, FramesOfEverySizeComeBackWithoutMergeableBuffers) {
+  TapInterface tap{"tap0", 65'521};
+  Monitor monitor;
+  ASSERT_EQ(put_interface(monitor, "tap0").status, 204);
+  boot(monitor, "mergeable=0");
+  unsigned seed = 0;
+  for (const std::size_t size : {60, 1514, 9000, 65'535}) {
+    const Frame frame = frame_of(size, ++seed);
+    tap.send(frame);
+    ASSERT_EQ(tap.receive(), swapped(frame)) << size;
+  }
+}
+
+TEST_F(NetTest, ManyFramesComeBackInTheirOrder) {
+  TapInterface tap{"tap0"};
+  Monitor monitor;
+  ASSERT_EQ(put_interface(monitor, "tap0").status, 204);
+  boot(monitor);
+  std::mt19937 random{7};
+  for (unsigned round = 0; round < 100; ++round) {
+    std::vector<Frame> sent;
+    for (unsigned i = 0; i < 40; ++i) {
+      sent.push_back(frame_of(60 + random() % 1400, round * 100 + i));
+      tap.send(sent.back());
+    }
+    for (const Frame& frame : sent) ASSERT_EQ(tap.receive(), swapped(frame)) << round;
+  }
+}
+
+TEST_F(NetTest, BadInterfacesAreRefusedEachByItsOwnSentence) {
+  TapInterface tap{"tap0"};
+  TapInterface other{"tap1"};
+  Monitor holder;
+  ASSERT_EQ(put_interface(holder, "tap1").status, 204);
+  Monitor monitor;
+  const auto refusal = [&](const HttpAnswer& answer, const std::string& names) {
+    EXPECT_EQ(answer.status, 400);
+    EXPECT_NE(answer.body.find(names), std::string::npos) << answer.body;
+  };
+  refusal(put_interface(monitor, "nosuchtap"), "nosuchtap");
+  refusal(put_interface(monitor, "lo"), "lo");
+  refusal(put_interface(monitor, "tap1"), "tap1");
+  refusal(put_interface(monitor, "a-name-that-is-too-long"), "a-name-that-is-too-long");
+  ASSERT_EQ(put_interface(monitor, "tap0").status, 204) << "the API goes on answering";
+  refusal(monitor.put("/network-interfaces/eth1", R"({"iface_id": "eth1", "host_dev_name": "tap0"})"), "eth0");
+}
+
+TEST_F(NetTest, ATapThatGoesAwayStopsNothingElse) {
+  TapInterface tap{"tap0"};
+  Monitor monitor;
+  ASSERT_EQ(put_interface(monitor, "tap0").status, 204);
+  boot(monitor);
+  tap.send(frame_of(100, 1));
+  (void)tap.receive();
+  tap.remove();
+  EXPECT_EQ(monitor.get("/").status, 200);
+  EXPECT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+  EXPECT_EQ(monitor.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  monitor.signal(SIGTERM);
+  EXPECT_EQ(monitor.wait(), 143);
+}
+
+TEST_F(NetTest, ATapThatIsDownAndUpAgainWorksAgain) {
+  TapInterface tap{"tap0"};
+  Monitor monitor;
+  ASSERT_EQ(put_interface(monitor, "tap0").status, 204);
+  boot(monitor);
+  tap.send(frame_of(100, 1));
+  (void)tap.receive();
+  tap.set_up(false);
+  tap.set_up(true);
+  const Frame frame = frame_of(200, 2);
+  tap.send(frame);
+  EXPECT_EQ(tap.receive(), swapped(frame));
+}
+
+}  // namespace
+}  // namespace mayfly::testing

@@ -1,0 +1,46 @@
+#pragma once
+
+#include "vmm/base/owned_fd.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+/// TAPs in a network namespace of the test's own, and raw access to their frames. Needs CAP_NET_ADMIN (root).
+///
+///   if (const auto why = enter_fresh_network()) GTEST_SKIP() << *why;
+///   TapInterface tap{"tap0"};               // created, up; the monitor attaches to it by its name
+///   tap.send(frame); auto answer = tap.receive();
+namespace mayfly::testing {
+
+/// Moves this process (and its children) into an empty network namespace; why not, where it is not permitted.
+[[nodiscard]] std::optional<std::string> enter_fresh_network();
+
+using Frame = std::vector<std::uint8_t>;
+
+/// A persistent TAP; removed when it goes out of scope. Without IPv6, so that nobody but the test sends through it.
+class TapInterface {
+ public:
+  explicit TapInterface(std::string name, int mtu = 1500);
+  TapInterface(const TapInterface&) = delete;
+  TapInterface& operator=(const TapInterface&) = delete;
+  ~TapInterface();
+
+  /// What the host sends: the guest receives it.
+  void send(const Frame& frame);
+  /// The next frame that the guest has sent. Throws at a deadline.
+  [[nodiscard]] Frame receive();
+  /// Takes the interface away under whoever uses it.
+  void remove();
+  void set_up(bool up);
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+
+ private:
+  std::string name_;
+  OwnedFd packets_;
+};
+
+}  // namespace mayfly::testing

@@ -1,0 +1,49 @@
+#pragma once
+
+#include "vmm/machine/microvm.h"
+
+#include <string>
+#include <vector>
+
+/// The drives and network interfaces that are configured, with their files: opened, locked and attached when they are
+/// configured, so that what is wrong is told at once, and kept until a machine has them.
+///
+///   ConfiguredDevices devices;
+///   devices.put(drive);                 // an error leaves everything as it was
+///   devices.lend(plan.devices);         // for a start, which may fail and be tried again
+///   devices.started();                  // it did not: the machine has the files now
+namespace mayfly {
+
+/// For the loop's thread. Every error names the device by its id.
+class ConfiguredDevices {
+ public:
+  /// Adds a device, or replaces the one of the same id. Errors: a file or TAP that cannot be had, a second root device,
+  /// a MAC address or TAP of another interface, more than kMaximumVirtioDevices.
+  [[nodiscard]] Status put(DriveConfig drive);
+  [[nodiscard]] Status put(NetworkInterfaceConfig interface);
+  /// Changes a device of a running machine. Errors: no such device, a file that cannot be had or does not fit.
+  [[nodiscard]] Status patch(const DrivePatch& patch, Microvm& machine);
+  [[nodiscard]] Status patch(const NetworkInterfacePatch& patch, Microvm& machine);
+
+  /// The root device first, then in the order in which they came.
+  [[nodiscard]] const std::vector<DriveConfig>& drives() const noexcept { return drives_; }
+  [[nodiscard]] const std::vector<NetworkInterfaceConfig>& network_interfaces() const noexcept { return interfaces_; }
+  /// What the kernel's command line has to say of them.
+  [[nodiscard]] std::vector<std::string> kernel_arguments() const;
+
+  /// Fills plans with second descriptors of the files. Error: the host gives no more.
+  [[nodiscard]] Status lend(DevicePlans& plans) const;
+  /// The machine has them: lets go of the first ones.
+  void started() noexcept;
+
+ private:
+  [[nodiscard]] Status check_room() const;
+  [[nodiscard]] Status check_alone(const NetworkInterfaceConfig& interface) const;
+
+  std::vector<DriveConfig> drives_;
+  std::vector<DiskImage> images_;  // as drives_, until started()
+  std::vector<NetworkInterfaceConfig> interfaces_;
+  std::vector<Tap> taps_;  // as interfaces_, until started()
+};
+
+}  // namespace mayfly

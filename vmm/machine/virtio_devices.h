@@ -1,0 +1,84 @@
+#pragma once
+
+#include "virtio/block_device.h"
+#include "virtio/mmio_transport.h"
+#include "virtio/net_device.h"
+#include "vmm/boot/command_line.h"
+#include "vmm/bus/bus.h"
+#include "vmm/devices/ioapic.h"
+#include "vmm/kvm/vm.h"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// A machine's drives and network interfaces, each with its window, its interrupt line and its transport.
+///
+///   VirtioDevices devices;
+///   devices.create(std::move(plans), sockets);   // plugged into bus, KVM and IOAPIC, drives first
+///   devices.start();                             // they listen for kicks
+namespace mayfly {
+
+/// A drive to plug in, and its file.
+struct DrivePlan {
+  DriveConfig config;
+  DiskImage image;
+};
+
+/// A network interface to plug in, and its TAP.
+struct NetworkInterfacePlan {
+  NetworkInterfaceConfig config;
+  Tap tap;
+};
+
+struct DevicePlans {
+  std::vector<DrivePlan> drives;  ///< The root device first.
+  std::vector<NetworkInterfacePlan> network_interfaces;
+  [[nodiscard]] std::size_t count() const noexcept { return drives.size() + network_interfaces.size(); }
+};
+
+/// Where `count` devices (at most kMaximumVirtioDevices) are: a page and an interrupt line each.
+[[nodiscard]] std::vector<VirtioMmioWindow> virtio_windows(std::size_t count);
+
+/// What the kernel's command line says of drives, for the root device ("root=/dev/vda", "ro"), and of windows.
+[[nodiscard]] std::vector<std::string> virtio_arguments(const std::vector<DriveConfig>& drives,
+                                                        const std::vector<VirtioMmioWindow>& windows);
+
+/// Members are for the loop's thread.
+class VirtioDevices {
+ public:
+  /// What the devices are plugged into. Everything outlives them.
+  struct Sockets {
+    const GuestMemory& memory;
+    Vm& vm;
+    Ioapic& ioapic;
+    Bus& mmio;
+    EventLoop& loop;
+    Log& log;
+    Metrics& metrics;
+  };
+
+  /// Before the vCPUs exist. Takes the files of the plans.
+  [[nodiscard]] Status create(DevicePlans plans, const Sockets& sockets);
+  /// Begins to listen for kicks; from here on the ring holds operations of the devices.
+  void start();
+
+  /// The device of that id; the configuration knows that there is one.
+  [[nodiscard]] BlockDevice& drive(std::string_view id);
+  [[nodiscard]] NetDevice& network_interface(std::string_view id);
+
+ private:
+  [[nodiscard]] Status plug(VirtioDevice& device, const VirtioMmioWindow& window, const Sockets& sockets);
+
+  template <typename Device>
+  struct Named {
+    std::string id;
+    std::unique_ptr<Device> device;
+  };
+  std::vector<Named<BlockDevice>> drives_;
+  std::vector<Named<NetDevice>> interfaces_;
+  std::vector<std::unique_ptr<MmioTransport>> transports_;  // before the devices in destruction
+};
+
+}  // namespace mayfly
