@@ -12,6 +12,7 @@
 #include <fcntl.h>
 
 #include <array>
+#include <set>
 
 namespace mayfly {
 namespace {
@@ -66,10 +67,21 @@ auto section(std::string_view name) {
   return [name](const JsonValue& json, const std::string&) { return read(json, std::string{name}); };
 }
 
-/// Such a section whose value is an array: "drives[0].path_on_host".
-template <auto read>
+/// Such a section whose value is an array of things with an id: "drives[0].path_on_host". A request may replace what an
+/// earlier one configured; in one file, an id that comes twice is a mistake.
+template <auto read, auto id>
 auto array_section(std::string_view name) {
-  return [name](const JsonValue& json, const std::string&) { return JsonArray{read}(json, std::string{name}); };
+  return [name](const JsonValue& json, const std::string&) {
+    auto values = JsonArray{read}(json, std::string{name});
+    std::set<std::string_view> seen;
+    for (std::size_t i = 0; values && i < values->size(); ++i) {
+      const std::string& own = (*values)[i].*id;
+      if (seen.insert(own).second) continue;
+      values = fail(ErrorKind::InvalidArgument, "{}[{}]: the id {} is taken by one before; give each its own", name, i,
+                    in_quotes(own));
+    }
+    return values;
+  };
 }
 
 template <typename C, typename Value>
@@ -96,9 +108,12 @@ Result<std::vector<Command>> parse_config_file(std::string_view text) {
   add<PutMachineConfig>(commands, sections.optional("machine-config", section<read_machine_config>("machine-config")));
   add<PutCpuConfig>(commands, sections.optional("cpu-config", section<read_cpu_section>("cpu-config")));
   commands.emplace_back(PutBootSource{sections.required("boot-source", section<read_boot_source>("boot-source"))});
-  add_each<PutDrive>(commands, sections.optional("drives", array_section<read_drive>("drives")));
+  add_each<PutDrive>(commands,
+                     sections.optional("drives", array_section<read_drive, &DriveConfig::drive_id>("drives")));
   add_each<PutNetworkInterface>(
-      commands, sections.optional("network-interfaces", array_section<read_network_interface>("network-interfaces")));
+      commands, sections.optional(
+                    "network-interfaces",
+                    array_section<read_network_interface, &NetworkInterfaceConfig::iface_id>("network-interfaces")));
   add<PutSerial>(commands, sections.optional("serial", section<read_serial>("serial")));
   for (const std::string_view name : kAbsentSections) {
     sections.optional(name, [name](const JsonValue& value, const std::string&) {

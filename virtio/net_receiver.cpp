@@ -206,10 +206,10 @@ void NetReceiver::on_failure(int result) noexcept {
   failed_ = true;
   port_.metrics.rx_fails.add();
   // A TAP that was deleted says EBADFD, or EIO while it goes; the end of a socket is nothing read.
-  if (result == -EBADFD || result == -EIO || result == -ENODEV || result == 0) port_.set_link(false);
+  // That is logged once, by set_link(), however many reads were waiting.
+  if (result == -EBADFD || result == -EIO || result == -ENODEV || result == 0) return port_.set_link(false);
   if (port_.log_rate.allow())
-    port_.log.warning("{}: reading from the TAP {} failed: {}", port_.name, port_.tap.name(),
-                      result < 0 ? errno_text(-result) : "it has ended");
+    port_.log.warning("{}: reading from the TAP {} failed: {}", port_.name, port_.tap.name(), errno_text(-result));
 }
 
 }  // namespace mayfly

@@ -114,7 +114,8 @@ void EventLoop::stop() {
 Status EventLoop::run() {
   while (!stopping_) {
     poll_closely();
-    const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
+    // A task may have come while another waited in serve_until(), which took its wake-up.
+    const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
     if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
       errno = -submitted;
       return fail_errno(ErrorKind::System, "io_uring_enter failed");
@@ -203,17 +204,30 @@ void EventLoop::end_round() {
 }
 
 void EventLoop::reap(bool tell) {
-  std::array<io_uring_cqe*, kBatch> batch{};
-  const unsigned count = ::io_uring_peek_batch_cqe(&ring_, batch.data(), kBatch);
-  for (unsigned i = 0; i < count; ++i) {
-    const io_uring_cqe& entry = *batch[i];
-    const bool more = (entry.flags & IORING_CQE_F_MORE) != 0;
-    auto* operation = static_cast<Operation*>(::io_uring_cqe_get_data(&entry));
+  struct Completion {
+    Operation* operation;
+    int result;
+    bool more;
+  };
+  std::array<io_uring_cqe*, kBatch> entries{};
+  std::array<Completion, kBatch> batch;
+  const unsigned count = ::io_uring_peek_batch_cqe(&ring_, entries.data(), kBatch);
+  // Taken off the ring before anybody is told: whoever is may wait in serve_until(), which reaps as well.
+  for (unsigned i = 0; i < count; ++i)
+    batch[i] = {.operation = static_cast<Operation*>(::io_uring_cqe_get_data(entries[i])),
+                .result = entries[i]->res,
+                .more = (entries[i]->flags & IORING_CQE_F_MORE) != 0};
+  ::io_uring_cq_advance(&ring_, count);
+  for (const auto& [operation, result, more] : std::span{batch}.first(count)) {
     if (operation == &unwatched_) continue;  // it failed, as only a full event descriptor can
     if (!more) --in_flight_;
-    if (tell && operation != nullptr) operation->on_complete(entry.res, more);
+    if (tell && operation != nullptr) operation->on_complete(result, more);
   }
-  ::io_uring_cq_advance(&ring_, count);
+}
+
+bool EventLoop::has_tasks() {
+  const std::scoped_lock lock{mutex_};
+  return !tasks_.empty();
 }
 
 void EventLoop::run_tasks() {

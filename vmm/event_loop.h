@@ -179,6 +179,7 @@ class EventLoop {
   void submit_on(io_uring_sqe& sqe, Operation& operation);
   void watch_wake_fd();
   void run_tasks();
+  [[nodiscard]] bool has_tasks();
 
   class WakeOperation final : public Operation {
    public:

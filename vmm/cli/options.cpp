@@ -166,9 +166,9 @@ std::optional<ExitNow> refuse_misplaced(const CLI::App& app) {
       const std::string name = option->get_name();
       const std::string whole = "mayfly " + command->get_name();
       if (command->get_option_no_throw(name) != nullptr)
-        return refuse(name + " stands before '" + command->get_name() + "', where nothing heeds it; write " + whole +
-                      " " + name + " ...");
-      return refuse(name + " is not for " + whole + "; see " + whole + " --help");
+        return refuse(fmt::format("{} stands before '{}', where nothing heeds it; write {} {} ...", name,
+                                  command->get_name(), whole, name));
+      return refuse(fmt::format("{0} is not for {1}; see {1} --help", name, whole));
     }
   return std::nullopt;
 }

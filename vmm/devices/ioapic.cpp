@@ -192,7 +192,9 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
 }
 
 /// Whether KVM must know the pin's message.
-bool Ioapic::is_routed(unsigned pin, std::uint64_t entry) const noexcept { return sent_by_kvm_[pin] || is_level(entry); }
+bool Ioapic::is_routed(unsigned pin, std::uint64_t entry) const noexcept {
+  return sent_by_kvm_[pin] || is_level(entry);
+}
 
 void Ioapic::let_kvm_send(unsigned pin) {
   ensure(pin < kPins, "there is no such pin");

@@ -52,8 +52,8 @@ class Ioapic final : public BusDevice, public InterruptSink {
 
   explicit Ioapic(MessagePort& port) noexcept;
 
-  /// From now on KVM sends the pin's message by itself, when an event descriptor is written (KVM_IRQFD); we only keep it
-  /// informed of the message. For edge-triggered lines of devices on the data path. Before the vCPUs run.
+  /// From now on KVM sends the pin's message by itself, when an event descriptor is written (KVM_IRQFD); we only keep
+  /// it informed of the message. For edge-triggered lines of devices on the data path. Before the vCPUs run.
   void let_kvm_send(unsigned pin);
   /// Drives the line at `pin`; pins beyond the last are ignored.
   void set_pin(unsigned pin, bool level) noexcept override;

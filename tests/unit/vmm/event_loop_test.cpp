@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <thread>
 
@@ -49,6 +50,24 @@ TEST(EventLoop, RunsTasksOfOtherThreadsOnItsOwn) {
   ASSERT_TRUE(loop->run());
   other.join();
   EXPECT_EQ(count, kTasks);
+}
+
+TEST(EventLoop, ATaskThatComesWhileAnotherServesTheRingIsNotForgotten) {
+  const auto loop = make_loop();
+  bool ran = false;
+  loop->post([&] {
+    std::atomic<bool> reached{false};
+    std::thread other{[&] {
+      loop->post([&] { ran = true; });
+      reached = true;
+      loop->wake();
+    }};
+    loop->serve_until([&] { return reached.load(); });
+    other.join();
+    std::thread{[&] { loop->stop(); }}.join();  // behind the first: no wake-up of its own
+  });
+  ASSERT_TRUE(loop->run());
+  EXPECT_TRUE(ran);
 }
 
 TEST(EventLoop, ReadsWhatIsWrittenToAPipe) {

@@ -239,9 +239,7 @@ TEST_F(IoapicTest, APinThatIsMaskedInServiceIsWatchedUntilItsInterruptEnds) {
 class OrderChecker final : public MessagePort {
  public:
   void send(const MsiMessage&) noexcept override { watched_before_sending = watched; }
-  void route(unsigned, const std::optional<MsiMessage>& message) noexcept override {
-    watched = message.has_value();
-  }
+  void route(unsigned, const std::optional<MsiMessage>& message) noexcept override { watched = message.has_value(); }
   bool watched = false;
   bool watched_before_sending = false;
 };
