@@ -8,6 +8,7 @@
 #include <map>
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
 namespace mayfly {
 namespace {
