@@ -113,7 +113,8 @@ void check_sizes(Disk& disk) {
   const std::uint64_t sizes[] = {1, 2, 3, 8, 15, 64, 255, 256, 1024, 2048};
   for (const std::uint64_t count : sizes) {
     const std::uint64_t bytes = count * kSector;
-    for (const std::uint64_t offset : {0, 8, 504, 4088}) {  // of the buffers in their pages
+    for (const std::uint64_t offset :
+         std::initializer_list<std::uint64_t>{0, 8, 504, 4088}) {  // of the buffers in their pages
       const std::uint64_t sector = 16 + count % 13;
       fill(kData + offset, bytes, count * 1000 + offset);
       expect_equal(disk.request(kOut, sector, {{kData + offset, static_cast<std::uint32_t>(bytes), false}}), kOk,

@@ -56,7 +56,8 @@ TEST_F(NetTest, FramesOfEverySizeComeBack) {
   ASSERT_EQ(answer.status, 204) << answer.body;
   boot(monitor, "mtu=65521");
   unsigned seed = 0;
-  for (const std::size_t size : {60, 61, 64, 100, 1000, 1514, 4083, 4084, 4085, 9000, 20'000, 40'000, 65'535}) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{60, 61, 64, 100, 1000, 1514, 4083, 4084, 4085, 9000,
+                                                                   20'000, 40'000, 65'535}) {
     const Frame frame = frame_of(size, ++seed);
     tap.send(frame);
     ASSERT_EQ(tap.receive(), swapped(frame)) << size;
@@ -69,7 +70,7 @@ TEST_F(NetTest, FramesOfEverySizeComeBackWithoutMergeableBuffers) {
   ASSERT_EQ(put_interface(monitor, "tap0").status, 204);
   boot(monitor, "mergeable=0");
   unsigned seed = 0;
-  for (const std::size_t size : {60, 1514, 9000, 65'535}) {
+  for (const std::size_t size : std::initializer_list<std::size_t>{60, 1514, 9000, 65'535}) {
     const Frame frame = frame_of(size, ++seed);
     tap.send(frame);
     ASSERT_EQ(tap.receive(), swapped(frame)) << size;

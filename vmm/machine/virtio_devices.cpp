@@ -19,6 +19,7 @@ constexpr std::array<unsigned, kMaximumVirtioDevices> kLines{5,  6,  7,  8,  10,
 std::vector<VirtioMmioWindow> virtio_windows(std::size_t count) {
   ensure(count <= kLines.size(), "more virtio devices than interrupt lines");
   std::vector<VirtioMmioWindow> windows;
+  windows.reserve(count);
   for (std::size_t i = 0; i < count; ++i)
     windows.push_back({.base = GuestAddress{kMmioHoleStart + i * kMmioWindowSize}, .gsi = kLines[i]});
   return windows;
