@@ -6,23 +6,12 @@
 #include "api/network_json.h"
 #include "api/output_json.h"
 #include "vmm/base/json_writer.h"
+#include "vmm/machine/machine_state.h"
 
 #include <utility>
 
 namespace mayfly {
 namespace {
-
-std::string_view state_name(MachineState state) {
-  switch (state) {
-    case MachineState::NotStarted:
-      return "Not started";
-    case MachineState::Running:
-      return "Running";
-    case MachineState::Paused:
-      break;
-  }
-  return "Paused";
-}
 
 ApiResponse response_to(std::monostate) { return {.status = 204, .body = {}}; }
 
@@ -30,7 +19,7 @@ ApiResponse response_to(const InstanceInfo& info) {
   JsonWriter json;
   json.begin_object();
   json.field("id", info.id);
-  json.field("state", state_name(info.state));
+  json.field("state", name_of(info.state));
   json.field("vmm_version", MAYFLY_VERSION);
   json.field("app_name", "Mayfly");
   json.end_object();

@@ -31,6 +31,7 @@ std::unexpected<Error> refuse_occupied(const std::string& path) {
                 "cannot make the API socket {}: a file that is no socket is there; choose another path", path);
   }
   const OwnedFd probe = new_socket();
+  if (!probe) return fail_errno(ErrorKind::System, "cannot look who holds the API socket {}", path);
   const sockaddr_un address = address_of(path);
   const bool refused =
       ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 && errno == ECONNREFUSED;

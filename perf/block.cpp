@@ -3,10 +3,12 @@
 
 #include "perf/series.h"
 #include "tests/support/child_process.h"
+#include "tests/support/files.h"
 
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
 #include <string>
 
 namespace mayfly::perf {
@@ -45,32 +47,13 @@ std::string boot_args(const Load& load, unsigned count) {
          " sequential=" + std::to_string(static_cast<int>(load.sequential));
 }
 
-/// Boots the guest under `launcher` (empty: none) and waits for its end. Requests a second, and the CPU time of one.
+/// Requests a second, and the CPU time of one.
 struct Outcome {
   double per_second = 0;
   double cpu_us = 0;
 };
 
-double cpu_ms(pid_t pid) {
-  std::string text;
-  Pipe unused;
-  const std::string path = "/proc/" + std::to_string(pid) + "/stat";
-  std::FILE* file = std::fopen(path.c_str(), "r");
-  if (file == nullptr) give_up("no " + path);
-  std::array<char, 1024> line{};
-  const bool read = std::fgets(line.data(), line.size(), file) != nullptr;
-  std::fclose(file);
-  if (!read) give_up("cannot read " + path);
-  text = line.data();
-  text = text.substr(text.rfind(')') + 2);
-  unsigned long user = 0;
-  unsigned long system = 0;
-  // proc(5): utime and stime are fields 14 and 15; the text begins at field 3.
-  if (std::sscanf(text.c_str(), "%*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &system) != 2)
-    give_up("cannot parse " + path);
-  return static_cast<double>(user + system) * 10;
-}
-
+/// Boots the guest under `launcher` (empty: none) and waits for its end.
 Outcome run_guest(const Paths& paths, const ScratchDirectory& scratch, const Load& load, unsigned count,
                   std::vector<std::string> launcher) {
   static int run = 0;
@@ -89,13 +72,13 @@ Outcome run_guest(const Paths& paths, const ScratchDirectory& scratch, const Loa
   std::string text;
   read_until(console.read.get(), text, "BENCH START");
   const double begin = now_us();
-  const double cpu_begin = launcher.size() == 5 ? cpu_ms(process.pid()) : 0;
+  const long cpu_begin = process.cpu_time_ticks();
   read_until(console.read.get(), text, "BENCH END");
   const double end = now_us();
-  const double cpu_end = launcher.size() == 5 ? cpu_ms(process.pid()) : 0;
+  const double cpu_us = static_cast<double>(process.cpu_time_ticks() - cpu_begin) * 1e4;
   read_until(console.read.get(), text, "");
   if (process.wait() != 0) give_up("the guest failed:\n" + text);
-  return {.per_second = count / (end - begin) * 1e6, .cpu_us = (cpu_end - cpu_begin) * 1e3 / count};
+  return {.per_second = count / (end - begin) * 1e6, .cpu_us = cpu_us / count};
 }
 
 double run_fio(const Paths& paths, const Load& load) {
@@ -121,17 +104,14 @@ double system_calls(const Paths& paths, const ScratchDirectory& scratch, const L
   const std::string report = scratch.file("strace");
   run_guest(paths, scratch, load, count,
             {"/usr/bin/strace", "-f", "-c", "-S", "calls", "-U", "name,calls", "-o", report});
-  std::FILE* file = std::fopen(report.c_str(), "r");
-  if (file == nullptr) give_up("no report of strace");
-  std::array<char, 256> line{};
+  std::istringstream lines{content_of(report)};
   double total = 0;
-  while (std::fgets(line.data(), line.size(), file) != nullptr) {
-    std::array<char, 64> name{};
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream fields{line};
+    std::string name;
     double calls = 0;
-    if (std::sscanf(line.data(), "%63s %lf", name.data(), &calls) == 2 && std::string{name.data()} == "total")
-      total = calls;
+    if (fields >> name >> calls && name == "total") total = calls;
   }
-  std::fclose(file);
   if (total == 0) give_up("strace counted nothing");
   return total;
 }
@@ -175,14 +155,7 @@ int run(const Paths& paths, int rounds) {
 }  // namespace mayfly::perf
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
-    std::fprintf(stderr, "usage: perf_block MONITOR GUEST IMAGE ROUNDS\n");
-    return 2;
-  }
-  try {
-    return mayfly::perf::run({argv[1], argv[2], argv[3]}, std::atoi(argv[4]));
-  } catch (const std::exception& failure) {
-    std::fprintf(stderr, "perf_block: %s\n", failure.what());
-    return 1;
-  }
+  return mayfly::perf::benchmark_main(argc, argv, "MONITOR GUEST IMAGE", [](const auto& paths, int rounds) {
+    return mayfly::perf::run({paths[0], paths[1], paths[2]}, rounds);
+  });
 }

@@ -200,11 +200,7 @@ void MmioTransport::set_queue_ready(VirtQueue& queue, bool ready, std::unique_lo
     // so all of it comes to rest, and the other queues go on afterwards.
     wait_until_quiet(lock);
     queue.reset();
-    if (activity_ == Activity::Quiet) {
-      activity_ = Activity::Active;
-      device_.resume();
-      kick_all();
-    }
+    if (activity_ == Activity::Quiet) go_on();
     return;
   }
   if (queue.ready()) return;
@@ -363,7 +359,10 @@ void MmioTransport::quiesce(std::move_only_function<void()> done) {
 
 void MmioTransport::resume() {
   const std::lock_guard lock{mutex_};
-  if (activity_ != Activity::Quiet) return;
+  if (activity_ == Activity::Quiet) go_on();
+}
+
+void MmioTransport::go_on() noexcept {
   activity_ = Activity::Active;
   device_.resume();
   kick_all();

@@ -125,6 +125,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   void publish() noexcept;
   void interrupt(std::uint32_t cause) noexcept;
   void kick_all() noexcept;
+  /// From rest, as if nothing had been: under the lock.
+  void go_on() noexcept;
   [[nodiscard]] bool status_has(std::uint32_t bits) const noexcept { return (status_ & bits) == bits; }
 
   VirtioDevice& device_;

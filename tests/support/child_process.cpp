@@ -97,6 +97,19 @@ long ChildProcess::status_kib(const std::string& key) const {
   give_up("no " + key + " in the status of process " + std::to_string(pid_));
 }
 
+long ChildProcess::cpu_time_ticks() const {
+  std::ifstream stat{"/proc/" + std::to_string(pid_) + "/stat"};
+  std::string text;
+  std::getline(stat, text);
+  std::istringstream fields{text.substr(text.rfind(')') + 2)};  // after the name: field 3 of proc(5)
+  std::string skipped;
+  for (int field = 3; field < 14; ++field) fields >> skipped;
+  long user = 0;
+  long system = 0;
+  fields >> user >> system;
+  return user + system;
+}
+
 Pipe::Pipe() {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) give_up("cannot make a pipe");

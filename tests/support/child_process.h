@@ -42,6 +42,8 @@ class ChildProcess {
   int wait();
   /// A line of /proc/PID/status, in KiB: "VmRSS", "RssAnon".
   [[nodiscard]] long status_kib(const std::string& key) const;
+  /// CPU time that the process has used, in ticks of 10 ms.
+  [[nodiscard]] long cpu_time_ticks() const;
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
 
  private:

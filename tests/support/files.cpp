@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
+#include <iterator>
 
 namespace mayfly::testing {
 
@@ -26,6 +28,11 @@ std::string make_file(const std::string& path, const std::string& content) {
   if (::write(file.get(), content.data(), content.size()) != static_cast<ssize_t>(content.size()))
     give_up("cannot write " + path);
   return path;
+}
+
+std::size_t open_descriptors() {
+  const std::filesystem::directory_iterator all{"/proc/self/fd"};
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
 }
 
 }  // namespace mayfly::testing

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 /// Files of tests, whole.
@@ -10,5 +11,8 @@ namespace mayfly::testing {
 
 /// Writes a file, for its owner alone, in place of one that was there; its path. Throws where it cannot.
 std::string make_file(const std::string& path, const std::string& content);
+
+/// How many descriptors this process has open: to be compared with a later count, for leaks.
+[[nodiscard]] std::size_t open_descriptors();
 
 }  // namespace mayfly::testing

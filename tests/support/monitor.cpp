@@ -48,19 +48,6 @@ std::size_t Monitor::console_more() {
   return console_.size();
 }
 
-long Monitor::cpu_time_ticks() const {
-  std::ifstream stat{"/proc/" + std::to_string(process_->pid()) + "/stat"};
-  std::string text;
-  std::getline(stat, text);
-  std::istringstream fields{text.substr(text.rfind(')') + 2)};  // after the name: field 3 of proc(5)
-  std::string skipped;
-  for (int field = 3; field < 14; ++field) fields >> skipped;
-  long user = 0;
-  long system = 0;
-  fields >> user >> system;
-  return user + system;
-}
-
 void Monitor::type(const std::string& keys) {
   if (::write(in_.write.get(), keys.data(), keys.size()) != static_cast<ssize_t>(keys.size()))
     give_up("cannot type " + keys);

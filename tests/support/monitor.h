@@ -47,7 +47,7 @@ class Monitor {
   /// The exit code.
   int wait();
   /// CPU time that the process has used, in ticks of 10 ms.
-  [[nodiscard]] long cpu_time_ticks() const;
+  [[nodiscard]] long cpu_time_ticks() const { return process_->cpu_time_ticks(); }
 
   [[nodiscard]] const std::string& socket_path() const noexcept { return socket_; }
   [[nodiscard]] std::string file(const std::string& name) const { return scratch_.file(name); }

@@ -188,9 +188,7 @@ Result<Answer> Controller::apply(PutDrive& command) {
 }
 
 Result<Answer> Controller::apply(PatchDrive& command) {
-  auto patched = devices_.patch(command.value, *microvm_);
-  (patched ? metrics_.block.update_count : metrics_.block.update_fails).add();
-  if (!patched) return propagate(patched);
+  if (auto patched = devices_.patch(command.value, *microvm_); !patched) return propagate(patched);
   return {};
 }
 
@@ -200,9 +198,7 @@ Result<Answer> Controller::apply(PutNetworkInterface& command) {
 }
 
 Result<Answer> Controller::apply(PatchNetworkInterface& command) {
-  auto patched = devices_.patch(command.value, *microvm_);
-  (patched ? metrics_.net.update_count : metrics_.net.update_fails).add();
-  if (!patched) return propagate(patched);
+  if (auto patched = devices_.patch(command.value, *microvm_); !patched) return propagate(patched);
   return {};
 }
 

@@ -1,23 +1,13 @@
 // A drive whose driver breaks the rules, or whose life is interrupted: it may spoil its own data, and nothing else.
 
+#include "tests/support/files.h"
 #include "tests/unit/virtio/block_fixture.h"
 #include "virtio/block_device.h"
-
-#include <filesystem>
 
 namespace mayfly {
 namespace {
 
 using namespace mayfly::testing;
-
-std::size_t open_descriptors() {
-  std::size_t count = 0;
-  for (const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) {
-    static_cast<void>(entry);
-    ++count;
-  }
-  return count;
-}
 
 // --- Wrong requests --------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 #include "virtio/mmio_transport.h"
 
+#include "tests/support/files.h"
 #include "tests/unit/virtio/fake_driver.h"
 
 #include <linux/virtio_config.h>
@@ -122,6 +123,14 @@ class MmioTransportTest : public ::testing::Test {
     ASSERT_TRUE((read(VIRTIO_MMIO_STATUS) & 8) != 0);
     set_up_queue(0, driver_);
     write_status(1 | 2 | 8 | 4);
+  }
+  /// The same, and the device holds a chain that was offered.
+  void drive_with_a_chain_in_flight() {
+    device_.hold = true;
+    drive();
+    driver_.offer({{ram_.room(8), 8, true}});
+    kick(0);
+    serve_until([&] { return device_.held.has_value(); });
   }
   void kick(std::size_t queue) { ASSERT_EQ(::eventfd_write(transport_->kick_fd(queue), 1), 0); }
   template <typename Reached>
@@ -288,11 +297,7 @@ TEST_F(MmioTransportTest, ABrokenRingStopsTheDeviceUntilItsReset) {
 }
 
 TEST_F(MmioTransportTest, AResetWaitsForWhatIsInFlight) {
-  device_.hold = true;
-  drive();
-  driver_.offer({{ram_.room(8), 8, true}});
-  kick(0);
-  serve_until([&] { return device_.held.has_value(); });
+  drive_with_a_chain_in_flight();
   as_vcpu([&] { write_status(0); });
   EXPECT_FALSE(device_.held);
   EXPECT_EQ(device_.quiesces, 1);
@@ -303,11 +308,7 @@ TEST_F(MmioTransportTest, AResetWaitsForWhatIsInFlight) {
 }
 
 TEST_F(MmioTransportTest, AQueueThatIsMadeUnreadyComesToRestAndTheDeviceGoesOn) {
-  device_.hold = true;
-  drive();
-  driver_.offer({{ram_.room(8), 8, true}});
-  kick(0);
-  serve_until([&] { return device_.held.has_value(); });
+  drive_with_a_chain_in_flight();
   as_vcpu([&] {
     write(VIRTIO_MMIO_QUEUE_SEL, 0);
     write(VIRTIO_MMIO_QUEUE_READY, 0);
@@ -319,13 +320,7 @@ TEST_F(MmioTransportTest, AQueueThatIsMadeUnreadyComesToRestAndTheDeviceGoesOn) 
 }
 
 TEST_F(MmioTransportTest, AHundredResetsLeakNothing) {
-  const auto fds = [] {
-    std::size_t count = 0;
-    for (int fd = 0; fd < 1024; ++fd)
-      if (::fcntl(fd, F_GETFD) >= 0) ++count;
-    return count;
-  };
-  const std::size_t before = fds();
+  const std::size_t before = testing::open_descriptors();
   for (int i = 0; i < 100; ++i) {
     FakeQueue driver{ram_, 16};
     as_vcpu([&] {
@@ -340,7 +335,7 @@ TEST_F(MmioTransportTest, AHundredResetsLeakNothing) {
     kick(0);
     serve_until([&] { return driver.used_index() == 1; });
   }
-  EXPECT_EQ(fds(), before);
+  EXPECT_EQ(testing::open_descriptors(), before);
   EXPECT_EQ(device_.activations, 100);
 }
 

@@ -1,5 +1,6 @@
 #include "virtio/net_device.h"
 
+#include "tests/support/files.h"
 #include "tests/unit/virtio/fake_network.h"
 #include "tests/unit/virtio/tap_namespace.h"
 #include "virtio/mac_address.h"
@@ -14,7 +15,6 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <filesystem>
 
 #include <gtest/gtest.h>
 
@@ -22,11 +22,6 @@ namespace mayfly::testing {
 namespace {
 
 using net_abi::bit;
-
-std::size_t open_descriptors() {
-  const std::filesystem::directory_iterator all{"/proc/self/fd"};
-  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
 
 // --- What the driver is told
 
