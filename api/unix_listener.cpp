@@ -75,15 +75,17 @@ Result<UnixListener> UnixListener::create(const std::string& path) {
   }
   const sockaddr_un address = address_of(path);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return refuse_bind(path);
+  // At once: a host that watches the directory connects as soon as the file is there.
+  const bool listening = ::listen(fd.get(), kBacklog) == 0;
+  const int error_number = errno;
   UnixListener listener{std::move(fd), path};
   struct stat status{};
   if (::lstat(path.c_str(), &status) == 0) {
     listener.device_ = status.st_dev;
     listener.inode_ = status.st_ino;
   }
-  if (::listen(listener.fd(), kBacklog) != 0) {
-    return fail_errno(ErrorKind::System, "cannot listen on the API socket {}", path);
-  }
+  errno = error_number;
+  if (!listening) return fail_errno(ErrorKind::System, "cannot listen on the API socket {}", path);
   return listener;
 }
 

@@ -11,6 +11,7 @@
 #include "vmm/signals.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <array>
@@ -34,6 +35,10 @@ void fill_standard_descriptors() {
   } while (fd >= 0 && fd <= STDERR_FILENO);
   if (fd > STDERR_FILENO) ::close(fd);
 }
+
+/// One heap for all threads: vCPUs allocate nothing, and the API's thread would pay for one of its own at its first
+/// request.
+void share_one_heap() { ::mallopt(M_ARENA_MAX, 1); }
 
 int report(const Error& error, int code) {
   std::fprintf(stderr, "mayfly: %s\n", error.message.c_str());
@@ -211,6 +216,7 @@ struct Start {
 
 int main(int argc, char** argv) {
   mayfly::fill_standard_descriptors();
+  mayfly::share_one_heap();
   try {
     auto invocation = mayfly::parse_options(argc, argv);
     return std::visit(mayfly::Start{}, invocation);

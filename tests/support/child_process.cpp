@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/inotify.h>
@@ -144,8 +145,11 @@ OwnedFd SocketWaiter::connect() const {
   for (;;) {
     OwnedFd connection = connect_unix(path_);
     if (connection) return connection;
-    // Bound but not listening yet: a moment. Not there: until a file appears.
-    if (errno == ENOENT) await(watch_.get(), POLLIN, deadline, "socket " + path_);
+    // Not there: until a file appears. Bound but not listening yet: a moment, which its maker may need this CPU for.
+    if (errno == ENOENT)
+      await(watch_.get(), POLLIN, deadline, "socket " + path_);
+    else
+      ::sched_yield();
     if (now_us() > deadline) give_up("nothing listens on " + path_);
   }
 }

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <ctime>
 #include <iterator>
 
@@ -20,14 +21,17 @@ constexpr std::array<std::string_view, 6> kLevelNames = {"OFF", "ERROR", "WARN",
 /// Longer messages are cut, so that a line goes into a pipe whole or not at all (PIPE_BUF).
 constexpr std::size_t kMaximumLine = 4096;
 
+/// By arithmetic, not gmtime(), which reads the host's time zone file at its first call.
 template <typename Output>
 void format_time(Output output) {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  tm utc{};
-  ::gmtime_r(&now.tv_sec, &utc);
-  fmt::format_to(output, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday,
-                 utc.tm_hour, utc.tm_min, utc.tm_sec, now.tv_nsec / 1000);
+  using namespace std::chrono;
+  const auto now = time_point_cast<microseconds>(system_clock::now());
+  const auto day = floor<days>(now);
+  const year_month_day date{day};
+  const hh_mm_ss time{now - day};
+  fmt::format_to(output, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", static_cast<int>(date.year()),
+                 static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), time.hours().count(),
+                 time.minutes().count(), time.seconds().count(), time.subseconds().count());
 }
 
 }  // namespace
