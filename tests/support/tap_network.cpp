@@ -23,6 +23,7 @@ namespace mayfly::testing {
 namespace {
 
 constexpr int kDeadlineMs = 20'000;
+static_assert(TapInterface::kEveryProtocol == ETH_P_ALL);
 
 ifreq request_for(const std::string& name) {
   ifreq request{};
@@ -53,17 +54,17 @@ std::optional<std::string> enter_fresh_network() {
   return std::nullopt;
 }
 
-TapInterface::TapInterface(std::string name, int mtu) : name_(std::move(name)) {
+TapInterface::TapInterface(std::string name, int mtu, std::uint16_t protocol) : name_(std::move(name)) {
   keep_tap(name_, true);
   std::ofstream{"/proc/sys/net/ipv6/conf/" + name_ + "/disable_ipv6"} << "1\n";
   ifreq request = request_for(name_);
   request.ifr_mtu = mtu;
   configure(SIOCSIFMTU, request, "cannot set the TAP's MTU");
   set_up(true);
-  packets_ = OwnedFd{::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))};
+  packets_ = OwnedFd{::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(protocol))};
   sockaddr_ll address{};
   address.sll_family = AF_PACKET;
-  address.sll_protocol = htons(ETH_P_ALL);
+  address.sll_protocol = htons(protocol);
   address.sll_ifindex = static_cast<int>(::if_nametoindex(name_.c_str()));
   if (!packets_ || ::bind(packets_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     give_up("cannot watch the TAP " + name_);

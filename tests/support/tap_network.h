@@ -24,7 +24,8 @@ using Frame = std::vector<std::uint8_t>;
 /// A persistent TAP; removed when it goes out of scope. Without IPv6, so that nobody but the test sends through it.
 class TapInterface {
  public:
-  explicit TapInterface(std::string name, int mtu = 1500);
+  /// `protocol`: which of the guest's frames receive() gets (an EtherType; ETH_P_ALL unless told).
+  explicit TapInterface(std::string name, int mtu = 1500, std::uint16_t protocol = kEveryProtocol);
   TapInterface(const TapInterface&) = delete;
   TapInterface& operator=(const TapInterface&) = delete;
   ~TapInterface();
@@ -37,6 +38,10 @@ class TapInterface {
   void remove();
   void set_up(bool up);
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// The packet socket behind send() and receive().
+  [[nodiscard]] int packets() const noexcept { return packets_.get(); }
+
+  static constexpr std::uint16_t kEveryProtocol = 3;
 
  private:
   std::string name_;
