@@ -68,6 +68,7 @@ put_interface() { # ID TAP [MORE-FIELDS]
 go() { request PUT /actions '{"action_type": "InstanceStart"}'; }
 
 make_tap() { # NAME ADDRESS [MTU]
+  drop_tap "$1" # what a case that failed has left
   ip tuntap add "$1" mode tap vnet_hdr && ip link set "$1" mtu "${3:-1500}" up && ip addr add "$2" dev "$1"
 }
 drop_tap() { ip link del "$1" 2>/dev/null || true; }
