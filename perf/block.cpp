@@ -1,14 +1,12 @@
 // perf/run block, on this machine's /dev/kvm: a bare-metal guest's requests on a drive, beside fio's io_uring engine on
 // the same file with the same pattern; and the host's system calls a request.
 
+#include "perf/bench_machine.h"
 #include "perf/series.h"
-#include "tests/support/child_process.h"
-#include "tests/support/files.h"
 
 #include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <sstream>
 #include <string>
 
 namespace mayfly::perf {
@@ -34,51 +32,39 @@ struct Load {
 constexpr std::array kLoads = {
     Load{"4 KiB random read, depth 1", 1, 4096, 60'000, false, false},
     Load{"4 KiB random read, depth 32", 32, 4096, 400'000, false, false},
-    Load{"4 KiB random read, depth 80", 80, 4096, 400'000, false, false},
+    Load{"4 KiB random read, depth 128", 128, 4096, 400'000, false, false},
     Load{"4 KiB random write, depth 1", 1, 4096, 60'000, true, false},
     Load{"4 KiB random write, depth 32", 32, 4096, 200'000, true, false},
+    Load{"4 KiB random write, depth 128", 128, 4096, 200'000, true, false},
     Load{"128 KiB sequential read, depth 32", 32, 131'072, 20'000, false, true},
     Load{"128 KiB sequential write, depth 32", 32, 131'072, 10'000, true, true},
 };
 
 std::string boot_args(const Load& load, unsigned count) {
-  return "console=ttyS0 depth=" + std::to_string(load.depth) + " size=" + std::to_string(load.size) +
+  return "depth=" + std::to_string(load.depth) + " size=" + std::to_string(load.size) +
          " count=" + std::to_string(count) + " write=" + std::to_string(static_cast<int>(load.write)) +
          " sequential=" + std::to_string(static_cast<int>(load.sequential));
 }
 
 /// Requests a second, and the CPU time of one.
 struct Outcome {
-  double per_second = 0;
-  double cpu_us = 0;
+  double per_second;
+  double cpu_us;
+  double loop_cpu_us;
 };
 
-/// Boots the guest under `launcher` (empty: none) and waits for its end.
 Outcome run_guest(const Paths& paths, const ScratchDirectory& scratch, const Load& load, unsigned count,
-                  std::vector<std::string> launcher) {
-  static int run = 0;
-  const std::string socket = scratch.file("block" + std::to_string(++run));
-  const SocketWaiter waiter{socket};
-  Pipe console;
-  launcher.insert(launcher.end(), {paths.monitor, "--api-sock", socket, "--level", "Error"});
-  ChildProcess process{launcher, {.in = -1, .out = console.write.get(), .err = STDERR_FILENO}};
-  console.write.reset();
-  const OwnedFd connection = waiter.connect();
-  must_exchange(connection.get(), "PUT", "/drives/disk",
-                R"({"drive_id": "disk", "is_root_device": false, "path_on_host": ")" + paths.image + "\"}");
-  must_exchange(connection.get(), "PUT", "/boot-source",
-                R"({"kernel_image_path": ")" + paths.guest + R"(", "boot_args": ")" + boot_args(load, count) + "\"}");
-  must_exchange(connection.get(), "PUT", "/actions", R"({"action_type": "InstanceStart"})");
-  std::string text;
-  read_until(console.read.get(), text, "BENCH START");
-  const double begin = now_us();
-  const long cpu_begin = process.cpu_time_ticks();
-  read_until(console.read.get(), text, "BENCH END");
-  const double end = now_us();
-  const double cpu_us = static_cast<double>(process.cpu_time_ticks() - cpu_begin) * 1e4;
-  read_until(console.read.get(), text, "");
-  if (process.wait() != 0) give_up("the guest failed:\n" + text);
-  return {.per_second = count / (end - begin) * 1e6, .cpu_us = cpu_us / count};
+                  const std::vector<std::string>& launcher) {
+  BenchMachine machine{
+      scratch,
+      {.monitor = paths.monitor,
+       .guest = paths.guest,
+       .boot_args = boot_args(load, count),
+       .device_path = "/drives/disk",
+       .device = R"({"drive_id": "disk", "is_root_device": false, "path_on_host": ")" + paths.image + "\"}",
+       .launcher = launcher}};
+  const BenchCost cost = machine.finish();
+  return {.per_second = count / cost.seconds, .cpu_us = cost.cpu_us / count, .loop_cpu_us = cost.loop_cpu_us / count};
 }
 
 double run_fio(const Paths& paths, const Load& load) {
@@ -99,28 +85,10 @@ double run_fio(const Paths& paths, const Load& load) {
   return std::strtod(text.c_str() + at, nullptr);
 }
 
-/// System calls of the whole process for `count` requests.
-double system_calls(const Paths& paths, const ScratchDirectory& scratch, const Load& load, unsigned count) {
-  const std::string report = scratch.file("strace");
-  run_guest(paths, scratch, load, count,
-            {"/usr/bin/strace", "-f", "-c", "-S", "calls", "-U", "name,calls", "-o", report});
-  std::istringstream lines{content_of(report)};
-  double total = 0;
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream fields{line};
-    std::string name;
-    double calls = 0;
-    if (fields >> name >> calls && name == "total") total = calls;
-  }
-  if (total == 0) give_up("strace counted nothing");
-  return total;
-}
-
-/// What start and end cost, two runs of different length cancel.
 double calls_per_request(const Paths& paths, const ScratchDirectory& scratch, const Load& load) {
-  constexpr unsigned kShort = 2'000;
-  constexpr unsigned kLong = 12'000;
-  return (system_calls(paths, scratch, load, kLong) - system_calls(paths, scratch, load, kShort)) / (kLong - kShort);
+  return system_calls_each(scratch, {.shorter = 2'000, .longer = 12'000}, [&](unsigned count, const auto& launcher) {
+    run_guest(paths, scratch, load, count, launcher);
+  });
 }
 
 int run(const Paths& paths, int rounds) {
@@ -128,18 +96,19 @@ int run(const Paths& paths, int rounds) {
   double ratio_depth_32 = 0;
   for (const Load& load : kLoads) {
     std::vector<Series> rates = {Series{"mayfly"}, Series{"fio, io_uring, no guest"}};
-    std::vector<Series> cpu = {Series{"mayfly: CPU time a request"}};
+    std::vector<Series> cpu = {Series{"mayfly, polling guest included"}, Series{"mayfly's loop alone"}};
     for (int round = 0; round < rounds; ++round) {
       std::fprintf(stderr, "\r\033[K%s: round %d of %d", load.name, round + 1, rounds);
       const Outcome outcome = run_guest(paths, scratch, load, load.count, {});
       rates[0].add(outcome.per_second / 1e3);
       cpu[0].add(outcome.cpu_us);
+      cpu[1].add(outcome.loop_cpu_us);
       rates[1].add(run_fio(paths, load) / 1e3);
     }
     std::fprintf(stderr, "\r\033[K");
     std::printf("%s\n", load.name);
     print_table("rate", "1000/s", rates);
-    print_table("cost", "us", cpu);
+    print_table("CPU time a request", "us", cpu);
     const double ratio = rates[0].median() / rates[1].median();
     std::printf("ratio %.2f\n\n", ratio);
     if (load.depth == 32 && !load.write && !load.sequential) ratio_depth_32 = ratio;

@@ -28,14 +28,15 @@ void print_table(const char* title, const char* unit, const std::vector<Series>&
   std::fflush(stdout);
 }
 
-int benchmark_main(int argc, char** argv, const char* words,
-                   const std::function<int(const std::array<std::string, 3>& paths, int rounds)>& run) {
-  if (argc < 4) {
-    std::fprintf(stderr, "usage: %s %s [ROUNDS]\n", argv[0], words);
+int benchmark_main(int argc, char** argv, const std::string& words,
+                   const std::function<int(const std::vector<std::string>& paths, int rounds)>& run) {
+  const auto count = static_cast<int>(std::ranges::count(words, ' ')) + 1;
+  if (argc <= count) {
+    std::fprintf(stderr, "usage: %s %s [ROUNDS]\n", argv[0], words.c_str());
     return 2;
   }
   try {
-    return run({argv[1], argv[2], argv[3]}, argc > 4 ? std::atoi(argv[4]) : 41);  // NOLINT
+    return run({argv + 1, argv + 1 + count}, argc > count + 1 ? std::atoi(argv[count + 1]) : 41);  // NOLINT
   } catch (const std::exception& failure) {
     std::fprintf(stderr, "perf: %s\n", failure.what());
     return 1;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <functional>
 #include <string>
@@ -32,9 +31,9 @@ class Series {
 /// Prints one row a series: count, least, 10 %, median, 90 %, most.
 void print_table(const char* title, const char* unit, const std::vector<Series>& all);
 
-/// A benchmark's main: three paths (`words` names them in the usage), then how many rounds (41 unless told). What `run`
-/// throws is told on standard error.
-int benchmark_main(int argc, char** argv, const char* words,
-                   const std::function<int(const std::array<std::string, 3>& paths, int rounds)>& run);
+/// A benchmark's main: as many paths as `words` has (which names them in the usage), then how many rounds (41 unless
+/// told). What `run` throws is told on standard error.
+int benchmark_main(int argc, char** argv, const std::string& words,
+                   const std::function<int(const std::vector<std::string>& paths, int rounds)>& run);
 
 }  // namespace mayfly::perf

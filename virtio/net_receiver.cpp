@@ -75,11 +75,22 @@ void NetReceiver::go_on() noexcept {
   }
   // Each operation of a limited interface is asked for by itself.
   const std::size_t wanted = limiter_->limited() ? 1 : wanted_;
-  const bool mergeable = port_.has_feature(net_abi::kMergeable);
-  const auto windows = buffers_.arrange(*queue_, wanted, mergeable);
+  const auto windows = arrange(wanted, 1);
   if (!windows) return port_.broken(windows.error().what);
-  if (windows->empty()) return port_.metrics.rx_no_buffer_count.add();  // take() has asked for a kick
+  if (windows->empty()) return port_.metrics.rx_no_buffer_count.add();
   post(*windows);
+}
+
+/// While reads are posted, a kick for each buffer that the driver returns would be in vain: only where the first window
+/// has less than `least` bytes the driver is asked for one.
+std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(std::size_t wanted,
+                                                                               std::uint64_t least) noexcept {
+  const bool mergeable = port_.has_feature(net_abi::kMergeable);
+  queue_->set_sated(true);
+  const auto windows = buffers_.arrange(*queue_, wanted, mergeable);
+  if (!windows || (!windows->empty() && windows->front().capacity >= least)) return windows;
+  queue_->set_sated(false);
+  return buffers_.arrange(*queue_, wanted, mergeable);  // with what came before the driver saw that
 }
 
 void NetReceiver::post(std::span<const ReceiveWindow> windows) noexcept {
@@ -173,12 +184,12 @@ void NetReceiver::park(const ReceiveWindow& window, std::uint64_t length) noexce
 
 /// Delivers the parked frame if there are buffers for all of it. Those that hold its beginning are still the first.
 bool NetReceiver::unpark() noexcept {
-  const auto windows = buffers_.arrange(*queue_, 1, true);
+  const std::uint64_t length = parked_length_;
+  const auto windows = arrange(1, length);
   if (!windows) {
     port_.broken(windows.error().what);
     return false;
   }
-  const std::uint64_t length = parked_length_;
   if (windows->empty() || windows->front().capacity < length) {
     port_.metrics.rx_no_buffer_count.add();
     return false;

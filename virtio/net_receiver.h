@@ -5,6 +5,7 @@
 #include "virtio/rate_limiter.h"
 
 #include <array>
+#include <expected>
 #include <memory>
 #include <span>
 #include <vector>
@@ -55,6 +56,8 @@ class NetReceiver {
     NetReceiver* owner = nullptr;
   };
 
+  [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(std::size_t wanted,
+                                                                                  std::uint64_t least) noexcept;
   void post(std::span<const ReceiveWindow> windows) noexcept;
   void on_read(Read& read, int result) noexcept;
   void deliver(const ReceiveWindow& window, std::uint64_t length) noexcept;

@@ -99,7 +99,7 @@ std::expected<void, QueueFault> VirtQueue::enable(bool event_index) noexcept {
 
 void VirtQueue::reset() noexcept {
   state_ = QueueState{.size = maximum_size_};
-  faulty_ = polled_ = false;
+  faulty_ = polled_ = sated_ = false;
   descriptors_ = available_ = used_ = nullptr;
 }
 
@@ -123,7 +123,11 @@ bool VirtQueue::has_more() const noexcept {
 }
 
 void VirtQueue::set_polled(bool polled) noexcept {
-  if (std::exchange(polled_, polled) && !polled && state_.ready && !faulty_) request_notification();
+  if (std::exchange(polled_, polled) && !polled && !sated_ && state_.ready && !faulty_) request_notification();
+}
+
+void VirtQueue::set_sated(bool sated) noexcept {
+  if (std::exchange(sated_, sated) && !sated && !polled_ && state_.ready && !faulty_) request_notification();
 }
 
 void VirtQueue::request_notification() noexcept {
@@ -136,7 +140,7 @@ std::expected<std::optional<Chain>, QueueFault> VirtQueue::take(std::span<iovec>
   if (!state_.ready || faulty_) return std::nullopt;
   std::uint16_t offered = available_index();
   if (offered == state_.next_available) {
-    if (polled_) return std::nullopt;
+    if (polled_ || sated_) return std::nullopt;
     request_notification();
     offered = available_index();
     if (offered == state_.next_available) return std::nullopt;

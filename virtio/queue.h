@@ -127,6 +127,8 @@ class VirtQueue {
   void untake(Chain chain) noexcept;
   /// While a queue is polled, drivers with EVENT_IDX are not asked for kicks. Ending it asks; look at has_more() then.
   void set_polled(bool polled) noexcept;
+  /// The same, where the device has no use for more chains for the time being; independent of polling.
+  void set_sated(bool sated) noexcept;
   /// How many chains were taken since the queue was enabled, modulo 2^16.
   [[nodiscard]] std::uint16_t taken() const noexcept { return state_.next_available; }
   /// Whether the driver offers something that has not been taken.
@@ -159,6 +161,7 @@ class VirtQueue {
   QueueState state_;
   bool faulty_ = false;
   bool polled_ = false;
+  bool sated_ = false;
   // Host addresses of the three parts while ready: regions do not move.
   std::byte* descriptors_ = nullptr;
   std::byte* available_ = nullptr;

@@ -17,8 +17,9 @@ constexpr std::uint64_t kSector = 512;
 constexpr std::uint64_t kQueueMemory = 0x40'0000;
 constexpr std::uint64_t kHeaders = 0x41'0000;  // 32 bytes a request: header, status
 constexpr std::uint64_t kStatusOffset = 24;
+constexpr std::uint64_t kTables = 0x42'0000;  // 64 bytes a request: its chain of three
 constexpr std::uint64_t kData = 0x100'0000;
-constexpr std::uint32_t kMaximumDepth = 80;  // three descriptors a request
+constexpr std::uint32_t kMaximumDepth = virtio::Queue::kSize;
 
 struct Header {
   std::uint32_t type;
@@ -83,9 +84,10 @@ class Bench {
     request.type = load_.write ? kOut : kIn;
     request.sector = positions_.next_sector();
     guest::memory_at<volatile std::uint8_t>(header(slot) + kStatusOffset) = 0xEE;
-    const std::uint16_t head = queue_.offer({{header(slot), 16, false},
-                                             {kData + std::uint64_t{slot} * load_.size, load_.size, !load_.write},
-                                             {header(slot) + kStatusOffset, 1, true}});
+    const std::array<virtio::Buffer, 3> chain{{{header(slot), 16, false},
+                                               {kData + std::uint64_t{slot} * load_.size, load_.size, !load_.write},
+                                               {header(slot) + kStatusOffset, 1, true}}};
+    const std::uint16_t head = queue_.offer_indirect(kTables + 64ULL * slot, chain);
     slot_of_[head] = slot;
   }
 
@@ -105,7 +107,7 @@ void guest::guest_main(const BootInfo& boot) {
                   .sequential = boot.number("sequential", 0) != 0};
   guest::expect(load.depth <= kMaximumDepth && load.depth > 0, "the depth fits the queue");
   virtio::Device disk{0};
-  disk.begin(virtio::kVersion1 | virtio::kEventIndex);
+  disk.begin(virtio::kVersion1 | virtio::kEventIndex | virtio::kIndirect);
   virtio::Queue queue{disk, 0, {.memory = kQueueMemory}};
   disk.start();
   static std::optional<Bench> bench;

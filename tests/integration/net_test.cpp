@@ -93,6 +93,42 @@ TEST_F(NetTest, ManyFramesComeBackInTheirOrder) {
   }
 }
 
+/// Loosely, as the host may be busy; exactly in tests/unit/vmm/token_bucket_test.cpp.
+TEST_F(NetTest, LimitsHoldBothWays) {
+  constexpr double kRate = 1'000'000;  // bytes a second
+  constexpr std::size_t kFrames = 250;
+  constexpr std::size_t kSize = 1000;
+  for (const std::string way : {"rx", "tx"}) {
+    TapInterface tap{way + "0"};  // a name of its own: an ended monitor's ring lets go of its TAP a little later
+    Monitor monitor;
+    const HttpAnswer answer = put_interface(
+        monitor, tap.name(), ", \"" + way + R"(_rate_limiter": {"bandwidth": {"size": 50000, "refill_time": 50}})");
+    ASSERT_EQ(answer.status, 204) << answer.body;
+    boot(monitor);
+    for (unsigned i = 0; i < kFrames; ++i) tap.send(frame_of(kSize, i));
+    const double begin = now_us();
+    for (unsigned i = 0; i < kFrames; ++i) ASSERT_EQ(tap.receive(), swapped(frame_of(kSize, i))) << way << i;
+    const double seconds = (now_us() - begin) / 1e6;
+    // What the bucket starts with goes at once; sending all of it took some of the time.
+    const double due = (kFrames * kSize - 50'000) / kRate;
+    EXPECT_GT(seconds, due * 0.8) << way;
+    EXPECT_LT(seconds, due * 5) << way;
+  }
+}
+
+TEST_F(NetTest, ATapOfManyQueuesServesByOne) {
+  TapInterface tap{"tap0", 1500, TapInterface::kEveryProtocol, TapInterface::Queues::Many};
+  Monitor monitor;
+  const HttpAnswer answer = put_interface(monitor, "tap0");
+  ASSERT_EQ(answer.status, 204) << answer.body;
+  boot(monitor);
+  for (unsigned i = 0; i < 64; ++i) {
+    const Frame frame = frame_of(60 + i, i);
+    tap.send(frame);
+    ASSERT_EQ(tap.receive(), swapped(frame)) << i;
+  }
+}
+
 TEST_F(NetTest, BadInterfacesAreRefusedEachByItsOwnSentence) {
   TapInterface tap{"tap0"};
   TapInterface other{"tap1"};

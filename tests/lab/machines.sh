@@ -56,6 +56,23 @@ ends_with() {
   [ "$code" -eq "$1" ] || { echo "the monitor's exit code is $code, not $1"; return 1; }
 }
 
+# --- Its devices -----------------------------------------------------------------------------------------------------
+
+put_drive() { # ID PATH [MORE-FIELDS]
+  request PUT "/drives/$1" "{\"drive_id\": \"$1\", \"path_on_host\": \"$2\", \"is_root_device\": false${3:+, $3}}"
+}
+put_interface() { # ID TAP [MORE-FIELDS]
+  request PUT "/network-interfaces/$1" "{\"iface_id\": \"$1\", \"host_dev_name\": \"$2\"${3:+, $3}}"
+}
+
+go() { request PUT /actions '{"action_type": "InstanceStart"}'; }
+
+make_tap() { # NAME ADDRESS [MTU]
+  drop_tap "$1" # what a case that failed has left
+  ip tuntap add "$1" mode tap vnet_hdr && ip link set "$1" mtu "${3:-1500}" up && ip addr add "$2" dev "$1"
+}
+drop_tap() { ip link del "$1" 2>/dev/null || true; }
+
 base="console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd"
 # In the software lab KVM loses a deadline timer about once in 40 starts of a guest with two vCPUs: the deadline has
 # passed, no timer of the host's is queued, and both vCPUs sleep for half a minute or longer. QEMU's guests there hang at

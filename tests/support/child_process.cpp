@@ -40,6 +40,14 @@ void await(int fd, short events, double deadline, const std::string& what) {
   }
 }
 
+/// The first number of a schedstat is the time on a CPU, in nanoseconds.
+double run_time_us(const std::filesystem::path& schedstat) {
+  std::ifstream file{schedstat};
+  double ns = 0;
+  if (!(file >> ns)) give_up("cannot read " + schedstat.string());
+  return ns / 1e3;
+}
+
 }  // namespace
 
 double now_us() {
@@ -109,6 +117,17 @@ long ChildProcess::cpu_time_ticks() const {
   long system = 0;
   fields >> user >> system;
   return user + system;
+}
+
+double ChildProcess::cpu_time_us() const {
+  double sum = 0;
+  for (const auto& thread : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid_) + "/task"})
+    sum += run_time_us(thread.path() / "schedstat");
+  return sum;
+}
+
+double ChildProcess::main_thread_cpu_us() const {
+  return run_time_us("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(pid_) + "/schedstat");
 }
 
 Pipe::Pipe() {

@@ -44,6 +44,9 @@ class ChildProcess {
   [[nodiscard]] long status_kib(const std::string& key) const;
   /// CPU time that the process has used, in ticks of 10 ms.
   [[nodiscard]] long cpu_time_ticks() const;
+  /// CPU time that the threads which it has now have used, and the first of them alone; exact, in microseconds.
+  [[nodiscard]] double cpu_time_us() const;
+  [[nodiscard]] double main_thread_cpu_us() const;
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
 
  private:

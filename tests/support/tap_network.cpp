@@ -23,6 +23,7 @@ namespace mayfly::testing {
 namespace {
 
 constexpr int kDeadlineMs = 20'000;
+static_assert(TapInterface::kEveryProtocol == ETH_P_ALL);
 
 ifreq request_for(const std::string& name) {
   ifreq request{};
@@ -37,10 +38,11 @@ void configure(unsigned long what, ifreq& request, const char* why) {
 }
 
 /// Attaches to the TAP `name`, making it where it is not there, and lets it stay (or not).
-void keep_tap(const std::string& name, bool stays) {
+void keep_tap(const std::string& name, TapInterface::Queues queues, bool stays) {
   const OwnedFd tun{::open("/dev/net/tun", O_RDWR | O_CLOEXEC)};
   ifreq request = request_for(name);
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  const bool many = queues == TapInterface::Queues::Many;
+  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (many ? IFF_MULTI_QUEUE : 0));
   if (!tun || ::ioctl(tun.get(), TUNSETIFF, &request) != 0) return give_up("cannot make the TAP " + name);
   if (::ioctl(tun.get(), TUNSETPERSIST, stays ? 1UL : 0UL) != 0) give_up("cannot keep the TAP " + name);
 }
@@ -53,17 +55,18 @@ std::optional<std::string> enter_fresh_network() {
   return std::nullopt;
 }
 
-TapInterface::TapInterface(std::string name, int mtu) : name_(std::move(name)) {
-  keep_tap(name_, true);
+TapInterface::TapInterface(std::string name, int mtu, std::uint16_t protocol, Queues queues)
+    : name_(std::move(name)), queues_(queues) {
+  keep_tap(name_, queues_, true);
   std::ofstream{"/proc/sys/net/ipv6/conf/" + name_ + "/disable_ipv6"} << "1\n";
   ifreq request = request_for(name_);
   request.ifr_mtu = mtu;
   configure(SIOCSIFMTU, request, "cannot set the TAP's MTU");
   set_up(true);
-  packets_ = OwnedFd{::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(ETH_P_ALL))};
+  packets_ = OwnedFd{::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, htons(protocol))};
   sockaddr_ll address{};
   address.sll_family = AF_PACKET;
-  address.sll_protocol = htons(ETH_P_ALL);
+  address.sll_protocol = htons(protocol);
   address.sll_ifindex = static_cast<int>(::if_nametoindex(name_.c_str()));
   if (!packets_ || ::bind(packets_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0)
     give_up("cannot watch the TAP " + name_);
@@ -74,7 +77,7 @@ TapInterface::TapInterface(std::string name, int mtu) : name_(std::move(name)) {
 TapInterface::~TapInterface() {
   if (::if_nametoindex(name_.c_str()) == 0) return;
   try {
-    keep_tap(name_, false);
+    keep_tap(name_, queues_, false);
   } catch (...) {  // busy: the namespace's end removes it
   }
 }

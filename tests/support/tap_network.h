@@ -24,7 +24,11 @@ using Frame = std::vector<std::uint8_t>;
 /// A persistent TAP; removed when it goes out of scope. Without IPv6, so that nobody but the test sends through it.
 class TapInterface {
  public:
-  explicit TapInterface(std::string name, int mtu = 1500);
+  enum class Queues { One, Many };
+  static constexpr std::uint16_t kEveryProtocol = 3;  // ETH_P_ALL
+  /// `protocol`: which of the guest's frames receive() gets (an EtherType).
+  explicit TapInterface(std::string name, int mtu = 1500, std::uint16_t protocol = kEveryProtocol,
+                        Queues queues = Queues::One);
   TapInterface(const TapInterface&) = delete;
   TapInterface& operator=(const TapInterface&) = delete;
   ~TapInterface();
@@ -37,9 +41,12 @@ class TapInterface {
   void remove();
   void set_up(bool up);
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// The packet socket behind send() and receive().
+  [[nodiscard]] int packets() const noexcept { return packets_.get(); }
 
  private:
   std::string name_;
+  Queues queues_;
   OwnedFd packets_;
 };
 

@@ -17,6 +17,7 @@ constexpr std::uint32_t kFeaturesOk = 8;
 
 constexpr std::uint16_t kNext = 1;
 constexpr std::uint16_t kWrite = 2;
+constexpr std::uint16_t kTable = 4;
 constexpr std::uint16_t kNoInterrupt = 1;
 constexpr std::uint16_t kNoNotify = 1;
 
@@ -94,10 +95,35 @@ std::uint16_t Queue::offer(std::span<const Buffer> buffers) {
     entry.next = last ? std::uint16_t{0} : free_[free_count_ - 1];
   }
   lengths_[head] = static_cast<std::uint16_t>(buffers.size());
+  make_available(head);
+  return head;
+}
+
+std::uint16_t Queue::offer_indirect(std::uint64_t table, std::span<const Buffer> buffers) {
+  expect(free_count_ > 0, "the driver has a free descriptor");
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    const bool last = i + 1 == buffers.size();
+    auto& entry = memory_at<volatile Descriptor>(table + 16 * i);
+    entry.address = buffers[i].address;
+    entry.length = buffers[i].length;
+    entry.flags = static_cast<std::uint16_t>((buffers[i].writable ? kWrite : 0) | (last ? 0 : kNext));
+    entry.next = static_cast<std::uint16_t>(i + 1);
+  }
+  const std::uint16_t head = free_[--free_count_];
+  volatile Descriptor& entry = descriptor(head);
+  entry.address = table;
+  entry.length = static_cast<std::uint32_t>(16 * buffers.size());
+  entry.flags = kTable;
+  entry.next = 0;
+  lengths_[head] = 1;
+  make_available(head);
+  return head;
+}
+
+void Queue::make_available(std::uint16_t head) {
   available_entry(static_cast<std::uint16_t>(next_available_ % size_)) = head;
   store_barrier();
   available_index() = ++next_available_;
-  return head;
 }
 
 void Queue::kick() {

@@ -101,6 +101,9 @@ class Queue {
     return offer(std::span{buffers.begin(), buffers.size()});
   }
   std::uint16_t offer(std::span<const Buffer> buffers);
+  /// The same, with the chain in a table of its own at `table` (16 bytes a buffer), so that it takes one descriptor.
+  /// Needs kIndirect. The table is the chain's until used() gives it back.
+  std::uint16_t offer_indirect(std::uint64_t table, std::span<const Buffer> buffers);
   /// Kicks the device, where it wants that for what has been offered since the last kick.
   void kick();
   /// The next that the device returned, if any.
@@ -118,6 +121,7 @@ class Queue {
   [[nodiscard]] volatile std::uint16_t& available_entry(std::uint16_t slot) const;
 
  private:
+  void make_available(std::uint16_t head);
   [[nodiscard]] volatile std::uint16_t& available_word(std::uint64_t index) const {
     return memory_at<volatile std::uint16_t>(available_ + 2 * index);
   }

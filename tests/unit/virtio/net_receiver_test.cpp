@@ -88,6 +88,18 @@ TEST(NetReceiver, TheDeviceAsksForAKickWhereItHasNoBuffers) {
   EXPECT_EQ(net.receive_queue->available_event(), net.receive_queue->available_index());
 }
 
+TEST(NetReceiver, WhileItHasBuffersTheDeviceAsksForNoKick) {
+  FakeNetwork net;
+  net.start();
+  net.post(4, 1536);
+  const std::uint16_t asked = net.receive_queue->available_event();
+  for (unsigned i = 0; i < 50; ++i) {
+    net.to_guest({{}, make_frame(100, i)});
+    EXPECT_EQ(net.receive_one().frame, make_frame(100, i));
+  }
+  EXPECT_EQ(net.receive_queue->available_event(), asked);
+}
+
 TEST(NetReceiver, BuffersThatComeLaterMakeRoomForALongFrame) {
   FakeNetwork net;
   net.start();

@@ -129,6 +129,65 @@ TEST(TokenBucket, ExtremesDoNotOverflow) {
     }
 }
 
+/// Tokens that go through in one second of somebody who always wants more, waits for `wanted` of them, and whose alarm
+/// is `late_ns` late; after the bucket's first content is gone.
+template <typename Next>
+std::uint64_t through_in_a_second(TokenBucket& bucket, std::uint64_t wanted, std::uint64_t late_ns, Next next) {
+  std::uint64_t now = 0;
+  std::uint64_t begin = kMost;
+  std::uint64_t through = 0;
+  while (begin == kMost || now < begin + kSecond) {
+    const std::uint64_t went = next(bucket, now);
+    if (went > 0) {
+      if (begin != kMost) through += went;
+      continue;
+    }
+    if (begin == kMost) begin = now;
+    now += bucket.ns_until(wanted, now) + late_ns;
+  }
+  return through;
+}
+
+constexpr std::uint64_t kRate = 12'500'000;  // 100 Mbit/s
+constexpr TokenBucketConfig kTenthOfASecond{.size = kRate / 10, .refill_time_ms = 100};
+constexpr double kExact = 0.02;
+
+TEST(TokenBucket, OverASecondWhatIsAskedForBeforehandIsExactToTwoPercent) {
+  for (const std::uint64_t request : {60ULL, 1514ULL, 4096ULL, 65'550ULL}) {
+    for (const std::uint64_t late_ns : {std::uint64_t{0}, kMs, 10 * kMs}) {
+      TokenBucket bucket{kTenthOfASecond, 0};
+      const std::uint64_t through =
+          through_in_a_second(bucket, request, late_ns, [request](TokenBucket& from, std::uint64_t now) {
+            return from.take(request, now) ? request : std::uint64_t{0};
+          });
+      EXPECT_NEAR(static_cast<double>(through), kRate, kRate * kExact) << request << " bytes, late by " << late_ns;
+    }
+  }
+}
+
+TEST(TokenBucket, OverASecondWhatIsPaidForAfterwardsIsExactToTwoPercent) {
+  for (const std::uint64_t request : {60ULL, 1514ULL, 4096ULL, 65'550ULL}) {
+    for (const std::uint64_t late_ns : {std::uint64_t{0}, kMs, 10 * kMs}) {
+      TokenBucket bucket{kTenthOfASecond, 0};
+      const std::uint64_t through =
+          through_in_a_second(bucket, 1, late_ns, [request](TokenBucket& from, std::uint64_t now) {
+            if (from.ns_until(1, now) > 0) return std::uint64_t{0};
+            from.spend(request, now);
+            return request;
+          });
+      EXPECT_NEAR(static_cast<double>(through), kRate, kRate * kExact) << request << " bytes, late by " << late_ns;
+    }
+  }
+}
+
+TEST(TokenBucket, OperationsOverASecondAreExactToTwoPercent) {
+  TokenBucket bucket{{.size = 100, .refill_time_ms = 100}, 0};
+  const std::uint64_t through = through_in_a_second(bucket, 1, kMs / 10, [](TokenBucket& from, std::uint64_t now) {
+    return from.take(1, now) ? std::uint64_t{1} : std::uint64_t{0};
+  });
+  EXPECT_NEAR(static_cast<double>(through), 1000, 1000 * kExact);
+}
+
 TEST(TokenBucket, ItsStateSurvivesWithoutHostTime) {
   const TokenBucketConfig config{.size = 7, .refill_time_ms = 1000, .one_time_burst = 3};
   TokenBucket bucket{config, 0};
