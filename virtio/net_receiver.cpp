@@ -96,7 +96,8 @@ std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(s
 void NetReceiver::post(std::span<const ReceiveWindow> windows) noexcept {
   posted_ = windows.size();
   hits_ = 0;
-  // A host without RWF_NOWAIT has a non-blocking descriptor instead: there no read waits.
+  // A host without RWF_NOWAIT has a non-blocking descriptor instead, where a read fails at once or the ring waits for
+  // it, as the kernel has it.
   const bool nowait = port_.tap.has_nowait();
   for (std::size_t i = 0; i < windows.size(); ++i) {
     Read& read = reads_[i];
@@ -111,8 +112,9 @@ void NetReceiver::post(std::span<const ReceiveWindow> windows) noexcept {
 
 void NetReceiver::cancel() noexcept {
   if (in_flight_ == 0 || std::exchange(cancelling_, true)) return;
-  // Of a volley, only the last waits; after it, perhaps, what stands for it.
-  port_.loop.cancel(posted_ > 0 ? static_cast<Operation&>(reads_[posted_ - 1]) : wait_);
+  // All of a volley may wait: before Linux 6.4 the ring waits on a non-blocking TAP as well.
+  for (Read& read : std::span{reads_}.first(posted_)) port_.loop.cancel(read);
+  if (posted_ == 0) port_.loop.cancel(wait_);
 }
 
 // --- Completions -----------------------------------------------------------------------------------------------------
