@@ -7,6 +7,8 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -15,6 +17,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -53,6 +56,27 @@ std::optional<std::string> enter_fresh_network() {
   if (::access("/dev/net/tun", R_OK | W_OK) != 0) return "/dev/net/tun is missing or not permitted";
   if (::unshare(CLONE_NEWNET) != 0) return "a network namespace of its own is not permitted (needs root)";
   return std::nullopt;
+}
+
+void await_running(const std::string& name) {
+  const OwnedFd changes{::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)};
+  sockaddr_nl address{};
+  address.nl_family = AF_NETLINK;
+  address.nl_groups = RTMGRP_LINK;
+  if (!changes || ::bind(changes.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    give_up("cannot watch the interfaces");
+  ifreq request = request_for(name);
+  for (;;) {
+    configure(SIOCGIFFLAGS, request, "cannot ask for the TAP's flags");
+    if ((request.ifr_flags & IFF_RUNNING) != 0) break;
+    pollfd change{.fd = changes.get(), .events = POLLIN, .revents = 0};
+    std::array<char, 8192> ignored;
+    if (::poll(&change, 1, kDeadlineMs) != 1 || ::recv(changes.get(), ignored.data(), ignored.size(), 0) <= 0)
+      give_up("the TAP " + name + " has no carrier");
+  }
+  // Changing an interface waits for the lock under which its queue is being made ready.
+  configure(SIOCGIFMTU, request, "cannot ask for the TAP's MTU");
+  configure(SIOCSIFMTU, request, "cannot set the TAP's MTU");
 }
 
 TapInterface::TapInterface(std::string name, int mtu, std::uint16_t protocol, Queues queues)

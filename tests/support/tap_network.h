@@ -19,6 +19,10 @@ namespace mayfly::testing {
 /// Moves this process (and its children) into an empty network namespace; why not, where it is not permitted.
 [[nodiscard]] std::optional<std::string> enter_fresh_network();
 
+/// Waits until the host sends on an interface. A TAP that was just attached has its carrier at once, but the kernel
+/// makes its queue ready a moment later, and drops in silence what is sent before. Throws at the deadline.
+void await_running(const std::string& name);
+
 using Frame = std::vector<std::uint8_t>;
 
 /// A persistent TAP; removed when it goes out of scope. Without IPv6, so that nobody but the test sends through it.

@@ -123,6 +123,8 @@ void NetInterface::answer(const Frame& frame) {
     left -= part;
   }
   swap_addresses(header + kHeaderSize);
+  // The device may not know yet of what fills the queue.
+  if (transmit_->free_count() < count) transmit_->kick();
   while (transmit_->free_count() < count) (void)take_back();
   const std::uint16_t head = transmit_->offer(std::span{chain}.first(count));
   in_flight_[head] = frame;

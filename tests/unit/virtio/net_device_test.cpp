@@ -1,6 +1,7 @@
 #include "virtio/net_device.h"
 
 #include "tests/support/files.h"
+#include "tests/support/tap_network.h"
 #include "tests/unit/virtio/fake_network.h"
 #include "tests/unit/virtio/tap_namespace.h"
 #include "virtio/mac_address.h"
@@ -214,6 +215,7 @@ class NetDeviceOnTap : public ::testing::Test {
     ASSERT_TRUE(tap) << tap.error().message;
     net_.emplace(FakeNetwork::Options{.tap = &*tap});
     net_->start();
+    await_running("tap0");
     net_->loop->poll(host_.get(), POLLIN, host_ready_);
   }
   void TearDown() override { net_.reset(); }
