@@ -18,6 +18,7 @@ constexpr std::uint32_t kLeafHypervisor = 0x4000'0000;
 constexpr std::uint32_t kLeafHypervisorTiming = 0x4000'0010;
 constexpr std::uint32_t kLeafExtendedFeatures = 0x8000'0001;
 constexpr std::uint32_t kLeafAddressSizes = 0x8000'0008;
+constexpr std::uint32_t kLeafSvm = 0x8000'000A;
 constexpr std::uint32_t kLeafAmdCaches = 0x8000'001D;
 constexpr std::uint32_t kLeafAmdTopology = 0x8000'001E;
 constexpr std::uint32_t kLeafAmdPerformance = 0x8000'0022;
@@ -25,8 +26,10 @@ constexpr std::uint32_t kLeafAmdPerformance = 0x8000'0022;
 constexpr std::uint32_t kHypervisorBit = 1U << 31;      // leaf 1 ECX
 constexpr std::uint32_t kTscDeadlineBit = 1U << 24;     // leaf 1 ECX
 constexpr std::uint32_t kPdcmBit = 1U << 15;            // leaf 1 ECX: performance capabilities MSR
+constexpr std::uint32_t kVmxBit = 1U << 5;              // leaf 1 ECX
 constexpr std::uint32_t kMultithreadBit = 1U << 28;     // leaf 1 EDX
 constexpr std::uint32_t kAmdLegacyMultiCore = 1U << 1;  // leaf 0x80000001 ECX
+constexpr std::uint32_t kSvmBit = 1U << 2;              // leaf 0x80000001 ECX
 constexpr std::uint32_t kAmdPerfCounters = 1U << 23;    // leaf 0x80000001 ECX
 
 /// KVM's LAPIC timer counts nanoseconds: what a guest is told is its crystal and its APIC bus.
@@ -58,16 +61,18 @@ kvm_cpuid_entry2* find_or_add(kvm_abi::CpuidTable& table, std::uint32_t leaf, st
 void set_features(kvm_abi::CpuidTable& table, const CpuIdentity& identity) {
   if (kvm_cpuid_entry2* leaf = find_leaf(table, kLeafFeatures)) {
     leaf->ecx |= kHypervisorBit;
-    leaf->ecx &= ~kPdcmBit;
+    leaf->ecx &= ~(kPdcmBit | kVmxBit);
     if (identity.tsc_deadline) leaf->ecx |= kTscDeadlineBit;
     leaf->edx = identity.vcpu_count > 1 ? leaf->edx | kMultithreadBit : leaf->edx & ~kMultithreadBit;
     leaf->ebx = set_field(leaf->ebx, 16, 8, identity.vcpu_count);
   }
   if (kvm_cpuid_entry2* leaf = find_leaf(table, kLeafExtendedFeatures)) {
-    leaf->ecx &= ~kAmdPerfCounters;
+    leaf->ecx &= ~(kAmdPerfCounters | kSvmBit);
     if (leaf->ecx & kAmdLegacyMultiCore || find_leaf(table, kLeafAmdTopology) != nullptr)
       leaf->ecx = identity.vcpu_count > 1 ? leaf->ecx | kAmdLegacyMultiCore : leaf->ecx & ~kAmdLegacyMultiCore;
   }
+  // A guest that runs guests of its own has state in KVM that no snapshot holds, and half of KVM's bugs to play with.
+  if (kvm_cpuid_entry2* leaf = find_leaf(table, kLeafSvm)) leaf->eax = leaf->ebx = leaf->ecx = leaf->edx = 0;
   // Performance counters belong to the host: their values could not follow a machine to another one.
   for (const std::uint32_t performance : {kLeafPerformance, kLeafAmdPerformance})
     if (kvm_cpuid_entry2* leaf = find_leaf(table, performance)) leaf->eax = leaf->ebx = leaf->ecx = leaf->edx = 0;

@@ -47,6 +47,17 @@ TEST(Cpuid, HidesPerformanceCounters) {
   EXPECT_EQ(find_leaf(table, 0x80000001)->ecx & 1U << 23, 0U);
 }
 
+TEST(Cpuid, HidesNestedVirtualization) {
+  auto table = host_table();
+  find_leaf(table, 1)->ecx |= 1U << 5;
+  find_leaf(table, 0x80000001)->ecx |= 1U << 2;
+  add(table, 0x8000'000A).eax = 1;
+  ASSERT_TRUE(prepare_cpuid(table, {}, {}));
+  EXPECT_EQ(find_leaf(table, 1)->ecx & 1U << 5, 0U);
+  EXPECT_EQ(find_leaf(table, 0x80000001)->ecx & 1U << 2, 0U);
+  EXPECT_EQ(find_leaf(table, 0x8000000A)->eax, 0U);
+}
+
 TEST(Cpuid, TopologyOfEightCoresWithoutSmt) {
   auto table = host_table();
   const CpuIdentity identity{.vcpu_count = 8};
