@@ -10,6 +10,11 @@ find_library(LIBURING_ARCHIVE NAMES liburing.a REQUIRED)
 add_library(mayfly_uring INTERFACE)
 target_link_libraries(mayfly_uring INTERFACE ${LIBURING_ARCHIVE})
 
+# xxHash: the package has libxxhash.a.
+find_library(XXHASH_ARCHIVE NAMES libxxhash.a REQUIRED)
+add_library(mayfly_xxhash INTERFACE)
+target_link_libraries(mayfly_xxhash INTERFACE ${XXHASH_ARCHIVE})
+
 # CLI11: header-only.
 find_package(CLI11 REQUIRED)
 add_library(mayfly_cli11 INTERFACE)

@@ -6,6 +6,7 @@
 #include "api/machine_json.h"
 #include "api/network_json.h"
 #include "api/output_json.h"
+#include "api/snapshot_json.h"
 #include "vmm/device_names.h"
 
 #include <algorithm>
@@ -122,6 +123,8 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"PATCH", "/network-interfaces/{iface_id}"},
      with_id<PatchNetworkInterface, read_network_interface_patch, &NetworkInterfacePatch::iface_id>},
     {{"PUT", "/serial"}, with_body<PutSerial, read_serial>},
+    {{"PUT", "/snapshot/create"}, with_body<CreateSnapshot, read_snapshot_create>},
+    {{"PUT", "/snapshot/load"}, with_body<LoadSnapshot, read_snapshot_load>},
     {{"GET", "/version"}, get_version},
     {{"PATCH", "/vm"}, patch_vm},
     {{"GET", "/vm/config"}, bare<GetVmConfig>},
@@ -166,7 +169,6 @@ constexpr std::array kAbsentDevices = std::to_array<AbsentDevice>({
     {"hotplug", "memory hotplug device"},
     {"mmds", "metadata service"},
     {"pmem", "persistent memory device"},
-    {"snapshot", "snapshots"},
     {"vsock", "vsock device"},
 });
 

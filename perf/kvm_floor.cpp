@@ -1,8 +1,10 @@
 // The floor under a start: bare KVM ioctls from opening /dev/kvm to the first instruction of a guest of 128 MiB, in the
 // order and with the interrupt controllers that the arguments say, then the time that closing it all takes.
 //
-//   kvm_floor [split|kernel|none] [pit] [slot-last]
+//   kvm_floor [split|kernel|none] [pit] [slot-last] [restore FILE MIB]
 //   prints: first_us=... close_us=...
+//
+// With `restore` it is the floor under a restore: the memory is FILE, mapped privately, and the CPUID is at hand.
 //
 // The best order is the default. The others are what the choice of a split irqchip, a user-space PIT and slots first is
 // measured against (ARCHITECTURE.md, "Start-up").
@@ -30,6 +32,8 @@ struct Choice {
   enum class Irqchip { Split, Kernel, None } irqchip = Irqchip::Split;
   bool pit = false;
   bool slot_last = false;
+  const char* restore_file = nullptr;
+  std::size_t memory = kMemory;
 };
 
 double now_us() {
@@ -53,7 +57,7 @@ void set_slot(const Machine& machine) {
   const kvm_userspace_memory_region slot{.slot = 0,
                                          .flags = 0,
                                          .guest_phys_addr = 0,
-                                         .memory_size = kMemory,
+                                         .memory_size = machine.memory.length(),
                                          .userspace_addr = reinterpret_cast<std::uintptr_t>(machine.memory.address())};
   must(::ioctl(machine.vm.get(), KVM_SET_USER_MEMORY_REGION, &slot) == 0, "KVM_SET_USER_MEMORY_REGION");
 }
@@ -73,6 +77,17 @@ void set_interrupts(const Machine& machine, const Choice& choice) {
   }
 }
 
+kvm_abi::CpuidTable& cpuid_table() {
+  static kvm_abi::CpuidTable table;
+  return table;
+}
+
+void query_cpuid(int kvm) {
+  kvm_abi::CpuidTable& cpuid = cpuid_table();
+  cpuid.count = static_cast<std::uint32_t>(cpuid.entries.size());
+  must(::ioctl(kvm, kvm_abi::kGetSupportedCpuid, &cpuid) == 0, "KVM_GET_SUPPORTED_CPUID");
+}
+
 void make_vcpu(Machine& machine) {
   machine.vcpu = OwnedFd{::ioctl(machine.vm.get(), KVM_CREATE_VCPU, 0)};
   must(static_cast<bool>(machine.vcpu), "KVM_CREATE_VCPU");
@@ -80,10 +95,8 @@ void make_vcpu(Machine& machine) {
   machine.run = Mapping{::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, machine.vcpu.get(), 0), size};
   must(static_cast<bool>(machine.run), "mmap of kvm_run");
   // What any monitor must do for a kernel: show it a CPU, and set its registers.
-  static kvm_abi::CpuidTable cpuid;
-  cpuid.count = static_cast<std::uint32_t>(cpuid.entries.size());
-  must(::ioctl(machine.kvm.get(), kvm_abi::kGetSupportedCpuid, &cpuid) == 0, "KVM_GET_SUPPORTED_CPUID");
-  must(::ioctl(machine.vcpu.get(), kvm_abi::kSetCpuid2, &cpuid) == 0, "KVM_SET_CPUID2");
+  if (cpuid_table().count == 0) query_cpuid(machine.kvm.get());
+  must(::ioctl(machine.vcpu.get(), kvm_abi::kSetCpuid2, &cpuid_table()) == 0, "KVM_SET_CPUID2");
   kvm_sregs special{};
   must(::ioctl(machine.vcpu.get(), KVM_GET_SREGS, &special) == 0, "KVM_GET_SREGS");
   special.cs.base = 0;
@@ -98,6 +111,7 @@ void make_vcpu(Machine& machine) {
 int measure(const Choice& choice) {
   // Descriptors up front, as a monitor does before it has threads.
   ::close(::fcntl(2, F_DUPFD_CLOEXEC, 255));
+  if (choice.restore_file != nullptr) query_cpuid(OwnedFd{::open("/dev/kvm", O_RDWR | O_CLOEXEC)}.get());
   const double begin = now_us();
   double first = 0;
   double close_begin = 0;
@@ -107,8 +121,11 @@ int measure(const Choice& choice) {
     must(static_cast<bool>(machine.kvm), "/dev/kvm");
     machine.vm = OwnedFd{::ioctl(machine.kvm.get(), KVM_CREATE_VM, 0)};
     must(static_cast<bool>(machine.vm), "KVM_CREATE_VM");
-    machine.memory = Mapping{
-        ::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), kMemory};
+    OwnedFd file;
+    if (choice.restore_file != nullptr) file = OwnedFd{::open(choice.restore_file, O_RDONLY | O_CLOEXEC)};
+    const int flags = MAP_PRIVATE | MAP_NORESERVE | (file ? 0 : MAP_ANONYMOUS);
+    machine.memory =
+        Mapping{::mmap(nullptr, choice.memory, PROT_READ | PROT_WRITE, flags, file.get(), 0), choice.memory};
     must(static_cast<bool>(machine.memory), "mmap of guest memory");
     constexpr unsigned char kOut[] = {0xE6, 0x80};  // out %al, $0x80
     std::memcpy(machine.memory.bytes().data() + 0x1000, kOut, sizeof kOut);
@@ -145,7 +162,10 @@ int main(int argc, char** argv) {
       choice.pit = true;
     else if (word == "slot-last")
       choice.slot_last = true;
-    else
+    else if (word == "restore" && i + 2 < argc) {
+      choice.restore_file = argv[++i];                              // NOLINT
+      choice.memory = std::strtoull(argv[++i], nullptr, 10) << 20;  // NOLINT
+    } else
       return std::fprintf(stderr, "kvm_floor: unknown word %s\n", argv[i]), 2;  // NOLINT
   }
   return mayfly::perf::measure(choice);

@@ -509,16 +509,21 @@ void BlockDevice::give_back(Slot& slot) noexcept {
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 BlockDeviceState BlockDevice::state() const {
-  return {.features = features_, .rate_limiter = limiter_->state(), .image = backing_->image.identity()};
+  return {.features = features_, .rate_limiter = limiter_->state(), .image = backing_->image.present_identity()};
 }
 
-Status BlockDevice::restore(const BlockDeviceState& state) {
+Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
   const DiskImage& image = backing_->image;
   if (image.size_bytes() != state.image.size_bytes)
     return fail(ErrorKind::InvalidArgument,
                 "{}: {} has {} bytes, and had {} when the snapshot was taken; give the image that belongs to the "
                 "snapshot",
                 name_, image.path(), image.size_bytes(), state.image.size_bytes);
+  if (images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns)
+    return fail(ErrorKind::InvalidArgument,
+                "{}: {} has changed since the snapshot was taken, so the guest would find other data than it knows; "
+                "give the image as it was, or set allow_changed_drives if the change does no harm",
+                name_, image.path());
   // What the ring and the transport offer is theirs to check: those bits are from 24 up.
   constexpr std::uint64_t kDeviceBits = (1ULL << 24) - 1;
   if ((state.features & kDeviceBits & ~features()) != 0)

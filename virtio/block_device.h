@@ -83,9 +83,14 @@ class BlockDevice final : public VirtioDevice {
   // For snapshots: loop's thread, quiesced or never activated.
 
   [[nodiscard]] BlockDeviceState state() const;
+  /// Puts what the guest has written on stable storage. Waits for the disk. Error: the disk's.
+  [[nodiscard]] Status sync() const { return backing_->image.sync(); }
+  /// Whether the image may have changed since the snapshot.
+  enum class Images { Unchanged, MayDiffer };
   /// Before the transport's restore(). The features are the transport's to give back. Errors: the image has another
-  /// size than it had, or the driver had accepted what this drive does not offer.
-  [[nodiscard]] Status restore(const BlockDeviceState& state);
+  /// size than it had or, where it must be Unchanged, another time of change; or the driver had accepted what this
+  /// drive does not offer.
+  [[nodiscard]] Status restore(const BlockDeviceState& state, Images images);
 
  private:
   /// An image and its place in the ring; alive as long as it is the drive's, or a request is on it.

@@ -115,6 +115,11 @@ std::uint32_t power_of_two(std::uint64_t value, std::uint32_t least, std::uint32
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(std::bit_floor(value), least, most));
 }
 
+std::int64_t modified_ns_of(const struct stat& status) {
+  if (S_ISBLK(status.st_mode)) return 0;
+  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
 Result<DiskImage> DiskImage::open(const DriveConfig& config) { return open(config, nullptr); }
@@ -157,6 +162,19 @@ Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage* pr
 }
 
 /// Type, size and blocks of the open file.
+ImageIdentity DiskImage::present_identity() const noexcept {
+  ImageIdentity identity = identity_;
+  struct stat status = {};
+  if (::fstat(fd_.get(), &status) != 0) return identity;
+  identity.modified_ns = modified_ns_of(status);
+  return identity;
+}
+
+Status DiskImage::sync() const {
+  if (read_only_ || ::fdatasync(fd_.get()) == 0) return {};
+  return fail_errno(ErrorKind::System, "{}: cannot put what the guest has written on stable storage", path_);
+}
+
 Status DiskImage::look(const std::string& who) {
   struct stat status = {};
   if (::fstat(fd_.get(), &status) != 0) return fail_errno(ErrorKind::System, "{} cannot be looked at", who);
@@ -172,10 +190,8 @@ Status DiskImage::look(const std::string& who) {
     return fail(ErrorKind::InvalidArgument,
                 "{} has {} bytes, which is no multiple of {}; make it longer with truncate -s %{}", who, size,
                 kSectorSize, kSectorSize);
-  identity_ = {.device = status.st_dev,
-               .inode = status.st_ino,
-               .size_bytes = size,
-               .modified_ns = std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec};
+  identity_ = {
+      .device = status.st_dev, .inode = status.st_ino, .size_bytes = size, .modified_ns = modified_ns_of(status)};
   physical_block_size_ = power_of_two(static_cast<std::uint64_t>(std::max<blksize_t>(status.st_blksize, 1)),
                                       kSectorSize, kLargestPhysicalBlock);
   return measure_blocks(who, is_device);

@@ -65,6 +65,10 @@ class DiskImage {
   [[nodiscard]] std::uint32_t file_alignment() const noexcept { return file_alignment_; }
   /// As it was when opened.
   [[nodiscard]] const ImageIdentity& identity() const noexcept { return identity_; }
+  /// As it is now; of a host's block device, which has no time of change, modified_ns is 0.
+  [[nodiscard]] ImageIdentity present_identity() const noexcept;
+  /// Puts what was written on stable storage: fdatasync(2). Waits for the disk.
+  [[nodiscard]] Status sync() const;
 
  private:
   DiskImage() = default;

@@ -71,6 +71,8 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
 
 void MmioTransport::start() {
   for (const auto& kick : kicks_) kick->listen();
+  const std::lock_guard lock{mutex_};
+  if (const std::uint32_t pending = interrupt_status_.load(std::memory_order_acquire); pending != 0) interrupt(pending);
 }
 
 // --- Registers -------------------------------------------------------------------------------------------------------
@@ -349,12 +351,16 @@ void MmioTransport::stop_polling() noexcept {
   }
 }
 
-void MmioTransport::quiesce(std::move_only_function<void()> done) {
+void MmioTransport::quiesce() {
   const std::lock_guard lock{mutex_};
-  if (activity_ != Activity::Active) return place_.loop.post(std::move(done));
-  on_quiet_ = std::move(done);
+  if (activity_ != Activity::Active) return;
   activity_ = Activity::Quiescing;
   device_.begin_quiesce();
+}
+
+bool MmioTransport::at_rest() const {
+  const std::lock_guard lock{mutex_};
+  return activity_ == Activity::Idle || activity_ == Activity::Quiet;
 }
 
 void MmioTransport::resume() {
@@ -373,7 +379,6 @@ void MmioTransport::quiet() noexcept {
   publish();
   activity_ = Activity::Quiet;
   at_rest_.notify_all();
-  if (on_quiet_) place_.loop.post(std::exchange(on_quiet_, nullptr));
 }
 
 void MmioTransport::used(unsigned queue) noexcept {

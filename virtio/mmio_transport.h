@@ -64,9 +64,10 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
 
   /// Begins to listen for kicks. Loop's thread, once, before the vCPUs run.
   void start();
-  /// Stops the device between two requests, for a snapshot; `done` is called on the loop's thread, perhaps at once,
-  /// when nothing is in flight. The vCPUs must be paused. Ends with resume().
-  void quiesce(std::move_only_function<void()> done);
+  /// Stops the device between two requests, for a snapshot: at_rest() says when nothing is in flight any more. The
+  /// vCPUs must be paused, and the loop's ring served. Ends with resume(). Loop's thread.
+  void quiesce();
+  [[nodiscard]] bool at_rest() const;
   void resume();
 
   // BusDevice: vCPU threads
@@ -82,7 +83,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
 
   /// Quiesced, or never started.
   [[nodiscard]] MmioTransportState state() const;
-  /// Before start(). Error: a queue that does not lie in memory, or another number of queues.
+  /// Before start(), which sends the interrupt again that the driver has not acknowledged: whether it had reached the
+  /// vCPU is not known. Error: a queue that does not lie in memory, or another number of queues.
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:
@@ -139,7 +141,6 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   std::condition_variable at_rest_;
   Activity activity_ = Activity::Idle;
   bool rest_wanted_ = false;  // a vCPU waits for it
-  std::move_only_function<void()> on_quiet_;
   std::uint32_t device_features_select_ = 0;
   std::uint32_t driver_features_select_ = 0;
   std::uint64_t driver_features_ = 0;

@@ -131,7 +131,11 @@ void VirtQueue::set_sated(bool sated) noexcept {
 }
 
 void VirtQueue::request_notification() noexcept {
-  if (state_.event_index) store_word(used_ + kUsedRing + kUsedElementSize * state_.size, state_.next_available);
+  if (state_.event_index) {
+    std::byte* const event = used_ + kUsedRing + kUsedElementSize * state_.size;
+    store_word(event, state_.next_available);
+    memory_.note_write(event, sizeof(std::uint16_t));
+  }
   // The driver must see the request before we look for what it offered meanwhile.
   std::atomic_thread_fence(std::memory_order_seq_cst);
 }
@@ -166,7 +170,9 @@ std::expected<Chain, QueueFault> VirtQueue::chain_at(std::uint16_t head, std::sp
   if (head >= state_.size) return fault("a head index is not below the queue's size");
   Walk found{.storage = storage};
   if (const std::string_view wrong = walk(head, found); !wrong.empty()) return fault(wrong);
-  return Chain{head, storage.first(found.count), found.readable_count, found.readable_length, found.writable_length};
+  Chain chain{head, storage.first(found.count), found.readable_count, found.readable_length, found.writable_length};
+  note_writable(chain);
+  return chain;
 }
 
 void Chain::relocate(std::span<iovec> storage) noexcept {
@@ -233,13 +239,21 @@ void VirtQueue::put(Chain chain, std::uint32_t written) noexcept {
   const std::uint16_t slot = state_.next_used & static_cast<std::uint16_t>(state_.size - 1);
   const ring_abi::UsedElement element{.id = chain.head_, .length = written};
   std::memcpy(used_ + kUsedRing + kUsedElementSize * slot, &element, sizeof element);
+  memory_.note_write(used_ + kUsedRing + kUsedElementSize * slot, sizeof element);
+  note_writable(chain);
   ++state_.next_used;
+}
+
+void VirtQueue::note_writable(const Chain& chain) const noexcept {
+  for (const iovec& buffer : chain.writable())
+    memory_.note_write(static_cast<const std::byte*>(buffer.iov_base), buffer.iov_len);
 }
 
 bool VirtQueue::publish() noexcept {
   if (state_.next_used == state_.signalled_used) return false;
   std::atomic_ref{*reinterpret_cast<std::uint16_t*>(used_ + kUsedIndex)}.store(state_.next_used,
                                                                                std::memory_order_release);
+  memory_.note_write(used_ + kUsedIndex, sizeof(std::uint16_t));
   // The driver must see the index before we look whether it wants to be told.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   const std::uint16_t before = std::exchange(state_.signalled_used, state_.next_used);

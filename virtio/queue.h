@@ -148,6 +148,9 @@ class VirtQueue {
   [[nodiscard]] std::expected<void, QueueFault> map() noexcept;
   [[nodiscard]] std::uint16_t available_index() const noexcept;
   void request_notification() noexcept;
+  /// For diff snapshots: the device may write there. A device may have moved the vectors' begins by when it puts the
+  /// chain, and a snapshot may be taken between taking and putting it: so both are noted.
+  void note_writable(const Chain& chain) const noexcept;
   [[nodiscard]] std::unexpected<QueueFault> fault(std::string_view what) noexcept;
   [[nodiscard]] std::expected<Chain, QueueFault> chain_at(std::uint16_t head, std::span<iovec> storage) noexcept;
   struct Walk;

@@ -156,6 +156,45 @@ struct MetricsConfig {
   std::map<std::string, std::string> properties{};
 };
 
+/// PUT /snapshot/create
+struct SnapshotCreateParams {
+  std::string snapshot_path{};  ///< The state file.
+  std::string mem_file_path{};
+  bool diff = false;  ///< Only what has changed since the last snapshot, to be merged onto it.
+};
+
+/// Where a restored guest's memory comes from.
+enum class MemoryBackend {
+  File,  ///< A memory file, mapped.
+  Uffd,  ///< A page server that listens on a Unix socket.
+};
+
+/// A network interface that gets another TAP than it had.
+struct NetworkOverride {
+  std::string iface_id{};
+  std::string host_dev_name{};
+};
+
+/// A drive that gets another image than it had: a copy.
+struct DriveOverride {
+  std::string drive_id{};
+  std::string path_on_host{};
+};
+
+/// PUT /snapshot/load
+struct SnapshotLoadParams {
+  std::string snapshot_path{};
+  MemoryBackend backend = MemoryBackend::File;
+  std::string backend_path{};
+  bool track_dirty_pages = false;
+  bool resume_vm = false;
+  bool clock_realtime = false;
+  bool allow_changed_drives = false;
+  std::optional<HugePages> huge_pages{};  ///< Absent: as in the snapshot.
+  std::vector<NetworkOverride> network_overrides{};
+  std::vector<DriveOverride> drive_overrides{};
+};
+
 /// Everything that is configured: GET /vm/config, and --config-file.
 struct VmConfig {
   std::optional<BootSource> boot_source{};

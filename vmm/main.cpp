@@ -3,6 +3,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/cli/options.h"
+#include "vmm/cli/snapshot_tools.h"
 #include "vmm/doctor/doctor.h"
 #include "vmm/event_loop.h"
 #include "vmm/machine/controller.h"
@@ -38,7 +39,7 @@ void fill_standard_descriptors() {
 
 /// One heap for all threads: vCPUs allocate nothing, and the API's thread would pay for one of its own at its first
 /// request.
-void share_one_heap() { ::mallopt(M_ARENA_MAX, 1); }
+void share_one_heap() { ::mallopt(M_ARENA_MAX, 1); }  // NOLINT(concurrency-mt-unsafe): no other thread exists yet
 
 int report(const Error& error, int code) {
   std::fprintf(stderr, "mayfly: %s\n", error.message.c_str());
@@ -208,6 +209,9 @@ struct Start {
   int operator()(const ServeOptions& options) const { return serve(options); }
   int operator()(RunOptions& options) const { return run(std::move(options)); }
   int operator()(const DoctorOptions& options) const { return run_doctor(options.json, stdout); }
+  int operator()(const DescribeOptions& options) const { return run_describe(options.state, stdout); }
+  int operator()(const MergeOptions& options) const { return run_merge(options.base, options.diff, options.output); }
+  int operator()(const VerifyOptions& options) const { return run_verify(options.state, options.memory, stdout); }
   int operator()(const ExitNow& exit) const { return exit.code; }
 };
 

@@ -39,9 +39,12 @@ class NetTest : public KvmTest {
     if (const auto why = enter_fresh_network()) GTEST_SKIP() << *why;
   }
   static HttpAnswer put_interface(Monitor& monitor, const std::string& tap, const std::string& more = "") {
-    return monitor.put("/network-interfaces/eth0", R"({"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", )"
-                                                   R"("host_dev_name": ")" +
-                                                       tap + "\"" + more + "}");
+    HttpAnswer answer =
+        monitor.put("/network-interfaces/eth0", R"({"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01", )"
+                                                R"("host_dev_name": ")" +
+                                                    tap + "\"" + more + "}");
+    if (answer.status == 204) await_running(tap);
+    return answer;
   }
   static void boot(Monitor& monitor, const std::string& arguments = "") {
     monitor.boot("net", "console=ttyS0 mac=0x060000000001 " + arguments);
@@ -113,6 +116,44 @@ TEST_F(NetTest, LimitsHoldBothWays) {
     const double due = (kFrames * kSize - 50'000) / kRate;
     EXPECT_GT(seconds, due * 0.8) << way;
     EXPECT_LT(seconds, due * 5) << way;
+  }
+}
+
+TEST_F(NetTest, ARestoredInterfaceGoesOnOnAnotherTap) {
+  const ScratchDirectory scratch;
+  const std::string state = scratch.file("state");
+  const std::string memory = scratch.file("memory");
+  const auto echo = [](TapInterface& tap, unsigned from, unsigned to) {
+    for (unsigned i = from; i < to; ++i) {
+      const Frame frame = frame_of(60 + 7 * i, i);
+      tap.send(frame);
+      ASSERT_EQ(tap.receive(), swapped(frame)) << i;
+    }
+  };
+  TapInterface first{"tap0"};
+  {
+    Monitor monitor;
+    ASSERT_EQ(put_interface(monitor, first.name()).status, 204);
+    boot(monitor);
+    echo(first, 0, 100);
+    ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const HttpAnswer taken =
+        monitor.put("/snapshot/create", R"({"snapshot_path": ")" + state + R"(", "mem_file_path": ")" + memory + "\"}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+    // The machine itself goes on, too.
+    ASSERT_EQ(monitor.patch("/vm", R"({"state": "Resumed"})").status, 204);
+    echo(first, 100, 130);
+  }
+  for (const char* name : {"tap1", "tap2"}) {
+    TapInterface tap{name};
+    Monitor clone;
+    const HttpAnswer loaded = clone.put(
+        "/snapshot/load", R"({"snapshot_path": ")" + state + R"(", "mem_file_path": ")" + memory +
+                              R"(", "resume_vm": true, "network_overrides": [{"iface_id": "eth0", "host_dev_name": ")" +
+                              name + "\"}]}");
+    ASSERT_EQ(loaded.status, 204) << loaded.body;
+    await_running(name);
+    echo(tap, 100, 200);
   }
 }
 

@@ -7,13 +7,14 @@ readonly patience=240 # seconds for anything that a software CPU does
 # --- One machine -----------------------------------------------------------------------------------------------------
 
 machine=0 # number of the machine, for file names
+launcher=() # a command that ends by executing the one that follows it
 start_monitor() {
   machine=$((machine + 1))
   sock=$work/$machine.sock console=$work/$machine.console log=$work/$machine.log keys=$work/$machine.keys
   mkfifo "$keys"
   : >"$console"
   exec 8<>"$keys"
-  "$mayfly" --api-sock "$sock" --id "lab-$machine" "$@" <"$keys" >"$console" 2>"$log" &
+  "${launcher[@]}" "$mayfly" --api-sock "$sock" --id "lab-$machine" "$@" <"$keys" >"$console" 2>"$log" &
   monitor=$!
   # Retries while nobody listens yet; the first answer ends it.
   curl -sf --retry 100 --retry-delay 0 --retry-all-errors --retry-max-time 60 --unix-socket "$sock" \
@@ -78,7 +79,6 @@ base="console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd
 # passed, no timer of the host's is queued, and both vCPUs sleep for half a minute or longer. QEMU's guests there hang at
 # the same rate; with the LAPIC's other timer none did in 200 starts.
 [ "${MAYFLY_LAB:-}" != software ] || base="$base lapic=notscdeadline"
-readonly base
 
 # --- Cases -----------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
-# Programs of this machine for a guest's root file system. To be sourced.
+# Programs of this machine for guests. To be sourced.
 
-# A program of this machine and the libraries that it is linked to, as options of build-rootfs.
+# A program and the libraries that it is linked to, as options of build-rootfs and build-initrd.
 with_libraries() { # PROGRAM...
-  local program
+  local program PATH=$PATH:/usr/sbin:/sbin
   for program in "$@"; do
     printf -- '--add\n%s:/usr/bin/%s\n' "$(readlink -f "$(command -v "$program")")" "$program"
     ldd "$(command -v "$program")" | grep -oE '(/[^ ]+) \(0x' | sed 's/ (0x//'

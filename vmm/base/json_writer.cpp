@@ -104,6 +104,11 @@ void JsonWriter::whole(std::uint64_t number) {
   fmt::format_to(std::back_inserter(text_), "{}", number);
 }
 
+void JsonWriter::negative(std::int64_t number) {
+  separate();
+  fmt::format_to(std::back_inserter(text_), "{}", number);
+}
+
 void JsonWriter::open(char bracket) {
   separate();
   text_ += bracket;

@@ -37,6 +37,11 @@ class JsonWriter {
   void value(Number number) {
     whole(number);
   }
+  template <std::signed_integral Number>
+  void value(Number number) {
+    if (number >= 0) return whole(static_cast<std::uint64_t>(number));
+    negative(number);
+  }
 
   template <typename Value>
   void field(std::string_view name, const Value& of) {
@@ -51,6 +56,7 @@ class JsonWriter {
   void close(char bracket);
   void separate();
   void whole(std::uint64_t number);
+  void negative(std::int64_t number);
 
   std::string text_;
   bool first_ = true;  // nothing stands before the next value in its object or array

@@ -60,7 +60,7 @@ struct LoggerMetrics {
   Counter missed_metrics_count;
 };
 struct LatencyMetrics {
-  Gauge start_us, pause_us, resume_us;
+  Gauge start_us, pause_us, resume_us, full_create_snapshot_us, diff_create_snapshot_us, load_snapshot_us;
 };
 
 struct Metrics {
@@ -99,6 +99,12 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("latencies_us", "start", "Start request to vCPU threads running, microseconds", m.latency.start_us);
   visit("latencies_us", "pause", "Latest pause, microseconds", m.latency.pause_us);
   visit("latencies_us", "resume", "Latest resume, microseconds", m.latency.resume_us);
+  visit("latencies_us", "full_create_snapshot", "Latest full snapshot, microseconds",
+        m.latency.full_create_snapshot_us);
+  visit("latencies_us", "diff_create_snapshot", "Latest diff snapshot, microseconds",
+        m.latency.diff_create_snapshot_us);
+  visit("latencies_us", "load_snapshot", "Load request to vCPU threads ready or running, microseconds",
+        m.latency.load_snapshot_us);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
   visit("net", "rx_packets_count", "Frames given to the guest", m.net.rx_packets_count);
   visit("net", "rx_bytes_count", "Bytes given to the guest", m.net.rx_bytes_count);

@@ -109,7 +109,7 @@ BootEntry write_parameters(const GuestMemory& memory, const KernelImage& kernel,
 
 }  // namespace
 
-Result<BootEntry> prepare_boot(const GuestMemory& memory, const BootOptions& options) {
+Result<BootEntry> prepare_boot(GuestMemory& memory, const BootOptions& options) {
   if (options.vcpu_count == 0 || options.vcpu_count > kMaximumVcpus)
     return fail(ErrorKind::InvalidArgument, "vcpu_count is {}; it must be from 1 to {}", options.vcpu_count,
                 kMaximumVcpus);

@@ -36,6 +36,6 @@ struct BootOptions {
 /// Setting up, any thread, no vCPU running. Errors, each naming what to change: an image that is none or is damaged,
 /// too little memory for kernel or initrd, a command line that is too long, windows that clash with each other or the
 /// machine. After an error the memory is unspecified only where a file could not be read in spite of the checks.
-[[nodiscard]] Result<BootEntry> prepare_boot(const GuestMemory& memory, const BootOptions& options);
+[[nodiscard]] Result<BootEntry> prepare_boot(GuestMemory& memory, const BootOptions& options);
 
 }  // namespace mayfly

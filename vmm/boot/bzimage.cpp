@@ -103,7 +103,7 @@ GuestAddress BzImage::entry() const noexcept { return GuestAddress{loaded_.start
 
 std::uint64_t BzImage::end() const noexcept { return std::max(loaded_.end, runtime_.end); }
 
-Status BzImage::load(const ImageFile& file, const GuestMemory& memory) const {
+Status BzImage::load(const ImageFile& file, GuestMemory& memory) const {
   auto placed = memory.place_file(file.fd(), file_offset_, GuestAddress{loaded_.start}, loaded_.size());
   if (!placed) return propagate(placed, file.name());
   return {};

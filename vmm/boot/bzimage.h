@@ -25,7 +25,7 @@ class BzImage {
                                              std::size_t command_line_size);
 
   /// Puts the protected-mode part at 1 MiB. Errors: the read fails.
-  [[nodiscard]] Status load(const ImageFile& file, const GuestMemory& memory) const;
+  [[nodiscard]] Status load(const ImageFile& file, GuestMemory& memory) const;
 
   /// The image's setup header as the zero page carries it on; the loader's fields are still the image's own.
   [[nodiscard]] const setup_header& header() const noexcept { return header_; }

@@ -171,7 +171,7 @@ std::uint64_t ElfImage::end() const noexcept {
   return end;
 }
 
-Status ElfImage::load(const ImageFile& file, const GuestMemory& memory) const {
+Status ElfImage::load(const ImageFile& file, GuestMemory& memory) const {
   for (const Segment& segment : segments_) {
     auto placed =
         memory.place_file(file.fd(), segment.file_offset, GuestAddress{segment.memory.start}, segment.file_size);

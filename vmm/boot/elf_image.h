@@ -34,7 +34,7 @@ class ElfImage {
 
   /// Puts the segments in place (see GuestMemory::place_file). What p_memsz has beyond p_filesz is left as it is: the
   /// memory must be fresh, thus zero. Errors: the read fails.
-  [[nodiscard]] Status load(const ImageFile& file, const GuestMemory& memory) const;
+  [[nodiscard]] Status load(const ImageFile& file, GuestMemory& memory) const;
 
   /// In file order, never empty.
   [[nodiscard]] const std::vector<Segment>& segments() const noexcept { return segments_; }

@@ -1,6 +1,8 @@
 #include "vmm/cli/options.h"
 
+#include "snapshot/state_file.h"
 #include "vmm/cli/device_options.h"
+#include "vmm/cli/override_options.h"
 
 #include <algorithm>
 #include <array>
@@ -95,6 +97,11 @@ void add_serve(CLI::App& app, ServeFlags& flags) {
   app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; there is no filter");
 }
 
+/// Prints `text` and ends well.
+void add_answer(CLI::App& app, const std::string& flag, const std::string& text, const std::string& help) {
+  app.add_flag_callback(flag, [text] { throw CLI::CallForVersion{text, 0}; }, help);
+}
+
 struct RunFlags {
   BootSource source;
   MachineConfig machine;
@@ -123,9 +130,13 @@ void add_devices(CLI::App& app, RunFlags& flags) {
       ->allow_extra_args(false);
 }
 
-void add_run(CLI::App& app, RunFlags& flags) {
-  static const std::map<std::string, HugePages> huge_pages = {
+const std::map<std::string, HugePages>& huge_page_names() {
+  static const std::map<std::string, HugePages> names = {
       {"none", HugePages::None}, {"transparent", HugePages::Transparent}, {"2M", HugePages::Explicit2M}};
+  return names;
+}
+
+void add_run(CLI::App& app, RunFlags& flags) {
   app.add_option("-k,--kernel", flags.source.kernel_image_path, "ELF vmlinux or bzImage")->required();
   app.add_option("-i,--initrd", flags.initrd, "Initial RAM disk");
   add_devices(app, flags);
@@ -138,7 +149,7 @@ void add_run(CLI::App& app, RunFlags& flags) {
   app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
   app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory")
       ->option_text("none|transparent|2M")
-      ->transform(CLI::CheckedTransformer(huge_pages, CLI::ignore_case));
+      ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
   app.add_option("--api-sock", flags.api_sock, "Serve the API on this Unix socket, too");
 }
 
@@ -154,6 +165,78 @@ Result<std::vector<Command>> run_commands(RunFlags& flags) {
   for (NetworkInterfaceConfig& net : *nets) commands.emplace_back(PutNetworkInterface{std::move(net)});
   commands.emplace_back(StartInstance{});
   return commands;
+}
+
+struct RestoreFlags {
+  SnapshotLoadParams load;
+  std::string memory;
+  std::string page_server;
+  std::vector<std::string> taps;
+  std::vector<std::string> drives;
+  std::string api_sock;
+};
+
+void add_restore(CLI::App& app, RestoreFlags& flags) {
+  app.add_option("-s,--state", flags.load.snapshot_path, "State file of the snapshot")
+      ->option_text("FILE REQUIRED")
+      ->required();
+  CLI::Option* const memory =
+      app.add_option("-m,--memory", flags.memory, "Memory file of the snapshot")->option_text("FILE");
+  app.add_option("--page-server", flags.page_server, "Instead of --memory: Unix socket of a server\nthat gives pages")
+      ->option_text("SOCKET")
+      ->excludes(memory);
+  app.add_option("-t,--tap", flags.taps, "Another TAP for a network interface; repeat it\nfor more")
+      ->option_text("ID=NAME")
+      ->allow_extra_args(false);
+  app.add_option("-d,--drive", flags.drives, "Another image for a drive: a copy of the one\nit had")
+      ->option_text("ID=PATH")
+      ->allow_extra_args(false);
+  app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
+               "Restore though an image was written to since");
+  app.add_flag("--clock-realtime", flags.load.clock_realtime, "Put the guest's clock ahead by the time since");
+  app.add_flag("--track-dirty-pages", flags.load.track_dirty_pages, "Remember what changes, for small diffs");
+  app.add_option_function<HugePages>(
+         "--huge-pages", [&flags](HugePages pages) { flags.load.huge_pages = pages; },
+         "Pages behind the memory (default: as they were)")
+      ->option_text("none|transparent|2M")
+      ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
+  app.add_option("--api-sock", flags.api_sock, "Serve the API on this Unix socket, too");
+}
+
+Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
+  if (flags.memory.empty() && flags.page_server.empty())
+    return fail(ErrorKind::InvalidArgument, "mayfly restore needs --memory (or --page-server)");
+  auto taps = read_tap_overrides(flags.taps);
+  if (!taps) return propagate(taps);
+  auto drives = read_drive_overrides(flags.drives);
+  if (!drives) return propagate(drives);
+  SnapshotLoadParams load = flags.load;
+  load.backend = flags.memory.empty() ? MemoryBackend::Uffd : MemoryBackend::File;
+  load.backend_path = flags.memory.empty() ? flags.page_server : flags.memory;
+  load.network_overrides = std::move(*taps);
+  load.drive_overrides = std::move(*drives);
+  load.resume_vm = true;
+  return std::vector<Command>{LoadSnapshot{std::move(load)}};
+}
+
+struct SnapshotFlags {
+  MergeOptions merge;
+  VerifyOptions verify;
+};
+
+void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
+  app.require_subcommand(1);
+  CLI::App& merge = *app.add_subcommand("merge", "Put a diff of the memory onto its base");
+  merge.add_option("-b,--base", flags.merge.base, "Memory file that the diff is of")
+      ->option_text("FILE REQUIRED")
+      ->required();
+  merge.add_option("-d,--diff", flags.merge.diff, "Memory file of the diff")->option_text("FILE REQUIRED")->required();
+  merge.add_option("-o,--output", flags.merge.output, "For the diff's state file; may be base or diff")
+      ->option_text("FILE REQUIRED")
+      ->required();
+  CLI::App& verify = *app.add_subcommand("verify", "Look whether the files are whole and a pair");
+  verify.add_option("-s,--state", flags.verify.state, "State file")->option_text("FILE REQUIRED")->required();
+  verify.add_option("-m,--memory", flags.verify.memory, "Memory file")->option_text("FILE REQUIRED")->required();
 }
 
 ExitNow refuse(const std::string& what) {
@@ -180,11 +263,27 @@ bool has_word(int argc, const char* const* argv, std::string_view word) {
   return std::any_of(argv + 1, argv + std::max(argc, 1), [word](const char* each) { return each == word; });
 }
 
+/// A machine on this terminal.
+Invocation on_terminal(Result<std::vector<Command>> commands, CommonOptions common, const LoggerFlags& logger,
+                       const std::string& api_sock) {
+  if (!commands) return refuse(commands.error().message);
+  common.logger = logger_config(logger);
+  RunOptions options{.common = std::move(common), .commands = std::move(*commands), .api_sock = {}};
+  if (!api_sock.empty()) options.api_sock = api_sock;
+  return options;
+}
+
 }  // namespace
 
 Invocation parse_options(int argc, const char* const* argv) {
   CLI::App app{"Mayfly runs one microVM, driven by an API or on this terminal (mayfly run).", "mayfly"};
   app.set_version_flag("--version", "Mayfly v" MAYFLY_VERSION "\nAPI dialect: Firecracker v1.17.0");
+  add_answer(app, "--snapshot-version", fmt::format("v{}", kStateFormatVersion),
+             "Print the version of the snapshots' format");
+  DescribeOptions describe;
+  const CLI::Option& describe_option =
+      *app.add_option("--describe-snapshot", describe.state, "Print a snapshot's state file as JSON")
+           ->option_text("FILE");
   app.fallthrough(false);
   CommonOptions common;
   LoggerFlags logger;
@@ -192,6 +291,7 @@ Invocation parse_options(int argc, const char* const* argv) {
   add_serve(app, serve);
   add_common(app, common, logger);
 
+  // Of `run` and of `restore`, of which there is one at most.
   CommonOptions run_common{.id = "mayfly-run", .logger = {}, .metrics_path = {}, .boot_timer = false, .start = {}};
   LoggerFlags run_logger{.path = {}, .level = LogLevel::Warning, .has_level = true};
   RunFlags run;
@@ -200,6 +300,17 @@ Invocation parse_options(int argc, const char* const* argv) {
     add_run(run_app, run);
     add_common(run_app, run_common, run_logger);
   }
+
+  RestoreFlags restore;
+  CLI::App& restore_app = *app.add_subcommand("restore", "Go on with a snapshot on this terminal");
+  if (has_word(argc, argv, restore_app.get_name())) {
+    add_restore(restore_app, restore);
+    add_common(restore_app, run_common, run_logger);
+  }
+
+  SnapshotFlags snapshot;
+  CLI::App& snapshot_app = *app.add_subcommand("snapshot", "Merge or verify the files of snapshots");
+  if (has_word(argc, argv, snapshot_app.get_name())) add_snapshot(snapshot_app, snapshot);
 
   DoctorOptions doctor;
   CLI::App& doctor_app = *app.add_subcommand("doctor", "Check this host: costs and remedies");
@@ -214,14 +325,11 @@ Invocation parse_options(int argc, const char* const* argv) {
   }
   if (auto refused = refuse_misplaced(app)) return *refused;
   if (doctor_app.parsed()) return doctor;
-  if (run_app.parsed()) {
-    auto commands = run_commands(run);
-    if (!commands) return refuse(commands.error().message);
-    run_common.logger = logger_config(run_logger);
-    RunOptions options{.common = run_common, .commands = std::move(*commands), .api_sock = {}};
-    if (!run.api_sock.empty()) options.api_sock = run.api_sock;
-    return options;
-  }
+  if (run_app.parsed()) return on_terminal(run_commands(run), run_common, run_logger, run.api_sock);
+  if (restore_app.parsed()) return on_terminal(restore_commands(restore), run_common, run_logger, restore.api_sock);
+  if (snapshot_app.parsed() && snapshot_app.got_subcommand("merge")) return snapshot.merge;
+  if (snapshot_app.parsed()) return snapshot.verify;
+  if (describe_option.count() > 0) return describe;
   if (serve.no_api && serve.config_file.empty())
     return refuse("--no-api needs --config-file: nothing else could start the machine");
   common.logger = logger_config(logger);

@@ -36,10 +36,10 @@ struct ServeOptions {
   std::size_t max_payload = 51'200;
 };
 
-/// `mayfly run --kernel FILE ...`: a machine with its console on the terminal.
+/// `mayfly run --kernel FILE ...` or `mayfly restore --state FILE ...`: a machine with its console on the terminal.
 struct RunOptions {
   CommonOptions common;
-  std::vector<Command> commands;  ///< Configure and start.
+  std::vector<Command> commands;  ///< Configure and start, or load.
   std::optional<std::string> api_sock;
 };
 
@@ -48,12 +48,31 @@ struct DoctorOptions {
   bool json = false;
 };
 
+/// `mayfly --describe-snapshot FILE`.
+struct DescribeOptions {
+  std::string state;
+};
+
+/// `mayfly snapshot merge ...`.
+struct MergeOptions {
+  std::string base;
+  std::string diff;
+  std::string output;
+};
+
+/// `mayfly snapshot verify ...`.
+struct VerifyOptions {
+  std::string state;
+  std::string memory;
+};
+
 /// Nothing to do: --help and --version were answered, or the arguments were refused (on standard error).
 struct ExitNow {
   int code = 0;
 };
 
-using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, ExitNow>;
+using Invocation =
+    std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

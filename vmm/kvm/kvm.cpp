@@ -71,4 +71,12 @@ Result<std::unique_ptr<kvm_abi::CpuidTable>> Kvm::supported_cpuid() const {
   return table;
 }
 
+Result<std::vector<std::uint32_t>> Kvm::msr_indices() const {
+  auto table = std::make_unique<kvm_abi::MsrIndexTable>();
+  table->count = static_cast<std::uint32_t>(table->indices.size());
+  if (::ioctl(fd_.get(), kvm_abi::kGetMsrIndexList, table.get()) != 0)
+    return fail_errno(ErrorKind::Kvm, "KVM_GET_MSR_INDEX_LIST failed");
+  return std::vector<std::uint32_t>{table->indices.begin(), table->indices.begin() + table->count};
+}
+
 }  // namespace mayfly

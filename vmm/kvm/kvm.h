@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 /// /dev/kvm: the door to the host's hypervisor.
 ///
@@ -24,6 +25,9 @@ class Kvm {
   [[nodiscard]] int check_extension(int capability) const noexcept;
   /// KVM_GET_SUPPORTED_CPUID: what this host can show a guest. 60-85 us.
   [[nodiscard]] Result<std::unique_ptr<kvm_abi::CpuidTable>> supported_cpuid() const;
+
+  /// KVM_GET_MSR_INDEX_LIST: the model-specific registers that make up a vCPU's state here.
+  [[nodiscard]] Result<std::vector<std::uint32_t>> msr_indices() const;
 
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   /// Bytes of the kvm_run area of a vCPU.

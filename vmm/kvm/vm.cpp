@@ -1,5 +1,6 @@
 #include "vmm/kvm/vm.h"
 
+#include <algorithm>
 #include <cerrno>
 
 namespace mayfly {
@@ -9,6 +10,11 @@ namespace {
 constexpr unsigned long kTssAddress = 0xFFFB'D000;
 
 }  // namespace
+
+Vm::Vm(OwnedFd fd) noexcept : fd_(std::move(fd)) {
+  const int size = check_extension(KVM_CAP_XSAVE2);
+  xsave_size_ = std::max(size > 0 ? static_cast<std::size_t>(size) : 0, kvm_abi::kLeastXsaveSize);
+}
 
 Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm) {
   int fd = -1;
@@ -40,6 +46,34 @@ Status Vm::map_memory(const GuestMemory& memory, bool log_dirty) {
       return fail_errno(ErrorKind::Kvm, "KVM_SET_USER_MEMORY_REGION of {} MiB at {:#x} failed", region.size() / kMiB,
                         region.start.value);
   }
+  return {};
+}
+
+Result<std::vector<std::uint64_t>> Vm::take_dirty_log(const GuestMemory& memory) const {
+  std::vector<std::uint64_t> log;
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    constexpr std::uint64_t kPagesAWord = 64;
+    const std::uint64_t pages = region.size() / kGuestPageSize;
+    const std::size_t begin = log.size();
+    log.resize(begin + (pages + kPagesAWord - 1) / kPagesAWord);
+    kvm_dirty_log request{};
+    request.slot = slot++;
+    request.dirty_bitmap = log.data() + begin;
+    if (::ioctl(fd_.get(), KVM_GET_DIRTY_LOG, &request) != 0)
+      return fail_errno(ErrorKind::Kvm, "KVM_GET_DIRTY_LOG of the memory at {:#x} failed", region.start.value);
+  }
+  return log;
+}
+
+Result<kvm_clock_data> Vm::clock() const {
+  kvm_clock_data clock{};
+  if (::ioctl(fd_.get(), KVM_GET_CLOCK, &clock) != 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_CLOCK failed");
+  return clock;
+}
+
+Status Vm::set_clock(const kvm_clock_data& clock) const {
+  if (::ioctl(fd_.get(), KVM_SET_CLOCK, &clock) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_CLOCK failed");
   return {};
 }
 

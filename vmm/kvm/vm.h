@@ -7,6 +7,7 @@
 #include <array>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 /// One KVM virtual machine: memory slots, the interrupt controller's in-kernel half, messages.
 ///
@@ -27,6 +28,18 @@ class Vm final : public MessagePort {
   /// KVM_IRQFD: a write to the event descriptor sends the message of `gsi` (Ioapic::let_kvm_send).
   [[nodiscard]] Status attach_interrupt(unsigned gsi, int event_fd) const;
 
+  /// KVM_GET_DIRTY_LOG of all memory: a bit a page in the regions' order, each region's from a new word on; the log
+  /// begins anew. Only after map_memory() with `log_dirty`.
+  [[nodiscard]] Result<std::vector<std::uint64_t>> take_dirty_log(const GuestMemory& memory) const;
+
+  /// KVM_GET_CLOCK and KVM_SET_CLOCK: the guest's nanoseconds since its start. With KVM_CLOCK_REALTIME in its flags,
+  /// a clock that is set goes ahead by the real time since the moment that its `realtime` names.
+  [[nodiscard]] Result<kvm_clock_data> clock() const;
+  [[nodiscard]] Status set_clock(const kvm_clock_data& clock) const;
+
+  /// Bytes of a vCPU's XSAVE area (KVM_CAP_XSAVE2).
+  [[nodiscard]] std::size_t xsave_size() const noexcept { return xsave_size_; }
+
   /// KVM_CREATE_VCPU; the vCPU's descriptor.
   [[nodiscard]] Result<OwnedFd> create_vcpu(unsigned index) const;
 
@@ -39,9 +52,10 @@ class Vm final : public MessagePort {
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
  private:
-  explicit Vm(OwnedFd fd) noexcept : fd_(std::move(fd)) {}
+  explicit Vm(OwnedFd fd) noexcept;
 
   OwnedFd fd_;
+  std::size_t xsave_size_;
   std::mutex routes_mutex_;
   std::array<std::optional<MsiMessage>, Ioapic::kPins> routes_;  // guarded by routes_mutex_
 };

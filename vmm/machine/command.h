@@ -53,11 +53,17 @@ struct FlushMetrics {};
 struct SendCtrlAltDel {};
 struct PauseVm {};
 struct ResumeVm {};
+struct CreateSnapshot {
+  SnapshotCreateParams value;
+};
+struct LoadSnapshot {
+  SnapshotLoadParams value;
+};
 
 using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, PutBootSource,
                              PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
                              PutNetworkInterface, PatchNetworkInterface, PutLogger, PutMetrics, StartInstance,
-                             FlushMetrics, SendCtrlAltDel, PauseVm, ResumeVm>;
+                             FlushMetrics, SendCtrlAltDel, PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
 
 /// GET /
 struct InstanceInfo {

@@ -33,6 +33,7 @@ class ConfiguredDevices {
 
   /// Fills plans with second descriptors of the files. Error: the host gives no more.
   [[nodiscard]] Status lend(DevicePlans& plans) const;
+  [[nodiscard]] bool empty() const noexcept { return drives_.empty() && interfaces_.empty(); }
   /// The machine has them: lets go of the first ones.
   void started() noexcept;
 

@@ -149,6 +149,7 @@ Status check_machine(const MachineConfig& machine) {
 Result<Answer> Controller::apply(PutMachineConfig& command) {
   if (auto checked = check_machine(command.value); !checked) return propagate(checked);
   config_.machine = command.value;
+  machine_configured_ = true;
   return {};
 }
 
@@ -162,6 +163,7 @@ Result<Answer> Controller::apply(PatchMachineConfig& command) {
   machine.huge_pages = patch.huge_pages.value_or(machine.huge_pages);
   if (auto checked = check_machine(machine); !checked) return propagate(checked);
   config_.machine = machine;
+  machine_configured_ = true;
   return {};
 }
 
@@ -243,6 +245,21 @@ void Controller::prepare_shell() {
     log_.debug("not prepared for a start: {}", shell.error().message);
 }
 
+ConsoleOptions Controller::console_options() const {
+  ConsoleOptions console = options_.console;
+  if (serial_out_) console.output_fd = serial_out_.get();
+  if (config_.serial) console.rate_limiter = config_.serial->rate_limiter;
+  return console;
+}
+
+MicrovmContext Controller::context() {
+  return {.loop = loop_,
+          .log = log_,
+          .metrics = metrics_,
+          .on_end = [this](MachineEnd end) { finish(std::move(end)); },
+          .on_booted = [this] { log_boot_time(); }};
+}
+
 Result<MicrovmPlan> Controller::plan_start() {
   if (!config_.boot_source)
     return fail(ErrorKind::State, "there is no kernel to start: send PUT /boot-source with kernel_image_path first");
@@ -263,9 +280,7 @@ Result<MicrovmPlan> Controller::plan_start() {
   plan.kernel_path = source.kernel_image_path;
   if (files_.initrd) plan.initrd_fd = files_.initrd.get();
   plan.initrd_path = source.initrd_path.value_or("");
-  plan.console = options_.console;
-  if (serial_out_) plan.console.output_fd = serial_out_.get();
-  if (config_.serial) plan.console.rate_limiter = config_.serial->rate_limiter;
+  plan.console = console_options();
   plan.boot_timer = options_.boot_timer;
   plan.shell = std::move(*std::exchange(shell_, std::nullopt));
   return plan;
@@ -275,14 +290,7 @@ Result<Answer> Controller::apply(StartInstance&) {
   const std::uint64_t begin = monotonic_ns();
   auto plan = plan_start();
   if (!plan) return propagate(plan);
-  const MicrovmContext context{
-      .loop = loop_,
-      .log = log_,
-      .metrics = metrics_,
-      .on_end = [this](MachineEnd end) { finish(std::move(end)); },
-      .on_booted = [this] { log_boot_time(); },
-  };
-  auto machine = Microvm::create(std::move(*plan), context);
+  auto machine = Microvm::create(std::move(*plan), context());
   if (!machine) return propagate(machine);
   microvm_ = std::move(*machine);
   devices_.started();

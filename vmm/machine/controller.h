@@ -85,6 +85,13 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(SendCtrlAltDel& command);
   Result<Answer> apply(PauseVm& command);
   Result<Answer> apply(ResumeVm& command);
+  Result<Answer> apply(CreateSnapshot& command);
+  Result<Answer> apply(LoadSnapshot& command);
+  /// Writes the pair of files, with the devices at rest.
+  Status write_snapshot(Snapshot snapshot, GuestMemory& memory, const SnapshotCreateParams& params);
+  Result<RestorePlan> plan_restore(const SnapshotLoadParams& params, ConfiguredDevices& devices);
+  [[nodiscard]] ConsoleOptions console_options() const;
+  [[nodiscard]] MicrovmContext context();
   Result<MicrovmPlan> plan_start();
   void log_boot_time() const;
   void count(const Command& command, bool ok);
@@ -103,7 +110,9 @@ class Controller final : public CommandTarget {
   std::optional<MachineShell> shell_;
   std::unique_ptr<Microvm> microvm_;
   std::optional<MachineEnd> end_;
-  LogRate refusals_;  // a client can cause as many as it likes
+  std::optional<SnapshotId> last_snapshot_;  // that was taken or loaded: what a diff is of
+  bool machine_configured_ = false;          // by a request; a snapshot brings its own
+  LogRate refusals_;                         // a client can cause as many as it likes
 };
 
 }  // namespace mayfly

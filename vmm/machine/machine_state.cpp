@@ -37,6 +37,8 @@ constexpr std::array kRules = {
     Rule{"SendCtrlAltDel",           false,       true,    false},
     Rule{"PATCH /vm Paused",         false,       true,    true},
     Rule{"PATCH /vm Resumed",        false,       true,    true},
+    Rule{"PUT /snapshot/create",     false,       false,   true},
+    Rule{"PUT /snapshot/load",       true,        false,   false},
 };
 // clang-format on
 static_assert(kRules.size() == std::variant_size_v<Command>);
@@ -82,6 +84,11 @@ Status check_legal(const Command& command, MachineState state) {
                 rule.name);
   if (rule.not_started)
     return fail(ErrorKind::State, "{} is only possible before the machine starts; it is {}", rule.name, name_of(state));
+  if (rule.paused)
+    return fail(ErrorKind::State,
+                "{} is only possible while the machine is paused; it is {}: send PATCH /vm with "
+                "state Paused first",
+                rule.name, name_of(state));
   return fail(ErrorKind::State, "{} is only possible while the machine runs; it is {}", rule.name, name_of(state));
 }
 

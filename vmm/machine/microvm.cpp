@@ -1,6 +1,7 @@
 #include "vmm/machine/microvm.h"
 
 #include "vmm/boot/boot.h"
+#include "vmm/boot/generation_id.h"
 #include "vmm/boot/layout.h"
 #include "vmm/bus/bus.h"
 #include "vmm/cpu/boot_msrs.h"
@@ -16,6 +17,7 @@
 #include "vmm/vcpu_set.h"
 
 #include <atomic>
+#include <ctime>
 #include <optional>
 #include <utility>
 
@@ -42,6 +44,14 @@ class LoopPitTimer final : public PitTimer {
 };
 
 }  // namespace
+
+Result<MachineShell> MachineShell::prepare_for_restore() {
+  auto kvm = Kvm::open();
+  if (!kvm) return propagate(kvm);
+  auto vm = Vm::create(*kvm);
+  if (!vm) return propagate(vm);
+  return MachineShell{.vm = std::move(*vm), .cpuid = {}, .run_size = kvm->run_size(), .tsc_deadline = false};
+}
 
 Result<MachineShell> MachineShell::prepare() {
   auto kvm = Kvm::open();
@@ -71,6 +81,16 @@ struct Microvm::Parts final : GuestSignals {
         console(context.loop, clock, context.metrics.uart, std::move(console_options),
                 InterruptLine{ioapic, layout::kSerialGsi}) {}
 
+  /// What every machine has in place before its vCPUs exist.
+  [[nodiscard]] static Result<std::unique_ptr<Parts>> make(MicrovmContext outside, MachineShell& shell,
+                                                           GuestMemory memory, const MachineConfig& machine,
+                                                           ConsoleOptions console, bool with_boot_timer,
+                                                           DevicePlans devices);
+  /// The rest, for vCPUs that are ready to run. On success the ring holds operations of this machine.
+  [[nodiscard]] Status finish(std::vector<Vcpu> made, const Snapshot* restored);
+  void restore_platform(const PlatformState& state);
+  [[nodiscard]] PlatformState platform_state();
+  [[nodiscard]] Status save(Snapshot& snapshot);
   [[nodiscard]] Status make_timers();
   [[nodiscard]] Status attach_devices(bool with_boot_timer);
   [[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const MicrovmPlan& plan, const BootEntry& entry) const;
@@ -88,6 +108,7 @@ struct Microvm::Parts final : GuestSignals {
   std::atomic<bool> ended{false};
   LogRate crash_log_rate;
   HostClock clock;
+  OwnedFd userfault;   // answers the faults of `memory`, while anybody touches it
   GuestMemory memory;  // outlives the VM that maps it
   std::unique_ptr<Vm> vm;
   Ioapic ioapic;
@@ -104,6 +125,9 @@ struct Microvm::Parts final : GuestSignals {
   std::function<void()> drained;
   Bus ports;
   Bus mmio;
+  bool has_boot_timer = false;
+  bool tracks_changes = false;
+  std::vector<std::uint64_t> changed;  // with tracks_changes: a bit a page, since forget_changes()
   VirtioDevices virtio;
   std::unique_ptr<VcpuSet> vcpus;
 };
@@ -224,6 +248,41 @@ void Microvm::Parts::crash_loaded() noexcept {
   if (crash_log_rate.allow()) context.log.warning("the guest's kernel panicked; its crash kernel takes over");
 }
 
+Result<std::unique_ptr<Microvm::Parts>> Microvm::Parts::make(MicrovmContext outside, MachineShell& shell,
+                                                             GuestMemory memory, const MachineConfig& machine,
+                                                             ConsoleOptions console, bool with_boot_timer,
+                                                             DevicePlans devices) {
+  // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
+  if (auto mapped = shell.vm->map_memory(memory, machine.track_dirty_pages); !mapped) return propagate(mapped);
+  if (machine.track_dirty_pages) memory.track_writes();
+  auto parts = std::make_unique<Parts>(std::move(outside), std::move(shell.vm), std::move(memory), std::move(console));
+  parts->tracks_changes = machine.track_dirty_pages;
+  parts->has_boot_timer = with_boot_timer;
+  if (auto attached = parts->attach_devices(with_boot_timer); !attached) return propagate(attached);
+  // Before vCPUs exist, for which a change of KVM's buses would have to wait.
+  if (auto plugged = parts->virtio.create(std::move(devices), {.memory = parts->memory,
+                                                               .vm = *parts->vm,
+                                                               .ioapic = parts->ioapic,
+                                                               .mmio = parts->mmio,
+                                                               .loop = parts->context.loop,
+                                                               .log = parts->context.log,
+                                                               .metrics = parts->context.metrics});
+      !plugged)
+    return propagate(plugged);
+  return parts;
+}
+
+Status Microvm::Parts::finish(std::vector<Vcpu> made, const Snapshot* restored) {
+  if (auto started = start_vcpus(std::move(made)); !started) return started;
+  // Last of what can fail: from here on the ring holds operations of this machine.
+  if (auto timers = make_timers(); !timers) return timers;
+  pit_timer->listen();
+  if (restored != nullptr) restore_platform(restored->platform);
+  virtio.start();
+  console.start();
+  return {};
+}
+
 Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContext context) {
   auto memory = GuestMemory::create({.size_mib = plan.machine.mem_size_mib, .pages = plan.machine.huge_pages});
   if (!memory) return propagate(memory);
@@ -235,32 +294,127 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
                                       .vcpu_count = plan.machine.vcpu_count,
                                       .windows = virtio_windows(plan.devices.count())});
   if (!entry) return propagate(entry);
-  // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
-  if (auto mapped = plan.shell.vm->map_memory(*memory, plan.machine.track_dirty_pages); !mapped)
-    return propagate(mapped);
-
-  auto parts = std::make_unique<Parts>(std::move(context), std::move(plan.shell.vm), std::move(*memory),
-                                       std::move(plan.console));
-  if (auto attached = parts->attach_devices(plan.boot_timer); !attached) return propagate(attached);
-  // Before vCPUs exist, for which a change of KVM's buses would have to wait.
-  if (auto plugged = parts->virtio.create(std::move(plan.devices), {.memory = parts->memory,
-                                                                    .vm = *parts->vm,
-                                                                    .ioapic = parts->ioapic,
-                                                                    .mmio = parts->mmio,
-                                                                    .loop = parts->context.loop,
-                                                                    .log = parts->context.log,
-                                                                    .metrics = parts->context.metrics});
-      !plugged)
-    return propagate(plugged);
-  auto vcpus = parts->make_vcpus(plan, *entry);
+  auto parts = Parts::make(std::move(context), plan.shell, std::move(*memory), plan.machine, std::move(plan.console),
+                           plan.boot_timer, std::move(plan.devices));
+  if (!parts) return propagate(parts);
+  auto vcpus = (*parts)->make_vcpus(plan, *entry);
   if (!vcpus) return propagate(vcpus);
-  if (auto started = parts->start_vcpus(std::move(*vcpus)); !started) return propagate(started);
-  // Last of what can fail: from here on the ring holds operations of this machine.
-  if (auto made = parts->make_timers(); !made) return propagate(made);
-  parts->pit_timer->listen();
-  parts->virtio.start();
-  parts->console.start();
-  return std::unique_ptr<Microvm>{new Microvm{std::move(parts)}};
+  if (auto finished = (*parts)->finish(std::move(*vcpus), nullptr); !finished) return propagate(finished);
+  return std::unique_ptr<Microvm>{new Microvm{std::move(*parts)}};
+}
+
+// --- Snapshots -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+std::uint64_t realtime_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+/// Cycles of a counter of `khz` in `ns`.
+std::uint64_t cycles_in(std::uint64_t ns, std::uint32_t khz) {
+  return static_cast<std::uint64_t>(static_cast<__uint128_t>(ns) * khz / 1'000'000);
+}
+
+}  // namespace
+
+PlatformState Microvm::Parts::platform_state() {
+  return {.ioapic = ioapic.state(),
+          .pic = pic.state(),
+          .pit = pit.state(),
+          .serial = console.serial().state(),
+          .i8042 = i8042.state(),
+          .sleep_ports = sleep_ports.state(),
+          .has_boot_timer = has_boot_timer,
+          .boot_timer = boot_timer.state()};
+}
+
+void Microvm::Parts::restore_platform(const PlatformState& state) {
+  ioapic.restore(state.ioapic);
+  pic.restore(state.pic);
+  pit.restore(state.pit);
+  console.serial().restore(state.serial);
+  i8042.restore(state.i8042);
+  sleep_ports.restore(state.sleep_ports);
+  boot_timer.restore(state.boot_timer);
+}
+
+Status Microvm::Parts::save(Snapshot& snapshot) {
+  auto kvm = Kvm::open();
+  if (!kvm) return propagate(kvm);
+  auto indices = kvm->msr_indices();
+  if (!indices) return propagate(indices);
+  for (const Vcpu& vcpu : vcpus->vcpus()) {
+    auto state = save_vcpu(vcpu, *indices);
+    if (!state) return propagate(state);
+    snapshot.vcpus.push_back(std::move(*state));
+  }
+  auto clock = vm->clock();
+  if (!clock) return propagate(clock);
+  // KVM tells both clocks of one moment where it can.
+  const bool together = (clock->flags & KVM_CLOCK_REALTIME) != 0;
+  snapshot.clock = {.guest_ns = clock->clock, .realtime_ns = together ? clock->realtime : realtime_ns()};
+  snapshot.platform = platform_state();
+  return virtio.save(snapshot);
+}
+
+Status Microvm::snapshot(const std::function<Status(Snapshot, GuestMemory&)>& take) {
+  parts_->virtio.quiesce(parts_->context.loop);
+  Snapshot snapshot;
+  auto taken = parts_->save(snapshot);
+  if (taken) taken = take(std::move(snapshot), parts_->memory);
+  parts_->virtio.go_on();
+  return taken;
+}
+
+Result<std::optional<PageRanges>> Microvm::changes() {
+  if (!parts_->tracks_changes) return std::nullopt;
+  auto log = parts_->vm->take_dirty_log(parts_->memory);
+  if (!log) return propagate(log);
+  const std::vector<std::uint64_t> written = parts_->memory.take_written();
+  // Kept until the snapshot has succeeded: KVM and the devices have forgotten them.
+  parts_->changed.resize(log->size());
+  for (std::size_t i = 0; i < log->size(); ++i) parts_->changed[i] |= (*log)[i] | written[i];
+  return pages_of(parts_->memory, parts_->changed);
+}
+
+void Microvm::forget_changes() { parts_->changed.clear(); }
+
+Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmContext context) {
+  const Snapshot& snapshot = plan.snapshot;
+  auto made = Parts::make(std::move(context), plan.shell, std::move(plan.memory), snapshot.machine,
+                          std::move(plan.console), snapshot.platform.has_boot_timer, std::move(plan.devices));
+  if (!made) return propagate(made);
+  Parts& parts = **made;
+  parts.userfault = std::move(plan.userfault);
+  if (auto restored = parts.virtio.restore(snapshot, plan.allow_changed_drives); !restored) return propagate(restored);
+  if (auto renewed = renew_generation_id(parts.memory); !renewed) return propagate(renewed);
+
+  const std::uint64_t now = realtime_ns();
+  const std::uint64_t elapsed =
+      plan.clock_realtime && now > snapshot.clock.realtime_ns ? now - snapshot.clock.realtime_ns : 0;
+  std::vector<Vcpu> vcpus;
+  vcpus.reserve(snapshot.vcpus.size());
+  for (const VcpuState& state : snapshot.vcpus) {
+    auto vcpu = Vcpu::create(plan.shell.run_size, *parts.vm, static_cast<unsigned>(vcpus.size()));
+    if (!vcpu) return propagate(vcpu);
+    if (auto restored = restore_vcpu(*vcpu, state, cycles_in(elapsed, state.tsc_khz)); !restored)
+      return propagate(restored);
+    vcpus.push_back(std::move(*vcpu));
+  }
+  // After the counters that it is computed from.
+  kvm_clock_data clock{};
+  clock.clock = snapshot.clock.guest_ns + elapsed;
+  if (auto set = parts.vm->set_clock(clock); !set) return propagate(set);
+  for (const Vcpu& vcpu : vcpus) vcpu.notify_paused();
+  if (auto finished = parts.finish(std::move(vcpus), &snapshot); !finished) return propagate(finished);
+  // The guest learns of the new id by this interrupt, before its first instruction.
+  InterruptLine event{parts.ioapic, layout::kEventGsi};
+  event.set(true);
+  event.set(false);
+  return std::unique_ptr<Microvm>{new Microvm{std::move(*made)}};
 }
 
 Microvm::Microvm(std::unique_ptr<Parts> parts) noexcept : parts_(std::move(parts)) {}

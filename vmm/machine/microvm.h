@@ -1,5 +1,7 @@
 #pragma once
 
+#include "snapshot/pages.h"
+#include "snapshot/snapshot.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/configuration.h"
@@ -30,6 +32,8 @@ struct MachineShell {
 
   /// Errors: no usable KVM on this host.
   [[nodiscard]] static Result<MachineShell> prepare();
+  /// The same without what a restored machine has no use for: its CPUID is the snapshot's.
+  [[nodiscard]] static Result<MachineShell> prepare_for_restore();
 };
 
 /// A machine to make. The files are open, and borrowed for the call: what was checked is what is booted.
@@ -47,6 +51,18 @@ struct MicrovmPlan {
   bool boot_timer = false;
 };
 
+/// A machine to restore.
+struct RestorePlan {
+  MachineShell shell;
+  Snapshot snapshot;    ///< Decoded and checked; track_dirty_pages and huge_pages are those of the new machine.
+  GuestMemory memory;   ///< As it was.
+  OwnedFd userfault{};  ///< Of a page server; none: the memory is a file's.
+  DevicePlans devices;  ///< By the snapshot's configuration and what the load request overrides, in its order.
+  ConsoleOptions console;
+  bool clock_realtime = false;        ///< The guest's clock goes ahead by the time since the snapshot.
+  bool allow_changed_drives = false;  ///< Restore though an image has changed since.
+};
+
 /// What a machine lives in. Everything outlives it.
 struct MicrovmContext {
   EventLoop& loop;
@@ -62,6 +78,8 @@ struct MicrovmContext {
 class Microvm {
  public:
   [[nodiscard]] static Result<std::unique_ptr<Microvm>> create(MicrovmPlan plan, MicrovmContext context);
+  /// The machine of a snapshot, with a new generation id; parked. Errors: what does not fit this host, or has changed.
+  [[nodiscard]] static Result<std::unique_ptr<Microvm>> restore(RestorePlan plan, MicrovmContext context);
   Microvm(const Microvm&) = delete;
   Microvm& operator=(const Microvm&) = delete;
   ~Microvm();
@@ -71,6 +89,14 @@ class Microvm {
   void pause();
   /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.
   [[nodiscard]] Status press_ctrl_alt_del();
+  /// Paused. Brings the devices to rest, calls `take` with everything of the machine but its memory's bytes and what
+  /// was configured, and lets the devices go on. Errors: KVM's, a disk's, and those of `take`.
+  [[nodiscard]] Status snapshot(const std::function<Status(Snapshot, GuestMemory&)>& take);
+  /// Paused, devices at rest: the pages that the guest and the devices have written to since the last
+  /// forget_changes(), or more; nullopt where nothing kept track. Error: KVM's.
+  [[nodiscard]] Result<std::optional<PageRanges>> changes();
+  void forget_changes();
+
   [[nodiscard]] BlockDevice& drive(std::string_view id);
   [[nodiscard]] NetDevice& network_interface(std::string_view id);
   /// Calls `done` when the serial port's output is written out, or after kDrainDeadlineNs if its reader is too slow.

@@ -44,46 +44,94 @@ Status VirtioDevices::create(DevicePlans plans, const Sockets& sockets) {
     auto device =
         BlockDevice::create(plan.config, std::move(plan.image), sockets.loop, sockets.metrics.block, sockets.log);
     if (!device) return propagate(device);
-    drives_.push_back({plan.config.drive_id, std::move(*device)});
-    if (auto plugged = plug(*drives_.back().device, *window++, sockets); !plugged) return plugged;
+    auto transport = plug(**device, *window++, sockets);
+    drives_.push_back({std::move(plan.config), std::move(*device), nullptr});
+    if (!transport) return propagate(transport);
+    drives_.back().transport = *transport;
   }
   for (NetworkInterfacePlan& plan : plans.network_interfaces) {
     auto device = NetDevice::create(plan.config, std::move(plan.tap), sockets.loop, sockets.metrics.net, sockets.log);
     if (!device) return propagate(device);
-    interfaces_.push_back({plan.config.iface_id, std::move(*device)});
-    if (auto plugged = plug(*interfaces_.back().device, *window++, sockets); !plugged) return plugged;
+    auto transport = plug(**device, *window++, sockets);
+    interfaces_.push_back({std::move(plan.config), std::move(*device), nullptr});
+    if (!transport) return propagate(transport);
+    interfaces_.back().transport = *transport;
   }
   return {};
 }
 
-Status VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window, const Sockets& sockets) {
+Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,
+                                           const Sockets& sockets) {
   auto transport = MmioTransport::create(
       device, {.memory = sockets.memory, .loop = sockets.loop, .log = sockets.log, .metrics = sockets.metrics.virtio});
   if (!transport) return propagate(transport);
   MmioTransport& made = *transports_.emplace_back(std::move(*transport));
   if (auto attached = sockets.mmio.attach(device.name(), window.base.value, window.size, made); !attached)
-    return attached;
+    return propagate(attached);
   const GuestAddress notify{window.base.value + kQueueNotifyOffset};
   for (std::size_t queue = 0; queue < made.queue_count(); ++queue)
     if (auto attached = sockets.vm.attach_kick(notify, static_cast<std::uint32_t>(queue), made.kick_fd(queue));
         !attached)
-      return attached;
+      return propagate(attached);
   sockets.ioapic.let_kvm_send(window.gsi);
-  return sockets.vm.attach_interrupt(window.gsi, made.interrupt_fd());
+  if (auto attached = sockets.vm.attach_interrupt(window.gsi, made.interrupt_fd()); !attached)
+    return propagate(attached);
+  return &made;
 }
 
 void VirtioDevices::start() {
   for (const auto& transport : transports_) transport->start();
 }
 
+void VirtioDevices::quiesce(EventLoop& loop) {
+  for (const auto& transport : transports_) transport->quiesce();
+  loop.serve_until(
+      [this] { return std::ranges::all_of(transports_, [](const auto& transport) { return transport->at_rest(); }); });
+}
+
+void VirtioDevices::go_on() {
+  for (const auto& transport : transports_) transport->resume();
+}
+
+Status VirtioDevices::save(Snapshot& snapshot) {
+  for (const auto& [config, device, transport] : drives_) {
+    if (auto synced = device->sync(); !synced) return propagate(synced, device->name());
+    snapshot.drives.push_back({.transport = transport->state(), .device = device->state()});
+  }
+  for (const auto& [config, device, transport] : interfaces_)
+    snapshot.network_interfaces.push_back({.transport = transport->state(), .device = device->state()});
+  return {};
+}
+
+Status VirtioDevices::restore(const Snapshot& snapshot, bool allow_changed_drives) {
+  ensure(drives_.size() == snapshot.drives.size() && interfaces_.size() == snapshot.network_interfaces.size(),
+         "a snapshot is restored into the devices that it names");
+  for (std::size_t i = 0; i < drives_.size(); ++i) {
+    const DriveState& saved = snapshot.drives[i];
+    // An image that was named for this restore is a copy: its time of change says nothing.
+    const bool other_file = drives_[i].config.path_on_host != saved.config.path_on_host;
+    const auto images =
+        allow_changed_drives || other_file ? BlockDevice::Images::MayDiffer : BlockDevice::Images::Unchanged;
+    if (auto restored = drives_[i].device->restore(saved.device, images); !restored) return restored;
+    if (auto restored = drives_[i].transport->restore(saved.transport); !restored) return restored;
+  }
+  for (std::size_t i = 0; i < interfaces_.size(); ++i) {
+    const NetworkInterfaceState& saved = snapshot.network_interfaces[i];
+    interfaces_[i].device->restore(saved.device);
+    if (auto restored = interfaces_[i].transport->restore(saved.transport); !restored) return restored;
+  }
+  return {};
+}
+
 BlockDevice& VirtioDevices::drive(std::string_view id) {
-  const auto found = std::ranges::find(drives_, id, &Named<BlockDevice>::id);
+  const auto found = std::ranges::find_if(drives_, [id](const auto& drive) { return drive.config.drive_id == id; });
   ensure(found != drives_.end(), "a configured drive has no device");
   return *found->device;
 }
 
 NetDevice& VirtioDevices::network_interface(std::string_view id) {
-  const auto found = std::ranges::find(interfaces_, id, &Named<NetDevice>::id);
+  const auto found =
+      std::ranges::find_if(interfaces_, [id](const auto& interface) { return interface.config.iface_id == id; });
   ensure(found != interfaces_.end(), "a configured interface has no device");
   return *found->device;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "snapshot/snapshot.h"
 #include "virtio/block_device.h"
 #include "virtio/mmio_transport.h"
 #include "virtio/net_device.h"
@@ -64,20 +65,32 @@ class VirtioDevices {
   /// Begins to listen for kicks; from here on the ring holds operations of the devices.
   void start();
 
+  /// For a snapshot, with the vCPUs paused: brings every device to rest, and lets it go on as if nothing had been.
+  void quiesce(EventLoop& loop);
+  void go_on();
+  /// At rest. Puts what drives have written on stable storage first. The configurations, which PATCH changes, are the
+  /// caller's to add. Error: a disk's.
+  [[nodiscard]] Status save(Snapshot& snapshot);
+  /// Gives devices of the snapshot's configuration its state; before start(). Errors: images that have changed, what
+  /// does not fit this machine.
+  [[nodiscard]] Status restore(const Snapshot& snapshot, bool allow_changed_drives);
+
   /// The device of that id; the configuration knows that there is one.
   [[nodiscard]] BlockDevice& drive(std::string_view id);
   [[nodiscard]] NetDevice& network_interface(std::string_view id);
 
  private:
-  [[nodiscard]] Status plug(VirtioDevice& device, const VirtioMmioWindow& window, const Sockets& sockets);
+  [[nodiscard]] Result<MmioTransport*> plug(VirtioDevice& device, const VirtioMmioWindow& window,
+                                            const Sockets& sockets);
 
-  template <typename Device>
-  struct Named {
-    std::string id;
+  template <typename Device, typename Config>
+  struct Plugged {
+    Config config;  ///< As it was plugged in.
     std::unique_ptr<Device> device;
+    MmioTransport* transport = nullptr;
   };
-  std::vector<Named<BlockDevice>> drives_;
-  std::vector<Named<NetDevice>> interfaces_;
+  std::vector<Plugged<BlockDevice, DriveConfig>> drives_;
+  std::vector<Plugged<NetDevice, NetworkInterfaceConfig>> interfaces_;
   std::vector<std::unique_ptr<MmioTransport>> transports_;  // before the devices in destruction
 };
 

@@ -12,6 +12,12 @@ namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kHugePageSize = 2 * kMiB;
+constexpr std::uint64_t kPagesAWord = 64;
+
+/// Words of a bitmap with a bit for each page.
+constexpr std::size_t bitmap_words(std::uint64_t length) {
+  return (length / kGuestPageSize + kPagesAWord - 1) / kPagesAWord;
+}
 
 Result<Mapping> map_anonymous(std::uint64_t length, HugePages pages) {
   int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -33,6 +39,19 @@ Result<Mapping> map_anonymous(std::uint64_t length, HugePages pages) {
   return mapping;
 }
 
+struct RegionPlan {
+  GuestAddress start;
+  std::uint64_t length;
+};
+
+/// One region, or two around the MMIO hole.
+std::vector<RegionPlan> region_plan(std::uint64_t size) {
+  const std::uint64_t low = std::min(size, kMmioHoleStart);
+  std::vector<RegionPlan> plan{{GuestAddress{0}, low}};
+  if (size > low) plan.push_back({GuestAddress{kMmioHoleEnd}, size - low});
+  return plan;
+}
+
 Status read_fully(int fd, std::uint64_t offset, std::span<std::byte> target) {
   while (!target.empty()) {
     const ssize_t count = ::pread(fd, target.data(), target.size(), static_cast<off_t>(offset));
@@ -42,6 +61,22 @@ Status read_fully(int fd, std::uint64_t offset, std::span<std::byte> target) {
       return fail(ErrorKind::InvalidArgument, "the file ends at offset {}, {} bytes too early", offset, target.size());
     target = target.subspan(static_cast<std::size_t>(count));
     offset += static_cast<std::uint64_t>(count);
+  }
+  return {};
+}
+
+/// The same, without what the file has no data for.
+Status read_data(int fd, std::uint64_t offset, std::span<std::byte> target) {
+  const std::uint64_t end = offset + target.size();
+  for (std::uint64_t at = offset; at < end;) {
+    const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return {};
+    const std::uint64_t begin = data < 0 ? at : static_cast<std::uint64_t>(data);
+    if (begin >= end) return {};
+    const off_t hole = data < 0 ? -1 : ::lseek(fd, data, SEEK_HOLE);
+    const std::uint64_t stop = hole < 0 ? end : std::min(end, static_cast<std::uint64_t>(hole));
+    if (auto read = read_fully(fd, begin, target.subspan(begin - offset, stop - begin)); !read) return read;
+    at = stop;
   }
   return {};
 }
@@ -59,18 +94,51 @@ Status GuestMemory::check(const Options& options) {
 
 Result<GuestMemory> GuestMemory::create(const Options& options) {
   if (auto checked = check(options); !checked) return propagate(checked);
-  const std::uint64_t size = options.size_mib * kMiB;
-  const std::uint64_t low = std::min(size, kMmioHoleStart);
   std::vector<Region> regions;
-  auto first = map_anonymous(low, options.pages);
-  if (!first) return propagate(first);
-  regions.push_back({GuestAddress{0}, std::move(*first)});
-  if (size > low) {
-    auto second = map_anonymous(size - low, options.pages);
-    if (!second) return propagate(second);
-    regions.push_back({GuestAddress{kMmioHoleEnd}, std::move(*second)});
+  for (const auto& [start, length] : region_plan(options.size_mib * kMiB)) {
+    auto mapping = map_anonymous(length, options.pages);
+    if (!mapping) return propagate(mapping);
+    regions.push_back({start, std::move(*mapping)});
   }
   return GuestMemory{std::move(regions), options.pages};
+}
+
+Result<GuestMemory> GuestMemory::map(const Options& options, OwnedFd file) {
+  if (options.pages == HugePages::Explicit2M) {
+    auto memory = create(options);
+    if (!memory) return memory;
+    std::uint64_t offset = 0;
+    for (const Region& region : memory->regions_) {
+      if (auto read = read_data(file.get(), offset, region.mapping.bytes()); !read) return propagate(read);
+      offset += region.size();
+    }
+    return memory;
+  }
+  if (auto checked = check(options); !checked) return propagate(checked);
+  // A mapping beyond a file's end would be accepted here and kill the process at the first touch.
+  struct stat status = {};
+  if (::fstat(file.get(), &status) != 0) return fail_errno(ErrorKind::System, "cannot look at the memory file");
+  if (static_cast<std::uint64_t>(status.st_size) < options.size_mib * kMiB)
+    return fail(ErrorKind::InvalidArgument, "the memory file has {} bytes, and {} MiB of memory need more",
+                status.st_size, options.size_mib);
+  const auto shared = std::make_shared<OwnedFd>(std::move(file));
+  std::vector<Region> regions;
+  std::vector<FileRange> ranges;
+  std::uint64_t offset = 0;
+  for (const auto& [start, length] : region_plan(options.size_mib * kMiB)) {
+    Mapping mapping{::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, shared->get(),
+                           static_cast<off_t>(offset)),
+                    length};
+    if (!mapping) return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
+    if (::madvise(mapping.address(), length, MADV_DONTDUMP) != 0)
+      return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
+    regions.push_back({start, std::move(mapping)});
+    ranges.push_back({.start = start, .length = length, .offset = offset, .file = shared});
+    offset += length;
+  }
+  GuestMemory memory{std::move(regions), options.pages};
+  memory.file_ranges_ = std::move(ranges);
+  return memory;
 }
 
 std::optional<std::span<std::byte>> GuestMemory::bytes(GuestAddress at, std::uint64_t length) const noexcept {
@@ -87,10 +155,11 @@ bool GuestMemory::write(GuestAddress at, std::span<const std::byte> source) cons
   const auto target = bytes(at, source.size());
   if (!target) return false;
   if (!source.empty()) std::memcpy(target->data(), source.data(), source.size());
+  note_write(target->data(), source.size());
   return true;
 }
 
-Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length) const {
+Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length) {
   const auto target = bytes(at, length);
   if (!target)
     return fail(ErrorKind::InvalidArgument, "{} bytes at guest address {:#x} are not in guest memory ({} MiB)", length,
@@ -114,9 +183,41 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   if (::mmap(start, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
              static_cast<off_t>(offset + head)) == MAP_FAILED)
     return fail_errno(ErrorKind::System, "cannot map {} bytes of the file", whole);
+  const FileRange range{.start = GuestAddress{at.value + head}, .length = whole, .offset = offset + head, .file = {}};
+  file_ranges_.insert(std::ranges::upper_bound(file_ranges_, range.start, {}, &FileRange::start), range);
   if (::madvise(start, whole, MADV_DONTDUMP) != 0)
     return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
   return read_fully(fd, offset + head + whole, target->subspan(head + whole));
+}
+
+void GuestMemory::set_served() {
+  file_ranges_.clear();
+  for (const Region& region : regions_)
+    file_ranges_.push_back({.start = region.start, .length = region.size(), .offset = 0, .file = {}});
+}
+
+void GuestMemory::track_writes() {
+  std::size_t words = 0;
+  for (const Region& region : regions_) words += bitmap_words(region.size());
+  written_.assign(words, 0);
+}
+
+void GuestMemory::mark_written(const std::byte* at, std::size_t length) const noexcept {
+  std::size_t first_word = 0;
+  for (const Region& region : regions_) {
+    const std::byte* const begin = region.mapping.bytes().data();
+    if (at >= begin && at < begin + region.size()) {
+      const auto offset = static_cast<std::uint64_t>(at - begin);
+      for (std::uint64_t page = offset / kGuestPageSize; page <= (offset + length - 1) / kGuestPageSize; ++page)
+        __atomic_fetch_or(&written_[first_word + page / kPagesAWord], 1ULL << page % kPagesAWord, __ATOMIC_RELAXED);
+      return;
+    }
+    first_word += bitmap_words(region.size());
+  }
+}
+
+std::vector<std::uint64_t> GuestMemory::take_written() {
+  return std::exchange(written_, std::vector<std::uint64_t>(written_.size()));
 }
 
 std::uint64_t GuestMemory::size() const noexcept {

@@ -2,11 +2,13 @@
 
 #include "vmm/base/error.h"
 #include "vmm/base/mapping.h"
+#include "vmm/base/owned_fd.h"
 
 #include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -51,12 +53,26 @@ class GuestMemory {
     HugePages pages = HugePages::None;
   };
 
+  /// A stretch whose untouched pages show a file.
+  struct FileRange {
+    GuestAddress start;
+    std::uint64_t length = 0;
+    std::uint64_t offset = 0;  ///< In the file.
+    /// The file, where its holes matter; where it is not kept, all of the stretch counts as data.
+    std::shared_ptr<OwnedFd> file{};
+  };
+
   /// What create() would say of the options before it asks the host for memory.
   [[nodiscard]] static Status check(const Options& options);
 
   /// Maps anonymous memory: one region, or two around the MMIO hole. Pages are made when touched.
   /// Errors: size 0, size over the guest's address space (kMaximumSizeMib), odd with 2 MiB pages, no room on the host.
   [[nodiscard]] static Result<GuestMemory> create(const Options& options);
+
+  /// Memory whose content is a file: the regions one after the other from `offset` 0 on. Pages are private copies of
+  /// the file's where the guest writes, and shared with everyone who maps it where not. Pages of 2 MiB cannot be mapped
+  /// from a file and are read instead. The file must not be written to meanwhile. Errors: as create(), and of the file.
+  [[nodiscard]] static Result<GuestMemory> map(const Options& options, OwnedFd file);
 
   /// The largest size_mib that create() accepts: 1 TiB.
   static constexpr std::uint64_t kMaximumSizeMib = 1024 * 1024;
@@ -82,6 +98,7 @@ class GuestMemory {
     const auto target = bytes(at, sizeof(T));
     if (!target) return false;
     std::memcpy(target->data(), &value, sizeof(T));
+    note_write(target->data(), sizeof(T));
     return true;
   }
 
@@ -91,9 +108,25 @@ class GuestMemory {
   /// Puts `length` bytes of a file at `at`. Whole pages whose file offset and guest address agree modulo the page size
   /// are mapped privately over the RAM (no copy; the page cache is shared by every machine that boots this file); the
   /// rest, and everything where pages are 2 MiB, is read. Errors: outside RAM, a short or failing read.
-  [[nodiscard]] Status place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length) const;
+  [[nodiscard]] Status place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length);
 
   [[nodiscard]] const std::vector<Region>& regions() const noexcept { return regions_; }
+  /// Ascending, without overlaps.
+  [[nodiscard]] const std::vector<FileRange>& file_ranges() const noexcept { return file_ranges_; }
+  [[nodiscard]] HugePages pages() const noexcept { return pages_; }
+
+  /// Untouched pages are not zeros but what a page server has: all of it counts as a file's (see FileRange).
+  void set_served();
+
+  /// From now on, note_write() is remembered: for diff snapshots. Before any device exists.
+  void track_writes();
+  /// A device has written to guest memory; KVM's own log does not see that. `at` is from bytes(). Any thread.
+  void note_write(const void* at, std::size_t length) const noexcept {
+    if (!written_.empty() && length != 0) [[unlikely]]
+      mark_written(static_cast<const std::byte*>(at), length);
+  }
+  /// What was noted since the last call: a bit a page in the regions' order, each region's from a new word on.
+  [[nodiscard]] std::vector<std::uint64_t> take_written();
   /// All RAM, in bytes.
   [[nodiscard]] std::uint64_t size() const noexcept;
   /// The end of the region that starts at 0: RAM that every boot protocol can use.
@@ -101,9 +134,12 @@ class GuestMemory {
 
  private:
   GuestMemory(std::vector<Region> regions, HugePages pages) noexcept : regions_(std::move(regions)), pages_(pages) {}
+  void mark_written(const std::byte* at, std::size_t length) const noexcept;
 
   std::vector<Region> regions_;  // ascending, never empty
   HugePages pages_;
+  std::vector<FileRange> file_ranges_;
+  mutable std::vector<std::uint64_t> written_;  // words are accessed atomically; empty: nobody wants to know
 };
 
 }  // namespace mayfly

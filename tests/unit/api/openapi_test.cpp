@@ -91,10 +91,13 @@ class Description {
 /// Fields beyond the dialect's.
 bool is_extra_field(const std::string& where) {
   return where.ends_with("/version GET.mayfly_version") || where.ends_with("/vm/config GET.serial") ||
-         where.ends_with(".direct") || where.ends_with(".check_source_mac");
+         where.ends_with(".direct") || where.ends_with(".check_source_mac") || where.ends_with(".drive_overrides") ||
+         where.ends_with(".allow_changed_drives");
 }
-/// Fields of the dialect that are refused: vhost-user drives.
-bool is_absent_field(const std::string& where) { return where.ends_with(".socket"); }
+/// Fields of the dialect that are refused: vhost-user drives, vsock devices.
+bool is_absent_field(const std::string& where) {
+  return where.ends_with(".socket") || where.ends_with(".vsock_override");
+}
 /// Without the dialect's socket, a drive needs its path.
 bool is_stricter(const std::string& where) {
   return where == "/drives/{drive_id} PUT" || where.ends_with("drives.items");
@@ -210,6 +213,22 @@ TEST(OpenApi, DescribesEveryRouteOfTheServerAndNoOther) {
   EXPECT_EQ(described, served);
 }
 
+/// Fields of which exactly one is there, in the order in which they are described.
+std::vector<std::string> alternatives_of(const JsonValue& schema) {
+  std::vector<std::string> names;
+  if (const JsonValue* list = find(schema, "x-exactly-one-of"))
+    for (const JsonValue& each : std::get<JsonValue::Array>(list->data)) names.push_back(text_of(&each));
+  return names;
+}
+
+/// The fields of a sample: all, and the first of those that exclude each other.
+std::set<std::string> sample_fields(const JsonValue& schema) {
+  std::set<std::string> names = names_of(find(schema, "properties"));
+  const auto alternatives = alternatives_of(schema);
+  for (std::size_t i = 1; i < alternatives.size(); ++i) names.erase(alternatives[i]);
+  return names;
+}
+
 /// A value that a schema allows, as JSON.
 std::string sample(const Description& description, const JsonValue& schema) {
   const std::string type = text_of(find(schema, "type"));
@@ -230,7 +249,7 @@ std::string sample(const Description& description, const JsonValue& schema) {
   }
   EXPECT_EQ(type, "object");
   std::string members;
-  for (const std::string& name : names_of(find(schema, "properties"))) {
+  for (const std::string& name : sample_fields(schema)) {
     members += fmt::format(R"({}"{}": {})", members.empty() ? "" : ", ", name,
                            sample(description, description.resolved(at(at(schema, "properties"), name))));
   }
@@ -241,13 +260,13 @@ std::string sample(const Description& description, const JsonValue& schema) {
 std::string altered_sample(const Description& description, const JsonValue& schema, std::string_view field,
                            const std::string& value) {
   std::string members;
-  for (const std::string& name : names_of(find(schema, "properties"))) {
+  for (const std::string& name : sample_fields(schema)) {
     if (name == field && value.empty()) continue;
     members += fmt::format(
         R"({}"{}": {})", members.empty() ? "" : ", ", name,
         name == field ? value : sample(description, description.resolved(at(at(schema, "properties"), name))));
   }
-  if (names_of(find(schema, "properties")).contains(std::string{field})) return '{' + members + '}';
+  if (value.empty() || sample_fields(schema).contains(std::string{field})) return '{' + members + '}';
   return fmt::format(R"({{{}{}"{}": {}}})", members, members.empty() ? "" : ", ", field, value);
 }
 
@@ -295,6 +314,10 @@ class Prober {
     if (texts_of(find(schema, "required")).contains(name)) {
       refuses(with(""), fmt::format(R"(needs the field "{}")", name));
       refuses(with("null"), name + " must be ");
+    } else if (const auto alternatives = alternatives_of(schema); std::ranges::count(alternatives, name) != 0) {
+      const bool is_in_sample = name == alternatives.front();
+      if (is_in_sample) refuses(with(""), "needs exactly one of ");
+      if (!is_in_sample) refuses(with(sample(description_, field)), "needs exactly one of ");
     } else {
       accepts(with(""));
       accepts(with("null"));
@@ -354,6 +377,14 @@ TEST(OpenApi, TheServerTakesNestedObjectsAsDescribed) {
         [](const std::string& object) { return fmt::format(R"({{"msr_modifiers": [{}]}})", object); });
   probe(ours, "/cpu-config", "PUT", definition("CpuidLeafModifier"),
         [](const std::string& object) { return fmt::format(R"({{"cpuid_modifiers": [{}]}})", object); });
+  for (const auto& [definition_name, field] :
+       {std::pair{"NetworkOverride", "network_overrides"}, std::pair{"DriveOverride", "drive_overrides"}})
+    probe(ours, "/snapshot/load", "PUT", definition(definition_name), [field](const std::string& object) {
+      return fmt::format(R"({{"snapshot_path": "s", "mem_file_path": "m", "{}": [{}]}})", field, object);
+    });
+  probe(ours, "/snapshot/load", "PUT", definition("MemoryBackend"), [](const std::string& object) {
+    return fmt::format(R"({{"snapshot_path": "s", "mem_backend": {}}})", object);
+  });
   probe(ours, "/cpu-config", "PUT", definition("CpuidRegisterModifier"), [](const std::string& object) {
     return fmt::format(R"({{"cpuid_modifiers": [{{"leaf": "1", "subleaf": "0", "flags": 0, "modifiers": [{}]}}]}})",
                        object);

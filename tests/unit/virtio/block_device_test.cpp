@@ -421,12 +421,20 @@ TEST(BlockDevice, ItsStateIsTakenOverByAnotherOfTheSameKind) {
   EXPECT_EQ(state.rate_limiter.ops->budget, 3U);
 
   BlockFixture restored{{.rate_limiter = limits}};
-  ASSERT_TRUE(restored.device->restore(state));
+  ASSERT_TRUE(restored.device->restore(state, BlockDevice::Images::MayDiffer));
   EXPECT_EQ(restored.device->state().rate_limiter.ops->budget, 3U);
   BlockFixture larger{{.sectors = 65}};
-  EXPECT_FALSE(larger.device->restore(state));
+  EXPECT_FALSE(larger.device->restore(state, BlockDevice::Images::MayDiffer));
   BlockFixture read_only{{.read_only = true}};
-  EXPECT_FALSE(read_only.device->restore(state));
+  EXPECT_FALSE(read_only.device->restore(state, BlockDevice::Images::MayDiffer));
+
+  // The very image, as it was and after a write from outside.
+  EXPECT_TRUE(saved.device->restore(state, BlockDevice::Images::Unchanged));
+  BlockDeviceState older = state;
+  older.image.modified_ns -= 1;
+  const auto refused = saved.device->restore(older, BlockDevice::Images::Unchanged);
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("has changed since the snapshot"), std::string::npos);
 }
 
 }  // namespace

@@ -373,15 +373,8 @@ TEST_F(MmioTransportTest, OddAccessesReadAsZeroAndAreIgnored) {
 
 TEST_F(MmioTransportTest, QuiescedAndResumedTheDriverNoticesNothing) {
   drive();
-  bool quiet = false;
-  loop_->post([&] {
-    transport_->quiesce([&] {
-      quiet = true;
-      loop_->stop();
-    });
-  });
-  ASSERT_TRUE(loop_->run());
-  ASSERT_TRUE(quiet);
+  transport_->quiesce();
+  serve_until([&] { return transport_->at_rest(); });
   driver_.offer({{ram_.room(8), 8, true}});
   kick(0);
   go_round();
@@ -396,14 +389,8 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   driver_.offer({{ram_.room(8), 8, true}});
   kick(0);
   serve_until([&] { return driver_.used_index() == 1; });
-  bool quiet = false;
-  loop_->post([&] {
-    transport_->quiesce([&] {
-      quiet = true;
-      loop_->stop();
-    });
-  });
-  ASSERT_TRUE(loop_->run());
+  transport_->quiesce();
+  serve_until([&] { return transport_->at_rest(); });
   const MmioTransportState state = transport_->state();
 
   FakeDevice device;

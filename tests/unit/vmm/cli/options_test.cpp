@@ -123,6 +123,91 @@ TEST(Options, WhatStandsBeforeASubcommandIsRefusedAndSaysWhereItBelongs) {
   EXPECT_EQ(said({"--id", "vm-7", "doctor"}), "mayfly: --id is not for mayfly doctor; see mayfly doctor --help\n");
 }
 
+TEST(Options, RestoreMakesTheCommandThatLoadsAndGoesOn) {
+  const auto options = std::get<RunOptions>(parse({"restore",
+                                                   "--state",
+                                                   "s",
+                                                   "--memory",
+                                                   "m",
+                                                   "--tap",
+                                                   "eth0=tap7",
+                                                   "-d",
+                                                   "rootfs=[copy]",
+                                                   "--tap",
+                                                   "e1=t",
+                                                   "--clock-realtime",
+                                                   "--track-dirty-pages",
+                                                   "--allow-changed-drives",
+                                                   "--huge-pages",
+                                                   "2M",
+                                                   "--api-sock",
+                                                   "/a",
+                                                   "--id",
+                                                   "clone-3"}));
+  ASSERT_EQ(options.commands.size(), 1U);
+  const auto& load = std::get<LoadSnapshot>(options.commands[0]).value;
+  EXPECT_EQ(load.snapshot_path, "s");
+  EXPECT_EQ(load.backend, MemoryBackend::File);
+  EXPECT_EQ(load.backend_path, "m");
+  EXPECT_TRUE(load.resume_vm);
+  EXPECT_TRUE(load.clock_realtime);
+  EXPECT_TRUE(load.track_dirty_pages);
+  EXPECT_TRUE(load.allow_changed_drives);
+  EXPECT_EQ(load.huge_pages, HugePages::Explicit2M);
+  ASSERT_EQ(load.network_overrides.size(), 2U);
+  EXPECT_EQ(load.network_overrides[1].host_dev_name, "t");
+  ASSERT_EQ(load.drive_overrides.size(), 1U);
+  EXPECT_EQ(load.drive_overrides[0].path_on_host, "[copy]");
+  EXPECT_EQ(options.api_sock, "/a");
+  EXPECT_EQ(options.common.id, "clone-3");
+  EXPECT_EQ(options.common.logger.level, LogLevel::Warning);
+}
+
+TEST(Options, RestoreIsPlainWhereNothingElseIsSaid) {
+  const auto options = std::get<RunOptions>(parse({"restore", "-s", "s", "--page-server", "/p"}));
+  const auto& load = std::get<LoadSnapshot>(options.commands.at(0)).value;
+  EXPECT_EQ(load.backend, MemoryBackend::Uffd);
+  EXPECT_EQ(load.backend_path, "/p");
+  EXPECT_FALSE(load.clock_realtime);
+  EXPECT_FALSE(load.allow_changed_drives);
+  EXPECT_FALSE(load.track_dirty_pages);
+  EXPECT_EQ(load.huge_pages, std::nullopt);
+  EXPECT_FALSE(options.api_sock);
+}
+
+TEST(Options, RestoreNeedsAStateAndOneMemory) {
+  EXPECT_EQ(exit_code({"restore", "--memory", "m"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "--state", "s"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "m", "--page-server", "/p"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "m", "--tap", "eth0"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "m", "--drive", "d=a", "b"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "m", "--kernel", "k"}), kExitBadArguments);
+}
+
+TEST(Options, SnapshotsAreMergedAndVerified) {
+  const auto merge =
+      std::get<MergeOptions>(parse({"snapshot", "merge", "--base", "b", "--diff", "d", "--output", "o"}));
+  EXPECT_EQ(merge.base, "b");
+  EXPECT_EQ(merge.diff, "d");
+  EXPECT_EQ(merge.output, "o");
+  const auto verify = std::get<VerifyOptions>(parse({"snapshot", "verify", "--state", "s", "--memory", "m"}));
+  EXPECT_EQ(verify.state, "s");
+  EXPECT_EQ(verify.memory, "m");
+  EXPECT_EQ(exit_code({"snapshot"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"snapshot", "take"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"snapshot", "merge", "--base", "b", "--diff", "d"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"snapshot", "verify", "--state", "s"}), kExitBadArguments);
+}
+
+TEST(Options, AStateFileIsDescribedAndTheFormatNamed) {
+  EXPECT_EQ(std::get<DescribeOptions>(parse({"--describe-snapshot", "s"})).state, "s");
+  EXPECT_EQ(std::get<DescribeOptions>(parse({"--describe-snapshot", ""})).state, "");
+  EXPECT_EQ(exit_code({"--describe-snapshot"}), kExitBadArguments);
+  testing::internal::CaptureStdout();
+  EXPECT_EQ(exit_code({"--snapshot-version"}), 0);
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "v1\n");
+}
+
 TEST(Options, DoctorTakesJson) { EXPECT_TRUE(std::get<DoctorOptions>(parse({"doctor", "--json"})).json); }
 
 TEST(Options, HelpAndVersionEndWell) {
@@ -144,6 +229,10 @@ std::size_t widest_line_of(std::vector<const char*> words) {
 TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"--help"}), 80U);
   EXPECT_LE(widest_line_of({"run", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"restore", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"snapshot", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"snapshot", "merge", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"snapshot", "verify", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
 }
 

@@ -14,12 +14,14 @@ std::vector<Command> always() {
   return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{}, FlushMetrics{}};
 }
 std::vector<Command> before_start() {
-  return {PutBootSource{}, PutMachineConfig{},    PatchMachineConfig{}, PutCpuConfig{}, PutSerial{},
-          PutDrive{},      PutNetworkInterface{}, PutLogger{},          PutMetrics{},   StartInstance{}};
+  return {PutBootSource{},       PutMachineConfig{}, PatchMachineConfig{}, PutCpuConfig{},  PutSerial{},   PutDrive{},
+          PutNetworkInterface{}, PutLogger{},        PutMetrics{},         StartInstance{}, LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
   return {PauseVm{}, ResumeVm{}, PatchDrive{}, PatchNetworkInterface{}, SendCtrlAltDel{}};
 }
+
+std::vector<Command> while_paused() { return {CreateSnapshot{}}; }
 
 TEST(MachineState, LooksAndFlushesAreLegalInEveryState) {
   for (const Command& command : always())
@@ -67,9 +69,21 @@ TEST(MachineState, DevicesAreChangedWhileTheMachineRunsOrIsPaused) {
             "PUT /network-interfaces is only possible before the machine starts; it is Running");
 }
 
+TEST(MachineState, ASnapshotIsTakenOfAPausedMachineAndLoadedIntoAFreshOne) {
+  EXPECT_TRUE(check_legal(CreateSnapshot{}, MachineState::Paused));
+  EXPECT_EQ(check_legal(CreateSnapshot{}, MachineState::Running).error().message,
+            "PUT /snapshot/create is only possible while the machine is paused; it is Running: send PATCH /vm with "
+            "state Paused first");
+  EXPECT_EQ(check_legal(CreateSnapshot{}, MachineState::NotStarted).error().message,
+            "PUT /snapshot/create is only possible after the machine has started; it is Not started: send "
+            "InstanceStart first");
+  EXPECT_EQ(check_legal(LoadSnapshot{}, MachineState::Paused).error().message,
+            "PUT /snapshot/load is only possible before the machine starts; it is Paused");
+}
+
 TEST(MachineState, EveryCommandIsInOneOfTheListsAbove) {
   std::set<std::size_t> seen;
-  for (const auto& list : {always(), before_start(), after_start()})
+  for (const auto& list : {always(), before_start(), after_start(), while_paused()})
     for (const Command& command : list) EXPECT_TRUE(seen.insert(command.index()).second);
   EXPECT_EQ(seen.size(), std::variant_size_v<Command>);
 }

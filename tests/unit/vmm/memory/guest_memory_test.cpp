@@ -148,5 +148,94 @@ TEST_F(PlaceFile, NothingToPlaceIsNoError) {
   EXPECT_FALSE(memory_->place_file(file_.get(), 0, GuestAddress{kEnd + 1}, 0));
 }
 
+// --- A file's content ------------------------------------------------------------------------------------------------
+
+OwnedFd sparse_file(std::uint64_t size) {
+  OwnedFd file{::memfd_create("memory", MFD_CLOEXEC)};
+  EXPECT_EQ(::ftruncate(file.get(), static_cast<off_t>(size)), 0);
+  return file;
+}
+
+TEST(GuestMemoryOfAFile, ShowsTheFileAndKeepsWritesToItself) {
+  OwnedFd file = sparse_file(kMiB);
+  const OwnedFd same{::dup(file.get())};
+  ASSERT_EQ(::pwrite(same.get(), "file", 4, 8192), 4);
+  const auto memory = GuestMemory::map({.size_mib = 1}, std::move(file));
+  ASSERT_TRUE(memory) << memory.error().message;
+  EXPECT_EQ(memory->load<char>(GuestAddress{8193}), 'i');
+  EXPECT_EQ(memory->load<char>(GuestAddress{0}), 0);
+  ASSERT_TRUE(memory->store(GuestAddress{8192}, 'F'));
+  char byte = 0;
+  ASSERT_EQ(::pread(same.get(), &byte, 1, 8192), 1);
+  EXPECT_EQ(byte, 'f');
+  ASSERT_EQ(memory->file_ranges().size(), 1U);
+  EXPECT_EQ(memory->file_ranges()[0].length, kMiB);
+  EXPECT_TRUE(memory->file_ranges()[0].file);
+}
+
+TEST(GuestMemoryOfAFile, GoesAroundTheHoleWithoutAHoleInTheFile) {
+  OwnedFd file = sparse_file(5 * kGiB);
+  ASSERT_EQ(::pwrite(file.get(), "a", 1, kMmioHoleStart - 1), 1);
+  ASSERT_EQ(::pwrite(file.get(), "b", 1, kMmioHoleStart), 1);
+  const auto memory = GuestMemory::map({.size_mib = 5120}, std::move(file));
+  ASSERT_TRUE(memory);
+  EXPECT_EQ(memory->load<char>(GuestAddress{kMmioHoleStart - 1}), 'a');
+  EXPECT_EQ(memory->load<char>(GuestAddress{kMmioHoleEnd}), 'b');
+  ASSERT_EQ(memory->file_ranges().size(), 2U);
+  EXPECT_EQ(memory->file_ranges()[1].offset, kMmioHoleStart);
+}
+
+TEST(GuestMemoryOfAFile, AFileThatIsTooShortIsRefused) {
+  const auto memory = GuestMemory::map({.size_mib = 2}, sparse_file(2 * kMiB - 1));
+  ASSERT_FALSE(memory);
+  EXPECT_EQ(memory.error().message, "the memory file has 2097151 bytes, and 2 MiB of memory need more");
+  EXPECT_FALSE(GuestMemory::map({.size_mib = 2}, OwnedFd{}));
+  EXPECT_FALSE(GuestMemory::map({.size_mib = 0}, sparse_file(kMiB)));
+}
+
+TEST(GuestMemoryOfAFile, ServedMemoryIsAFileThatIsNotThere) {
+  auto memory = GuestMemory::create({.size_mib = 5120});
+  ASSERT_TRUE(memory);
+  memory->set_served();
+  ASSERT_EQ(memory->file_ranges().size(), 2U);
+  EXPECT_EQ(memory->file_ranges()[1].start, GuestAddress{kMmioHoleEnd});
+  EXPECT_FALSE(memory->file_ranges()[0].file);
+}
+
+// --- What devices write ----------------------------------------------------------------------------------------------
+
+TEST(GuestMemoryWrites, AreForgottenUnlessSomebodyWantsThem) {
+  auto memory = GuestMemory::create({.size_mib = 1});
+  ASSERT_TRUE(memory->store(GuestAddress{4096}, 1));
+  EXPECT_TRUE(memory->take_written().empty());
+}
+
+TEST(GuestMemoryWrites, AreABitAPageAndTakenOnce) {
+  auto memory = GuestMemory::create({.size_mib = 1});
+  memory->track_writes();
+  ASSERT_TRUE(memory->store(GuestAddress{0}, 1));
+  ASSERT_TRUE(memory->store(GuestAddress{3 * 4096 - 2}, 1));  // over a page's end
+  const std::array<std::byte, 2 * 4096> two{};
+  ASSERT_TRUE(memory->write(GuestAddress{64 * 4096 + 1}, two));
+  ASSERT_TRUE(memory->write(GuestAddress{kMiB}, {}));
+  memory->note_write(memory->bytes(GuestAddress{kMiB - 1}, 1)->data(), 1);
+  memory->note_write(memory->bytes(GuestAddress{200 * 4096}, 0)->data(), 0);
+  EXPECT_EQ(memory->take_written(), (std::vector<std::uint64_t>{0b1101, 0b111, 0, 1ULL << 63}));
+  EXPECT_EQ(memory->take_written(), std::vector<std::uint64_t>(4));
+}
+
+TEST(GuestMemoryWrites, EachRegionBeginsWithAWordOfItsOwn) {
+  auto memory = GuestMemory::create({.size_mib = 5120});
+  memory->track_writes();
+  ASSERT_TRUE(memory->store(GuestAddress{kMmioHoleStart - 4}, 1));
+  ASSERT_TRUE(memory->store(GuestAddress{kMmioHoleEnd + 4096}, 1));
+  const auto written = memory->take_written();
+  const std::size_t low_words = kMmioHoleStart / 4096 / 64;
+  ASSERT_EQ(written.size(), 5 * kGiB / 4096 / 64);
+  EXPECT_EQ(written[low_words - 1], 1ULL << 63);
+  EXPECT_EQ(written[low_words], 2U);
+  EXPECT_EQ(std::ranges::count(written, 0U), static_cast<std::ptrdiff_t>(written.size() - 2));
+}
+
 }  // namespace
 }  // namespace mayfly

@@ -1,0 +1,101 @@
+#include "api/snapshot_json.h"
+
+#include "vmm/device_names.h"
+
+#include <algorithm>
+
+namespace mayfly {
+namespace {
+
+constexpr JsonName<bool> kSnapshotTypes[] = {{"Full", false}, {"Diff", true}};
+constexpr JsonName<MemoryBackend> kBackends[] = {{"File", MemoryBackend::File}, {"Uffd", MemoryBackend::Uffd}};
+/// "Snapshot" is what an absent field means.
+constexpr JsonName<std::optional<HugePages>> kHugePages[] = {{"Snapshot", std::nullopt},
+                                                             {"None", HugePages::None},
+                                                             {"Transparent", HugePages::Transparent},
+                                                             {"2M", HugePages::Explicit2M}};
+constexpr JsonChecked kId{.good = is_device_id, .rule = kDeviceIdRule};
+constexpr JsonChecked kTapName{.good = is_interface_name, .rule = kInterfaceNameRule};
+
+struct Backend {
+  MemoryBackend type = MemoryBackend::File;
+  std::string path;
+};
+
+Result<Backend> read_backend(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  Backend backend{.type = fields.required("backend_type", JsonEnum<MemoryBackend>{kBackends}),
+                  .path = fields.required("backend_path", JsonPath{})};
+  return fields.finish(std::move(backend));
+}
+
+Result<NetworkOverride> read_network_override(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  NetworkOverride read{.iface_id = fields.required("iface_id", kId),
+                       .host_dev_name = fields.required("host_dev_name", kTapName)};
+  return fields.finish(std::move(read));
+}
+
+Result<DriveOverride> read_drive_override(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  DriveOverride read{.drive_id = fields.required("drive_id", kId),
+                     .path_on_host = fields.required("path_on_host", JsonPath{})};
+  return fields.finish(std::move(read));
+}
+
+Result<bool> refuse_vsock(const JsonValue&, const std::string& where) {
+  return fail(ErrorKind::InvalidArgument, "{} is not available: Mayfly has no vsock device; leave it out", where);
+}
+
+/// Two overrides of one device contradict each other.
+template <typename Override>
+void refuse_repeated(JsonFields& fields, const std::string& where, const std::vector<Override>& overrides,
+                     std::string Override::* id) {
+  for (std::size_t i = 0; i < overrides.size(); ++i)
+    if (std::ranges::find(overrides.begin(), overrides.begin() + static_cast<std::ptrdiff_t>(i), overrides[i].*id,
+                          id) != overrides.begin() + static_cast<std::ptrdiff_t>(i))
+      fields.refuse(
+          fmt::format("{}[{}] is for {} once more; name each device once", where, i, in_quotes(overrides[i].*id)));
+}
+
+}  // namespace
+
+Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  SnapshotCreateParams params{.snapshot_path = fields.required("snapshot_path", JsonPath{}),
+                              .mem_file_path = fields.required("mem_file_path", JsonPath{}),
+                              .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false)};
+  return fields.finish(std::move(params));
+}
+
+Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  SnapshotLoadParams params;
+  fields.optional("vsock_override", refuse_vsock);
+  params.snapshot_path = fields.required("snapshot_path", JsonPath{});
+  // The dialect has two ways to say it: an older and a newer one.
+  const auto old_path = fields.optional("mem_file_path", JsonPath{});
+  auto backend = fields.optional("mem_backend", read_backend);
+  if (old_path.has_value() == backend.has_value())
+    fields.refuse(fmt::format("{} needs exactly one of mem_backend and mem_file_path; {}", where,
+                              old_path ? "leave mem_file_path out" : "give mem_backend"));
+  params.backend = backend ? backend->type : MemoryBackend::File;
+  params.backend_path = backend ? std::move(backend->path) : old_path.value_or("");
+  const auto old_tracking = fields.optional("enable_diff_snapshots", JsonBool{});
+  const auto tracking = fields.optional("track_dirty_pages", JsonBool{});
+  params.track_dirty_pages = tracking.value_or(old_tracking.value_or(false));
+  params.resume_vm = fields.optional("resume_vm", JsonBool{}).value_or(false);
+  params.clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(false);
+  params.allow_changed_drives = fields.optional("allow_changed_drives", JsonBool{}).value_or(false);
+  params.huge_pages =
+      fields.optional("huge_pages", JsonEnum<std::optional<HugePages>>{kHugePages}).value_or(std::nullopt);
+  params.network_overrides =
+      fields.optional("network_overrides", JsonArray{read_network_override}).value_or(std::vector<NetworkOverride>{});
+  params.drive_overrides =
+      fields.optional("drive_overrides", JsonArray{read_drive_override}).value_or(std::vector<DriveOverride>{});
+  refuse_repeated(fields, where + ".network_overrides", params.network_overrides, &NetworkOverride::iface_id);
+  refuse_repeated(fields, where + ".drive_overrides", params.drive_overrides, &DriveOverride::drive_id);
+  return fields.finish(std::move(params));
+}
+
+}  // namespace mayfly

@@ -1,0 +1,48 @@
+#include "snapshot/host_cpu.h"
+
+#include <cpuid.h>
+
+#include <array>
+#include <cstring>
+
+namespace mayfly {
+
+HostCpu host_cpu_of(std::uint32_t ebx, std::uint32_t edx, std::uint32_t ecx, std::uint32_t signature) {
+  std::array<char, 12> vendor{};
+  std::memcpy(vendor.data(), &ebx, 4);
+  std::memcpy(vendor.data() + 4, &edx, 4);
+  std::memcpy(vendor.data() + 8, &ecx, 4);
+  // Intel SDM vol. 2, CPUID, "Version information": extended family and model count only where the base says so.
+  const std::uint32_t base_family = signature >> 8 & 0xF;
+  const std::uint32_t base_model = signature >> 4 & 0xF;
+  HostCpu cpu{.vendor = {vendor.data(), vendor.size()}, .stepping = signature & 0xF};
+  cpu.family = base_family == 0xF ? base_family + (signature >> 20 & 0xFF) : base_family;
+  cpu.model = base_family == 0xF || base_family == 6 ? (signature >> 16 & 0xF) << 4 | base_model : base_model;
+  return cpu;
+}
+
+const HostCpu& this_host_cpu() {
+  static const HostCpu cpu = [] {
+    std::uint32_t eax = 0;
+    std::uint32_t ebx = 0;
+    std::uint32_t ecx = 0;
+    std::uint32_t edx = 0;
+    __cpuid(0, eax, ebx, ecx, edx);
+    std::uint32_t signature = 0;
+    std::uint32_t ignored = 0;
+    __cpuid(1, signature, ignored, ignored, ignored);
+    return host_cpu_of(ebx, edx, ecx, signature);
+  }();
+  return cpu;
+}
+
+Status check_host_cpu(const HostCpu& saved, const HostCpu& here) {
+  if (saved.vendor == here.vendor && saved.family == here.family && saved.model == here.model) return {};
+  return fail(
+      ErrorKind::Unsupported,
+      "the snapshot's processor is {}, family {:#x}, model {:#x}, and this host's {}, family {:#x}, model {:#x}: the "
+      "guest uses what this one may not have; restore it on a host like the first",
+      saved.vendor, saved.family, saved.model, here.vendor, here.family, here.model);
+}
+
+}  // namespace mayfly

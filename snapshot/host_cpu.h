@@ -1,0 +1,31 @@
+#pragma once
+
+#include "vmm/base/error.h"
+
+#include <cstdint>
+#include <string>
+
+/// Which processor a snapshot was taken on: its guest has seen that one's features, and its saved registers are laid
+/// out as that one has them.
+namespace mayfly {
+
+struct HostCpu {
+  std::string vendor{};  ///< "GenuineIntel", "AuthenticAMD"...
+  std::uint32_t family = 0;
+  std::uint32_t model = 0;
+  std::uint32_t stepping = 0;
+  friend bool operator==(const HostCpu&, const HostCpu&) = default;
+};
+
+/// The processor that this runs on. Two CPUID instructions, which trap where the host is itself a guest: 20-70 us each
+/// there, so it is asked once.
+[[nodiscard]] const HostCpu& this_host_cpu();
+
+/// What the processor says in leaves 0 and 1.
+[[nodiscard]] HostCpu host_cpu_of(std::uint32_t ebx, std::uint32_t edx, std::uint32_t ecx, std::uint32_t signature);
+
+/// Whether a guest of `saved` can go on here. Error: another vendor, family or model. A stepping more or less is
+/// microcode and errata: KVM says at the registers if it matters.
+[[nodiscard]] Status check_host_cpu(const HostCpu& saved, const HostCpu& here);
+
+}  // namespace mayfly

@@ -1,0 +1,88 @@
+#pragma once
+
+#include "snapshot/pages.h"
+#include "snapshot/snapshot.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/event_loop.h"
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+/// The memory file: a guest's RAM byte for byte, sparse, and behind it what says whose it is and what of it is data.
+///
+///   0                  RAM, as large as the machine's memory; holes where nothing was touched (or, in a diff, changed)
+///   memory_size        MemoryFileFooter, 4096 bytes
+///   then               the stretches of data, each with its checksum
+///
+/// Whoever maps or serves the first part alone, as the dialect's page servers do, never sees the rest. The footer's
+/// `id` is the state file's: a pair that does not belong together is refused.
+namespace mayfly {
+
+enum class MemoryFileKind : std::uint32_t {
+  Full = 1,  ///< Everything; holes are zeros.
+  Diff = 2,  ///< What changed since the snapshot `base_id`; holes are as they were.
+};
+
+/// As stored: little-endian, at offset memory_size.
+struct MemoryFileFooter {
+  std::array<char, 8> magic{};
+  std::uint32_t version = 0;
+  MemoryFileKind kind = MemoryFileKind::Full;
+  SnapshotId id{};
+  SnapshotId base_id{};  ///< Zeros where there is none.
+  std::uint64_t memory_size = 0;
+  std::uint64_t stretch_count = 0;
+  std::uint64_t table_checksum = 0;
+  std::uint64_t checksum = 0;  ///< Of all before it.
+};
+static_assert(sizeof(MemoryFileFooter) == 80);
+
+/// A stretch of data and its checksum: at most kLongestStretch bytes.
+struct MemoryStretch {
+  PageRange range{};
+  std::uint64_t checksum = 0;
+};
+static_assert(sizeof(MemoryStretch) == 24);
+inline constexpr std::uint64_t kLongestStretch = 1 << 20;
+/// Room for the footer: the table begins on a page.
+inline constexpr std::uint64_t kFooterRoom = 4096;
+
+/// What write_memory_file() is to write.
+struct MemoryFileContent {
+  MemoryFileKind kind = MemoryFileKind::Full;
+  SnapshotId id{};
+  SnapshotId base_id{};
+  PageRanges pages{};
+};
+
+/// Writes an empty file, through the loop's ring: large pieces, many in flight. Loop's thread; nobody writes to the
+/// memory meanwhile. On an error (a full disk...) the file is the caller's to remove.
+[[nodiscard]] Status write_memory_file(EventLoop& loop, const OwnedFd& file, const std::string& path,
+                                       const GuestMemory& memory, const MemoryFileContent& content);
+
+/// Reads the footer of an open file whose RAM part is `memory_size` bytes. Errors: no memory file, of another size,
+/// damaged.
+[[nodiscard]] Result<MemoryFileFooter> read_footer(int file, const std::string& path, std::uint64_t memory_size);
+/// The same where the size is to be found out: by the file's own.
+[[nodiscard]] Result<MemoryFileFooter> find_footer(int file, const std::string& path);
+/// The table behind the footer. Errors: damaged, cut short.
+[[nodiscard]] Result<std::vector<MemoryStretch>> read_stretches(int file, const std::string& path,
+                                                                const MemoryFileFooter& footer);
+/// Compares every stretch with its checksum. Errors: the first that differs, by its place.
+[[nodiscard]] Status verify_stretches(int file, const std::string& path, std::span<const MemoryStretch> stretches);
+
+/// Opens a file to read it as a memory file, whatever is in it. Errors: not there, a directory, a FIFO...
+[[nodiscard]] Result<OwnedFd> open_for_reading(const std::string& path);
+
+/// Opens the memory of `id` for a restore: `path`, or, where a machine was killed between naming the state and the
+/// memory (see file_pair.h), the new file beside it. Errors: not there, another snapshot's, a diff, another size.
+[[nodiscard]] Result<OwnedFd> open_memory_file(const std::string& path, const SnapshotId& id,
+                                               std::uint64_t memory_size);
+
+/// Puts `diff` onto `base` and writes the whole to `output`, which may be either. `output` then belongs to the state
+/// file of `diff`, and is a diff itself where `base` is one. Errors: no such files, damaged, a diff of another base.
+[[nodiscard]] Status merge_memory_files(const std::string& base, const std::string& diff, const std::string& output);
+
+}  // namespace mayfly

@@ -1,0 +1,21 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/memory/guest_memory.h"
+
+#include <string>
+
+/// Guest memory whose pages another process gives at the first touch (userfaultfd(2)).
+///
+/// The page server listens on a Unix socket. It is sent one message: a JSON array of
+/// {"base_host_virt_addr", "size", "offset", "page_size", "page_size_kib"} of this process's mappings, `offset` being
+/// where the bytes are in the memory file, with the userfaultfd as ancillary data; then it answers faults until the
+/// machine ends. A server that dies leaves the guest waiting at its next new page.
+namespace mayfly {
+
+/// Hands `memory`, which must be anonymous and untouched, to the server at `socket_path`. What is returned must live as
+/// long as the memory is used. Errors: no userfaultfd on this host or no right to it, nobody listens at the socket.
+[[nodiscard]] Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path);
+
+}  // namespace mayfly

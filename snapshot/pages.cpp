@@ -1,0 +1,247 @@
+#include "snapshot/pages.h"
+
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <memory>
+
+namespace mayfly {
+namespace {
+
+// PAGEMAP_SCAN (linux/fs.h of 6.7; Debian 12's headers are older).
+struct ScanRegion {
+  std::uint64_t start = 0;
+  std::uint64_t end = 0;
+  std::uint64_t categories = 0;
+};
+struct ScanArguments {
+  std::uint64_t size = sizeof(ScanArguments);
+  std::uint64_t flags = 0;
+  std::uint64_t start = 0;
+  std::uint64_t end = 0;
+  std::uint64_t walk_end = 0;
+  std::uint64_t regions = 0;
+  std::uint64_t region_count = 0;
+  std::uint64_t max_pages = 0;
+  std::uint64_t category_inverted = 0;
+  std::uint64_t category_mask = 0;
+  std::uint64_t category_anyof_mask = 0;
+  std::uint64_t return_mask = 0;
+};
+static_assert(sizeof(ScanArguments) == 96 && sizeof(ScanRegion) == 24);
+constexpr unsigned long kPagemapScan = _IOWR('f', 16, ScanArguments);
+constexpr std::uint64_t kIsFile = 1 << 2;
+constexpr std::uint64_t kIsPresent = 1 << 3;
+constexpr std::uint64_t kIsSwapped = 1 << 4;
+constexpr std::uint64_t kIsZeroPage = 1 << 5;
+
+// An entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst).
+constexpr std::size_t kEntrySize = 8;
+constexpr std::uint64_t kEntryPresent = 1ULL << 63;
+constexpr std::uint64_t kEntrySwapped = 1ULL << 62;
+constexpr std::uint64_t kEntryFile = 1ULL << 61;
+
+Result<OwnedFd> open_pagemap() {
+  OwnedFd file{::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
+  if (!file)
+    return fail_errno(ErrorKind::System, "cannot find out which pages the guest has touched: /proc/self/pagemap");
+  return file;
+}
+
+void add(std::vector<PageRange>& ranges, std::uint64_t offset, std::uint64_t length) {
+  if (!ranges.empty() && ranges.back().end() == offset)
+    ranges.back().length += length;
+  else
+    ranges.push_back({offset, length});
+}
+
+/// False where the host has no PAGEMAP_SCAN.
+Result<bool> scan(int pagemap, std::span<const std::byte> memory, std::uint64_t offset, PageRanges& found) {
+  std::array<ScanRegion, 512> regions;
+  const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
+  ScanArguments arguments{.start = begin,
+                          .end = begin + memory.size(),
+                          .regions = reinterpret_cast<std::uintptr_t>(regions.data()),
+                          .region_count = regions.size(),
+                          .category_inverted = kIsFile | kIsZeroPage,
+                          .category_mask = kIsFile | kIsZeroPage,
+                          .category_anyof_mask = kIsPresent | kIsSwapped,
+                          .return_mask = kIsFile};
+  while (arguments.start < arguments.end) {
+    const int count = ::ioctl(pagemap, kPagemapScan, &arguments);
+    if (count < 0 && (errno == ENOTTY || errno == EINVAL)) return false;
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return fail_errno(ErrorKind::System, "PAGEMAP_SCAN of guest memory failed");
+    for (const ScanRegion& region : std::span{regions}.first(static_cast<std::size_t>(count)))
+      add(found, offset + (region.start - begin), region.end - region.start);
+    arguments.start = arguments.walk_end;
+  }
+  return true;
+}
+
+bool is_zero(std::span<const std::byte> page) {
+  std::array<std::uint64_t, kGuestPageSize / 8> words;
+  std::memcpy(words.data(), page.data(), kGuestPageSize);
+  return std::ranges::all_of(words, [](std::uint64_t word) { return word == 0; });
+}
+
+bool is_over_file(const GuestMemory& memory, std::uint64_t address) {
+  return std::ranges::any_of(memory.file_ranges(), [address](const GuestMemory::FileRange& range) {
+    return address >= range.start.value && address - range.start.value < range.length;
+  });
+}
+
+Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::Region& region, std::uint64_t offset,
+                    PageRanges& found) {
+  const std::span<const std::byte> bytes = region.mapping.bytes();
+  std::array<std::uint64_t, 8192> entries;
+  const std::uint64_t first_page = reinterpret_cast<std::uintptr_t>(bytes.data()) / kGuestPageSize;
+  const std::uint64_t pages = bytes.size() / kGuestPageSize;
+  for (std::uint64_t done = 0; done < pages;) {
+    const std::size_t wanted = std::min<std::uint64_t>(entries.size(), pages - done);
+    const ssize_t count =
+        ::pread(pagemap, entries.data(), wanted * kEntrySize, static_cast<off_t>((first_page + done) * kEntrySize));
+    if (count <= 0) return fail_errno(ErrorKind::System, "cannot read /proc/self/pagemap");
+    for (const std::uint64_t entry : std::span{entries}.first(static_cast<std::size_t>(count) / kEntrySize)) {
+      const std::uint64_t at = done++ * kGuestPageSize;
+      if ((entry & (kEntryPresent | kEntrySwapped)) == 0 || (entry & kEntryFile) != 0) continue;
+      // What was only read shows the kernel's page of zeros, which the entry does not tell. Over a file's page, zeros
+      // are what somebody wrote.
+      if (is_over_file(memory, region.start.value + at) || !is_zero(bytes.subspan(at, kGuestPageSize)))
+        add(found, offset + at, kGuestPageSize);
+    }
+  }
+  return {};
+}
+
+/// What `range`, whose offset in the memory file is `offset`, has in its file.
+Status add_file_data(const GuestMemory::FileRange& range, std::uint64_t offset, std::vector<PageRange>& found) {
+  if (!range.file) {
+    found.push_back({offset, range.length});
+    return {};
+  }
+  const int fd = range.file->get();
+  const std::uint64_t end = range.offset + range.length;
+  for (std::uint64_t at = range.offset; at < end;) {
+    const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return {};
+    if (data < 0) return fail_errno(ErrorKind::System, "cannot find the holes of the memory file");
+    const off_t hole = ::lseek(fd, data, SEEK_HOLE);
+    if (hole < 0) return fail_errno(ErrorKind::System, "cannot find the holes of the memory file");
+    const std::uint64_t begin = static_cast<std::uint64_t>(data) / kGuestPageSize * kGuestPageSize;
+    const std::uint64_t stop =
+        std::min(end, (static_cast<std::uint64_t>(hole) + kGuestPageSize - 1) / kGuestPageSize * kGuestPageSize);
+    if (begin >= end) return {};
+    found.push_back({offset + (std::max(begin, at) - range.offset), stop - std::max(begin, at)});
+    at = stop;
+  }
+  return {};
+}
+
+/// Calls `each(region's bytes, its offset in the file)`; stops at a failure.
+template <typename Each>
+Status for_regions(const GuestMemory& memory, Each each) {
+  std::uint64_t offset = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    if (auto done = each(region, offset); !done) return done;
+    offset += region.size();
+  }
+  return {};
+}
+
+}  // namespace
+
+namespace detail {
+
+Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory) {
+  auto pagemap = open_pagemap();
+  if (!pagemap) return propagate(pagemap);
+  PageRanges found;
+  auto read = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) {
+    return read_entries(pagemap->get(), memory, region, offset, found);
+  });
+  if (!read) return propagate(read);
+  return found;
+}
+
+}  // namespace detail
+
+Result<PageRanges> private_pages(const GuestMemory& memory) {
+  auto pagemap = open_pagemap();
+  if (!pagemap) return propagate(pagemap);
+  PageRanges found;
+  bool scanned = true;
+  auto done = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) -> Status {
+    auto one = scan(pagemap->get(), region.mapping.bytes(), offset, found);
+    if (!one) return propagate(one);
+    scanned = scanned && *one;
+    return {};
+  });
+  if (!done) return propagate(done);
+  if (!scanned) return detail::private_pages_by_pagemap(memory);
+  return found;
+}
+
+Result<PageRanges> touched_pages(const GuestMemory& memory) {
+  auto found = private_pages(memory);
+  if (!found) return found;
+  auto added = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) -> Status {
+    for (const GuestMemory::FileRange& range : memory.file_ranges()) {
+      if (range.start < region.start || range.start.value >= region.end()) continue;
+      if (auto data = add_file_data(range, offset + (range.start.value - region.start.value), *found); !data)
+        return data;
+    }
+    return {};
+  });
+  if (!added) return propagate(added);
+  return merged(std::move(*found));
+}
+
+PageRanges pages_of(const GuestMemory& memory, std::span<const std::uint64_t> bitmap) {
+  PageRanges found;
+  (void)for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) -> Status {
+    const std::uint64_t pages = region.size() / kGuestPageSize;
+    const std::size_t words = (pages + 63) / 64;
+    for (std::size_t i = 0; i < words; ++i)
+      for (std::uint64_t word = bitmap[i]; word != 0; word &= word - 1)
+        add(found, offset + (i * 64 + static_cast<unsigned>(std::countr_zero(word))) * kGuestPageSize, kGuestPageSize);
+    bitmap = bitmap.subspan(words);
+    return {};
+  });
+  return found;
+}
+
+PageRanges merged(std::vector<PageRange> ranges) {
+  std::ranges::sort(ranges, {}, &PageRange::offset);
+  PageRanges joined;
+  for (const PageRange& range : ranges) {
+    if (range.length == 0) continue;
+    if (!joined.empty() && range.offset <= joined.back().end())
+      joined.back().length = std::max(joined.back().end(), range.end()) - joined.back().offset;
+    else
+      joined.push_back(range);
+  }
+  return joined;
+}
+
+std::uint64_t bytes_in(std::span<const PageRange> ranges) noexcept {
+  std::uint64_t sum = 0;
+  for (const PageRange& range : ranges) sum += range.length;
+  return sum;
+}
+
+std::span<std::byte> bytes_at(const GuestMemory& memory, std::uint64_t offset, std::uint64_t length) noexcept {
+  for (const GuestMemory::Region& region : memory.regions()) {
+    if (offset < region.size()) return region.mapping.bytes().subspan(offset, std::min(length, region.size() - offset));
+    offset -= region.size();
+  }
+  return {};
+}
+
+}  // namespace mayfly

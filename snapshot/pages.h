@@ -1,0 +1,56 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/memory/guest_memory.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+/// Which pages of a guest's memory a memory file has to hold.
+///
+///   auto pages = touched_pages(memory);      // a full snapshot: everything that is not just zero
+///   auto pages = private_pages(memory);      // what differs from the file that the memory was mapped from
+///   auto pages = pages_of(memory, bitmap);   // what a log says
+///
+/// Guest memory lies in the file region after region, without the hole between them.
+namespace mayfly {
+
+/// Whole pages, as the memory file counts them: bytes from its begin.
+struct PageRange {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+  [[nodiscard]] std::uint64_t end() const noexcept { return offset + length; }
+  friend bool operator==(const PageRange&, const PageRange&) = default;
+};
+
+/// Ascending; neither overlapping nor adjacent.
+using PageRanges = std::vector<PageRange>;
+
+/// Pages that are this process's own: written to by the guest, a device or a loader. On anonymous memory that is
+/// everything that was touched but only read; on memory that a file was mapped to, every page that may differ from it.
+/// Costs as much as there are such pages, not as much as there is memory (Linux 6.7 and later; before, a read of 8
+/// bytes a page). Errors: the host does not tell.
+[[nodiscard]] Result<PageRanges> private_pages(const GuestMemory& memory);
+
+/// Every page whose content may be other than zero: private_pages() and what mapped files have data for.
+[[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory);
+
+/// The pages whose bits are set: in the regions' order, each region's from a new word on.
+[[nodiscard]] PageRanges pages_of(const GuestMemory& memory, std::span<const std::uint64_t> bitmap);
+
+/// Sorted and joined, as PageRanges are.
+[[nodiscard]] PageRanges merged(std::vector<PageRange> ranges);
+
+[[nodiscard]] std::uint64_t bytes_in(std::span<const PageRange> ranges) noexcept;
+
+/// The guest's bytes that lie at `offset` of the file, as many as are contiguous here too, at most `length`.
+[[nodiscard]] std::span<std::byte> bytes_at(const GuestMemory& memory, std::uint64_t offset,
+                                            std::uint64_t length) noexcept;
+
+namespace detail {
+/// private_pages() as older hosts make it possible: by /proc/self/pagemap, and a look at what is there. For tests.
+[[nodiscard]] Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory);
+}  // namespace detail
+
+}  // namespace mayfly

@@ -1,0 +1,76 @@
+#pragma once
+
+#include "snapshot/host_cpu.h"
+#include "virtio/block_device.h"
+#include "virtio/mmio_transport.h"
+#include "virtio/net_device.h"
+#include "vmm/configuration.h"
+#include "vmm/devices/acpi_sleep_ports.h"
+#include "vmm/devices/boot_timer.h"
+#include "vmm/devices/dual_pic.h"
+#include "vmm/devices/i8042.h"
+#include "vmm/devices/ioapic.h"
+#include "vmm/devices/pit.h"
+#include "vmm/devices/serial.h"
+#include "vmm/kvm/vcpu_state.h"
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+/// What a snapshot's state file holds: everything of a machine but the bytes of its memory.
+namespace mayfly {
+
+/// Names a pair of state file and memory file: random, new for every snapshot.
+using SnapshotId = std::array<std::uint8_t, 16>;
+
+/// A fresh one. Errors: the host has no random numbers.
+[[nodiscard]] Result<SnapshotId> make_snapshot_id();
+/// 32 hexadecimal digits.
+[[nodiscard]] std::string format_snapshot_id(const SnapshotId& id);
+
+struct DriveState {
+  DriveConfig config{};
+  MmioTransportState transport{};
+  BlockDeviceState device{};
+};
+
+struct NetworkInterfaceState {
+  NetworkInterfaceConfig config{};
+  MmioTransportState transport{};
+  NetDeviceState device{};
+};
+
+/// The guest's clock, and the host's real time at that moment.
+struct ClockState {
+  std::uint64_t guest_ns = 0;
+  std::uint64_t realtime_ns = 0;
+};
+
+struct PlatformState {
+  IoapicState ioapic{};
+  DualPicState pic{};
+  PitState pit{};
+  SerialState serial{};
+  I8042State i8042{};
+  AcpiSleepPortsState sleep_ports{};
+  bool has_boot_timer = false;
+  BootTimerState boot_timer{};
+};
+
+struct Snapshot {
+  SnapshotId id{};
+  std::string producer{};  ///< Mayfly's version.
+  HostCpu host{};
+  MachineConfig machine{};
+  std::optional<CpuConfig> cpu{};
+  std::optional<BootSource> boot_source{};
+  ClockState clock{};
+  std::vector<VcpuState> vcpus{};
+  PlatformState platform{};
+  std::vector<DriveState> drives{};  ///< In the order of their windows; the network interfaces' follow.
+  std::vector<NetworkInterfaceState> network_interfaces{};
+};
+
+}  // namespace mayfly

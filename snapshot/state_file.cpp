@@ -1,0 +1,232 @@
+#include "snapshot/state_file.h"
+
+#include "snapshot/checksum.h"
+#include "snapshot/sections.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/device_names.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+namespace mayfly {
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'S', 'T'};
+
+struct Header {
+  std::array<char, 8> magic = kMagic;
+  std::uint32_t format = kStateFormatVersion;
+  std::uint32_t section_count = 0;
+};
+static_assert(sizeof(Header) == 16);
+
+/// A reader that does not know the section goes on without it.
+constexpr std::uint32_t kOptional = 1;
+
+struct SectionHeader {
+  std::array<char, 20> name{};  // padded with zeros
+  std::uint16_t version = 0;
+  std::uint16_t flags = 0;
+  std::uint64_t length = 0;
+  std::uint64_t checksum = 0;
+};
+static_assert(sizeof(SectionHeader) == 40);
+
+template <typename T>
+void append(std::vector<std::byte>& bytes, const T& value) {
+  const auto* begin = reinterpret_cast<const std::byte*>(&value);
+  bytes.insert(bytes.end(), begin, begin + sizeof value);
+}
+
+/// The next `T` of the input.
+template <typename T>
+std::optional<T> take(std::span<const std::byte>& input) {
+  if (input.size() < sizeof(T)) return std::nullopt;
+  T value;
+  std::memcpy(static_cast<void*>(&value), input.data(), sizeof(T));
+  input = input.subspan(sizeof(T));
+  return value;
+}
+
+std::string_view name_in(const SectionHeader& header) {
+  return {header.name.data(), ::strnlen(header.name.data(), header.name.size())};
+}
+
+std::unexpected<Error> cut_short() {
+  return fail(ErrorKind::InvalidArgument, "the file ends too early: it was not written or copied whole");
+}
+
+std::unexpected<Error> no_machine(std::string_view what) {
+  return fail(ErrorKind::InvalidArgument, "{}: no machine has that, so the file is damaged", what);
+}
+
+// --- What no checksum finds: values that a machine cannot have -------------------------------------------------------
+
+bool is_possible(const PitChannelState& channel) {
+  constexpr std::uint32_t kLongestCycle = 65536;
+  return channel.cycle <= kLongestCycle && (!channel.counting || channel.cycle > 0) && channel.latched_bytes <= 2;
+}
+
+Status check_platform(const PlatformState& platform) {
+  if (!std::ranges::all_of(platform.pit.channels, is_possible)) return no_machine("the PIT's channels");
+  if (platform.serial.received_count > kSerialFifoSize) return no_machine("the serial port's FIFO");
+  for (const I8042Queue& queue : {platform.i8042.answers, platform.i8042.keys})
+    if (queue.count > I8042Queue::kCapacity) return no_machine("the keyboard controller's queues");
+  for (const PicState& pic : platform.pic.chips)
+    if (pic.awaited_word != 0 && (pic.awaited_word < 2 || pic.awaited_word > 4)) return no_machine("the PIC's words");
+  return {};
+}
+
+Status check_limiter(const std::optional<RateLimiterConfig>& config) {
+  if (!config) return {};
+  constexpr std::uint64_t kLongestRefillMs = std::uint64_t{1} << 40;
+  for (const auto& bucket : {config->bandwidth, config->ops})
+    if (bucket && bucket->refill_time_ms > kLongestRefillMs) return no_machine("a rate limiter");
+  return {};
+}
+
+Status check_devices(const Snapshot& snapshot) {
+  if (snapshot.drives.size() + snapshot.network_interfaces.size() > kMaximumVirtioDevices)
+    return no_machine("the number of drives and network interfaces");
+  for (const DriveState& drive : snapshot.drives) {
+    if (!is_device_id(drive.config.drive_id)) return no_machine("a drive's id");
+    if (auto checked = check_limiter(drive.config.rate_limiter); !checked) return checked;
+  }
+  for (const NetworkInterfaceState& interface : snapshot.network_interfaces) {
+    if (!is_device_id(interface.config.iface_id)) return no_machine("a network interface's id");
+    if (interface.device.receive_heads.size() > NetDevice::kQueueSize)
+      return no_machine("a network interface's buffers");
+    if (auto checked = check_limiter(interface.config.rx_rate_limiter); !checked) return checked;
+    if (auto checked = check_limiter(interface.config.tx_rate_limiter); !checked) return checked;
+  }
+  return {};
+}
+
+Status check_snapshot(const Snapshot& snapshot) {
+  const MachineConfig& machine = snapshot.machine;
+  if (machine.vcpu_count < 1 || machine.vcpu_count > kMaximumVcpus || snapshot.vcpus.size() != machine.vcpu_count)
+    return no_machine("the number of vCPUs");
+  if (auto checked = GuestMemory::check({.size_mib = machine.mem_size_mib, .pages = machine.huge_pages}); !checked)
+    return checked;
+  if (auto checked = check_platform(snapshot.platform); !checked) return checked;
+  return check_devices(snapshot);
+}
+
+Status read_section(const SectionHeader& header, std::span<const std::byte> content, Snapshot& snapshot) {
+  const std::string_view name = name_in(header);
+  const auto& sections = kSections<StateReader>;
+  const auto known = std::ranges::find(sections, name, &Section<StateReader>::name);
+  if (known == sections.end()) {
+    if ((header.flags & kOptional) != 0) return {};
+    return fail(ErrorKind::Unsupported,
+                "section '{}' is not known to Mayfly {}: a newer one wrote the file; restore it with that", name,
+                MAYFLY_VERSION);
+  }
+  if (header.version > known->version)
+    return fail(ErrorKind::Unsupported,
+                "section '{}' has version {}, and Mayfly {} knows up to {}: a newer one wrote the file; restore it "
+                "with that",
+                name, header.version, MAYFLY_VERSION, known->version);
+  StateReader reader{content, header.version};
+  known->visit_in(reader, snapshot);
+  if (reader.failed())
+    return fail(ErrorKind::InvalidArgument, "section '{}' is damaged at field '{}'", name, reader.where());
+  if (reader.left() != 0)
+    return fail(ErrorKind::InvalidArgument, "section '{}' is damaged: {} bytes follow its last field", name,
+                reader.left());
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::byte> encode_snapshot(const Snapshot& snapshot) {
+  std::vector<std::byte> bytes;
+  append(bytes, Header{.section_count = static_cast<std::uint32_t>(kSections<StateWriter>.size())});
+  for (const Section<StateWriter>& section : kSections<StateWriter>) {
+    StateWriter writer;
+    section.visit_in(writer, const_cast<Snapshot&>(snapshot));  // a writer changes nothing; visit() is one for both
+    const std::vector<std::byte> content = std::move(writer).take();
+    SectionHeader header{
+        .version = section.version, .flags = 0, .length = content.size(), .checksum = checksum(content)};
+    std::ranges::copy(section.name, header.name.begin());
+    append(bytes, header);
+    bytes.insert(bytes.end(), content.begin(), content.end());
+  }
+  append(bytes, checksum(bytes));
+  return bytes;
+}
+
+Result<Snapshot> decode_snapshot(std::span<const std::byte> bytes) {
+  std::span<const std::byte> input = bytes;
+  const auto header = take<Header>(input);
+  if (!header || header->magic != kMagic)
+    return fail(ErrorKind::InvalidArgument, "it is not a state file of Mayfly: give the snapshot_path of a snapshot");
+  if (header->format != kStateFormatVersion)
+    return fail(ErrorKind::Unsupported,
+                "it has format {}, and Mayfly {} reads format {}: a newer one wrote it; restore it with that",
+                header->format, MAYFLY_VERSION, kStateFormatVersion);
+  if (input.size() < sizeof(std::uint64_t)) return cut_short();
+  std::span<const std::byte> end = input.last(sizeof(std::uint64_t));
+  input = input.first(input.size() - sizeof(std::uint64_t));
+  const bool intact = *take<std::uint64_t>(end) == checksum(bytes.first(bytes.size() - sizeof(std::uint64_t)));
+
+  Snapshot snapshot;
+  std::vector<std::string_view> seen;
+  for (std::uint32_t i = 0; i < header->section_count; ++i) {
+    const auto section = take<SectionHeader>(input);
+    if (!section || section->length > input.size()) return cut_short();
+    const std::span<const std::byte> content = input.first(section->length);
+    input = input.subspan(section->length);
+    if (section->checksum != checksum(content))
+      return fail(ErrorKind::InvalidArgument, "section '{}' has changed since it was written: its checksum is wrong",
+                  name_in(*section));
+    if (!intact) continue;  // said below, unless a section can be named
+    if (auto read = read_section(*section, content, snapshot); !read) return propagate(read);
+    const auto& sections = kSections<StateReader>;
+    const auto known = std::ranges::find(sections, name_in(*section), &Section<StateReader>::name);
+    if (known == sections.end()) continue;
+    if (std::ranges::find(seen, known->name) != seen.end())
+      return fail(ErrorKind::InvalidArgument, "section '{}' is there twice", known->name);
+    seen.push_back(known->name);
+  }
+  if (!intact)
+    return fail(ErrorKind::InvalidArgument, "the file has changed since it was written: its checksum is wrong");
+  if (!input.empty()) return fail(ErrorKind::InvalidArgument, "{} bytes follow its last section", input.size());
+  for (const Section<StateReader>& section : kSections<StateReader>)
+    if (std::ranges::find(seen, section.name) == seen.end())
+      return fail(ErrorKind::InvalidArgument, "section '{}' is missing", section.name);
+  if (auto checked = check_snapshot(snapshot); !checked) return propagate(checked);
+  return snapshot;
+}
+
+Result<Snapshot> read_state_file(const std::string& path) {
+  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  if (!file) return fail_errno(ErrorKind::System, "snapshot_path {} cannot be opened", path);
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) return fail_errno(ErrorKind::System, "snapshot_path {}", path);
+  if (!S_ISREG(status.st_mode))
+    return fail(ErrorKind::InvalidArgument, "snapshot_path {} is not a regular file; give a snapshot's state file",
+                path);
+  if (status.st_size > static_cast<off_t>(kLargestStateFile))
+    return fail(ErrorKind::TooLarge, "snapshot_path {} has {} bytes, more than any state file; is it the memory file?",
+                path, status.st_size);
+  std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const ssize_t count = ::read(file.get(), bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return fail_errno(ErrorKind::System, "snapshot_path {} cannot be read", path);
+    if (count == 0) break;
+    done += static_cast<std::size_t>(count);
+  }
+  bytes.resize(done);
+  auto snapshot = decode_snapshot(bytes);
+  if (!snapshot) return propagate(snapshot, "snapshot_path " + path);
+  return snapshot;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,131 @@
+// What can stand behind the RAM of a memory file: any footer and any table, whose checksums are made right. They are
+// found, read, verified and merged; whatever it is, nothing crashes, and what was merged is good.
+//
+// An input is a byte of plan, then what follows the RAM of a file of 1 MiB. The base of the merging is always the same.
+
+#include "snapshot/checksum.h"
+#include "snapshot/memory_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint64_t kSize = kMiB;
+
+void must(bool holds) {
+  if (!holds) std::abort();
+}
+
+template <typename T>
+T must(Result<T> result) {
+  must(result.has_value());
+  return std::move(*result);
+}
+
+/// How an input begins: bits.
+constexpr std::uint8_t kRepairFooter = 1;
+constexpr std::uint8_t kRepairTable = 2;
+constexpr std::uint8_t kRepairStretches = 4;
+constexpr std::uint8_t kMerge = 8;
+
+class World {
+ public:
+  World() {
+    auto memory = must(GuestMemory::create({.size_mib = 1}));
+    for (std::uint64_t page = 0; page < 256; page += 3)
+      must(memory.store(GuestAddress{page * kGuestPageSize}, page + 1));
+    const auto loop = must(EventLoop::create());
+    const OwnedFd file = open(base_);
+    SnapshotId id{};
+    must(write_memory_file(*loop, file, base_, memory,
+                           {.kind = MemoryFileKind::Full, .id = id, .pages = must(touched_pages(memory))})
+             .has_value());
+    loop->close();
+  }
+  ~World() { std::filesystem::remove_all(directory_); }
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  void play(std::span<const std::uint8_t> input) {
+    if (input.empty()) return;
+    const std::uint8_t plan = input.front();
+    std::vector<std::byte> end{std::as_bytes(input.subspan(1)).begin(), std::as_bytes(input.subspan(1)).end()};
+    repair(end, plan);
+    const OwnedFd file = open(diff_);
+    must(::ftruncate(file.get(), kSize) == 0);
+    must(::pwrite(file.get(), end.data(), end.size(), kSize) == static_cast<ssize_t>(end.size()));
+    if (auto footer = find_footer(file.get(), diff_)) look_at(file.get(), *footer);
+    if (auto footer = read_footer(file.get(), diff_, kSize)) look_at(file.get(), *footer);
+    if ((plan & kMerge) != 0) merge();
+  }
+
+ private:
+  static OwnedFd open(const std::string& path) {
+    OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
+    must(static_cast<bool>(file));
+    return file;
+  }
+  /// Makes checksums right, of what is there.
+  static void repair(std::span<std::byte> end, std::uint8_t plan) {
+    if (end.size() < sizeof(MemoryFileFooter)) return;
+    MemoryFileFooter footer;
+    std::memcpy(static_cast<void*>(&footer), end.data(), sizeof footer);
+    if (end.size() > kFooterRoom) {
+      const auto table = end.subspan(kFooterRoom);
+      const std::size_t count = std::min<std::uint64_t>(footer.stretch_count, table.size() / sizeof(MemoryStretch));
+      // The file that is looked at is all zeros.
+      static const std::vector<std::byte> zeros(kLongestStretch);
+      for (std::size_t i = 0; i < count && (plan & kRepairStretches) != 0; ++i) {
+        MemoryStretch stretch;
+        std::memcpy(&stretch, &table[i * sizeof stretch], sizeof stretch);
+        stretch.checksum = checksum(std::span{zeros}.first(std::min(stretch.range.length, kLongestStretch)));
+        std::memcpy(&table[i * sizeof stretch], &stretch, sizeof stretch);
+      }
+      if ((plan & kRepairTable) != 0) footer.table_checksum = checksum(table.first(count * sizeof(MemoryStretch)));
+    }
+    if ((plan & kRepairFooter) != 0)
+      footer.checksum = checksum(std::as_bytes(std::span{&footer, 1}).first(offsetof(MemoryFileFooter, checksum)));
+    std::memcpy(end.data(), &footer, sizeof footer);
+  }
+  void look_at(int file, const MemoryFileFooter& footer) const {
+    must(footer.memory_size == kSize);
+    const auto stretches = read_stretches(file, diff_, footer);
+    if (!stretches) return;
+    must(stretches->size() <= kSize / kGuestPageSize);
+    static_cast<void>(verify_stretches(file, diff_, *stretches));
+  }
+  void merge() const {
+    if (!merge_memory_files(base_, diff_, output_)) return;
+    const OwnedFd file{::open(output_.c_str(), O_RDONLY | O_CLOEXEC)};
+    const auto footer = must(find_footer(file.get(), output_));
+    must(verify_stretches(file.get(), output_, must(read_stretches(file.get(), output_, footer))).has_value());
+  }
+
+  static std::string make_directory() {
+    std::string name = "/dev/shm/memory_file_fuzz.XXXXXX";  // where syncing costs nothing
+    must(::mkdtemp(name.data()) != nullptr);
+    return name;
+  }
+
+  std::string directory_ = make_directory();
+  std::string base_ = directory_ + "/base";
+  std::string diff_ = directory_ + "/diff";
+  std::string output_ = directory_ + "/output";
+};
+
+}  // namespace
+}  // namespace mayfly
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  static mayfly::World world;
+  world.play({data, size});
+  return 0;
+}

@@ -1,0 +1,402 @@
+// Snapshots of bare-metal guests on this machine's /dev/kvm, by the API.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
+#include "tests/support/monitor.h"
+
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+
+namespace mayfly::testing {
+namespace {
+
+class SnapshotTest : public KvmTest {
+ protected:
+  [[nodiscard]] std::string file(const std::string& name) const { return scratch_.file(name); }
+
+  void boot(Monitor& monitor, const std::string& machine = R"("mem_size_mib": 128, "vcpu_count": 1)",
+            const std::string& boot_args = "console=ttyS0") {
+    must(monitor.put("/machine-config", "{" + machine + "}"));
+    monitor.boot("survivor", boot_args);
+    monitor.console_until("survivor ready");
+  }
+  static void must(const HttpAnswer& answer) { ASSERT_EQ(answer.status, 204) << answer.body; }
+  static void pause(Monitor& monitor) { must(monitor.patch("/vm", R"({"state": "Paused"})")); }
+  static void resume(Monitor& monitor) { must(monitor.patch("/vm", R"({"state": "Resumed"})")); }
+
+  [[nodiscard]] HttpAnswer create(Monitor& monitor, const std::string& name, const std::string& type = "Full") const {
+    return monitor.put("/snapshot/create", R"({"snapshot_type": ")" + type + R"(", "snapshot_path": ")" +
+                                               file(name + ".state") + R"(", "mem_file_path": ")" +
+                                               file(name + ".mem") + "\"}");
+  }
+  [[nodiscard]] HttpAnswer load(Monitor& monitor, const std::string& state, const std::string& memory,
+                                const std::string& more = R"(, "resume_vm": true)") const {
+    return monitor.put("/snapshot/load", R"({"snapshot_path": ")" + file(state) +
+                                             R"(", "mem_backend": {"backend_type": "File", "backend_path": ")" +
+                                             file(memory) + "\"}" + more + "}");
+  }
+  /// The next round of the guest, which checks everything.
+  static void round(Monitor& monitor, unsigned number) {
+    monitor.type("r");
+    monitor.console_until("round " + std::to_string(number) + " ok");
+  }
+  static void end(Monitor& monitor) {
+    monitor.type("q");
+    const std::string console = monitor.console_to_end();
+    EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << monitor.log_until("");
+    EXPECT_EQ(monitor.wait(), 0);
+  }
+
+  ScratchDirectory scratch_;
+};
+
+TEST_F(SnapshotTest, TheGuestNoticesNothingHereAndInAClone) {
+  Monitor first;
+  boot(first);
+  round(first, 1);
+  pause(first);
+  must(create(first, "one"));
+  EXPECT_EQ(::access(file("one.state.mayfly-new").c_str(), F_OK), -1);
+  EXPECT_EQ(::access(file("one.mem.mayfly-new").c_str(), F_OK), -1);
+  resume(first);
+  round(first, 2);
+  end(first);
+  for (int clone = 0; clone < 2; ++clone) {
+    Monitor again;
+    must(load(again, "one.state", "one.mem"));
+    round(again, 2);
+    round(again, 3);
+    end(again);
+  }
+}
+
+TEST_F(SnapshotTest, LoadedWithoutResumeItWaitsPaused) {
+  Monitor first;
+  boot(first);
+  pause(first);
+  must(create(first, "one"));
+  Monitor again;
+  must(load(again, "one.state", "one.mem", ""));
+  EXPECT_NE(again.get("/").body.find("Paused"), std::string::npos);
+  EXPECT_NE(again.get("/machine-config").body.find("\"mem_size_mib\":128"), std::string::npos);
+  EXPECT_NE(again.get("/vm/config").body.find("survivor"), std::string::npos);
+  resume(again);
+  round(again, 1);
+  end(again);
+}
+
+TEST_F(SnapshotTest, SeveralVcpusAndMemoryAboveTheHole) {
+  Monitor first;
+  boot(first, R"("mem_size_mib": 3400, "vcpu_count": 4)", "console=ttyS0 dirty_mib=16");
+  round(first, 1);
+  pause(first);
+  must(create(first, "one"));
+  Monitor again;
+  must(load(again, "one.state", "one.mem"));
+  round(again, 2);
+  end(again);
+}
+
+TEST_F(SnapshotTest, TheMemoryFileTakesWhatWasTouched) {
+  Monitor first;
+  boot(first, R"("mem_size_mib": 512, "vcpu_count": 1)", "console=ttyS0 dirty_mib=32");
+  pause(first);
+  must(create(first, "one"));
+  struct stat status{};
+  ASSERT_EQ(::stat(file("one.mem").c_str(), &status), 0);
+  const auto used = static_cast<double>(status.st_blocks) * 512;
+  EXPECT_GT(used, 32 << 20);
+  EXPECT_LT(used, 34 << 20);  // the guest itself and the tables take under 2 MiB
+}
+
+TEST_F(SnapshotTest, ChainsOfTenSnapshotAfterRestoreAfterSnapshot) {
+  {
+    Monitor first;
+    boot(first);
+    pause(first);
+    must(create(first, "0"));
+  }
+  for (unsigned link = 1; link <= 10; ++link) {
+    Monitor again;
+    const std::string before = std::to_string(link - 1);
+    must(load(again, before + ".state", before + ".mem"));
+    round(again, link);
+    pause(again);
+    must(create(again, std::to_string(link)));
+    if (link == 10) {
+      resume(again);
+      end(again);
+    }
+  }
+}
+
+class TrackedDiffTest : public SnapshotTest, public ::testing::WithParamInterface<bool> {};
+
+TEST_P(TrackedDiffTest, DiffsOnDiffsMergeToWhatTheGuestKnows) {
+  const std::string track = std::string{R"("track_dirty_pages": )"} + (GetParam() ? "true" : "false");
+  Monitor first;
+  boot(first, R"("mem_size_mib": 128, "vcpu_count": 1, )" + track);
+  pause(first);
+  must(create(first, "base"));
+  struct stat status{};
+  for (unsigned link = 1; link <= 3; ++link) {
+    resume(first);
+    round(first, link);
+    pause(first);
+    const std::string name = "diff" + std::to_string(link);
+    must(create(first, name, "Diff"));
+    ASSERT_EQ(::stat(file(name + ".mem").c_str(), &status), 0);
+    // A third of 4 MiB a round, and little else; without tracking, everything since the start.
+    if (GetParam()) {
+      EXPECT_LT(status.st_blocks * 512, 2 << 20);
+    }
+    // A diff alone is no memory.
+    Monitor alone;
+    const HttpAnswer refused = load(alone, name + ".state", name + ".mem");
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find("is a diff"), std::string::npos) << refused.body;
+    EXPECT_EQ(alone.get("/").status, 200);
+
+    const std::string merged = file("base.mem");
+    ChildProcess merge{
+        {monitor_binary(), "snapshot", "merge", "--base", merged, "--diff", file(name + ".mem"), "--output", merged},
+        {}};
+    ASSERT_EQ(merge.wait(), 0);
+    Monitor again;
+    must(load(again, name + ".state", "base.mem"));
+    round(again, link + 1);
+    end(again);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, TrackedDiffTest, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "Tracked" : "Untracked"; });
+
+TEST_F(SnapshotTest, ADiffOfARestoredMachineIsOfTheSnapshotThatItCameFrom) {
+  Monitor first;
+  boot(first);
+  pause(first);
+  must(create(first, "base"));
+  for (const char* track : {"true", "false"}) {
+    Monitor again;
+    must(load(again, "base.state", "base.mem", std::string{R"(, "resume_vm": true, "track_dirty_pages": )"} + track));
+    round(again, 1);
+    pause(again);
+    const std::string name = std::string{"diff-"} + track;
+    must(create(again, name, "Diff"));
+    struct stat status{};
+    ASSERT_EQ(::stat(file(name + ".mem").c_str(), &status), 0);
+    EXPECT_LT(status.st_blocks * 512, 2 << 20);
+    ChildProcess merge{{monitor_binary(), "snapshot", "merge", "--base", file("base.mem"), "--diff",
+                        file(name + ".mem"), "--output", file("merged.mem")},
+                       {}};
+    ASSERT_EQ(merge.wait(), 0);
+    Monitor third;
+    must(load(third, name + ".state", "merged.mem"));
+    round(third, 2);
+    end(third);
+  }
+}
+
+TEST_F(SnapshotTest, HundredsOfPausesAndSnapshotsDoNoHarm) {
+  Monitor monitor;
+  boot(monitor, R"("mem_size_mib": 128, "vcpu_count": 2)", "console=ttyS0 dirty_mib=1");
+  for (int i = 0; i < 300; ++i) {
+    pause(monitor);
+    if (i % 30 == 0) must(create(monitor, "same"));
+    resume(monitor);
+  }
+  round(monitor, 1);
+  end(monitor);
+}
+
+// --- Refusals
+// ---------------------------------------------------------------------------------------------------------
+
+/// The request is refused with a sentence that has `words`, and the API goes on.
+void expect_refused(Monitor& monitor, const HttpAnswer& answer, const std::string& words) {
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_NE(answer.body.find(words), std::string::npos) << answer.body;
+  EXPECT_NE(monitor.get("/").body.find("Not started"), std::string::npos);
+}
+
+TEST_F(SnapshotTest, BadFilesAreRefusedInWordsAndAGoodLoadIsPossibleAfterwards) {
+  {
+    Monitor first;
+    boot(first);
+    pause(first);
+    must(create(first, "one"));
+    must(create(first, "two"));
+  }
+  Monitor monitor;
+  expect_refused(monitor, load(monitor, "none", "one.mem"), "none cannot be opened");
+  expect_refused(monitor, load(monitor, "", "one.mem"), "is not a regular file");
+  expect_refused(monitor, load(monitor, "one.mem", "one.mem"), "more than any state file");
+  expect_refused(monitor, load(monitor, "one.state", "none"), "none cannot be opened");
+  expect_refused(monitor, load(monitor, "one.state", ""), "is not a regular file");
+  expect_refused(monitor, load(monitor, "one.state", "two.mem"), "belongs to snapshot");
+  expect_refused(monitor, load(monitor, "one.state", "one.state"), "was not written or copied whole");
+
+  const std::string state = content_of(file("one.state"));
+  make_file(file("short.state"), state.substr(0, state.size() / 2));
+  expect_refused(monitor, load(monitor, "short.state", "one.mem"), "ends too early");
+  std::string flipped = state;
+  flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 4);
+  make_file(file("flipped.state"), flipped);
+  expect_refused(monitor, load(monitor, "flipped.state", "one.mem"), "has changed since it was written");
+  std::string newer = state;
+  newer[8] = 2;
+  make_file(file("newer.state"), newer);
+  expect_refused(monitor, load(monitor, "newer.state", "one.mem"), "a newer one wrote it");
+  ASSERT_EQ(::truncate(file("two.mem").c_str(), 1 << 20), 0);
+  expect_refused(monitor, load(monitor, "two.state", "two.mem"), "was not written or copied whole");
+
+  must(load(monitor, "one.state", "one.mem"));
+  round(monitor, 1);
+  end(monitor);
+}
+
+TEST_F(SnapshotTest, CreateWhileRunningAndLoadAfterTheStartAreRefused) {
+  Monitor monitor;
+  boot(monitor);
+  HttpAnswer refused = create(monitor, "one");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("while the machine is paused"), std::string::npos) << refused.body;
+  EXPECT_EQ(::access(file("one.state").c_str(), F_OK), -1);
+  pause(monitor);
+  must(create(monitor, "one"));
+  refused = load(monitor, "one.state", "one.mem");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("before the machine starts"), std::string::npos) << refused.body;
+  resume(monitor);
+  round(monitor, 1);
+
+  Monitor configured;
+  must(configured.put("/machine-config", R"({"mem_size_mib": 128, "vcpu_count": 1})"));
+  refused = load(configured, "one.state", "one.mem");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("a machine has been configured"), std::string::npos) << refused.body;
+}
+
+TEST_F(SnapshotTest, AFullDiskLeavesTheOldPairAndARunningMachine) {
+  Monitor monitor;
+  boot(monitor);
+  pause(monitor);
+  must(create(monitor, "one"));
+  const std::string before = content_of(file("one.state"));
+  // A limit on file sizes fails writes as a full disk does.
+  const rlimit small{.rlim_cur = 1 << 20, .rlim_max = RLIM_INFINITY};
+  ASSERT_EQ(::prlimit(monitor.process().pid(), RLIMIT_FSIZE, &small, nullptr), 0);
+  const HttpAnswer refused = create(monitor, "one");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("cannot write"), std::string::npos) << refused.body;
+  EXPECT_EQ(content_of(file("one.state")), before);
+  EXPECT_EQ(::access(file("one.mem.mayfly-new").c_str(), F_OK), -1);
+  EXPECT_EQ(::access(file("one.state.mayfly-new").c_str(), F_OK), -1);
+  resume(monitor);
+  round(monitor, 1);
+  end(monitor);
+  Monitor again;
+  must(load(again, "one.state", "one.mem"));
+  round(again, 1);
+  end(again);
+}
+
+// --- Crashes and failures while a snapshot is made
+// ---------------------------------------------------------------------
+
+/// What befalls the monitor at its `when`th call of `call` (counted from 1): strace's words for it.
+struct Accident {
+  const char* call;
+  int when;
+  const char* what;
+};
+
+void PrintTo(const Accident& accident, std::ostream* out) {
+  *out << accident.what << " at " << accident.call << " " << accident.when;
+}
+
+class AccidentTest : public SnapshotTest, public ::testing::WithParamInterface<Accident> {
+ protected:
+  /// A monitor to which it happens. Its leaks cannot be looked for: that needs ptrace, too.
+  [[nodiscard]] static std::vector<std::string> doomed() {
+    const Accident& accident = GetParam();
+    const std::string when = ":when=" + std::to_string(accident.when);
+    return {"/usr/bin/env",
+            "ASAN_OPTIONS=detect_leaks=0",
+            "/usr/bin/strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            std::string{"trace="} + accident.call,
+            "-e",
+            std::string{"inject="} + accident.call + ":" + accident.what + when};
+  }
+  /// The pair of `name` restores, and is one of two: the number of the guest's next round is `first` or `second`.
+  void expect_either(const std::string& name, unsigned first, unsigned second) {
+    Monitor again;
+    must(load(again, name + ".state", name + ".mem"));
+    again.type("r");
+    const std::string& console = again.console_until(" ok");
+    const auto said = [&](unsigned round) {
+      return console.find("round " + std::to_string(round) + " ok") != std::string::npos;
+    };
+    EXPECT_TRUE(said(first) || said(second)) << console;
+    end(again);
+  }
+};
+
+TEST_P(AccidentTest, LeavesTheOldPairOrTheNewOne) {
+  if (::access("/usr/bin/strace", X_OK) != 0) GTEST_SKIP() << "strace is missing";
+  {
+    Monitor first;
+    boot(first);
+    pause(first);
+    must(create(first, "one"));
+  }
+  Monitor monitor{{}, doomed()};
+  must(load(monitor, "one.state", "one.mem"));
+  round(monitor, 1);
+  pause(monitor);
+  const bool killed = std::string{GetParam().what}.starts_with("signal");
+  if (killed) {
+    EXPECT_ANY_THROW((void)create(monitor, "one"));
+    monitor.log_until("");
+  } else {
+    const HttpAnswer refused = create(monitor, "one");
+    EXPECT_EQ(refused.status, 400) << refused.body;
+    resume(monitor);
+    round(monitor, 2);
+    end(monitor);
+  }
+  expect_either("one", 1, 2);
+  // What was left over is in nobody's way: the next snapshot to the same names is whole.
+  Monitor again;
+  must(load(again, "one.state", "one.mem"));
+  pause(again);
+  must(create(again, "one"));
+  expect_either("one", 1, 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AccidentTest,
+                         ::testing::Values(Accident{"ftruncate", 1, "signal=KILL"}, Accident{"fsync", 1, "signal=KILL"},
+                                           Accident{"fsync", 2, "signal=KILL"}, Accident{"rename", 1, "signal=KILL"},
+                                           Accident{"fsync", 3, "signal=KILL"}, Accident{"rename", 2, "signal=KILL"},
+                                           Accident{"fsync", 4, "signal=KILL"},
+                                           Accident{"ftruncate", 1, "error=ENOSPC"}, Accident{"fsync", 1, "error=EIO"},
+                                           Accident{"fsync", 2, "error=EIO"}, Accident{"rename", 1, "error=EIO"},
+                                           Accident{"fsync", 3, "error=EIO"}, Accident{"rename", 2, "error=EIO"},
+                                           Accident{"fsync", 4, "error=EIO"}),
+                         [](const auto& info) {
+                           const std::string what = info.param.what;
+                           return std::string{info.param.call} + std::to_string(info.param.when) +
+                                  (what.starts_with("signal") ? "Killed" : "Failed");
+                         });
+
+}  // namespace
+}  // namespace mayfly::testing

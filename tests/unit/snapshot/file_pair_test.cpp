@@ -1,0 +1,164 @@
+#include "snapshot/file_pair.h"
+
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+#include "tests/unit/snapshot/file_size_limit.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::FileSizeLimit;
+
+std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span{text}); }
+
+class NewFileTest : public ::testing::Test {
+ protected:
+  [[nodiscard]] Result<NewFile> create() const { return NewFile::create(path_, "snapshot_path"); }
+  [[nodiscard]] std::string content() const { return testing::content_of(path_); }
+
+  testing::ScratchDirectory scratch_;
+  std::string path_ = scratch_.file("state");
+  std::string new_ = new_name(path_);
+};
+
+TEST_F(NewFileTest, AppearsWholeUnderItsName) {
+  auto file = create();
+  ASSERT_TRUE(file) << file.error().message;
+  EXPECT_TRUE(file->write(bytes_of("first ")));
+  EXPECT_TRUE(file->write(bytes_of("second")));
+  EXPECT_TRUE(file->write({}));
+  EXPECT_FALSE(fs::exists(path_));
+  EXPECT_TRUE(file->sync());
+  EXPECT_FALSE(file->published());
+  ASSERT_TRUE(file->publish());
+  EXPECT_TRUE(file->published());
+  EXPECT_EQ(content(), "first second");
+  EXPECT_FALSE(fs::exists(new_));
+  EXPECT_EQ(fs::status(path_).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST_F(NewFileTest, TakesThePlaceOfAnOldOne) {
+  testing::make_file(path_, "old");
+  auto file = create();
+  ASSERT_TRUE(file);
+  ASSERT_TRUE(file->write(bytes_of("new")));
+  EXPECT_EQ(content(), "old");
+  ASSERT_TRUE(file->publish());
+  EXPECT_EQ(content(), "new");
+}
+
+TEST_F(NewFileTest, DroppedUnfinishedLeavesTheOldOneAndNothingElse) {
+  testing::make_file(path_, "old");
+  {
+    auto file = create();
+    ASSERT_TRUE(file && file->write(bytes_of("new")));
+    EXPECT_TRUE(fs::exists(new_));
+    const NewFile moved = std::move(*file);
+  }
+  EXPECT_EQ(content(), "old");
+  EXPECT_FALSE(fs::exists(new_));
+}
+
+TEST_F(NewFileTest, CanBeKeptUnderItsTemporaryName) {
+  {
+    auto file = create();
+    ASSERT_TRUE(file && file->write(bytes_of("new")));
+    file->keep();
+  }
+  EXPECT_FALSE(fs::exists(path_));
+  EXPECT_EQ(testing::content_of(new_), "new");
+}
+
+TEST_F(NewFileTest, WhatAnotherLeftInTheMakingIsReplaced) {
+  testing::make_file(new_, "left by a machine that was killed");
+  auto file = create();
+  ASSERT_TRUE(file && file->write(bytes_of("new")) && file->publish());
+  EXPECT_EQ(content(), "new");
+}
+
+TEST_F(NewFileTest, ALinkThatLiesInTheMakingsPlaceIsNotFollowed) {
+  const std::string precious = testing::make_file(scratch_.file("precious"), "precious");
+  fs::create_symlink(precious, new_);
+  auto file = create();
+  ASSERT_TRUE(file && file->write(bytes_of("new")) && file->publish());
+  EXPECT_EQ(content(), "new");
+  EXPECT_EQ(testing::content_of(precious), "precious");
+}
+
+TEST_F(NewFileTest, ALinkInItsPlaceIsReplacedAndNotFollowed) {
+  const std::string precious = testing::make_file(scratch_.file("precious"), "precious");
+  fs::create_symlink(precious, path_);
+  auto file = create();
+  ASSERT_TRUE(file && file->write(bytes_of("new")) && file->publish());
+  EXPECT_FALSE(fs::is_symlink(path_));
+  EXPECT_EQ(content(), "new");
+  EXPECT_EQ(testing::content_of(precious), "precious");
+}
+
+TEST_F(NewFileTest, DirectoriesAndFifosInItsPlaceAreRefused) {
+  fs::create_directory(path_);
+  EXPECT_EQ(create().error().message, "snapshot_path " + path_ + " is there and no regular file; give another path");
+  fs::remove(path_);
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_EQ(create().error().message, "snapshot_path " + path_ + " is there and no regular file; give another path");
+  fs::remove(path_);
+  fs::create_directory(new_);
+  EXPECT_EQ(create().error().message,
+            "snapshot_path: cannot remove " + new_ + ", which was left there: Is a directory (EISDIR)");
+}
+
+TEST_F(NewFileTest, ADirectoryThatIsNotThereIsNamed) {
+  const std::string path = scratch_.file("no/state");
+  EXPECT_EQ(NewFile::create(path, "mem_file_path").error().message,
+            "mem_file_path " + path + ": its directory " + scratch_.file("no/") +
+                " cannot be opened: No such file or directory (ENOENT)");
+}
+
+TEST_F(NewFileTest, AFailureToNameItRemovesIt) {
+  auto file = create();
+  ASSERT_TRUE(file && file->write(bytes_of("new")));
+  fs::create_directory(path_);
+  EXPECT_FALSE(file->publish());
+  EXPECT_FALSE(file->published());
+  file = std::unexpected(Error{});
+  EXPECT_FALSE(fs::exists(new_));
+}
+
+TEST_F(NewFileTest, AFullDiskLeavesTheOldFile) {
+  testing::make_file(path_, "old");
+  {
+    auto file = create();
+    ASSERT_TRUE(file);
+    const FileSizeLimit limit{4096};
+    const std::string large(10'000, 'x');
+    const auto written = file->write(bytes_of(large));
+    ASSERT_FALSE(written);
+    EXPECT_EQ(written.error().message, "snapshot_path " + path_ + ": cannot write: File too large (EFBIG)");
+  }
+  EXPECT_EQ(content(), "old");
+  EXPECT_FALSE(fs::exists(new_));
+}
+
+TEST_F(NewFileTest, NoDescriptorStaysOpen) {
+  const std::size_t before = testing::open_descriptors();
+  {
+    auto file = create();
+    ASSERT_TRUE(file && file->publish());
+  }
+  {
+    auto dropped = create();
+  }
+  EXPECT_EQ(testing::open_descriptors(), before);
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,49 @@
+#include "snapshot/host_cpu.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint32_t word(const char (&letters)[5]) {
+  std::uint32_t value = 0;
+  for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<unsigned char>(letters[i]);
+  return value;
+}
+
+TEST(HostCpu, IsWhatTheProcessorSaysOfItself) {
+  const HostCpu intel = host_cpu_of(word("Genu"), word("ineI"), word("ntel"), 0x0008'06F8);
+  EXPECT_EQ(intel, (HostCpu{.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8}));
+  const HostCpu amd = host_cpu_of(word("Auth"), word("enti"), word("cAMD"), 0x00A1'0F11);
+  EXPECT_EQ(amd, (HostCpu{.vendor = "AuthenticAMD", .family = 0x19, .model = 0x11, .stepping = 1}));
+}
+
+TEST(HostCpu, TheExtendedModelCountsInTwoFamiliesOnly) {
+  EXPECT_EQ(host_cpu_of(0, 0, 0, 0x000F'0543).family, 5U);
+  EXPECT_EQ(host_cpu_of(0, 0, 0, 0x000F'0543).model, 4U);
+}
+
+TEST(HostCpu, ThisOneFitsItself) {
+  EXPECT_EQ(this_host_cpu().vendor.size(), 12U);
+  EXPECT_TRUE(check_host_cpu(this_host_cpu(), this_host_cpu()));
+}
+
+TEST(HostCpu, AnotherVendorFamilyOrModelIsRefusedAndASteppingIsNot) {
+  const HostCpu here{.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8};
+  HostCpu saved = here;
+  saved.stepping = 4;
+  EXPECT_TRUE(check_host_cpu(saved, here));
+  for (const HostCpu& other : {HostCpu{"AuthenticAMD", 6, 0x8F, 8}, HostCpu{"GenuineIntel", 7, 0x8F, 8},
+                               HostCpu{"GenuineIntel", 6, 0x6A, 8}}) {
+    const auto checked = check_host_cpu(other, here);
+    ASSERT_FALSE(checked);
+    EXPECT_EQ(checked.error().kind, ErrorKind::Unsupported);
+    EXPECT_NE(checked.error().message.find(other.vendor), std::string::npos);
+  }
+  EXPECT_EQ(check_host_cpu({"AuthenticAMD", 0x19, 0x11, 1}, here).error().message,
+            "the snapshot's processor is AuthenticAMD, family 0x19, model 0x11, and this host's GenuineIntel, family "
+            "0x6, model 0x8f: the guest uses what this one may not have; restore it on a host like the first");
+}
+
+}  // namespace
+}  // namespace mayfly

@@ -1,0 +1,49 @@
+#include "vmm/cli/override_options.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+std::string tap_refusal(const std::vector<std::string>& values) {
+  const auto read = read_tap_overrides(values);
+  return read ? "" : read.error().message;
+}
+
+std::string drive_refusal(const std::vector<std::string>& values) {
+  const auto read = read_drive_overrides(values);
+  return read ? "" : read.error().message;
+}
+
+TEST(OverrideOptions, AreIdsAndWhatTheyGet) {
+  const auto taps = read_tap_overrides(std::vector<std::string>{"eth0=tap7", "e-1=t"});
+  ASSERT_TRUE(taps) << taps.error().message;
+  ASSERT_EQ(taps->size(), 2U);
+  EXPECT_EQ((*taps)[0].iface_id, "eth0");
+  EXPECT_EQ((*taps)[0].host_dev_name, "tap7");
+  const auto drives = read_drive_overrides(std::vector<std::string>{"rootfs=/a=b,c"});
+  ASSERT_TRUE(drives);
+  EXPECT_EQ((*drives)[0].drive_id, "rootfs");
+  EXPECT_EQ((*drives)[0].path_on_host, "/a=b,c");
+  EXPECT_TRUE(read_drive_overrides({})->empty());
+}
+
+TEST(OverrideOptions, SayWhatIsMissing) {
+  EXPECT_EQ(tap_refusal({"eth0"}), "--tap eth0: give the device's id, \"=\" and what it gets, such as eth0=tap1");
+  EXPECT_EQ(drive_refusal({"rootfs="}),
+            "--drive rootfs=: give the device's id, \"=\" and what it gets, such as rootfs=copy.ext4");
+  EXPECT_EQ(tap_refusal({"=tap0"}), "--tap =tap0: the id must be 1 to 64 letters, digits, \"_\" and \"-\", not \"\"");
+}
+
+TEST(OverrideOptions, NameADeviceOnce) {
+  EXPECT_EQ(drive_refusal({"a=1", "b=2", "a=3"}), "--drive a=3: a has got another already; name each device once");
+}
+
+TEST(OverrideOptions, ATapHasAnInterfacesName) {
+  EXPECT_EQ(tap_refusal({"eth0=a/b"}),
+            "--tap eth0=a/b: after the \"=\" must be the name of a TAP interface, 1 to 15 bytes without \"/\", \":\", "
+            "\"%\" and blanks");
+}
+
+}  // namespace
+}  // namespace mayfly

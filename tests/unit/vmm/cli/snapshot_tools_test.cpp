@@ -1,0 +1,100 @@
+#include "vmm/cli/snapshot_tools.h"
+
+#include "snapshot/memory_file.h"
+#include "snapshot/state_file.h"
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+#include "tests/unit/snapshot/filled_snapshot.h"
+#include "vmm/cli/options.h"
+
+#include <fcntl.h>
+
+#include <functional>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+/// What a tool prints and how it ends.
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+Outcome outcome_of(const std::function<int(std::FILE*)>& tool) {
+  char* text = nullptr;
+  std::size_t size = 0;
+  std::FILE* const out = ::open_memstream(&text, &size);
+  ::testing::internal::CaptureStderr();
+  const int code = tool(out);
+  std::fclose(out);
+  Outcome outcome{.code = code, .out = {text, size}, .err = ::testing::internal::GetCapturedStderr()};
+  std::free(text);
+  return outcome;
+}
+
+class SnapshotTools : public ::testing::Test {
+ protected:
+  void write_pair(MemoryFileKind kind) {
+    snapshot_.machine.mem_size_mib = 1;
+    const std::vector<std::byte> bytes = encode_snapshot(snapshot_);
+    testing::make_file(state_, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    auto memory = GuestMemory::create({.size_mib = 1});
+    auto loop = EventLoop::create();
+    ASSERT_TRUE(memory && loop);
+    const OwnedFd file{::open(memory_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
+    ASSERT_TRUE(write_memory_file(**loop, file, memory_, *memory,
+                                  {.kind = kind, .id = snapshot_.id, .base_id = {}, .pages = {{0, 512 * 1024}}}));
+    (*loop)->close();
+  }
+  [[nodiscard]] Outcome verify() const {
+    return outcome_of([this](std::FILE* out) { return run_verify(state_, memory_, out); });
+  }
+
+  testing::ScratchDirectory scratch_;
+  std::string state_ = scratch_.file("state");
+  std::string memory_ = scratch_.file("memory");
+  Snapshot snapshot_ = testing::filled_snapshot();
+};
+
+TEST_F(SnapshotTools, VerifySaysWhatItFound) {
+  snapshot_.host = this_host_cpu();
+  write_pair(MemoryFileKind::Full);
+  const Outcome outcome = verify();
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "snapshot " + format_snapshot_id(snapshot_.id) +
+                             " by Mayfly 0.1.0: both files are whole and belong together\n"
+                             "vCPUs: 2, memory: 1 MiB (0.5 of them data), drives: 2, network interfaces: 2\n");
+  EXPECT_EQ(outcome.err, "");
+}
+
+TEST_F(SnapshotTools, VerifySaysWhatARestoreWouldWant) {
+  snapshot_.host.vendor = "Elsewhere";
+  write_pair(MemoryFileKind::Diff);
+  const Outcome outcome = verify();
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_NE(outcome.out.find("\nthe memory is a diff: merge it onto that of snapshot 00000000"), std::string::npos);
+  EXPECT_NE(outcome.out.find("\nnot for this host: the snapshot's processor is Elsewhere"), std::string::npos);
+}
+
+TEST_F(SnapshotTools, WhatIsWrongGoesToStandardError) {
+  const Outcome outcome = verify();
+  EXPECT_EQ(outcome.code, kExitError);
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(outcome.err, "mayfly: snapshot_path " + state_ + " cannot be opened: No such file or directory (ENOENT)\n");
+  EXPECT_EQ(outcome_of([this](std::FILE* out) { return run_describe(state_, out); }).code, kExitError);
+  EXPECT_EQ(outcome_of([this](std::FILE*) { return run_merge(memory_, memory_, memory_); }).code, kExitError);
+}
+
+TEST_F(SnapshotTools, DescribePrintsALine) {
+  write_pair(MemoryFileKind::Full);
+  const Outcome outcome = outcome_of([this](std::FILE* out) { return run_describe(state_, out); });
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_TRUE(outcome.out.starts_with(R"({"format":1,"id":")"));
+  EXPECT_TRUE(outcome.out.ends_with("}\n"));
+}
+
+}  // namespace
+}  // namespace mayfly

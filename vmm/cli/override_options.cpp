@@ -1,0 +1,57 @@
+#include "vmm/cli/override_options.h"
+
+#include "vmm/device_names.h"
+
+#include <algorithm>
+#include <string_view>
+
+namespace mayfly {
+namespace {
+
+/// An option whose values are ID=SOMETHING.
+struct Option {
+  std::string_view name;
+  std::string_view example;
+};
+
+template <typename Override>
+Result<std::vector<Override>> read_values(const Option& option, std::span<const std::string> values,
+                                          std::string Override::* id, std::string Override::* other) {
+  std::vector<Override> overrides;
+  for (const std::string& value : values) {
+    const std::size_t equals = value.find('=');
+    if (equals == std::string::npos || equals + 1 == value.size())
+      return fail(ErrorKind::InvalidArgument, "{} {}: give the device's id, \"=\" and what it gets, such as {}",
+                  option.name, value, option.example);
+    Override read;
+    read.*id = value.substr(0, equals);
+    read.*other = value.substr(equals + 1);
+    if (!is_device_id(read.*id))
+      return fail(ErrorKind::InvalidArgument, "{} {}: the id must be {}, not \"{}\"", option.name, value, kDeviceIdRule,
+                  read.*id);
+    if (std::ranges::find(overrides, read.*id, id) != overrides.end())
+      return fail(ErrorKind::InvalidArgument, "{} {}: {} has got another already; name each device once", option.name,
+                  value, read.*id);
+    overrides.push_back(std::move(read));
+  }
+  return overrides;
+}
+
+}  // namespace
+
+Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::string> values) {
+  auto overrides =
+      read_values({"--tap", "eth0=tap1"}, values, &NetworkOverride::iface_id, &NetworkOverride::host_dev_name);
+  if (!overrides) return overrides;
+  for (const NetworkOverride& each : *overrides)
+    if (!is_interface_name(each.host_dev_name))
+      return fail(ErrorKind::InvalidArgument, "--tap {}={}: after the \"=\" must be {}", each.iface_id,
+                  each.host_dev_name, kInterfaceNameRule);
+  return overrides;
+}
+
+Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values) {
+  return read_values({"--drive", "rootfs=copy.ext4"}, values, &DriveOverride::drive_id, &DriveOverride::path_on_host);
+}
+
+}  // namespace mayfly

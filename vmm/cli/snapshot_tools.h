@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdio>
+#include <string>
+
+/// What the command line does with a snapshot's files without a machine. Each prints what it has to say to `out`, what
+/// is wrong to standard error, and returns the process's exit code.
+namespace mayfly {
+
+/// `mayfly --describe-snapshot FILE`: the state file as JSON, a line.
+[[nodiscard]] int run_describe(const std::string& state, std::FILE* out);
+
+/// `mayfly snapshot merge`: silent where it succeeds.
+[[nodiscard]] int run_merge(const std::string& base, const std::string& diff, const std::string& output);
+
+/// `mayfly snapshot verify`: says what was found, and what a restore would want.
+[[nodiscard]] int run_verify(const std::string& state, const std::string& memory, std::FILE* out);
+
+}  // namespace mayfly

@@ -1,0 +1,91 @@
+#include "vmm/kvm/vcpu_state.h"
+
+#include <algorithm>
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint32_t kMsrTsc = 0x10;
+constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
+
+template <typename T>
+Result<T> get(const Vcpu& vcpu, unsigned long request, std::string_view name) {
+  T value{};
+  if (auto done = vcpu.control(request, &value, name); !done) return propagate(done);
+  return value;
+}
+
+template <typename T>
+Status set(const Vcpu& vcpu, unsigned long request, const T& value, std::string_view name) {
+  return vcpu.control(request, const_cast<T*>(&value), name);  // a _IOW: KVM only reads it
+}
+
+}  // namespace
+
+Result<VcpuState> save_vcpu(const Vcpu& vcpu, std::span<const std::uint32_t> msr_indices) {
+  VcpuState state;
+  // First: asking for it makes KVM take pending INIT and SIPI signals in, which changes what follows.
+  auto mp_state = get<kvm_mp_state>(vcpu, KVM_GET_MP_STATE, "KVM_GET_MP_STATE");
+  if (!mp_state) return propagate(mp_state);
+  state.mp_state = *mp_state;
+  auto regs = vcpu.regs();
+  if (!regs) return propagate(regs);
+  state.regs = *regs;
+  auto sregs = vcpu.sregs();
+  if (!sregs) return propagate(sregs);
+  state.sregs = *sregs;
+  auto xsave = vcpu.xsave();
+  if (!xsave) return propagate(xsave);
+  state.xsave = std::move(*xsave);
+  auto xcrs = get<kvm_xcrs>(vcpu, KVM_GET_XCRS, "KVM_GET_XCRS");
+  if (!xcrs) return propagate(xcrs);
+  state.xcrs = *xcrs;
+  auto debug_regs = get<kvm_debugregs>(vcpu, KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS");
+  if (!debug_regs) return propagate(debug_regs);
+  state.debug_regs = *debug_regs;
+  auto lapic = get<kvm_lapic_state>(vcpu, KVM_GET_LAPIC, "KVM_GET_LAPIC");
+  if (!lapic) return propagate(lapic);
+  state.lapic = *lapic;
+  state.tsc_khz = vcpu.tsc_khz();
+  auto cpuid = vcpu.cpuid();
+  if (!cpuid) return propagate(cpuid);
+  state.cpuid = std::move(*cpuid);
+  auto msrs = vcpu.msrs(msr_indices);
+  if (!msrs) return propagate(msrs);
+  state.msrs = std::move(*msrs);
+  auto events = get<kvm_vcpu_events>(vcpu, KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS");
+  if (!events) return propagate(events);
+  state.events = *events;
+  return state;
+}
+
+Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance) {
+  // CPUID says which registers and which XSAVE components exist; the rest hangs on it.
+  if (auto done = vcpu.set_cpuid(state.cpuid); !done) return done;
+  if (state.tsc_khz != 0 && state.tsc_khz != vcpu.tsc_khz())
+    if (auto done = vcpu.set_tsc_khz(state.tsc_khz); !done) return done;
+  if (auto done = set(vcpu, KVM_SET_MP_STATE, state.mp_state, "KVM_SET_MP_STATE"); !done) return done;
+  if (auto done = vcpu.set_regs(state.regs); !done) return done;
+  if (auto done = vcpu.set_sregs(state.sregs); !done) return done;  // with the LAPIC's base, before its registers
+  if (auto done = set(vcpu, KVM_SET_XCRS, state.xcrs, "KVM_SET_XCRS"); !done) return done;
+  if (auto done = vcpu.set_xsave(state.xsave); !done) return done;
+  if (auto done = set(vcpu, KVM_SET_DEBUGREGS, state.debug_regs, "KVM_SET_DEBUGREGS"); !done) return done;
+  if (auto done = set(vcpu, KVM_SET_LAPIC, state.lapic, "KVM_SET_LAPIC"); !done) return done;
+  // After the LAPIC, whose timer's mode says what a deadline means, and the deadline after the counter that it is of.
+  std::vector<MsrValue> msrs;
+  msrs.reserve(state.msrs.size());
+  std::optional<MsrValue> deadline;
+  for (const kvm_msr_entry& entry : state.msrs) {
+    MsrValue value{.index = entry.index, .value = entry.data};
+    if (entry.index == kMsrTsc) value.value += tsc_advance;
+    if (entry.index == kMsrTscDeadline)
+      deadline = value;
+    else
+      msrs.push_back(value);
+  }
+  if (deadline) msrs.push_back(*deadline);
+  if (auto done = vcpu.set_msrs(msrs); !done) return done;
+  return set(vcpu, KVM_SET_VCPU_EVENTS, state.events, "KVM_SET_VCPU_EVENTS");
+}
+
+}  // namespace mayfly

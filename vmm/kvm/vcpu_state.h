@@ -1,0 +1,37 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/kvm/vcpu.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+/// Everything of a vCPU that a snapshot keeps.
+///
+///   auto state = save_vcpu(vcpu, *msr_indices);     // parked: KVM_RUN has returned with EINTR
+///   restore_vcpu(fresh_vcpu, *state);               // of another VM, before its first KVM_RUN
+namespace mayfly {
+
+struct VcpuState {
+  std::vector<kvm_cpuid_entry2> cpuid;
+  std::uint32_t tsc_khz = 0;  ///< 0: the host cannot tell.
+  kvm_mp_state mp_state{};
+  kvm_regs regs{};
+  kvm_sregs sregs{};
+  std::vector<std::byte> xsave;  ///< As large as KVM says, at least 4096 bytes.
+  kvm_xcrs xcrs{};
+  kvm_debugregs debug_regs{};
+  kvm_lapic_state lapic{};
+  std::vector<kvm_msr_entry> msrs;  ///< Those of KVM's list that this vCPU has.
+  kvm_vcpu_events events{};
+};
+
+/// The vCPU must be parked. `msr_indices`: Kvm::msr_indices(). Errors: each KVM call's, by name.
+[[nodiscard]] Result<VcpuState> save_vcpu(const Vcpu& vcpu, std::span<const std::uint32_t> msr_indices);
+
+/// A vCPU that has not run. `tsc_advance`: cycles that its time stamp counter is to be ahead of what was saved.
+/// Errors: what this host's KVM does not take, by name, with the MSR where it is one.
+[[nodiscard]] Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance);
+
+}  // namespace mayfly

@@ -1,0 +1,222 @@
+// The controller's part that takes and loads snapshots.
+
+#include "snapshot/file_pair.h"
+#include "snapshot/memory_file.h"
+#include "snapshot/page_server.h"
+#include "snapshot/state_file.h"
+#include "vmm/machine/controller.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <iterator>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// The devices of a snapshot, opened anew with what the request puts in their place.
+Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, ConfiguredDevices& devices) {
+  std::vector<DriveConfig> drives;
+  std::vector<NetworkInterfaceConfig> interfaces;
+  std::ranges::transform(snapshot.drives, std::back_inserter(drives), &DriveState::config);
+  std::ranges::transform(snapshot.network_interfaces, std::back_inserter(interfaces), &NetworkInterfaceState::config);
+  for (const DriveOverride& each : params.drive_overrides) {
+    const auto found = std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id);
+    if (found == drives.end())
+      return fail(ErrorKind::NotFound, "drive_overrides: the snapshot has no drive {}", each.drive_id);
+    found->path_on_host = each.path_on_host;
+  }
+  for (const NetworkOverride& each : params.network_overrides) {
+    const auto found = std::ranges::find(interfaces, each.iface_id, &NetworkInterfaceConfig::iface_id);
+    if (found == interfaces.end())
+      return fail(ErrorKind::NotFound, "network_overrides: the snapshot has no network interface {}", each.iface_id);
+    found->host_dev_name = each.host_dev_name;
+  }
+  for (DriveConfig& drive : drives)
+    if (auto put = devices.put(std::move(drive)); !put) return put;
+  for (NetworkInterfaceConfig& interface : interfaces)
+    if (auto put = devices.put(std::move(interface)); !put) return put;
+  return {};
+}
+
+struct RestoredMemory {
+  GuestMemory memory;
+  OwnedFd userfault;
+};
+
+Result<RestoredMemory> restore_memory(const Snapshot& snapshot, const SnapshotLoadParams& params) {
+  const GuestMemory::Options options{.size_mib = snapshot.machine.mem_size_mib, .pages = snapshot.machine.huge_pages};
+  if (params.backend == MemoryBackend::File) {
+    auto file = open_memory_file(params.backend_path, snapshot.id, options.size_mib * kMiB);
+    if (!file) return propagate(file);
+    auto memory = GuestMemory::map(options, std::move(*file));
+    if (!memory) return propagate(memory);
+    return RestoredMemory{std::move(*memory), {}};
+  }
+  auto memory = GuestMemory::create(options);
+  if (!memory) return propagate(memory);
+  auto userfault = hand_to_page_server(*memory, params.backend_path);
+  if (!userfault) return propagate(userfault);
+  memory->set_served();
+  return RestoredMemory{std::move(*memory), std::move(*userfault)};
+}
+
+/// Which pages the memory file of a snapshot gets.
+struct Pages {
+  PageRanges ranges;
+  MemoryFileKind kind = MemoryFileKind::Full;
+};
+
+Result<Pages> pages_for(Microvm& machine, const GuestMemory& memory, bool diff) {
+  // Looked at for a full snapshot as well: a diff that follows begins here.
+  auto changes = machine.changes();
+  if (!changes) return propagate(changes);
+  if (!diff) {
+    auto touched = touched_pages(memory);
+    if (!touched) return propagate(touched);
+    return Pages{std::move(*touched), MemoryFileKind::Full};
+  }
+  if (*changes) return Pages{std::move(**changes), MemoryFileKind::Diff};
+  // Nobody kept track: what the guest has made its own since the start or the load is that, and perhaps more.
+  auto own = private_pages(memory);
+  if (!own) return propagate(own);
+  return Pages{std::move(*own), MemoryFileKind::Diff};
+}
+
+/// A machine that was killed while it gave a pair its names left the memory's new file beside its place, where the next
+/// would remove it: give it its name now.
+void settle(const SnapshotCreateParams& params) {
+  auto state = read_state_file(params.snapshot_path);
+  if (!state) return;
+  const std::string left = new_name(params.mem_file_path);
+  const std::uint64_t size = state->machine.mem_size_mib * kMiB;
+  const auto belongs = [&](const std::string& path) {
+    const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    if (!file) return false;
+    auto footer = read_footer(file.get(), path, size);
+    return footer && footer->id == state->id;
+  };
+  if (!belongs(params.mem_file_path) && belongs(left)) (void)std::rename(left.c_str(), params.mem_file_path.c_str());
+}
+
+}  // namespace
+
+Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const SnapshotCreateParams& params) {
+  auto id = make_snapshot_id();
+  if (!id) return propagate(id);
+  snapshot.id = *id;
+  snapshot.producer = MAYFLY_VERSION;
+  snapshot.host = this_host_cpu();
+  snapshot.machine = config_.machine;
+  snapshot.cpu = config_.cpu;
+  snapshot.boot_source = config_.boot_source;
+  for (std::size_t i = 0; i < snapshot.drives.size(); ++i) snapshot.drives[i].config = devices_.drives()[i];
+  for (std::size_t i = 0; i < snapshot.network_interfaces.size(); ++i)
+    snapshot.network_interfaces[i].config = devices_.network_interfaces()[i];
+
+  // A diff of nothing is everything.
+  auto pages = pages_for(*microvm_, memory, params.diff && last_snapshot_.has_value());
+  if (!pages) return propagate(pages);
+  const MemoryFileContent content{.kind = pages->kind,
+                                  .id = *id,
+                                  .base_id = pages->kind == MemoryFileKind::Diff ? *last_snapshot_ : SnapshotId{},
+                                  .pages = std::move(pages->ranges)};
+  settle(params);
+  auto memory_file = NewFile::create(params.mem_file_path, "mem_file_path");
+  if (!memory_file) return propagate(memory_file);
+  auto state_file = NewFile::create(params.snapshot_path, "snapshot_path");
+  if (!state_file) return propagate(state_file);
+  if (auto done = write_memory_file(loop_, memory_file->fd(), params.mem_file_path, memory, content); !done)
+    return done;
+  if (auto done = memory_file->sync(); !done) return done;
+  if (auto done = state_file->write(encode_snapshot(snapshot)); !done) return done;
+  if (auto done = state_file->sync(); !done) return done;
+  // Once the state has its name the new snapshot counts: open_memory_file() finds its memory under either name.
+  auto named = state_file->publish();
+  if (!state_file->published()) return named;
+  auto memory_named = memory_file->publish();
+  if (!memory_file->published()) memory_file->keep();
+  microvm_->forget_changes();
+  last_snapshot_ = *id;
+  return named ? memory_named : named;
+}
+
+Result<Answer> Controller::apply(CreateSnapshot& command) {
+  const SnapshotCreateParams& params = command.value;
+  if (params.snapshot_path == params.mem_file_path)
+    return fail(ErrorKind::InvalidArgument, "snapshot_path and mem_file_path are both {}; give each its own",
+                params.snapshot_path);
+  const std::uint64_t begin = monotonic_ns();
+  auto taken = microvm_->snapshot(
+      [&](Snapshot snapshot, GuestMemory& memory) { return write_snapshot(std::move(snapshot), memory, params); });
+  if (!taken) return propagate(taken);
+  Gauge& latency = params.diff ? metrics_.latency.diff_create_snapshot_us : metrics_.latency.full_create_snapshot_us;
+  latency.set((monotonic_ns() - begin) / 1000);
+  log_.info("snapshot {} taken to {} and {} in {} us", format_snapshot_id(*last_snapshot_), params.snapshot_path,
+            params.mem_file_path, latency.value());
+  return {};
+}
+
+Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, ConfiguredDevices& devices) {
+  auto snapshot = read_state_file(params.snapshot_path);
+  if (!snapshot) return propagate(snapshot);
+  if (auto fits = check_host_cpu(snapshot->host, this_host_cpu()); !fits)
+    return propagate(fits, "snapshot_path " + params.snapshot_path);
+  snapshot->machine.track_dirty_pages = params.track_dirty_pages;
+  if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
+  if (auto opened = open_devices(*snapshot, params, devices); !opened) return propagate(opened);
+  auto memory = restore_memory(*snapshot, params);
+  if (!memory) return propagate(memory);
+  // What a start has prepared has what a restored machine needs as well.
+  auto shell = shell_ ? Result<MachineShell>{std::move(*std::exchange(shell_, std::nullopt))}
+                      : MachineShell::prepare_for_restore();
+  if (!shell) return propagate(shell);
+  RestorePlan plan{.shell = std::move(*shell),
+                   .snapshot = std::move(*snapshot),
+                   .memory = std::move(memory->memory),
+                   .userfault = std::move(memory->userfault),
+                   .devices = {},
+                   .console = console_options(),
+                   .clock_realtime = params.clock_realtime,
+                   .allow_changed_drives = params.allow_changed_drives};
+  if (auto lent = devices.lend(plan.devices); !lent) return propagate(lent);
+  return plan;
+}
+
+Result<Answer> Controller::apply(LoadSnapshot& command) {
+  const SnapshotLoadParams& params = command.value;
+  const std::uint64_t begin = monotonic_ns();
+  if (config_.boot_source || config_.cpu || machine_configured_ || !devices_.empty())
+    return fail(ErrorKind::State,
+                "a machine has been configured; a snapshot brings all of its own, but logger, metrics and serial: send "
+                "PUT /snapshot/load to a fresh Mayfly");
+  ConfiguredDevices devices;
+  auto plan = plan_restore(params, devices);
+  if (!plan) return propagate(plan);
+  const SnapshotId id = plan->snapshot.id;
+  const MachineConfig machine_config = plan->snapshot.machine;
+  auto cpu = plan->snapshot.cpu;
+  auto boot_source = plan->snapshot.boot_source;
+  auto machine = Microvm::restore(std::move(*plan), context());
+  if (!machine) return propagate(machine);
+  microvm_ = std::move(*machine);
+  devices_ = std::move(devices);
+  devices_.started();
+  config_.machine = machine_config;
+  config_.cpu = std::move(cpu);
+  config_.boot_source = std::move(boot_source);
+  last_snapshot_ = id;
+  state_ = MachineState::Paused;
+  if (params.resume_vm) {
+    microvm_->resume();
+    state_ = MachineState::Running;
+  }
+  metrics_.latency.load_snapshot_us.set((monotonic_ns() - begin) / 1000);
+  log_.info("loaded snapshot {} with {} vCPUs and {} MiB in {} us", format_snapshot_id(id), config_.machine.vcpu_count,
+            config_.machine.mem_size_mib, metrics_.latency.load_snapshot_us.value());
+  return {};
+}
+
+}  // namespace mayfly
