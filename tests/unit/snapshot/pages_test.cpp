@@ -106,7 +106,7 @@ TEST(Pages, AMappedMemoryFileGivesItsDataAndWhatWasWrittenOverIt) {
   EXPECT_EQ(touched(*memory), (PageRanges{pages(10, 2), pages(40)}));
   touch(*memory, 12);
   touch(*memory, 40, 0);  // a page of the file is now its own
-  look_at(*memory, 10);  // not at a hole: on tmpfs, that makes a page of the file
+  look_at(*memory, 10);   // not at a hole: on tmpfs, that makes a page of the file
   EXPECT_EQ(own_pages(*memory), (PageRanges{pages(12), pages(40)}));
   EXPECT_EQ(touched(*memory), (PageRanges{pages(10, 3), pages(40)}));
 }
