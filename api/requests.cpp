@@ -64,10 +64,11 @@ Result<ApiCall> with_id(const Match& match) {
 
 Result<ApiCall> get_version(const Match&) { return GetVersion{}; }
 
-enum class Action { InstanceStart, FlushMetrics, SendCtrlAltDel };
+enum class Action { InstanceStart, FlushMetrics, SendCtrlAltDel, FinishWorkingSet };
 constexpr JsonName<Action> kActions[] = {{"InstanceStart", Action::InstanceStart},
                                          {"FlushMetrics", Action::FlushMetrics},
-                                         {"SendCtrlAltDel", Action::SendCtrlAltDel}};
+                                         {"SendCtrlAltDel", Action::SendCtrlAltDel},
+                                         {"FinishWorkingSet", Action::FinishWorkingSet}};
 
 Result<ApiCall> put_action(const Match& match) {
   const auto json = parse_body(match.request);
@@ -81,9 +82,11 @@ Result<ApiCall> put_action(const Match& match) {
     case Action::FlushMetrics:
       return Command{FlushMetrics{}};
     case Action::SendCtrlAltDel:
+      return Command{SendCtrlAltDel{}};
+    case Action::FinishWorkingSet:
       break;
   }
-  return Command{SendCtrlAltDel{}};
+  return Command{FinishWorkingSet{}};
 }
 
 enum class VmState { Paused, Resumed };

@@ -43,6 +43,19 @@ Result<DriveOverride> read_drive_override(const JsonValue& json, const std::stri
   return fields.finish(std::move(read));
 }
 
+constexpr JsonName<bool> kWorkingSetModes[] = {{"Record", true}, {"Replay", false}};
+/// A day.
+constexpr JsonWhole kRecordingTime{.lowest = 1, .highest = 86'400'000};
+
+Result<WorkingSetParams> read_working_set_params(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  WorkingSetParams read{.record = fields.required("mode", JsonEnum<bool>{kWorkingSetModes}),
+                        .path = fields.required("path", JsonPath{}),
+                        .until_boot_timer = fields.optional("until_boot_timer", JsonBool{}).value_or(false),
+                        .for_ms = fields.optional("for_ms", kRecordingTime)};
+  return fields.finish(std::move(read));
+}
+
 Result<bool> refuse_vsock(const JsonValue&, const std::string& where) {
   return fail(ErrorKind::InvalidArgument, "{} is not available: Mayfly has no vsock device; leave it out", where);
 }
@@ -93,6 +106,9 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
       fields.optional("network_overrides", JsonArray{read_network_override}).value_or(std::vector<NetworkOverride>{});
   params.drive_overrides =
       fields.optional("drive_overrides", JsonArray{read_drive_override}).value_or(std::vector<DriveOverride>{});
+  params.working_set = fields.optional("working_set", read_working_set_params);
+  if (params.working_set && params.backend != MemoryBackend::File)
+    fields.refuse(fmt::format("{}.working_set is for memory of a file; leave it out with the page server", where));
   refuse_repeated(fields, where + ".network_overrides", params.network_overrides, &NetworkOverride::iface_id);
   refuse_repeated(fields, where + ".drive_overrides", params.drive_overrides, &DriveOverride::drive_id);
   return fields.finish(std::move(params));

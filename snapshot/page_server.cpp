@@ -1,60 +1,18 @@
 #include "snapshot/page_server.h"
 
+#include "snapshot/userfault.h"
 #include "vmm/base/json_writer.h"
 
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <cstring>
 
 namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kHugePageSize = 2 * kMiB;
-
-// linux/userfaultfd.h of 6.1 and later.
-constexpr const char* kDevice = "/dev/userfaultfd";
-constexpr unsigned long kNewDescriptor = _IO(UFFDIO, 0x00);
-
-/// Faults must be answered that KVM and the ring have on the guest's behalf, so not UFFD_USER_MODE_ONLY.
-Result<OwnedFd> make_userfault() {
-  // The device is a matter of file permissions; the system call one of privileges or of a sysctl.
-  if (const OwnedFd device{::open(kDevice, O_RDWR | O_CLOEXEC)}; device)
-    if (OwnedFd fd{::ioctl(device.get(), kNewDescriptor, O_CLOEXEC | O_NONBLOCK)}; fd) return fd;
-  OwnedFd fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
-  if (!fd)
-    return fail_errno(ErrorKind::Permission,
-                      "mem_backend: no userfaultfd for this process; give it access to {}, or set the sysctl "
-                      "vm.unprivileged_userfaultfd to 1",
-                      kDevice);
-  return fd;
-}
-
-Status enable(const OwnedFd& userfault) {
-  uffdio_api api{};
-  api.api = UFFD_API;
-  if (::ioctl(userfault.get(), UFFDIO_API, &api) != 0)
-    return fail_errno(ErrorKind::Unsupported, "mem_backend: this host's userfaultfd is too old");
-  return {};
-}
-
-Status watch(const OwnedFd& userfault, const GuestMemory::Region& region) {
-  uffdio_register range{};
-  range.range.start = reinterpret_cast<std::uintptr_t>(region.mapping.address());
-  range.range.len = region.size();
-  range.mode = UFFDIO_REGISTER_MODE_MISSING;
-  if (::ioctl(userfault.get(), UFFDIO_REGISTER, &range) != 0)
-    return fail_errno(ErrorKind::System, "mem_backend: cannot watch {} MiB of guest memory for faults",
-                      region.size() / kMiB);
-  return {};
-}
 
 std::string describe_mappings(const GuestMemory& memory) {
   const std::uint64_t page_size = memory.pages() == HugePages::Explicit2M ? kHugePageSize : kGuestPageSize;
@@ -107,11 +65,8 @@ Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string
   if (!socket) return fail_errno(ErrorKind::System, "mem_backend: cannot make a socket");
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
     return fail_errno(ErrorKind::System, "backend_path {}: no page server to connect to", socket_path);
-  auto userfault = make_userfault();
+  auto userfault = watch_for_faults(memory, "mem_backend");
   if (!userfault) return propagate(userfault);
-  if (auto enabled = enable(*userfault); !enabled) return propagate(enabled);
-  for (const GuestMemory::Region& region : memory.regions())
-    if (auto watched = watch(*userfault, region); !watched) return propagate(watched);
   if (auto sent = send_with_descriptor(socket.get(), describe_mappings(memory), userfault->get(), socket_path); !sent)
     return propagate(sent);
   return std::move(*userfault);

@@ -2,12 +2,8 @@
 
 #include "snapshot/checksum.h"
 #include "snapshot/sections.h"
-#include "vmm/base/owned_fd.h"
+#include "snapshot/small_file.h"
 #include "vmm/device_names.h"
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -204,27 +200,9 @@ Result<Snapshot> decode_snapshot(std::span<const std::byte> bytes) {
 }
 
 Result<Snapshot> read_state_file(const std::string& path) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
-  if (!file) return fail_errno(ErrorKind::System, "snapshot_path {} cannot be opened", path);
-  struct stat status{};
-  if (::fstat(file.get(), &status) != 0) return fail_errno(ErrorKind::System, "snapshot_path {}", path);
-  if (!S_ISREG(status.st_mode))
-    return fail(ErrorKind::InvalidArgument, "snapshot_path {} is not a regular file; give a snapshot's state file",
-                path);
-  if (status.st_size > static_cast<off_t>(kLargestStateFile))
-    return fail(ErrorKind::TooLarge, "snapshot_path {} has {} bytes, more than any state file; is it the memory file?",
-                path, status.st_size);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t count = ::read(file.get(), bytes.data() + done, bytes.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail_errno(ErrorKind::System, "snapshot_path {} cannot be read", path);
-    if (count == 0) break;
-    done += static_cast<std::size_t>(count);
-  }
-  bytes.resize(done);
-  auto snapshot = decode_snapshot(bytes);
+  auto bytes = read_small_file(path, {.field = "snapshot_path", .noun = "state file", .limit = kLargestStateFile});
+  if (!bytes) return propagate(bytes);
+  auto snapshot = decode_snapshot(*bytes);
   if (!snapshot) return propagate(snapshot, "snapshot_path " + path);
   return snapshot;
 }

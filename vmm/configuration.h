@@ -181,6 +181,15 @@ struct DriveOverride {
   std::string path_on_host{};
 };
 
+/// The `working_set` of PUT /snapshot/load.
+struct WorkingSetParams {
+  bool record = false;  ///< Else it is replayed.
+  std::string path{};
+  // When a recording ends, if not by the action FinishWorkingSet or with the machine: whichever comes first.
+  bool until_boot_timer = false;          ///< The guest's first write to the boot timer after the load.
+  std::optional<std::uint64_t> for_ms{};  ///< So long after the load.
+};
+
 /// PUT /snapshot/load
 struct SnapshotLoadParams {
   std::string snapshot_path{};
@@ -193,6 +202,7 @@ struct SnapshotLoadParams {
   std::optional<HugePages> huge_pages{};  ///< Absent: as in the snapshot.
   std::vector<NetworkOverride> network_overrides{};
   std::vector<DriveOverride> drive_overrides{};
+  std::optional<WorkingSetParams> working_set{};
 };
 
 /// Everything that is configured: GET /vm/config, and --config-file.

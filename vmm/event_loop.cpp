@@ -219,7 +219,7 @@ void EventLoop::reap(bool tell) {
                 .more = (entries[i]->flags & IORING_CQE_F_MORE) != 0};
   ::io_uring_cq_advance(&ring_, count);
   for (const auto& [operation, result, more] : std::span{batch}.first(count)) {
-    if (operation == &unwatched_) continue;  // it failed, as only a full event descriptor can
+    if (operation == &unwatched_) continue;  // it failed, which nobody wanted to know
     if (!more) --in_flight_;
     if (tell && operation != nullptr) operation->on_complete(result, more);
   }
@@ -309,6 +309,19 @@ void EventLoop::fallocate(const RegisteredFile& file, int mode, std::uint64_t of
 void EventLoop::write_unwatched(int fd, std::span<const std::byte> buffer) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), kNoOffset);
+  sqe.flags |= IOSQE_CQE_SKIP_SUCCESS;
+  ::io_uring_sqe_set_data(&sqe, &unwatched_);
+}
+
+void EventLoop::advise(std::span<std::byte> range, int advice, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_madvise(&sqe, range.data(), static_cast<off_t>(range.size()), advice);
+  submit_for(sqe, &operation);
+}
+
+void EventLoop::advise_unwatched(std::span<std::byte> range, int advice) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_madvise(&sqe, range.data(), static_cast<off_t>(range.size()), advice);
   sqe.flags |= IOSQE_CQE_SKIP_SUCCESS;
   ::io_uring_sqe_set_data(&sqe, &unwatched_);
 }

@@ -143,6 +143,10 @@ class EventLoop {
                  Operation& operation);
   /// A write whose success nobody is told; for event descriptors.
   void write_unwatched(int fd, std::span<const std::byte> buffer);
+  /// madvise(2).
+  void advise(std::span<std::byte> range, int advice, Operation& operation);
+  /// The same, whose end nobody is told.
+  void advise_unwatched(std::span<std::byte> range, int advice);
   /// Puts a file into the ring's table. Errors: the table is full, the kernel refuses.
   [[nodiscard]] Result<RegisteredFile> register_file(int fd);
   /// Calls `task` once after the completions at hand, and before what they have caused is submitted.

@@ -173,6 +173,8 @@ struct RestoreFlags {
   std::string page_server;
   std::vector<std::string> taps;
   std::vector<std::string> drives;
+  std::string record_working_set;
+  std::string working_set;
   std::string api_sock;
 };
 
@@ -195,6 +197,14 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
                "Restore though an image was written to since");
   app.add_flag("--clock-realtime", flags.load.clock_realtime, "Put the guest's clock ahead by the time since");
   app.add_flag("--track-dirty-pages", flags.load.track_dirty_pages, "Remember what changes, for small diffs");
+  CLI::Option* const record = app.add_option("--record-working-set", flags.record_working_set,
+                                             "Write down which pages the guest touches until\nthe machine ends")
+                                  ->option_text("FILE")
+                                  ->excludes("--page-server");
+  app.add_option("--working-set", flags.working_set, "Bring in first what was written down")
+      ->option_text("FILE")
+      ->excludes("--page-server")
+      ->excludes(record);
   app.add_option_function<HugePages>(
          "--huge-pages", [&flags](HugePages pages) { flags.load.huge_pages = pages; },
          "Pages behind the memory (default: as they were)")
@@ -216,6 +226,10 @@ Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
   load.network_overrides = std::move(*taps);
   load.drive_overrides = std::move(*drives);
   load.resume_vm = true;
+  if (!flags.record_working_set.empty())
+    load.working_set = WorkingSetParams{.record = true, .path = flags.record_working_set};
+  else if (!flags.working_set.empty())
+    load.working_set = WorkingSetParams{.path = flags.working_set};
   return std::vector<Command>{LoadSnapshot{std::move(load)}};
 }
 

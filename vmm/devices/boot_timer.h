@@ -23,7 +23,7 @@ struct BootTimerState {
 ///   BootTimer timer{signals};
 ///   ports.attach("boot timer", kBootTimerPort, 1, timer);
 ///
-/// Any thread. A restored guest that has reported already does not report again.
+/// Any thread. The first write after a restore is reported once more: a clone is up.
 class BootTimer final : public BytePortDevice {
  public:
   explicit BootTimer(GuestSignals& signals) noexcept : signals_(signals) {}
@@ -32,7 +32,6 @@ class BootTimer final : public BytePortDevice {
   void store(std::uint64_t port, std::uint8_t value) noexcept override;
 
   [[nodiscard]] BootTimerState state() const noexcept { return {.reported = reported_.load()}; }
-  void restore(const BootTimerState& state) noexcept { reported_.store(state.reported); }
 
  private:
   GuestSignals& signals_;

@@ -51,6 +51,7 @@ struct PutMetrics {
 struct StartInstance {};
 struct FlushMetrics {};
 struct SendCtrlAltDel {};
+struct FinishWorkingSet {};
 struct PauseVm {};
 struct ResumeVm {};
 struct CreateSnapshot {
@@ -60,10 +61,11 @@ struct LoadSnapshot {
   SnapshotLoadParams value;
 };
 
-using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, PutBootSource,
-                             PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
-                             PutNetworkInterface, PatchNetworkInterface, PutLogger, PutMetrics, StartInstance,
-                             FlushMetrics, SendCtrlAltDel, PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
+using Command =
+    std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, PutBootSource, PutMachineConfig,
+                 PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive, PutNetworkInterface,
+                 PatchNetworkInterface, PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel,
+                 FinishWorkingSet, PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
 
 /// GET /
 struct InstanceInfo {

@@ -257,7 +257,13 @@ MicrovmContext Controller::context() {
           .log = log_,
           .metrics = metrics_,
           .on_end = [this](MachineEnd end) { finish(std::move(end)); },
-          .on_booted = [this] { log_boot_time(); }};
+          .on_booted =
+              [this] {
+                log_boot_time();
+                loop_.post([this] {
+                  if (recording_ && recording_->until_boot_timer) (void)finish_recording();
+                });
+              }};
 }
 
 Result<MicrovmPlan> Controller::plan_start() {
@@ -359,6 +365,7 @@ void Controller::finish(MachineEnd end) {
     return;
   }
   microvm_->pause();
+  if (recording_) (void)finish_recording();
   microvm_->drain_console([this] { loop_.stop(); });
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "snapshot/file_pair.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/event_loop.h"
@@ -83,6 +84,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(StartInstance& command);
   Result<Answer> apply(FlushMetrics& command);
   Result<Answer> apply(SendCtrlAltDel& command);
+  Result<Answer> apply(FinishWorkingSet& command);
   Result<Answer> apply(PauseVm& command);
   Result<Answer> apply(ResumeVm& command);
   Result<Answer> apply(CreateSnapshot& command);
@@ -90,6 +92,9 @@ class Controller final : public CommandTarget {
   /// Writes the pair of files, with the devices at rest.
   Status write_snapshot(Snapshot snapshot, GuestMemory& memory, const SnapshotCreateParams& params);
   Result<RestorePlan> plan_restore(const SnapshotLoadParams& params, ConfiguredDevices& devices);
+  void begin_recording(const WorkingSetParams& params, NewFile file, const SnapshotId& snapshot);
+  /// Writes what was recorded; whatever comes of it, nothing is recorded any more.
+  Status finish_recording();
   [[nodiscard]] ConsoleOptions console_options() const;
   [[nodiscard]] MicrovmContext context();
   Result<MicrovmPlan> plan_start();
@@ -112,7 +117,14 @@ class Controller final : public CommandTarget {
   std::optional<MachineEnd> end_;
   std::optional<SnapshotId> last_snapshot_;  // that was taken or loaded: what a diff is of
   bool machine_configured_ = false;          // by a request; a snapshot brings its own
-  LogRate refusals_;                         // a client can cause as many as it likes
+  struct Recording {
+    NewFile file;
+    SnapshotId snapshot;
+    bool until_boot_timer;
+  };
+  std::optional<Recording> recording_;          // of the working set
+  std::unique_ptr<LoopTimer> recording_timer_;  // that ends it
+  LogRate refusals_;                            // a client can cause as many as it likes
 };
 
 }  // namespace mayfly

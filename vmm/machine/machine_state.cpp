@@ -35,6 +35,7 @@ constexpr std::array kRules = {
     Rule{"InstanceStart",            true,        false,   false},
     Rule{"FlushMetrics",             true,        true,    true},
     Rule{"SendCtrlAltDel",           false,       true,    false},
+    Rule{"FinishWorkingSet",         false,       true,    true},
     Rule{"PATCH /vm Paused",         false,       true,    true},
     Rule{"PATCH /vm Resumed",        false,       true,    true},
     Rule{"PUT /snapshot/create",     false,       false,   true},
@@ -45,7 +46,7 @@ static_assert(kRules.size() == std::variant_size_v<Command>);
 // The rows' order is checked where it is easiest to get wrong: at the ends and at the start.
 static_assert(std::is_same_v<std::variant_alternative_t<0, Command>, GetInstanceInfo>);
 static_assert(std::is_same_v<std::variant_alternative_t<15, Command>, StartInstance>);
-static_assert(std::is_same_v<std::variant_alternative_t<19, Command>, ResumeVm>);
+static_assert(std::is_same_v<std::variant_alternative_t<20, Command>, ResumeVm>);
 
 bool is_legal(const Rule& rule, MachineState state) {
   switch (state) {

@@ -1,5 +1,6 @@
 #include "vmm/machine/microvm.h"
 
+#include "snapshot/working_set_replay.h"
 #include "vmm/boot/boot.h"
 #include "vmm/boot/generation_id.h"
 #include "vmm/boot/layout.h"
@@ -108,8 +109,11 @@ struct Microvm::Parts final : GuestSignals {
   std::atomic<bool> ended{false};
   LogRate crash_log_rate;
   HostClock clock;
-  OwnedFd userfault;   // answers the faults of `memory`, while anybody touches it
+  // These answer the faults of `memory`, while anybody touches it.
+  OwnedFd userfault;
+  std::unique_ptr<WorkingSetRecorder> recorder;
   GuestMemory memory;  // outlives the VM that maps it
+  std::optional<WorkingSetReplay> replay;
   std::unique_ptr<Vm> vm;
   Ioapic ioapic;
   DualPic pic;
@@ -338,7 +342,6 @@ void Microvm::Parts::restore_platform(const PlatformState& state) {
   console.serial().restore(state.serial);
   i8042.restore(state.i8042);
   sleep_ports.restore(state.sleep_ports);
-  boot_timer.restore(state.boot_timer);
 }
 
 Status Microvm::Parts::save(Snapshot& snapshot) {
@@ -389,6 +392,8 @@ Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmConte
   if (!made) return propagate(made);
   Parts& parts = **made;
   parts.userfault = std::move(plan.userfault);
+  parts.recorder = std::move(plan.recorder);
+  if (!plan.needed_first.empty()) parts.replay.emplace(parts.context.loop, parts.memory, std::move(plan.needed_first));
   if (auto restored = parts.virtio.restore(snapshot, plan.allow_changed_drives); !restored) return propagate(restored);
   if (auto renewed = renew_generation_id(parts.memory); !renewed) return propagate(renewed);
 
@@ -422,6 +427,12 @@ Microvm::Microvm(std::unique_ptr<Parts> parts) noexcept : parts_(std::move(parts
 Microvm::~Microvm() = default;
 
 void Microvm::resume() { parts_->vcpus->resume(); }
+
+void Microvm::fetch_working_set() {
+  if (parts_->replay) parts_->replay->begin();
+}
+
+std::vector<std::uint64_t> Microvm::take_touched() { return parts_->recorder->take(); }
 
 void Microvm::pause() {
   parts_->vcpus->request_pause();

@@ -2,6 +2,7 @@
 
 #include "snapshot/pages.h"
 #include "snapshot/snapshot.h"
+#include "snapshot/working_set_recorder.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/configuration.h"
@@ -57,6 +58,8 @@ struct RestorePlan {
   Snapshot snapshot;    ///< Decoded and checked; track_dirty_pages and huge_pages are those of the new machine.
   GuestMemory memory;   ///< As it was.
   OwnedFd userfault{};  ///< Of a page server; none: the memory is a file's.
+  std::unique_ptr<WorkingSetRecorder> recorder{};  ///< That gives the memory; none: nobody wants to know.
+  std::vector<PageRange> needed_first{};           ///< A working set to be replayed.
   DevicePlans devices;  ///< By the snapshot's configuration and what the load request overrides, in its order.
   ConsoleOptions console;
   bool clock_realtime = false;        ///< The guest's clock goes ahead by the time since the snapshot.
@@ -85,6 +88,10 @@ class Microvm {
   ~Microvm();
 
   void resume();
+  /// Begins to bring the working set in, if there is one: once, after the machine was resumed if it is to be.
+  void fetch_working_set();
+  /// The recorder's, of a machine that was restored with one.
+  [[nodiscard]] std::vector<std::uint64_t> take_touched();
   /// Returns when no vCPU runs.
   void pause();
   /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.

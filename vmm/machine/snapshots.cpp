@@ -4,12 +4,14 @@
 #include "snapshot/memory_file.h"
 #include "snapshot/page_server.h"
 #include "snapshot/state_file.h"
+#include "snapshot/working_set.h"
 #include "vmm/machine/controller.h"
 
 #include <fcntl.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <iterator>
 #include <utility>
 
@@ -43,24 +45,55 @@ Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, 
 
 struct RestoredMemory {
   GuestMemory memory;
-  OwnedFd userfault;
+  OwnedFd userfault{};
+  std::unique_ptr<WorkingSetRecorder> recorder{};
+  std::vector<PageRange> needed_first{};
 };
 
-Result<RestoredMemory> restore_memory(const Snapshot& snapshot, const SnapshotLoadParams& params) {
+Status check_working_set(const Snapshot& snapshot, const SnapshotLoadParams& params) {
+  if (snapshot.machine.huge_pages == HugePages::Explicit2M)
+    return fail(ErrorKind::InvalidArgument,
+                "working_set is for pages of 4 KiB, and huge_pages is 2M: leave one of them out");
+  if (params.working_set->until_boot_timer && !snapshot.platform.has_boot_timer)
+    return fail(ErrorKind::InvalidArgument,
+                "working_set.until_boot_timer is true, and the snapshot's machine has no boot timer: take the snapshot "
+                "of one that was started with --boot-timer, or leave it out");
+  return {};
+}
+
+Result<RestoredMemory> restore_recorded(GuestMemory::Options options, OwnedFd file, Log& log) {
+  options.pages = HugePages::None;  // each page is to be seen
+  auto memory = GuestMemory::create(options);
+  if (!memory) return propagate(memory);
+  auto recorder = WorkingSetRecorder::start(*memory, std::move(file), log);
+  if (!recorder) return propagate(recorder);
+  memory->set_served();
+  return RestoredMemory{.memory = std::move(*memory), .recorder = std::move(*recorder)};
+}
+
+Result<RestoredMemory> restore_memory(const Snapshot& snapshot, const SnapshotLoadParams& params, Log& log) {
   const GuestMemory::Options options{.size_mib = snapshot.machine.mem_size_mib, .pages = snapshot.machine.huge_pages};
   if (params.backend == MemoryBackend::File) {
     auto file = open_memory_file(params.backend_path, snapshot.id, options.size_mib * kMiB);
     if (!file) return propagate(file);
+    WorkingSet set;
+    if (params.working_set) {
+      if (auto checked = check_working_set(snapshot, params); !checked) return propagate(checked);
+      if (params.working_set->record) return restore_recorded(options, std::move(*file), log);
+      auto read = read_working_set(params.working_set->path, snapshot.id, options.size_mib * kMiB);
+      if (!read) return propagate(read);
+      set = std::move(*read);
+    }
     auto memory = GuestMemory::map(options, std::move(*file));
     if (!memory) return propagate(memory);
-    return RestoredMemory{std::move(*memory), {}};
+    return RestoredMemory{.memory = std::move(*memory), .needed_first = std::move(set.ranges)};
   }
   auto memory = GuestMemory::create(options);
   if (!memory) return propagate(memory);
   auto userfault = hand_to_page_server(*memory, params.backend_path);
   if (!userfault) return propagate(userfault);
   memory->set_served();
-  return RestoredMemory{std::move(*memory), std::move(*userfault)};
+  return RestoredMemory{.memory = std::move(*memory), .userfault = std::move(*userfault)};
 }
 
 /// Which pages the memory file of a snapshot gets.
@@ -167,7 +200,7 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
   snapshot->machine.track_dirty_pages = params.track_dirty_pages;
   if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
   if (auto opened = open_devices(*snapshot, params, devices); !opened) return propagate(opened);
-  auto memory = restore_memory(*snapshot, params);
+  auto memory = restore_memory(*snapshot, params, log_);
   if (!memory) return propagate(memory);
   // What a start has prepared has what a restored machine needs as well.
   auto shell = shell_ ? Result<MachineShell>{std::move(*std::exchange(shell_, std::nullopt))}
@@ -177,6 +210,8 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
                    .snapshot = std::move(*snapshot),
                    .memory = std::move(memory->memory),
                    .userfault = std::move(memory->userfault),
+                   .recorder = std::move(memory->recorder),
+                   .needed_first = std::move(memory->needed_first),
                    .devices = {},
                    .console = console_options(),
                    .clock_realtime = params.clock_realtime,
@@ -192,6 +227,16 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
     return fail(ErrorKind::State,
                 "a machine has been configured; a snapshot brings all of its own, but logger, metrics and serial: send "
                 "PUT /snapshot/load to a fresh Mayfly");
+  std::optional<NewFile> working_set;
+  if (params.working_set && params.working_set->record) {
+    for (const std::string& other : {params.snapshot_path, params.backend_path})
+      if (std::error_code none; std::filesystem::equivalent(params.working_set->path, other, none))
+        return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path",
+                    params.working_set->path);
+    auto file = NewFile::create(params.working_set->path, "working_set.path");
+    if (!file) return propagate(file);
+    working_set.emplace(std::move(*file));
+  }
   ConfiguredDevices devices;
   auto plan = plan_restore(params, devices);
   if (!plan) return propagate(plan);
@@ -213,9 +258,54 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
     microvm_->resume();
     state_ = MachineState::Running;
   }
+  microvm_->fetch_working_set();
+  if (working_set) begin_recording(*params.working_set, std::move(*working_set), id);
   metrics_.latency.load_snapshot_us.set((monotonic_ns() - begin) / 1000);
   log_.info("loaded snapshot {} with {} vCPUs and {} MiB in {} us", format_snapshot_id(id), config_.machine.vcpu_count,
             config_.machine.mem_size_mib, metrics_.latency.load_snapshot_us.value());
+  return {};
+}
+
+// --- Working sets ----------------------------------------------------------------------------------------------------
+
+void Controller::begin_recording(const WorkingSetParams& params, NewFile file, const SnapshotId& snapshot) {
+  recording_.emplace(
+      Recording{.file = std::move(file), .snapshot = snapshot, .until_boot_timer = params.until_boot_timer});
+  if (!params.for_ms) return;
+  auto timer = LoopTimer::create(loop_, [this] {
+    if (recording_) (void)finish_recording();
+  });
+  if (!timer) {
+    log_.warning("working_set.for_ms is not heeded: {}", timer.error().message);
+    return;
+  }
+  recording_timer_ = std::move(*timer);
+  recording_timer_->listen();
+  recording_timer_->arm(monotonic_ns() + *params.for_ms * 1'000'000);
+}
+
+Status Controller::finish_recording() {
+  Recording recording = std::move(*std::exchange(recording_, std::nullopt));
+  NewFile& file = recording.file;
+  const std::vector<std::uint64_t> touched = microvm_->take_touched();
+  const WorkingSet set{.snapshot = recording.snapshot,
+                       .memory_size = config_.machine.mem_size_mib * kMiB,
+                       .ranges = ranges_in_order(touched)};
+  Status done = file.write(encode_working_set(set));
+  if (done) done = file.sync();
+  if (done) done = file.publish();
+  if (done)
+    log_.info("working set recorded to {}: {} pages in {} ranges", file.path(), touched.size(), set.ranges.size());
+  else
+    log_.error("the working set is lost: {}", done.error().message);
+  return done;
+}
+
+Result<Answer> Controller::apply(FinishWorkingSet&) {
+  if (!recording_)
+    return fail(ErrorKind::State,
+                "no working set is being recorded: load a snapshot with working_set, whose mode is Record, first");
+  if (auto finished = finish_recording(); !finished) return propagate(finished);
   return {};
 }
 

@@ -26,8 +26,9 @@ TEST(ParseRequest, MakesActions) {
   command<StartInstance>("PUT", "/actions", R"({"action_type": "InstanceStart"})");
   command<FlushMetrics>("PUT", "/actions", R"({"action_type": "FlushMetrics"})");
   command<SendCtrlAltDel>("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})");
-  EXPECT_EQ(refusal("PUT", "/actions", R"({"action_type": "instancestart"})"),
-            R"(actions.action_type must be one of InstanceStart, FlushMetrics, SendCtrlAltDel, not "instancestart")");
+  EXPECT_EQ(
+      refusal("PUT", "/actions", R"({"action_type": "instancestart"})"),
+      R"(actions.action_type must be one of InstanceStart, FlushMetrics, SendCtrlAltDel, FinishWorkingSet, not "instancestart")");
   EXPECT_EQ(refusal("PUT", "/actions", "{}"), R"(actions needs the field "action_type")");
 }
 

@@ -189,5 +189,36 @@ TEST(SnapshotJson, ThereIsNoVsockToOverride) {
             "snapshot/load.vsock_override is not available: Mayfly has no vsock device; leave it out");
 }
 
+TEST(SnapshotJson, WorkingSets) {
+  EXPECT_FALSE(loaded(R"("mem_file_path": "/m")").working_set.has_value());
+  const auto read = [](std::string_view text) {
+    return *loaded(fmt::format(R"("mem_file_path": "/m", "working_set": {})", text)).working_set;
+  };
+  const WorkingSetParams replayed = read(R"({"mode": "Replay", "path": "/w"})");
+  EXPECT_FALSE(replayed.record);
+  EXPECT_EQ(replayed.path, "/w");
+  const WorkingSetParams recorded = read(R"({"mode": "Record", "path": "/w"})");
+  EXPECT_TRUE(recorded.record);
+  EXPECT_FALSE(recorded.until_boot_timer);
+  EXPECT_EQ(recorded.for_ms, std::nullopt);
+  const WorkingSetParams limited = read(R"({"mode": "Record", "path": "/w", "until_boot_timer": true, "for_ms": 250})");
+  EXPECT_TRUE(limited.until_boot_timer);
+  EXPECT_EQ(limited.for_ms, 250U);
+}
+
+TEST(SnapshotJson, RefusesWorkingSetsThatMakeNoSense) {
+  const auto refused = [](std::string_view text) {
+    return refused_load(fmt::format(R"("mem_file_path": "/m", "working_set": {})", text));
+  };
+  EXPECT_EQ(refused("7"), "snapshot/load.working_set must be a JSON object, not 7");
+  EXPECT_EQ(refused(R"({"path": "/w"})"), R"(snapshot/load.working_set needs the field "mode")");
+  EXPECT_EQ(refused(R"({"mode": "Replay"})"), R"(snapshot/load.working_set needs the field "path")");
+  EXPECT_NE(refused(R"({"mode": "Record", "path": "/w", "for_ms": 0})").find("for_ms"), std::string::npos);
+  EXPECT_NE(refused(R"({"mode": "Both", "path": "/w"})").find("Record, Replay"), std::string::npos);
+  EXPECT_EQ(refused_load(R"("mem_backend": {"backend_type": "Uffd", "backend_path": "/u"},
+                            "working_set": {"mode": "Replay", "path": "/w"})"),
+            "snapshot/load.working_set is for memory of a file; leave it out with the page server");
+}
+
 }  // namespace
 }  // namespace mayfly

@@ -26,13 +26,13 @@ TEST_F(BootTimerTest, ReportsTheFirstWriteOf123Only) {
 
 TEST_F(BootTimerTest, ReadsAsAnEmptyPort) { EXPECT_EQ(load<std::uint32_t>(timer_, 0), 0xFFFF'FFFFU); }
 
-TEST_F(BootTimerTest, ARestoredGuestThatHasReportedDoesNotReportAgain) {
+TEST_F(BootTimerTest, ARestoredGuestReportsOnceMore) {
   store(timer_, 0, 123);
+  EXPECT_TRUE(timer_.state().reported);
   BootTimer restored{signals_};
-  restored.restore(timer_.state());
-  EXPECT_EQ(restored.state(), timer_.state());
   store(restored, 0, 123);
-  EXPECT_EQ(signals_.boots, 1U);
+  store(restored, 0, 123);
+  EXPECT_EQ(signals_.boots, 2U);
 }
 
 TEST_F(BootTimerTest, AnyAccessIsSafe) {

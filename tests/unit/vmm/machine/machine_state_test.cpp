@@ -18,7 +18,7 @@ std::vector<Command> before_start() {
           PutNetworkInterface{}, PutLogger{},        PutMetrics{},         StartInstance{}, LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
-  return {PauseVm{}, ResumeVm{}, PatchDrive{}, PatchNetworkInterface{}, SendCtrlAltDel{}};
+  return {PauseVm{}, ResumeVm{}, PatchDrive{}, PatchNetworkInterface{}, SendCtrlAltDel{}, FinishWorkingSet{}};
 }
 
 std::vector<Command> while_paused() { return {CreateSnapshot{}}; }

@@ -1,0 +1,42 @@
+#pragma once
+
+#include "snapshot/pages.h"
+#include "snapshot/snapshot.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+/// The working-set file: which pages of a snapshot's memory a restored guest needs first.
+///
+///   header     "MAYFLYWS", version, the snapshot's id, the size of its memory, number of ranges, checksums
+///   ranges     offset and length in the memory file, in the order in which the guest came to them
+///
+/// It holds no content: the pages are the memory file's, so clones share them, and nothing can be out of step.
+namespace mayfly {
+
+struct WorkingSet {
+  SnapshotId snapshot{};
+  std::uint64_t memory_size = 0;    ///< Bytes.
+  std::vector<PageRange> ranges{};  ///< Whole pages; neither overlapping nor adjacent; the first touched first.
+  friend bool operator==(const WorkingSet&, const WorkingSet&) = default;
+};
+
+/// The pages that are at `offsets` of the memory file, in the order of their first touch, joined to ranges: one is
+/// where its first page is.
+[[nodiscard]] std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets);
+
+[[nodiscard]] std::vector<std::byte> encode_working_set(const WorkingSet& set);
+
+/// Errors: not a working set, of a newer version, cut short, changed since it was written, ranges that overlap or are
+/// not in the memory.
+[[nodiscard]] Result<WorkingSet> decode_working_set(std::span<const std::byte> bytes);
+
+/// Reads a file that is for `snapshot`, whose memory has `memory_size` bytes. Errors, with the path: those of the file,
+/// of decode_working_set(), and that it is another snapshot's.
+[[nodiscard]] Result<WorkingSet> read_working_set(const std::string& path, const SnapshotId& snapshot,
+                                                  std::uint64_t memory_size);
+
+}  // namespace mayfly

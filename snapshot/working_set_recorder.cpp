@@ -1,0 +1,122 @@
+#include "snapshot/working_set_recorder.h"
+
+#include "snapshot/userfault.h"
+
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+namespace mayfly {
+namespace {
+
+/// Messages read at once: more vCPUs than most guests have.
+constexpr std::size_t kFaultsAtOnce = 16;
+
+bool read_page(int file, std::span<std::byte> page, std::uint64_t offset) {
+  while (!page.empty()) {
+    const ssize_t count = ::pread(file, page.data(), page.size(), static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count == 0) errno = ENODATA;
+    if (count <= 0) return false;
+    page = page.subspan(static_cast<std::size_t>(count));
+    offset += static_cast<std::uint64_t>(count);
+  }
+  return true;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const GuestMemory& memory, OwnedFd file,
+                                                                      Log& log) {
+  auto userfault = watch_for_faults(memory, "working_set");
+  if (!userfault) return propagate(userfault);
+  OwnedFd stop_event{::eventfd(0, EFD_CLOEXEC)};
+  if (!stop_event) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
+  return std::unique_ptr<WorkingSetRecorder>{
+      new WorkingSetRecorder{memory, std::move(*userfault), std::move(stop_event), std::move(file), log}};
+}
+
+WorkingSetRecorder::WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, OwnedFd file,
+                                       Log& log)
+    : userfault_(std::move(userfault)), stop_event_(std::move(stop_event)), file_(std::move(file)), log_(log) {
+  std::uint64_t offset = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    stretches_.push_back({region.mapping.bytes().data(), region.size(), offset});
+    offset += region.size();
+  }
+  thread_ = std::thread{[this] { serve(); }};
+}
+
+WorkingSetRecorder::~WorkingSetRecorder() {
+  ::eventfd_write(stop_event_.get(), 1);
+  thread_.join();
+}
+
+std::vector<std::uint64_t> WorkingSetRecorder::take() {
+  const std::scoped_lock lock{mutex_};
+  recording_ = false;
+  return std::exchange(touched_, {});
+}
+
+void WorkingSetRecorder::serve() {
+  // Signals are the main thread's to handle.
+  sigset_t all;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  ::pthread_setname_np(::pthread_self(), "recorder");
+  std::array waits = {pollfd{.fd = userfault_.get(), .events = POLLIN, .revents = 0},
+                      pollfd{.fd = stop_event_.get(), .events = POLLIN, .revents = 0}};
+  while (waits[1].revents == 0) {
+    if (::poll(waits.data(), waits.size(), -1) > 0 && waits[0].revents != 0) answer();
+  }
+}
+
+void WorkingSetRecorder::answer() {
+  std::array<uffd_msg, kFaultsAtOnce> messages{};
+  const ssize_t length = ::read(userfault_.get(), messages.data(), sizeof messages);
+  if (length <= 0) return;  // somebody's thread has ended meanwhile
+  for (const uffd_msg& message : std::span{messages}.first(static_cast<std::size_t>(length) / sizeof(uffd_msg)))
+    if (message.event == UFFD_EVENT_PAGEFAULT)
+      give_page(reinterpret_cast<std::byte*>(message.arg.pagefault.address & ~(kGuestPageSize - 1)));
+}
+
+void WorkingSetRecorder::give_page(std::byte* page) {
+  const auto stretch = std::ranges::find_if(
+      stretches_, [&](const Stretch& each) { return page >= each.begin && page < each.begin + each.length; });
+  if (stretch == stretches_.end()) return;
+  const std::uint64_t offset = stretch->offset + static_cast<std::uint64_t>(page - stretch->begin);
+  alignas(kGuestPageSize) std::array<std::byte, kGuestPageSize> content;  // NOLINT: filled or not used
+  uffdio_range range{};
+  range.start = reinterpret_cast<std::uintptr_t>(page);
+  range.len = kGuestPageSize;
+  if (!read_page(file_.get(), content, offset)) {
+    log_.error("the memory file cannot be read at offset {}: {}", offset, std::strerror(errno));
+    // Whoever waits gets an error instead of a wrong page, as from a mapped file.
+    ::mprotect(page, kGuestPageSize, PROT_NONE);
+    ::ioctl(userfault_.get(), UFFDIO_WAKE, &range);
+    return;
+  }
+  uffdio_copy copy{};
+  copy.dst = range.start;
+  copy.src = reinterpret_cast<std::uintptr_t>(content.data());
+  copy.len = kGuestPageSize;
+  // Before whoever touched it goes on: the touch is recorded when it is done.
+  const std::scoped_lock lock{mutex_};
+  while (::ioctl(userfault_.get(), UFFDIO_COPY, &copy) != 0) {
+    if (errno == EAGAIN) continue;                                        // the address space is changing
+    if (errno == EEXIST) ::ioctl(userfault_.get(), UFFDIO_WAKE, &range);  // another vCPU has asked for it before
+    return;
+  }
+  if (recording_) touched_.push_back(offset);
+}
+
+}  // namespace mayfly

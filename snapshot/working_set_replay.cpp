@@ -1,0 +1,74 @@
+#include "snapshot/working_set_replay.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+namespace mayfly {
+namespace {
+
+/// Ranges handed to the ring at once. All of them go the way of the ring's threads.
+constexpr std::size_t kBatch = 64;
+/// A longer range is handed over in pieces, on which several of them work.
+constexpr std::uint64_t kLongestPiece = 4 * kMiB;
+
+/// So many ranges, evenly spread, stand for all.
+constexpr std::size_t kSamples = 32;
+
+bool is_cached(std::span<std::byte> page) {
+  unsigned char resident = 0;
+  return ::mincore(page.data(), kGuestPageSize, &resident) == 0 && (resident & 1) != 0;
+}
+
+}  // namespace
+
+WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::vector<PageRange> ranges)
+    : loop_(loop), memory_(memory) {
+  for (PageRange range : ranges)
+    while (range.length != 0) {
+      const std::uint64_t here = bytes_at(memory, range.offset, std::min(range.length, kLongestPiece)).size();
+      ranges_.push_back({range.offset, here});
+      range = {range.offset + here, range.length - here};
+    }
+}
+
+void WorkingSetReplay::begin() {
+  if (ranges_.empty() || is_in_page_cache()) return;
+  read_around(false);
+  go_on();
+}
+
+bool WorkingSetReplay::is_in_page_cache() const {
+  const std::size_t step = (ranges_.size() + kSamples - 1) / kSamples;
+  for (std::size_t i = 0; i < ranges_.size(); i += step)
+    if (!is_cached(bytes_at(memory_, ranges_[i].offset, kGuestPageSize))) return false;
+  return true;
+}
+
+void WorkingSetReplay::on_complete(int /*result*/, bool /*more*/) noexcept {
+  // A range that could not be read ahead is read when it is touched.
+  if (next_ == ranges_.size()) {
+    step_ = step_ == Step::Read ? Step::Map : Step::Done;
+    next_ = 0;
+  }
+  if (step_ == Step::Done)
+    read_around(true);
+  else
+    go_on();
+}
+
+void WorkingSetReplay::go_on() {
+  const int advice = step_ == Step::Read ? MADV_WILLNEED : MADV_POPULATE_READ;
+  const std::size_t end = std::min(next_ + kBatch, ranges_.size());
+  for (; next_ + 1 < end; ++next_)
+    loop_.advise_unwatched(bytes_at(memory_, ranges_[next_].offset, ranges_[next_].length), advice);
+  loop_.advise(bytes_at(memory_, ranges_[next_].offset, ranges_[next_].length), advice, *this);
+  ++next_;
+}
+
+void WorkingSetReplay::read_around(bool wanted) const {
+  for (const GuestMemory::Region& region : memory_.regions())
+    (void)::madvise(region.mapping.address(), region.size(), wanted ? MADV_NORMAL : MADV_RANDOM);
+}
+
+}  // namespace mayfly

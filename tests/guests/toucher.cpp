@@ -1,0 +1,57 @@
+#include "runtime/guest.h"
+
+/// Touches pages of its memory here and there, for what it costs after a restore.
+///
+/// Fills `span_mib` of memory, prints "toucher ready", then waits for commands, one byte each:
+///   g  reads `pages` pages of them in an order that no read-ahead guesses, always the same, and checks what is there;
+///      prints "touched N", and writes 123 to the boot timer
+///   q  passes
+/// Command line: span_mib=64 pages=100.
+namespace {
+
+using namespace guest;
+
+constexpr std::uint64_t kBase = 64 << 20;
+constexpr std::uint64_t kPageSize = 4096;
+constexpr std::uint64_t kPattern = 0x0123'4567'89AB'CDEF;
+constexpr std::uint16_t kBootTimer = 0x3F0;
+
+std::uint64_t word_of(std::uint64_t page) { return (page + 1) * kPattern; }
+
+volatile std::uint64_t& word_at(std::uint64_t page) {
+  return memory_at<volatile std::uint64_t>(kBase + page * kPageSize);
+}
+
+void touch(std::uint64_t span, std::uint64_t pages) {
+  std::uint64_t state = 0x9E37'79B9'7F4A'7C15;
+  for (std::uint64_t i = 0; i < pages; ++i) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    expect_equal(word_at(state % span), word_of(state % span), "memory is as it was written");
+  }
+}
+
+}  // namespace
+
+void guest::guest_main(const BootInfo& boot) {
+  const std::uint64_t span = boot.number("span_mib", 64) * 256;
+  const std::uint64_t pages = boot.number("pages", 100);
+  for (std::uint64_t page = 0; page < span; ++page) word_at(page) = word_of(page);
+  print("toucher ready\n");
+  for (;;) {
+    while ((in8(serial::kLineStatus) & serial::kDataReady) == 0) {
+    }
+    switch (static_cast<char>(in8(serial::kData))) {
+      case 'g':
+        touch(span, pages);
+        out8(kBootTimer, 123);
+        print("touched ", pages, "\n");
+        break;
+      case 'q':
+        pass();
+      default:
+        break;
+    }
+  }
+}

@@ -1,0 +1,106 @@
+#include "snapshot/working_set_replay.h"
+
+#include "snapshot/memory_file.h"
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint64_t kPage = kGuestPageSize;
+constexpr std::uint64_t kSizeMib = 64;
+
+PageRange pages(std::uint64_t first, std::uint64_t count = 1) { return {first * kPage, count * kPage}; }
+
+/// A guest's memory that is mapped from a file on a disk, which is not in the page cache.
+class Replay : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string path = testing::make_file(scratch_.file("memory"), std::string(kSizeMib << 20, 'm'));
+    auto file = open_for_reading(path);
+    ASSERT_TRUE(file.has_value());
+    ASSERT_EQ(::fsync(file->get()), 0);
+    ASSERT_EQ(::posix_fadvise(file->get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+    auto memory = GuestMemory::map({.size_mib = kSizeMib}, std::move(*file));
+    ASSERT_TRUE(memory.has_value());
+    memory_.emplace(std::move(*memory));
+    auto loop = EventLoop::create();
+    ASSERT_TRUE(loop.has_value());
+    loop_ = std::move(*loop);
+    if (std::ranges::count(cached(), true) != 0) GTEST_SKIP() << path << " is on no disk";
+  }
+  void TearDown() override {
+    if (loop_) loop_->close();
+  }
+  /// Which pages the page cache has.
+  [[nodiscard]] std::vector<bool> cached() const {
+    std::vector<unsigned char> resident(kSizeMib * kMiB / kPage);
+    EXPECT_EQ(::mincore(memory_->regions().front().mapping.address(), kSizeMib * kMiB, resident.data()), 0);
+    std::vector<bool> result;
+    std::ranges::transform(resident, std::back_inserter(result), [](unsigned char each) { return (each & 1) != 0; });
+    return result;
+  }
+  /// Whether this process has the page mapped.
+  [[nodiscard]] bool mapped(std::uint64_t page) const {
+    const OwnedFd map{::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
+    std::uint64_t entry = 0;
+    const auto at = reinterpret_cast<std::uintptr_t>(memory_->regions().front().mapping.address()) / kPage + page;
+    EXPECT_EQ(::pread(map.get(), &entry, sizeof entry, static_cast<off_t>(at * sizeof entry)), 8);
+    return (entry >> 63) != 0;
+  }
+  void replay(std::vector<PageRange> ranges) {
+    const std::uint64_t last = (ranges.back().end() - kPage) / kPage;
+    replay_.emplace(*loop_, *memory_, std::move(ranges));
+    replay_->begin();
+    loop_->serve_until([&] { return mapped(last); });
+  }
+
+  testing::ScratchDirectory scratch_;
+  std::optional<GuestMemory> memory_;
+  std::unique_ptr<EventLoop> loop_;
+  std::optional<WorkingSetReplay> replay_;
+};
+
+TEST_F(Replay, ReadsAndMapsJustThosePages) {
+  std::vector<PageRange> ranges;
+  for (std::uint64_t i = 0; i < 300; ++i) ranges.push_back(pages(i * 7919 % 8000 * 2));
+  std::vector<bool> expected(kSizeMib * kMiB / kPage);
+  for (const PageRange& range : ranges) expected[range.offset / kPage] = true;
+  replay(ranges);
+  EXPECT_EQ(cached(), expected);
+  EXPECT_TRUE(std::ranges::all_of(ranges, [&](const PageRange& range) { return mapped(range.offset / kPage); }));
+}
+
+TEST_F(Replay, SplitsWhatIsLong) {
+  replay({pages(16, 8192)});
+  const std::vector<bool> now = cached();
+  EXPECT_EQ(std::ranges::count(now, true), 8192);
+  EXPECT_TRUE(now[16] && now[16 + 8191]);
+}
+
+TEST_F(Replay, LeavesAloneWhatIsCached) {
+  (void)testing::content_of(scratch_.file("memory"));
+  replay_.emplace(*loop_, *memory_, std::vector<PageRange>{pages(5), pages(700, 3)});
+  replay_->begin();
+  loop_->post([this] { loop_->stop(); });
+  ASSERT_TRUE(loop_->run().has_value());
+  EXPECT_FALSE(mapped(5));
+  EXPECT_FALSE(mapped(700));
+}
+
+TEST_F(Replay, DoesNothingForAnEmptySet) {
+  replay_.emplace(*loop_, *memory_, std::vector<PageRange>{});
+  replay_->begin();
+  EXPECT_EQ(std::ranges::count(cached(), true), 0);
+}
+
+}  // namespace
+}  // namespace mayfly
