@@ -9,8 +9,8 @@ run_batches() {
   local batch=$1 seconds=$2 name good
   shift 2
   passed=${passed:-0} failed=${failed:-0} skipped=${skipped:-0}
-  local -a cases bad
-  local -A tried
+  local -a cases=() bad=()
+  local -A tried=()
   if [ $# -gt 0 ]; then cases=("$@"); else mapfile -t cases < <("${guests[@]}" --list); fi
 
   # One CPU: with two, the software CPUs now and then lose an interrupt between them, and the lab's own kernel locks up.
