@@ -3,7 +3,8 @@
 #include "runtime/virtio.h"
 
 /// A drive, every request type in many sizes and alignments, with data verified by checksum. The drive is the first
-/// device; its content is the test's: 64-bit words that are their own offset. Command line: read_only=1.
+/// device; its content is the test's: 64-bit words that are their own offset. Command line: read_only=1, rounds=N of
+/// all that writes.
 namespace {
 
 using guest::expect;
@@ -227,9 +228,12 @@ void guest::guest_main(const BootInfo& boot) {
     expect_equal(disk.request(kOut, 0, {{kData, kSector, false}}), kIoError, "a write to a read-only drive");
     check_content(disk);
   } else {
-    check_sizes(disk);
-    check_scattered(disk);
-    check_zeroes(disk);
+    for (std::uint64_t round = 0; round < boot.number("rounds", 1); ++round) {
+      check_sizes(disk);
+      check_scattered(disk);
+      check_zeroes(disk);
+      print("round ", round, " done\n");
+    }
     expect_equal(disk.request(kFlush, 0, {}), kOk, "a flush");
   }
   check_interrupt(disk);

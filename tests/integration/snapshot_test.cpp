@@ -8,6 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 
 namespace mayfly::testing {
@@ -213,8 +215,39 @@ TEST_F(SnapshotTest, HundredsOfPausesAndSnapshotsDoNoHarm) {
   end(monitor);
 }
 
-// --- Refusals
-// ---------------------------------------------------------------------------------------------------------
+TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
+  std::string image(8 << 20, '\0');
+  for (std::uint64_t at = 0; at < image.size(); at += sizeof at) std::memcpy(&image[at], &at, sizeof at);
+  Monitor monitor;
+  must(monitor.put("/drives/data", R"({"drive_id": "data", "is_root_device": false, "cache_type": "Writeback", )"
+                                   R"("path_on_host": ")" +
+                                       make_file(file("disk"), image) + "\"}"));
+  monitor.boot("block", "console=ttyS0 rounds=20");
+  for (unsigned link = 0; link < 10; ++link) {
+    monitor.console_until("round " + std::to_string(link) + " done");
+    for (int i = 0; i < 20; ++i) {
+      pause(monitor);
+      resume(monitor);
+    }
+    pause(monitor);
+    must(create(monitor, "busy" + std::to_string(link)));
+    std::filesystem::copy_file(file("disk"), file("copy" + std::to_string(link)));
+    resume(monitor);
+  }
+  EXPECT_NE(monitor.console_to_end().find("GUEST PASS"), std::string::npos) << monitor.log_until("");
+  EXPECT_EQ(monitor.wait(), 0);
+  for (unsigned link = 0; link < 10; ++link) {
+    const std::string name = "busy" + std::to_string(link);
+    Monitor again;
+    must(load(again, name + ".state", name + ".mem",
+              R"(, "resume_vm": true, "drive_overrides": [{"drive_id": "data", "path_on_host": ")" +
+                  file("copy" + std::to_string(link)) + "\"}]"));
+    EXPECT_NE(again.console_to_end().find("GUEST PASS"), std::string::npos) << again.log_until("");
+    EXPECT_EQ(again.wait(), 0);
+  }
+}
+
+// --- Refusals --------------------------------------------------------------------------------------------------------
 
 /// The request is refused with a sentence that has `words`, and the API goes on.
 void expect_refused(Monitor& monitor, const HttpAnswer& answer, const std::string& words) {
