@@ -431,5 +431,70 @@ INSTANTIATE_TEST_SUITE_P(All, AccidentTest,
                                   (what.starts_with("signal") ? "Killed" : "Failed");
                          });
 
+/// A disk that is full after so much more than a pair takes, which only the monitor sees.
+class FullDiskTest : public SnapshotTest {
+ protected:
+  /// In a mount namespace of its own: a file system of `kib` at `disk_`, with a copy of the pair "one".
+  [[nodiscard]] std::vector<std::string> on_disk_of(std::uint64_t kib) const {
+    return {"unshare",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs -o size=" + std::to_string(kib) + "k none " + disk_ + " && cp --sparse=always " +
+                file("one.state") + " " + file("one.mem") + " " + disk_ + " && exec \"$@\"",
+            "sh"};
+  }
+  [[nodiscard]] static std::uint64_t kib_of(const std::string& path) {
+    struct stat status{};
+    EXPECT_EQ(::stat(path.c_str(), &status), 0);
+    return static_cast<std::uint64_t>(status.st_blocks) / 2;
+  }
+
+  std::string disk_ = file("disk");
+};
+
+TEST_F(FullDiskTest, AtEveryPointLeavesTheOldPairAndAMachineThatGoesOn) {
+  if (::geteuid() != 0) GTEST_SKIP() << "mounting a small disk needs root";
+  {
+    Monitor first;
+    boot(first);
+    pause(first);
+    must(create(first, "one"));
+  }
+  std::filesystem::create_directory(disk_);
+  // The copy leaves every page of zeros out, which the pair itself has not: so the first of these are no surplus yet.
+  const std::uint64_t pair = kib_of(file("one.state")) + kib_of(file("one.mem"));
+  unsigned refusals = 0;
+  bool taken = false;
+  for (std::uint64_t kib = pair; !taken; kib += 512) {
+    ASSERT_LT(kib, 4 * pair);
+    Monitor monitor{{}, on_disk_of(kib)};
+    const std::string root = "/proc/" + std::to_string(monitor.process().pid()) + "/root";
+    must(load(monitor, "one.state", "one.mem"));
+    round(monitor, 1);
+    pause(monitor);
+    const HttpAnswer answer = create(monitor, "disk/one");
+    taken = answer.status == 204;
+    if (!taken) {
+      ++refusals;
+      EXPECT_EQ(answer.status, 400) << answer.body;
+      EXPECT_NE(answer.body.find("No space left on device"), std::string::npos) << answer.body;
+      EXPECT_NE(::access((root + disk_ + "/one.mem.mayfly-new").c_str(), F_OK), 0);
+      EXPECT_NE(::access((root + disk_ + "/one.state.mayfly-new").c_str(), F_OK), 0);
+    }
+    for (const std::string name : {"one.state", "one.mem"})
+      std::filesystem::copy_file(root + disk_ + "/" + name, file("saved." + name),
+                                 std::filesystem::copy_options::overwrite_existing);
+    resume(monitor);
+    round(monitor, 2);
+    end(monitor);
+    Monitor again;
+    must(load(again, "saved.one.state", "saved.one.mem"));
+    round(again, taken ? 2 : 1);
+    end(again);
+  }
+  EXPECT_GT(refusals, 3U);
+}
+
 }  // namespace
 }  // namespace mayfly::testing
