@@ -10,6 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <future>
+
 namespace mayfly::testing {
 namespace {
 
@@ -196,10 +198,25 @@ TEST_F(UffdRefusalTest, ThePathIsTooLong) {
   expect_refused(monitor, file(std::string(108, 'x')), "and the kernel takes at most 107");
 }
 
+TEST_F(UffdRefusalTest, TheServerHangsUpAtOnce) {
+  const OwnedFd listener{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  file("pages").copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_TRUE(listener);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener.get(), 1), 0);
+  const auto server = std::async(std::launch::async,
+                                 [&] { OwnedFd{::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC)}.reset(); });
+  Monitor monitor;
+  expect_refused(monitor, file("pages"), "pages: the page server ");  // before or after it was sent the message
+  server.wait();
+}
+
 TEST_F(UffdRefusalTest, TheServerHangsUpBeforeTheMessage) {
   if (::access("/usr/bin/strace", X_OK) != 0) GTEST_SKIP() << "strace is missing";
   const PageServer server{file("pages"), file("one.mem")};
-  // What the kernel says then; a server that really did might be late.
+  // What the kernel says then; a server that really did would be late at times.
   Monitor monitor{{},
                   {"/usr/bin/env", "ASAN_OPTIONS=detect_leaks=0", "/usr/bin/strace", "-f", "-qq", "-o", "/dev/null",
                    "-e", "trace=sendmsg", "-e", "inject=sendmsg:error=EPIPE:when=1"}};

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -14,6 +15,7 @@
 
 #include <array>
 #include <future>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -23,12 +25,7 @@ namespace {
 using testing::open_descriptors;
 using testing::ScratchDirectory;
 
-struct Received {
-  std::string text;
-  OwnedFd userfault;
-};
-
-/// The test's own end: it listens, and answers when it is told to.
+/// A server's end of the protocol.
 class Listener {
  public:
   explicit Listener(const std::string& path) : socket_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -41,26 +38,79 @@ class Listener {
         ::listen(socket_.get(), 1) != 0)
       testing::give_up("cannot listen on " + path);
   }
-  [[nodiscard]] Received receive() const {
-    const OwnedFd connection{::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC)};
-    std::array<char, 4096> text{};
-    std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    iovec body{.iov_base = text.data(), .iov_len = text.size()};
-    msghdr message{};
-    message.msg_iov = &body;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    const ssize_t count = ::recvmsg(connection.get(), &message, MSG_CMSG_CLOEXEC);
-    const cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    if (count < 0 || header == nullptr || header->cmsg_type != SCM_RIGHTS) return {};
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    return {{text.data(), static_cast<std::size_t>(count)}, OwnedFd{fd}};
-  }
+  [[nodiscard]] OwnedFd accept() const { return OwnedFd{::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC)}; }
 
  private:
   OwnedFd socket_;
+};
+
+struct Received {
+  std::string text;
+  OwnedFd userfault;
+};
+
+Received receive(const OwnedFd& connection) {
+  std::array<char, 4096> text{};
+  std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  iovec body{.iov_base = text.data(), .iov_len = text.size()};
+  msghdr message{};
+  message.msg_iov = &body;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t count = ::recvmsg(connection.get(), &message, MSG_CMSG_CLOEXEC);
+  const cmsghdr* const header = CMSG_FIRSTHDR(&message);
+  if (count < 0 || header == nullptr || header->cmsg_type != SCM_RIGHTS) return {};
+  int fd = -1;
+  std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  return {{text.data(), static_cast<std::size_t>(count)}, OwnedFd{fd}};
+}
+
+/// What every word of every served page says.
+constexpr std::uint64_t kWord = 0x0123'4567'89AB'CDEF;
+
+/// A server on a thread of its own, until it goes out of scope.
+class Server {
+ public:
+  enum class Connection { Kept, Closed };
+  explicit Server(const std::string& path, Connection after = Connection::Kept)
+      : listener_(path), thread_([this, after] { run(after); }) {}
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+  ~Server() {
+    (void)::eventfd_write(stop_.get(), 1);
+    thread_.join();
+  }
+  /// Once a page has been served.
+  [[nodiscard]] const std::string& text() const { return received_.text; }
+
+ private:
+  void run(Connection after) {
+    std::array<pollfd, 2> events{{{.fd = stop_.get(), .events = POLLIN, .revents = 0}, {}}};
+    OwnedFd connection = listener_.accept();
+    received_ = receive(connection);
+    if (after == Connection::Closed) connection.reset();
+    events[1] = {.fd = received_.userfault.get(), .events = POLLIN, .revents = 0};
+    while (::poll(events.data(), events.size(), -1) > 0 && events[0].revents == 0) {
+      uffd_msg event{};
+      if (::read(received_.userfault.get(), &event, sizeof event) != static_cast<ssize_t>(sizeof event)) continue;
+      uffdio_copy copy{};
+      copy.dst = event.arg.pagefault.address / kGuestPageSize * kGuestPageSize;
+      copy.src = reinterpret_cast<std::uintptr_t>(page_.data());
+      copy.len = page_.size() * 8;
+      (void)::ioctl(received_.userfault.get(), UFFDIO_COPY, &copy);
+    }
+  }
+
+  std::array<std::uint64_t, kGuestPageSize / 8> page_ = [] {
+    std::array<std::uint64_t, kGuestPageSize / 8> page;
+    page.fill(kWord);
+    return page;
+  }();
+  OwnedFd stop_{::eventfd(0, EFD_CLOEXEC)};
+  Listener listener_;
+  Received received_;
+  std::thread thread_;
 };
 
 GuestMemory memory_of(std::uint64_t size_mib) {
@@ -97,56 +147,60 @@ class PageServerThatListens : public PageServer {
 };
 
 TEST_F(PageServerThatListens, IsToldOfEachRegionInTheDialectsWords) {
-  const Listener listener{scratch_.file("pages")};
   const GuestMemory memory = memory_of(3400);
   ASSERT_EQ(memory.regions().size(), 2U);
+  const Server server{scratch_.file("pages")};
   const auto handed = hand_to_page_server(memory, scratch_.file("pages"));
   ASSERT_TRUE(handed) << handed.error().message;
-  EXPECT_EQ(listener.receive().text,
-            R"([{"base_host_virt_addr":)" + address_of(memory.regions()[0]) +
-                R"(,"size":3489660928,"offset":0,"page_size":4096,"page_size_kib":4096},)"
-                R"({"base_host_virt_addr":)" +
-                address_of(memory.regions()[1]) +
-                R"(,"size":75497472,"offset":3489660928,"page_size":4096,"page_size_kib":4096}])");
+  EXPECT_EQ(server.text(), R"([{"base_host_virt_addr":)" + address_of(memory.regions()[0]) +
+                               R"(,"size":3489660928,"offset":0,"page_size":4096,"page_size_kib":4096},)"
+                               R"({"base_host_virt_addr":)" +
+                               address_of(memory.regions()[1]) +
+                               R"(,"size":75497472,"offset":3489660928,"page_size":4096,"page_size_kib":4096}])");
 }
 
-TEST_F(PageServerThatListens, AnswersTheFaultsWithTheDescriptorThatItGot) {
-  const Listener listener{scratch_.file("pages")};
+TEST_F(PageServerThatListens, GivesThePagesThatAreTouched) {
   const GuestMemory memory = memory_of(4);
-  // Outlives both descriptors: without them its fault is answered with zeros.
-  std::future<std::optional<std::uint64_t>> guest;
+  const Server server{scratch_.file("pages")};
   const auto handed = hand_to_page_server(memory, scratch_.file("pages"));
   ASSERT_TRUE(handed) << handed.error().message;
-  const Received received = listener.receive();
-  ASSERT_TRUE(received.userfault);
-  constexpr GuestAddress kAt{5 * kGuestPageSize + 8};
-  guest = std::async(std::launch::async, [&] { return memory.load<std::uint64_t>(kAt); });
+  for (const std::uint64_t at : {std::uint64_t{0}, 5 * kGuestPageSize + 8, 4 * kMiB - 8})
+    EXPECT_EQ(memory.load<std::uint64_t>(GuestAddress{at}), kWord);
+}
 
-  pollfd ready{.fd = received.userfault.get(), .events = POLLIN, .revents = 0};
-  ASSERT_EQ(::poll(&ready, 1, 60'000), 1);
-  uffd_msg event{};
-  ASSERT_EQ(::read(received.userfault.get(), &event, sizeof event), static_cast<ssize_t>(sizeof event));
-  EXPECT_EQ(event.event, UFFD_EVENT_PAGEFAULT);
-  const auto begin = reinterpret_cast<std::uintptr_t>(memory.regions().front().mapping.address());
-  EXPECT_EQ(event.arg.pagefault.address / kGuestPageSize, begin / kGuestPageSize + 5);
-  alignas(8) std::array<std::uint64_t, kGuestPageSize / 8> page;
-  page.fill(0x1234'5678);
-  uffdio_copy copy{};
-  copy.dst = begin + 5 * kGuestPageSize;
-  copy.src = reinterpret_cast<std::uintptr_t>(page.data());
-  copy.len = kGuestPageSize;
-  ASSERT_EQ(::ioctl(received.userfault.get(), UFFDIO_COPY, &copy), 0);
-  EXPECT_EQ(guest.get(), 0x1234'5678U);
+TEST_F(PageServerThatListens, MayServeOnWithoutTheConnection) {
+  const GuestMemory memory = memory_of(4);
+  const Server server{scratch_.file("pages"), Server::Connection::Closed};
+  const auto handed = hand_to_page_server(memory, scratch_.file("pages"));
+  ASSERT_TRUE(handed) << handed.error().message;
+  EXPECT_EQ(memory.load<std::uint64_t>(GuestAddress{kMiB}), kWord);
 }
 
 TEST_F(PageServerThatListens, HasThePathOfGreatestLength) {
   const std::string directory = scratch_.file("");
   const std::string path = directory + std::string(107 - directory.size(), 's');
-  const Listener listener{path};
   const GuestMemory memory = memory_of(1);
+  const Server server{path};
   const auto handed = hand_to_page_server(memory, path);
   EXPECT_TRUE(handed) << handed.error().message;
-  EXPECT_TRUE(listener.receive().userfault);
+}
+
+TEST_F(PageServerThatListens, IsRefusedWhereItHangsUpAtOnce) {
+  const Listener listener{scratch_.file("pages")};
+  const GuestMemory memory = memory_of(1);
+  const auto server = std::async(std::launch::async, [&] { listener.accept().reset(); });
+  // Before or after it was sent the message.
+  expect_refused(memory, scratch_.file("pages"), "backend_path " + scratch_.file("pages") + ": the page server ");
+  server.wait();
+}
+
+TEST_F(PageServerThatListens, IsRefusedWhereItHangsUpAfterTheMessage) {
+  const Listener listener{scratch_.file("pages")};
+  const GuestMemory memory = memory_of(1);
+  const auto server = std::async(std::launch::async, [&] { EXPECT_TRUE(receive(listener.accept()).userfault); });
+  expect_refused(memory, scratch_.file("pages"), "the page server has hung up and gives no page");
+  server.wait();
+  EXPECT_EQ(memory.load<std::uint64_t>(GuestAddress{8 * kGuestPageSize}), 0U);  // nobody waits for it any more
 }
 
 TEST_F(PageServerThatListens, IsNotGivenMemoryThatAFileIsBehind) {
