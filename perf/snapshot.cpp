@@ -36,8 +36,9 @@ constexpr std::array kCases = {Case{128, 30},   Case{128, 90},  Case{1024, 30}, 
 
 constexpr const char* kMemoryFiles = "/dev/shm";
 
+/// "30 of 128 MiB": touched, and in all.
 std::string name_of(const Case& each) {
-  return std::to_string(each.size_mib) + " MiB, " + std::to_string(each.touched_mib) + " touched";
+  return std::to_string(each.touched_mib) + " of " + std::to_string(each.size_mib) + " MiB";
 }
 
 double disk_bytes(const std::string& path) {
