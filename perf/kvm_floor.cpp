@@ -1,10 +1,11 @@
 // The floor under a start: bare KVM ioctls from opening /dev/kvm to the first instruction of a guest of 128 MiB, in the
 // order and with the interrupt controllers that the arguments say, then the time that closing it all takes.
 //
-//   kvm_floor [split|kernel|none] [pit] [slot-last] [restore FILE MIB]
+//   kvm_floor [split|kernel|none] [pit] [slot-last] [restore FILE MIB] [stay]
 //   prints: first_us=... close_us=...
 //
-// With `restore` it is the floor under a restore: the memory is FILE, mapped privately, and the CPUID is at hand.
+// With `restore` it is the floor under a restore: the memory is FILE, mapped privately, and the CPUID is at hand. With
+// `stay` it prints an "A" after the first instruction, and closes all when its input ends.
 //
 // The best order is the default. The others are what the choice of a split irqchip, a user-space PIT and slots first is
 // measured against (ARCHITECTURE.md, "Start-up").
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -32,6 +34,7 @@ struct Choice {
   enum class Irqchip { Split, Kernel, None } irqchip = Irqchip::Split;
   bool pit = false;
   bool slot_last = false;
+  bool stay = false;
   const char* restore_file = nullptr;
   std::size_t memory = kMemory;
 };
@@ -45,7 +48,7 @@ double now_us() {
 void must(bool good, const char* what) {
   if (good) return;
   std::perror(what);
-  std::exit(1);
+  ::_exit(1);
 }
 
 struct Machine {
@@ -108,6 +111,13 @@ void make_vcpu(Machine& machine) {
   must(::ioctl(machine.vcpu.get(), KVM_SET_REGS, &general) == 0, "KVM_SET_REGS");
 }
 
+void stay_until_input_ends() {
+  must(::write(STDOUT_FILENO, "A", 1) == 1, "write");
+  char ignored = 0;
+  while (::read(STDIN_FILENO, &ignored, 1) > 0) {
+  }
+}
+
 int measure(const Choice& choice) {
   // Descriptors up front, as a monitor does before it has threads.
   ::close(::fcntl(2, F_DUPFD_CLOEXEC, 255));
@@ -136,6 +146,7 @@ int measure(const Choice& choice) {
     must(::ioctl(machine.vcpu.get(), KVM_RUN, 0) == 0, "KVM_RUN");
     must(static_cast<kvm_run*>(machine.run.address())->exit_reason == KVM_EXIT_IO, "the guest's first instruction");
     first = now_us() - begin;
+    if (choice.stay) stay_until_input_ends();
     close_begin = now_us();
     machine.vcpu.reset();
     machine.run.reset();
@@ -162,6 +173,8 @@ int main(int argc, char** argv) {
       choice.pit = true;
     else if (word == "slot-last")
       choice.slot_last = true;
+    else if (word == "stay")
+      choice.stay = true;
     else if (word == "restore" && i + 2 < argc) {
       choice.restore_file = argv[++i];                              // NOLINT
       choice.memory = std::strtoull(argv[++i], nullptr, 10) << 20;  // NOLINT

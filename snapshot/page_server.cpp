@@ -3,16 +3,23 @@
 #include "snapshot/userfault.h"
 #include "vmm/base/json_writer.h"
 
+#include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
 #include <array>
 #include <cstring>
+#include <thread>
 
 namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kHugePageSize = 2 * kMiB;
+
+/// How long a server may take for its first page, and how long once it has hung up: it may serve on all the same.
+constexpr int kFirstPageMs = 30'000;
+constexpr int kFirstPageAfterHangUpMs = 1'000;
 
 std::string describe_mappings(const GuestMemory& memory) {
   const std::uint64_t page_size = memory.pages() == HugePages::Explicit2M ? kHugePageSize : kGuestPageSize;
@@ -52,6 +59,26 @@ Status send_with_descriptor(int socket, const std::string& text, int descriptor,
   return {};
 }
 
+/// Waits for a page on a thread of its own, since a server that is gone would never let it go on.
+Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int socket, const std::string& path) {
+  const OwnedFd served{::eventfd(0, EFD_CLOEXEC)};
+  if (!served) return fail_errno(ErrorKind::System, "mem_backend: cannot make an event descriptor");
+  std::thread look{[&] {
+    (void)*static_cast<const volatile char*>(memory.regions().front().mapping.address());
+    (void)::eventfd_write(served.get(), 1);
+  }};
+  std::array<pollfd, 2> events{
+      {{.fd = served.get(), .events = POLLIN, .revents = 0}, {.fd = socket, .events = 0, .revents = 0}}};
+  (void)::poll(events.data(), events.size(), kFirstPageMs);
+  if ((events[1].revents & POLLHUP) != 0) (void)::poll(events.data(), 1, kFirstPageAfterHangUpMs);
+  const bool good = (events[0].revents & POLLIN) != 0;
+  if (!good) stop_faults(userfault, memory);
+  look.join();
+  if (good) return {};
+  return fail(ErrorKind::System, "backend_path {}: the page server {} gives no page", path,
+              (events[1].revents & POLLHUP) != 0 ? "has hung up and" : "has the memory, but");
+}
+
 }  // namespace
 
 Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path) {
@@ -69,6 +96,7 @@ Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string
   if (!userfault) return propagate(userfault);
   if (auto sent = send_with_descriptor(socket.get(), describe_mappings(memory), userfault->get(), socket_path); !sent)
     return propagate(sent);
+  if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path); !served) return propagate(served);
   return std::move(*userfault);
 }
 

@@ -14,8 +14,9 @@
 /// machine ends. A server that dies leaves the guest waiting at its next new page.
 namespace mayfly {
 
-/// Hands `memory`, which must be anonymous and untouched, to the server at `socket_path`. What is returned must live as
-/// long as the memory is used. Errors: no userfaultfd on this host or no right to it, nobody listens at the socket.
+/// Hands `memory`, which must be anonymous and untouched, to the server at `socket_path`, and waits for a first page.
+/// What is returned must live as long as the memory is used. Errors: no userfaultfd on this host or no right to it,
+/// nobody listens at the socket, no page comes; then untouched memory is zeros.
 [[nodiscard]] Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path);
 
 }  // namespace mayfly

@@ -48,4 +48,11 @@ Result<OwnedFd> watch_for_faults(const GuestMemory& memory, std::string_view fie
   return userfault;
 }
 
+void stop_faults(const OwnedFd& userfault, const GuestMemory& memory) noexcept {
+  for (const GuestMemory::Region& region : memory.regions()) {
+    uffdio_range range{.start = reinterpret_cast<std::uintptr_t>(region.mapping.address()), .len = region.size()};
+    (void)::ioctl(userfault.get(), UFFDIO_UNREGISTER, &range);
+  }
+}
+
 }  // namespace mayfly

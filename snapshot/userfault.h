@@ -14,4 +14,9 @@ namespace mayfly {
 /// `field`: no userfaultfd on this host, or no right to it.
 [[nodiscard]] Result<OwnedFd> watch_for_faults(const GuestMemory& memory, std::string_view field);
 
+/// From then on untouched pages are zeros, and nobody waits for one. To be called when no vCPU runs any more and before
+/// the VM is closed: KVM has workers of the kernel's that wait for pages, and closing waits for these, not even to be
+/// killed, where no server answers.
+void stop_faults(const OwnedFd& userfault, const GuestMemory& memory) noexcept;
+
 }  // namespace mayfly

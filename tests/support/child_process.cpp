@@ -213,8 +213,8 @@ void must_exchange(int connection, const std::string& method, const std::string&
     give_up(method + " " + path + " was refused with " + std::to_string(answer.status) + ": " + answer.body);
 }
 
-ScratchDirectory::ScratchDirectory() {
-  std::string pattern = std::filesystem::temp_directory_path().string() + "/mayfly-XXXXXX";
+ScratchDirectory::ScratchDirectory(const std::string& parent) {
+  std::string pattern = (parent.empty() ? std::filesystem::temp_directory_path().string() : parent) + "/mayfly-XXXXXX";
   if (::mkdtemp(pattern.data()) == nullptr) give_up("cannot make a directory like " + pattern);
   path_ = pattern;
 }

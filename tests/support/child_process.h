@@ -88,10 +88,10 @@ HttpAnswer exchange(int connection, const std::string& method, const std::string
 /// The same; throws where the status is not 2xx.
 void must_exchange(int connection, const std::string& method, const std::string& path, const std::string& body);
 
-/// A fresh directory, removed with its files when it goes out of scope.
+/// A fresh directory, removed with its files when it goes out of scope; where temporary files go, unless told.
 class ScratchDirectory {
  public:
-  ScratchDirectory();
+  explicit ScratchDirectory(const std::string& parent = "");
   ScratchDirectory(const ScratchDirectory&) = delete;
   ScratchDirectory& operator=(const ScratchDirectory&) = delete;
   ~ScratchDirectory();

@@ -10,6 +10,8 @@ namespace mayfly::testing {
 
 std::string monitor_binary() { return MAYFLY_BINARY; }
 
+std::string page_server_binary() { return MAYFLY_PAGE_SERVER; }
+
 std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUESTS} + "/" + name; }
 
 Monitor::Monitor(const std::vector<std::string>& arguments, const std::vector<std::string>& launcher) {

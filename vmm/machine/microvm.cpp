@@ -1,5 +1,6 @@
 #include "vmm/machine/microvm.h"
 
+#include "snapshot/userfault.h"
 #include "snapshot/working_set_replay.h"
 #include "vmm/boot/boot.h"
 #include "vmm/boot/generation_id.h"
@@ -81,6 +82,12 @@ struct Microvm::Parts final : GuestSignals {
         panic_port(*this),
         console(context.loop, clock, context.metrics.uart, std::move(console_options),
                 InterruptLine{ioapic, layout::kSerialGsi}) {}
+  Parts(const Parts&) = delete;
+  Parts& operator=(const Parts&) = delete;
+  ~Parts() {
+    vcpus.reset();
+    if (userfault) stop_faults(userfault, memory);  // its server may be dead
+  }
 
   /// What every machine has in place before its vCPUs exist.
   [[nodiscard]] static Result<std::unique_ptr<Parts>> make(MicrovmContext outside, MachineShell& shell,
