@@ -37,6 +37,7 @@ Result<std::unique_ptr<ApiServer>> ApiServer::create(const ApiServerOptions& opt
 ApiServer::ApiServer(const ApiServerOptions& options, CommandTarget& target, UnixListener listener, OwnedFd epoll,
                      OwnedFd stop_event)
     : options_(options),
+      target_(target),
       engine_([&target](const ApiRequest& request) { return answer_request(request, target); }),
       listener_(std::make_unique<UnixListener>(std::move(listener))),
       epoll_(std::move(epoll)),
@@ -71,14 +72,17 @@ void ApiServer::serve() {
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
   ::pthread_setname_np(::pthread_self(), "api");
-  while (!stopping_) serve_events();
+  while (!stopping_) {
+    if (serve_events()) target_.answered();
+  }
 }
 
-void ApiServer::serve_events() {
+bool ApiServer::serve_events() {
   std::array<epoll_event, kEventsAtOnce> events{};
   const int count =
       ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), milliseconds_to_next_deadline());
   bool connecting = false;
+  bool served = false;
   for (int i = 0; i < count; ++i) {
     void* const whose = events[static_cast<std::size_t>(i)].data.ptr;
     if (whose == &stop_event_) {
@@ -88,6 +92,7 @@ void ApiServer::serve_events() {
     } else {
       auto* client = static_cast<Client*>(whose);
       client->connection.on_ready();
+      served = true;
       const auto at = std::ranges::find(clients_, client, [](Client& each) { return &each; });
       clients_.splice(clients_.end(), clients_, at);
     }
@@ -95,6 +100,7 @@ void ApiServer::serve_events() {
   drop_done_and_late();
   if (connecting) accept_one();
   if (count == 0) listen_again();
+  return served;
 }
 
 /// Descriptors that are watched are open and watched once, so only memory can be short: a client that cannot be watched

@@ -56,7 +56,8 @@ class ApiServer {
             OwnedFd stop_event);
 
   void serve();
-  void serve_events();
+  /// True where a client was served.
+  bool serve_events();
   void watch(int operation, int fd, std::uint32_t events, void* whose);
   void accept_one();
   void drop_done_and_late();
@@ -70,6 +71,7 @@ class ApiServer {
   };
 
   ApiServerOptions options_;
+  CommandTarget& target_;
   HttpEngine engine_;
   std::unique_ptr<UnixListener> listener_;
   OwnedFd epoll_;

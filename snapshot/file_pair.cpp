@@ -19,10 +19,18 @@ std::string directory_of(const std::string& path) {
 
 std::string new_name(const std::string& path) { return path + ".mayfly-new"; }
 
-Result<NewFile> NewFile::create(const std::string& path, std::string_view what) {
+Status check_new_file(const std::string& path, std::string_view what) {
   struct stat status{};
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
     return fail(ErrorKind::InvalidArgument, "{} {} is there and no regular file; give another path", what, path);
+  if (::faccessat(AT_FDCWD, directory_of(path).c_str(), W_OK | X_OK, AT_EACCESS) != 0)
+    return fail_errno(ErrorKind::System, "{} {}: nothing can be made in its directory {}", what, path,
+                      directory_of(path));
+  return {};
+}
+
+Result<NewFile> NewFile::create(const std::string& path, std::string_view what) {
+  if (auto checked = check_new_file(path, what); !checked) return propagate(checked);
   // Before anything is made: one that cannot be opened could not be synced at the end.
   OwnedFd directory{::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   if (!directory)

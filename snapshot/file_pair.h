@@ -54,6 +54,9 @@ class NewFile {
   bool published_ = false;
 };
 
+/// What NewFile::create() would say, as far as it can be known without making anything.
+[[nodiscard]] Status check_new_file(const std::string& path, std::string_view what);
+
 /// What a file is called while it is in the making.
 [[nodiscard]] std::string new_name(const std::string& path);
 

@@ -12,8 +12,6 @@ namespace {
 
 constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'W', 'S'};
 constexpr std::uint32_t kVersion = 1;
-/// Four million ranges.
-constexpr std::size_t kLargestFile = 64 << 20;
 
 struct Header {
   std::array<char, 8> magic = kMagic;
@@ -27,6 +25,8 @@ struct Header {
 };
 static_assert(sizeof(Header) == 64);
 static_assert(sizeof(PageRange) == 16);
+constexpr std::size_t kMostRanges = 4'000'000;
+constexpr std::size_t kLargestFile = sizeof(Header) + kMostRanges * sizeof(PageRange);
 
 std::uint64_t checksum_of(const Header& header) {
   return checksum(std::as_bytes(std::span{&header, 1}).first(offsetof(Header, checksum)));
@@ -86,10 +86,11 @@ std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets) {
 }
 
 std::vector<std::byte> encode_working_set(const WorkingSet& set) {
-  const auto table = std::as_bytes(std::span{set.ranges});
+  const auto ranges = std::span{set.ranges}.first(std::min(set.ranges.size(), kMostRanges));
+  const auto table = std::as_bytes(ranges);
   Header header{.snapshot = set.snapshot,
                 .memory_size = set.memory_size,
-                .range_count = set.ranges.size(),
+                .range_count = ranges.size(),
                 .table_checksum = checksum(table)};
   header.checksum = checksum_of(header);
   std::vector<std::byte> bytes(sizeof header + table.size());

@@ -20,7 +20,7 @@ namespace mayfly {
 struct WorkingSet {
   SnapshotId snapshot{};
   std::uint64_t memory_size = 0;    ///< Bytes.
-  std::vector<PageRange> ranges{};  ///< Whole pages; neither overlapping nor adjacent; the first touched first.
+  std::vector<PageRange> ranges{};  ///< Whole pages, each once; the first touched first.
   friend bool operator==(const WorkingSet&, const WorkingSet&) = default;
 };
 
@@ -28,6 +28,7 @@ struct WorkingSet {
 /// where its first page is.
 [[nodiscard]] std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets);
 
+/// Of more than four million ranges, the first ones.
 [[nodiscard]] std::vector<std::byte> encode_working_set(const WorkingSet& set);
 
 /// Errors: not a working set, of a newer version, cut short, changed since it was written, ranges that overlap or are

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <system_error>
 
 namespace mayfly {
 namespace {
@@ -35,36 +36,52 @@ bool read_page(int file, std::span<std::byte> page, std::uint64_t offset) {
 
 }  // namespace
 
-Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const GuestMemory& memory, OwnedFd file,
-                                                                      Log& log) {
+Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const GuestMemory& memory,
+                                                                      std::shared_ptr<OwnedFd> file, Log& log) {
   auto userfault = watch_for_faults(memory, "working_set");
   if (!userfault) return propagate(userfault);
   OwnedFd stop_event{::eventfd(0, EFD_CLOEXEC)};
   if (!stop_event) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
-  return std::unique_ptr<WorkingSetRecorder>{
+  std::unique_ptr<WorkingSetRecorder> recorder{
       new WorkingSetRecorder{memory, std::move(*userfault), std::move(stop_event), std::move(file), log}};
+  try {
+    recorder->thread_ = std::thread{[raw = recorder.get()] { raw->serve(); }};
+  } catch (const std::system_error& error) {
+    return fail(ErrorKind::System, "cannot start the recorder's thread: {}", error.code().message());
+  }
+  return recorder;
 }
 
-WorkingSetRecorder::WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, OwnedFd file,
-                                       Log& log)
+WorkingSetRecorder::WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event,
+                                       std::shared_ptr<OwnedFd> file, Log& log)
     : userfault_(std::move(userfault)), stop_event_(std::move(stop_event)), file_(std::move(file)), log_(log) {
   std::uint64_t offset = 0;
   for (const GuestMemory::Region& region : memory.regions()) {
     stretches_.push_back({region.mapping.bytes().data(), region.size(), offset});
     offset += region.size();
   }
-  thread_ = std::thread{[this] { serve(); }};
 }
 
 WorkingSetRecorder::~WorkingSetRecorder() {
+  if (!thread_.joinable()) return;
   ::eventfd_write(stop_event_.get(), 1);
   thread_.join();
 }
 
-std::vector<std::uint64_t> WorkingSetRecorder::take() {
+std::vector<std::uint64_t> WorkingSetRecorder::touched() const {
   const std::scoped_lock lock{mutex_};
-  recording_ = false;
-  return std::exchange(touched_, {});
+  return touched_;
+}
+
+void WorkingSetRecorder::ignore(bool all) {
+  const std::scoped_lock lock{mutex_};
+  ignoring_ = all;
+}
+
+void WorkingSetRecorder::stop() {
+  const std::scoped_lock lock{mutex_};
+  stopped_ = true;
+  touched_ = {};
 }
 
 void WorkingSetRecorder::serve() {
@@ -95,28 +112,30 @@ void WorkingSetRecorder::give_page(std::byte* page) {
   if (stretch == stretches_.end()) return;
   const std::uint64_t offset = stretch->offset + static_cast<std::uint64_t>(page - stretch->begin);
   alignas(kGuestPageSize) std::array<std::byte, kGuestPageSize> content;  // NOLINT: filled or not used
-  uffdio_range range{};
-  range.start = reinterpret_cast<std::uintptr_t>(page);
-  range.len = kGuestPageSize;
-  if (!read_page(file_.get(), content, offset)) {
-    log_.error("the memory file cannot be read at offset {}: {}", offset, std::strerror(errno));
-    // Whoever waits gets an error instead of a wrong page, as from a mapped file.
-    ::mprotect(page, kGuestPageSize, PROT_NONE);
-    ::ioctl(userfault_.get(), UFFDIO_WAKE, &range);
-    return;
-  }
+  if (!read_page(file_->get(), content, offset)) return deny_page(page, offset);
   uffdio_copy copy{};
-  copy.dst = range.start;
+  copy.dst = reinterpret_cast<std::uintptr_t>(page);
   copy.src = reinterpret_cast<std::uintptr_t>(content.data());
   copy.len = kGuestPageSize;
   // Before whoever touched it goes on: the touch is recorded when it is done.
   const std::scoped_lock lock{mutex_};
   while (::ioctl(userfault_.get(), UFFDIO_COPY, &copy) != 0) {
-    if (errno == EAGAIN) continue;                                        // the address space is changing
-    if (errno == EEXIST) ::ioctl(userfault_.get(), UFFDIO_WAKE, &range);  // another vCPU has asked for it before
-    return;
+    if (errno == EAGAIN) continue;           // the address space is changing
+    if (errno == EEXIST) return wake(page);  // another vCPU has asked for it before
+    return deny_page(page, offset);
   }
-  if (recording_) touched_.push_back(offset);
+  if (!ignoring_ && !stopped_) touched_.push_back(offset);
+}
+
+void WorkingSetRecorder::deny_page(std::byte* page, std::uint64_t offset) {
+  log_.error("the page at offset {} of the memory file cannot be given: {}", offset, std::strerror(errno));
+  ::mprotect(page, kGuestPageSize, PROT_NONE);
+  wake(page);
+}
+
+void WorkingSetRecorder::wake(std::byte* page) {
+  uffdio_range range{.start = reinterpret_cast<std::uintptr_t>(page), .len = kGuestPageSize};
+  ::ioctl(userfault_.get(), UFFDIO_WAKE, &range);
 }
 
 }  // namespace mayfly

@@ -16,25 +16,28 @@
 ///
 ///   auto recorder = WorkingSetRecorder::start(memory, std::move(memory_file), log);
 ///   ...                                         // the machine runs; its first touches are slower than usual
-///   auto touched = (*recorder)->take();
+///   auto touched = (*recorder)->touched();
 ///
 /// A thread of its own gives each page from the memory file when anybody first touches it (userfaultfd(2)): a vCPU, the
-/// ring or this process. It goes on doing so after take(), until it is destroyed.
+/// ring or this process. It goes on doing so after stop(), until it is destroyed.
 namespace mayfly {
 
 class WorkingSetRecorder {
  public:
   /// `memory` is anonymous and untouched, and is not touched any more when the recorder is destroyed. A page that
   /// cannot be read from `file` is logged and taken away from whoever waits for it. Errors: as watch_for_faults().
-  [[nodiscard]] static Result<std::unique_ptr<WorkingSetRecorder>> start(const GuestMemory& memory, OwnedFd file,
-                                                                         Log& log);
+  [[nodiscard]] static Result<std::unique_ptr<WorkingSetRecorder>> start(const GuestMemory& memory,
+                                                                         std::shared_ptr<OwnedFd> file, Log& log);
   WorkingSetRecorder(const WorkingSetRecorder&) = delete;
   WorkingSetRecorder& operator=(const WorkingSetRecorder&) = delete;
   ~WorkingSetRecorder();
 
-  /// What was touched so far, as offsets in the memory file in the order of the first touch; nothing is remembered
-  /// after that. Any thread.
-  [[nodiscard]] std::vector<std::uint64_t> take();
+  /// What was touched so far, as offsets in the memory file in the order of the first touch. Any thread, as the next.
+  [[nodiscard]] std::vector<std::uint64_t> touched() const;
+  /// What is touched until it is told otherwise does not count.
+  void ignore(bool all);
+  /// Nothing is remembered any more.
+  void stop();
 
  private:
   struct Stretch {
@@ -42,19 +45,24 @@ class WorkingSetRecorder {
     std::uint64_t length;
     std::uint64_t offset;  ///< In the file.
   };
-  WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, OwnedFd file, Log& log);
+  WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, std::shared_ptr<OwnedFd> file,
+                     Log& log);
   void serve();
   /// Answers the faults at hand.
   void answer();
   void give_page(std::byte* page);
+  /// Whoever waits for the page gets an error instead of a wrong page, as from a mapped file.
+  void deny_page(std::byte* page, std::uint64_t offset);
+  void wake(std::byte* page);
 
   OwnedFd userfault_;
   OwnedFd stop_event_;
-  OwnedFd file_;
+  std::shared_ptr<OwnedFd> file_;
   Log& log_;
   std::vector<Stretch> stretches_;
-  std::mutex mutex_;
-  bool recording_ = true;               // guarded by mutex_
+  mutable std::mutex mutex_;
+  bool ignoring_ = false;               // guarded by mutex_
+  bool stopped_ = false;                // guarded by mutex_
   std::vector<std::uint64_t> touched_;  // guarded by mutex_
   std::thread thread_;
 };

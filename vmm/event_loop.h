@@ -143,7 +143,7 @@ class EventLoop {
                  Operation& operation);
   /// A write whose success nobody is told; for event descriptors.
   void write_unwatched(int fd, std::span<const std::byte> buffer);
-  /// madvise(2).
+  /// madvise(2) of less than 4 GiB.
   void advise(std::span<std::byte> range, int advice, Operation& operation);
   /// The same, whose end nobody is told.
   void advise_unwatched(std::span<std::byte> range, int advice);

@@ -136,6 +136,7 @@ TEST_F(WorkingSetTest, AMachineThatIsRecordedIsSnapshotted) {
                                                                  R"(", "mem_file_path": ")" + file("memory") + "\"}");
   ASSERT_EQ(created.status, 204) << created.body;
   EXPECT_EQ(monitor.put("/actions", R"({"action_type": "FinishWorkingSet"})").status, 204);
+  expect_what_was_touched();  // and not all that the snapshot has read
   Monitor clone;
   // It is of the snapshot that was loaded, not of the one that was taken meanwhile.
   const HttpAnswer other = load(clone, R"("mode": "Replay")");

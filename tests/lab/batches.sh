@@ -37,6 +37,7 @@ run_batches() {
         echo "$name will be tried once more: the software CPU loses an interrupt now and then"
       else
         failed=$((failed + 1))
+        echo "FAILED  $name, for good"
       fi
     done
   done

@@ -13,6 +13,7 @@ inline constexpr std::uint64_t kBootTimerPort = 0x3F0;
 /// The byte that a guest writes there when it has come up.
 inline constexpr std::uint8_t kBootTimerValue = 123;
 
+/// For who looks at a snapshot: a restored machine reports anew.
 struct BootTimerState {
   bool reported = false;
   friend bool operator==(const BootTimerState&, const BootTimerState&) = default;

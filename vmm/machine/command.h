@@ -90,6 +90,8 @@ class CommandTarget {
   /// Carries one command out and waits for its answer. Safe on any thread but the loop's. An error means that nothing
   /// changed; its message is what a client is told.
   [[nodiscard]] virtual Result<Answer> execute(Command command) = 0;
+  /// Answers have been sent, and the next request is still to come: time for what it may need. The same threads.
+  virtual void answered() {}
 };
 
 }  // namespace mayfly

@@ -128,8 +128,7 @@ Result<Answer> Controller::apply(PutBootSource& command) {
   files_.kernel = std::move(*kernel);
   files_.initrd = std::move(initrd);
   config_.boot_source = std::move(source);
-  // A start is near: after this answer, and before that request, there is time.
-  loop_.post([this] { prepare_shell(); });
+  prepared_ = false;  // a start is near
   return {};
 }
 
@@ -236,13 +235,24 @@ Result<Answer> Controller::apply(PutMetrics& command) {
   return {};
 }
 
-void Controller::prepare_shell() {
-  if (shell_ || state_ != MachineState::NotStarted || end_) return;
+Status Controller::need_shell() {
+  if (shell_) return {};
   auto shell = MachineShell::prepare();
-  if (shell)
-    shell_.emplace(std::move(*shell));
-  else
-    log_.debug("not prepared for a start: {}", shell.error().message);
+  if (!shell) return propagate(shell);
+  shell_.emplace(std::move(*shell));
+  return {};
+}
+
+void Controller::answered() {
+  // Once after the first answer, and once more when it is known that a kernel will be started.
+  if (!prepared_.exchange(true)) loop_.post([this] { prepare_shell(); });
+}
+
+void Controller::prepare_shell() {
+  if (state_ != MachineState::NotStarted || end_) return;
+  Status prepared = need_shell();
+  if (prepared && config_.boot_source) prepared = shell_->learn_cpuid();
+  if (!prepared) log_.debug("not prepared for a start: {}", prepared.error().message);
 }
 
 ConsoleOptions Controller::console_options() const {
@@ -261,7 +271,7 @@ MicrovmContext Controller::context() {
               [this] {
                 log_boot_time();
                 loop_.post([this] {
-                  if (recording_ && recording_->until_boot_timer) (void)finish_recording();
+                  if (recording_ && recording_->until_boot_timer) end_recording();
                 });
               }};
 }
@@ -269,11 +279,8 @@ MicrovmContext Controller::context() {
 Result<MicrovmPlan> Controller::plan_start() {
   if (!config_.boot_source)
     return fail(ErrorKind::State, "there is no kernel to start: send PUT /boot-source with kernel_image_path first");
-  if (!shell_) {
-    auto shell = MachineShell::prepare();
-    if (!shell) return propagate(shell);
-    shell_.emplace(std::move(*shell));
-  }
+  if (auto made = need_shell(); !made) return propagate(made);
+  if (auto learned = shell_->learn_cpuid(); !learned) return propagate(learned);
   const BootSource& source = *config_.boot_source;
   auto command_line = compose_command_line(source.boot_args.value_or(kDefaultBootArgs), devices_.kernel_arguments());
   if (!command_line) return propagate(command_line, "boot_args and what describes the devices");
@@ -365,7 +372,7 @@ void Controller::finish(MachineEnd end) {
     return;
   }
   microvm_->pause();
-  if (recording_) (void)finish_recording();
+  end_recording();
   microvm_->drain_console([this] { loop_.stop(); });
 }
 

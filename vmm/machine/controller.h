@@ -1,6 +1,5 @@
 #pragma once
 
-#include "snapshot/file_pair.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/event_loop.h"
@@ -10,6 +9,7 @@
 #include "vmm/machine_end.h"
 #include "vmm/metrics_sink.h"
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -48,6 +48,9 @@ class Controller final : public CommandTarget {
   /// Any thread but the loop's. Fails when the machine's life is over before the command is carried out.
   [[nodiscard]] Result<Answer> execute(Command command) override;
 
+  /// Makes ahead what every start or load needs; a host without KVM is told then, not here.
+  void answered() override;
+
   // The rest is for the loop's thread.
   /// A refusal is the caller's to tell; execute() logs those of clients.
   [[nodiscard]] Result<Answer> carry_out(Command command);
@@ -58,8 +61,9 @@ class Controller final : public CommandTarget {
   void shut_down();
 
  private:
-  /// Makes ahead what every start needs; a host without KVM is told at the start, not here.
   void prepare_shell();
+  /// Makes a shell where there is none. Errors: no usable KVM.
+  [[nodiscard]] Status need_shell();
   struct OpenFiles {
     OwnedFd kernel;
     OwnedFd initrd;
@@ -92,9 +96,10 @@ class Controller final : public CommandTarget {
   /// Writes the pair of files, with the devices at rest.
   Status write_snapshot(Snapshot snapshot, GuestMemory& memory, const SnapshotCreateParams& params);
   Result<RestorePlan> plan_restore(const SnapshotLoadParams& params, ConfiguredDevices& devices);
-  void begin_recording(const WorkingSetParams& params, NewFile file, const SnapshotId& snapshot);
-  /// Writes what was recorded; whatever comes of it, nothing is recorded any more.
+  /// Writes what was recorded. After an error the recording goes on.
   Status finish_recording();
+  /// The same where nobody asked for it, if there is one: an error is logged.
+  void end_recording();
   [[nodiscard]] ConsoleOptions console_options() const;
   [[nodiscard]] MicrovmContext context();
   Result<MicrovmPlan> plan_start();
@@ -116,9 +121,10 @@ class Controller final : public CommandTarget {
   std::unique_ptr<Microvm> microvm_;
   std::optional<MachineEnd> end_;
   std::optional<SnapshotId> last_snapshot_;  // that was taken or loaded: what a diff is of
+  std::atomic<bool> prepared_{false};        // what answered() could make is there, or of no use any more
   bool machine_configured_ = false;          // by a request; a snapshot brings its own
   struct Recording {
-    NewFile file;
+    std::string path;
     SnapshotId snapshot;
     bool until_boot_timer;
   };

@@ -47,25 +47,23 @@ class LoopPitTimer final : public PitTimer {
 
 }  // namespace
 
-Result<MachineShell> MachineShell::prepare_for_restore() {
-  auto kvm = Kvm::open();
-  if (!kvm) return propagate(kvm);
-  auto vm = Vm::create(*kvm);
-  if (!vm) return propagate(vm);
-  return MachineShell{.vm = std::move(*vm), .cpuid = {}, .run_size = kvm->run_size(), .tsc_deadline = false};
-}
-
 Result<MachineShell> MachineShell::prepare() {
   auto kvm = Kvm::open();
   if (!kvm) return propagate(kvm);
   auto vm = Vm::create(*kvm);
   if (!vm) return propagate(vm);
-  auto cpuid = kvm->supported_cpuid();
-  if (!cpuid) return propagate(cpuid);
-  return MachineShell{.vm = std::move(*vm),
-                      .cpuid = std::move(*cpuid),
-                      .run_size = kvm->run_size(),
-                      .tsc_deadline = kvm->check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0};
+  return MachineShell{.vm = std::move(*vm), .run_size = kvm->run_size()};
+}
+
+Status MachineShell::learn_cpuid() {
+  if (cpuid) return {};
+  auto kvm = Kvm::open();
+  if (!kvm) return propagate(kvm);
+  auto supported = kvm->supported_cpuid();
+  if (!supported) return propagate(supported);
+  cpuid = std::move(*supported);
+  tsc_deadline = kvm->check_extension(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+  return {};
 }
 
 /// Everything a machine is made of. Destroyed from the end: vCPUs stop before the devices they use go.
@@ -372,9 +370,11 @@ Status Microvm::Parts::save(Snapshot& snapshot) {
 
 Status Microvm::snapshot(const std::function<Status(Snapshot, GuestMemory&)>& take) {
   parts_->virtio.quiesce(parts_->context.loop);
+  if (parts_->recorder) parts_->recorder->ignore(true);  // what a snapshot reads is not what the guest needs
   Snapshot snapshot;
   auto taken = parts_->save(snapshot);
   if (taken) taken = take(std::move(snapshot), parts_->memory);
+  if (parts_->recorder) parts_->recorder->ignore(false);
   parts_->virtio.go_on();
   return taken;
 }
@@ -439,7 +439,9 @@ void Microvm::fetch_working_set() {
   if (parts_->replay) parts_->replay->begin();
 }
 
-std::vector<std::uint64_t> Microvm::take_touched() { return parts_->recorder->take(); }
+std::vector<std::uint64_t> Microvm::touched() const { return parts_->recorder->touched(); }
+
+void Microvm::stop_recording() { parts_->recorder->stop(); }
 
 void Microvm::pause() {
   parts_->vcpus->request_pause();

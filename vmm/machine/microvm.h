@@ -23,18 +23,19 @@
 ///   (*machine)->resume();                                       // the guest's first instruction
 namespace mayfly {
 
-/// What of a machine does not depend on its configuration, made ahead of the start request (KVM_CREATE_VM and
+/// What of a machine does not depend on its configuration, made ahead of the start or load request (KVM_CREATE_VM and
 /// KVM_GET_SUPPORTED_CPUID are a third of a start).
 struct MachineShell {
   std::unique_ptr<Vm> vm;
-  std::unique_ptr<kvm_abi::CpuidTable> cpuid;
   std::size_t run_size = 0;
+  // By learn_cpuid(): not for restored machines, whose CPUID is the snapshot's.
+  std::unique_ptr<kvm_abi::CpuidTable> cpuid{};
   bool tsc_deadline = false;
 
   /// Errors: no usable KVM on this host.
   [[nodiscard]] static Result<MachineShell> prepare();
-  /// The same without what a restored machine has no use for: its CPUID is the snapshot's.
-  [[nodiscard]] static Result<MachineShell> prepare_for_restore();
+  /// Once is enough. Errors: as prepare().
+  [[nodiscard]] Status learn_cpuid();
 };
 
 /// A machine to make. The files are open, and borrowed for the call: what was checked is what is booted.
@@ -90,8 +91,9 @@ class Microvm {
   void resume();
   /// Begins to bring the working set in, if there is one: once, after the machine was resumed if it is to be.
   void fetch_working_set();
-  /// The recorder's, of a machine that was restored with one.
-  [[nodiscard]] std::vector<std::uint64_t> take_touched();
+  // Of the recorder, for a machine that was restored with one.
+  [[nodiscard]] std::vector<std::uint64_t> touched() const;
+  void stop_recording();
   /// Returns when no vCPU runs.
   void pause();
   /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.

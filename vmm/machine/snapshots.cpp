@@ -54,20 +54,33 @@ Status check_working_set(const Snapshot& snapshot, const SnapshotLoadParams& par
   if (snapshot.machine.huge_pages == HugePages::Explicit2M)
     return fail(ErrorKind::InvalidArgument,
                 "working_set is for pages of 4 KiB, and huge_pages is 2M: leave one of them out");
-  if (params.working_set->until_boot_timer && !snapshot.platform.has_boot_timer)
+  if (params.working_set->record && params.working_set->until_boot_timer && !snapshot.platform.has_boot_timer)
     return fail(ErrorKind::InvalidArgument,
                 "working_set.until_boot_timer is true, and the snapshot's machine has no boot timer: take the snapshot "
                 "of one that was started with --boot-timer, or leave it out");
   return {};
 }
 
+/// That a recording can be written, as far as can be known beforehand, and destroys nothing of the snapshot's.
+Status check_recording_path(const SnapshotLoadParams& params) {
+  const std::string& path = params.working_set->path;
+  for (const std::string& mine : {path, new_name(path)})
+    for (const std::string& file : {params.snapshot_path, params.backend_path})
+      for (const std::string& other : {file, new_name(file)})
+        if (std::error_code none; mine == other || std::filesystem::equivalent(mine, other, none))
+          return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path",
+                      path);
+  return check_new_file(path, "working_set.path");
+}
+
 Result<RestoredMemory> restore_recorded(GuestMemory::Options options, OwnedFd file, Log& log) {
   options.pages = HugePages::None;  // each page is to be seen
   auto memory = GuestMemory::create(options);
   if (!memory) return propagate(memory);
-  auto recorder = WorkingSetRecorder::start(*memory, std::move(file), log);
+  const auto shared = std::make_shared<OwnedFd>(std::move(file));
+  auto recorder = WorkingSetRecorder::start(*memory, shared, log);
   if (!recorder) return propagate(recorder);
-  memory->set_served();
+  memory->set_served(shared);
   return RestoredMemory{.memory = std::move(*memory), .recorder = std::move(*recorder)};
 }
 
@@ -202,11 +215,8 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
   if (auto opened = open_devices(*snapshot, params, devices); !opened) return propagate(opened);
   auto memory = restore_memory(*snapshot, params, log_);
   if (!memory) return propagate(memory);
-  // What a start has prepared has what a restored machine needs as well.
-  auto shell = shell_ ? Result<MachineShell>{std::move(*std::exchange(shell_, std::nullopt))}
-                      : MachineShell::prepare_for_restore();
-  if (!shell) return propagate(shell);
-  RestorePlan plan{.shell = std::move(*shell),
+  if (auto made = need_shell(); !made) return propagate(made);
+  RestorePlan plan{.shell = std::move(*std::exchange(shell_, std::nullopt)),
                    .snapshot = std::move(*snapshot),
                    .memory = std::move(memory->memory),
                    .userfault = std::move(memory->userfault),
@@ -227,15 +237,12 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
     return fail(ErrorKind::State,
                 "a machine has been configured; a snapshot brings all of its own, but logger, metrics and serial: send "
                 "PUT /snapshot/load to a fresh Mayfly");
-  std::optional<NewFile> working_set;
+  std::unique_ptr<LoopTimer> recording_timer;
   if (params.working_set && params.working_set->record) {
-    for (const std::string& other : {params.snapshot_path, params.backend_path})
-      if (std::error_code none; std::filesystem::equivalent(params.working_set->path, other, none))
-        return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path",
-                    params.working_set->path);
-    auto file = NewFile::create(params.working_set->path, "working_set.path");
-    if (!file) return propagate(file);
-    working_set.emplace(std::move(*file));
+    if (auto checked = check_recording_path(params); !checked) return propagate(checked);
+    auto timer = LoopTimer::create(loop_, [this] { end_recording(); });
+    if (!timer) return propagate(timer);
+    recording_timer = std::move(*timer);
   }
   ConfiguredDevices devices;
   auto plan = plan_restore(params, devices);
@@ -259,7 +266,12 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
     state_ = MachineState::Running;
   }
   microvm_->fetch_working_set();
-  if (working_set) begin_recording(*params.working_set, std::move(*working_set), id);
+  if (recording_timer) {
+    recording_.emplace(params.working_set->path, id, params.working_set->until_boot_timer);
+    recording_timer_ = std::move(recording_timer);
+    recording_timer_->listen();
+    if (params.working_set->for_ms) recording_timer_->arm(begin + *params.working_set->for_ms * 1'000'000);
+  }
   metrics_.latency.load_snapshot_us.set((monotonic_ns() - begin) / 1000);
   log_.info("loaded snapshot {} with {} vCPUs and {} MiB in {} us", format_snapshot_id(id), config_.machine.vcpu_count,
             config_.machine.mem_size_mib, metrics_.latency.load_snapshot_us.value());
@@ -268,37 +280,25 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
 
 // --- Working sets ----------------------------------------------------------------------------------------------------
 
-void Controller::begin_recording(const WorkingSetParams& params, NewFile file, const SnapshotId& snapshot) {
-  recording_.emplace(
-      Recording{.file = std::move(file), .snapshot = snapshot, .until_boot_timer = params.until_boot_timer});
-  if (!params.for_ms) return;
-  auto timer = LoopTimer::create(loop_, [this] {
-    if (recording_) (void)finish_recording();
-  });
-  if (!timer) {
-    log_.warning("working_set.for_ms is not heeded: {}", timer.error().message);
-    return;
-  }
-  recording_timer_ = std::move(*timer);
-  recording_timer_->listen();
-  recording_timer_->arm(monotonic_ns() + *params.for_ms * 1'000'000);
-}
-
 Status Controller::finish_recording() {
-  Recording recording = std::move(*std::exchange(recording_, std::nullopt));
-  NewFile& file = recording.file;
-  const std::vector<std::uint64_t> touched = microvm_->take_touched();
-  const WorkingSet set{.snapshot = recording.snapshot,
+  const std::vector<std::uint64_t> touched = microvm_->touched();
+  const WorkingSet set{.snapshot = recording_->snapshot,
                        .memory_size = config_.machine.mem_size_mib * kMiB,
                        .ranges = ranges_in_order(touched)};
-  Status done = file.write(encode_working_set(set));
-  if (done) done = file.sync();
-  if (done) done = file.publish();
-  if (done)
-    log_.info("working set recorded to {}: {} pages in {} ranges", file.path(), touched.size(), set.ranges.size());
-  else
-    log_.error("the working set is lost: {}", done.error().message);
-  return done;
+  auto file = NewFile::create(recording_->path, "working_set.path");
+  if (!file) return propagate(file);
+  if (auto written = file->write(encode_working_set(set)); !written) return written;
+  if (auto published = file->publish(); !file->published()) return published;
+  microvm_->stop_recording();
+  log_.info("working set recorded to {}: {} pages in {} ranges", recording_->path, touched.size(), set.ranges.size());
+  recording_.reset();
+  return {};
+}
+
+void Controller::end_recording() {
+  if (!recording_) return;
+  if (auto finished = finish_recording(); !finished)
+    log_.error("the working set is not written: {}", finished.error().message);
 }
 
 Result<Answer> Controller::apply(FinishWorkingSet&) {

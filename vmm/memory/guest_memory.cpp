@@ -190,10 +190,13 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   return read_fully(fd, offset + head + whole, target->subspan(head + whole));
 }
 
-void GuestMemory::set_served() {
+void GuestMemory::set_served(const std::shared_ptr<OwnedFd>& file) {
   file_ranges_.clear();
-  for (const Region& region : regions_)
-    file_ranges_.push_back({.start = region.start, .length = region.size(), .offset = 0, .file = {}});
+  std::uint64_t offset = 0;
+  for (const Region& region : regions_) {
+    file_ranges_.push_back({.start = region.start, .length = region.size(), .offset = offset, .file = file});
+    offset += region.size();
+  }
 }
 
 void GuestMemory::track_writes() {

@@ -115,8 +115,9 @@ class GuestMemory {
   [[nodiscard]] const std::vector<FileRange>& file_ranges() const noexcept { return file_ranges_; }
   [[nodiscard]] HugePages pages() const noexcept { return pages_; }
 
-  /// Untouched pages are not zeros but what a page server has: all of it counts as a file's (see FileRange).
-  void set_served();
+  /// Untouched pages are not zeros but what somebody gives: all of it counts as a file's (see FileRange). `file`: where
+  /// they come from, if it is known.
+  void set_served(const std::shared_ptr<OwnedFd>& file = {});
 
   /// From now on, note_write() is remembered: for diff snapshots. Before any device exists.
   void track_writes();

@@ -119,8 +119,8 @@ TEST_F(NewFileTest, DirectoriesAndFifosInItsPlaceAreRefused) {
 TEST_F(NewFileTest, ADirectoryThatIsNotThereIsNamed) {
   const std::string path = scratch_.file("no/state");
   EXPECT_EQ(NewFile::create(path, "mem_file_path").error().message,
-            "mem_file_path " + path + ": its directory " + scratch_.file("no/") +
-                " cannot be opened: No such file or directory (ENOENT)");
+            "mem_file_path " + path + ": nothing can be made in its directory " + scratch_.file("no/") +
+                ": No such file or directory (ENOENT)");
 }
 
 TEST_F(NewFileTest, AFailureToNameItRemovesIt) {

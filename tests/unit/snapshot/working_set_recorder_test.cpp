@@ -37,7 +37,7 @@ class Recorder : public ::testing::Test {
     path_ = testing::make_file(scratch_.file("memory"), content);
     auto file = open_for_reading(path_);
     ASSERT_TRUE(file.has_value());
-    auto recorder = WorkingSetRecorder::start(*memory_, std::move(*file), log_);
+    auto recorder = WorkingSetRecorder::start(*memory_, std::make_shared<OwnedFd>(std::move(*file)), log_);
     ASSERT_TRUE(recorder.has_value()) << recorder.error().message;
     recorder_ = std::move(*recorder);
   }
@@ -58,14 +58,23 @@ class Recorder : public ::testing::Test {
 
 TEST_F(Recorder, SeesEachPageOnceInTheOrderOfTheFirstTouch) {
   for (const std::uint64_t page : {200, 3, 4, 200, 3, 255, 0}) EXPECT_EQ(touch(page), letter(page));
-  EXPECT_EQ(recorder_->take(), (std::vector<std::uint64_t>{200 * kPage, 3 * kPage, 4 * kPage, 255 * kPage, 0}));
+  EXPECT_EQ(recorder_->touched(), (std::vector<std::uint64_t>{200 * kPage, 3 * kPage, 4 * kPage, 255 * kPage, 0}));
 }
 
 TEST_F(Recorder, ServesOnAfterTheEndOfTheRecording) {
   EXPECT_EQ(touch(1), letter(1));
-  EXPECT_EQ(recorder_->take().size(), 1U);
+  EXPECT_EQ(recorder_->touched().size(), 1U);
+  recorder_->stop();
   EXPECT_EQ(touch(2), letter(2));
-  EXPECT_TRUE(recorder_->take().empty());
+  EXPECT_TRUE(recorder_->touched().empty());
+}
+
+TEST_F(Recorder, LeavesOutWhatIsToBeIgnored) {
+  recorder_->ignore(true);
+  EXPECT_EQ(touch(1), letter(1));
+  recorder_->ignore(false);
+  EXPECT_EQ(touch(2), letter(2));
+  EXPECT_EQ(recorder_->touched(), std::vector<std::uint64_t>{2 * kPage});
 }
 
 TEST_F(Recorder, KeepsWhatIsWrittenToAPage) {
@@ -77,7 +86,7 @@ TEST_F(Recorder, KeepsWhatIsWrittenToAPage) {
 TEST_F(Recorder, ServesTheKernelToo) {
   testing::Pipe pipe;
   ASSERT_EQ(::write(pipe.write.get(), at(9), 10), 10);
-  EXPECT_EQ(recorder_->take(), std::vector<std::uint64_t>{9 * kPage});
+  EXPECT_EQ(recorder_->touched(), std::vector<std::uint64_t>{9 * kPage});
 }
 
 TEST_F(Recorder, ServesManyThreadsThatWantTheSamePages) {
@@ -90,7 +99,7 @@ TEST_F(Recorder, ServesManyThreadsThatWantTheSamePages) {
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(std::ranges::count(good, true), 8);
-  const auto touched = recorder_->take();
+  const auto touched = recorder_->touched();
   EXPECT_EQ(touched.size(), kPages);
   EXPECT_EQ(ranges_in_order(touched), (std::vector<PageRange>{{0, kMiB}}));
 }
@@ -101,7 +110,7 @@ TEST_F(Recorder, TakesAPageAwayThatCannotBeRead) {
   EXPECT_EQ(::write(pipe.write.get(), at(10), 10), -1);
   EXPECT_EQ(errno, EFAULT);
   EXPECT_EQ(touch(9), letter(9));
-  EXPECT_EQ(recorder_->take(), std::vector<std::uint64_t>{9 * kPage});
+  EXPECT_EQ(recorder_->touched(), std::vector<std::uint64_t>{9 * kPage});
 }
 
 TEST_F(Recorder, EndsWithItsThread) {
