@@ -110,7 +110,7 @@ TEST_F(GuestTest, AReaderOfTheConsoleThatGoesAwayDoesNotStopTheGuest) {
 
 TEST_F(GuestTest, AReaderOfTheConsoleThatStopsDoesNotStopTheGuest) {
   Monitor monitor;  // nobody reads the pipe: it fills, then the monitor's buffer, then output is dropped
-  monitor.boot("serial_flood", "bytes=400000");
+  monitor.boot("serial_flood", "bytes=200000");
   EXPECT_EQ(monitor.wait(), 0) << monitor.log_until("");
 }
 

@@ -25,8 +25,8 @@ extern char** environ;
 namespace mayfly::testing {
 namespace {
 
-/// For anything that a healthy host does in milliseconds; generous, since a busy one may take seconds.
-constexpr double kDeadlineUs = 60e6;
+/// For anything that a healthy host does in milliseconds; generous, since a busy one with sanitizers may take a minute.
+constexpr double kDeadlineUs = 180e6;
 
 /// Waits for an event of `fd`; throws at the deadline.
 void await(int fd, short events, double deadline, const std::string& what) {

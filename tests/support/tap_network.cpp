@@ -25,7 +25,7 @@
 namespace mayfly::testing {
 namespace {
 
-constexpr int kDeadlineMs = 20'000;
+constexpr int kDeadlineMs = 60'000;
 static_assert(TapInterface::kEveryProtocol == ETH_P_ALL);
 
 ifreq request_for(const std::string& name) {
