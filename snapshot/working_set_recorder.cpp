@@ -13,7 +13,6 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <system_error>
 
 namespace mayfly {
@@ -102,15 +101,17 @@ void WorkingSetRecorder::answer() {
   const ssize_t length = ::read(userfault_.get(), messages.data(), sizeof messages);
   if (length <= 0) return;  // somebody's thread has ended meanwhile
   for (const uffd_msg& message : std::span{messages}.first(static_cast<std::size_t>(length) / sizeof(uffd_msg)))
-    if (message.event == UFFD_EVENT_PAGEFAULT)
-      give_page(reinterpret_cast<std::byte*>(message.arg.pagefault.address & ~(kGuestPageSize - 1)));
+    if (message.event == UFFD_EVENT_PAGEFAULT) give_page(message.arg.pagefault.address);
 }
 
-void WorkingSetRecorder::give_page(std::byte* page) {
-  const auto stretch = std::ranges::find_if(
-      stretches_, [&](const Stretch& each) { return page >= each.begin && page < each.begin + each.length; });
+void WorkingSetRecorder::give_page(std::uint64_t address) {
+  // How far into a stretch the address is; far beyond its end where it is before it.
+  const auto into = [address](const Stretch& each) { return address - reinterpret_cast<std::uintptr_t>(each.begin); };
+  const auto stretch = std::ranges::find_if(stretches_, [&](const Stretch& each) { return into(each) < each.length; });
   if (stretch == stretches_.end()) return;
-  const std::uint64_t offset = stretch->offset + static_cast<std::uint64_t>(page - stretch->begin);
+  const std::uint64_t place = into(*stretch) / kGuestPageSize * kGuestPageSize;
+  std::byte* const page = stretch->begin + place;
+  const std::uint64_t offset = stretch->offset + place;
   alignas(kGuestPageSize) std::array<std::byte, kGuestPageSize> content;  // NOLINT: filled or not used
   if (!read_page(file_->get(), content, offset)) return deny_page(page, offset);
   uffdio_copy copy{};
@@ -128,7 +129,7 @@ void WorkingSetRecorder::give_page(std::byte* page) {
 }
 
 void WorkingSetRecorder::deny_page(std::byte* page, std::uint64_t offset) {
-  log_.error("the page at offset {} of the memory file cannot be given: {}", offset, std::strerror(errno));
+  log_.error("the page at offset {} of the memory file cannot be given: {}", offset, errno_text(errno));
   ::mprotect(page, kGuestPageSize, PROT_NONE);
   wake(page);
 }

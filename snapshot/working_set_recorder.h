@@ -50,7 +50,7 @@ class WorkingSetRecorder {
   void serve();
   /// Answers the faults at hand.
   void answer();
-  void give_page(std::byte* page);
+  void give_page(std::uint64_t address);
   /// Whoever waits for the page gets an error instead of a wrong page, as from a mapped file.
   void deny_page(std::byte* page, std::uint64_t offset);
   void wake(std::byte* page);

@@ -26,7 +26,7 @@ bool is_cached(int file, std::uint64_t offset) {
 
 }  // namespace
 
-WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::vector<PageRange> ranges)
+WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::span<const PageRange> ranges)
     : loop_(loop), memory_(memory) {
   for (PageRange range : ranges)
     while (range.length != 0) {

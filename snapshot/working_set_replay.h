@@ -5,6 +5,7 @@
 #include "vmm/memory/guest_memory.h"
 
 #include <cstddef>
+#include <span>
 #include <vector>
 
 /// Brings the pages of a working set in, while the guest runs.
@@ -22,7 +23,7 @@ namespace mayfly {
 class WorkingSetReplay final : Operation {
  public:
   /// `memory` is a mapped file's; the ranges are within it.
-  WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::vector<PageRange> ranges);
+  WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::span<const PageRange> ranges);
   void begin();
 
  private:

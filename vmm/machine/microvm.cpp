@@ -400,7 +400,7 @@ Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmConte
   Parts& parts = **made;
   parts.userfault = std::move(plan.userfault);
   parts.recorder = std::move(plan.recorder);
-  if (!plan.needed_first.empty()) parts.replay.emplace(parts.context.loop, parts.memory, std::move(plan.needed_first));
+  if (!plan.needed_first.empty()) parts.replay.emplace(parts.context.loop, parts.memory, plan.needed_first);
   if (auto restored = parts.virtio.restore(snapshot, plan.allow_changed_drives); !restored) return propagate(restored);
   if (auto renewed = renew_generation_id(parts.memory); !renewed) return propagate(renewed);
 
