@@ -82,7 +82,7 @@ struct Microvm::Parts final : GuestSignals {
                 InterruptLine{ioapic, layout::kSerialGsi}) {}
   Parts(const Parts&) = delete;
   Parts& operator=(const Parts&) = delete;
-  ~Parts() {
+  ~Parts() override {
     vcpus.reset();
     if (userfault) stop_faults(userfault, memory);  // its server may be dead
   }

@@ -57,7 +57,7 @@ class Recorder : public ::testing::Test {
 };
 
 TEST_F(Recorder, SeesEachPageOnceInTheOrderOfTheFirstTouch) {
-  for (const std::uint64_t page : {200, 3, 4, 200, 3, 255, 0}) EXPECT_EQ(touch(page), letter(page));
+  for (const std::uint64_t page : {200U, 3U, 4U, 200U, 3U, 255U, 0U}) EXPECT_EQ(touch(page), letter(page));
   EXPECT_EQ(recorder_->touched(), (std::vector<std::uint64_t>{200 * kPage, 3 * kPage, 4 * kPage, 255 * kPage, 0}));
 }
 
