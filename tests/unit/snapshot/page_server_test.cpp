@@ -81,14 +81,15 @@ class Server {
     (void)::eventfd_write(stop_.get(), 1);
     thread_.join();
   }
-  /// Once a page has been served.
-  [[nodiscard]] const std::string& text() const { return received_.text; }
+  /// What it was told; waits for that.
+  [[nodiscard]] std::string text() const { return text_.get(); }
 
  private:
   void run(Connection after) {
     std::array<pollfd, 2> events{{{.fd = stop_.get(), .events = POLLIN, .revents = 0}, {}}};
     OwnedFd connection = listener_.accept();
     received_ = receive(connection);
+    told_.set_value(received_.text);
     if (after == Connection::Closed) connection.reset();
     events[1] = {.fd = received_.userfault.get(), .events = POLLIN, .revents = 0};
     while (::poll(events.data(), events.size(), -1) > 0 && events[0].revents == 0) {
@@ -110,6 +111,8 @@ class Server {
   OwnedFd stop_{::eventfd(0, EFD_CLOEXEC)};
   Listener listener_;
   Received received_;
+  std::promise<std::string> told_;
+  std::shared_future<std::string> text_{told_.get_future()};
   std::thread thread_;
 };
 
