@@ -9,24 +9,14 @@
 
 /// Any bytes as a kernel image. The first byte of the input decides whether the file is an initrd too.
 /// Seeds: the images of tests/unit/vmm/boot, or any vmlinux and bzImage cut to a few KiB.
-namespace {
-
-/// Reused, as making it for each input would be most of the work: what an earlier input left there changes nothing that
-/// prepare_boot() looks at.
-const mayfly::GuestMemory& memory() {
-  static const auto kMemory = mayfly::GuestMemory::create({.size_mib = 64});
-  return *kMemory;
-}
-
-}  // namespace
-
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   const mayfly::OwnedFd file{::memfd_create("image", MFD_CLOEXEC)};
   if (::write(file.get(), data + 1, size - 1) != static_cast<ssize_t>(size - 1)) return -1;
   mayfly::BootOptions options{.kernel_fd = file.get(), .kernel_path = "fuzz", .command_line = "quiet", .windows = {}};
   if ((data[0] & 1) != 0) options.initrd_fd = file.get();
-  const auto entry = mayfly::prepare_boot(memory(), options);
-  if (entry) mayfly::ensure(memory().bytes(entry->instruction, 1).has_value(), "the entry is not in guest memory");
+  auto memory = mayfly::GuestMemory::create({.size_mib = 64});
+  const auto entry = mayfly::prepare_boot(*memory, options);
+  if (entry) mayfly::ensure(memory->bytes(entry->instruction, 1).has_value(), "the entry is not in guest memory");
   return 0;
 }
