@@ -36,11 +36,13 @@ FrozenGuest::FrozenGuest(const ScratchDirectory& scratch, const Options& options
   if (::pwrite(file.get(), &leave, 1, kGoOn) != 1 || ::fsync(file.get()) != 0) give_up("cannot write to " + memory_);
 }
 
-void FrozenGuest::cool() const {
-  for (const std::string& path : {state_, memory_}) {
+void drop_from_page_cache(const std::vector<std::string>& paths) {
+  for (const std::string& path : paths) {
     const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
     if (::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) != 0) give_up("cannot drop " + path + " from the cache");
   }
 }
+
+void FrozenGuest::cool() const { drop_from_page_cache({state_, memory_}); }
 
 }  // namespace mayfly::perf

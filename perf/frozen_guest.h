@@ -3,6 +3,7 @@
 #include "tests/support/child_process.h"
 
 #include <string>
+#include <vector>
 
 /// A snapshot of a guest that waits (tests/guests/restored.cpp), with leave to go on in its memory file: restored, it
 /// writes 123 to the boot timer and an "A" to its console.
@@ -11,6 +12,9 @@
 ///
 /// What goes wrong throws std::runtime_error.
 namespace mayfly::perf {
+
+/// What is read next of these files comes from the disk.
+void drop_from_page_cache(const std::vector<std::string>& paths);
 
 class FrozenGuest {
  public:

@@ -2,6 +2,7 @@
 // memory comes in: at the first touch, by a recorded working set, all of the file at once, or read ahead as a whole;
 // with the memory file in the page cache and not.
 
+#include "perf/frozen_guest.h"
 #include "perf/series.h"
 #include "tests/support/child_process.h"
 
@@ -78,7 +79,7 @@ class Bench {
   }
 
   double measure(Mode mode, bool cold) {
-    if (cold) cool();
+    if (cold) drop_from_page_cache({state_, memory_, working_set_});
     Monitor monitor{monitor_, socket()};
     monitor.type('g');
     const double begin = now_us();
@@ -119,15 +120,6 @@ class Bench {
       body += R"(, "working_set": {"mode": )" + in_quotes(working_set_mode) + R"(, "path": )" +
               in_quotes(working_set_) + "}";
     return body + "}";
-  }
-
-  /// Takes the files out of the page cache.
-  void cool() const {
-    for (const std::string& path : {state_, memory_, working_set_}) {
-      const OwnedFd file = open(path);
-      if (::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED) != 0)
-        give_up("cannot drop " + path + " from the cache");
-    }
   }
 
   /// What MAP_POPULATE does before a guest could run: brings the whole file in.
