@@ -9,6 +9,9 @@ namespace mayfly {
 namespace {
 
 constexpr std::byte kControlA{0x01};
+/// Between two writes of little: nobody sees it, and a line is one write instead of eighty.
+constexpr __kernel_timespec kGather{.tv_sec = 0, .tv_nsec = 1'000'000};
+constexpr int kMuch = 4096;
 
 }  // namespace
 
@@ -20,6 +23,7 @@ Console::Console(EventLoop& loop, const MonotonicClock& clock, UartMetrics& metr
       output_(options_.rate_limiter, clock, metrics, *this),
       serial_(line, output_, *this),
       write_operation_([this](int result, bool) { on_written(result); }),
+      gather_operation_([this](int, bool) { on_gathered(); }),
       read_operation_([this](int result, bool) { on_read(result); }) {}
 
 void Console::start() {
@@ -31,7 +35,7 @@ void Console::flush_wanted() noexcept {
 }
 
 void Console::write_next() {
-  if (writing_) return;
+  if (writing_ || gathering_) return;
   if (options_.output_fd < 0) output_.consume(output_.front().size());
   const auto bytes = output_.front();
   if (bytes.empty()) {
@@ -61,11 +65,19 @@ void Console::on_written(int result) {
   } else {
     output_.consume(static_cast<std::size_t>(result));
   }
+  if (drained_ || result >= kMuch) return write_next();
+  gathering_ = true;
+  loop_.sleep(kGather, gather_operation_);
+}
+
+void Console::on_gathered() {
+  gathering_ = false;
   write_next();
 }
 
 void Console::when_drained(std::function<void()> done) {
   drained_ = std::move(done);
+  if (gathering_) return loop_.cancel(gather_operation_);
   write_next();
 }
 

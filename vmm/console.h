@@ -17,8 +17,9 @@
 ///   ports.attach("serial", kSerialPort, kSerialPortCount, console.serial());
 ///   console.start();
 ///
-/// Output never blocks a vCPU: it waits in a bounded buffer, and what does not fit is dropped and counted. Input is
-/// read only as fast as the guest takes it: nothing that was typed or piped is dropped.
+/// Output never blocks a vCPU: it waits in a bounded buffer, and what does not fit is dropped and counted. What follows
+/// a write within a millisecond is written together: guests print byte by byte. Input is read only as fast as the guest
+/// takes it: nothing that was typed or piped is dropped.
 namespace mayfly {
 
 struct ConsoleOptions {
@@ -46,6 +47,7 @@ class Console final : private SerialInputPort, private FlushRequest {
   void flush_wanted() noexcept override;
   void write_next();
   void on_written(int result);
+  void on_gathered();
   void read_next();
   void on_read(int result);
   void offer_pending();
@@ -62,6 +64,8 @@ class Console final : private SerialInputPort, private FlushRequest {
   bool waiting_ = false;  // ... the latter
   std::function<void()> drained_;
   CallbackOperation write_operation_;
+  bool gathering_ = false;  // what was written lately is followed by a pause
+  CallbackOperation gather_operation_;
 
   bool input_waiting_ = false;  // a wait for readability, not a read, is in flight
   bool escape_ = false;         // Ctrl-A was the last key

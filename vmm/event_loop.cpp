@@ -373,6 +373,12 @@ void EventLoop::poll_once(int fd, unsigned events, Operation& operation) {
   submit_for(sqe, &operation);
 }
 
+void EventLoop::sleep(const __kernel_timespec& time, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_timeout(&sqe, const_cast<__kernel_timespec*>(&time), 0, 0);
+  submit_for(sqe, &operation);
+}
+
 void EventLoop::cancel(Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_cancel(&sqe, &operation, 0);

@@ -164,6 +164,9 @@ class EventLoop {
   void poll(int fd, unsigned events, Operation& operation);
   /// Completes once, when `fd` is ready for `events`.
   void poll_once(int fd, unsigned events, Operation& operation);
+  /// Completes with -ETIME once `time` has passed; it is copied when the operation is submitted, so it must live until
+  /// then: a constant.
+  void sleep(const __kernel_timespec& time, Operation& operation);
   /// Asks for the end of `operation`, which completes with -ECANCELED unless it was done already.
   void cancel(Operation& operation);
 

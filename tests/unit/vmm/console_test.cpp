@@ -103,6 +103,32 @@ TEST_F(ConsoleTest, CarriesOutputToItsDescriptorInOrder) {
   EXPECT_EQ(metrics_.write_count.value(), wanted.size());
 }
 
+TEST_F(ConsoleTest, WritesTogetherWhatFollowsAWrite) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_DIRECT | O_NONBLOCK | O_CLOEXEC), 0);  // keeps writes apart
+  out_.read = OwnedFd{ends[0]};
+  out_.write = OwnedFd{ends[1]};
+  make();
+  constexpr std::size_t kBytes = 1000;
+  std::size_t writes = 0;
+  std::size_t bytes = 0;
+  const auto read_all = [&] {
+    std::array<char, 4096> piece{};
+    for (ssize_t count = 0; (count = ::read(out_.read.get(), piece.data(), piece.size())) > 0; ++writes)
+      bytes += static_cast<std::size_t>(count);
+  };
+  for (std::size_t i = 0; i < kBytes; ++i) {
+    guest_prints("x");
+    run_until([rounds = 0]() mutable { return ++rounds == 2; });
+    read_all();
+  }
+  run_until([&] {
+    read_all();
+    return bytes == kBytes;
+  });
+  EXPECT_LT(writes, kBytes / 2);  // how many depends on how fast this is
+}
+
 TEST_F(ConsoleTest, AReaderThatStopsCostsOutputButNoTime) {
   make();
   guest_prints(std::string(300'000, 'x'));
