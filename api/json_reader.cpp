@@ -51,6 +51,11 @@ JsonValue copy_of(simdjson::dom::element element) {  // NOLINT(misc-no-recursion
   return {nullptr};
 }
 
+/// There is but one (third-party.cmake); left to itself, simdjson would ask CPUID which.
+void choose_implementation() {
+  simdjson::get_active_implementation() = simdjson::get_available_implementations()["fallback"];
+}
+
 /// What is wrong with a document, in words for whoever wrote it.
 std::string_view malformed(simdjson::error_code code) {
   switch (code) {
@@ -92,6 +97,7 @@ Result<JsonValue> parse_json(std::string_view text, std::string_view what) {
   if (std::ranges::all_of(text, [](unsigned char c) { return std::isspace(c) != 0; })) {
     return fail(ErrorKind::InvalidArgument, "{} is empty, where a JSON object is needed", what);
   }
+  choose_implementation();
   simdjson::dom::parser parser;
   auto error = parser.allocate(std::max<std::size_t>(text.size(), 64), kMaximumJsonDepth);
   if (error != simdjson::SUCCESS) {

@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -33,15 +32,17 @@ VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world)
   threads_.reserve(vcpus_.size());
 }
 
-Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWorld world) {
+Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWorld world, StandbyThread first) {
   std::unique_ptr<VcpuSet> set{new VcpuSet{std::move(vcpus), std::move(world)}};
-  for (std::size_t i = 0; i < set->vcpus_.size(); ++i) {
-    try {
-      set->threads_.emplace_back([&set = *set, i] { set.thread_main(i); });
-    } catch (const std::system_error& failure) {
-      return fail(ErrorKind::System, "cannot start the thread of vCPU {}: {}; raise the limit of processes or threads",
-                  i, failure.what());
-    }
+  const auto begin = [&set = *set](StandbyThread thread) {
+    const std::size_t index = set.threads_.size();
+    set.threads_.push_back(std::move(thread).begin([&set, index] { set.thread_main(index); }));
+  };
+  begin(std::move(first));
+  while (set->threads_.size() < set->vcpus_.size()) {
+    auto thread = StandbyThread::start();
+    if (!thread) return propagate(thread);
+    begin(std::move(*thread));
   }
   return set;
 }

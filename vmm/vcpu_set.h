@@ -5,6 +5,7 @@
 #include "vmm/devices/ioapic.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine_end.h"
+#include "vmm/standby_thread.h"
 
 #include <condition_variable>
 #include <functional>
@@ -38,8 +39,9 @@ struct VcpuWorld {
 
 class VcpuSet {
  public:
-  /// Starts one thread a vCPU, parked. Error: the host gives no more threads.
-  [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuWorld world);
+  /// One thread a vCPU, parked; `first` becomes that of the first. Error: the host gives no more threads.
+  [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuWorld world,
+                                                               StandbyThread first);
   VcpuSet(const VcpuSet&) = delete;
   VcpuSet& operator=(const VcpuSet&) = delete;
   /// Stops and joins the threads.

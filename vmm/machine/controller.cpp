@@ -1,5 +1,6 @@
 #include "vmm/machine/controller.h"
 
+#include "snapshot/host_cpu.h"
 #include "vmm/boot/command_line.h"
 #include "vmm/boot/image_file.h"
 #include "vmm/machine/machine_state.h"
@@ -243,6 +244,12 @@ Status Controller::need_shell() {
   return {};
 }
 
+MachineShell Controller::take_shell() {
+  MachineShell taken = std::move(*shell_);
+  shell_.reset();
+  return taken;
+}
+
 void Controller::answered() {
   // Once after the first answer, and once more when it is known that a kernel will be started.
   if (!prepared_.exchange(true)) loop_.post([this] { prepare_shell(); });
@@ -250,6 +257,7 @@ void Controller::answered() {
 
 void Controller::prepare_shell() {
   if (state_ != MachineState::NotStarted || end_) return;
+  (void)this_host_cpu();  // which asks CPUID: slow on a host that is virtual
   Status prepared = need_shell();
   if (prepared && config_.boot_source) prepared = shell_->learn_cpuid();
   if (!prepared) log_.debug("not prepared for a start: {}", prepared.error().message);
@@ -284,19 +292,21 @@ Result<MicrovmPlan> Controller::plan_start() {
   const BootSource& source = *config_.boot_source;
   auto command_line = compose_command_line(source.boot_args.value_or(kDefaultBootArgs), devices_.kernel_arguments());
   if (!command_line) return propagate(command_line, "boot_args and what describes the devices");
-  MicrovmPlan plan;
-  plan.command_line = std::move(*command_line);
-  if (auto lent = devices_.lend(plan.devices); !lent) return propagate(lent);
-  plan.machine = config_.machine;
-  plan.cpu = config_.cpu.value_or(CpuConfig{});
-  plan.kernel_fd = files_.kernel.get();
-  plan.kernel_path = source.kernel_image_path;
-  if (files_.initrd) plan.initrd_fd = files_.initrd.get();
-  plan.initrd_path = source.initrd_path.value_or("");
-  plan.console = console_options();
-  plan.boot_timer = options_.boot_timer;
-  plan.shell = std::move(*std::exchange(shell_, std::nullopt));
-  return plan;
+  DevicePlans devices;
+  if (auto lent = devices_.lend(devices); !lent) return propagate(lent);
+  return MicrovmPlan{
+      .shell = take_shell(),
+      .machine = config_.machine,
+      .cpu = config_.cpu.value_or(CpuConfig{}),
+      .kernel_fd = files_.kernel.get(),
+      .kernel_path = source.kernel_image_path,
+      .initrd_fd = files_.initrd ? std::optional{files_.initrd.get()} : std::nullopt,
+      .initrd_path = source.initrd_path.value_or(""),
+      .command_line = std::move(*command_line),
+      .devices = std::move(devices),
+      .console = console_options(),
+      .boot_timer = options_.boot_timer,
+  };
 }
 
 Result<Answer> Controller::apply(StartInstance&) {

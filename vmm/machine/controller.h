@@ -64,6 +64,7 @@ class Controller final : public CommandTarget {
   void prepare_shell();
   /// Makes a shell where there is none. Errors: no usable KVM.
   [[nodiscard]] Status need_shell();
+  [[nodiscard]] MachineShell take_shell();
   struct OpenFiles {
     OwnedFd kernel;
     OwnedFd initrd;

@@ -52,7 +52,14 @@ Result<MachineShell> MachineShell::prepare() {
   if (!kvm) return propagate(kvm);
   auto vm = Vm::create(*kvm);
   if (!vm) return propagate(vm);
-  return MachineShell{.vm = std::move(*vm), .run_size = kvm->run_size()};
+  auto vcpu = Vcpu::create(kvm->run_size(), **vm, 0);
+  if (!vcpu) return propagate(vcpu);
+  auto thread = StandbyThread::start();
+  if (!thread) return propagate(thread);
+  return MachineShell{.vm = std::move(*vm),
+                      .run_size = kvm->run_size(),
+                      .first_vcpu = std::move(*vcpu),
+                      .first_thread = std::move(*thread)};
 }
 
 Status MachineShell::learn_cpuid() {
@@ -87,20 +94,23 @@ struct Microvm::Parts final : GuestSignals {
     if (userfault) stop_faults(userfault, memory);  // its server may be dead
   }
 
-  /// What every machine has in place before its vCPUs exist.
+  /// What every machine has in place before its vCPUs know anything.
   [[nodiscard]] static Result<std::unique_ptr<Parts>> make(MicrovmContext outside, MachineShell& shell,
                                                            GuestMemory memory, const MachineConfig& machine,
                                                            ConsoleOptions console, bool with_boot_timer,
                                                            DevicePlans devices);
   /// The rest, for vCPUs that are ready to run. On success the ring holds operations of this machine.
-  [[nodiscard]] Status finish(std::vector<Vcpu> made, const Snapshot* restored);
+  [[nodiscard]] Status finish(std::vector<Vcpu> made, StandbyThread first_thread, const Snapshot* restored);
   void restore_platform(const PlatformState& state);
   [[nodiscard]] PlatformState platform_state();
   [[nodiscard]] Status save(Snapshot& snapshot);
   [[nodiscard]] Status make_timers();
   [[nodiscard]] Status attach_devices(bool with_boot_timer);
-  [[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const MicrovmPlan& plan, const BootEntry& entry) const;
-  [[nodiscard]] Status start_vcpus(std::vector<Vcpu> made);
+  /// The shell's vCPU and the others.
+  [[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(MachineShell& shell, std::size_t count) const;
+  [[nodiscard]] Status set_vcpus_up(const std::vector<Vcpu>& made, const MicrovmPlan& plan,
+                                    const BootEntry& entry) const;
+  [[nodiscard]] Status start_vcpus(std::vector<Vcpu> made, StandbyThread first_thread);
   /// Posts the end to the loop; only the first one counts. Any thread.
   void end(MachineEnd what) noexcept;
 
@@ -206,43 +216,49 @@ Status check_capabilities(const Vm& vm, std::span<const KvmCapabilityEdit> capab
 
 }  // namespace
 
-Result<std::vector<Vcpu>> Microvm::Parts::make_vcpus(const MicrovmPlan& plan, const BootEntry& entry) const {
-  if (auto checked = check_capabilities(*vm, plan.cpu.capabilities); !checked) return propagate(checked);
+Result<std::vector<Vcpu>> Microvm::Parts::make_vcpus(MachineShell& shell, std::size_t count) const {
   std::vector<Vcpu> made;
-  made.reserve(plan.machine.vcpu_count);
-  for (unsigned index = 0; index < plan.machine.vcpu_count; ++index) {
-    auto vcpu = Vcpu::create(plan.shell.run_size, *vm, index);
+  made.reserve(count);
+  made.push_back(std::move(shell.first_vcpu));
+  while (made.size() < count) {
+    auto vcpu = Vcpu::create(shell.run_size, *vm, static_cast<unsigned>(made.size()));
     if (!vcpu) return propagate(vcpu);
     made.push_back(std::move(*vcpu));
   }
+  return made;
+}
 
+Status Microvm::Parts::set_vcpus_up(const std::vector<Vcpu>& made, const MicrovmPlan& plan,
+                                    const BootEntry& entry) const {
+  if (auto checked = check_capabilities(*vm, plan.cpu.capabilities); !checked) return checked;
   const CpuIdentity identity{.vcpu_count = plan.machine.vcpu_count,
                              .smt = plan.machine.smt,
                              .tsc_deadline = plan.shell.tsc_deadline,
                              .tsc_khz = made.front().tsc_khz()};
   kvm_abi::CpuidTable& cpuid = *plan.shell.cpuid;
-  if (auto prepared = prepare_cpuid(cpuid, identity, plan.cpu.cpuid); !prepared) return propagate(prepared);
+  if (auto prepared = prepare_cpuid(cpuid, identity, plan.cpu.cpuid); !prepared) return prepared;
   for (const Vcpu& vcpu : made) {
     set_apic_id(cpuid, vcpu.index(), identity);
-    if (auto set = vcpu.set_cpuid(cpuid); !set) return propagate(set);
-    if (auto set = vcpu.set_msrs(kBootMsrs); !set) return propagate(set);
+    if (auto set = vcpu.set_cpuid(cpuid); !set) return set;
+    if (auto set = vcpu.set_msrs(kBootMsrs); !set) return set;
     if (plan.cpu.msrs.empty()) continue;
     auto edited = edited_msrs(vcpu, plan.cpu.msrs);
     if (!edited) return propagate(edited);
     if (auto set = vcpu.set_msrs(*edited); !set) return propagate(set, "cpu-config");
   }
-  if (auto entered = enter_boot_processor(made.front(), entry); !entered) return propagate(entered);
-  return made;
+  return enter_boot_processor(made.front(), entry);
 }
 
-Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made) {
-  auto set = VcpuSet::create(std::move(made), VcpuWorld{.ports = ports,
-                                                        .mmio = mmio,
-                                                        .ioapic = ioapic,
-                                                        .memory = memory,
-                                                        .metrics = context.metrics.vcpu,
-                                                        .on_end = [this](MachineEnd what) { end(std::move(what)); },
-                                                        .on_parked = [this] { context.loop.wake(); }});
+Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made, StandbyThread first_thread) {
+  auto set = VcpuSet::create(std::move(made),
+                             VcpuWorld{.ports = ports,
+                                       .mmio = mmio,
+                                       .ioapic = ioapic,
+                                       .memory = memory,
+                                       .metrics = context.metrics.vcpu,
+                                       .on_end = [this](MachineEnd what) { end(std::move(what)); },
+                                       .on_parked = [this] { context.loop.wake(); }},
+                             std::move(first_thread));
   if (!set) return propagate(set);
   vcpus = std::move(*set);
   return {};
@@ -268,7 +284,7 @@ Result<std::unique_ptr<Microvm::Parts>> Microvm::Parts::make(MicrovmContext outs
   parts->tracks_changes = machine.track_dirty_pages;
   parts->has_boot_timer = with_boot_timer;
   if (auto attached = parts->attach_devices(with_boot_timer); !attached) return propagate(attached);
-  // Before vCPUs exist, for which a change of KVM's buses would have to wait.
+  // Before vCPUs run, for which a change of KVM's buses would have to wait.
   if (auto plugged = parts->virtio.create(std::move(devices), {.memory = parts->memory,
                                                                .vm = *parts->vm,
                                                                .ioapic = parts->ioapic,
@@ -281,8 +297,8 @@ Result<std::unique_ptr<Microvm::Parts>> Microvm::Parts::make(MicrovmContext outs
   return parts;
 }
 
-Status Microvm::Parts::finish(std::vector<Vcpu> made, const Snapshot* restored) {
-  if (auto started = start_vcpus(std::move(made)); !started) return started;
+Status Microvm::Parts::finish(std::vector<Vcpu> made, StandbyThread first_thread, const Snapshot* restored) {
+  if (auto started = start_vcpus(std::move(made), std::move(first_thread)); !started) return started;
   // Last of what can fail: from here on the ring holds operations of this machine.
   if (auto timers = make_timers(); !timers) return timers;
   pit_timer->listen();
@@ -306,9 +322,11 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
   auto parts = Parts::make(std::move(context), plan.shell, std::move(*memory), plan.machine, std::move(plan.console),
                            plan.boot_timer, std::move(plan.devices));
   if (!parts) return propagate(parts);
-  auto vcpus = (*parts)->make_vcpus(plan, *entry);
+  auto vcpus = (*parts)->make_vcpus(plan.shell, plan.machine.vcpu_count);
   if (!vcpus) return propagate(vcpus);
-  if (auto finished = (*parts)->finish(std::move(*vcpus), nullptr); !finished) return propagate(finished);
+  if (auto set = (*parts)->set_vcpus_up(*vcpus, plan, *entry); !set) return propagate(set);
+  if (auto finished = (*parts)->finish(std::move(*vcpus), std::move(plan.shell.first_thread), nullptr); !finished)
+    return propagate(finished);
   return std::unique_ptr<Microvm>{new Microvm{std::move(*parts)}};
 }
 
@@ -407,21 +425,20 @@ Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmConte
   const std::uint64_t now = realtime_ns();
   const std::uint64_t elapsed =
       plan.clock_realtime && now > snapshot.clock.realtime_ns ? now - snapshot.clock.realtime_ns : 0;
-  std::vector<Vcpu> vcpus;
-  vcpus.reserve(snapshot.vcpus.size());
-  for (const VcpuState& state : snapshot.vcpus) {
-    auto vcpu = Vcpu::create(plan.shell.run_size, *parts.vm, static_cast<unsigned>(vcpus.size()));
-    if (!vcpu) return propagate(vcpu);
-    if (auto restored = restore_vcpu(*vcpu, state, cycles_in(elapsed, state.tsc_khz)); !restored)
+  auto vcpus = parts.make_vcpus(plan.shell, snapshot.vcpus.size());
+  if (!vcpus) return propagate(vcpus);
+  for (const Vcpu& vcpu : *vcpus) {
+    const VcpuState& state = snapshot.vcpus[vcpu.index()];
+    if (auto restored = restore_vcpu(vcpu, state, cycles_in(elapsed, state.tsc_khz)); !restored)
       return propagate(restored);
-    vcpus.push_back(std::move(*vcpu));
   }
   // After the counters that it is computed from.
   kvm_clock_data clock{};
   clock.clock = snapshot.clock.guest_ns + elapsed;
   if (auto set = parts.vm->set_clock(clock); !set) return propagate(set);
-  for (const Vcpu& vcpu : vcpus) vcpu.notify_paused();
-  if (auto finished = parts.finish(std::move(vcpus), &snapshot); !finished) return propagate(finished);
+  for (const Vcpu& vcpu : *vcpus) vcpu.notify_paused();
+  if (auto finished = parts.finish(std::move(*vcpus), std::move(plan.shell.first_thread), &snapshot); !finished)
+    return propagate(finished);
   // The guest learns of the new id by this interrupt, before its first instruction.
   InterruptLine event{parts.ioapic, layout::kEventGsi};
   event.set(true);

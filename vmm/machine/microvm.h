@@ -9,9 +9,11 @@
 #include "vmm/console.h"
 #include "vmm/event_loop.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vm.h"
 #include "vmm/machine/virtio_devices.h"
 #include "vmm/machine_end.h"
+#include "vmm/standby_thread.h"
 
 #include <functional>
 #include <memory>
@@ -23,16 +25,18 @@
 ///   (*machine)->resume();                                       // the guest's first instruction
 namespace mayfly {
 
-/// What of a machine does not depend on its configuration, made ahead of the start or load request (KVM_CREATE_VM and
-/// KVM_GET_SUPPORTED_CPUID are a third of a start).
+/// What of a machine does not depend on its configuration, made ahead of the start or load request: most of what a
+/// start costs beside the guest's memory.
 struct MachineShell {
   std::unique_ptr<Vm> vm;
   std::size_t run_size = 0;
+  Vcpu first_vcpu;
+  StandbyThread first_thread;
   // By learn_cpuid(): not for restored machines, whose CPUID is the snapshot's.
   std::unique_ptr<kvm_abi::CpuidTable> cpuid{};
   bool tsc_deadline = false;
 
-  /// Errors: no usable KVM on this host.
+  /// Errors: no usable KVM on this host, no more threads.
   [[nodiscard]] static Result<MachineShell> prepare();
   /// Once is enough. Errors: as prepare().
   [[nodiscard]] Status learn_cpuid();

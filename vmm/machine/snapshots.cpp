@@ -216,7 +216,7 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
   auto memory = restore_memory(*snapshot, params, log_);
   if (!memory) return propagate(memory);
   if (auto made = need_shell(); !made) return propagate(made);
-  RestorePlan plan{.shell = std::move(*std::exchange(shell_, std::nullopt)),
+  RestorePlan plan{.shell = take_shell(),
                    .snapshot = std::move(*snapshot),
                    .memory = std::move(memory->memory),
                    .userfault = std::move(memory->userfault),
