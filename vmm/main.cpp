@@ -1,3 +1,4 @@
+#include "api/client/remote.h"
 #include "api/config_file.h"
 #include "api/server.h"
 #include "vmm/base/log.h"
@@ -205,6 +206,27 @@ int run(RunOptions options) {
   return process.run();
 }
 
+Status ask(const RemoteOptions& options) {
+  switch (options.verb) {
+    case RemoteOptions::Verb::List:
+      return list_machines(stdout);
+    case RemoteOptions::Verb::Pause:
+      return pause_machine(options.machine);
+    case RemoteOptions::Verb::Resume:
+      return resume_machine(options.machine);
+    case RemoteOptions::Verb::Snapshot:
+      return snapshot_machine(
+          {.machine = options.machine, .state = options.state, .memory = options.memory, .diff = options.diff});
+    case RemoteOptions::Verb::Stop:
+      return stop_machine({.machine = options.machine, .now = options.now, .timeout_s = options.timeout_s});
+    case RemoteOptions::Verb::Config:
+      return print_config(options.machine, stdout);
+    case RemoteOptions::Verb::Metrics:
+      break;
+  }
+  return print_metrics(options.machine, stdout);
+}
+
 struct Start {
   int operator()(const ServeOptions& options) const { return serve(options); }
   int operator()(RunOptions& options) const { return run(std::move(options)); }
@@ -212,6 +234,10 @@ struct Start {
   int operator()(const DescribeOptions& options) const { return run_describe(options.state, stdout); }
   int operator()(const MergeOptions& options) const { return run_merge(options.base, options.diff, options.output); }
   int operator()(const VerifyOptions& options) const { return run_verify(options.state, options.memory, stdout); }
+  int operator()(const RemoteOptions& options) const {
+    const auto done = ask(options);
+    return done ? 0 : report(done.error(), kExitError);
+  }
   int operator()(const ExitNow& exit) const { return exit.code; }
 };
 

@@ -236,10 +236,24 @@ Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
 struct SnapshotFlags {
   MergeOptions merge;
   VerifyOptions verify;
+  RemoteOptions create{.verb = RemoteOptions::Verb::Snapshot};
 };
+
+void add_machine(CLI::App& app, RemoteOptions& remote) {
+  app.add_option("machine", remote.machine, "Its id (see mayfly ps), or the path of its socket")
+      ->option_text("ID|SOCKET REQUIRED")
+      ->required();
+}
 
 void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   app.require_subcommand(1);
+  CLI::App& create = *app.add_subcommand("create", "Take a snapshot of a machine, which goes on");
+  add_machine(create, flags.create);
+  create.add_option("-s,--state", flags.create.state, "State file to write")->option_text("FILE REQUIRED")->required();
+  create.add_option("-m,--memory", flags.create.memory, "Memory file to write")
+      ->option_text("FILE REQUIRED")
+      ->required();
+  create.add_flag("--diff", flags.create.diff, "Only what has changed since the snapshot before");
   CLI::App& merge = *app.add_subcommand("merge", "Put a diff of the memory onto its base");
   merge.add_option("-b,--base", flags.merge.base, "Memory file that the diff is of")
       ->option_text("FILE REQUIRED")
@@ -252,6 +266,48 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   verify.add_option("-s,--state", flags.verify.state, "State file")->option_text("FILE REQUIRED")->required();
   verify.add_option("-m,--memory", flags.verify.memory, "Memory file")->option_text("FILE REQUIRED")->required();
 }
+
+/// What is asked of machines in other processes, but for snapshots.
+struct RemoteCommands {
+  struct Entry {
+    RemoteOptions::Verb verb;
+    const char* name;
+    const char* description;
+  };
+  static constexpr std::array kEntries = {
+      Entry{RemoteOptions::Verb::List, "ps", "List the machines of this host"},
+      Entry{RemoteOptions::Verb::Pause, "pause", "Let a machine stand still"},
+      Entry{RemoteOptions::Verb::Resume, "resume", "Let it go on"},
+      Entry{RemoteOptions::Verb::Stop, "stop", "Ask its guest to shut down, and wait"},
+      Entry{RemoteOptions::Verb::Config, "config", "Print its configuration as JSON"},
+      Entry{RemoteOptions::Verb::Metrics, "metrics", "Print its metrics as Prometheus reads them"},
+  };
+  RemoteOptions options;
+  std::array<CLI::App*, kEntries.size()> apps{};
+
+  void add(CLI::App& app) {
+    for (std::size_t i = 0; i < kEntries.size(); ++i) {
+      const Entry& entry = kEntries.at(i);
+      apps.at(i) = app.add_subcommand(entry.name, entry.description);
+      if (entry.verb != RemoteOptions::Verb::List) add_machine(*apps.at(i), options);
+      if (entry.verb != RemoteOptions::Verb::Stop) continue;
+      apps.at(i)->add_flag("--now", options.now, "End its monitor without asking the guest");
+      apps.at(i)
+          ->add_option("--timeout", options.timeout_s, "Seconds that the guest may take")
+          ->capture_default_str()
+          ->check(CLI::Range(1U, 86'400U));
+    }
+  }
+  [[nodiscard]] std::optional<RemoteOptions> parsed() const {
+    for (std::size_t i = 0; i < kEntries.size(); ++i)
+      if (apps.at(i) != nullptr && apps.at(i)->parsed()) {
+        RemoteOptions chosen = options;
+        chosen.verb = kEntries.at(i).verb;
+        return chosen;
+      }
+    return std::nullopt;
+  }
+};
 
 ExitNow refuse(const std::string& what) {
   std::fprintf(stderr, "mayfly: %s\n", what.c_str());
@@ -323,8 +379,12 @@ Invocation parse_options(int argc, const char* const* argv) {
   }
 
   SnapshotFlags snapshot;
-  CLI::App& snapshot_app = *app.add_subcommand("snapshot", "Merge or verify the files of snapshots");
+  CLI::App& snapshot_app = *app.add_subcommand("snapshot", "Take a snapshot; merge or verify the files of some");
   if (has_word(argc, argv, snapshot_app.get_name())) add_snapshot(snapshot_app, snapshot);
+
+  // A host that starts machines by the hundred names no subcommand, and need not wait for their descriptions.
+  RemoteCommands remote;
+  if (argc > 1 && (argv[1][0] != '-' || has_word(argc, argv, "--help") || has_word(argc, argv, "-h"))) remote.add(app);
 
   DoctorOptions doctor;
   CLI::App& doctor_app = *app.add_subcommand("doctor", "Check this host: costs and remedies");
@@ -341,6 +401,8 @@ Invocation parse_options(int argc, const char* const* argv) {
   if (doctor_app.parsed()) return doctor;
   if (run_app.parsed()) return on_terminal(run_commands(run), run_common, run_logger, run.api_sock);
   if (restore_app.parsed()) return on_terminal(restore_commands(restore), run_common, run_logger, restore.api_sock);
+  if (auto asked = remote.parsed()) return *asked;
+  if (snapshot_app.parsed() && snapshot_app.got_subcommand("create")) return snapshot.create;
   if (snapshot_app.parsed() && snapshot_app.got_subcommand("merge")) return snapshot.merge;
   if (snapshot_app.parsed()) return snapshot.verify;
   if (describe_option.count() > 0) return describe;

@@ -66,13 +66,27 @@ struct VerifyOptions {
   std::string memory;
 };
 
+/// `mayfly ps`, `mayfly pause ID` and so on: something to ask of a machine in another process.
+struct RemoteOptions {
+  enum class Verb { List, Pause, Resume, Snapshot, Stop, Config, Metrics };
+  Verb verb = Verb::List;
+  std::string machine{};  ///< An id or a socket's path; not of List.
+  // Of Snapshot.
+  std::string state{};
+  std::string memory{};
+  bool diff = false;
+  // Of Stop.
+  bool now = false;
+  unsigned timeout_s = 30;
+};
+
 /// Nothing to do: --help and --version were answered, or the arguments were refused (on standard error).
 struct ExitNow {
   int code = 0;
 };
 
-using Invocation =
-    std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions, ExitNow>;
+using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
+                                RemoteOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

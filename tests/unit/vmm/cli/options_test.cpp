@@ -184,6 +184,27 @@ TEST(Options, RestoreNeedsAStateAndOneMemory) {
   EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "m", "--kernel", "k"}), kExitBadArguments);
 }
 
+TEST(Options, OtherMachinesAreReachedByIdOrSocket) {
+  EXPECT_EQ(std::get<RemoteOptions>(parse({"ps"})).verb, RemoteOptions::Verb::List);
+  const auto pause = std::get<RemoteOptions>(parse({"pause", "vm-7"}));
+  EXPECT_EQ(pause.verb, RemoteOptions::Verb::Pause);
+  EXPECT_EQ(pause.machine, "vm-7");
+  const auto stop = std::get<RemoteOptions>(parse({"stop", "/run/a", "--timeout", "5"}));
+  EXPECT_EQ(stop.verb, RemoteOptions::Verb::Stop);
+  EXPECT_EQ(stop.timeout_s, 5U);
+  EXPECT_FALSE(stop.now);
+  EXPECT_TRUE(std::get<RemoteOptions>(parse({"stop", "--now", "a"})).now);
+  const auto create =
+      std::get<RemoteOptions>(parse({"snapshot", "create", "a", "--state", "s", "--memory", "m", "--diff"}));
+  EXPECT_EQ(create.verb, RemoteOptions::Verb::Snapshot);
+  EXPECT_EQ(create.state, "s");
+  EXPECT_EQ(create.memory, "m");
+  EXPECT_TRUE(create.diff);
+  EXPECT_EQ(exit_code({"pause"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"stop", "a", "--timeout", "0"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"snapshot", "create", "a", "--state", "s"}), kExitBadArguments);
+}
+
 TEST(Options, SnapshotsAreMergedAndVerified) {
   const auto merge =
       std::get<MergeOptions>(parse({"snapshot", "merge", "--base", "b", "--diff", "d", "--output", "o"}));
@@ -231,6 +252,8 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"run", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"restore", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"stop", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"snapshot", "create", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "merge", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "verify", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);

@@ -1,0 +1,40 @@
+#pragma once
+
+#include "vmm/base/error.h"
+
+#include <cstdio>
+#include <string>
+
+/// What the command line does with machines that run in other processes, by their API: `mayfly ps`, `mayfly pause ID`
+/// and so on. `machine` is an id or the path of a socket (see socket_of()). What there is to say goes to `out`.
+namespace mayfly {
+
+/// A line a machine: id, process, state, socket.
+[[nodiscard]] Status list_machines(std::FILE* out);
+
+[[nodiscard]] Status pause_machine(const std::string& machine);
+[[nodiscard]] Status resume_machine(const std::string& machine);
+
+struct RemoteSnapshot {
+  std::string machine;
+  std::string state;
+  std::string memory;
+  bool diff = false;
+};
+/// Of a running machine too, which stands still meanwhile and goes on whatever comes of it.
+[[nodiscard]] Status snapshot_machine(const RemoteSnapshot& snapshot);
+
+struct RemoteStop {
+  std::string machine;
+  bool now = false;         ///< Ends the monitor, without asking the guest.
+  unsigned timeout_s = 30;  ///< For the guest.
+};
+/// Presses Ctrl-Alt-Del, and waits for the end of the process. Errors: the guest does not listen, or takes too long.
+[[nodiscard]] Status stop_machine(const RemoteStop& stop);
+
+/// GET /vm/config as it comes, a line.
+[[nodiscard]] Status print_config(const std::string& machine, std::FILE* out);
+/// Prometheus text.
+[[nodiscard]] Status print_metrics(const std::string& machine, std::FILE* out);
+
+}  // namespace mayfly

@@ -1,0 +1,80 @@
+// The commands by which people reach machines in other processes, as they type them.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
+#include "tests/support/monitor.h"
+
+#include <unistd.h>
+
+namespace mayfly::testing {
+namespace {
+
+class RemoteTest : public KvmTest {
+ protected:
+  struct Said {
+    int code = 0;
+    std::string text;  ///< Output, then errors.
+  };
+  static Said mayfly(std::vector<std::string> words) {
+    words.insert(words.begin(), monitor_binary());
+    Pipe out;
+    ChildProcess process{words, {.out = out.write.get(), .err = out.write.get()}};
+    out.write.reset();
+    Said said;
+    read_until(out.read.get(), said.text, "");
+    said.code = process.wait();
+    return said;
+  }
+  [[nodiscard]] std::string state(Monitor& monitor) const { return monitor.get("/").body; }
+
+  ScratchDirectory scratch_;
+};
+
+TEST_F(RemoteTest, AMachineIsListedPausedResumedAndLookedAt) {
+  Monitor monitor{{"--id", "remote-one"}};
+  monitor.boot("spin");
+  const Said list = mayfly({"ps"});
+  EXPECT_EQ(list.code, 0) << list.text;
+  EXPECT_NE(list.text.find("remote-one"), std::string::npos) << list.text;
+  EXPECT_NE(list.text.find(monitor.socket_path()), std::string::npos) << list.text;
+  EXPECT_NE(list.text.find("Running"), std::string::npos) << list.text;
+  for (const std::string& name : {std::string{"remote-one"}, monitor.socket_path()}) {
+    EXPECT_EQ(mayfly({"pause", name}).code, 0);
+    EXPECT_NE(state(monitor).find("Paused"), std::string::npos);
+    EXPECT_EQ(mayfly({"resume", name}).code, 0);
+    EXPECT_NE(state(monitor).find("Running"), std::string::npos);
+  }
+  const Said config = mayfly({"config", "remote-one"});
+  EXPECT_NE(config.text.find("\"mem_size_mib\":128"), std::string::npos) << config.text;
+  EXPECT_NE(mayfly({"metrics", "remote-one"}).text.find("# TYPE"), std::string::npos);
+  const Said refused = mayfly({"stop", "remote-one"});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.text.find("--now"), std::string::npos) << "it has no keyboard driver: " << refused.text;
+  EXPECT_EQ(mayfly({"stop", "--now", "remote-one"}).code, 0);
+  EXPECT_EQ(monitor.wait(), 143);
+  EXPECT_NE(mayfly({"pause", "remote-one"}).text.find("no machine has the id remote-one"), std::string::npos);
+}
+
+TEST_F(RemoteTest, ARunningMachineIsSnapshottedAndGoesOn) {
+  Monitor monitor{{"--id", "remote-two"}};
+  monitor.boot("survivor", "console=ttyS0");
+  monitor.console_until("survivor ready");
+  const std::string state_file = scratch_.file("state");
+  const Said taken =
+      mayfly({"snapshot", "create", "remote-two", "--state", state_file, "--memory", scratch_.file("memory")});
+  EXPECT_EQ(taken.code, 0) << taken.text;
+  EXPECT_NE(state(monitor).find("Running"), std::string::npos);
+  const Said verified = mayfly({"snapshot", "verify", "--state", state_file, "--memory", scratch_.file("memory")});
+  EXPECT_EQ(verified.code, 0) << verified.text;
+  const Said refused = mayfly(
+      {"snapshot", "create", "remote-two", "--state", scratch_.file("no/state"), "--memory", scratch_.file("memory")});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(state(monitor).find("Running"), std::string::npos) << "it goes on whatever comes of it";
+  monitor.type("r");
+  monitor.console_until("round 1 ok");
+  monitor.type("q");
+  EXPECT_EQ(monitor.wait(), 0);
+}
+
+}  // namespace
+}  // namespace mayfly::testing
