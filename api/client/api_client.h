@@ -1,9 +1,12 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
 
-#include <memory>
+#include <chrono>
 #include <string>
+#include <string_view>
+#include <utility>
 
 /// The other end of the API: a client of a running Mayfly (or of anything else that speaks the dialect).
 ///
@@ -13,24 +16,26 @@ namespace mayfly {
 
 class ApiClient {
  public:
-  /// Nothing is connected yet.
-  explicit ApiClient(std::string socket_path);
-  ApiClient(ApiClient&&) noexcept;
-  ApiClient& operator=(ApiClient&&) noexcept;
-  ApiClient(const ApiClient&) = delete;
-  ApiClient& operator=(const ApiClient&) = delete;
-  ~ApiClient();
+  /// An answer may take as long as `patience`: a snapshot of a large machine takes its time.
+  explicit ApiClient(std::string socket_path, std::chrono::seconds patience = std::chrono::hours{1})
+      : socket_path_(std::move(socket_path)), patience_(patience) {}
 
-  /// The answer's body. Errors: nobody listens, no right to the socket, no answer; and a refusal, whose sentence is the
-  /// server's. Waits as long as the server works: a snapshot of a large machine takes its time.
-  [[nodiscard]] Result<std::string> send(const std::string& method, const std::string& path,
-                                         const std::string& body = "");
-  [[nodiscard]] const std::string& socket_path() const noexcept { return socket_path_; }
+  /// The answer's body, by a connection of its own. Errors: nobody listens, no right to the socket, no answer; and a
+  /// refusal, whose sentence is the server's.
+  [[nodiscard]] Result<std::string> send(std::string_view method, std::string_view path,
+                                         std::string_view body = "") const;
+
+  /// The process that listens, as a pidfd: to wait for its end, or to send it a signal.
+  [[nodiscard]] Result<OwnedFd> process() const;
 
  private:
-  struct Connection;
+  [[nodiscard]] Result<OwnedFd> connect() const;
+
   std::string socket_path_;
-  std::unique_ptr<Connection> connection_;
+  std::chrono::seconds patience_;
 };
+
+/// A text member of an answer; empty where it is none, or no object.
+[[nodiscard]] std::string text_member(const std::string& body, std::string_view name);
 
 }  // namespace mayfly

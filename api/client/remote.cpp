@@ -2,17 +2,15 @@
 
 #include "api/client/api_client.h"
 #include "api/client/running.h"
-#include "api/json_reader.h"
 #include "vmm/base/json_writer.h"
-#include "vmm/base/owned_fd.h"
 
 #include <poll.h>
-#include <sys/socket.h>
+#include <pthread.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 
@@ -20,6 +18,9 @@
 
 namespace mayfly {
 namespace {
+
+/// A monitor that is stopped or stuck is not to keep a list of machines waiting.
+constexpr std::chrono::seconds kListPatience{2};
 
 Result<ApiClient> reach(const std::string& machine) {
   auto socket = socket_of(machine, running_machines());
@@ -33,25 +34,13 @@ Status print(const std::string& text, std::FILE* out) {
   return {};
 }
 
-/// A text field of an object of the API's.
-std::string text_in(const std::string& body, std::string_view name) {
-  const auto json = parse_json(body, "the answer");
-  if (!json) return "";
-  const auto* object = std::get_if<JsonValue::Object>(&json->data);
-  if (object == nullptr) return "";
-  for (const JsonMember& member : *object)
-    if (member.name == name)
-      if (const auto* text = std::get_if<std::string>(&member.value.data)) return *text;
-  return "";
-}
-
-Result<std::string> state_of(ApiClient& client) {
+Result<std::string> state_of(const ApiClient& client) {
   auto info = client.send("GET", "/");
   if (!info) return info;
-  return text_in(*info, "state");
+  return text_member(*info, "state");
 }
 
-Status set_state(ApiClient& client, const char* state) {
+Status set_state(const ApiClient& client, const char* state) {
   JsonWriter json;
   json.begin_object();
   json.field("state", state);
@@ -67,20 +56,32 @@ Status set_state(const std::string& machine, const char* state) {
   return set_state(*client, state);
 }
 
-/// The process that listens at a socket, to wait for or to end.
-Result<OwnedFd> process_behind(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  const OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-  ucred owner{};
-  socklen_t length = sizeof owner;
-  if (!socket || ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
-      ::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &owner, &length) != 0)
-    return fail_errno(ErrorKind::System, "cannot learn whose socket {} is", path);
-  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, owner.pid, 0))};
-  if (!process) return fail_errno(ErrorKind::System, "cannot watch process {}", owner.pid);
-  return process;
+/// SIGINT and the like wait until the end of this object's life.
+class HeldSignals {
+ public:
+  HeldSignals() {
+    sigset_t held;
+    ::sigemptyset(&held);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&held, number);
+    ::pthread_sigmask(SIG_BLOCK, &held, &before_);
+  }
+  ~HeldSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  HeldSignals(const HeldSignals&) = delete;
+  HeldSignals& operator=(const HeldSignals&) = delete;
+
+ private:
+  sigset_t before_{};
+};
+
+std::string snapshot_request(const RemoteSnapshot& snapshot) {
+  JsonWriter json;
+  json.begin_object();
+  json.field("snapshot_type", snapshot.diff ? "Diff" : "Full");
+  // The monitor may live in another directory.
+  json.field("snapshot_path", std::filesystem::absolute(snapshot.state).string());
+  json.field("mem_file_path", std::filesystem::absolute(snapshot.memory).string());
+  json.end_object();
+  return std::move(json).take();
 }
 
 }  // namespace
@@ -90,7 +91,7 @@ Status list_machines(std::FILE* out) {
   for (const RunningMachine& machine : running_machines()) {
     std::string state = "no API";
     if (!machine.socket.empty()) {
-      ApiClient client{machine.socket};
+      const ApiClient client{machine.socket, kListPatience};
       state = state_of(client).value_or("unreachable");
     }
     text += fmt::format("{:<24} {:>8} {:<12} {}\n", machine.id, machine.pid, state,
@@ -108,27 +109,25 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
   if (!client) return propagate(client);
   auto state = state_of(*client);
   if (!state) return propagate(state);
-  const bool runs = *state == "Running";
-  if (runs)
-    if (auto paused = set_state(*client, "Paused"); !paused) return paused;
-  JsonWriter json;
-  json.begin_object();
-  json.field("snapshot_type", snapshot.diff ? "Diff" : "Full");
-  // The monitor may live in another directory.
-  json.field("snapshot_path", std::filesystem::absolute(snapshot.state).string());
-  json.field("mem_file_path", std::filesystem::absolute(snapshot.memory).string());
-  json.end_object();
-  auto taken = client->send("PUT", "/snapshot/create", std::move(json).take());
-  Status resumed;
-  if (runs) resumed = set_state(*client, "Resumed");
-  if (!taken) return propagate(taken);
-  return resumed;
+  const std::string request = snapshot_request(snapshot);
+  if (*state != "Running") {
+    auto taken = client->send("PUT", "/snapshot/create", request);
+    return taken ? Status{} : propagate(taken);
+  }
+  const HeldSignals until_it_goes_on;
+  if (auto paused = set_state(*client, "Paused"); !paused) return paused;
+  auto taken = client->send("PUT", "/snapshot/create", request);
+  auto resumed = set_state(*client, "Resumed");
+  if (!resumed)
+    return fail(resumed.error().kind, "{}{}; mayfly resume lets it go on", taken ? "" : taken.error().message + "; ",
+                resumed.error().message);
+  return taken ? Status{} : propagate(taken);
 }
 
 Status stop_machine(const RemoteStop& stop) {
   auto client = reach(stop.machine);
   if (!client) return propagate(client);
-  auto process = process_behind(client->socket_path());
+  auto process = client->process();
   if (!process) return propagate(process);
   if (stop.now) {
     if (::syscall(SYS_pidfd_send_signal, process->get(), SIGTERM, nullptr, 0) != 0)
@@ -138,8 +137,8 @@ Status stop_machine(const RemoteStop& stop) {
   }
   pollfd ended{.fd = process->get(), .events = POLLIN, .revents = 0};
   if (::poll(&ended, 1, static_cast<int>(std::min(stop.timeout_s, 86'400U) * 1000)) == 1) return {};
-  return fail(ErrorKind::State, "{} has not stopped within {} s; --now ends it without asking its guest", stop.machine,
-              stop.timeout_s);
+  return fail(ErrorKind::State, "{} has not ended within {} s{}", stop.machine, stop.timeout_s,
+              stop.now ? "; its process (mayfly ps) may be suspended" : "; --now ends it without asking its guest");
 }
 
 Status print_config(const std::string& machine, std::FILE* out) {

@@ -1,14 +1,11 @@
 #include "api/client/running.h"
 
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <string_view>
 
@@ -21,9 +18,10 @@ namespace fs = std::filesystem;
 constexpr std::string_view kDefaultId = "anonymous-instance";
 constexpr std::string_view kDefaultRunId = "mayfly-run";
 
-std::string link_target(const fs::path& link) {
+/// Empty where we may not look.
+fs::path link_target(const fs::path& link) {
   std::error_code none;
-  return fs::read_symlink(link, none).string();
+  return fs::read_symlink(link, none);
 }
 
 std::vector<std::string> words_of(const fs::path& command_line) {
@@ -44,17 +42,22 @@ std::optional<std::string> option(const std::vector<std::string>& words, std::st
   return std::nullopt;
 }
 
+/// Whether a path leads that process where it leads us: the same root directory, in the same mounts.
+bool shares_our_paths(const fs::path& process) {
+  struct stat its{};
+  struct stat ours{};
+  return ::stat((process / "root").c_str(), &its) == 0 && ::stat("/", &ours) == 0 && its.st_dev == ours.st_dev &&
+         its.st_ino == ours.st_ino && link_target(process / "ns/mnt") == link_target("/proc/self/ns/mnt");
+}
+
 /// The socket as it is reached from outside of the process's directory and root.
-std::string seen_from_here(const fs::path& process, const std::string& socket) {
-  const std::string root = link_target(process / "root");
-  const std::string directory = link_target(process / "cwd");
-  const fs::path inside = socket.starts_with('/') ? fs::path{socket} : fs::path{directory} / socket;
-  if (root == "/" || root.empty()) return inside.lexically_normal();
-  return process / "root" / inside.relative_path();
+std::string seen_from_here(const fs::path& process, const fs::path& socket) {
+  if (!shares_our_paths(process)) return process / (socket.is_absolute() ? "root" : "cwd") / socket.relative_path();
+  return (link_target(process / "cwd") / socket).lexically_normal();
 }
 
 bool is_mayfly(const fs::path& process) {
-  std::string name = fs::path{link_target(process / "exe")}.filename();
+  std::string name = link_target(process / "exe").filename();
   // An update has replaced the file that it was started from.
   constexpr std::string_view kDeleted = " (deleted)";
   if (name.ends_with(kDeleted)) name.resize(name.size() - kDeleted.size());
@@ -62,7 +65,7 @@ bool is_mayfly(const fs::path& process) {
 }
 
 std::string list_of(const std::vector<RunningMachine>& running) {
-  if (running.empty()) return "no machine runs here";
+  if (running.empty()) return "none that you may look at runs here";
   std::string list = "these run:";
   for (const RunningMachine& machine : running) list += ' ' + machine.id;
   return list;

@@ -16,8 +16,8 @@ struct RunningMachine {
   std::string socket;  ///< Where it can be reached from here; empty: it has no API.
 };
 
-/// The Mayfly processes that we may look at, by their numbers. A jailed one's socket is within its root. `proc`: a
-/// procfs.
+/// The processes that we may look at whose executable is called mayfly, by their numbers. A jailed one's socket is
+/// within its root. `proc`: a procfs.
 [[nodiscard]] std::vector<RunningMachine> running_machines(const std::string& proc = "/proc");
 
 /// The socket that `name` means: a path (it has a slash, or is there), or a running machine's id. Errors: no such

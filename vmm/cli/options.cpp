@@ -247,7 +247,8 @@ void add_machine(CLI::App& app, RemoteOptions& remote) {
 
 void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   app.require_subcommand(1);
-  CLI::App& create = *app.add_subcommand("create", "Take a snapshot of a machine, which goes on");
+  CLI::App& create = *app.add_subcommand(
+      "create", "Take a snapshot of a machine, which goes on.\nFiles of a jailed machine are within its jail");
   add_machine(create, flags.create);
   create.add_option("-s,--state", flags.create.state, "State file to write")->option_text("FILE REQUIRED")->required();
   create.add_option("-m,--memory", flags.create.memory, "Memory file to write")
@@ -277,24 +278,26 @@ struct RemoteCommands {
   static constexpr std::array kEntries = {
       Entry{RemoteOptions::Verb::List, "ps", "List the machines of this host"},
       Entry{RemoteOptions::Verb::Pause, "pause", "Let a machine stand still"},
-      Entry{RemoteOptions::Verb::Resume, "resume", "Let it go on"},
-      Entry{RemoteOptions::Verb::Stop, "stop", "Ask its guest to shut down, and wait"},
-      Entry{RemoteOptions::Verb::Config, "config", "Print its configuration as JSON"},
-      Entry{RemoteOptions::Verb::Metrics, "metrics", "Print its metrics as Prometheus reads them"},
+      Entry{RemoteOptions::Verb::Resume, "resume", "Let a paused machine go on"},
+      Entry{RemoteOptions::Verb::Stop, "stop", "Ask a machine's guest to shut down, and wait"},
+      Entry{RemoteOptions::Verb::Config, "config", "Print a machine's configuration as JSON"},
+      Entry{RemoteOptions::Verb::Metrics, "metrics", "Print a machine's metrics as Prometheus reads them"},
   };
   RemoteOptions options;
   std::array<CLI::App*, kEntries.size()> apps{};
 
-  void add(CLI::App& app) {
+  /// Those that `wanted` names.
+  void add(CLI::App& app, const auto& wanted) {
     for (std::size_t i = 0; i < kEntries.size(); ++i) {
       const Entry& entry = kEntries.at(i);
+      if (!wanted(entry.name)) continue;
       apps.at(i) = app.add_subcommand(entry.name, entry.description);
       if (entry.verb != RemoteOptions::Verb::List) add_machine(*apps.at(i), options);
       if (entry.verb != RemoteOptions::Verb::Stop) continue;
       apps.at(i)->add_flag("--now", options.now, "End its monitor without asking the guest");
       apps.at(i)
-          ->add_option("--timeout", options.timeout_s, "Seconds that the guest may take")
-          ->capture_default_str()
+          ->add_option("--timeout", options.timeout_s, "How long to wait for its end (default: 30)")
+          ->option_text("SECONDS")
           ->check(CLI::Range(1U, 86'400U));
     }
   }
@@ -382,9 +385,9 @@ Invocation parse_options(int argc, const char* const* argv) {
   CLI::App& snapshot_app = *app.add_subcommand("snapshot", "Take a snapshot; merge or verify the files of some");
   if (has_word(argc, argv, snapshot_app.get_name())) add_snapshot(snapshot_app, snapshot);
 
-  // A host that starts machines by the hundred names no subcommand, and need not wait for their descriptions.
   RemoteCommands remote;
-  if (argc > 1 && (argv[1][0] != '-' || has_word(argc, argv, "--help") || has_word(argc, argv, "-h"))) remote.add(app);
+  const bool helps = has_word(argc, argv, "--help") || has_word(argc, argv, "-h");
+  remote.add(app, [&](const char* name) { return helps || has_word(argc, argv, name); });
 
   DoctorOptions doctor;
   CLI::App& doctor_app = *app.add_subcommand("doctor", "Check this host: costs and remedies");

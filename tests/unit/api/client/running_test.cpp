@@ -22,6 +22,8 @@ class Running : public ::testing::Test {
     fs::create_symlink(binary, directory / "exe");
     fs::create_symlink("/srv/here", directory / "cwd");
     fs::create_symlink(root, directory / "root");
+    fs::create_directory(directory / "ns");
+    fs::create_symlink(fs::read_symlink("/proc/self/ns/mnt"), directory / "ns/mnt");
     std::string line;
     for (const std::string& word : words) line += word + '\0';
     testing::make_file((directory / "cmdline").string(), line);
@@ -53,7 +55,18 @@ TEST_F(Running, FindsMachinesByTheirProcesses) {
 }
 
 TEST_F(Running, ReachesAJailedOneThroughItsRoot) {
-  process(7, "/mayfly", {"mayfly", "--id", "jailed", "--api-sock", "/run/api.sock"}, "/srv/jail/root");
+  fs::create_directory(scratch_.file("jail"));
+  process(7, "/mayfly", {"mayfly", "--id", "jailed", "--api-sock", "/run/api.sock"}, scratch_.file("jail"));
+  process(8, "/mayfly", {"mayfly", "--api-sock", "api.sock"}, scratch_.file("jail"));
+  ASSERT_EQ(found().size(), 2U);
+  EXPECT_EQ(found()[0].socket, scratch_.file("./7/root/run/api.sock"));
+  EXPECT_EQ(found()[1].socket, scratch_.file("./8/cwd/api.sock"));
+}
+
+TEST_F(Running, ReachesOneWithMountsOfItsOwnThroughItsRoot) {
+  process(7, "/mayfly", {"mayfly", "--api-sock", "/run/api.sock"});
+  fs::remove(scratch_.file("7/ns/mnt"));
+  fs::create_symlink("mnt:[1]", scratch_.file("7/ns/mnt"));
   ASSERT_EQ(found().size(), 1U);
   EXPECT_EQ(found()[0].socket, scratch_.file("./7/root/run/api.sock"));
 }
@@ -73,7 +86,8 @@ TEST(SocketOf, IsThePathOrThatOfTheMachine) {
   EXPECT_EQ(error("b"), "no machine has the id b; these run: a twice twice deaf (mayfly ps)");
   EXPECT_EQ(error("twice"), "2 machines have the id twice; give the path of one's socket (mayfly ps)");
   EXPECT_EQ(error("deaf"), "machine deaf has no API: it was started without --api-sock");
-  EXPECT_EQ(socket_of("b", {}).error().message, "no machine has the id b; no machine runs here (mayfly ps)");
+  EXPECT_EQ(socket_of("b", {}).error().message,
+            "no machine has the id b; none that you may look at runs here (mayfly ps)");
 }
 
 }  // namespace
