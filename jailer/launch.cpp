@@ -1,0 +1,217 @@
+#include "jailer/launch.h"
+
+#include "jailer/cgroups.h"
+#include "jailer/executable.h"
+#include "jailer/landlock.h"
+#include "jailer/namespaces.h"
+#include "jailer/privileges.h"
+#include "jailer/root.h"
+#include "jailer/undo.h"
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <ctime>
+#include <exception>
+#include <semaphore>
+#include <thread>
+
+namespace mayfly::jailer {
+namespace {
+
+std::uint64_t cpu_time_us() {
+  timespec now{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
+}
+
+/// What is looked at, and opened, before anything is changed.
+struct Checked {
+  Executable executable;
+  OwnedFd netns;
+};
+
+Result<Checked> check(const JailArguments& jail) {
+  auto executable = open_executable(jail.exec_file);
+  if (!executable) return propagate(executable);
+  if (auto there = check_user(jail.uid, jail.gid); !there) return propagate(there);
+  Checked checked{.executable = std::move(*executable), .netns = {}};
+  if (jail.netns) {
+    auto netns = open_netns(*jail.netns);
+    if (!netns) return propagate(netns);
+    checked.netns = std::move(*netns);
+  }
+  return checked;
+}
+
+/// Takes the steps of a launch back if it fails. After the process has lost its privileges that needs a thread that
+/// still has them; a successful execve ends it.
+class Rescue {
+ public:
+  Rescue(Undo& undo, const OwnedFd& host_mounts)
+      : undo_(undo), host_mounts_(host_mounts), thread_([this] {
+          failed_.acquire();
+          take_back();
+        }) {}
+  /// It failed: nothing else ends the life of this object.
+  ~Rescue() {
+    failed_.release();
+    thread_.join();
+  }
+  Rescue(const Rescue&) = delete;
+  Rescue& operator=(const Rescue&) = delete;
+
+ private:
+  void take_back() {
+    return_to_mounts(host_mounts_);
+    undo_.run();
+  }
+
+  Undo& undo_;
+  const OwnedFd& host_mounts_;
+  std::binary_semaphore failed_{0};
+  std::thread thread_;
+};
+
+Status silence_standard_streams(const OwnedFd& null) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
+    if (::dup2(null.get(), fd) < 0) return fail_errno(ErrorKind::System, "--daemonize: cannot redirect to /dev/null");
+  return {};
+}
+
+/// CPU time that was used so far is the parent's to the monitor, also where it was this very process that used it.
+std::vector<std::string> monitor_arguments(const JailArguments& jail, const std::string& path, BeginTime begin,
+                                           std::uint64_t earlier_cpu_us) {
+  const std::uint64_t now = cpu_time_us();
+  const std::uint64_t parent = earlier_cpu_us > 0 ? earlier_cpu_us + now : now - begin.cpu_us;
+  std::vector<std::string> arguments = {path,
+                                        "--id",
+                                        jail.id,
+                                        "--start-time-us",
+                                        std::to_string(begin.wall_us),
+                                        "--start-time-cpu-us",
+                                        std::to_string(now),
+                                        "--parent-cpu-time-us",
+                                        std::to_string(parent)};
+  arguments.insert(arguments.end(), jail.monitor.begin(), jail.monitor.end());
+  return arguments;
+}
+
+/// With an empty environment. Returns only an error.
+Status execute(std::vector<std::string> arguments) {
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  std::array<char*, 1> no_environment{};
+  ::execve(argv.front(), argv.data(), no_environment.data());
+  return fail_errno(ErrorKind::System, "cannot execute {} in the jail", arguments.front());
+}
+
+struct Launch {
+  const JailArguments& jail;
+  Checked checked;
+  BeginTime begin;
+  std::uint64_t earlier_cpu_us = 0;  ///< What the process had used that made this one; 0: there was none.
+  mode_t file_mask = 0;              ///< For the monitor.
+  OwnedFd report{};                  ///< Where a child tells how it went.
+};
+
+/// What a child reports when only execve is left to do, which closes its end.
+constexpr char kReady = '\0';
+
+/// From the first thing that changes anything on. Returns only an error.
+Status launch_here(const Launch& launch) {
+  const JailArguments& jail = launch.jail;
+  Undo undo;
+  auto host_mounts = enter_own_mounts();
+  if (!host_mounts) return propagate(host_mounts);
+  const Rescue rescue{undo, *host_mounts};
+
+  auto root = make_root(jail, launch.checked.executable, undo);
+  if (!root) return propagate(root);
+  auto hierarchies = read_hierarchies();
+  if (!hierarchies) return propagate(hierarchies);
+  auto cgroups = Cgroups::make(*hierarchies, jail.cgroups, launch.checked.executable.name, jail.id, undo);
+  if (!cgroups) return propagate(cgroups);
+  if (launch.checked.netns)
+    if (auto joined = join_netns(launch.checked.netns); !joined) return joined;
+  const OwnedFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
+  if (jail.daemonize && !null) return fail_errno(ErrorKind::System, "--daemonize: cannot open /dev/null");
+
+  if (auto entered = enter_root(root->root.get()); !entered) return entered;
+  if (auto attached = cgroups->attach(undo); !attached) return attached;
+  if (auto set = set_limits(jail.limits); !set) return set;
+  if (jail.daemonize)
+    if (auto silenced = silence_standard_streams(null); !silenced) return silenced;
+  ::umask(launch.file_mask);
+  if (auto dropped = drop_privileges(jail.uid, jail.gid); !dropped) return dropped;
+  const std::string path = "/" + launch.checked.executable.name;
+  if (auto fenced = fence_in(path); !fenced) return fenced;
+  if (launch.report) (void)!::write(launch.report.get(), &kReady, 1);
+  return execute(monitor_arguments(jail, path, launch.begin, launch.earlier_cpu_us));
+}
+
+[[noreturn]] void be_child(const Launch& launch, bool new_session) {
+  if (new_session) ::setsid();
+  std::string message;
+  try {
+    message = launch_here(launch).error().message;
+  } catch (const std::exception& failure) {
+    message = failure.what();
+  }
+  (void)!::write(launch.report.get(), message.data(), message.size());
+  ::_exit(1);
+}
+
+std::string read_to_end(const OwnedFd& pipe) {
+  std::string text;
+  std::array<char, 1024> piece{};
+  ssize_t count = 0;
+  while ((count = ::read(pipe.get(), piece.data(), piece.size())) > 0)
+    text.append(piece.data(), static_cast<std::size_t>(count));
+  return text;
+}
+
+/// Returns when the monitor was executed, or was not.
+Status launch_in_child(Launch launch) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno(ErrorKind::System, "cannot make a pipe");
+  const OwnedFd from{ends[0]};
+  launch.report = OwnedFd{ends[1]};
+  // The end of a session's leader sends SIGHUP to what is left of the session, and we end soon.
+  const bool new_session = launch.jail.daemonize || ::getsid(0) == ::getpid();
+  if (launch.jail.new_pid_ns && ::unshare(CLONE_NEWPID) != 0)
+    return fail_errno(ErrorKind::System, "cannot make a PID namespace; mayfly-jailer must be run by root");
+  launch.earlier_cpu_us = cpu_time_us() - launch.begin.cpu_us;
+  const pid_t child = ::fork();
+  if (child < 0) return fail_errno(ErrorKind::System, "cannot make the monitor's process");
+  if (child == 0) be_child(launch, new_session);
+  launch.report.reset();
+  std::string report = read_to_end(from);
+  if (report == std::string_view{&kReady, 1}) return {};
+  std::erase(report, kReady);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!report.empty()) return std::unexpected(Error{ErrorKind::System, std::move(report)});
+  return fail(ErrorKind::System,
+              "the process that was to be the monitor was killed (signal {}); mayfly-jailer cleanup {} "
+              "removes its jail",
+              WTERMSIG(status), launch.jail.id);
+}
+
+}  // namespace
+
+Status launch(const JailArguments& jail, BeginTime begin) {
+  auto checked = check(jail);
+  if (!checked) return propagate(checked);
+  Launch launch{.jail = jail, .checked = std::move(*checked), .begin = begin, .file_mask = ::umask(0)};
+  if (jail.daemonize || jail.new_pid_ns) return launch_in_child(std::move(launch));
+  return launch_here(launch);
+}
+
+}  // namespace mayfly::jailer

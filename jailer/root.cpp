@@ -1,0 +1,178 @@
+#include "jailer/root.h"
+
+#include "jailer/directories.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <array>
+
+namespace mayfly::jailer {
+namespace {
+
+struct Owner {
+  uid_t uid;
+  gid_t gid;
+};
+
+/// What is being made, and where.
+struct Place {
+  int fd;
+  std::string path;
+  Undo& undo;
+
+  [[nodiscard]] std::string child(const std::string& name) const { return path + "/" + name; }
+  void undo_file(const std::string& name) {
+    undo.add([in = duplicate(fd), name] { ::unlinkat(in.get(), name.c_str(), 0); });
+  }
+};
+
+Status check_mount(int directory, const std::string& path) {
+  struct statvfs mount{};
+  if (::fstatvfs(directory, &mount) != 0) return fail_errno(ErrorKind::System, "cannot look at {}", path);
+  for (const auto& [flag, name] : {std::pair{ST_NOEXEC, "noexec"}, std::pair{ST_NODEV, "nodev"}})
+    if ((mount.f_flag & static_cast<unsigned long>(flag)) != 0)
+      return fail(ErrorKind::Unsupported,
+                  "{} is on a file system that is mounted {}; remount it without, or choose another --chroot-base-dir",
+                  path, name);
+  return {};
+}
+
+Result<OwnedFd> make_file(Place& place, const std::string& name, mode_t mode) {
+  OwnedFd file{::openat(place.fd, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)};
+  if (!file) return fail_errno(ErrorKind::System, "cannot make {}", place.child(name));
+  place.undo_file(name);
+  return file;
+}
+
+Status copy_executable(Place& root, const Executable& executable) {
+  auto copy = make_file(root, executable.name, 0555);
+  if (!copy) return propagate(copy);
+  off_t offset = 0;
+  while (offset < executable.size) {
+    const auto left = static_cast<std::size_t>(executable.size - offset);
+    // The first can share blocks, the second works between any two file systems.
+    ssize_t count = ::copy_file_range(executable.file.get(), &offset, copy->get(), nullptr, left, 0);
+    if (count < 0) count = ::sendfile(copy->get(), executable.file.get(), &offset, left);
+    if (count < 0) return fail_errno(ErrorKind::System, "cannot copy --exec-file to {}", root.child(executable.name));
+    if (count == 0) return fail(ErrorKind::State, "--exec-file became shorter while it was copied");
+  }
+  return {};
+}
+
+/// Where the host lacks it, so does the jail; the monitor says what it misses.
+Status make_device(Place& place, const std::string& name, const char* host_path, Owner owner) {
+  struct stat host{};
+  if (::stat(host_path, &host) != 0 || !S_ISCHR(host.st_mode)) return {};
+  if (::mknodat(place.fd, name.c_str(), S_IFCHR | 0600, host.st_rdev) != 0)
+    return fail_errno(ErrorKind::System, "cannot make the device {}", place.child(name));
+  place.undo_file(name);
+  if (::fchownat(place.fd, name.c_str(), owner.uid, owner.gid, AT_SYMLINK_NOFOLLOW) != 0)
+    return fail_errno(ErrorKind::System, "cannot give {} to {}:{}", place.child(name), owner.uid, owner.gid);
+  return {};
+}
+
+Status make_devices(Place& root, Owner owner) {
+  const auto dev = make_directory(root.fd, "dev", 0755, root.child("dev"), root.undo);
+  if (!dev) return std::unexpected(dev.error());
+  Place in_dev{dev->get(), root.child("dev"), root.undo};
+  const auto net = make_directory(in_dev.fd, "net", 0755, in_dev.child("net"), root.undo);
+  if (!net) return std::unexpected(net.error());
+  Place in_net{net->get(), in_dev.child("net"), root.undo};
+  if (auto made = make_device(in_net, "tun", "/dev/net/tun", owner); !made) return made;
+  for (const std::string name : {"kvm", "urandom", "userfaultfd"})
+    if (auto made = make_device(in_dev, name, ("/dev/" + name).c_str(), owner); !made) return made;
+  return {};
+}
+
+Status make_proc(Place& root) {
+  const auto proc = make_directory(root.fd, "proc", 0555, root.child("proc"), root.undo);
+  if (!proc) return std::unexpected(proc.error());
+  const auto self = make_directory(proc->get(), "self", 0555, root.child("proc/self"), root.undo);
+  return self ? Status{} : std::unexpected(self.error());
+}
+
+/// As whoever mounted /proc sees us, also where we are process 1 of a namespace of our own.
+Status write_pid(Place& root, const std::string& exec_name) {
+  std::array<char, 16> number{};
+  const ssize_t length = ::readlink("/proc/self", number.data(), number.size());
+  if (length < 0) return fail_errno(ErrorKind::System, "cannot read /proc/self; is /proc mounted?");
+  const std::string name = exec_name + ".pid";
+  auto file = make_file(root, name, 0644);
+  if (!file) return propagate(file);
+  if (::write(file->get(), number.data(), static_cast<std::size_t>(length)) != length)
+    return fail_errno(ErrorKind::System, "cannot write {}", root.child(name));
+  return {};
+}
+
+Status give_to(const Place& place, Owner owner) {
+  struct stat before{};
+  if (::fstat(place.fd, &before) != 0) return fail_errno(ErrorKind::System, "cannot look at {}", place.path);
+  place.undo.add([fd = duplicate(place.fd), before] {
+    (void)::fchown(fd.get(), before.st_uid, before.st_gid);
+    (void)::fchmod(fd.get(), before.st_mode & 07777);
+  });
+  if (::fchmod(place.fd, 0700) != 0 || ::fchown(place.fd, owner.uid, owner.gid) != 0)
+    return fail_errno(ErrorKind::System, "cannot give {} to {}:{}", place.path, owner.uid, owner.gid);
+  return {};
+}
+
+/// The last thing given away is the root: until then nobody but us can change what is in it.
+Status fill_root(Place& root, const JailArguments& jail, const Executable& executable) {
+  const Owner owner{jail.uid, jail.gid};
+  if (auto copied = copy_executable(root, executable); !copied) return copied;
+  if (auto made = make_devices(root, owner); !made) return made;
+  if (auto made = make_proc(root); !made) return made;
+  if (auto written = write_pid(root, executable.name); !written) return written;
+  const auto run = make_directory(root.fd, "run", 0755, root.child("run"), root.undo);
+  if (!run) return std::unexpected(run.error());
+  if (auto given = give_to({run->get(), root.child("run"), root.undo}, owner); !given) return given;
+  return give_to(root, owner);
+}
+
+}  // namespace
+
+std::string jail_path(std::string_view base, std::string_view exec_name, std::string_view id) {
+  while (base.ends_with('/')) base.remove_suffix(1);
+  return fmt::format("{}/{}/{}", base, exec_name, id);
+}
+
+Status lock_jail(int directory, std::string_view id) {
+  if (::flock(directory, LOCK_EX | LOCK_NB) == 0) return {};
+  if (errno != EWOULDBLOCK) return fail_errno(ErrorKind::System, "cannot lock the jail {}", id);
+  return fail(ErrorKind::State, "another mayfly-jailer is at work on the jail {}; an id is for one machine", id);
+}
+
+Result<JailRoot> make_root(const JailArguments& jail, const Executable& executable, Undo& undo) {
+  const std::string directory_path = jail_path(jail.base, executable.name, jail.id);
+  JailRoot made{.root = {}, .path = directory_path + "/root"};
+  const auto base = open_trusted("--chroot-base-dir", jail.base);
+  if (!base) return std::unexpected(base.error());
+  // All jails of this executable share it, so it stays whatever happens to this one.
+  const auto folder = make_directory(base->get(), executable.name, 0755, jail_path(jail.base, executable.name, ""));
+  if (!folder) return std::unexpected(folder.error());
+  const auto directory = make_directory(folder->fd.get(), jail.id, 0755, directory_path, undo);
+  if (!directory) return std::unexpected(directory.error());
+  if (auto locked = lock_jail(directory->get(), jail.id); !locked) return propagate(locked);
+  undo.add([lock = duplicate(directory->get())] {});
+  struct stat ignored{};
+  if (::fstatat(directory->get(), ("root/" + executable.name).c_str(), &ignored, AT_SYMLINK_NOFOLLOW) == 0)
+    return fail(
+        ErrorKind::State,
+        "--id {}: there is such a jail already, in {}; choose another id or, if its monitor is gone, remove it with "
+        "mayfly-jailer cleanup {}",
+        jail.id, directory_path, jail.id);
+  auto root = make_directory(directory->get(), "root", 0755, made.path, undo);
+  if (!root) return propagate(root);
+  made.root = std::move(*root);
+  if (auto good = check_mount(made.root.get(), made.path); !good) return propagate(good);
+  Place place{made.root.get(), made.path, undo};
+  if (auto filled = fill_root(place, jail, executable); !filled) return propagate(filled);
+  return made;
+}
+
+}  // namespace mayfly::jailer

@@ -1,0 +1,37 @@
+#pragma once
+
+#include "jailer/arguments.h"
+#include "jailer/executable.h"
+#include "jailer/undo.h"
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+
+#include <string>
+
+/// The directory that the monitor will see as /: BASE/NAME OF EXEC FILE/ID/root.
+///
+///   NAME         copy of the monitor, root's          dev/   kvm, net/tun, urandom, userfaultfd: those that the host
+///   has NAME.pid     its process id                       run/   empty, the monitor's (default place of the API's
+///   socket) proc/self/   where its own files of /proc will be mounted
+///
+/// A host may put files there before (a kernel, drives, a configuration file): BASE/.../root may exist, as long as it
+/// is root's and has no NAME in it. What is made is taken back by `undo`; what was there stays. Until
+/// then, or until the monitor is executed, no other jailer works on this id.
+namespace mayfly::jailer {
+
+struct JailRoot {
+  OwnedFd root;
+  std::string path;
+};
+
+/// Call in the mount namespace of the monitor to be, since its descriptors belong to that. Errors: a base or a folder
+/// in it that is not trustworthy (directories.h); the id is in use; the base is mounted noexec or nodev; a full disk.
+[[nodiscard]] Result<JailRoot> make_root(const JailArguments& jail, const Executable& executable, Undo& undo);
+
+/// Where the jails of one executable are.
+[[nodiscard]] std::string jail_path(std::string_view base, std::string_view exec_name, std::string_view id);
+
+/// Locks a jail's directory. Errors: another jailer has it.
+[[nodiscard]] Status lock_jail(int directory, std::string_view id);
+
+}  // namespace mayfly::jailer
