@@ -39,6 +39,11 @@ Status remove_jail(int folder, const CleanupArguments& jail, const std::string& 
     if (const auto process = find_inhabitant(root))
       return fail(ErrorKind::State, "the jail {} is not left: the process {} runs in it; stop it first", path,
                   *process);
+  // The directory last: while it is there, a cleanup that failed can be repeated.
+  auto hierarchies = read_hierarchies();
+  if (!hierarchies) return propagate(hierarchies);
+  if (auto removed = remove_cgroups(*hierarchies, jail.parent_cgroup.value_or(jail.exec_name), jail.id); !removed)
+    return removed;
   return remove_tree(folder, jail.id, path);
 }
 
@@ -48,13 +53,13 @@ Status clean_up(const CleanupArguments& jail) {
   const std::string path = jail_path(jail.base, jail.exec_name, jail.id);
   const auto base = open_trusted("--chroot-base-dir", jail.base);
   if (!base) return std::unexpected(base.error());
+  struct stat ignored{};
+  if (::fstatat(base->get(), (jail.exec_name + "/" + jail.id).c_str(), &ignored, AT_SYMLINK_NOFOLLOW) != 0)
+    return fail_errno(ErrorKind::NotFound, "there is no jail {} to remove (see --exec-file and --chroot-base-dir)",
+                      path);
   const auto folder = open_directory(base->get(), jail.exec_name, jail_path(jail.base, jail.exec_name, ""));
   if (!folder) return std::unexpected(folder.error());
-  // The cgroups last: while their name is taken, so is the id.
-  if (auto removed = remove_jail(folder->get(), jail, path); !removed) return removed;
-  auto hierarchies = read_hierarchies();
-  if (!hierarchies) return propagate(hierarchies);
-  return remove_cgroups(*hierarchies, jail.parent_cgroup.value_or(jail.exec_name), jail.id);
+  return remove_jail(folder->get(), jail, path);
 }
 
 }  // namespace mayfly::jailer

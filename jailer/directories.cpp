@@ -14,7 +14,7 @@ namespace {
 
 OwnedFd open_beneath(int parent, const char* name, int flags, std::uint64_t resolve = 0) {
   open_how how{};
-  how.flags = static_cast<std::uint64_t>(flags | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  how.flags = static_cast<std::uint64_t>(flags | O_DIRECTORY | O_CLOEXEC);
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | resolve;
   return OwnedFd{static_cast<int>(::syscall(SYS_openat2, parent, name, &how, sizeof how))};
 }

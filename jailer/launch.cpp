@@ -124,6 +124,14 @@ struct Launch {
 /// What a child reports when only execve is left to do, which closes its end.
 constexpr char kReady = '\0';
 
+/// Without a look at the host's mounts, of which there may be many, where no cgroup is asked for.
+Result<Cgroups> make_cgroups(const JailArguments& jail, const std::string& exec_name, Undo& undo) {
+  if (jail.cgroups.settings.empty() && !jail.cgroups.parent) return Cgroups{};
+  auto hierarchies = read_hierarchies();
+  if (!hierarchies) return propagate(hierarchies);
+  return Cgroups::make(*hierarchies, jail.cgroups, exec_name, jail.id, undo);
+}
+
 /// From the first thing that changes anything on. Returns only an error.
 Status launch_here(const Launch& launch) {
   const JailArguments& jail = launch.jail;
@@ -134,9 +142,7 @@ Status launch_here(const Launch& launch) {
 
   auto root = make_root(jail, launch.checked.executable, undo);
   if (!root) return propagate(root);
-  auto hierarchies = read_hierarchies();
-  if (!hierarchies) return propagate(hierarchies);
-  auto cgroups = Cgroups::make(*hierarchies, jail.cgroups, launch.checked.executable.name, jail.id, undo);
+  auto cgroups = make_cgroups(jail, launch.checked.executable.name, undo);
   if (!cgroups) return propagate(cgroups);
   if (launch.checked.netns)
     if (auto joined = join_netns(launch.checked.netns); !joined) return joined;
