@@ -50,14 +50,15 @@ Status remove_jail(int folder, const CleanupArguments& jail, const std::string& 
 }  // namespace
 
 Status clean_up(const CleanupArguments& jail) {
-  const std::string path = jail_path(jail.base, jail.exec_name, jail.id);
+  const std::string shared_path = folder_path(jail.base, jail.exec_name);
+  const std::string path = shared_path + "/" + jail.id;
   const auto base = open_trusted("--chroot-base-dir", jail.base);
   if (!base) return std::unexpected(base.error());
   struct stat ignored{};
   if (::fstatat(base->get(), (jail.exec_name + "/" + jail.id).c_str(), &ignored, AT_SYMLINK_NOFOLLOW) != 0)
     return fail_errno(ErrorKind::NotFound, "there is no jail {} to remove (see --exec-file and --chroot-base-dir)",
                       path);
-  const auto folder = open_directory(base->get(), jail.exec_name, jail_path(jail.base, jail.exec_name, ""));
+  const auto folder = open_directory(base->get(), jail.exec_name, shared_path);
   if (!folder) return std::unexpected(folder.error());
   return remove_jail(folder->get(), jail, path);
 }

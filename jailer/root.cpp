@@ -136,9 +136,9 @@ Status fill_root(Place& root, const JailArguments& jail, const Executable& execu
 
 }  // namespace
 
-std::string jail_path(std::string_view base, std::string_view exec_name, std::string_view id) {
+std::string folder_path(std::string_view base, std::string_view exec_name) {
   while (base.ends_with('/')) base.remove_suffix(1);
-  return fmt::format("{}/{}/{}", base, exec_name, id);
+  return fmt::format("{}/{}", base, exec_name);
 }
 
 Status lock_jail(int directory, std::string_view id) {
@@ -148,12 +148,13 @@ Status lock_jail(int directory, std::string_view id) {
 }
 
 Result<JailRoot> make_root(const JailArguments& jail, const Executable& executable, Undo& undo) {
-  const std::string directory_path = jail_path(jail.base, executable.name, jail.id);
+  const std::string shared_path = folder_path(jail.base, executable.name);
+  const std::string directory_path = shared_path + "/" + jail.id;
   JailRoot made{.root = {}, .path = directory_path + "/root"};
   const auto base = open_trusted("--chroot-base-dir", jail.base);
   if (!base) return std::unexpected(base.error());
   // All jails of this executable share it, so it stays whatever happens to this one.
-  const auto folder = make_directory(base->get(), executable.name, 0755, jail_path(jail.base, executable.name, ""));
+  const auto folder = make_directory(base->get(), executable.name, 0755, shared_path);
   if (!folder) return std::unexpected(folder.error());
   const auto directory = make_directory(folder->fd.get(), jail.id, 0755, directory_path, undo);
   if (!directory) return std::unexpected(directory.error());

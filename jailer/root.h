@@ -28,8 +28,8 @@ struct JailRoot {
 /// in it that is not trustworthy (directories.h); the id is in use; the base is mounted noexec or nodev; a full disk.
 [[nodiscard]] Result<JailRoot> make_root(const JailArguments& jail, const Executable& executable, Undo& undo);
 
-/// Where the jails of one executable are.
-[[nodiscard]] std::string jail_path(std::string_view base, std::string_view exec_name, std::string_view id);
+/// Where the jails of one executable are: BASE/NAME.
+[[nodiscard]] std::string folder_path(std::string_view base, std::string_view exec_name);
 
 /// Locks a jail's directory. Errors: another jailer has it.
 [[nodiscard]] Status lock_jail(int directory, std::string_view id);

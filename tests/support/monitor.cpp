@@ -10,6 +10,8 @@ namespace mayfly::testing {
 
 std::string monitor_binary() { return MAYFLY_BINARY; }
 
+std::string jailer_binary() { return MAYFLY_JAILER; }
+
 std::string page_server_binary() { return MAYFLY_PAGE_SERVER; }
 
 std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUESTS} + "/" + name; }

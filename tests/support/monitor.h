@@ -15,8 +15,9 @@
 ///   EXPECT_EQ(monitor.wait(), 0);
 namespace mayfly::testing {
 
-/// Where the build put the monitor, the page server (page_server.cpp) and the bare-metal guests.
+/// Where the build put the monitor, the jailer, the page server (page_server.cpp) and the bare-metal guests.
 [[nodiscard]] std::string monitor_binary();
+[[nodiscard]] std::string jailer_binary();
 [[nodiscard]] std::string page_server_binary();
 [[nodiscard]] std::string guest_path(const std::string& name);
 

@@ -1,0 +1,226 @@
+// The real monitor in a jail: what it can still do, and what /proc says that it cannot.
+
+#include "tests/integration/jail.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <csignal>
+#include <fstream>
+
+namespace mayfly::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A line of a process's status.
+std::string status_of(pid_t pid, const std::string& key) {
+  std::ifstream status{"/proc/" + std::to_string(pid) + "/status"};
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key + ":\t")) return line.substr(key.size() + 2);
+  give_up("no " + key + " in the status of process " + std::to_string(pid));
+}
+
+std::string link_of(pid_t pid, const std::string& name) {
+  return fs::read_symlink("/proc/" + std::to_string(pid) + "/" + name);
+}
+
+/// A process that is not our child, ended with this object.
+class Stranger {
+ public:
+  explicit Stranger(pid_t pid) : pid_(pid), pidfd_(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))) {}
+  Stranger(const Stranger&) = delete;
+  Stranger& operator=(const Stranger&) = delete;
+  ~Stranger() { end(); }
+  void end() {
+    if (!pidfd_) return;
+    ::kill(pid_, SIGKILL);
+    pollfd ended{.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
+    (void)::poll(&ended, 1, 60'000);
+    pidfd_.reset();
+  }
+
+ private:
+  pid_t pid_;
+  OwnedFd pidfd_;
+};
+
+class JailedMonitorTest : public JailTest {
+ protected:
+  void SetUp() override {
+    if (::access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "/dev/kvm is missing or not permitted";
+    JailTest::SetUp();
+  }
+  [[nodiscard]] std::string root(const std::string& id) const { return folder("mayfly", id) + "/root"; }
+  /// What a host puts into a jail before it is made.
+  void put_guest(const std::string& id, const std::string& guest) const {
+    fs::create_directories(root(id));
+    fs::copy_file(guest_path(guest), root(id) + "/kernel");
+    fs::permissions(root(id) + "/kernel", fs::perms::owner_all | fs::perms::others_read);
+  }
+  [[nodiscard]] pid_t daemon_pid(const std::string& id) const {
+    return static_cast<pid_t>(std::stol(content_of(root(id) + "/mayfly.pid")));
+  }
+  void end_and_clean_up(const std::string& id) const {
+    const Outcome outcome = clean_up(id, monitor_binary(), {"--parent-cgroup", "mayfly-test"});
+    EXPECT_EQ(outcome.code, 0) << outcome.said;
+    EXPECT_FALSE(fs::exists(folder("mayfly", id)));
+  }
+};
+
+/// A monitor in a jail that was made for it, with its API and console.
+class Jailed {
+ public:
+  Jailed(const std::string& root, std::vector<std::string> arguments) : waiter_(root + "/api.sock") {
+    arguments.insert(arguments.begin(), jailer_binary());
+    arguments.insert(arguments.end(), {"--", "--api-sock", "/api.sock"});
+    process_.emplace(arguments,
+                     ChildProcess::Streams{.in = in_.read.get(), .out = out_.write.get(), .err = err_.write.get()});
+    in_.read.reset();
+    out_.write.reset();
+    err_.write.reset();
+    connection_ = waiter_.connect();
+  }
+  void must(const std::string& method, const std::string& path, const std::string& body) {
+    must_exchange(connection_.get(), method, path, body);
+  }
+  void boot() {
+    must("PUT", "/boot-source", R"({"kernel_image_path": "/kernel", "boot_args": "console=ttyS0"})");
+    must("PUT", "/actions", R"({"action_type": "InstanceStart"})");
+  }
+  void console_until(const std::string& wanted) { read_until(out_.read.get(), console_, wanted); }
+  void type(const std::string& keys) { EXPECT_EQ(::write(in_.write.get(), keys.data(), keys.size()), 1); }
+  void expect_pass() {
+    console_until("");
+    EXPECT_NE(console_.find("GUEST PASS"), std::string::npos) << console_;
+    EXPECT_EQ(process_->wait(), 0);
+  }
+  [[nodiscard]] pid_t pid() const { return process_->pid(); }
+
+ private:
+  SocketWaiter waiter_;
+  Pipe in_, out_, err_;
+  std::optional<ChildProcess> process_;
+  OwnedFd connection_;
+  std::string console_;
+};
+
+TEST_F(JailedMonitorTest, RunsAGuest) {
+  put_guest("vm", "hello");
+  Jailed monitor{root("vm"), jail("vm", monitor_binary())};
+  monitor.boot();
+  monitor.expect_pass();
+  end_and_clean_up("vm");
+}
+
+TEST_F(JailedMonitorTest, HasNoPrivilegesNoFilesAndNothingInherited) {
+  put_guest("vm", "hello");
+  const OwnedFd way_out{::open("/", O_RDONLY | O_DIRECTORY)};  // inherited, where nobody closes it
+  ASSERT_TRUE(way_out);
+  Jailed monitor{root("vm"), jail("vm", monitor_binary(), {"--resource-limit", "fsize=1000000"})};
+  const pid_t pid = monitor.pid();
+  const std::string uid = std::to_string(kJailUid);
+  const std::string gid = std::to_string(kJailGid);
+  EXPECT_EQ(status_of(pid, "Uid"), uid + "\t" + uid + "\t" + uid + "\t" + uid);
+  EXPECT_EQ(status_of(pid, "Gid"), gid + "\t" + gid + "\t" + gid + "\t" + gid);
+  EXPECT_EQ(status_of(pid, "Groups").find_first_of("0123456789"), std::string::npos);
+  for (const char* const set : {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"})
+    EXPECT_EQ(status_of(pid, set), "0000000000000000") << set;
+  EXPECT_EQ(status_of(pid, "NoNewPrivs"), "1");
+
+  EXPECT_NE(link_of(pid, "ns/mnt"), link_of(::getpid(), "ns/mnt"));
+  const std::string proc = "/proc/" + std::to_string(pid);
+  struct stat seen{}, made{};
+  ASSERT_EQ(::stat((proc + "/root").c_str(), &seen), 0);
+  ASSERT_EQ(::stat(root("vm").c_str(), &made), 0);
+  EXPECT_EQ(seen.st_ino, made.st_ino);
+  EXPECT_EQ(seen.st_dev, made.st_dev);
+  EXPECT_EQ(link_of(pid, "cwd"), link_of(pid, "root"));
+  const std::string mounts = content_of(proc + "/mountinfo");
+  EXPECT_EQ(std::ranges::count(mounts, '\n'), 2) << mounts;  // the root and /proc/self
+  EXPECT_EQ(content_of(proc + "/environ"), "");
+  EXPECT_NE(content_of(proc + "/limits").find("Max open files            2048                 2048"),
+            std::string::npos);
+  EXPECT_NE(content_of(proc + "/limits").find("Max file size             1000000              1000000"),
+            std::string::npos);
+  for (const auto& each : fs::directory_iterator{proc + "/fd"}) EXPECT_FALSE(fs::is_directory(each)) << each;
+}
+
+TEST_F(JailedMonitorTest, IsTheFirstProcessOfItsNamespaceAndADaemonInAnotherNetwork) {
+  // A network namespace that a process holds is as good as a file in /run/netns.
+  Pipe until, ready;
+  const pid_t holder = ::fork();
+  if (holder == 0) {
+    until.write.reset();
+    char byte = 0;
+    const bool made = ::unshare(CLONE_NEWNET) == 0 && ::write(ready.write.get(), &byte, 1) == 1;
+    ::_exit(made && ::read(until.read.get(), &byte, 1) == 0 ? 0 : 1);
+  }
+  const Stranger end_of_holder{holder};
+  char byte = 0;
+  ASSERT_EQ(::read(ready.read.get(), &byte, 1), 1);
+  const std::string netns = "/proc/" + std::to_string(holder) + "/ns/net";
+  const Outcome outcome = run(
+      jail("vm", monitor_binary(), {"--daemonize", "--new-pid-ns", "--netns", netns, "--", "--api-sock", "/api.sock"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.said;
+  const pid_t pid = daemon_pid("vm");
+  Stranger monitor{pid};
+  const OwnedFd connection = SocketWaiter{root("vm") + "/api.sock"}.connect();
+  EXPECT_EQ(exchange(connection.get(), "GET", "/", "").status, 200);
+  EXPECT_EQ(status_of(pid, "NSpid"), std::to_string(pid) + "\t1");
+  EXPECT_EQ(::getsid(pid), pid);
+  EXPECT_EQ(link_of(pid, "ns/net"), link_of(holder, "ns/net"));
+  EXPECT_NE(link_of(pid, "ns/pid"), link_of(::getpid(), "ns/pid"));
+  struct stat stream{}, null{};
+  ASSERT_EQ(::stat("/dev/null", &null), 0);
+  for (const char* const fd : {"0", "1", "2"}) {
+    ASSERT_EQ(::stat(("/proc/" + std::to_string(pid) + "/fd/" + fd).c_str(), &stream), 0);
+    EXPECT_EQ(stream.st_rdev, null.st_rdev);
+  }
+
+  const Outcome refused = clean_up("vm", monitor_binary());
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.said.find("the process " + std::to_string(pid) + " runs in it"), std::string::npos) << refused.said;
+  EXPECT_TRUE(fs::exists(root("vm") + "/mayfly"));
+  monitor.end();
+  end_and_clean_up("vm");
+}
+
+TEST_F(JailedMonitorTest, IsInItsCgroup) {
+  const auto cgroup = find_cgroup();
+  if (!cgroup) GTEST_SKIP() << "no cgroups with a pids controller are mounted at /sys/fs/cgroup";
+  put_guest("vm", "hello");
+  Jailed monitor{root("vm"), jail("vm", monitor_binary(), cgroup->flags)};
+  EXPECT_EQ(content_of(cgroup->parent + "/vm/cgroup.procs"), std::to_string(monitor.pid()) + "\n");
+  EXPECT_EQ(content_of(cgroup->parent + "/vm/pids.max"), "99\n");
+  monitor.boot();
+  monitor.expect_pass();
+  end_and_clean_up("vm");
+  EXPECT_FALSE(fs::exists(cgroup->parent + "/vm"));
+}
+
+TEST_F(JailedMonitorTest, IsSnapshottedAndRestoredInAnotherJail) {
+  put_guest("first", "survivor");
+  {
+    Jailed monitor{root("first"), jail("first", monitor_binary())};
+    monitor.boot();
+    monitor.console_until("survivor ready");
+    monitor.must("PATCH", "/vm", R"({"state": "Paused"})");
+    monitor.must("PUT", "/snapshot/create", R"({"snapshot_path": "/state", "mem_file_path": "/memory"})");
+  }
+  put_guest("second", "survivor");
+  for (const char* const name : {"/state", "/memory"}) fs::rename(root("first") + name, root("second") + name);
+  Jailed monitor{root("second"), jail("second", monitor_binary(), {"--new-pid-ns"})};
+  const Stranger end_of_monitor{daemon_pid("second")};
+  monitor.must("PUT", "/snapshot/load",
+               R"({"snapshot_path": "/state", "mem_backend": {"backend_type": "File", "backend_path": "/memory"},
+                   "resume_vm": true})");
+  monitor.type("r");
+  monitor.console_until("round 1 ok");
+  monitor.type("q");
+  monitor.expect_pass();
+}
+
+}  // namespace
+}  // namespace mayfly::testing
