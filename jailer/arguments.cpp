@@ -4,15 +4,12 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstdio>
 #include <limits>
 
 #include <CLI/CLI.hpp>
 
 namespace mayfly::jailer {
 namespace {
-
-constexpr int kExitBadArguments = 1;
 
 bool is_letter_or_digit(char letter) noexcept {
   return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') || (letter >= '0' && letter <= '9');
@@ -59,9 +56,9 @@ void add_jail(CLI::App& app, JailArguments& jail, Flags& flags) {
 
 void add_cleanup(CLI::App& app, CleanupArguments& cleanup, Flags& flags) {
   app.add_option("id", cleanup.id, "Name of the machine")->option_text("ID")->required();
-  app.add_option("--exec-file", cleanup.exec_name, "The monitor that it was made for; its name counts")
-      ->option_text("FILE")
-      ->capture_default_str();
+  app.add_option("--exec-file", cleanup.exec_name,
+                 "The monitor that it was made for; its name counts\n(default: mayfly)")
+      ->option_text("FILE");
   app.add_option("--chroot-base-dir", cleanup.base, "Where the jail was made")->capture_default_str();
   app.add_option("--parent-cgroup", flags.parent_cgroup, "As it was given for the jail")->option_text("PATH");
 }
@@ -172,7 +169,7 @@ Status check_parent_cgroup(std::string_view path) {
   return {};
 }
 
-Invocation parse_jailer_arguments(int argc, const char* const* argv) {
+Result<Invocation> parse_jailer_arguments(int argc, const char* const* argv) {
   // What stands after "--" is not ours to understand.
   const char* const* const end = argv + argc;
   const char* const* const dashes = std::find(argv, end, std::string_view{"--"});
@@ -190,14 +187,16 @@ Invocation parse_jailer_arguments(int argc, const char* const* argv) {
   add_cleanup(cleanup_app, cleanup, flags);
   try {
     app.parse(static_cast<int>(dashes - argv), argv);
+  } catch (const CLI::CallForHelp&) {
+    return PrintText{app.help()};
+  } catch (const CLI::CallForVersion& version) {
+    return PrintText{std::string{version.what()} + "\n"};
   } catch (const CLI::ParseError& error) {
-    return ExitNow{app.exit(error) == 0 ? 0 : kExitBadArguments};
+    return fail(ErrorKind::InvalidArgument, "{} (see mayfly-jailer --help)", error.what());
   }
+  if (cleanup_app.parsed()) return cleanup_of(std::move(cleanup), flags);
   if (dashes != end) jail.monitor.assign(dashes + 1, end);
-  auto invocation = cleanup_app.parsed() ? cleanup_of(std::move(cleanup), flags) : jail_of(std::move(jail), flags);
-  if (invocation) return std::move(*invocation);
-  std::fprintf(stderr, "mayfly-jailer: %s\n", invocation.error().message.c_str());
-  return ExitNow{kExitBadArguments};
+  return jail_of(std::move(jail), flags);
 }
 
 }  // namespace mayfly::jailer

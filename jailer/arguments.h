@@ -14,7 +14,8 @@
 /// The `mayfly-jailer` binary's command line, in the dialect of existing jailers.
 ///
 ///   auto invocation = parse_jailer_arguments(argc, argv);
-///   if (const auto* jail = std::get_if<JailArguments>(&invocation)) ...
+///   if (!invocation) return report(invocation.error());
+///   if (const auto* jail = std::get_if<JailArguments>(&*invocation)) ...
 ///
 /// What is checked here needs no look at the host: ids, numbers, and that no name can leave its directory.
 namespace mayfly::jailer {
@@ -64,14 +65,15 @@ struct CleanupArguments {
   std::optional<std::string> parent_cgroup;
 };
 
-/// Nothing to do: --help and --version were answered, or the arguments were refused (on standard error).
-struct ExitNow {
-  int code = 0;
+/// The answer to --help or --version.
+struct PrintText {
+  std::string text;
 };
 
-using Invocation = std::variant<JailArguments, CleanupArguments, ExitNow>;
+using Invocation = std::variant<JailArguments, CleanupArguments, PrintText>;
 
-[[nodiscard]] Invocation parse_jailer_arguments(int argc, const char* const* argv);
+/// Errors name the flag, its value and what would be right.
+[[nodiscard]] Result<Invocation> parse_jailer_arguments(int argc, const char* const* argv);
 
 /// 1 to 64 letters, digits and hyphens.
 [[nodiscard]] bool is_id(std::string_view text) noexcept;

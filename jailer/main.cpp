@@ -6,7 +6,6 @@
 
 #include <climits>
 #include <cstdio>
-#include <cstdlib>
 #include <ctime>
 #include <exception>
 
@@ -37,7 +36,10 @@ struct Start {
 
   Status operator()(const JailArguments& jail) const { return launch(jail, begin); }
   Status operator()(const CleanupArguments& jail) const { return clean_up(jail); }
-  Status operator()(const ExitNow& exit) const { std::exit(exit.code); }
+  Status operator()(const PrintText& answer) const {
+    std::fputs(answer.text.c_str(), stdout);
+    return {};
+  }
 };
 
 int run(int argc, char** argv) {
@@ -46,7 +48,8 @@ int run(int argc, char** argv) {
     std::perror("mayfly-jailer: cannot close what its caller has open");
     return kExitError;
   }
-  const Status done = std::visit(start, parse_jailer_arguments(argc, argv));
+  const auto invocation = parse_jailer_arguments(argc, argv);
+  const Status done = invocation ? std::visit(start, *invocation) : std::unexpected(invocation.error());
   if (done) return 0;
   std::fprintf(stderr, "mayfly-jailer: %s\n", done.error().message.c_str());
   return kExitError;

@@ -31,10 +31,10 @@ Status set_limit(__rlimit_resource resource, std::string_view name, std::uint64_
 }
 
 Status drop_bounding_set() {
-  // The kernel may know more capabilities than its headers at our build did.
-  for (unsigned long capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0; ++capability)
-    if (::prctl(PR_CAPBSET_DROP, capability) != 0)
-      return fail_errno(ErrorKind::System, "cannot drop the capability {} for ever", capability);
+  // The kernel may know more capabilities than its headers at our build did; EINVAL is behind its last.
+  unsigned long capability = 0;
+  while (::prctl(PR_CAPBSET_DROP, capability) == 0) ++capability;
+  if (errno != EINVAL) return fail_errno(ErrorKind::System, "cannot drop the capability {} for ever", capability);
   if (::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0)
     return fail_errno(ErrorKind::System, "cannot clear the ambient capabilities");
   return {};

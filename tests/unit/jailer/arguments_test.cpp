@@ -5,34 +5,30 @@
 namespace mayfly::jailer {
 namespace {
 
-Invocation parse(std::vector<const char*> arguments) {
+Result<Invocation> parse(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "mayfly-jailer");
   return parse_jailer_arguments(static_cast<int>(arguments.size()), arguments.data());
 }
 
 /// The least that makes a jail, and more.
-Invocation parse_jail(std::vector<const char*> more) {
+Result<Invocation> parse_jail(std::vector<const char*> more) {
   std::vector<const char*> all = {"--id", "vm-7", "--exec-file", "/usr/bin/mayfly", "--uid", "1000", "--gid", "1001"};
   all.insert(all.end(), more.begin(), more.end());
   return parse(all);
 }
 
-/// What is printed upon a refusal.
-std::string refusal(const std::function<Invocation()>& attempt) {
-  ::testing::internal::CaptureStderr();
-  const Invocation invocation = attempt();
-  std::string said = ::testing::internal::GetCapturedStderr();
-  const auto* exit = std::get_if<ExitNow>(&invocation);
-  EXPECT_TRUE(exit != nullptr && exit->code == 1);
-  return said;
+void expect_refused(const Result<Invocation>& invocation, const std::string& reason) {
+  ASSERT_FALSE(invocation);
+  EXPECT_NE(invocation.error().message.find(reason), std::string::npos) << invocation.error().message;
 }
 
 TEST(JailerArguments, TakeTheDialectsFlags) {
-  const Invocation invocation =
+  const auto invocation =
       parse_jail({"--chroot-base-dir", "/jails", "--netns", "/run/netns/a", "--daemonize", "--new-pid-ns", "--cgroup",
                   "cpu.max=50000 100000", "--cgroup", "io.max=8:0 rbps=1", "--cgroup-version", "2", "--parent-cgroup",
                   "vms/small", "--resource-limit", "fsize=1000", "--resource-limit", "no-file=64"});
-  const auto* jail = std::get_if<JailArguments>(&invocation);
+  ASSERT_TRUE(invocation);
+  const auto* jail = std::get_if<JailArguments>(&*invocation);
   ASSERT_NE(jail, nullptr);
   EXPECT_EQ(jail->id, "vm-7");
   EXPECT_EQ(jail->exec_file, "/usr/bin/mayfly");
@@ -54,8 +50,9 @@ TEST(JailerArguments, TakeTheDialectsFlags) {
 }
 
 TEST(JailerArguments, HaveTheDialectsDefaults) {
-  const Invocation invocation = parse_jail({});
-  const auto* jail = std::get_if<JailArguments>(&invocation);
+  const auto invocation = parse_jail({});
+  ASSERT_TRUE(invocation);
+  const auto* jail = std::get_if<JailArguments>(&*invocation);
   ASSERT_NE(jail, nullptr);
   EXPECT_EQ(jail->base, "/srv/jailer");
   EXPECT_EQ(jail->cgroups.version, 1);
@@ -66,17 +63,18 @@ TEST(JailerArguments, HaveTheDialectsDefaults) {
 }
 
 TEST(JailerArguments, LeaveToTheMonitorWhatStandsAfterTwoDashes) {
-  const Invocation invocation = parse_jail({"--", "--api-sock", "/api", "--id", "other", "--", "cleanup"});
-  const auto* jail = std::get_if<JailArguments>(&invocation);
+  const auto invocation = parse_jail({"--", "--api-sock", "/api", "--id", "other", "--", "cleanup"});
+  ASSERT_TRUE(invocation);
+  const auto* jail = std::get_if<JailArguments>(&*invocation);
   ASSERT_NE(jail, nullptr);
   EXPECT_EQ(jail->id, "vm-7");
   EXPECT_EQ(jail->monitor, (std::vector<std::string>{"--api-sock", "/api", "--id", "other", "--", "cleanup"}));
 }
 
 TEST(JailerArguments, OfACleanupTakeTheExecutablesName) {
-  const Invocation invocation =
-      parse({"cleanup", "vm-7", "--exec-file", "/usr/bin/monitor", "--chroot-base-dir", "/jails"});
-  const auto* cleanup = std::get_if<CleanupArguments>(&invocation);
+  const auto invocation = parse({"cleanup", "vm-7", "--exec-file", "/usr/bin/monitor", "--chroot-base-dir", "/jails"});
+  ASSERT_TRUE(invocation);
+  const auto* cleanup = std::get_if<CleanupArguments>(&*invocation);
   ASSERT_NE(cleanup, nullptr);
   EXPECT_EQ(cleanup->id, "vm-7");
   EXPECT_EQ(cleanup->exec_name, "monitor");
@@ -84,24 +82,33 @@ TEST(JailerArguments, OfACleanupTakeTheExecutablesName) {
 }
 
 TEST(JailerArguments, OfACleanupAreCheckedLikeAJails) {
-  EXPECT_NE(refusal([] { return parse({"cleanup", "../vm"}); }).find("letters, digits and hyphens"), std::string::npos);
-  EXPECT_NE(refusal([] { return parse({"cleanup", "vm", "--exec-file", "/usr/.."}); }).find("--exec-file"),
-            std::string::npos);
-  EXPECT_NE(refusal([] { return parse({"cleanup", "vm", "--parent-cgroup", "../x"}); }).find("--parent-cgroup"),
-            std::string::npos);
+  expect_refused(parse({"cleanup", "../vm"}), "letters, digits and hyphens");
+  expect_refused(parse({"cleanup", "vm", "--exec-file", "/usr/.."}), "--exec-file");
+  expect_refused(parse({"cleanup", "vm", "--parent-cgroup", "../x"}), "--parent-cgroup");
 }
 
 TEST(JailerArguments, ThatAreMissingAreNamed) {
-  EXPECT_NE(refusal([] { return parse({}); }).find("--id is missing"), std::string::npos);
-  EXPECT_NE(refusal([] { return parse({"--id", "a", "--exec-file", "b", "--gid", "1"}); }).find("--uid is missing"),
-            std::string::npos);
+  expect_refused(parse({}), "--id is missing");
+  expect_refused(parse({"--id", "a", "--exec-file", "b", "--gid", "1"}), "--uid is missing");
 }
 
 TEST(JailerArguments, AreNotGuessedAt) {
-  EXPECT_NE(refusal([] { return parse_jail({"--cgroup-version", "3"}); }).find("--cgroup-version"), std::string::npos);
-  EXPECT_NE(refusal([] { return parse_jail({"--node", "0"}); }).find("--node"), std::string::npos);
-  EXPECT_NE(refusal([] { return parse_jail({"--id", "second"}); }).find("--id"), std::string::npos);
-  EXPECT_NE(refusal([] { return parse_jail({"stray"}); }).find("stray"), std::string::npos);
+  expect_refused(parse_jail({"--cgroup-version", "3"}), "--cgroup-version");
+  expect_refused(parse_jail({"--node", "0"}), "--node");
+  expect_refused(parse_jail({"--id", "second"}), "--id");
+  expect_refused(parse_jail({"stray"}), "stray");
+}
+
+TEST(JailerArguments, AnswerForHelpAndVersion) {
+  for (const auto& [flags, part] : {std::pair<std::vector<const char*>, const char*>{{"--version"}, "Mayfly jailer v"},
+                                    {{"--help"}, "--chroot-base-dir"},
+                                    {{"cleanup", "--help"}, "Where the jail was made"}}) {
+    const auto invocation = parse(flags);
+    ASSERT_TRUE(invocation);
+    const auto* answer = std::get_if<PrintText>(&*invocation);
+    ASSERT_NE(answer, nullptr);
+    EXPECT_NE(answer->text.find(part), std::string::npos) << answer->text;
+  }
 }
 
 TEST(JailId, HasOneTo64LettersDigitsAndHyphens) {
