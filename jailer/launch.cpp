@@ -12,10 +12,12 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <csignal>
 #include <ctime>
 #include <exception>
 #include <semaphore>
@@ -191,11 +193,12 @@ Status launch_in_child(Launch launch) {
   launch.report = OwnedFd{ends[1]};
   // The end of a session's leader sends SIGHUP to what is left of the session, and we end soon.
   const bool new_session = launch.jail.daemonize || ::getsid(0) == ::getpid();
-  if (launch.jail.new_pid_ns && ::unshare(CLONE_NEWPID) != 0)
-    return fail_errno(ErrorKind::System, "cannot make a PID namespace; mayfly-jailer must be run by root");
   launch.earlier_cpu_us = cpu_time_us() - launch.begin.cpu_us;
-  const pid_t child = ::fork();
-  if (child < 0) return fail_errno(ErrorKind::System, "cannot make the monitor's process");
+  // As fork does it. Not unshare and fork: whatever process we made after that would be in the namespace, too.
+  const unsigned long flags = SIGCHLD | (launch.jail.new_pid_ns ? CLONE_NEWPID : 0);
+  const auto child = static_cast<pid_t>(::syscall(SYS_clone, flags, nullptr, nullptr, nullptr, nullptr));
+  if (child < 0)
+    return fail_errno(ErrorKind::System, "cannot make the monitor's process; mayfly-jailer must be run by root");
   if (child == 0) be_child(launch, new_session);
   launch.report.reset();
   std::string report = read_to_end(from);
