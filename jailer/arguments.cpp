@@ -155,7 +155,7 @@ Status parse_resource_limit(std::string_view text, ResourceLimits& limits) {
   if (!number)
     return fail(ErrorKind::InvalidArgument, "--resource-limit '{}' needs a number after {}=", text, resource);
   if (resource == "fsize")
-    limits.file_size = *number;
+    limits.file_size = number;
   else
     limits.open_files = *number;
   return {};

@@ -67,7 +67,7 @@ Status empty(OwnedFd directory, const std::string& what) {
   while (const dirent* entry = ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): a stream of our own
     const std::string name = entry->d_name;
     if (name == "." || name == "..") continue;
-    if (auto removed = remove_tree(fd, name, what + "/" + name); !removed) return removed;
+    if (auto removed = remove_tree(fd, name, fmt::format("{}/{}", what, name)); !removed) return removed;
   }
   return {};
 }

@@ -107,6 +107,7 @@ std::vector<std::string> monitor_arguments(const JailArguments& jail, const std:
 /// With an empty environment. Returns only an error.
 Status execute(std::vector<std::string> arguments) {
   std::vector<char*> argv;
+  argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   std::array<char*, 1> no_environment{};
