@@ -152,6 +152,19 @@ TEST_F(JailerTest, RefusesCgroupsThatAreNotThere) {
   expect_refused_flags(flags, "cannot write 'many' to pids.max");
 }
 
+TEST_F(JailerTest, RefusesACgroupForWhichThereIsNoRoom) {
+  std::string top = "/sys/fs/cgroup";
+  if (!fs::exists(top + "/cgroup.controllers")) top += "/unified";
+  if (!fs::exists(top + "/cgroup.controllers")) GTEST_SKIP() << "no cgroups of version 2 are mounted at /sys/fs/cgroup";
+  const std::string full = top + "/mayfly-test-full";
+  fs::create_directory(full);
+  make_file(full + "/cgroup.max.descendants", "0");
+  expect_refused_flags(
+      {"--cgroup-version", "2", "--parent-cgroup", "mayfly-test-full", "--cgroup", "cgroup.max.depth=1"},
+      "no room for the cgroup");
+  EXPECT_EQ(::rmdir(full.c_str()), 0) << "the machine's cgroup is in it";
+}
+
 TEST_F(JailerTest, RefusesLimitsThatTheKernelDoesNotSet) {
   expect_refused_flags({"--resource-limit", "no-file=18446744073709551614"}, "--resource-limit no-file=");
   expect_refused_flags({"--resource-limit", "no-file=18446744073709551614", "--daemonize", "--new-pid-ns"},
