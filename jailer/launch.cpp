@@ -26,9 +26,9 @@
 namespace mayfly::jailer {
 namespace {
 
-std::uint64_t cpu_time_us() {
+std::uint64_t microseconds(clockid_t clock) {
   timespec now{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  ::clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
 }
 
@@ -87,9 +87,9 @@ Status silence_standard_streams(const OwnedFd& null) {
 }
 
 /// CPU time that was used so far is the parent's to the monitor, also where it was this very process that used it.
-std::vector<std::string> monitor_arguments(const JailArguments& jail, const std::string& path, BeginTime begin,
+std::vector<std::string> monitor_arguments(const JailArguments& jail, const std::string& path, ProcessTime begin,
                                            std::uint64_t earlier_cpu_us) {
-  const std::uint64_t now = cpu_time_us();
+  const std::uint64_t now = time_now().cpu_us;
   const std::uint64_t parent = earlier_cpu_us > 0 ? earlier_cpu_us + now : now - begin.cpu_us;
   std::vector<std::string> arguments = {path,
                                         "--id",
@@ -118,7 +118,7 @@ Status execute(std::vector<std::string> arguments) {
 struct Launch {
   const JailArguments& jail;
   Checked checked;
-  BeginTime begin;
+  ProcessTime begin;
   std::uint64_t earlier_cpu_us = 0;  ///< What the process had used that made this one; 0: there was none.
   mode_t file_mask = 0;              ///< For the monitor.
   OwnedFd report{};                  ///< Where a child tells how it went.
@@ -194,7 +194,7 @@ Status launch_in_child(Launch launch) {
   launch.report = OwnedFd{ends[1]};
   // The end of a session's leader sends SIGHUP to what is left of the session, and we end soon.
   const bool new_session = launch.jail.daemonize || ::getsid(0) == ::getpid();
-  launch.earlier_cpu_us = cpu_time_us() - launch.begin.cpu_us;
+  launch.earlier_cpu_us = time_now().cpu_us - launch.begin.cpu_us;
   // As fork does it. Not unshare and fork: whatever process we made after that would be in the namespace, too.
   const unsigned long flags = SIGCHLD | (launch.jail.new_pid_ns ? CLONE_NEWPID : 0);
   const auto child = static_cast<pid_t>(::syscall(SYS_clone, flags, nullptr, nullptr, nullptr, nullptr));
@@ -216,7 +216,11 @@ Status launch_in_child(Launch launch) {
 
 }  // namespace
 
-Status launch(const JailArguments& jail, BeginTime begin) {
+ProcessTime time_now() {
+  return {.wall_us = microseconds(CLOCK_MONOTONIC), .cpu_us = microseconds(CLOCK_PROCESS_CPUTIME_ID)};
+}
+
+Status launch(const JailArguments& jail, ProcessTime begin) {
   auto checked = check(jail);
   if (!checked) return propagate(checked);
   Launch launch{.jail = jail, .checked = std::move(*checked), .begin = begin, .file_mask = ::umask(0)};

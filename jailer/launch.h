@@ -7,18 +7,20 @@
 
 namespace mayfly::jailer {
 
-/// When mayfly-jailer began, in microseconds: for the monitor's account of its start-up.
-struct BeginTime {
+/// For the monitor's account of its start-up.
+struct ProcessTime {
   std::uint64_t wall_us = 0;  ///< CLOCK_MONOTONIC
   std::uint64_t cpu_us = 0;   ///< CLOCK_PROCESS_CPUTIME_ID
 };
 
-/// Makes the jail and executes the monitor in it. Returns without an error only with --daemonize or --new-pid-ns, whose
-/// monitor is another process: it runs then. Where there is an error, nothing is left of the jail; folders that jails
-/// share (BASE/NAME, parent cgroups) stay.
+[[nodiscard]] ProcessTime time_now();
+
+/// Makes the jail and executes the monitor in it; `begin` is when mayfly-jailer began. Returns without an error only
+/// with --daemonize or --new-pid-ns, whose monitor is another process: it runs then. Where there is an error, nothing
+/// is left of the jail; folders that jails share (BASE/NAME, parent cgroups) stay.
 ///
 /// Call with one thread, and no descriptors that are not closed upon execution but the three standard ones.
-[[nodiscard]] Status launch(const JailArguments& jail, BeginTime begin);
+[[nodiscard]] Status launch(const JailArguments& jail, ProcessTime begin);
 
 /// Removes what a monitor that is gone left: its directory and its cgroups. Errors: it still runs; a jailer is at work
 /// on it; there is none; something is mounted in it.

@@ -6,19 +6,12 @@
 
 #include <climits>
 #include <cstdio>
-#include <ctime>
 #include <exception>
 
 namespace mayfly::jailer {
 namespace {
 
 constexpr int kExitError = 1;
-
-std::uint64_t microseconds(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
-}
 
 /// Whatever our caller has open would be open in the jail: a directory is a way out of it. Standard streams that are
 /// closed would be taken over by the first files that we open.
@@ -32,7 +25,7 @@ bool tidy_descriptors() {
 }
 
 struct Start {
-  BeginTime begin;
+  ProcessTime begin;
 
   Status operator()(const JailArguments& jail) const { return launch(jail, begin); }
   Status operator()(const CleanupArguments& jail) const { return clean_up(jail); }
@@ -43,7 +36,7 @@ struct Start {
 };
 
 int run(int argc, char** argv) {
-  const Start start{{.wall_us = microseconds(CLOCK_MONOTONIC), .cpu_us = microseconds(CLOCK_PROCESS_CPUTIME_ID)}};
+  const Start start{time_now()};
   if (!tidy_descriptors()) {
     std::perror("mayfly-jailer: cannot close what its caller has open");
     return kExitError;
