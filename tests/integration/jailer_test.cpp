@@ -172,25 +172,27 @@ TEST_F(JailerTest, RefusesLimitsThatTheKernelDoesNotSet) {
 }
 
 TEST_F(JailerTest, TakesEverythingBackAlsoWithoutPrivileges) {
-  // A process of the jail's user, who may have one: the kernel then refuses to execute another, the last step of all.
-  Pipe until;
+  // A process of the jail's user, who may have none: the kernel then refuses to execute another, the last step of all.
+  Pipe until, ready;
   const pid_t other = ::fork();
   if (other == 0) {
     until.write.reset();
     char byte = 0;
     const bool ours = ::setresuid(kJailUid, kJailUid, kJailUid) == 0;
-    ::_exit(ours && ::read(until.read.get(), &byte, 1) == 0 ? 0 : 1);
+    ::_exit(ours && ::write(ready.write.get(), &byte, 1) == 1 && ::read(until.read.get(), &byte, 1) == 0 ? 0 : 1);
   }
+  char byte = 0;
+  ASSERT_EQ(::read(ready.read.get(), &byte, 1), 1);
   std::vector<std::string> flags;
   if (const auto cgroup = find_cgroup()) flags = cgroup->flags;
-  const std::vector<std::string> one_process = {"prlimit", "--nproc=1"};
-  expect_refused(jail("vm", flags), "cannot execute /hello in the jail", one_process);
+  const std::vector<std::string> no_process = {"prlimit", "--nproc=0"};
+  expect_refused(jail("vm", flags), "cannot execute /hello in the jail", no_process);
   flags.insert(flags.end(), {"--daemonize", "--new-pid-ns"});
-  expect_refused(jail("vm", flags), "cannot execute /hello in the jail", one_process);
+  expect_refused(jail("vm", flags), "cannot execute /hello in the jail", no_process);
 
   fs::create_directories(folder("prepared") + "/root/run");
   make_file(folder("prepared") + "/root/kernel", "of the host");
-  EXPECT_EQ(run(jail("prepared"), one_process).code, 1);
+  EXPECT_EQ(run(jail("prepared"), no_process).code, 1);
   std::vector<std::string> left;
   for (const auto& each : fs::recursive_directory_iterator{folder("prepared")})
     left.push_back(each.path().lexically_relative(folder("prepared")));
