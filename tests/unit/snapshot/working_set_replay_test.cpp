@@ -67,7 +67,7 @@ class Replay : public ::testing::Test {
       bool once = false;
       loop_->serve_until([&] { return std::exchange(once, true); });
     }
-    ASSERT_TRUE(std::ranges::all_of(ranges, done));
+    ASSERT_TRUE(std::ranges::all_of(ranges, done)) << std::ranges::count_if(ranges, done) << " of " << ranges.size();
   }
 
   testing::ScratchDirectory scratch_;
