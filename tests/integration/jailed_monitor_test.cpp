@@ -200,6 +200,21 @@ TEST_F(JailedMonitorTest, IsInItsCgroup) {
   EXPECT_FALSE(fs::exists(cgroup->parent + "/vm"));
 }
 
+TEST_F(JailedMonitorTest, IsReachedFromOutsideByItsId) {
+  put_guest("vm", "survivor");
+  Jailed monitor{root("vm"), jail("vm", monitor_binary())};
+  monitor.boot();
+  const auto mayfly = [](const std::vector<std::string>& words) {
+    std::vector<std::string> all = {monitor_binary()};
+    all.insert(all.end(), words.begin(), words.end());
+    return ChildProcess{all, {.in = -1, .out = -1, .err = -1}}.wait();
+  };
+  EXPECT_EQ(mayfly({"pause", "vm"}), 0);
+  EXPECT_EQ(mayfly({"snapshot", "create", "vm", "--state", "/state", "--memory", "/memory"}), 0);
+  EXPECT_TRUE(fs::exists(root("vm") + "/state"));
+  EXPECT_EQ(mayfly({"stop", "--now", "vm"}), 0);
+}
+
 TEST_F(JailedMonitorTest, IsSnapshottedAndRestoredInAnotherJail) {
   put_guest("first", "survivor");
   {
