@@ -4,11 +4,13 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
@@ -74,9 +76,11 @@ void await_running(const std::string& name) {
     if (::poll(&change, 1, kDeadlineMs) != 1 || ::recv(changes.get(), ignored.data(), ignored.size(), 0) <= 0)
       give_up("the TAP " + name + " has no carrier");
   }
-  // Changing an interface waits for the lock under which its queue is being made ready.
-  configure(SIOCGIFMTU, request, "cannot ask for the TAP's MTU");
-  configure(SIOCSIFMTU, request, "cannot set the TAP's MTU");
+  // The flag may be that of the descriptor by which the TAP was made; asking for the link has the kernel carry out what
+  // is due, where frames had nowhere to go before (linkwatch).
+  ethtool_value link{.cmd = ETHTOOL_GLINK, .data = 0};
+  request.ifr_data = reinterpret_cast<char*>(&link);
+  configure(SIOCETHTOOL, request, "cannot ask for the TAP's link");
 }
 
 TapInterface::TapInterface(std::string name, int mtu, std::uint16_t protocol, Queues queues)
