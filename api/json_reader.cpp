@@ -1,7 +1,5 @@
 #include "api/json_reader.h"
 
-#include <simdjson.h>
-
 #include <cctype>
 #include <climits>
 #include <type_traits>
@@ -12,73 +10,6 @@ namespace mayfly {
 namespace {
 
 constexpr std::size_t kLongestQuote = 100;  // bytes of a value that a message repeats
-
-JsonValue copy_of(simdjson::dom::element element);
-
-JsonValue copy_of_object(simdjson::dom::object object) {
-  JsonValue::Object members;
-  for (const auto field : object) members.push_back({std::string{field.key}, copy_of(field.value)});
-  return {std::move(members)};
-}
-
-JsonValue copy_of_array(simdjson::dom::array array) {
-  JsonValue::Array elements;
-  for (const auto element : array) elements.push_back(copy_of(element));
-  return {std::move(elements)};
-}
-
-// Recursion is bounded by kMaximumJsonDepth, which the parser has checked.
-JsonValue copy_of(simdjson::dom::element element) {  // NOLINT(misc-no-recursion)
-  using simdjson::dom::element_type;
-  switch (element.type()) {
-    case element_type::OBJECT:
-      return copy_of_object(element.get_object().value_unsafe());
-    case element_type::ARRAY:
-      return copy_of_array(element.get_array().value_unsafe());
-    case element_type::STRING:
-      return {std::string{element.get_string().value_unsafe()}};
-    case element_type::BOOL:
-      return {element.get_bool().value_unsafe()};
-    case element_type::INT64:
-      return {element.get_int64().value_unsafe()};
-    case element_type::UINT64:
-      return {element.get_uint64().value_unsafe()};
-    case element_type::DOUBLE:
-      return {element.get_double().value_unsafe()};
-    case element_type::NULL_VALUE:
-      break;
-  }
-  return {nullptr};
-}
-
-/// There is but one (third-party.cmake); left to itself, simdjson would ask CPUID which.
-void choose_implementation() {
-  simdjson::get_active_implementation() = simdjson::get_available_implementations()["fallback"];
-}
-
-/// What is wrong with a document, in words for whoever wrote it.
-std::string_view malformed(simdjson::error_code code) {
-  switch (code) {
-    case simdjson::UTF8_ERROR:
-      return "it is not UTF-8 text";
-    case simdjson::UNCLOSED_STRING:
-      return "a string is not closed";
-    case simdjson::UNESCAPED_CHARS:
-      return "a string has a control character that is not escaped";
-    case simdjson::STRING_ERROR:
-      return "a string has a wrong escape sequence";
-    case simdjson::NUMBER_ERROR:
-      return "a number is malformed or beyond 64 bits";
-    case simdjson::T_ATOM_ERROR:
-    case simdjson::F_ATOM_ERROR:
-    case simdjson::N_ATOM_ERROR:
-      return "a word is neither true, false nor null";
-    case simdjson::CAPACITY:
-      return "it is longer than 4 GiB";
-    default:
-      return "a comma, colon, bracket, brace or quotation mark is missing or superfluous";
-  }
-}
 
 std::string joined(std::span<const std::string_view> names) { return fmt::format("{}", fmt::join(names, ", ")); }
 
@@ -92,27 +23,6 @@ bool equal_ignoring_case(std::string_view left, std::string_view right) {
 }
 
 }  // namespace
-
-Result<JsonValue> parse_json(std::string_view text, std::string_view what) {
-  if (std::ranges::all_of(text, [](unsigned char c) { return std::isspace(c) != 0; })) {
-    return fail(ErrorKind::InvalidArgument, "{} is empty, where a JSON object is needed", what);
-  }
-  choose_implementation();
-  simdjson::dom::parser parser;
-  auto error = parser.allocate(std::max<std::size_t>(text.size(), 64), kMaximumJsonDepth);
-  if (error != simdjson::SUCCESS) {
-    return fail(ErrorKind::System, "{}: there is no memory for {} bytes of JSON", what, text.size());
-  }
-  simdjson::dom::element root;
-  error = parser.parse(text.data(), text.size()).get(root);
-  if (error == simdjson::DEPTH_ERROR) {
-    return fail(ErrorKind::InvalidArgument, "{} is JSON nested more than {} deep", what, kMaximumJsonDepth);
-  }
-  if (error != simdjson::SUCCESS) {
-    return fail(ErrorKind::InvalidArgument, "{} is not valid JSON: {}", what, malformed(error));
-  }
-  return copy_of(root);
-}
 
 std::string in_quotes(std::string_view text) {
   if (text.size() <= kLongestQuote) return fmt::format("\"{}\"", text);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/json_value.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -29,26 +30,6 @@
 /// A reader of a value is anything callable as Result<T>(const JsonValue&, const std::string& where); functions such as
 /// the one above and the small structs below alike, so readers nest. No thread-affinity; nothing here throws on input.
 namespace mayfly {
-
-struct JsonMember;
-
-/// One value of a document. Objects keep the order of the text, and fields that are there twice.
-struct JsonValue {
-  using Array = std::vector<JsonValue>;
-  using Object = std::vector<JsonMember>;
-  std::variant<std::nullptr_t, bool, std::int64_t, std::uint64_t, double, std::string, Array, Object> data;
-};
-struct JsonMember {
-  std::string name;
-  JsonValue value;
-};
-
-/// How deep objects and arrays may nest. The dialect needs six levels.
-inline constexpr std::size_t kMaximumJsonDepth = 32;
-
-/// Parses one document, which messages call `what` ("the body"). Errors (InvalidArgument): empty, malformed, too deep,
-/// a number beyond 64 bits, text that is not UTF-8.
-[[nodiscard]] Result<JsonValue> parse_json(std::string_view text, std::string_view what);
 
 /// What a value is, for messages: `a string ("two")`, `a number (-1)`, `an object`.
 [[nodiscard]] std::string describe(const JsonValue& value);
