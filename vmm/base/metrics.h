@@ -56,6 +56,11 @@ struct NetMetrics {
   Counter tx_packets_count, tx_bytes_count, tx_fails, tx_malformed_frames, tx_spoofed_mac_count;
   Counter rx_rate_limiter_throttled, tx_rate_limiter_throttled, tap_gone_count, update_count, update_fails;
 };
+/// Of the metadata service, on all interfaces together.
+struct MmdsMetrics {
+  Counter rx_count, rx_accepted, rx_accepted_err, rx_no_token, rx_invalid_token, tx_frames, tx_bytes;
+  Counter connections_created, connections_destroyed;
+};
 struct LoggerMetrics {
   Counter missed_metrics_count;
 };
@@ -70,6 +75,7 @@ struct Metrics {
   VirtioMetrics virtio;
   BlockMetrics block;
   NetMetrics net;
+  MmdsMetrics mmds;
   LoggerMetrics logger;
   LatencyMetrics latency;
 };
@@ -106,6 +112,15 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("latencies_us", "load_snapshot", "Load request to vCPU threads ready or running, microseconds",
         m.latency.load_snapshot_us);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
+  visit("mmds", "rx_count", "Frames of the guest for the metadata service", m.mmds.rx_count);
+  visit("mmds", "rx_accepted", "Of those, well-formed ones", m.mmds.rx_accepted);
+  visit("mmds", "rx_accepted_err", "Of those, dropped ones", m.mmds.rx_accepted_err);
+  visit("mmds", "rx_no_token", "Requests for metadata that lacked a token", m.mmds.rx_no_token);
+  visit("mmds", "rx_invalid_token", "Requests for metadata with a token that is not valid", m.mmds.rx_invalid_token);
+  visit("mmds", "tx_frames", "Frames of the metadata service for the guest", m.mmds.tx_frames);
+  visit("mmds", "tx_bytes", "Bytes of those", m.mmds.tx_bytes);
+  visit("mmds", "connections_created", "Connections to the metadata service", m.mmds.connections_created);
+  visit("mmds", "connections_destroyed", "Of those, ended ones", m.mmds.connections_destroyed);
   visit("net", "rx_packets_count", "Frames given to the guest", m.net.rx_packets_count);
   visit("net", "rx_bytes_count", "Bytes given to the guest", m.net.rx_bytes_count);
   visit("net", "rx_fails", "Reads of a TAP that failed", m.net.rx_fails);

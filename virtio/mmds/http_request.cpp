@@ -1,0 +1,139 @@
+#include "virtio/mmds/http_request.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace mayfly {
+namespace {
+
+constexpr std::string_view kLineEnd = "\r\n";
+constexpr std::string_view kHeadEnd = "\r\n\r\n";
+constexpr std::string_view kScheme = "http://";
+
+constexpr char lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+bool equal_ignoring_case(std::string_view left, std::string_view right) noexcept {
+  return std::ranges::equal(left, right, {}, lower, lower);
+}
+
+/// RFC 9110, 5.6.2: tchar.
+bool is_token(std::string_view text) noexcept {
+  return !text.empty() && std::ranges::all_of(text, [](char c) {
+    return (c >= '0' && c <= '9') || (lower(c) >= 'a' && lower(c) <= 'z') ||
+           std::string_view{"!#$%&'*+-.^_`|~"}.contains(c);
+  });
+}
+
+/// Visible characters and what is not ASCII.
+bool is_visible(char c) noexcept { return static_cast<unsigned char>(c) > 0x20 && c != 0x7F; }
+bool is_blank(char c) noexcept { return c == ' ' || c == '\t'; }
+
+std::string_view trimmed(std::string_view text) noexcept {
+  while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
+  while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
+  return text;
+}
+
+/// Takes what precedes `end` from the front of `text`, and `end` with it; all of it where there is no `end`.
+std::string_view take_until(std::string_view& text, std::string_view end) noexcept {
+  const std::size_t at = text.find(end);
+  const std::string_view taken = text.substr(0, at);
+  text.remove_prefix(at == std::string_view::npos ? text.size() : at + end.size());
+  return taken;
+}
+
+bool has_lone_line_feed(std::string_view bytes) noexcept {
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    if (bytes[i] == '\n' && (i == 0 || bytes[i - 1] != '\r')) return true;
+  return false;
+}
+
+}  // namespace
+
+std::expected<std::optional<HttpRequest>, HttpFault> HttpRequest::parse(std::string_view bytes, std::size_t longest) {
+  const std::size_t end = bytes.find(kHeadEnd);
+  const std::string_view head = bytes.substr(0, end);
+  // Who ends lines otherwise would wait for ever.
+  if (has_lone_line_feed(head)) return std::unexpected(HttpFault::Malformed);
+  if (end == std::string_view::npos) {
+    if (bytes.size() >= longest) return std::unexpected(HttpFault::TooLong);
+    return std::nullopt;
+  }
+  HttpRequest request;
+  request.fields_ = head;
+  request.length_ = end + kHeadEnd.size();
+  if (const auto fault = request.read_request_line(take_until(request.fields_, kLineEnd)))
+    return std::unexpected(*fault);
+  if (const auto fault = request.read_fields()) return std::unexpected(*fault);
+  if (request.length_ > longest) return std::unexpected(HttpFault::TooLong);
+  if (request.length_ > bytes.size()) return std::nullopt;
+  return request;
+}
+
+std::optional<HttpFault> HttpRequest::read_request_line(std::string_view line) noexcept {
+  method_ = take_until(line, " ");
+  path_ = take_until(line, " ");
+  if (!is_token(method_) || path_.empty() || !std::ranges::all_of(path_, is_visible)) return HttpFault::Malformed;
+  if (equal_ignoring_case(path_.substr(0, kScheme.size()), kScheme)) {
+    path_.remove_prefix(kScheme.size());
+    path_.remove_prefix(std::min(path_.find('/'), path_.size()));
+  } else if (path_.front() != '/') {
+    return HttpFault::Malformed;
+  }
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  if (line.size() != 8 || !line.starts_with("HTTP/") || !is_digit(line[5]) || line[6] != '.' || !is_digit(line[7]))
+    return HttpFault::Malformed;
+  if (line[5] != '1' || line[7] > '1') return HttpFault::NoSuchVersion;
+  minor_version_ = static_cast<unsigned>(line[7] - '0');
+  return std::nullopt;
+}
+
+/// Checks every field, and acts on those that say where the request ends and what comes after it.
+std::optional<HttpFault> HttpRequest::read_fields() noexcept {
+  keep_alive_ = minor_version_ > 0;
+  std::optional<std::size_t> body;
+  for (std::string_view rest = fields_; !rest.empty();) {
+    std::string_view line = take_until(rest, kLineEnd);
+    const std::size_t colon = line.find(':');
+    if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) return HttpFault::Malformed;
+    const std::string_view name = line.substr(0, colon);
+    const std::string_view value = trimmed(line.substr(colon + 1));
+    if (!std::ranges::all_of(value, [](char c) { return is_visible(c) || is_blank(c); })) return HttpFault::Malformed;
+    if (equal_ignoring_case(name, "Transfer-Encoding")) return HttpFault::NoSuchCoding;
+    if (equal_ignoring_case(name, "Connection")) {
+      if (http_list_has(value, "close"))
+        keep_alive_ = false;
+      else if (http_list_has(value, "keep-alive"))
+        keep_alive_ = true;
+    }
+    if (equal_ignoring_case(name, "Content-Length")) {
+      std::size_t length = 0;
+      const auto [after, error] = std::from_chars(value.data(), value.data() + value.size(), length);
+      if (error == std::errc::result_out_of_range) return HttpFault::TooLong;
+      if (error != std::errc{} || after != value.data() + value.size() || (body && *body != length))
+        return HttpFault::Malformed;
+      body = length;
+    }
+  }
+  // Such that the sum cannot wrap: longer than any limit is long enough.
+  length_ += std::min<std::size_t>(body.value_or(0), std::size_t{1} << 31);
+  return std::nullopt;
+}
+
+std::optional<std::string_view> HttpRequest::field(std::string_view name) const noexcept {
+  for (std::string_view rest = fields_; !rest.empty();) {
+    std::string_view line = take_until(rest, kLineEnd);
+    if (equal_ignoring_case(take_until(line, ":"), name)) return trimmed(line);
+  }
+  return std::nullopt;
+}
+
+bool http_list_has(std::string_view list, std::string_view member) noexcept {
+  while (!list.empty()) {
+    std::string_view each = take_until(list, ",");
+    if (equal_ignoring_case(trimmed(take_until(each, ";")), member)) return true;
+  }
+  return false;
+}
+
+}  // namespace mayfly

@@ -1,0 +1,53 @@
+#pragma once
+
+#include "virtio/mmds/config.h"
+#include "virtio/mmds/http_request.h"
+#include "virtio/mmds/metadata_store.h"
+#include "virtio/mmds/session_tokens.h"
+#include "vmm/base/metrics.h"
+
+#include <cstdint>
+#include <string>
+
+/// What a guest's requests are answered with.
+///
+///   MetadataService service{config, store, SessionTokens{key, now_ns}, metrics.mmds};
+///   HttpAnswer answer = service.answer(request, now_ns);
+///
+/// GET reads the metadata at the target's path: as JSON where the client accepts "application/json", else as text.
+/// PUT /latest/api/token gives a token, for the seconds that X-metadata-token-ttl-seconds says, and with V2 GET needs
+/// it in X-metadata-token; EC2's names of the two fields will do.
+///
+/// One for all interfaces of a machine. One thread at a time, together with the store.
+namespace mayfly {
+
+struct HttpAnswer {
+  std::string text;         ///< Head and body.
+  bool keep_alive = false;  ///< Whether another request may follow.
+};
+
+class MetadataService {
+ public:
+  /// `store` and `metrics` outlive the service.
+  MetadataService(MmdsConfig config, const MetadataStore& store, const SessionTokens& tokens, MmdsMetrics& metrics)
+      : config_(std::move(config)), store_(store), tokens_(tokens), metrics_(metrics) {}
+
+  [[nodiscard]] const MmdsConfig& config() const noexcept { return config_; }
+
+  [[nodiscard]] HttpAnswer answer(const HttpRequest& request, std::uint64_t now_ns) const;
+  /// To what is no request; the connection ends with it.
+  [[nodiscard]] static HttpAnswer refuse(HttpFault fault);
+
+ private:
+  struct Reply;
+  [[nodiscard]] Reply reply_to(const HttpRequest& request, std::uint64_t now_ns) const;
+  [[nodiscard]] Reply get(const HttpRequest& request, std::uint64_t now_ns) const;
+  [[nodiscard]] Reply put(const HttpRequest& request, std::uint64_t now_ns) const;
+
+  MmdsConfig config_;
+  const MetadataStore& store_;
+  SessionTokens tokens_;
+  MmdsMetrics& metrics_;
+};
+
+}  // namespace mayfly
