@@ -1,0 +1,81 @@
+#pragma once
+
+#include "virtio/mmds/frame_responder.h"
+#include "virtio/mmds/metadata_service.h"
+#include "virtio/mmds/packet.h"
+#include "virtio/mmds/siphash.h"
+#include "virtio/mmds/tcp_connection.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+/// The metadata service on one network interface: ARP, and HTTP on TCP port 80, at the service's address.
+///
+///   auto stack = std::make_unique<NetworkStack>(service, key, metrics.mmds);   // key: 16 bytes of getrandom()
+///   NetDevice::create(config, tap, std::move(stack), ...);
+///
+/// Frames in, frames out; there is no socket, and no way from here to the host's network. Everything that a guest can
+/// fill has its size from the begin: kConnections connections, kResets refusals, one answer to ARP. Only answers are
+/// allocated, one a connection, each no longer than the store allows.
+namespace mayfly {
+
+class NetworkStack final : public FrameResponder {
+ public:
+  static constexpr std::size_t kConnections = 16;
+  static constexpr std::size_t kResets = 8;
+  /// A connection that got no further for so long makes room for a new one when there is none.
+  static constexpr std::uint64_t kStaleNs = 1'000'000'000;
+  static constexpr std::uint16_t kPort = 80;
+  /// As in the dialect; locally administered, and seen by the guest alone.
+  static constexpr EthernetAddress kMac = {0x06, 0x01, 0x23, 0x45, 0x67, 0x01};
+
+  /// `service` and `metrics` outlive the stack. `key` makes first sequence numbers that cannot be foreseen.
+  NetworkStack(const MetadataService& service, const SipKey& key, MmdsMetrics& metrics) noexcept;
+
+  // FrameResponder
+  [[nodiscard]] bool claims(std::span<const std::uint8_t> head) const noexcept override;
+  void receive(std::span<const std::uint8_t> frame, TcpChecksum checksum, std::uint64_t now_ns) noexcept override;
+  [[nodiscard]] bool ready() const noexcept override;
+  [[nodiscard]] std::size_t transmit(std::span<std::uint8_t, kLongestTransmitted> out) noexcept override;
+  [[nodiscard]] std::optional<std::uint64_t> deadline() const noexcept override;
+  void on_time(std::uint64_t now_ns) noexcept override;
+  void reset() noexcept override;
+
+  /// Connections that are open, or being opened or closed.
+  [[nodiscard]] std::size_t connection_count() const noexcept;
+
+ private:
+  struct Reset {
+    TcpEnd to;
+    std::uint16_t from_port = 0;
+    TcpHeader header;
+  };
+
+  [[nodiscard]] bool receive_segment(std::span<const std::uint8_t> frame, TcpChecksum checksum,
+                                     std::uint64_t now_ns) noexcept;
+  [[nodiscard]] TcpConnection* find(const TcpEnd& peer) noexcept;
+  void open(const TcpSegment& syn, std::uint64_t now_ns) noexcept;
+  void refuse(const TcpSegment& segment) noexcept;
+  void serve(TcpConnection& connection, std::uint64_t now_ns) noexcept;
+  [[nodiscard]] std::uint32_t first_sequence() noexcept;
+  [[nodiscard]] std::size_t write_next(std::span<std::uint8_t> out) noexcept;
+  void note_ends() noexcept;
+
+  const MetadataService& service_;
+  const SipKey key_;
+  MmdsMetrics& metrics_;
+  const TcpEnd end_;
+
+  std::optional<ArpRequest> arp_request_;  // the latest that was not answered yet
+  std::array<Reset, kResets> resets_{};    // a ring
+  std::size_t first_reset_ = 0;
+  std::size_t reset_count_ = 0;
+  std::array<TcpConnection, kConnections> connections_;
+  std::size_t turn_ = 0;      // whose turn it is to send
+  std::size_t alive_ = 0;     // connections as counted by the metrics
+  std::uint64_t opened_ = 0;  // makes each first sequence number another one
+};
+
+}  // namespace mayfly

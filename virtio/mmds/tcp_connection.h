@@ -1,0 +1,120 @@
+#pragma once
+
+#include "virtio/mmds/packet.h"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+/// The server's end of a TCP connection (RFC 9293) to the guest.
+///
+///   connection.open(syn, first_sequence, now_ns);
+///   connection.receive(segment, now_ns);                      // whatever comes
+///   if (connection.idle()) ... received(), consume(), send() or finish()
+///   while (auto out = connection.next()) { write(*out); connection.sent(*out); }
+///   ... at deadline(): connection.on_time(now_ns);
+///
+/// The way to a guest is one link that loses little and keeps the order. So there is no congestion window; what comes
+/// out of order is asked for again; what is not acknowledged in time is sent again from there on. There is one answer
+/// at a time, which is let go when all of it was acknowledged. Of TCP's options the maximum segment size alone is used.
+///
+/// What the guest can make of one: kReceiveBytes, the answer, and kAttempts tries without progress, after which it is
+/// reset; a guest that keeps its window shut is no different. Pure; one thread at a time.
+namespace mayfly {
+
+class TcpConnection {
+ public:
+  /// What is kept of what came and was not consumed yet: the window.
+  static constexpr std::size_t kReceiveBytes = 4096;
+  /// What one Ethernet frame holds.
+  static constexpr std::uint16_t kMaximumSegment = 1460;
+  /// A smaller one than this would make headers of most of what is sent; nobody has such a link.
+  static constexpr std::uint16_t kMinimumSegment = 88;
+  /// Until the first try again; each further one takes twice as long.
+  static constexpr std::uint64_t kTimeoutNs = 200'000'000;
+  static constexpr unsigned kAttempts = 8;
+  /// How long the peer may take to end its direction when ours is at its end.
+  static constexpr std::uint64_t kFinishNs = 10'000'000'000;
+
+  struct Outgoing {
+    TcpHeader header;
+    std::span<const std::uint8_t> payload{};  ///< Of the answer; valid until the next call.
+  };
+
+  /// Begins anew, whatever was before; `syn` has SYN and not ACK.
+  void open(const TcpSegment& syn, std::uint32_t first_sequence, std::uint64_t now_ns) noexcept;
+  /// Forgets everything.
+  void close() noexcept;
+  [[nodiscard]] bool closed() const noexcept { return state_ == State::Closed; }
+  [[nodiscard]] const TcpEnd& peer() const noexcept { return peer_; }
+  /// When the connection last got any further.
+  [[nodiscard]] std::uint64_t progress_ns() const noexcept { return progress_ns_; }
+
+  /// A segment from peer(), at any time but when closed.
+  void receive(const TcpSegment& segment, std::uint64_t now_ns) noexcept;
+
+  /// What has come, in order.
+  [[nodiscard]] std::string_view received() const noexcept { return {received_.data(), received_length_}; }
+  /// Nothing will follow what has come.
+  [[nodiscard]] bool peer_finished() const noexcept { return peer_finished_; }
+  /// Takes `length` bytes away from the front of received().
+  void consume(std::size_t length) noexcept;
+
+  /// Whether send() and finish() may be called: there is no answer on its way, and none was the last.
+  [[nodiscard]] bool idle() const noexcept { return state_ == State::Open && answer_.empty() && !finishing_; }
+  /// `answer` is not empty. After the `last` one comes the end; what the peer sends from then on is not kept.
+  void send(std::string answer, bool last, std::uint64_t now_ns) noexcept;
+  void finish(std::uint64_t now_ns) noexcept;
+
+  /// The segment to send now, if any. Who sends it says so by sent().
+  [[nodiscard]] std::optional<Outgoing> next() const noexcept;
+  void sent(const Outgoing& segment) noexcept;
+
+  /// When on_time() wants to be called; nullopt: never.
+  [[nodiscard]] std::optional<std::uint64_t> deadline() const noexcept { return deadline_ns_; }
+  void on_time(std::uint64_t now_ns) noexcept;
+
+ private:
+  enum class State : std::uint8_t { Closed, SynReceived, Open };
+
+  void take_acknowledgment(const TcpSegment& segment, std::uint64_t now_ns) noexcept;
+  void take_payload(const TcpSegment& segment, std::uint64_t now_ns) noexcept;
+  void progress(std::uint64_t now_ns) noexcept;
+  [[nodiscard]] bool all_acknowledged() const noexcept;
+  void close_if_complete() noexcept;
+  [[nodiscard]] std::uint16_t window() const noexcept;
+  [[nodiscard]] Outgoing segment(std::uint8_t flags, std::span<const std::uint8_t> payload = {}) const noexcept;
+  [[nodiscard]] std::optional<Outgoing> next_of_answer() const noexcept;
+
+  State state_ = State::Closed;
+  bool acknowledge_ = false;    // the peer wants to hear what we have
+  bool finishing_ = false;      // our end follows the answer
+  bool peer_finished_ = false;  // the peer's end was taken
+  bool forced_ = false;         // the next byte goes out even if the window is shut
+  bool failed_ = false;         // a reset is the next segment, and the last
+  TcpEnd peer_;
+  std::uint16_t maximum_segment_ = 0;
+
+  // RFC 9293, 3.3.1: SND.UNA, SND.NXT, the highest that this has been, SND.WND.
+  std::uint32_t unacknowledged_ = 0;
+  std::uint32_t send_next_ = 0;
+  std::uint32_t send_highest_ = 0;
+  std::uint32_t send_window_ = 0;
+  std::string answer_;
+  std::uint32_t answer_at_ = 0;  // the sequence number of its first byte
+
+  std::uint32_t receive_next_ = 0;  // RCV.NXT
+  std::size_t received_length_ = 0;
+  std::array<char, kReceiveBytes> received_;
+
+  unsigned attempts_ = 0;
+  std::uint64_t timeout_ns_ = 0;
+  std::uint64_t progress_ns_ = 0;
+  std::optional<std::uint64_t> deadline_ns_;
+};
+
+}  // namespace mayfly
