@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -20,11 +21,13 @@ void normalize(JsonValue& value) {  // NOLINT(misc-no-recursion)
     for (JsonValue& element : *array) normalize(element);
   auto* object = std::get_if<Object>(&value.data);
   if (object == nullptr) return;
-  // Backwards, so that the last of one name becomes the first, and stays.
-  std::ranges::reverse(*object);
-  std::ranges::stable_sort(*object, {}, &JsonMember::name);
-  const auto repeated = std::ranges::unique(*object, {}, &JsonMember::name);
-  object->erase(repeated.begin(), repeated.end());
+  std::map<std::string, JsonValue> members;
+  for (JsonMember& member : *object) members.insert_or_assign(std::move(member.name), std::move(member.value));
+  object->clear();
+  while (!members.empty()) {
+    auto first = members.extract(members.begin());
+    object->push_back({std::move(first.key()), std::move(first.mapped())});
+  }
   for (JsonMember& member : *object) normalize(member.value);
 }
 
