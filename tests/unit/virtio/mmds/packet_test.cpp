@@ -96,10 +96,10 @@ TEST(Packet, PaddingBehindAPacketIsNotOfIt) {
 }
 
 TEST(Packet, OptionsAreSkippedAndTheSegmentSizeIsRead) {
-  const GuestSegment segment{.payload = "data",
-                             .tcp_options = {1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 0x05, 0xB4, 0},
-                             .ip_options = {7, 7, 4, 1, 2, 3, 4, 0}};
-  const auto read = read_tcp_segment(frame_of(segment), TcpChecksum::Complete);
+  const Frame frame = frame_of({.payload = "data",
+                                .tcp_options = {1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 0x05, 0xB4, 0},
+                                .ip_options = {7, 7, 4, 1, 2, 3, 4, 0}});
+  const auto read = read_tcp_segment(frame, TcpChecksum::Complete);
   ASSERT_TRUE(read);
   EXPECT_EQ(read->header.maximum_segment, 1460);
   EXPECT_EQ(text_of(read->payload), "data");
