@@ -15,8 +15,7 @@ std::optional<Ipv4Address> read_address(std::string_view text) {
       if (!text.starts_with('.')) return std::nullopt;
       text.remove_prefix(1);
     }
-    const char* const end = text.data() + text.size();
-    const auto [after, error] = std::from_chars(text.data(), end, address[i]);
+    const auto [after, error] = std::from_chars(text.data(), text.data() + text.size(), address[i]);
     if (error != std::errc{} || (text.starts_with('0') && after != text.data() + 1)) return std::nullopt;
     text.remove_prefix(static_cast<std::size_t>(after - text.data()));
   }

@@ -53,13 +53,15 @@ JsonValue merged(JsonValue target, JsonValue patch) {  // NOLINT(misc-no-recursi
 /// RFC 6901, section 4: a reference token of a pointer.
 std::optional<std::string> unescaped(std::string_view token) {
   std::string name;
-  for (std::size_t i = 0; i < token.size(); ++i) {
-    if (token[i] != '~') {
-      name += token[i];
+  while (!token.empty()) {
+    if (token.front() != '~') {
+      name += token.front();
+      token.remove_prefix(1);
       continue;
     }
-    if (++i == token.size() || (token[i] != '0' && token[i] != '1')) return std::nullopt;
-    name += token[i] == '0' ? '~' : '/';
+    if (!token.starts_with("~0") && !token.starts_with("~1")) return std::nullopt;
+    name += token[1] == '0' ? '~' : '/';
+    token.remove_prefix(2);
   }
   return name;
 }
