@@ -143,6 +143,23 @@ struct NetworkInterfacePatch {
   std::optional<RateLimiterConfig> tx_rate_limiter{};
 };
 
+using Ipv4Address = std::array<std::uint8_t, 4>;
+
+enum class MmdsVersion : std::uint8_t {
+  V1,  ///< Metadata without a token; one that is given is not looked at.
+  V2,  ///< Metadata only for who has got a token before.
+};
+
+/// PUT /mmds/config. This is all of the metadata service that a snapshot keeps: metadata and tokens are a machine's
+/// own, and a clone gets other ones from its host.
+struct MmdsConfig {
+  MmdsVersion version = MmdsVersion::V1;
+  std::vector<std::string> network_interfaces{};  ///< Ids of those that serve it.
+  Ipv4Address ipv4_address = {169, 254, 169, 254};
+  bool imds_compat = false;  ///< Answers are plain text, whatever the guest accepts.
+  friend bool operator==(const MmdsConfig&, const MmdsConfig&) = default;
+};
+
 /// PUT /serial
 struct SerialConfig {
   std::optional<std::string> serial_out_path{};     ///< Absent: standard output.

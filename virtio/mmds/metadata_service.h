@@ -1,10 +1,10 @@
 #pragma once
 
-#include "virtio/mmds/config.h"
 #include "virtio/mmds/http_request.h"
 #include "virtio/mmds/metadata_store.h"
 #include "virtio/mmds/session_tokens.h"
 #include "vmm/base/metrics.h"
+#include "vmm/configuration.h"
 
 #include <cstdint>
 #include <string>

@@ -11,7 +11,17 @@
 #include <cstdint>
 #include <optional>
 
-/// The metadata service on one network interface: ARP, and HTTP on TCP port 80, at the service's address.
+/// The metadata service (MMDS): by what a host tells a guest who it is. This is the library's upper end; the parts are
+///
+///   metadata_store, session_tokens      what is served, and to whom
+///   http_request, metadata_service      a request, and its answer
+///   packet, tcp_connection              frames of the guest, and frames for it
+///   frame_responder                     how a network interface sees all of this
+///
+/// It is a library of its own below `virtio`, whose network interfaces are its users, and includes of `vmm` what is
+/// configured and nothing of a machine.
+///
+/// Here it is on one network interface: ARP, and HTTP on TCP port 80, at the service's address.
 ///
 ///   auto stack = std::make_unique<NetworkStack>(service, key, metrics.mmds);   // key: 16 bytes of getrandom()
 ///   NetDevice::create(config, tap, std::move(stack), ...);
@@ -29,7 +39,7 @@ class NetworkStack final : public FrameResponder {
   static constexpr std::uint64_t kStaleNs = 1'000'000'000;
   static constexpr std::uint16_t kPort = 80;
   /// As in the dialect; locally administered, and seen by the guest alone.
-  static constexpr EthernetAddress kMac = {0x06, 0x01, 0x23, 0x45, 0x67, 0x01};
+  static constexpr MacAddress kMac = {0x06, 0x01, 0x23, 0x45, 0x67, 0x01};
 
   /// `service` and `metrics` outlive the stack. `key` makes first sequence numbers that cannot be foreseen.
   NetworkStack(const MetadataService& service, const SipKey& key, MmdsMetrics& metrics) noexcept;

@@ -3,6 +3,7 @@
 #include "vmm/base/error.h"
 
 #include <algorithm>
+#include <array>
 
 namespace mayfly {
 namespace {
@@ -99,7 +100,7 @@ bool read_options(Bytes options, TcpHeader& header) noexcept {
   return true;
 }
 
-void write_ethernet(std::span<std::uint8_t> out, const EthernetAddress& from, const EthernetAddress& to,
+void write_ethernet(std::span<std::uint8_t> out, const MacAddress& from, const MacAddress& to,
                     std::uint16_t type) noexcept {
   store(out, 0, to);
   store(out, kEthernetSource, from);

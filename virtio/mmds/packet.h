@@ -1,8 +1,7 @@
 #pragma once
 
-#include "virtio/mmds/config.h"
+#include "vmm/configuration.h"
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -17,11 +16,9 @@
 /// What is read is checked whole before anything of it is given. Pure; any thread.
 namespace mayfly {
 
-using EthernetAddress = std::array<std::uint8_t, 6>;
-
 /// One end of a connection.
 struct TcpEnd {
-  EthernetAddress mac{};
+  MacAddress mac{};
   Ipv4Address address{};
   std::uint16_t port = 0;
 };
@@ -52,7 +49,7 @@ struct TcpSegment {
 };
 
 struct ArpRequest {
-  EthernetAddress mac{};
+  MacAddress mac{};
   Ipv4Address address{};
 };
 

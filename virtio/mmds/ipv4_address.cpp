@@ -1,4 +1,4 @@
-#include "virtio/mmds/config.h"
+#include "virtio/mmds/ipv4_address.h"
 
 #include <charconv>
 #include <optional>
