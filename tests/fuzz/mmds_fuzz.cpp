@@ -61,6 +61,7 @@ class World {
   explicit World(std::uint8_t kind) {
     MmdsConfig config;
     config.imds_compat = (kind & 1) != 0;
+    if ((kind & 2) != 0) config.version = MmdsVersion::V2;
     service_ = std::make_unique<MetadataService>(config, metadata(), SessionTokens{SipKey{kind}, 0}, metrics_);
     stack_ = std::make_unique<NetworkStack>(*service_, SipKey{kind}, metrics_);
   }
@@ -217,7 +218,8 @@ class World {
       if (client.open() && round == 0)
         for (Frame& frame : client.send(kRequests[0])) frames.push_back(std::move(frame));
     }
-    return client.received().ends_with("\r\n\r\nami-1");
+    const bool found = client.received().ends_with("\r\n\r\nami-1");
+    return found || client.received().starts_with("HTTP/1.1 401 ");
   }
 
   MmdsMetrics metrics_;
