@@ -50,13 +50,14 @@ bool has_lone_line_feed(std::string_view bytes) noexcept {
 
 }  // namespace
 
-std::expected<std::optional<HttpRequest>, HttpFault> HttpRequest::parse(std::string_view bytes, std::size_t longest) {
+std::expected<std::optional<HttpRequest>, HttpRequestFault> HttpRequest::parse(std::string_view bytes,
+                                                                               std::size_t longest) {
   const std::size_t end = bytes.find(kHeadEnd);
   const std::string_view head = bytes.substr(0, end);
   // Who ends lines otherwise would wait for ever.
-  if (has_lone_line_feed(head)) return std::unexpected(HttpFault::Malformed);
+  if (has_lone_line_feed(head)) return std::unexpected(HttpRequestFault::Malformed);
   if (end == std::string_view::npos) {
-    if (bytes.size() >= longest) return std::unexpected(HttpFault::TooLong);
+    if (bytes.size() >= longest) return std::unexpected(HttpRequestFault::TooLong);
     return std::nullopt;
   }
   HttpRequest request;
@@ -65,41 +66,43 @@ std::expected<std::optional<HttpRequest>, HttpFault> HttpRequest::parse(std::str
   if (const auto fault = request.read_request_line(take_until(request.fields_, kLineEnd)))
     return std::unexpected(*fault);
   if (const auto fault = request.read_fields()) return std::unexpected(*fault);
-  if (request.length_ > longest) return std::unexpected(HttpFault::TooLong);
+  if (request.length_ > longest) return std::unexpected(HttpRequestFault::TooLong);
   if (request.length_ > bytes.size()) return std::nullopt;
   return request;
 }
 
-std::optional<HttpFault> HttpRequest::read_request_line(std::string_view line) noexcept {
+std::optional<HttpRequestFault> HttpRequest::read_request_line(std::string_view line) noexcept {
   method_ = take_until(line, " ");
   path_ = take_until(line, " ");
-  if (!is_token(method_) || path_.empty() || !std::ranges::all_of(path_, is_visible)) return HttpFault::Malformed;
+  if (!is_token(method_) || path_.empty() || !std::ranges::all_of(path_, is_visible))
+    return HttpRequestFault::Malformed;
   if (equal_ignoring_case(path_.substr(0, kScheme.size()), kScheme)) {
     path_.remove_prefix(kScheme.size());
     path_.remove_prefix(std::min(path_.find('/'), path_.size()));
   } else if (path_.front() != '/') {
-    return HttpFault::Malformed;
+    return HttpRequestFault::Malformed;
   }
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
   if (line.size() != 8 || !line.starts_with("HTTP/") || !is_digit(line[5]) || line[6] != '.' || !is_digit(line[7]))
-    return HttpFault::Malformed;
-  if (line[5] != '1' || line[7] > '1') return HttpFault::NoSuchVersion;
+    return HttpRequestFault::Malformed;
+  if (line[5] != '1' || line[7] > '1') return HttpRequestFault::NoSuchVersion;
   minor_version_ = static_cast<unsigned>(line[7] - '0');
   return std::nullopt;
 }
 
 /// Checks every field, and acts on those that say where the request ends and what comes after it.
-std::optional<HttpFault> HttpRequest::read_fields() noexcept {
+std::optional<HttpRequestFault> HttpRequest::read_fields() noexcept {
   keep_alive_ = minor_version_ > 0;
   std::optional<std::size_t> body;
   for (std::string_view rest = fields_; !rest.empty();) {
     std::string_view line = take_until(rest, kLineEnd);
     const std::size_t colon = line.find(':');
-    if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) return HttpFault::Malformed;
+    if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) return HttpRequestFault::Malformed;
     const std::string_view name = line.substr(0, colon);
     const std::string_view value = trimmed(line.substr(colon + 1));
-    if (!std::ranges::all_of(value, [](char c) { return is_visible(c) || is_blank(c); })) return HttpFault::Malformed;
-    if (equal_ignoring_case(name, "Transfer-Encoding")) return HttpFault::NoSuchCoding;
+    if (!std::ranges::all_of(value, [](char c) { return is_visible(c) || is_blank(c); }))
+      return HttpRequestFault::Malformed;
+    if (equal_ignoring_case(name, "Transfer-Encoding")) return HttpRequestFault::NoSuchCoding;
     if (equal_ignoring_case(name, "Connection")) {
       if (http_list_has(value, "close"))
         keep_alive_ = false;
@@ -109,9 +112,9 @@ std::optional<HttpFault> HttpRequest::read_fields() noexcept {
     if (equal_ignoring_case(name, "Content-Length")) {
       std::size_t length = 0;
       const auto [after, error] = std::from_chars(value.data(), value.data() + value.size(), length);
-      if (error == std::errc::result_out_of_range) return HttpFault::TooLong;
+      if (error == std::errc::result_out_of_range) return HttpRequestFault::TooLong;
       if (error != std::errc{} || after != value.data() + value.size() || (body && *body != length))
-        return HttpFault::Malformed;
+        return HttpRequestFault::Malformed;
       body = length;
     }
   }

@@ -18,14 +18,14 @@
 /// body is skipped: no request of this service has a meaningful one. Views are into `bytes`. Any thread.
 namespace mayfly {
 
-enum class HttpFault : std::uint8_t { Malformed, TooLong, NoSuchVersion, NoSuchCoding };
+enum class HttpRequestFault : std::uint8_t { Malformed, TooLong, NoSuchVersion, NoSuchCoding };
 
 class HttpRequest {
  public:
   /// The request at the beginning of `bytes`; nullopt where it is not whole yet. A request of more than `longest` bytes
   /// is TooLong, as soon as that shows.
-  [[nodiscard]] static std::expected<std::optional<HttpRequest>, HttpFault> parse(std::string_view bytes,
-                                                                                  std::size_t longest);
+  [[nodiscard]] static std::expected<std::optional<HttpRequest>, HttpRequestFault> parse(std::string_view bytes,
+                                                                                         std::size_t longest);
 
   [[nodiscard]] std::string_view method() const noexcept { return method_; }
   /// What follows the host in the target, from a '/' on; empty where nothing does.
@@ -40,8 +40,8 @@ class HttpRequest {
   [[nodiscard]] std::optional<std::string_view> field(std::string_view name) const noexcept;
 
  private:
-  [[nodiscard]] std::optional<HttpFault> read_request_line(std::string_view line) noexcept;
-  [[nodiscard]] std::optional<HttpFault> read_fields() noexcept;
+  [[nodiscard]] std::optional<HttpRequestFault> read_request_line(std::string_view line) noexcept;
+  [[nodiscard]] std::optional<HttpRequestFault> read_fields() noexcept;
 
   std::string_view method_;
   std::string_view path_;

@@ -96,11 +96,13 @@ HttpAnswer MetadataService::answer(const HttpRequest& request, std::uint64_t now
   return head;
 }
 
-HttpAnswer MetadataService::refuse(HttpFault fault) {
+HttpAnswer MetadataService::refuse(HttpRequestFault fault) {
   Reply reply{.status = 400, .body = "This is no HTTP request."};
-  if (fault == HttpFault::TooLong) reply = {.status = 413, .body = "The request is too long."};
-  if (fault == HttpFault::NoSuchVersion) reply = {.status = 505, .body = "Only HTTP/1.0 and HTTP/1.1 are spoken here."};
-  if (fault == HttpFault::NoSuchCoding) reply = {.status = 501, .body = "Only bodies of a known length are taken."};
+  if (fault == HttpRequestFault::TooLong) reply = {.status = 413, .body = "The request is too long."};
+  if (fault == HttpRequestFault::NoSuchVersion)
+    reply = {.status = 505, .body = "Only HTTP/1.0 and HTTP/1.1 are spoken here."};
+  if (fault == HttpRequestFault::NoSuchCoding)
+    reply = {.status = 501, .body = "Only bodies of a known length are taken."};
   return reply.formatted(1, false);
 }
 

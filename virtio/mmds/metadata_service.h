@@ -36,7 +36,7 @@ class MetadataService {
 
   [[nodiscard]] HttpAnswer answer(const HttpRequest& request, std::uint64_t now_ns) const;
   /// To what is no request; the connection ends with it.
-  [[nodiscard]] static HttpAnswer refuse(HttpFault fault);
+  [[nodiscard]] static HttpAnswer refuse(HttpRequestFault fault);
 
  private:
   struct Reply;

@@ -15,7 +15,7 @@ HttpRequest whole(std::string_view bytes) {
   return request ? request->value_or(HttpRequest{}) : HttpRequest{};
 }
 
-std::optional<HttpFault> fault_of(std::string_view bytes) {
+std::optional<HttpRequestFault> fault_of(std::string_view bytes) {
   const auto request = HttpRequest::parse(bytes, kLongest);
   return request ? std::nullopt : std::optional{request.error()};
 }
@@ -78,20 +78,20 @@ TEST(HttpRequest, LengthsThatLieAreRefused) {
     return fault_of("PUT / HTTP/1.1\r\nContent-Length: " + std::string{value} + "\r\n\r\n");
   };
   for (const std::string_view value : {"", "-1", "+1", "1x", "0x10", "1 2", "1,1", " "})
-    EXPECT_EQ(with(value), HttpFault::Malformed) << value;
+    EXPECT_EQ(with(value), HttpRequestFault::Malformed) << value;
   for (const std::string_view value : {"1000", "18446744073709551615", "18446744073709551614", "99999999999999999999"})
-    EXPECT_EQ(with(value), HttpFault::TooLong) << value;
-  EXPECT_EQ(with("1\r\nContent-Length: 2"), HttpFault::Malformed);
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), HttpFault::NoSuchCoding);
+    EXPECT_EQ(with(value), HttpRequestFault::TooLong) << value;
+  EXPECT_EQ(with("1\r\nContent-Length: 2"), HttpRequestFault::Malformed);
+  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), HttpRequestFault::NoSuchCoding);
 }
 
 TEST(HttpRequest, MoreThanTheLimitIsRefusedAsSoonAsItShows) {
   const std::string begin = "GET / HTTP/1.1\r\nX: ";
-  EXPECT_EQ(fault_of(begin + std::string(kLongest - begin.size(), 'a')), HttpFault::TooLong);
+  EXPECT_EQ(fault_of(begin + std::string(kLongest - begin.size(), 'a')), HttpRequestFault::TooLong);
   EXPECT_FALSE(fault_of(begin + std::string(kLongest - begin.size() - 1, 'a')));
   const std::string most = begin + std::string(kLongest - begin.size() - 4, 'a') + "\r\n\r\n";
   EXPECT_EQ(whole(most).length(), kLongest);
-  EXPECT_EQ(fault_of(begin + std::string(kLongest - begin.size() - 3, 'a') + "\r\n\r\n"), HttpFault::TooLong);
+  EXPECT_EQ(fault_of(begin + std::string(kLongest - begin.size() - 3, 'a') + "\r\n\r\n"), HttpRequestFault::TooLong);
 }
 
 TEST(HttpRequest, WhatIsNoneIsRefused) {
@@ -123,21 +123,21 @@ TEST(HttpRequest, WhatIsNoneIsRefused) {
                                       "GET / HTTP/1.1\nX: y",
                                       "\nGET / HTTP/1.1",
                                       "GET / HTTP/1.1\r\n X: y"}) {
-    EXPECT_EQ(fault_of(std::string{head} + "\r\n\r\n"), HttpFault::Malformed) << head;
+    EXPECT_EQ(fault_of(std::string{head} + "\r\n\r\n"), HttpRequestFault::Malformed) << head;
   }
   using namespace std::string_view_literals;
-  EXPECT_EQ(fault_of("GET /\0 HTTP/1.1\r\n\r\n"sv), HttpFault::Malformed);
-  EXPECT_EQ(fault_of("GET / HTTP/1.1\r\nX: a\0b\r\n\r\n"sv), HttpFault::Malformed);
+  EXPECT_EQ(fault_of("GET /\0 HTTP/1.1\r\n\r\n"sv), HttpRequestFault::Malformed);
+  EXPECT_EQ(fault_of("GET / HTTP/1.1\r\nX: a\0b\r\n\r\n"sv), HttpRequestFault::Malformed);
 }
 
 TEST(HttpRequest, LinesThatEndInALineFeedAloneAreRefusedAtOnce) {
-  EXPECT_EQ(fault_of("GET / HTTP/1.1\n"), HttpFault::Malformed);
-  EXPECT_EQ(fault_of("\n"), HttpFault::Malformed);
+  EXPECT_EQ(fault_of("GET / HTTP/1.1\n"), HttpRequestFault::Malformed);
+  EXPECT_EQ(fault_of("\n"), HttpRequestFault::Malformed);
 }
 
 TEST(HttpRequest, OtherVersionsAreToldApart) {
   for (const std::string_view version : {"0.9", "1.2", "2.0", "3.1"})
-    EXPECT_EQ(fault_of("GET / HTTP/" + std::string{version} + "\r\n\r\n"), HttpFault::NoSuchVersion) << version;
+    EXPECT_EQ(fault_of("GET / HTTP/" + std::string{version} + "\r\n\r\n"), HttpRequestFault::NoSuchVersion) << version;
 }
 
 TEST(HttpList, HasItsMembersInAnyCase) {

@@ -124,10 +124,10 @@ TEST_F(MetadataServiceTest, ATokenIsGivenForTheTimeThatWasAskedFor) {
 }
 
 TEST_F(MetadataServiceTest, WhatIsNoRequestIsAnsweredAndEndsTheConnection) {
-  constexpr std::pair<HttpFault, std::string_view> kCases[] = {{HttpFault::Malformed, "400"},
-                                                               {HttpFault::TooLong, "413"},
-                                                               {HttpFault::NoSuchVersion, "505"},
-                                                               {HttpFault::NoSuchCoding, "501"}};
+  constexpr std::pair<HttpRequestFault, std::string_view> kCases[] = {{HttpRequestFault::Malformed, "400"},
+                                                                      {HttpRequestFault::TooLong, "413"},
+                                                                      {HttpRequestFault::NoSuchVersion, "505"},
+                                                                      {HttpRequestFault::NoSuchCoding, "501"}};
   for (const auto& [fault, status] : kCases) {
     const HttpAnswer answer = MetadataService::refuse(fault);
     EXPECT_EQ(answer.text.substr(9, 3), status);
