@@ -35,18 +35,20 @@ TapOffloads offloads_for(std::uint64_t features) noexcept {
 
 // --- Construction ----------------------------------------------------------------------------------------------------
 
-NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap host_end, EventLoop& ring, NetMetrics& counters,
-                     Log& messages)
-    : NetPort(ring, counters, messages, "network interface " + config.iface_id, std::move(host_end)),
+NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap host_end, std::unique_ptr<FrameResponder> in_its_place,
+                     EventLoop& ring, NetMetrics& counters, Log& messages)
+    : NetPort(ring, counters, messages, "network interface " + config.iface_id, std::move(host_end),
+              std::move(in_its_place)),
       mac_(config.guest_mac.value_or(derive_mac_address(config.iface_id))),
       mtu_(config.mtu),
       offered_(kAlwaysOffered | (tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
       receiver_(*this),
       transmitter_(*this, config.check_source_mac ? std::optional{mac_} : std::nullopt) {}
 
-Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfig& config, Tap tap, EventLoop& loop,
+Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfig& config, Tap tap,
+                                                     std::unique_ptr<FrameResponder> responder, EventLoop& loop,
                                                      NetMetrics& metrics, Log& log) {
-  std::unique_ptr<NetDevice> device{new NetDevice{config, std::move(tap), loop, metrics, log}};
+  std::unique_ptr<NetDevice> device{new NetDevice{config, std::move(tap), std::move(responder), loop, metrics, log}};
   auto file = loop.register_file(device->tap.fd());
   if (!file) return propagate(file, device->name());
   device->file = std::move(*file);
@@ -85,6 +87,7 @@ void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) no
 void NetDevice::reset() noexcept {
   receiver_.reset();
   transmitter_.reset();
+  if (responder) responder->reset();
   NetPort::features = 0;
   active_ = broken_ = running = quiescing = false;
 }

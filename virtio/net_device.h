@@ -13,12 +13,15 @@
 /// A network interface (virtio 1.2, 5.1) on a TAP.
 ///
 ///   auto tap = Tap::open(config.host_dev_name);
-///   auto device = NetDevice::create(config, std::move(*tap), loop, metrics.net, log);
+///   auto device = NetDevice::create(config, std::move(*tap), nullptr, loop, metrics.net, log);
 ///   auto transport = MmioTransport::create(**device, ...);
 ///
 /// One pair of queues. Checksums and segmentation are the host's work in both directions as far as the driver takes
 /// part, so that 64 KiB cost one crossing: what a driver accepts at its start is set on the TAP then and stays. There
 /// is no control queue: all it would add is changing that later, which drivers do for XDP alone.
+///
+/// With a responder, frames that it claims go to it and never to the TAP, and frames of its own reach the driver as
+/// those from the TAP do. Rate limiters are for the network: what stays in here does not count.
 namespace mayfly {
 
 struct NetDeviceState {
@@ -37,6 +40,7 @@ class NetDevice final : public VirtioDevice, private NetPort {
   /// Loop's thread. Destroyed on it, too, and not before EventLoop::close() where it has been in use. Errors: the host
   /// gives no descriptors, or the ring no place for the TAP.
   [[nodiscard]] static Result<std::unique_ptr<NetDevice>> create(const NetworkInterfaceConfig& config, Tap tap,
+                                                                 std::unique_ptr<FrameResponder> responder,
                                                                  EventLoop& loop, NetMetrics& metrics, Log& log);
   ~NetDevice() override = default;
 
@@ -66,7 +70,8 @@ class NetDevice final : public VirtioDevice, private NetPort {
  private:
   static constexpr std::array<std::uint16_t, 2> kQueueSizes = {kQueueSize, kQueueSize};
 
-  NetDevice(const NetworkInterfaceConfig& config, Tap tap, EventLoop& loop, NetMetrics& metrics, Log& log);
+  NetDevice(const NetworkInterfaceConfig& config, Tap tap, std::unique_ptr<FrameResponder> responder, EventLoop& loop,
+            NetMetrics& metrics, Log& log);
 
   // NetPort
   [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return host().lock(); }
@@ -74,6 +79,7 @@ class NetDevice final : public VirtioDevice, private NetPort {
   void broken(std::string_view what) noexcept override;
   void at_rest() noexcept override;
   void set_link(bool up) noexcept override;
+  void responder_heard() noexcept override { receiver_.respond(); }
 
   const MacAddress mac_;
   const std::optional<std::uint16_t> mtu_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "virtio/device.h"
+#include "virtio/mmds/frame_responder.h"
 #include "virtio/net_header.h"
 #include "virtio/tap.h"
 #include "vmm/base/log.h"
@@ -8,6 +9,7 @@
 #include "vmm/event_loop.h"
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -24,8 +26,14 @@ inline constexpr unsigned kNetTransmitQueue = 1;
 /// Everything here is under the device's lock but lock() itself and what is constant.
 class NetPort {
  public:
-  NetPort(EventLoop& ring, NetMetrics& counters, Log& messages, std::string id, Tap host_end)
-      : loop(ring), metrics(counters), log(messages), name(std::move(id)), tap(std::move(host_end)) {}
+  NetPort(EventLoop& ring, NetMetrics& counters, Log& messages, std::string id, Tap host_end,
+          std::unique_ptr<FrameResponder> in_its_place)
+      : loop(ring),
+        metrics(counters),
+        log(messages),
+        name(std::move(id)),
+        tap(std::move(host_end)),
+        responder(std::move(in_its_place)) {}
   NetPort(const NetPort&) = delete;
   NetPort& operator=(const NetPort&) = delete;
 
@@ -38,6 +46,8 @@ class NetPort {
   virtual void at_rest() noexcept = 0;
   /// Whether the TAP still serves frames: the link's state.
   virtual void set_link(bool up) noexcept = 0;
+  /// The responder was given frames.
+  virtual void responder_heard() noexcept = 0;
 
   [[nodiscard]] bool has_feature(net_abi::Feature feature) const noexcept {
     return (features & net_abi::bit(feature)) != 0;
@@ -50,6 +60,7 @@ class NetPort {
   const std::string name;  ///< "network interface eth0"
   Tap tap;
   RegisteredFile file;
+  const std::unique_ptr<FrameResponder> responder;  ///< Answers some frames in the network's place; may be null.
 
   LogRate log_rate{};
   std::uint64_t features = 0;  ///< As the driver has accepted them.

@@ -39,7 +39,7 @@ Status NetReceiver::prepare(const std::optional<RateLimiterConfig>& limit) {
   });
   if (!timer) return propagate(timer);
   retry_timer_ = std::move(*timer);
-  return {};
+  return port_.responder ? prepare_responses() : Status{};
 }
 
 void NetReceiver::reset() noexcept {
@@ -66,8 +66,10 @@ void NetReceiver::on_timer() noexcept {
 // --- Posting ---------------------------------------------------------------------------------------------------------
 
 void NetReceiver::go_on() noexcept {
-  if (!port_.running || queue_ == nullptr || !queue_->ready()) return;
-  if (in_flight_ > 0 || throttled_ || backing_off_ || (parked_length_ > 0 && !unpark())) return;
+  if (!port_.running || queue_ == nullptr || !queue_->ready() || in_flight_ > 0) return;
+  if (parked_length_ > 0 && !unpark()) return;
+  if (port_.responder && !give_responses()) return;
+  if (throttled_ || backing_off_) return;
   if (!limiter_->open()) {
     throttled_ = true;
     port_.metrics.rx_rate_limiter_throttled.add();
@@ -154,7 +156,7 @@ void NetReceiver::end_volley() noexcept {
     retry_ns_ = std::min(2 * retry_ns_, kLongestRetryNs);
   }
   if (port_.quiescing) return port_.at_rest();
-  if (!dry || !port_.running) return go_on();
+  if (!dry || !port_.running || has_response()) return go_on();
   ++in_flight_;
   port_.loop.poll_once(port_.tap.fd(), POLLIN, wait_);
 }
@@ -214,6 +216,79 @@ bool NetReceiver::prepare_header(const ReceiveWindow& window, std::size_t chains
   copy_to(window.buffers(), 0, std::as_bytes(std::span{&header, 1}));
   return true;
 }
+
+// --- The responder ---------------------------------------------------------------------------------------------------
+
+Status NetReceiver::prepare_responses() {
+  auto timer = LoopTimer::create(port_.loop, [this] {
+    const auto lock = port_.lock();
+    on_response_timer();
+  });
+  if (!timer) return propagate(timer);
+  response_timer_ = std::move(*timer);
+  return {};
+}
+
+void NetReceiver::respond() noexcept {
+  if (!port_.running) return;
+  if (!has_response()) return wait_to_respond();
+  if (in_flight_ > 0) return cancel();  // the volley's end goes on
+  go_on();
+}
+
+/// False where the driver has no more buffers, or has broken the protocol.
+bool NetReceiver::give_responses() noexcept {
+  // Nothing that is used here is the driver's again before the round's end, so an honest one has no more than this.
+  const unsigned most = queue_->maximum_size();
+  bool goes_on = true;
+  for (unsigned given = 0; goes_on && given < most && port_.responder->ready(); ++given) goes_on = give_response();
+  wait_to_respond();
+  return goes_on;
+}
+
+bool NetReceiver::give_response() noexcept {
+  const auto windows = arrange(1, sizeof(NetHeader) + FrameResponder::kLongestTransmitted);
+  if (!windows) {
+    port_.broken(windows.error().what);
+    return false;
+  }
+  if (windows->empty()) {
+    port_.metrics.rx_no_buffer_count.add();
+    return false;
+  }
+  const ReceiveWindow& window = windows->front();
+  std::array<std::uint8_t, FrameResponder::kLongestTransmitted> frame;
+  const std::size_t frame_length = port_.responder->transmit(frame);
+  const std::uint64_t length = sizeof(NetHeader) + frame_length;
+  if (length > window.capacity) {  // lost, as on any network
+    port_.metrics.rx_fails.add();
+    return true;
+  }
+  const NetHeader header{.num_buffers = static_cast<std::uint16_t>(buffers_.chains_for(window, length))};
+  copy_to(window.buffers(), 0, std::as_bytes(std::span{&header, 1}));
+  copy_to(window.buffers(), sizeof header, std::as_bytes(std::span{frame}.first(frame_length)));
+  buffers_.use(window, *queue_, length);
+  port_.used(kNetReceiveQueue);
+  return true;
+}
+
+/// A timer that fires too early is harmless, and cheaper than setting it anew whenever the deadline moves.
+void NetReceiver::wait_to_respond() noexcept {
+  const auto deadline = port_.responder->deadline();
+  if (!deadline || (response_timer_at_ && *response_timer_at_ <= *deadline)) return;
+  response_timer_at_ = deadline;
+  response_timer_->listen();
+  response_timer_->arm(*deadline);
+}
+
+void NetReceiver::on_response_timer() noexcept {
+  response_timer_at_.reset();
+  if (!port_.running) return;  // who goes on looks at the deadline again
+  port_.responder->on_time(monotonic_ns());
+  respond();
+}
+
+// --- Failures --------------------------------------------------------------------------------------------------------
 
 void NetReceiver::on_failure(int result) noexcept {
   failed_ = true;

@@ -7,6 +7,7 @@
 #include <array>
 #include <expected>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,6 +20,9 @@
 ///
 /// Without buffers nothing is posted: the TAP's queue holds what comes, and drops what exceeds it. With a few, a frame
 /// that needs more is parked until the driver has offered them.
+///
+/// What a responder has to say goes before what the TAP holds, and past the limiter. It needs buffers that nobody reads
+/// into, so a volley that waits for the TAP is taken back for it.
 namespace mayfly {
 
 /// Under the device's lock, but for what the ring and timers call, which take it.
@@ -34,6 +38,8 @@ class NetReceiver {
 
   /// Posts what can be posted; at any time.
   void go_on() noexcept;
+  /// The responder may have something to say, now or later.
+  void respond() noexcept;
   /// Takes back what is posted.
   void cancel() noexcept;
   [[nodiscard]] bool at_rest() const noexcept { return in_flight_ == 0; }
@@ -67,6 +73,12 @@ class NetReceiver {
   void end_volley() noexcept;
   void park(const ReceiveWindow& window, std::uint64_t length) noexcept;
   [[nodiscard]] bool unpark() noexcept;
+  [[nodiscard]] Status prepare_responses();
+  [[nodiscard]] bool has_response() const noexcept { return port_.responder && port_.responder->ready(); }
+  [[nodiscard]] bool give_responses() noexcept;
+  [[nodiscard]] bool give_response() noexcept;
+  void wait_to_respond() noexcept;
+  void on_response_timer() noexcept;
 
   NetPort& port_;
   VirtQueue* queue_ = nullptr;
@@ -87,6 +99,9 @@ class NetReceiver {
   std::uint64_t parked_length_ = 0;  // of the frame that waits for buffers; 0: none does
   std::uint64_t parked_at_ = 0;      // from where on it lies in the spill
   std::uint64_t retry_ns_ = 0;       // the present pause between tries
+
+  std::unique_ptr<LoopTimer> response_timer_;       // only with a responder
+  std::optional<std::uint64_t> response_timer_at_;  // when it fires
 };
 
 }  // namespace mayfly

@@ -12,7 +12,7 @@
 namespace mayfly {
 namespace {
 
-/// Vectors before a chain's segments: the header's copy, and that of the Ethernet header.
+/// Vectors before a chain's segments: the header's copy, and that of the frame's beginning.
 constexpr std::size_t kOwnVectors = 2;
 constexpr std::size_t kVectorsPerSlot = kOwnVectors + VirtQueue::kMaximumSegments;
 constexpr std::size_t kSourceOffset = 6;  // in an Ethernet header
@@ -52,6 +52,11 @@ std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
 
 void NetTransmitter::go_on() noexcept {
   if (!port_.running || throttled_ || queue_ == nullptr) return;
+  take_offered();
+  if (std::exchange(claimed_, false)) port_.responder_heard();
+}
+
+void NetTransmitter::take_offered() noexcept {
   starved_ = false;
   for (unsigned looked_at = 0;; ++looked_at) {
     // What is dropped takes no slot; but nothing that is taken here is the driver's again before the round's end.
@@ -95,19 +100,40 @@ NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vecto
   const std::size_t segments = chain.readable().size();
   std::span<iovec> frame = drop_front(vectors.subspan(kOwnVectors, segments), sizeof(NetHeader));
   std::size_t begin = kOwnVectors + segments - frame.size();
-  if (only_source_) {
-    copy_from(frame, std::as_writable_bytes(std::span{slot.ethernet}));
-    if (!std::ranges::equal(*only_source_, std::span{slot.ethernet}.subspan(kSourceOffset, only_source_->size()))) {
-      port_.metrics.tx_spoofed_mac_count.add();
-      return Verdict::Spoofed;
-    }
-    frame = drop_front(frame, slot.ethernet.size());
+  if (only_source_ || port_.responder) {
+    const std::size_t wanted = port_.responder ? slot.head.size() : kEthernetHeaderLength;
+    const std::size_t length = copy_from(frame, std::as_writable_bytes(std::span{slot.head}.first(wanted)));
+    const Verdict verdict = judge(std::span{slot.head}.first(length));
+    frame = drop_front(frame, length);
+    if (verdict == Verdict::Claimed) hand_over(slot, length, frame);
+    if (verdict != Verdict::Send) return verdict;
     begin = kOwnVectors + segments - frame.size();
-    vectors[--begin] = {.iov_base = slot.ethernet.data(), .iov_len = slot.ethernet.size()};
+    vectors[--begin] = {.iov_base = slot.head.data(), .iov_len = length};
   }
   vectors[--begin] = {.iov_base = &slot.header, .iov_len = sizeof slot.header};
   slot.out = vectors.subspan(begin, kOwnVectors + segments - begin);
   return Verdict::Send;
+}
+
+NetTransmitter::Verdict NetTransmitter::judge(std::span<const std::uint8_t> head) noexcept {
+  if (only_source_ && !std::ranges::equal(*only_source_, head.subspan(kSourceOffset, only_source_->size()))) {
+    port_.metrics.tx_spoofed_mac_count.add();
+    return Verdict::Spoofed;
+  }
+  return port_.responder && port_.responder->claims(head) ? Verdict::Claimed : Verdict::Send;
+}
+
+void NetTransmitter::hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept {
+  if (slot.frame_length > FrameResponder::kLongestReceived) return;  // of no interest to it
+  claimed_ = true;
+  std::array<std::uint8_t, FrameResponder::kLongestReceived> frame;
+  const auto head = std::span{slot.head}.first(head_length);
+  std::ranges::copy(head, frame.begin());
+  const std::span<std::uint8_t> behind = std::span{frame}.subspan(head_length, slot.frame_length - head_length);
+  copy_from(rest, std::as_writable_bytes(behind));
+  const bool complete = (slot.header.flags & net_abi::kNeedsCsum) == 0;
+  port_.responder->receive(std::span{frame}.first(slot.frame_length),
+                           complete ? TcpChecksum::Complete : TcpChecksum::LeftToUs, monotonic_ns());
 }
 
 NetTransmitter::Verdict NetTransmitter::malformed(std::string_view what) noexcept {

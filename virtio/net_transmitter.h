@@ -13,7 +13,8 @@
 ///
 /// Each chain is one write, from the guest's memory; all that one kick brings go to the kernel together. The header is
 /// copied, checked, and the copy is sent, so that a guest cannot change what was checked. The frame itself is read by
-/// the kernel alone, once; with a check of the source address its Ethernet header is copied and sent as a copy, too.
+/// the kernel alone, once; with a check of the source address, or with a responder, its beginning is copied and sent as
+/// a copy, too. A frame that the responder claims is copied for it, and done with.
 namespace mayfly {
 
 /// Under the device's lock, but for what the ring and timers call, which take it.
@@ -43,21 +44,25 @@ class NetTransmitter {
   [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
 
  private:
-  using EthernetHeader = std::array<std::uint8_t, kEthernetHeaderLength>;
   /// One frame on its way.
   struct Slot final : Operation {
     void on_complete(int result, bool more) noexcept override;
     NetTransmitter* owner = nullptr;
     std::optional<Chain> chain{};
-    NetHeader header{};         // the checked copy
-    EthernetHeader ethernet{};  // the same, if sources are checked
+    NetHeader header{};                                 // the checked copy
+    std::array<std::uint8_t, kFrameHeadLength> head{};  // the same, where the frame is looked at
     std::span<const iovec> out{};
     std::uint64_t frame_length = 0;
     bool waits_for_room = false;
   };
-  enum class Verdict { Send, Malformed, Spoofed };
+  enum class Verdict { Send, Malformed, Spoofed, Claimed };
 
+  void take_offered() noexcept;
   [[nodiscard]] Verdict check(Slot& slot, std::span<iovec> vectors) noexcept;
+  /// What the frame's beginning says; `head` is the copy of it.
+  [[nodiscard]] Verdict judge(std::span<const std::uint8_t> head) noexcept;
+  /// Gives the responder its frame: the copied beginning, and what is left in the driver's buffers.
+  void hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept;
   [[nodiscard]] Verdict malformed(std::string_view what) noexcept;
   void send(Slot& slot) noexcept;
   void drop(Chain chain) noexcept;
@@ -75,6 +80,7 @@ class NetTransmitter {
   std::size_t free_count_ = kSlots;
   bool starved_ = false;    // chains wait for a slot
   bool throttled_ = false;  // until the limiter calls
+  bool claimed_ = false;    // the responder has been given frames
 };
 
 }  // namespace mayfly

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <span>
 
 namespace mayfly {
@@ -31,6 +32,39 @@ constexpr std::uint64_t kBase = 0x1000;
 constexpr std::uint64_t kArea = 0x10000;
 constexpr std::uint16_t kSmallQueue = 16;  // so that few bytes say much
 
+/// Claims every other kind of frame, and answers with as many frames as it is told to, of every length.
+class FuzzResponder final : public FrameResponder {
+ public:
+  [[nodiscard]] static bool is_mine(std::uint8_t first) noexcept { return first % 2 != 0; }
+
+  [[nodiscard]] bool claims(std::span<const std::uint8_t> head) const noexcept override {
+    return !head.empty() && is_mine(head.front());
+  }
+  void receive(std::span<const std::uint8_t> frame, TcpChecksum /*checksum*/, std::uint64_t now_ns) noexcept override {
+    must(frame.size() >= kMinimumFrameLength && frame.size() <= kLongestReceived);
+    to_say_ = frame[1] * 4U;
+    length_ = frame[2] * 6U % (kLongestTransmitted + 1);
+    deadline_ = frame[3] % 2 != 0 ? std::optional{now_ns + frame[3]} : std::nullopt;
+  }
+  [[nodiscard]] bool ready() const noexcept override { return to_say_ > 0; }
+  [[nodiscard]] std::size_t transmit(std::span<std::uint8_t, kLongestTransmitted> out) noexcept override {
+    must(to_say_-- > 0);
+    std::ranges::fill(out.first(length_), std::uint8_t{0xFF});
+    return length_;
+  }
+  [[nodiscard]] std::optional<std::uint64_t> deadline() const noexcept override { return deadline_; }
+  void on_time(std::uint64_t /*now_ns*/) noexcept override {
+    deadline_.reset();
+    ++to_say_;
+  }
+  void reset() noexcept override { to_say_ = 0; }
+
+ private:
+  std::size_t to_say_ = 0;
+  std::size_t length_ = 0;
+  std::optional<std::uint64_t> deadline_{};
+};
+
 class World {
  public:
   World() {
@@ -40,7 +74,8 @@ class World {
     loop_ = EventLoop::create().value();
     must(log_.configure({.level = LogLevel::Off}).has_value());
     device_ = NetDevice::create({.iface_id = "eth0", .guest_mac = kMac, .check_source_mac = true},
-                                Tap::adopt(OwnedFd{pair[0]}, "tap0"), *loop_, metrics_, log_)
+                                Tap::adopt(OwnedFd{pair[0]}, "tap0"), std::make_unique<FuzzResponder>(), *loop_,
+                                metrics_, log_)
                   .value();
     host_ = std::make_unique<FakeHost>(*loop_, *device_, ram_.memory());
   }
@@ -159,6 +194,7 @@ class World {
       const ssize_t length = ::recv(wire_.get(), frame.data(), frame.size(), MSG_DONTWAIT);
       if (length < 0) return;
       must(length >= static_cast<ssize_t>(sizeof(NetHeader) + kMinimumFrameLength));
+      must(!FuzzResponder::is_mine(std::to_integer<std::uint8_t>(frame[sizeof(NetHeader)])));
       must(std::memcmp(&frame[sizeof(NetHeader) + 6], kMac.data(), kMac.size()) == 0);
       NetHeader header{};
       std::memcpy(&header, frame.data(), sizeof header);

@@ -50,7 +50,8 @@ Status VirtioDevices::create(DevicePlans plans, const Sockets& sockets) {
     drives_.back().transport = *transport;
   }
   for (NetworkInterfacePlan& plan : plans.network_interfaces) {
-    auto device = NetDevice::create(plan.config, std::move(plan.tap), sockets.loop, sockets.metrics.net, sockets.log);
+    auto device =
+        NetDevice::create(plan.config, std::move(plan.tap), nullptr, sockets.loop, sockets.metrics.net, sockets.log);
     if (!device) return propagate(device);
     auto transport = plug(**device, *window++, sockets);
     interfaces_.push_back({std::move(plan.config), std::move(*device), nullptr});

@@ -60,14 +60,15 @@ class FakeNetwork {
     Tap* tap = nullptr;                      ///< Instead of the socket pair.
     std::uint64_t ram_mib = 64;
     bool nowait = true;  ///< Of the socket pair: see Tap::adopt().
+    std::unique_ptr<FrameResponder> responder{};
   };
   FakeNetwork() : FakeNetwork(Options{}) {}
   explicit FakeNetwork(Options options) : ram(options.ram_mib), options_(std::move(options)) {
     loop = std::move(EventLoop::create().value());
     (void)log.configure({.level = LogLevel::Off});
     watchdog_ = std::move(LoopTimer::create(*loop, [this] { late_ = true; }).value());
-    device = NetDevice::create(options_.config, options_.tap != nullptr ? std::move(*options_.tap) : make_pair(), *loop,
-                               metrics, log)
+    device = NetDevice::create(options_.config, options_.tap != nullptr ? std::move(*options_.tap) : make_pair(),
+                               std::move(options_.responder), *loop, metrics, log)
                  .value();
     host.emplace(*loop, *device, ram.memory());
   }
