@@ -4,6 +4,7 @@
 #include "api/drive_json.h"
 #include "api/json_reader.h"
 #include "api/machine_json.h"
+#include "api/mmds_json.h"
 #include "api/network_json.h"
 #include "api/output_json.h"
 #include "api/requests.h"
@@ -21,7 +22,7 @@ constexpr std::size_t kLargestTemplate = std::size_t{1} << 20;  // bytes; those 
 
 /// Sections of the dialect that configure what Mayfly does not have.
 constexpr std::array kAbsentSections =
-    std::to_array<std::string_view>({"balloon", "entropy", "memory-hotplug", "mmds-config", "pmem", "vsock"});
+    std::to_array<std::string_view>({"balloon", "entropy", "memory-hotplug", "pmem", "vsock"});
 
 Result<bool> read_absent_section(const JsonValue& json, const std::string& where) {
   const auto* array = std::get_if<JsonValue::Array>(&json.data);
@@ -114,6 +115,7 @@ Result<std::vector<Command>> parse_config_file(std::string_view text) {
       commands, sections.optional(
                     "network-interfaces",
                     array_section<read_network_interface, &NetworkInterfaceConfig::iface_id>("network-interfaces")));
+  add<PutMmdsConfig>(commands, sections.optional("mmds-config", section<read_mmds_config>("mmds-config")));
   add<PutSerial>(commands, sections.optional("serial", section<read_serial>("serial")));
   for (const std::string_view name : kAbsentSections) {
     sections.optional(name, [name](const JsonValue& value, const std::string&) {

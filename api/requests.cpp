@@ -4,6 +4,7 @@
 #include "api/drive_json.h"
 #include "api/json_reader.h"
 #include "api/machine_json.h"
+#include "api/mmds_json.h"
 #include "api/network_json.h"
 #include "api/output_json.h"
 #include "api/snapshot_json.h"
@@ -121,6 +122,10 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"PATCH", "/machine-config"}, with_body<PatchMachineConfig, read_machine_config_patch>},
     {{"PUT", "/metrics"}, with_body<PutMetrics, read_metrics>},
     {{"GET", "/metrics/prometheus"}, bare<GetPrometheusMetrics>},
+    {{"GET", "/mmds"}, bare<GetMmds>},
+    {{"PUT", "/mmds"}, with_body<PutMmds, read_metadata>},
+    {{"PATCH", "/mmds"}, with_body<PatchMmds, read_metadata>},
+    {{"PUT", "/mmds/config"}, with_body<PutMmdsConfig, read_mmds_config>},
     {{"PUT", "/network-interfaces/{iface_id}"},
      with_id<PutNetworkInterface, read_network_interface, &NetworkInterfaceConfig::iface_id>},
     {{"PATCH", "/network-interfaces/{iface_id}"},
@@ -170,7 +175,6 @@ constexpr std::array kAbsentDevices = std::to_array<AbsentDevice>({
     {"balloon", "balloon device"},
     {"entropy", "entropy device"},
     {"hotplug", "memory hotplug device"},
-    {"mmds", "metadata service"},
     {"pmem", "persistent memory device"},
     {"vsock", "vsock device"},
 });

@@ -45,6 +45,7 @@ struct ApiRoute {
 
 /// What the machine has, for refusals of what it has not.
 inline constexpr std::string_view kDevicesThatExist =
-    "drives (/drives), network interfaces (/network-interfaces) and a serial console (/serial)";
+    "drives (/drives), network interfaces (/network-interfaces), a metadata service (/mmds) and a serial console "
+    "(/serial)";
 
 }  // namespace mayfly

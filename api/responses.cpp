@@ -3,6 +3,7 @@
 #include "api/cpu_config_json.h"
 #include "api/drive_json.h"
 #include "api/machine_json.h"
+#include "api/mmds_json.h"
 #include "api/network_json.h"
 #include "api/output_json.h"
 #include "vmm/base/json_writer.h"
@@ -37,6 +38,8 @@ ApiResponse response_to(const VmConfig& config) { return {.status = 200, .body =
 ApiResponse response_to(const PrometheusText& metrics) {
   return {.status = 200, .body = metrics.text, .content_type = "text/plain; version=0.0.4"};
 }
+
+ApiResponse response_to(const MmdsContents& contents) { return {.status = 200, .body = contents.json}; }
 
 ApiResponse version_response() {
   JsonWriter json;
@@ -75,6 +78,7 @@ std::string vm_config_json(const VmConfig& config) {
   write_section(json, "cpu-config", config.cpu, write_cpu_config);
   write_array(json, "drives", config.drives, write_drive);
   write_array(json, "network-interfaces", config.network_interfaces, write_network_interface);
+  write_section(json, "mmds-config", config.mmds, write_mmds_config);
   write_section(json, "logger", config.logger, write_logger);
   write_section(json, "metrics", config.metrics, write_metrics);
   write_section(json, "serial", config.serial, write_serial);

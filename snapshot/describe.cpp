@@ -3,6 +3,7 @@
 #include "snapshot/sections.h"
 #include "snapshot/state_file.h"
 #include "virtio/mac_address.h"
+#include "virtio/mmds/ipv4_address.h"
 #include "vmm/base/json_writer.h"
 
 namespace mayfly {
@@ -21,6 +22,7 @@ std::string_view name_of(HugePages pages) {
   return pages == HugePages::None ? "None" : pages == HugePages::Transparent ? "Transparent" : "2M";
 }
 std::string_view name_of(CacheType cache) { return cache == CacheType::Unsafe ? "Unsafe" : "Writeback"; }
+std::string_view name_of(MmdsVersion version) { return version == MmdsVersion::V1 ? "V1" : "V2"; }
 std::string_view name_of(CpuidRegister reg) {
   constexpr std::array<std::string_view, 4> kNames = {"eax", "ebx", "ecx", "edx"};
   return kNames.at(static_cast<std::size_t>(reg));
@@ -61,6 +63,7 @@ class Describer {
   void put(std::string& value) { json_.value(std::string_view{value}); }
   void put(GuestAddress& address) { json_.value(hexadecimal(address.value)); }
   void put(MacAddress& address) { json_.value(format_mac_address(address)); }
+  void put(Ipv4Address& address) { json_.value(format_ipv4_address(address)); }
   void put(std::vector<std::byte>& bytes) { json_.value(digits_of(bytes)); }
   template <std::size_t N>
   void put(std::array<std::uint8_t, N>& bytes) {

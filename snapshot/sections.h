@@ -25,11 +25,12 @@ inline constexpr std::array kSections = {
                        archive.field("producer", snapshot.producer);
                        archive.field("host", snapshot.host);
                      }},
-    Section<Archive>{"configuration", 1,
+    Section<Archive>{"configuration", 2,
                      [](Archive& archive, Snapshot& snapshot) {
                        archive.field("machine", snapshot.machine);
                        archive.field("cpu", snapshot.cpu);
                        archive.field("boot_source", snapshot.boot_source);
+                       if (archive.since(2)) archive.field("mmds", snapshot.mmds);
                      }},
     Section<Archive>{"clock", 1, [](Archive& archive, Snapshot& snapshot) { archive.field("clock", snapshot.clock); }},
     Section<Archive>{"vcpus", 1, [](Archive& archive, Snapshot& snapshot) { archive.field("vcpus", snapshot.vcpus); }},

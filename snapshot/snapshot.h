@@ -66,6 +66,7 @@ struct Snapshot {
   MachineConfig machine{};
   std::optional<CpuConfig> cpu{};
   std::optional<BootSource> boot_source{};
+  std::optional<MmdsConfig> mmds{};  ///< Not the metadata: each clone gets its own.
   ClockState clock{};
   std::vector<VcpuState> vcpus{};
   PlatformState platform{};

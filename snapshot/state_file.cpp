@@ -99,6 +99,13 @@ Status check_devices(const Snapshot& snapshot) {
     if (auto checked = check_limiter(interface.config.rx_rate_limiter); !checked) return checked;
     if (auto checked = check_limiter(interface.config.tx_rate_limiter); !checked) return checked;
   }
+  if (!snapshot.mmds) return {};
+  const auto is_there = [&](const std::string& id) {
+    return std::ranges::any_of(snapshot.network_interfaces,
+                               [&](const auto& each) { return each.config.iface_id == id; });
+  };
+  if (snapshot.mmds->network_interfaces.empty() || !std::ranges::all_of(snapshot.mmds->network_interfaces, is_there))
+    return no_machine("the interfaces of the metadata service");
   return {};
 }
 

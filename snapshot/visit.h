@@ -38,6 +38,8 @@ struct EnumRange<CpuidRegister> : EnumBounds<CpuidRegister, CpuidRegister::Eax, 
 template <>
 struct EnumRange<CacheType> : EnumBounds<CacheType, CacheType::Unsafe, CacheType::Writeback> {};
 template <>
+struct EnumRange<MmdsVersion> : EnumBounds<MmdsVersion, MmdsVersion::V1, MmdsVersion::V2> {};
+template <>
 struct EnumRange<PitMode> : EnumBounds<PitMode, PitMode::TerminalCount, PitMode::HardwareStrobe> {};
 template <>
 struct EnumRange<PitAccess> : EnumBounds<PitAccess, PitAccess::Low, PitAccess::LowThenHigh> {};
@@ -137,6 +139,14 @@ void visit(Archive& archive, NetworkInterfaceConfig& interface) {
   archive.field("check_source_mac", interface.check_source_mac);
   archive.field("rx_rate_limiter", interface.rx_rate_limiter);
   archive.field("tx_rate_limiter", interface.tx_rate_limiter);
+}
+
+template <typename Archive>
+void visit(Archive& archive, MmdsConfig& mmds) {
+  archive.field("version", mmds.version);
+  archive.field("network_interfaces", mmds.network_interfaces);
+  archive.field("ipv4_address", mmds.ipv4_address);
+  archive.field("imds_compat", mmds.imds_compat);
 }
 
 // --- vCPUs -----------------------------------------------------------------------------------------------------------

@@ -230,6 +230,7 @@ struct VmConfig {
   std::optional<SerialConfig> serial{};
   std::vector<DriveConfig> drives{};  ///< The root device first, then in the order in which they came.
   std::vector<NetworkInterfaceConfig> network_interfaces{};
+  std::optional<MmdsConfig> mmds{};  ///< Absent: no interface serves metadata.
   std::optional<LoggerConfig> logger{};
   std::optional<MetricsConfig> metrics{};
 };

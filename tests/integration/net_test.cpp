@@ -156,6 +156,77 @@ TEST_F(NetTest, ARestoredInterfaceGoesOnOnAnotherTap) {
   }
 }
 
+// The guest sends back whatever comes, so a request that is made here is the guest's, and the answer comes out of it
+// again.
+
+constexpr std::array<std::uint8_t, 6> kServiceMac{0x06, 0x01, 0x23, 0x45, 0x67, 0x01};
+constexpr std::array<std::uint8_t, 4> kServiceAddress{169, 254, 169, 254};
+constexpr std::array<std::uint8_t, 4> kGuestAddress{10, 9, 0, 2};
+
+template <typename... Parts>
+Frame joined(const Parts&... parts) {
+  Frame frame;
+  (frame.insert(frame.end(), parts.begin(), parts.end()), ...);
+  return frame;
+}
+/// ARP of Ethernet and IPv4.
+constexpr std::array<std::uint8_t, 9> kArpBegin{0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0};
+constexpr std::array<std::uint8_t, 1> kRequest{1};
+constexpr std::array<std::uint8_t, 1> kReply{2};
+/// The guest's question who has `address`, as it is sent to the guest.
+Frame arp_request(std::array<std::uint8_t, 4> address) {
+  Frame frame =
+      joined(kGuestMac, kOurMac, kArpBegin, kRequest, kGuestMac, kGuestAddress, std::array<std::uint8_t, 6>{}, address);
+  frame.resize(60);
+  return frame;
+}
+void expect_metadata_service(TapInterface& tap) {
+  tap.send(arp_request(kServiceAddress));
+  // The service's answer, which the guest has sent back; its question reached nobody.
+  EXPECT_EQ(tap.receive(),
+            joined(kServiceMac, kGuestMac, kArpBegin, kReply, kServiceMac, kServiceAddress, kGuestMac, kGuestAddress));
+  const Frame other = arp_request({10, 9, 0, 1});
+  tap.send(other);
+  EXPECT_EQ(tap.receive(), swapped(other));
+}
+
+TEST_F(NetTest, TheMetadataServiceAnswersInTheNetworksPlaceAlsoInAClone) {
+  const ScratchDirectory scratch;
+  const std::string files =
+      R"("snapshot_path": ")" + scratch.file("state") + R"(", "mem_file_path": ")" + scratch.file("memory") + "\"";
+  constexpr const char* kConfig = R"({"network_interfaces": ["eth0"], "version": "V2"})";
+  {
+    TapInterface tap{"tap0"};
+    Monitor monitor;
+    const HttpAnswer refused = monitor.put("/mmds/config", kConfig);
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find("there is no network interface eth0"), std::string::npos) << refused.body;
+    ASSERT_EQ(put_interface(monitor, tap.name()).status, 204);
+    ASSERT_EQ(monitor.put("/mmds/config", kConfig).status, 204);
+    boot(monitor);
+    expect_metadata_service(tap);
+    EXPECT_EQ(monitor.put("/mmds/config", kConfig).status, 400);  // it has started
+    EXPECT_EQ(monitor.put("/mmds", R"({"name": "parent"})").status, 204);
+    EXPECT_EQ(monitor.patch("/mmds", R"({"more": 1})").status, 204);
+    EXPECT_EQ(monitor.get("/mmds").body, R"({"more":1,"name":"parent"})");
+    ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+    ASSERT_EQ(monitor.put("/snapshot/create", "{" + files + "}").status, 204);
+  }
+  TapInterface tap{"tap1"};
+  Monitor clone;
+  ASSERT_EQ(clone.put("/mmds", R"({"name": "clone"})").status, 204);
+  const HttpAnswer loaded = clone.put(
+      "/snapshot/load",
+      "{" + files + R"(, "resume_vm": true, "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}]})");
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  await_running("tap1");
+  expect_metadata_service(tap);
+  EXPECT_EQ(clone.get("/mmds").body, R"({"name":"clone"})");
+  const HttpAnswer config = clone.get("/vm/config");
+  EXPECT_NE(config.body.find(R"("mmds-config":{"version":"V2","network_interfaces":["eth0"])"), std::string::npos)
+      << config.body;
+}
+
 TEST_F(NetTest, ATapOfManyQueuesServesByOne) {
   TapInterface tap{"tap0", 1500, TapInterface::kEveryProtocol, TapInterface::Queues::Many};
   Monitor monitor;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/json_value.h"
 #include "vmm/configuration.h"
 
 #include <string>
@@ -15,6 +16,7 @@ struct GetInstanceInfo {};
 struct GetMachineConfig {};
 struct GetVmConfig {};
 struct GetPrometheusMetrics {};
+struct GetMmds {};
 struct PutBootSource {
   BootSource value;
 };
@@ -42,6 +44,16 @@ struct PutNetworkInterface {
 struct PatchNetworkInterface {
   NetworkInterfacePatch value;
 };
+struct PutMmdsConfig {
+  MmdsConfig value;
+};
+struct PutMmds {
+  JsonValue value;
+};
+/// The value is a JSON merge patch (RFC 7396).
+struct PatchMmds {
+  JsonValue value;
+};
 struct PutLogger {
   LoggerConfig value;
 };
@@ -61,11 +73,11 @@ struct LoadSnapshot {
   SnapshotLoadParams value;
 };
 
-using Command =
-    std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, PutBootSource, PutMachineConfig,
-                 PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive, PutNetworkInterface,
-                 PatchNetworkInterface, PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel,
-                 FinishWorkingSet, PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
+using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds,
+                             PutBootSource, PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive,
+                             PatchDrive, PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds,
+                             PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet,
+                             PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
 
 /// GET /
 struct InstanceInfo {
@@ -77,8 +89,13 @@ struct PrometheusText {
   std::string text;
 };
 
+/// GET /mmds
+struct MmdsContents {
+  std::string json;
+};
+
 /// What a command answers with: std::monostate for those that only do.
-using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText>;
+using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents>;
 
 /// Whoever carries commands out. The API sees nothing else of the machine.
 class CommandTarget {

@@ -119,6 +119,19 @@ Status ConfiguredDevices::patch(const NetworkInterfacePatch& patch, Microvm& mac
   return {};
 }
 
+Status ConfiguredDevices::check(const MmdsConfig& mmds) const {
+  if (mmds.network_interfaces.empty())
+    return fail(ErrorKind::InvalidArgument,
+                "network_interfaces is empty; name the network interfaces that are to serve metadata");
+  for (const std::string& id : mmds.network_interfaces)
+    if (std::ranges::find(interfaces_, id, &NetworkInterfaceConfig::iface_id) == interfaces_.end())
+      return fail(ErrorKind::NotFound,
+                  "network_interfaces: there is no network interface {}; configure it first (PUT "
+                  "/network-interfaces/{})",
+                  id, id);
+  return {};
+}
+
 // --- The start -------------------------------------------------------------------------------------------------------
 
 std::vector<std::string> ConfiguredDevices::kernel_arguments() const {

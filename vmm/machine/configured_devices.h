@@ -24,6 +24,8 @@ class ConfiguredDevices {
   /// Changes a device of a running machine. Errors: no such device, a file that cannot be had or does not fit.
   [[nodiscard]] Status patch(const DrivePatch& patch, Microvm& machine);
   [[nodiscard]] Status patch(const NetworkInterfacePatch& patch, Microvm& machine);
+  /// Whether interfaces can serve metadata so. Errors: it names none, or one that is not configured.
+  [[nodiscard]] Status check(const MmdsConfig& mmds) const;
 
   /// The root device first, then in the order in which they came.
   [[nodiscard]] const std::vector<DriveConfig>& drives() const noexcept { return drives_; }

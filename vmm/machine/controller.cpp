@@ -63,7 +63,7 @@ std::uint64_t clock_us(clockid_t clock) {
 }  // namespace
 
 Controller::Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options)
-    : loop_(loop), log_(log), metrics_(metrics), options_(std::move(options)) {}
+    : loop_(loop), log_(log), metrics_(metrics), options_(std::move(options)), metadata_(options_.metadata_limit) {}
 
 Controller::~Controller() = default;
 
@@ -204,6 +204,24 @@ Result<Answer> Controller::apply(PatchNetworkInterface& command) {
   return {};
 }
 
+Result<Answer> Controller::apply(PutMmdsConfig& command) {
+  if (auto checked = devices_.check(command.value); !checked) return propagate(checked);
+  config_.mmds = std::move(command.value);
+  return {};
+}
+
+Result<Answer> Controller::apply(GetMmds&) { return MmdsContents{metadata_.json()}; }
+
+Result<Answer> Controller::apply(PutMmds& command) {
+  if (auto put = metadata_.put(std::move(command.value)); !put) return propagate(put);
+  return {};
+}
+
+Result<Answer> Controller::apply(PatchMmds& command) {
+  if (auto patched = metadata_.patch(std::move(command.value)); !patched) return propagate(patched);
+  return {};
+}
+
 Result<Answer> Controller::apply(PutLogger& command) {
   if (auto configured = log_.configure(command.value); !configured) return propagate(configured);
   LoggerConfig& kept = config_.logger ? *config_.logger : config_.logger.emplace();
@@ -274,6 +292,7 @@ MicrovmContext Controller::context() {
   return {.loop = loop_,
           .log = log_,
           .metrics = metrics_,
+          .metadata = metadata_,
           .on_end = [this](MachineEnd end) { finish(std::move(end)); },
           .on_booted =
               [this] {
@@ -294,6 +313,7 @@ Result<MicrovmPlan> Controller::plan_start() {
   if (!command_line) return propagate(command_line, "boot_args and what describes the devices");
   DevicePlans devices;
   if (auto lent = devices_.lend(devices); !lent) return propagate(lent);
+  devices.mmds = config_.mmds;
   return MicrovmPlan{
       .shell = take_shell(),
       .machine = config_.machine,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "virtio/mmds/metadata_store.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/event_loop.h"
@@ -37,6 +38,8 @@ struct ControllerOptions {
   std::string id = "anonymous-instance";
   ProcessStart start{};
   bool boot_timer = false;
+  /// Bytes of JSON.
+  std::size_t metadata_limit = MetadataStore::kDefaultLimit;
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
 };
 
@@ -75,6 +78,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(GetMachineConfig& command);
   Result<Answer> apply(GetVmConfig& command);
   Result<Answer> apply(GetPrometheusMetrics& command);
+  Result<Answer> apply(GetMmds& command);
   Result<Answer> apply(PutBootSource& command);
   Result<Answer> apply(PutMachineConfig& command);
   Result<Answer> apply(PatchMachineConfig& command);
@@ -84,6 +88,9 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(PatchDrive& command);
   Result<Answer> apply(PutNetworkInterface& command);
   Result<Answer> apply(PatchNetworkInterface& command);
+  Result<Answer> apply(PutMmdsConfig& command);
+  Result<Answer> apply(PutMmds& command);
+  Result<Answer> apply(PatchMmds& command);
   Result<Answer> apply(PutLogger& command);
   Result<Answer> apply(PutMetrics& command);
   Result<Answer> apply(StartInstance& command);
@@ -115,6 +122,7 @@ class Controller final : public CommandTarget {
   VmConfig config_;
   OpenFiles files_;
   ConfiguredDevices devices_;
+  MetadataStore metadata_;
   OwnedFd serial_out_;
   std::optional<MetricsSink> metrics_sink_;
   std::unique_ptr<LoopTimer> metrics_timer_;

@@ -21,6 +21,7 @@ constexpr std::array kRules = {
     Rule{"GET /machine-config",      true,        true,    true},
     Rule{"GET /vm/config",           true,        true,    true},
     Rule{"GET /metrics/prometheus",  true,        true,    true},
+    Rule{"GET /mmds",                true,        true,    true},
     Rule{"PUT /boot-source",         true,        false,   false},
     Rule{"PUT /machine-config",      true,        false,   false},
     Rule{"PATCH /machine-config",    true,        false,   false},
@@ -30,6 +31,9 @@ constexpr std::array kRules = {
     Rule{"PATCH /drives",            false,       true,    true},
     Rule{"PUT /network-interfaces",  true,        false,   false},
     Rule{"PATCH /network-interfaces", false,      true,    true},
+    Rule{"PUT /mmds/config",         true,        false,   false},
+    Rule{"PUT /mmds",                true,        true,    true},
+    Rule{"PATCH /mmds",              true,        true,    true},
     Rule{"PUT /logger",              true,        false,   false},
     Rule{"PUT /metrics",             true,        false,   false},
     Rule{"InstanceStart",            true,        false,   false},
@@ -45,8 +49,8 @@ constexpr std::array kRules = {
 static_assert(kRules.size() == std::variant_size_v<Command>);
 // The rows' order is checked where it is easiest to get wrong: at the ends and at the start.
 static_assert(std::is_same_v<std::variant_alternative_t<0, Command>, GetInstanceInfo>);
-static_assert(std::is_same_v<std::variant_alternative_t<15, Command>, StartInstance>);
-static_assert(std::is_same_v<std::variant_alternative_t<20, Command>, ResumeVm>);
+static_assert(std::is_same_v<std::variant_alternative_t<19, Command>, StartInstance>);
+static_assert(std::is_same_v<std::variant_alternative_t<24, Command>, ResumeVm>);
 
 bool is_legal(const Rule& rule, MachineState state) {
   switch (state) {

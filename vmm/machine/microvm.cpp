@@ -291,7 +291,8 @@ Result<std::unique_ptr<Microvm::Parts>> Microvm::Parts::make(MicrovmContext outs
                                                                .mmio = parts->mmio,
                                                                .loop = parts->context.loop,
                                                                .log = parts->context.log,
-                                                               .metrics = parts->context.metrics});
+                                                               .metrics = parts->context.metrics,
+                                                               .metadata = parts->context.metadata});
       !plugged)
     return propagate(plugged);
   return parts;

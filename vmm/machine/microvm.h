@@ -76,6 +76,7 @@ struct MicrovmContext {
   EventLoop& loop;
   Log& log;
   Metrics& metrics;
+  const MetadataStore& metadata;  ///< What interfaces with a metadata service serve.
   /// Told once, on the loop's thread, that the machine cannot or does not want to go on.
   std::function<void(MachineEnd)> on_end;
   /// The boot timer's port was written; on a vCPU's thread.

@@ -158,6 +158,7 @@ Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const 
   snapshot.machine = config_.machine;
   snapshot.cpu = config_.cpu;
   snapshot.boot_source = config_.boot_source;
+  snapshot.mmds = config_.mmds;
   for (std::size_t i = 0; i < snapshot.drives.size(); ++i) snapshot.drives[i].config = devices_.drives()[i];
   for (std::size_t i = 0; i < snapshot.network_interfaces.size(); ++i)
     snapshot.network_interfaces[i].config = devices_.network_interfaces()[i];
@@ -227,16 +228,18 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
                    .clock_realtime = params.clock_realtime,
                    .allow_changed_drives = params.allow_changed_drives};
   if (auto lent = devices.lend(plan.devices); !lent) return propagate(lent);
+  plan.devices.mmds = plan.snapshot.mmds;
   return plan;
 }
 
 Result<Answer> Controller::apply(LoadSnapshot& command) {
   const SnapshotLoadParams& params = command.value;
   const std::uint64_t begin = monotonic_ns();
+  // An MMDS configuration names interfaces, and metadata are the machine's to come.
   if (config_.boot_source || config_.cpu || machine_configured_ || !devices_.empty())
     return fail(ErrorKind::State,
-                "a machine has been configured; a snapshot brings all of its own, but logger, metrics and serial: send "
-                "PUT /snapshot/load to a fresh Mayfly");
+                "a machine has been configured; a snapshot brings all of its own, but logger, metrics, serial and "
+                "metadata: send PUT /snapshot/load to a fresh Mayfly");
   std::unique_ptr<LoopTimer> recording_timer;
   if (params.working_set && params.working_set->record) {
     if (auto checked = check_recording_path(params); !checked) return propagate(checked);
@@ -251,6 +254,7 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
   const MachineConfig machine_config = plan->snapshot.machine;
   auto cpu = plan->snapshot.cpu;
   auto boot_source = plan->snapshot.boot_source;
+  auto mmds = plan->snapshot.mmds;
   auto machine = Microvm::restore(std::move(*plan), context());
   if (!machine) return propagate(machine);
   microvm_ = std::move(*machine);
@@ -259,6 +263,7 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
   config_.machine = machine_config;
   config_.cpu = std::move(cpu);
   config_.boot_source = std::move(boot_source);
+  config_.mmds = std::move(mmds);
   last_snapshot_ = id;
   state_ = MachineState::Paused;
   if (params.resume_vm) {

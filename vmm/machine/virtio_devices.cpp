@@ -1,6 +1,9 @@
 #include "vmm/machine/virtio_devices.h"
 
+#include "virtio/mmds/network_stack.h"
 #include "vmm/boot/layout.h"
+
+#include <sys/random.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +16,15 @@ namespace {
 /// The IOAPIC's pins that no other device has (vmm/boot/layout.h).
 constexpr std::array<unsigned, kMaximumVirtioDevices> kLines{5,  6,  7,  8,  10, 11, 12, 13,
                                                              14, 15, 16, 17, 18, 19, 20, 21};
+
+/// A key that nobody can guess, a guest's kernel or a clone's least of all.
+Result<SipKey> make_key() {
+  SipKey key{};
+  // getrandom(2): up to 256 bytes come whole and uninterrupted once the host's pool is ready.
+  if (::getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()))
+    return fail_errno(ErrorKind::System, "cannot serve metadata: the host gives no random numbers");
+  return key;
+}
 
 }  // namespace
 
@@ -49,9 +61,13 @@ Status VirtioDevices::create(DevicePlans plans, const Sockets& sockets) {
     if (!transport) return propagate(transport);
     drives_.back().transport = *transport;
   }
+  if (plans.mmds)
+    if (auto served = serve_metadata(std::move(*plans.mmds), sockets); !served) return served;
   for (NetworkInterfacePlan& plan : plans.network_interfaces) {
-    auto device =
-        NetDevice::create(plan.config, std::move(plan.tap), nullptr, sockets.loop, sockets.metrics.net, sockets.log);
+    auto responder = responder_for(plan.config.iface_id, sockets);
+    if (!responder) return propagate(responder);
+    auto device = NetDevice::create(plan.config, std::move(plan.tap), std::move(*responder), sockets.loop,
+                                    sockets.metrics.net, sockets.log);
     if (!device) return propagate(device);
     auto transport = plug(**device, *window++, sockets);
     interfaces_.push_back({std::move(plan.config), std::move(*device), nullptr});
@@ -59,6 +75,23 @@ Status VirtioDevices::create(DevicePlans plans, const Sockets& sockets) {
     interfaces_.back().transport = *transport;
   }
   return {};
+}
+
+Status VirtioDevices::serve_metadata(MmdsConfig config, const Sockets& sockets) {
+  auto key = make_key();
+  if (!key) return propagate(key);
+  metadata_service_ = std::make_unique<MetadataService>(std::move(config), sockets.metadata,
+                                                        SessionTokens{*key, monotonic_ns()}, sockets.metrics.mmds);
+  return {};
+}
+
+Result<std::unique_ptr<FrameResponder>> VirtioDevices::responder_for(const std::string& iface_id,
+                                                                     const Sockets& sockets) const {
+  if (!metadata_service_ || std::ranges::count(metadata_service_->config().network_interfaces, iface_id) == 0)
+    return nullptr;
+  auto key = make_key();
+  if (!key) return propagate(key);
+  return std::make_unique<NetworkStack>(*metadata_service_, *key, sockets.metrics.mmds);
 }
 
 Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,

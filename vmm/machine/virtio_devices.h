@@ -2,6 +2,7 @@
 
 #include "snapshot/snapshot.h"
 #include "virtio/block_device.h"
+#include "virtio/mmds/metadata_service.h"
 #include "virtio/mmio_transport.h"
 #include "virtio/net_device.h"
 #include "vmm/boot/command_line.h"
@@ -10,6 +11,7 @@
 #include "vmm/kvm/vm.h"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +38,7 @@ struct NetworkInterfacePlan {
 struct DevicePlans {
   std::vector<DrivePlan> drives;  ///< The root device first.
   std::vector<NetworkInterfacePlan> network_interfaces;
+  std::optional<MmdsConfig> mmds{};  ///< Which interfaces serve metadata, and how.
   [[nodiscard]] std::size_t count() const noexcept { return drives.size() + network_interfaces.size(); }
 };
 
@@ -58,6 +61,7 @@ class VirtioDevices {
     EventLoop& loop;
     Log& log;
     Metrics& metrics;
+    const MetadataStore& metadata;
   };
 
   /// Before the vCPUs exist. Takes the files of the plans.
@@ -82,6 +86,10 @@ class VirtioDevices {
  private:
   [[nodiscard]] Result<MmioTransport*> plug(VirtioDevice& device, const VirtioMmioWindow& window,
                                             const Sockets& sockets);
+  [[nodiscard]] Status serve_metadata(MmdsConfig config, const Sockets& sockets);
+  /// What answers on that interface in the network's place; null: nothing does.
+  [[nodiscard]] Result<std::unique_ptr<FrameResponder>> responder_for(const std::string& iface_id,
+                                                                      const Sockets& sockets) const;
 
   template <typename Device, typename Config>
   struct Plugged {
@@ -89,6 +97,7 @@ class VirtioDevices {
     std::unique_ptr<Device> device;
     MmioTransport* transport = nullptr;
   };
+  std::unique_ptr<MetadataService> metadata_service_;  // which the interfaces use
   std::vector<Plugged<BlockDevice, DriveConfig>> drives_;
   std::vector<Plugged<NetDevice, NetworkInterfaceConfig>> interfaces_;
   std::vector<std::unique_ptr<MmioTransport>> transports_;  // before the devices in destruction

@@ -119,7 +119,7 @@ TEST(ParseConfigFile, EveryErrorNamesItsSection) {
   EXPECT_EQ(
       refusal(R"({"boot-source": [], "machine": {}})"),
       "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
-      "boot-source, drives, network-interfaces, serial, balloon, entropy, memory-hotplug, mmds-config, pmem, vsock");
+      "boot-source, drives, network-interfaces, mmds-config, serial, balloon, entropy, memory-hotplug, pmem, vsock");
   EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
             R"(the configuration has the field "logger" twice)");
 }

@@ -294,7 +294,11 @@ class Prober {
 
   void probe(const JsonValue& schema) const {
     accepts(sample(description_, schema));
-    refuses(altered_sample(description_, schema, "surplus", "1"), R"(has no field "surplus")");
+    const std::string with_surplus = altered_sample(description_, schema, "surplus", "1");
+    if (text_of(find(schema, "additionalProperties")) == "true")
+      accepts(with_surplus);
+    else
+      refuses(with_surplus, R"(has no field "surplus")");
     for (const std::string& name : names_of(find(schema, "properties"))) {
       probe_field(schema, name, description_.resolved(at(at(schema, "properties"), name)));
     }
@@ -460,6 +464,7 @@ class WholeTarget : public CommandTarget {
   Result<Answer> execute(Command command) override {
     if (std::holds_alternative<GetInstanceInfo>(command)) return InstanceInfo{.id = "i", .state = MachineState::Paused};
     if (std::holds_alternative<GetMachineConfig>(command)) return MachineConfig{.huge_pages = HugePages::Transparent};
+    if (std::holds_alternative<GetMmds>(command)) return MmdsContents{R"({"anything": 1})"};
     if (!std::holds_alternative<GetVmConfig>(command)) return PrometheusText{};
     VmConfig config;
     config.boot_source = BootSource{.kernel_image_path = "/k", .initrd_path = "/i", .boot_args = "a"};
@@ -469,6 +474,7 @@ class WholeTarget : public CommandTarget {
     config.drives = {DriveConfig{"d", "/d", true, true, "u", CacheType::Writeback, "Async", true, limits}};
     config.network_interfaces = {
         NetworkInterfaceConfig{"n", "t", MacAddress{2, 0, 0, 0, 0, 1}, std::uint16_t{1500}, true, limits, limits}};
+    config.mmds = MmdsConfig{.network_interfaces = {"n"}};
     config.logger = LoggerConfig{"/l", LogLevel::Off, true, true, "m"};
     config.metrics = MetricsConfig{"/m", true, {{"k", "v"}}};
     return config;

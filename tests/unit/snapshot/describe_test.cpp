@@ -17,7 +17,7 @@ TEST(Describe, PrintsJsonInTheOrderOfTheFile) {
   std::vector<std::string> names;
   for (const JsonMember& member : std::get<JsonValue::Object>(json->data)) names.push_back(member.name);
   EXPECT_EQ(names, (std::vector<std::string>{"format", "id", "producer", "host", "machine", "cpu", "boot_source",
-                                             "clock", "vcpus", "platform", "drives", "network_interfaces"}));
+                                             "mmds", "clock", "vcpus", "platform", "drives", "network_interfaces"}));
 }
 
 TEST(Describe, WritesValuesAsTheyAreRead) {
@@ -48,6 +48,8 @@ TEST(Describe, WritesValuesAsTheyAreRead) {
   EXPECT_TRUE(has(text, R"("cache_type":"Writeback")"));
   EXPECT_TRUE(has(text, R"("modified_ns":-5)"));
   EXPECT_TRUE(has(text, R"("guest_mac":"06:00:ac:10:00:02")"));
+  EXPECT_TRUE(has(text, R"("mmds":{"version":"V2","network_interfaces":["eth0","eth1"],)"
+                        R"("ipv4_address":"169.254.170.2","imds_compat":true})"));
   EXPECT_TRUE(has(text, R"("descriptors":"0x10000")"));
   EXPECT_TRUE(has(text, R"("receive_heads":[3,5])"));
 }

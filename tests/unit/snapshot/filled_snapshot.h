@@ -112,6 +112,7 @@ inline void make_possible(PlatformState& platform) {
   filler.field("platform", snapshot.platform);
   filler.field("drives", snapshot.drives);
   filler.field("network_interfaces", snapshot.network_interfaces);
+  filler.field("mmds", snapshot.mmds);  // of configuration 2: last, so that the others stay as they were
   snapshot.producer = "0.1.0";
   snapshot.host = {.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8};
   snapshot.machine = {
@@ -140,6 +141,8 @@ inline void make_possible(PlatformState& platform) {
     make_possible(interface.transport, 2, 0x4'0000 + 0x1'0000 * i);
     interface.device.receive_heads = {3, 5};
   }
+  snapshot.mmds->network_interfaces = {"eth0", "eth1"};
+  snapshot.mmds->ipv4_address = {169, 254, 170, 2};
   return snapshot;
 }
 

@@ -52,6 +52,7 @@ TEST(StateFile, GivesBackEveryFieldOfASnapshot) {
   EXPECT_EQ(read->host, saved.host);
   EXPECT_EQ(read->machine.vcpu_count, 2U);
   EXPECT_EQ(read->boot_source->boot_args, saved.boot_source->boot_args);
+  EXPECT_EQ(read->mmds, saved.mmds);
   EXPECT_EQ(read->clock.guest_ns, saved.clock.guest_ns);
   ASSERT_EQ(read->vcpus.size(), 2U);
   EXPECT_EQ(read->vcpus[1].xsave, saved.vcpus[1].xsave);
@@ -80,6 +81,7 @@ TEST(StateFile, ASmallestMachineComesBackAsItWas) {
   EXPECT_EQ(encode_snapshot(*read), file);
   EXPECT_FALSE(read->cpu);
   EXPECT_FALSE(read->boot_source);
+  EXPECT_FALSE(read->mmds);
 }
 
 TEST(StateFile, IsWhatItsDescriptionSays) {
@@ -233,6 +235,8 @@ TEST(StateFile, DevicesThatCannotBeAreRefused) {
                 [](Snapshot& s) { s.network_interfaces[0].config.tx_rate_limiter->bandwidth->refill_time_ms = ~0ULL; }),
             "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.network_interfaces[0].device.receive_heads.resize(257); }), "");
+  EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->network_interfaces.clear(); }), "");
+  EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->network_interfaces[1] = "eth2"; }), "");
 }
 
 // --- Files -----------------------------------------------------------------------------------------------------------

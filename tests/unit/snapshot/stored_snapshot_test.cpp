@@ -72,6 +72,7 @@ TEST(StoredSnapshotOne, HasTheValuesThatWerePutIntoIt) {
   EXPECT_EQ(snapshot->producer, "0.1.0");
   EXPECT_EQ(snapshot->host, (HostCpu{.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8}));
   EXPECT_EQ(snapshot->machine.mem_size_mib, 128U);
+  EXPECT_FALSE(snapshot->mmds);  // came with version 2 of the configuration
   ASSERT_EQ(snapshot->vcpus.size(), 2U);
   EXPECT_EQ(snapshot->vcpus[1].xsave.at(2), std::byte{7});
   EXPECT_EQ(snapshot->platform.pit.channels[1].cycle, 33'268U);

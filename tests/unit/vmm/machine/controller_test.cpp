@@ -163,6 +163,34 @@ TEST_F(ControllerTest, AMetricsPipeWithoutAReaderIsToldAndBlocksNothing) {
   EXPECT_GE(metrics_.logger.missed_metrics_count.value(), 1U);
 }
 
+JsonValue json(std::string_view text) { return *parse_json(text, "the test's"); }
+
+TEST_F(ControllerTest, KeepsAndChangesMetadata) {
+  const auto contents = [&] { return std::get<MmdsContents>(*controller_->carry_out(GetMmds{})).json; };
+  EXPECT_EQ(contents(), "{}");
+  EXPECT_NE(refusal(PatchMmds{json("{}")}).find("PUT /mmds"), std::string::npos);
+  EXPECT_EQ(refusal(PutMmds{json(R"({"a": {"b": 1}, "c": 2})")}), "");
+  EXPECT_EQ(refusal(PatchMmds{json(R"({"a": {"b": "x"}, "c": null})")}), "");
+  EXPECT_EQ(contents(), R"({"a":{"b":"x"}})");
+  EXPECT_NE(refusal(PutMmds{json("[]")}), "");
+  EXPECT_NE(refusal(PatchMmds{JsonValue{JsonValue::Object{{"d", {std::string(60'000, 'x')}}}}}).find("51200"),
+            std::string::npos);
+  EXPECT_EQ(contents(), R"({"a":{"b":"x"}})");
+}
+
+TEST_F(ControllerTest, MetadataHaveTheLimitThatTheOperatorSays) {
+  Controller small{*loop_, log_, metrics_, {.id = "unit", .metadata_limit = 10}};
+  EXPECT_TRUE(small.carry_out(PutMmds{json(R"({"a": 123})")}));
+  EXPECT_FALSE(small.carry_out(PutMmds{json(R"({"a": 123456})")}));
+}
+
+TEST_F(ControllerTest, MetadataAreServedByInterfacesThatAreThere) {
+  EXPECT_NE(refusal(PutMmdsConfig{}).find("network_interfaces is empty"), std::string::npos);
+  EXPECT_NE(refusal(PutMmdsConfig{{.network_interfaces = {"eth7"}}}).find("PUT /network-interfaces/eth7"),
+            std::string::npos);
+  EXPECT_FALSE(config().mmds);
+}
+
 TEST_F(ControllerTest, CountsRequestsAndRefusals) {
   static_cast<void>(controller_->carry_out(GetInstanceInfo{}));
   static_cast<void>(controller_->carry_out(PauseVm{}));

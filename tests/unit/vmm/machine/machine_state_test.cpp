@@ -11,11 +11,13 @@ namespace {
 constexpr std::array kStates = {MachineState::NotStarted, MachineState::Running, MachineState::Paused};
 
 std::vector<Command> always() {
-  return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{}, FlushMetrics{}};
+  return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{},
+          GetMmds{},         PutMmds{},          PatchMmds{},   FlushMetrics{}};
 }
 std::vector<Command> before_start() {
-  return {PutBootSource{},       PutMachineConfig{}, PatchMachineConfig{}, PutCpuConfig{},  PutSerial{},   PutDrive{},
-          PutNetworkInterface{}, PutLogger{},        PutMetrics{},         StartInstance{}, LoadSnapshot{}};
+  return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{},  PutCpuConfig{},
+          PutSerial{},     PutDrive{},         PutNetworkInterface{}, PutMmdsConfig{},
+          PutLogger{},     PutMetrics{},       StartInstance{},       LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
   return {PauseVm{}, ResumeVm{}, PatchDrive{}, PatchNetworkInterface{}, SendCtrlAltDel{}, FinishWorkingSet{}};
