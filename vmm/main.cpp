@@ -1,5 +1,6 @@
 #include "api/client/remote.h"
 #include "api/config_file.h"
+#include "api/mmds_json.h"
 #include "api/server.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
@@ -16,10 +17,12 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <iterator>
 
 namespace mayfly {
 namespace {
@@ -76,8 +79,8 @@ class Process {
     if (loop_) loop_->close();
   }
 
-  /// Everything but the API; no thread exists yet.
-  [[nodiscard]] Status prepare();
+  /// Everything but the API; no thread exists yet. `metadata_limit`: see ControllerOptions.
+  [[nodiscard]] Status prepare(std::size_t metadata_limit);
   [[nodiscard]] Status serve_api(const std::string& socket_path, std::size_t max_payload);
   /// Carries the commands out until one is refused.
   [[nodiscard]] Status carry_out(std::vector<Command> commands);
@@ -95,7 +98,7 @@ class Process {
   std::unique_ptr<ApiServer> api_;
 };
 
-Status Process::prepare() {
+Status Process::prepare(std::size_t metadata_limit) {
   grow_descriptor_table();
   if (auto blocked = StopSignals::block(); !blocked) return blocked;
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
@@ -103,10 +106,12 @@ Status Process::prepare() {
   if (!loop) return propagate(loop);
   loop_ = std::move(*loop);
   if (console_.on_quit) console_.on_quit = [this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); };
-  controller_ = std::make_unique<Controller>(
-      *loop_, log_, metrics_,
-      ControllerOptions{
-          .id = common_.id, .start = common_.start, .boot_timer = common_.boot_timer, .console = console_});
+  controller_ = std::make_unique<Controller>(*loop_, log_, metrics_,
+                                             ControllerOptions{.id = common_.id,
+                                                               .start = common_.start,
+                                                               .boot_timer = common_.boot_timer,
+                                                               .metadata_limit = metadata_limit,
+                                                               .console = console_});
   auto signals = StopSignals::watch(*loop_, [this](int number) {
     controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
                          number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
@@ -148,52 +153,79 @@ int Process::run() {
   return static_cast<int>(controller_->end()->reason);
 }
 
-/// More than any configuration needs.
+/// More than any configuration needs, and white space of metadata that are within their limit.
 constexpr std::size_t kLargestConfigFile = 1 << 20;
 
-Result<std::string> read_file(const std::string& path) {
+/// `what`: the file's option, and its path.
+Result<std::string> read_file(const std::string& path, const std::string& what, std::size_t longest) {
   const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (!file) return fail_errno(ErrorKind::System, "--config-file {} cannot be opened", path);
+  if (!file) return fail_errno(ErrorKind::System, "{} cannot be opened", what);
   std::string text;
   std::array<char, 4096> piece{};
   ssize_t count = 0;
-  while (text.size() <= kLargestConfigFile && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
+  while (text.size() <= longest && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
     text.append(piece.data(), static_cast<std::size_t>(count));
-  if (text.size() > kLargestConfigFile)
-    return fail(ErrorKind::TooLarge, "--config-file {} has over {} bytes", path, kLargestConfigFile);
-  if (count < 0) return fail_errno(ErrorKind::System, "--config-file {} cannot be read", path);
+  if (text.size() > longest) return fail(ErrorKind::TooLarge, "{} has over {} bytes", what, longest);
+  if (count < 0) return fail_errno(ErrorKind::System, "{} cannot be read", what);
   return text;
 }
 
 Result<std::vector<Command>> commands_of_file(const std::string& path) {
-  auto text = read_file(path);
+  const std::string what = "--config-file " + path;
+  auto text = read_file(path, what, kLargestConfigFile);
   if (!text) return propagate(text);
   auto commands = parse_config_file(*text);
-  if (!commands) return propagate(commands, "--config-file " + path);
+  if (!commands) return propagate(commands, what);
+  return commands;
+}
+
+std::size_t metadata_limit(const ServeOptions& options) { return options.metadata_limit.value_or(options.max_payload); }
+
+Result<Command> metadata_of_file(const std::string& path, std::size_t limit) {
+  const std::string what = "--metadata " + path;
+  auto text = read_file(path, what, kLargestConfigFile + limit);
+  if (!text) return propagate(text);
+  auto json = parse_json(*text, what);
+  if (!json) return propagate(json);
+  auto metadata = read_metadata(*json, what);
+  if (!metadata) return propagate(metadata);
+  return PutMmds{std::move(*metadata)};
+}
+
+/// What the files say, metadata first: a machine that a configuration starts has them from the begin.
+Result<std::vector<Command>> commands_of_files(const ServeOptions& options) {
+  std::vector<Command> commands;
+  if (options.metadata_file) {
+    auto metadata = metadata_of_file(*options.metadata_file, metadata_limit(options));
+    if (!metadata) return propagate(metadata);
+    commands.push_back(std::move(*metadata));
+  }
+  if (options.config_file) {
+    auto parsed = commands_of_file(*options.config_file);
+    if (!parsed) return propagate(parsed);
+    std::ranges::move(*parsed, std::back_inserter(commands));
+  }
   return commands;
 }
 
 int serve(const ServeOptions& options) {
-  std::vector<Command> commands;
-  if (options.config_file) {
-    auto parsed = commands_of_file(*options.config_file);
-    if (!parsed) return report(parsed.error(), kExitBadConfiguration);
-    commands = std::move(*parsed);
-  }
+  auto commands = commands_of_files(options);
+  if (!commands) return report(commands.error(), kExitBadConfiguration);
   Process process{options.common,
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = {}}};
-  if (auto prepared = process.prepare(); !prepared) return report(prepared.error(), kExitError);
+  if (auto prepared = process.prepare(metadata_limit(options)); !prepared) return report(prepared.error(), kExitError);
   if (options.api_sock)
     if (auto serving = process.serve_api(*options.api_sock, options.max_payload); !serving)
       return report(serving.error(), kExitError);
-  if (auto done = process.carry_out(std::move(commands)); !done) return report(done.error(), code_of(done.error()));
+  if (auto done = process.carry_out(std::move(*commands)); !done) return report(done.error(), code_of(done.error()));
   return process.run();
 }
 
 int run(RunOptions options) {
   Process process{options.common,
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = [] {}}};
-  if (auto prepared = process.prepare(); !prepared) return report(prepared.error(), kExitError);
+  if (auto prepared = process.prepare(MetadataStore::kDefaultLimit); !prepared)
+    return report(prepared.error(), kExitError);
   if (options.api_sock)
     if (auto serving = process.serve_api(*options.api_sock, ServeOptions{}.max_payload); !serving)
       return report(serving.error(), kExitError);

@@ -80,8 +80,9 @@ struct ServeFlags {
   std::string api_sock = kDefaultSocket;
   bool no_api = false;
   std::string config_file;
+  std::string metadata_file;
   std::size_t max_payload = ServeOptions{}.max_payload;
-  std::uint64_t ignored_number = 0;
+  std::optional<std::size_t> metadata_limit;
   bool ignored_flag = false;
 };
 
@@ -93,7 +94,9 @@ void add_serve(CLI::App& app, ServeFlags& flags) {
   app.add_option("--http-api-max-payload-size", flags.max_payload, "Largest request body in bytes")
       ->capture_default_str()
       ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-  app.add_option("--mmds-size-limit", flags.ignored_number, "Accepted for the dialect; there is no MMDS");
+  app.add_option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)");
+  app.add_option("--mmds-size-limit", flags.metadata_limit, "Most metadata in bytes (default: as for request\nbodies)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
   app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; there is no filter");
 }
 
@@ -412,9 +415,15 @@ Invocation parse_options(int argc, const char* const* argv) {
   if (serve.no_api && serve.config_file.empty())
     return refuse("--no-api needs --config-file: nothing else could start the machine");
   common.logger = logger_config(logger);
-  ServeOptions options{.common = common, .api_sock = {}, .config_file = {}, .max_payload = serve.max_payload};
+  ServeOptions options{.common = common,
+                       .api_sock = {},
+                       .config_file = {},
+                       .metadata_file = {},
+                       .max_payload = serve.max_payload,
+                       .metadata_limit = serve.metadata_limit};
   if (!serve.no_api) options.api_sock = serve.api_sock;
   if (!serve.config_file.empty()) options.config_file = serve.config_file;
+  if (!serve.metadata_file.empty()) options.metadata_file = serve.metadata_file;
   return options;
 }
 

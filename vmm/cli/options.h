@@ -33,7 +33,9 @@ struct ServeOptions {
   CommonOptions common;
   std::optional<std::string> api_sock;  ///< None: --no-api.
   std::optional<std::string> config_file;
+  std::optional<std::string> metadata_file;
   std::size_t max_payload = 51'200;
+  std::optional<std::size_t> metadata_limit;  ///< Bytes; as max_payload where absent.
 };
 
 /// `mayfly run --kernel FILE ...` or `mayfly restore --state FILE ...`: a machine with its console on the terminal.

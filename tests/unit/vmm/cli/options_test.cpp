@@ -43,7 +43,9 @@ TEST(Options, ServesTheApiWithTheFlagsThatClientsSend) {
                                                      "--http-api-max-payload-size",
                                                      "1000",
                                                      "--mmds-size-limit",
-                                                     "2000"}));
+                                                     "2000",
+                                                     "--metadata",
+                                                     "/tmp/m.json"}));
   EXPECT_EQ(options.api_sock, "/tmp/a.sock");
   EXPECT_EQ(options.common.id, "vm-7");
   EXPECT_EQ(options.common.logger.log_path, "/tmp/log");
@@ -55,10 +57,14 @@ TEST(Options, ServesTheApiWithTheFlagsThatClientsSend) {
   EXPECT_EQ(options.common.start.cpu_us, 3U);
   EXPECT_EQ(options.common.start.parent_cpu_us, 4U);
   EXPECT_EQ(options.max_payload, 1000U);
+  EXPECT_EQ(options.metadata_limit, 2000U);
+  EXPECT_EQ(options.metadata_file, "/tmp/m.json");
 }
 
 TEST(Options, WithoutAnyFlagTheApiIsServedWhereTheHelpSays) {
-  EXPECT_EQ(std::get<ServeOptions>(parse({})).api_sock, "/run/mayfly.socket");
+  const auto options = std::get<ServeOptions>(parse({}));
+  EXPECT_EQ(options.api_sock, "/run/mayfly.socket");
+  EXPECT_FALSE(options.metadata_file || options.metadata_limit);
 }
 
 TEST(Options, AConfigurationFileCanDoWithoutAnApi) {
