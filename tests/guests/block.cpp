@@ -3,8 +3,8 @@
 #include "runtime/virtio.h"
 
 /// A drive, every request type in many sizes and alignments, with data verified by checksum. The drive is the first
-/// device; its content is the test's: 64-bit words that are their own offset. Command line: read_only=1, rounds=N of
-/// all that writes.
+/// device; its content is the test's: 64-bit words that are their own offset. Command line: read_only=1;
+/// until_key=1: all that writes goes on, round after round, until a key comes.
 namespace {
 
 using guest::expect;
@@ -214,6 +214,8 @@ void check_interrupt(Disk& disk) {
   }
 }
 
+bool key_waits() { return (guest::in8(guest::serial::kLineStatus) & guest::serial::kDataReady) != 0; }
+
 }  // namespace
 
 void guest::guest_main(const BootInfo& boot) {
@@ -228,7 +230,8 @@ void guest::guest_main(const BootInfo& boot) {
     expect_equal(disk.request(kOut, 0, {{kData, kSector, false}}), kIoError, "a write to a read-only drive");
     check_content(disk);
   } else {
-    for (std::uint64_t round = 0; round < boot.number("rounds", 1); ++round) {
+    const bool until_key = boot.number("until_key", 0) != 0;
+    for (std::uint64_t round = 0; until_key ? !key_waits() : round == 0; ++round) {
       check_sizes(disk);
       check_scattered(disk);
       check_zeroes(disk);

@@ -222,7 +222,7 @@ TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
   must(monitor.put("/drives/data", R"({"drive_id": "data", "is_root_device": false, "cache_type": "Writeback", )"
                                    R"("path_on_host": ")" +
                                        make_file(file("disk"), image) + "\"}"));
-  monitor.boot("block", "console=ttyS0 rounds=20");
+  monitor.boot("block", "console=ttyS0 until_key=1");
   for (unsigned link = 0; link < 10; ++link) {
     monitor.console_until("round " + std::to_string(link) + " done");
     for (int i = 0; i < 20; ++i) {
@@ -234,6 +234,7 @@ TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
     std::filesystem::copy_file(file("disk"), file("copy" + std::to_string(link)));
     resume(monitor);
   }
+  monitor.type("q");
   EXPECT_NE(monitor.console_to_end().find("GUEST PASS"), std::string::npos) << monitor.log_until("");
   EXPECT_EQ(monitor.wait(), 0);
   for (unsigned link = 0; link < 10; ++link) {
@@ -242,6 +243,7 @@ TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
     must(load(again, name + ".state", name + ".mem",
               R"(, "resume_vm": true, "drive_overrides": [{"drive_id": "data", "path_on_host": ")" +
                   file("copy" + std::to_string(link)) + "\"}]"));
+    again.type("q");
     EXPECT_NE(again.console_to_end().find("GUEST PASS"), std::string::npos) << again.log_until("");
     EXPECT_EQ(again.wait(), 0);
   }
