@@ -28,9 +28,8 @@ struct ReceiveWindow {
   /// TAP says in no other way. It is one byte, or NetReceiveBuffers::spill() where the window is narrow.
   std::span<iovec> vectors{};
   std::uint64_t capacity = 0;  ///< Bytes of the chains.
-  std::size_t first = 0;       ///< Of the pool's chains.
-  std::size_t count = 0;
-  bool narrow = false;  ///< Of mergeable buffers, and shorter than the longest frame.
+  std::size_t first = 0;       ///< Its first chain's position.
+  bool narrow = false;         ///< Of mergeable buffers, and shorter than the longest frame.
   /// The driver's buffers alone.
   [[nodiscard]] std::span<const iovec> buffers() const noexcept { return vectors.first(vectors.size() - 1); }
 };
@@ -49,10 +48,11 @@ class NetReceiveBuffers {
   NetReceiveBuffers& operator=(const NetReceiveBuffers&) = delete;
   ~NetReceiveBuffers() { abandon(); }
 
-  /// Lays what is held out anew and takes from the queue until there are `wanted` windows or nothing is offered any
-  /// more. With `mergeable` buffers a window has as many chains as every frame fits in; one that is shorter is given
-  /// only if there is no other. Without, each chain is a window. No windows: the driver has offered nothing. Nothing
-  /// may be reading into earlier windows. Faults: what no driver may offer here.
+  /// Lays out what is held, and takes from the queue until there are `wanted` windows or nothing is offered any more.
+  /// What it costs depends on the windows, not on how much is held. With `mergeable` buffers a window has as many
+  /// chains as every frame fits in; one that is shorter is given only if there is no other. Without, each chain is a
+  /// window. No windows: the driver has offered nothing. Nothing may be reading into earlier windows. Faults: what no
+  /// driver may offer here.
   [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(VirtQueue& queue, std::size_t wanted,
                                                                                   bool mergeable) noexcept;
   /// What of a frame did not fit a narrow window: it is whole once there are more buffers.
@@ -70,20 +70,31 @@ class NetReceiveBuffers {
   void abandon() noexcept;
 
  private:
+  /// Places for chains: twice what a driver can have offered, as used ones leave holes until all before them are used.
+  static constexpr std::size_t kPlaces = 2 * kMaximumChains;
   /// Segments of all chains. More are not needed: a frame of 64 KiB in buffers of half a page has 32; and one read may
   /// have 1024 (UIO_MAXIOV).
-  static constexpr std::size_t kMaximumVectors = 1000;
-  struct Layout {
-    Layout();
-    std::vector<std::optional<Chain>> chains;  // empty: used
-    std::unique_ptr<iovec[]> vectors;          // the segments, and a byte's vector a window
-    std::size_t vectors_used = 0;
+  static constexpr std::size_t kSegments = 1000;
+  struct Place {
+    std::optional<Chain> chain;  // empty: used
+    std::size_t segments = 0;    // where its segments begin
   };
   class Builder;
-  [[nodiscard]] std::expected<bool, QueueFault> take_one(VirtQueue& queue, Builder& builder) noexcept;
 
-  std::array<Layout, 2> layouts_;  // the present one, and where the next is built
-  std::size_t present_ = 0;
+  [[nodiscard]] Place& place(std::size_t position) const noexcept { return places_[position % kPlaces]; }
+  void forget_used() noexcept;
+  /// Where the next chain's segments may lie; empty: there is no room.
+  [[nodiscard]] std::span<iovec> storage() noexcept;
+  [[nodiscard]] std::expected<bool, QueueFault> take_one(VirtQueue& queue) noexcept;
+
+  // Two rings: chains, at positions from begin_ to end_, which count on for ever; and their segments.
+  std::unique_ptr<Place[]> places_ = std::make_unique<Place[]>(kPlaces);
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
+  std::unique_ptr<iovec[]> segments_ = std::make_unique_for_overwrite<iovec[]>(kSegments);
+  std::size_t segments_end_ = 0;
+  // Of the windows: segments, and a vector of ours each.
+  std::unique_ptr<iovec[]> vectors_ = std::make_unique_for_overwrite<iovec[]>(kSegments + kMaximumWindows);
   std::array<ReceiveWindow, kMaximumWindows> windows_{};
   std::vector<std::uint16_t> restored_;
   std::byte overflow_{};  // the byte of ours; several reads may write to it, nobody reads it

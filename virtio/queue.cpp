@@ -175,12 +175,6 @@ std::expected<Chain, QueueFault> VirtQueue::chain_at(std::uint16_t head, std::sp
   return chain;
 }
 
-void Chain::relocate(std::span<iovec> storage) noexcept {
-  ensure(storage.size() >= segments_.size(), "a chain was moved to where it has no room");
-  std::ranges::copy(segments_, storage.begin());
-  segments_ = storage.first(segments_.size());
-}
-
 void VirtQueue::untake(Chain chain) noexcept {
   chain.owned_ = false;
   --state_.next_available;

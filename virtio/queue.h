@@ -68,8 +68,6 @@ class Chain {
   [[nodiscard]] std::uint64_t writable_length() const noexcept { return writable_length_; }  ///< Bytes.
   /// For a queue that was reset: its chains mean nothing any more.
   void abandon() && noexcept { owned_ = false; }
-  /// Moves the segments to the beginning of `storage`, which has room for them; what they lay in is free.
-  void relocate(std::span<iovec> storage) noexcept;
 
  private:
   friend class VirtQueue;
