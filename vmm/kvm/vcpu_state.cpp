@@ -7,6 +7,8 @@ namespace {
 
 constexpr std::uint32_t kMsrTsc = 0x10;
 constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
+/// More than a second of any time stamp counter.
+constexpr std::uint64_t kFarAway = 1ULL << 36;
 
 template <typename T>
 Result<T> get(const Vcpu& vcpu, unsigned long request, std::string_view name) {
@@ -73,11 +75,17 @@ Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_
   if (auto done = set(vcpu, KVM_SET_LAPIC, state.lapic, "KVM_SET_LAPIC"); !done) return done;
   // After the LAPIC, whose timer's mode says what a deadline means, and the deadline after the counter that it is of.
   std::vector<MsrValue> msrs;
-  msrs.reserve(state.msrs.size());
+  msrs.reserve(state.msrs.size() + 1);
   std::optional<MsrValue> deadline;
   for (const kvm_msr_entry& entry : state.msrs) {
     MsrValue value{.index = entry.index, .value = entry.data};
-    if (entry.index == kMsrTsc) value.value += tsc_advance;
+    if (entry.index == kMsrTsc) {
+      value.value += tsc_advance;
+      // Before Linux 6.7 KVM takes a counter that is set to within a second of what it has counted since the vCPU was
+      // made for an attempt to keep vCPUs in step, and ignores the value. No machine of a pool shall depend on how long
+      // it has waited: the first vCPU's counter is sent far away before. The others are to be in step with it.
+      if (vcpu.index() == 0) msrs.push_back({.index = kMsrTsc, .value = value.value + kFarAway});
+    }
     if (entry.index == kMsrTscDeadline)
       deadline = value;
     else
