@@ -39,5 +39,5 @@ target_include_directories(mayfly_simdjson SYSTEM PUBLIC ${simdjson_dir})
 # Requests are short: the portable implementation alone, since choosing among several asks CPUID, which a virtual host
 # emulates at some 7 us each.
 target_compile_definitions(
-  mayfly_simdjson PUBLIC SIMDJSON_IMPLEMENTATION_ICELAKE=0 SIMDJSON_IMPLEMENTATION_HASWELL=0
-                         SIMDJSON_IMPLEMENTATION_WESTMERE=0)
+  mayfly_simdjson PRIVATE SIMDJSON_IMPLEMENTATION_ICELAKE=0 SIMDJSON_IMPLEMENTATION_HASWELL=0
+                          SIMDJSON_IMPLEMENTATION_WESTMERE=0)
