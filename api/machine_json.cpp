@@ -9,16 +9,16 @@ constexpr JsonName<HugePages> kHugePages[] = {
 constexpr JsonWhole kVcpuCount{.lowest = 1, .highest = kMaximumVcpus};
 constexpr JsonWhole kMemSizeMib{.lowest = 1, .highest = GuestMemory::kMaximumSizeMib};
 
-/// "None" is the one template there is: the dialect's static templates are deprecated there, and /cpu-config says more.
-Result<std::string> read_cpu_template(const JsonValue& json, const std::string& where) {
+/// Templates are deprecated in the dialect, and /cpu-config says more; but clients send "T2" as a matter of course.
+Result<CpuTemplate> read_cpu_template(const JsonValue& json, const std::string& where) {
   auto name = JsonString{}(json, where);
-  if (name && *name != "None") {
-    return fail(ErrorKind::InvalidArgument,
-                "{} {} is not available: Mayfly has no static CPU templates; describe the CPU with PUT /cpu-config and "
-                "leave cpu_template out, or \"None\"",
-                where, in_quotes(*name));
-  }
-  return name;
+  if (!name) return propagate(name);
+  if (*name == "None") return CpuTemplate::None;
+  if (*name == "T2") return CpuTemplate::T2;
+  return fail(ErrorKind::InvalidArgument,
+              "{} {} is not available: Mayfly's templates are \"None\" and \"T2\"; describe another CPU with PUT "
+              "/cpu-config and leave cpu_template out",
+              where, in_quotes(*name));
 }
 
 void check_together(JsonFields& fields, const std::string& where, const MachineConfigPatch& config) {
@@ -60,13 +60,14 @@ Result<MachineConfig> read_machine_config(const JsonValue& json, const std::stri
   config.smt = fields.optional("smt", JsonBool{}).value_or(config.smt);
   config.track_dirty_pages = fields.optional("track_dirty_pages", JsonBool{}).value_or(config.track_dirty_pages);
   config.huge_pages = fields.optional("huge_pages", JsonEnum<HugePages>{kHugePages}).value_or(config.huge_pages);
-  fields.optional("cpu_template", read_cpu_template);
+  config.cpu_template = fields.optional("cpu_template", read_cpu_template).value_or(config.cpu_template);
   check_together(fields, where,
                  {.vcpu_count = config.vcpu_count,
                   .mem_size_mib = config.mem_size_mib,
                   .smt = config.smt,
                   .track_dirty_pages = {},
-                  .huge_pages = config.huge_pages});
+                  .huge_pages = config.huge_pages,
+                  .cpu_template = {}});
   return fields.finish(config);
 }
 
@@ -78,10 +79,10 @@ Result<MachineConfigPatch> read_machine_config_patch(const JsonValue& json, cons
   patch.smt = fields.optional("smt", JsonBool{});
   patch.track_dirty_pages = fields.optional("track_dirty_pages", JsonBool{});
   patch.huge_pages = fields.optional("huge_pages", JsonEnum<HugePages>{kHugePages});
-  const bool names_template = fields.optional("cpu_template", read_cpu_template).has_value();
+  patch.cpu_template = fields.optional("cpu_template", read_cpu_template);
   check_together(fields, where, patch);
-  if (!names_template && !patch.vcpu_count && !patch.mem_size_mib && !patch.smt && !patch.track_dirty_pages &&
-      !patch.huge_pages) {
+  if (!patch.vcpu_count && !patch.mem_size_mib && !patch.smt && !patch.track_dirty_pages && !patch.huge_pages &&
+      !patch.cpu_template) {
     fields.refuse(fmt::format("{} has no field to change", where));
   }
   return fields.finish(patch);
@@ -94,6 +95,7 @@ void write_machine_config(JsonWriter& json, const MachineConfig& config) {
   json.field("smt", config.smt);
   json.field("track_dirty_pages", config.track_dirty_pages);
   json.field("huge_pages", json_name(kHugePages, config.huge_pages));
+  if (config.cpu_template == CpuTemplate::T2) json.field("cpu_template", "T2");
   json.end_object();
 }
 

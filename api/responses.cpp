@@ -101,7 +101,10 @@ ApiResponse command_response(const Result<Answer>& answer) {
 
 ApiResponse answer_request(const ApiRequest& request, CommandTarget& target) {
   auto call = parse_request(request);
-  if (!call) return refusal_response(call.error());
+  if (!call) {
+    target.refused(request.method, call.error().fault_message);
+    return refusal_response(call.error());
+  }
   if (auto* command = std::get_if<Command>(&*call)) return command_response(target.execute(std::move(*command)));
   return version_response();
 }

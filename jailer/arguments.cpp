@@ -85,7 +85,33 @@ Status read_numbers(const Flags& flags, JailArguments& jail) {
   return {};
 }
 
-Result<Invocation> jail_of(JailArguments jail, const Flags& flags) {
+/// An empty value is a mistake, such as a variable that is not set: as "not given" it would mean a default that the
+/// caller did not ask for.
+Result<std::optional<std::string>> read_parent_cgroup(const CLI::App& app, const Flags& flags) {
+  if (app.count("--parent-cgroup") == 0) return std::nullopt;
+  if (auto good = check_parent_cgroup(flags.parent_cgroup); !good) return propagate(good);
+  return flags.parent_cgroup;
+}
+
+Result<std::optional<std::string>> read_netns(const CLI::App& app, const Flags& flags) {
+  if (app.count("--netns") == 0) return std::nullopt;
+  if (flags.netns.empty())
+    return fail(ErrorKind::InvalidArgument, "--netns '' must be a file, such as /run/netns/NAME");
+  return flags.netns;
+}
+
+/// A jail's flags before `cleanup` would not be heeded, and another jail than the one that was meant removed.
+Status refuse_flags_before_cleanup(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options())
+    if (option->count() > 0)
+      return fail(ErrorKind::InvalidArgument,
+                  "{} stands before cleanup, where it has no effect; see mayfly-jailer cleanup --help for what belongs "
+                  "after it",
+                  option->get_name());
+  return {};
+}
+
+Result<Invocation> jail_of(JailArguments jail, const Flags& flags, const CLI::App& app) {
   for (const auto& [flag, given] :
        {std::pair{"--id", !jail.id.empty()}, std::pair{"--exec-file", !jail.exec_file.empty()},
         std::pair{"--uid", !flags.uid.empty()}, std::pair{"--gid", !flags.gid.empty()}})
@@ -97,23 +123,23 @@ Result<Invocation> jail_of(JailArguments jail, const Flags& flags) {
     if (!setting) return propagate(setting);
     jail.cgroups.settings.push_back(std::move(*setting));
   }
-  if (!flags.parent_cgroup.empty()) {
-    if (auto good = check_parent_cgroup(flags.parent_cgroup); !good) return propagate(good);
-    jail.cgroups.parent = flags.parent_cgroup;
-  }
-  if (!flags.netns.empty()) jail.netns = flags.netns;
+  auto parent = read_parent_cgroup(app, flags);
+  if (!parent) return propagate(parent);
+  jail.cgroups.parent = std::move(*parent);
+  auto netns = read_netns(app, flags);
+  if (!netns) return propagate(netns);
+  jail.netns = std::move(*netns);
   return jail;
 }
 
-Result<Invocation> cleanup_of(CleanupArguments cleanup, const Flags& flags) {
+Result<Invocation> cleanup_of(CleanupArguments cleanup, const Flags& flags, const CLI::App& app) {
   if (auto good = check_id("the id", cleanup.id); !good) return propagate(good);
   cleanup.exec_name = last_name(cleanup.exec_name);
   if (!is_file_name(cleanup.exec_name))
     return fail(ErrorKind::InvalidArgument, "--exec-file must end with the name of a file");
-  if (!flags.parent_cgroup.empty()) {
-    if (auto good = check_parent_cgroup(flags.parent_cgroup); !good) return propagate(good);
-    cleanup.parent_cgroup = flags.parent_cgroup;
-  }
+  auto parent = read_parent_cgroup(app, flags);
+  if (!parent) return propagate(parent);
+  cleanup.parent_cgroup = std::move(*parent);
   return cleanup;
 }
 
@@ -194,9 +220,12 @@ Result<Invocation> parse_jailer_arguments(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     return fail(ErrorKind::InvalidArgument, "{} (see mayfly-jailer --help)", error.what());
   }
-  if (cleanup_app.parsed()) return cleanup_of(std::move(cleanup), flags);
+  if (cleanup_app.parsed()) {
+    if (auto alone = refuse_flags_before_cleanup(app); !alone) return propagate(alone);
+    return cleanup_of(std::move(cleanup), flags, cleanup_app);
+  }
   if (dashes != end) jail.monitor.assign(dashes + 1, end);
-  return jail_of(std::move(jail), flags);
+  return jail_of(std::move(jail), flags, app);
 }
 
 }  // namespace mayfly::jailer

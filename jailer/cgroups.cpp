@@ -37,7 +37,7 @@ void add_hierarchy(string_view line, std::vector<Hierarchy>& hierarchies) {
   const std::vector<string_view> words = split(line, ' ');
   const auto dash = std::ranges::find(words, "-");
   if (words.size() < 6 || words.end() - dash < 4) return;
-  Hierarchy hierarchy{.mount = unescape(words[4]), .controllers = {}, .home = {}};
+  Hierarchy hierarchy{.mount = unescape(words[4]), .controllers = {}, .root = unescape(words[3]), .home = {}};
   if (dash[1] == "cgroup2")
     hierarchy.version = 2;
   else if (dash[1] != "cgroup")
@@ -50,6 +50,16 @@ void add_hierarchy(string_view line, std::vector<Hierarchy>& hierarchies) {
   if (std::ranges::none_of(hierarchies, same)) hierarchies.push_back(std::move(hierarchy));
 }
 
+/// In a container without a cgroup namespace, paths begin at the host's root, but the mount with the container's
+/// cgroup.
+std::string path_below(string_view root, string_view path) {
+  if (root == "/") return std::string{path};
+  if (!path.starts_with(root)) return "";
+  path.remove_prefix(root.size());
+  if (path.empty()) return "/";
+  return path.starts_with('/') ? std::string{path} : "";
+}
+
 /// A line of /proc/self/cgroup: NUMBER:CONTROLLERS:PATH
 void note_home(string_view line, std::vector<Hierarchy>& hierarchies) {
   const std::vector<string_view> fields = split(line, ':');
@@ -57,7 +67,8 @@ void note_home(string_view line, std::vector<Hierarchy>& hierarchies) {
   const string_view path = line.substr(static_cast<std::size_t>(fields[2].data() - line.data()));
   const string_view controller = fields[1].substr(0, fields[1].find(','));
   for (Hierarchy& each : hierarchies)
-    if (each.version == 2 ? controller.empty() : contains(each.controllers, controller)) each.home = path;
+    if (each.version == 2 ? controller.empty() : contains(each.controllers, controller))
+      each.home = path_below(each.root, path);
 }
 
 Result<const Hierarchy*> find_version_2(const std::vector<Hierarchy>& hierarchies) {
@@ -84,21 +95,42 @@ Result<OwnedFd> open_hierarchy(const Hierarchy& hierarchy) {
   return directory;
 }
 
-/// A step further down, made where it is missing.
+Status check_empty(int group, const std::string& path) {
+  const auto processes = read_at(group, kProcesses);
+  if (!processes || processes->empty()) return {};
+  return fail(ErrorKind::State, "the cgroup {} has processes already ({}); an id is for one machine", path,
+              split(*processes, '\n').front());
+}
+
+/// 0 or the error number, as the next.
+int try_make(int parent, const std::string& name) { return ::mkdirat(parent, name.c_str(), 0755) == 0 ? 0 : errno; }
+
+/// One that is there already has the limits of whoever had it, and is replaced. EBUSY: it has processes, or cgroups in
+/// it.
+int try_make_anew(int parent, const std::string& name) {
+  const int refusal = try_make(parent, name);
+  if (refusal != EEXIST) return refusal;
+  if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) != 0) return errno == EBUSY ? EBUSY : EEXIST;
+  return try_make(parent, name);
+}
+
+/// A step further down, made where it is missing. The machine's own, the last, is the one with an undo.
 Result<OwnedFd> step_into(int parent, const std::string& name, const std::string& path, Undo* undo) {
-  if (::mkdirat(parent, name.c_str(), 0755) == 0) {
-    if (undo != nullptr)
-      undo->add([in = duplicate(parent), name] { ::unlinkat(in.get(), name.c_str(), AT_REMOVEDIR); });
-  } else if (errno == EAGAIN || errno == ENOSPC) {
+  errno = undo != nullptr ? try_make_anew(parent, name) : try_make(parent, name);
+  const bool in_use = errno == EBUSY;
+  if (errno == 0 && undo != nullptr)
+    undo->add([in = duplicate(parent), name] { ::unlinkat(in.get(), name.c_str(), AT_REMOVEDIR); });
+  else if (errno == EAGAIN || errno == ENOSPC)
     return fail_errno(
         ErrorKind::TooLarge,
         "no room for the cgroup {}: a limit of a cgroup above it, such as cgroup.max.descendants, is reached", path);
-  } else if (errno != EEXIST) {
+  else if (errno != 0 && errno != EEXIST && !in_use)
     return fail_errno(ErrorKind::System, "cannot make the cgroup {}", path);
-  }
   OwnedFd next{::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
   if (!next) return fail_errno(ErrorKind::System, "cannot open the cgroup {}", path);
-  return next;
+  if (!in_use) return next;
+  if (auto empty = check_empty(next.get(), path); !empty) return propagate(empty);
+  return fail(ErrorKind::State, "the cgroup {} is there already and has others in it; remove them", path);
 }
 
 /// A new cpuset has no CPUs and no memory nodes, and takes no process until it has.
@@ -191,13 +223,6 @@ Result<OwnedFd> make_path(const Plan& plan, const std::string& parent, const std
   return at;
 }
 
-Status check_empty(int group, const std::string& path) {
-  const auto processes = read_at(group, kProcesses);
-  if (!processes || processes->empty()) return {};
-  return fail(ErrorKind::State, "the cgroup {} has processes already ({}); an id is for one machine", path,
-              split(*processes, '\n').front());
-}
-
 Status write_settings(int group, const Plan& plan) {
   for (const CgroupSetting& setting : plan.settings)
     if (auto written = write_at(group, setting.file, setting.value); !written)
@@ -208,11 +233,21 @@ Status write_settings(int group, const Plan& plan) {
 OwnedFd open_processes(int group) { return OwnedFd{::openat(group, kProcesses, O_WRONLY | O_CLOEXEC)}; }
 
 OwnedFd open_home(const Hierarchy& hierarchy) {
+  errno = ENOENT;
+  if (hierarchy.home.empty()) return {};
   return OwnedFd{::open((hierarchy.mount + hierarchy.home + "/" + kProcesses).c_str(), O_WRONLY | O_CLOEXEC)};
 }
 
 /// 0 is the process that writes.
 bool move_here(const OwnedFd& processes) { return ::write(processes.get(), "0", 1) == 1; }
+
+/// Whether it has processes, and all of them are foreign.
+bool has_only(const std::string& path, const IsForeign& is_foreign) {
+  const auto processes = read_at(AT_FDCWD, path + "/" + kProcesses);
+  if (!processes || processes->empty()) return false;
+  return std::ranges::all_of(split(*processes, '\n'),
+                             [&](string_view process) { return is_foreign(std::string{process}); });
+}
 
 }  // namespace
 
@@ -235,9 +270,15 @@ Result<Cgroups> Cgroups::make(const std::vector<Hierarchy>& hierarchies, const C
                               const std::string& exec_name, const std::string& id, Undo& undo) {
   Cgroups cgroups;
   const auto add = [&](const Hierarchy& hierarchy, int group, std::string path) -> Status {
-    cgroups.groups_.push_back({std::move(path), open_processes(group), open_home(hierarchy)});
-    if (cgroups.groups_.back().processes) return {};
-    return fail_errno(ErrorKind::System, "cannot open {}/{}", cgroups.groups_.back().path, kProcesses);
+    Group added{.path = std::move(path), .processes = open_processes(group), .home = {}};
+    if (!added.processes) return fail_errno(ErrorKind::System, "cannot open {}/{}", added.path, kProcesses);
+    added.home = open_home(hierarchy);
+    if (!added.home)
+      return fail_errno(ErrorKind::System,
+                        "cannot open the cgroup of mayfly-jailer itself, {}, to come back to, below {}",
+                        hierarchy.home.empty() ? "which is not mounted" : hierarchy.home, hierarchy.mount);
+    cgroups.groups_.push_back(std::move(added));
+    return {};
   };
   if (arguments.version == 2 && arguments.settings.empty() && arguments.parent) {
     auto hierarchy = find_version_2(hierarchies);
@@ -271,13 +312,19 @@ Status Cgroups::attach(Undo& undo) {
   return {};
 }
 
-Status remove_cgroups(const std::vector<Hierarchy>& hierarchies, const std::string& parent, const std::string& id) {
+Status remove_cgroups(const std::vector<Hierarchy>& hierarchies, const std::string& parent, const std::string& id,
+                      const IsForeign& is_foreign) {
   for (const Hierarchy& hierarchy : hierarchies) {
     const std::string path = fmt::format("{}/{}/{}", hierarchy.mount, parent, id);
     if (::rmdir(path.c_str()) == 0 || errno == ENOENT) continue;
-    if (errno == EBUSY)
-      return fail(ErrorKind::State, "the cgroup {} has processes still (cgroup.procs lists them); stop them first",
+    const int refusal = errno;
+    if (has_only(path, is_foreign)) continue;
+    if (refusal == EBUSY)
+      return fail(ErrorKind::State,
+                  "the cgroup {} has processes still (cgroup.procs lists them) or cgroups in it; end or remove them "
+                  "first",
                   path);
+    errno = refusal;
     return fail_errno(ErrorKind::System, "cannot remove the cgroup {}", path);
   }
   return {};

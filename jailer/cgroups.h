@@ -5,6 +5,7 @@
 #include "vmm/base/error.h"
 #include "vmm/base/owned_fd.h"
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,7 +22,8 @@ struct Hierarchy {
   std::string mount;
   int version = 1;
   std::vector<std::string> controllers;  ///< Of version 1 only.
-  std::string home;                      ///< Where this process is in it: "/", "/system.slice/x.service".
+  std::string root = "/";                ///< Which of its cgroups is at the mount.
+  std::string home;  ///< Where this process is, below the mount: "/", "/system.slice/x.service"; "": not below it.
 };
 
 /// Where hierarchies are mounted; the first mount of each.
@@ -35,8 +37,9 @@ struct Hierarchy {
 class Cgroups {
  public:
   /// Makes what is missing of the path, in version 2 with the controllers switched on, in version 1 with the parent's
-  /// CPUs and memory nodes, and writes the settings. Errors: a hierarchy, a controller or a file that is not there; a
-  /// value that the kernel refuses; processes in the way; a limit of cgroups.
+  /// CPUs and memory nodes, and writes the settings. A cgroup that an earlier machine left is made anew, since it has
+  /// that machine's limits. Errors: a hierarchy, a controller or a file that is not there; a value that the kernel
+  /// refuses; processes in the way; a limit of cgroups; no way back to where this process is.
   [[nodiscard]] static Result<Cgroups> make(const std::vector<Hierarchy>& hierarchies, const CgroupArguments& arguments,
                                             const std::string& exec_name, const std::string& id, Undo& undo);
 
@@ -52,8 +55,12 @@ class Cgroups {
   std::vector<Group> groups_;
 };
 
-/// Removes the cgroups PARENT/ID of every hierarchy. Errors: processes in it.
+/// Whether a process, by its number, is none of the machine's.
+using IsForeign = std::function<bool(const std::string& process)>;
+
+/// Removes the cgroups PARENT/ID of every hierarchy; those whose processes are foreign, all of them, stay. Errors:
+/// other processes in it; cgroups in it.
 [[nodiscard]] Status remove_cgroups(const std::vector<Hierarchy>& hierarchies, const std::string& parent,
-                                    const std::string& id);
+                                    const std::string& id, const IsForeign& is_foreign);
 
 }  // namespace mayfly::jailer

@@ -7,7 +7,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <memory>
+#include <utility>
 
 namespace mayfly::jailer {
 namespace {
@@ -59,18 +61,71 @@ struct CloseDirectory {
   void operator()(DIR* stream) const noexcept { ::closedir(stream); }
 };
 
-/// Removes what is in a directory that was opened for reading.
-Status empty(OwnedFd directory, const std::string& what) {
-  const std::unique_ptr<DIR, CloseDirectory> stream{::fdopendir(directory.get())};
-  if (!stream) return fail_errno(ErrorKind::System, "cannot read the directory {}", what);
-  const int fd = directory.release();                      // the stream's now
-  while (const dirent* entry = ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): a stream of our own
-    const std::string name = entry->d_name;
-    if (name == "." || name == "..") continue;
-    if (auto removed = remove_tree(fd, name, fmt::format("{}/{}", what, name)); !removed) return removed;
+/// How many directories of a tree are open at once. Whoever filled it may have nested more than we can open.
+constexpr std::size_t kOpenAtOnce = 64;
+
+/// The removal of one tree: depth first, and what lies too deep for that is moved up into the tree's top directory, of
+/// which there is another pass then.
+class TreeRemoval {
+ public:
+  Status remove(int parent, const std::string& name, const std::string& what, std::size_t depth = 0) {
+    if (::unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return {};
+    // Linux says EISDIR, POSIX EPERM; anything else is about a file.
+    if (errno != EISDIR && errno != EPERM) return cannot_remove(what);
+    if (depth == kOpenAtOnce) return move_up(parent, name, what);
+    OwnedFd directory = open_beneath(parent, name.c_str(), O_RDONLY, RESOLVE_NO_XDEV);
+    if (!directory) {
+      if (errno == EXDEV) return fail(ErrorKind::State, "{} is a mount; unmount it first", what);
+      return fail_errno(ErrorKind::System, "cannot open the directory {}", what);
+    }
+    if (auto emptied = empty(std::move(directory), what, depth); !emptied) return emptied;
+    if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0) return {};
+    return cannot_remove(what);
   }
-  return {};
-}
+
+ private:
+  static std::unexpected<Error> cannot_remove(const std::string& what) {
+    if (errno == EBUSY) return fail(ErrorKind::State, "{} is a mount; unmount it first", what);
+    return fail_errno(ErrorKind::System, "cannot remove {}", what);
+  }
+
+  /// Removes what is in a directory that was opened for reading.
+  Status empty(OwnedFd directory, const std::string& what, std::size_t depth) {
+    const std::unique_ptr<DIR, CloseDirectory> stream{::fdopendir(directory.get())};
+    if (!stream) return fail_errno(ErrorKind::System, "cannot read the directory {}", what);
+    const int fd = directory.release();  // the stream's now
+    if (depth == 0) top_ = fd;
+    if (auto passed = remove_entries(stream.get(), fd, what, depth); !passed) return passed;
+    while (depth == 0 && std::exchange(moved_, false)) {
+      ::rewinddir(stream.get());
+      if (auto passed = remove_entries(stream.get(), fd, what, depth); !passed) return passed;
+    }
+    return {};
+  }
+
+  Status remove_entries(DIR* stream, int fd, const std::string& what, std::size_t depth) {
+    while (const dirent* entry = ::readdir(stream)) {  // NOLINT(concurrency-mt-unsafe): a stream of our own
+      const std::string name = entry->d_name;
+      if (name == "." || name == "..") continue;
+      if (auto removed = remove(fd, name, fmt::format("{}/{}", what, name), depth + 1); !removed) return removed;
+    }
+    return {};
+  }
+
+  /// A name that is in use is what an earlier removal left, or whoever filled the tree: it is not ours to replace.
+  Status move_up(int parent, const std::string& name, const std::string& what) {
+    int moved = -1;
+    do moved = ::renameat2(parent, name.c_str(), top_, fmt::format("moved-up-{}", next_++).c_str(), RENAME_NOREPLACE);
+    while (moved != 0 && errno == EEXIST);
+    if (moved != 0) return cannot_remove(what);
+    moved_ = true;
+    return {};
+  }
+
+  int top_ = -1;  // open while there is something in it to remove
+  bool moved_ = false;
+  std::size_t next_ = 0;
+};
 
 }  // namespace
 
@@ -135,19 +190,7 @@ Result<OwnedFd> make_directory(int parent, const std::string& name, mode_t mode,
 OwnedFd duplicate(int fd) { return OwnedFd{::fcntl(fd, F_DUPFD_CLOEXEC, 3)}; }
 
 Status remove_tree(int parent, const std::string& name, const std::string& what) {
-  if (::unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return {};
-  // Linux says EISDIR, POSIX EPERM; anything else is about a file.
-  if (errno == EISDIR || errno == EPERM) {
-    OwnedFd directory = open_beneath(parent, name.c_str(), O_RDONLY, RESOLVE_NO_XDEV);
-    if (!directory) {
-      if (errno == EXDEV) return fail(ErrorKind::State, "{} is a mount; unmount it first", what);
-      return fail_errno(ErrorKind::System, "cannot open the directory {}", what);
-    }
-    if (auto emptied = empty(std::move(directory), what); !emptied) return emptied;
-    if (::unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0) return {};
-  }
-  if (errno == EBUSY) return fail(ErrorKind::State, "{} is a mount; unmount it first", what);
-  return fail_errno(ErrorKind::System, "cannot remove {}", what);
+  return TreeRemoval{}.remove(parent, name, what);
 }
 
 }  // namespace mayfly::jailer

@@ -49,8 +49,8 @@ struct Directory {
 /// Another descriptor for the same file, for an undo that outlives the first; none where there are too many.
 [[nodiscard]] OwnedFd duplicate(int fd);
 
-/// Removes `name` in `parent` with all that is in it, through no link and into no other mount. Errors: a mount in it,
-/// which stays with all that was not yet removed.
+/// Removes `name` in `parent` with all that is in it, however deep, through no link and into no other mount. Errors: a
+/// mount in it, which stays with all that was not yet removed.
 [[nodiscard]] Status remove_tree(int parent, const std::string& name, const std::string& what);
 
 }  // namespace mayfly::jailer

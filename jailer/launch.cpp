@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -80,6 +81,41 @@ class Rescue {
   std::thread thread_;
 };
 
+/// Signals that would end this process wait while it makes a jail, so that it can take the steps back. Those that the
+/// caller ignores stay ignored. Make it before any thread; at its end what waits is delivered.
+class HeldSignals {
+ public:
+  HeldSignals() {
+    ::sigemptyset(&held_);
+    for (const int number : kNumbers) {
+      struct sigaction action{};
+      if (::sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN) ::sigaddset(&held_, number);
+    }
+    hold();
+  }
+  ~HeldSignals() { let_through(); }
+  HeldSignals(const HeldSignals&) = delete;
+  HeldSignals& operator=(const HeldSignals&) = delete;
+
+  /// One that waits; 0: none.
+  [[nodiscard]] int waiting() const {
+    sigset_t pending{};
+    ::sigpending(&pending);
+    for (const int number : kNumbers)
+      if (::sigismember(&held_, number) == 1 && ::sigismember(&pending, number) == 1) return number;
+    return 0;
+  }
+  /// The mask of signals as the caller had it; for a monitor, which inherits it.
+  void let_through() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  /// Undoes let_through().
+  void hold() { ::pthread_sigmask(SIG_BLOCK, &held_, &before_); }
+
+ private:
+  static constexpr std::array<int, 4> kNumbers = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+  sigset_t held_{};
+  sigset_t before_{};
+};
+
 Status silence_standard_streams(const OwnedFd& null) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
     if (::dup2(null.get(), fd) < 0) return fail_errno(ErrorKind::System, "--daemonize: cannot redirect to /dev/null");
@@ -104,14 +140,21 @@ std::vector<std::string> monitor_arguments(const JailArguments& jail, const std:
   return arguments;
 }
 
-/// With an empty environment. Returns only an error.
-Status execute(std::vector<std::string> arguments) {
+/// With an empty environment. Returns only an error. A signal between the look and the new program ends the process as
+/// it would have ended the monitor a moment later, and likewise leaves the jail to a cleanup.
+Status execute(std::vector<std::string> arguments, HeldSignals& signals) {
   std::vector<char*> argv;
   argv.reserve(arguments.size() + 1);
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   std::array<char*, 1> no_environment{};
+  if (const int number = signals.waiting(); number != 0)
+    return fail(ErrorKind::State, "the jail was not made: the signal {} came", number);
+  signals.let_through();
   ::execve(argv.front(), argv.data(), no_environment.data());
+  const int refusal = errno;
+  signals.hold();
+  errno = refusal;
   return fail_errno(ErrorKind::System, "cannot execute {} in the jail", arguments.front());
 }
 
@@ -127,6 +170,12 @@ struct Launch {
 /// What a child reports when only execve is left to do, which closes its end.
 constexpr char kReady = '\0';
 
+/// Without SIGPIPE where nobody waits for the report any more.
+Status send_report(const OwnedFd& to, std::string_view report) {
+  if (::send(to.get(), report.data(), report.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(report.size())) return {};
+  return fail_errno(ErrorKind::System, "the mayfly-jailer that waits for the monitor is gone");
+}
+
 /// Without a look at the host's mounts, of which there may be many, where no cgroup is asked for.
 Result<Cgroups> make_cgroups(const JailArguments& jail, const std::string& exec_name, Undo& undo) {
   if (jail.cgroups.settings.empty() && !jail.cgroups.parent) return Cgroups{};
@@ -136,7 +185,7 @@ Result<Cgroups> make_cgroups(const JailArguments& jail, const std::string& exec_
 }
 
 /// From the first thing that changes anything on. Returns only an error.
-Status launch_here(const Launch& launch) {
+Status launch_here(const Launch& launch, HeldSignals& signals) {
   const JailArguments& jail = launch.jail;
   Undo undo;
   auto host_mounts = enter_own_mounts();
@@ -161,27 +210,29 @@ Status launch_here(const Launch& launch) {
   if (auto dropped = drop_privileges(jail.uid, jail.gid); !dropped) return dropped;
   const std::string path = "/" + launch.checked.executable.name;
   if (auto fenced = fence_in(path); !fenced) return fenced;
-  if (launch.report) (void)!::write(launch.report.get(), &kReady, 1);
-  return execute(monitor_arguments(jail, path, launch.begin, launch.earlier_cpu_us));
+  if (launch.report)
+    if (auto sent = send_report(launch.report, {&kReady, 1}); !sent) return sent;
+  return execute(monitor_arguments(jail, path, launch.begin, launch.earlier_cpu_us), signals);
 }
 
 [[noreturn]] void be_child(const Launch& launch, bool new_session) {
   if (new_session) ::setsid();
+  HeldSignals signals;  // to the end: a report of what came is worth more than an end by it
   std::string message;
   try {
-    message = launch_here(launch).error().message;
+    message = launch_here(launch, signals).error().message;
   } catch (const std::exception& failure) {
     message = failure.what();
   }
-  (void)!::write(launch.report.get(), message.data(), message.size());
+  (void)send_report(launch.report, message);
   ::_exit(1);
 }
 
-std::string read_to_end(const OwnedFd& pipe) {
+std::string read_to_end(const OwnedFd& from) {
   std::string text;
   std::array<char, 1024> piece{};
   ssize_t count = 0;
-  while ((count = ::read(pipe.get(), piece.data(), piece.size())) > 0)
+  while ((count = ::read(from.get(), piece.data(), piece.size())) > 0)
     text.append(piece.data(), static_cast<std::size_t>(count));
   return text;
 }
@@ -189,8 +240,9 @@ std::string read_to_end(const OwnedFd& pipe) {
 /// Returns when the monitor was executed, or was not.
 Status launch_in_child(Launch launch) {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno(ErrorKind::System, "cannot make a pipe");
-  const OwnedFd from{ends[0]};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+    return fail_errno(ErrorKind::System, "cannot make a pair of sockets");
+  OwnedFd from{ends[0]};
   launch.report = OwnedFd{ends[1]};
   // The end of a session's leader sends SIGHUP to what is left of the session, and we end soon.
   const bool new_session = launch.jail.daemonize || ::getsid(0) == ::getpid();
@@ -200,7 +252,10 @@ Status launch_in_child(Launch launch) {
   const auto child = static_cast<pid_t>(::syscall(SYS_clone, flags, nullptr, nullptr, nullptr, nullptr));
   if (child < 0)
     return fail_errno(ErrorKind::System, "cannot make the monitor's process; mayfly-jailer must be run by root");
-  if (child == 0) be_child(launch, new_session);
+  if (child == 0) {
+    from.reset();  // or our own copy would keep a report from failing where nobody reads it
+    be_child(launch, new_session);
+  }
   launch.report.reset();
   std::string report = read_to_end(from);
   if (report == std::string_view{&kReady, 1}) return {};
@@ -225,7 +280,8 @@ Status launch(const JailArguments& jail, ProcessTime begin) {
   if (!checked) return propagate(checked);
   Launch launch{.jail = jail, .checked = std::move(*checked), .begin = begin, .file_mask = ::umask(0)};
   if (jail.daemonize || jail.new_pid_ns) return launch_in_child(std::move(launch));
-  return launch_here(launch);
+  HeldSignals signals;
+  return launch_here(launch, signals);
 }
 
 }  // namespace mayfly::jailer

@@ -21,7 +21,8 @@ namespace mayfly::jailer {
 [[nodiscard]] Status set_limits(const ResourceLimits& limits);
 
 /// Takes every capability from this thread for ever, the bounding set's included, makes it the user, with no group but
-/// `gid`, and sets no_new_privs. Of this thread alone: another may undo what was done, should the next step fail.
+/// `gid`, and a new session keyring, and sets no_new_privs. Of this thread alone: another may undo what was done,
+/// should the next step fail.
 [[nodiscard]] Status drop_privileges(uid_t uid, gid_t gid);
 
 }  // namespace mayfly::jailer

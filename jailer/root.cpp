@@ -3,7 +3,6 @@
 #include "jailer/directories.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -134,6 +133,16 @@ Status fill_root(Place& root, const JailArguments& jail, const Executable& execu
   return give_to(root, owner);
 }
 
+/// Of all jails of one executable: each id has its byte in it, and the file stays empty. No id has a point.
+constexpr const char* kLockFile = ".lock";
+
+/// Which byte: the id's FNV-1a hash. Were two ids to share one, their jailers could not work at the same moment.
+off_t lock_place(std::string_view id) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const char letter : id) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3;
+  return static_cast<off_t>(hash >> 2);  // its end must not be beyond the largest offset
+}
+
 }  // namespace
 
 std::string folder_path(std::string_view base, std::string_view exec_name) {
@@ -141,9 +150,17 @@ std::string folder_path(std::string_view base, std::string_view exec_name) {
   return fmt::format("{}/{}", base, exec_name);
 }
 
-Status lock_jail(int directory, std::string_view id) {
-  if (::flock(directory, LOCK_EX | LOCK_NB) == 0) return {};
-  if (errno != EWOULDBLOCK) return fail_errno(ErrorKind::System, "cannot lock the jail {}", id);
+Result<OwnedFd> lock_id(int folder, const std::string& folder_path, std::string_view id) {
+  // Not a lock of the jail's directory: whoever may read that could take it, and the directory can be replaced.
+  OwnedFd file{::openat(folder, kLockFile, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600)};
+  if (!file) return fail_errno(ErrorKind::System, "cannot open {}/{}", folder_path, kLockFile);
+  struct flock one{};
+  one.l_type = F_WRLCK;
+  one.l_whence = SEEK_SET;
+  one.l_start = lock_place(id);
+  one.l_len = 1;
+  if (::fcntl(file.get(), F_OFD_SETLK, &one) == 0) return file;
+  if (errno != EAGAIN && errno != EACCES) return fail_errno(ErrorKind::System, "cannot lock the jail {}", id);
   return fail(ErrorKind::State, "another mayfly-jailer is at work on the jail {}; an id is for one machine", id);
 }
 
@@ -156,10 +173,11 @@ Result<JailRoot> make_root(const JailArguments& jail, const Executable& executab
   // All jails of this executable share it, so it stays whatever happens to this one.
   const auto folder = make_directory(base->get(), executable.name, 0755, shared_path);
   if (!folder) return std::unexpected(folder.error());
+  auto lock = lock_id(folder->fd.get(), shared_path, jail.id);
+  if (!lock) return propagate(lock);
+  undo.add([lock = std::move(*lock)] {});
   const auto directory = make_directory(folder->fd.get(), jail.id, 0755, directory_path, undo);
   if (!directory) return std::unexpected(directory.error());
-  if (auto locked = lock_jail(directory->get(), jail.id); !locked) return propagate(locked);
-  undo.add([lock = duplicate(directory->get())] {});
   struct stat ignored{};
   if (::fstatat(directory->get(), ("root/" + executable.name).c_str(), &ignored, AT_SYMLINK_NOFOLLOW) == 0)
     return fail(

@@ -7,6 +7,7 @@
 #include "vmm/base/owned_fd.h"
 
 #include <string>
+#include <string_view>
 
 /// The directory that the monitor will see as /: BASE/NAME OF EXEC FILE/ID/root.
 ///
@@ -31,7 +32,8 @@ struct JailRoot {
 /// Where the jails of one executable are: BASE/NAME.
 [[nodiscard]] std::string folder_path(std::string_view base, std::string_view exec_name);
 
-/// Locks a jail's directory. Errors: another jailer has it.
-[[nodiscard]] Status lock_jail(int directory, std::string_view id);
+/// Keeps other jailers off an id of a folder BASE/NAME until the descriptor is closed, whether its directory is there,
+/// not yet or no more. Nobody but root can take it. Errors: another jailer is at work on the id.
+[[nodiscard]] Result<OwnedFd> lock_id(int folder, const std::string& folder_path, std::string_view id);
 
 }  // namespace mayfly::jailer

@@ -1,6 +1,8 @@
 #include "snapshot/snapshot.h"
 
-#include <sys/random.h>
+#include "vmm/base/random.h"
+
+#include <span>
 
 #include <fmt/format.h>
 
@@ -8,9 +10,8 @@ namespace mayfly {
 
 Result<SnapshotId> make_snapshot_id() {
   SnapshotId id{};
-  // getrandom(2): up to 256 bytes come whole and uninterrupted once the host's pool is ready.
-  if (::getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size()))
-    return fail_errno(ErrorKind::System, "cannot name a snapshot: the host gives no random numbers");
+  if (auto filled = fill_with_random(std::as_writable_bytes(std::span{id}), "name a snapshot"); !filled)
+    return propagate(filled);
   return id;
 }
 

@@ -3,6 +3,7 @@
 #include "snapshot/checksum.h"
 #include "snapshot/sections.h"
 #include "snapshot/small_file.h"
+#include "virtio/mmds/ipv4_address.h"
 #include "vmm/device_names.h"
 
 #include <algorithm>
@@ -106,6 +107,8 @@ Status check_devices(const Snapshot& snapshot) {
   };
   if (snapshot.mmds->network_interfaces.empty() || !std::ranges::all_of(snapshot.mmds->network_interfaces, is_there))
     return no_machine("the interfaces of the metadata service");
+  if (!parse_mmds_address(format_ipv4_address(snapshot.mmds->ipv4_address)))
+    return no_machine("the metadata service's address");
   return {};
 }
 

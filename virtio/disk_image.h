@@ -35,8 +35,8 @@ struct ImageIdentity {
 class DiskImage {
  public:
   /// Opens config.path_on_host, read-only or not, direct or not, and locks it. Errors, each with its remedy: no such
-  /// file, not permitted, nothing that can be a disk (a directory, FIFO, socket or character device), empty, a size
-  /// that is no whole number of sectors, not writable though the drive is, no O_DIRECT there, locked by another.
+  /// file, not permitted, nothing that can be a disk (a directory, FIFO, socket or character device), a size that is no
+  /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked by another.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config);
   /// The same for a drive that has `predecessor` open: where that is the same file, its lock is shared instead of
   /// refused, so that a drive can be given its own image again after it has grown.

@@ -138,6 +138,19 @@ void NetDevice::update_rate_limiters(const NetworkInterfacePatch& patch) {
   metrics.update_count.add();
 }
 
+void NetDevice::stand_still() {
+  const auto held = lock();
+  if (!still_since) still_since = monotonic_ns();
+}
+
+void NetDevice::move_on() {
+  const auto held = lock();
+  const auto since = std::exchange(still_since, std::nullopt);
+  if (!since || !responder) return;
+  responder->stood_still(*since, monotonic_ns());
+  receiver_.move_on();
+}
+
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 NetDeviceState NetDevice::state() {

@@ -62,6 +62,10 @@ class NetDevice final : public VirtioDevice, private NetPort {
   /// PATCH: only what is present changes. Loop's thread, without the lock.
   void update_rate_limiters(const NetworkInterfacePatch& patch);
 
+  /// The machine is paused, and goes on: the responder does not count that time. Loop's thread, without the lock.
+  void stand_still();
+  void move_on();
+
   /// Quiesced, or never activated. Loop's thread, without the lock.
   [[nodiscard]] NetDeviceState state();
   /// Takes a saved device over; before the transport's restore(), which activates it.

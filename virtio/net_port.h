@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -66,6 +67,7 @@ class NetPort {
   std::uint64_t features = 0;  ///< As the driver has accepted them.
   bool running = false;        ///< Chains may be taken: active, not quiescing, not broken.
   bool quiescing = false;
+  std::optional<std::uint64_t> still_since{};  ///< While the machine is paused: the responder's time stands still.
 
  protected:
   ~NetPort() = default;

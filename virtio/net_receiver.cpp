@@ -48,6 +48,7 @@ void NetReceiver::reset() noexcept {
   wanted_ = 1;
   parked_length_ = 0;
   cancelling_ = dry_ = failed_ = false;
+  forget_response();
 }
 
 void NetReceiver::resume() noexcept {
@@ -241,7 +242,7 @@ bool NetReceiver::give_responses() noexcept {
   // Nothing that is used here is the driver's again before the round's end, so an honest one has no more than this.
   const unsigned most = queue_->maximum_size();
   bool goes_on = true;
-  for (unsigned given = 0; goes_on && given < most && port_.responder->ready(); ++given) goes_on = give_response();
+  for (unsigned given = 0; goes_on && given < most && has_response(); ++given) goes_on = give_response();
   wait_to_respond();
   return goes_on;
 }
@@ -257,24 +258,35 @@ bool NetReceiver::give_response() noexcept {
     return false;
   }
   const ReceiveWindow& window = windows->front();
-  std::array<std::uint8_t, FrameResponder::kLongestTransmitted> frame;
-  const std::size_t frame_length = port_.responder->transmit(frame);
-  const std::uint64_t length = sizeof(NetHeader) + frame_length;
-  if (length > window.capacity) {  // lost, as on any network
+  if (!response_until_) response_length_ = port_.responder->transmit(response_);
+  const std::uint64_t length = sizeof(NetHeader) + response_length_;
+  if (length > window.capacity && window.narrow) {
+    if (!response_until_) response_until_ = monotonic_ns() + kParkNs;
+    port_.metrics.rx_no_buffer_count.add();
+    return false;
+  }
+  response_until_.reset();
+  if (length > window.capacity) {  // lost, as on any network: no buffer of this driver is long enough
     port_.metrics.rx_fails.add();
     return true;
   }
   const NetHeader header{.num_buffers = static_cast<std::uint16_t>(buffers_.chains_for(window, length))};
   copy_to(window.buffers(), 0, std::as_bytes(std::span{&header, 1}));
-  copy_to(window.buffers(), sizeof header, std::as_bytes(std::span{frame}.first(frame_length)));
+  copy_to(window.buffers(), sizeof header, std::as_bytes(std::span{response_}.first(response_length_)));
   buffers_.use(window, *queue_, length);
   port_.used(kNetReceiveQueue);
   return true;
 }
 
+void NetReceiver::forget_response() noexcept {
+  response_until_.reset();
+  response_length_ = 0;
+}
+
 /// A timer that fires too early is harmless, and cheaper than setting it anew whenever the deadline moves.
 void NetReceiver::wait_to_respond() noexcept {
-  const auto deadline = port_.responder->deadline();
+  auto deadline = port_.responder->deadline();
+  if (response_until_) deadline = std::min(deadline.value_or(*response_until_), *response_until_);
   if (!deadline || (response_timer_at_ && *response_timer_at_ <= *deadline)) return;
   response_timer_at_ = deadline;
   response_timer_->listen();
@@ -283,8 +295,17 @@ void NetReceiver::wait_to_respond() noexcept {
 
 void NetReceiver::on_response_timer() noexcept {
   response_timer_at_.reset();
-  if (!port_.running) return;  // who goes on looks at the deadline again
-  port_.responder->on_time(monotonic_ns());
+  if (!port_.running || port_.still_since) return;  // who goes on looks at the deadline again
+  const std::uint64_t now = monotonic_ns();
+  port_.responder->on_time(now);
+  if (!response_until_ || now < *response_until_) return respond();
+  forget_response();
+  port_.metrics.rx_fails.add();
+  go_on();  // with what had to wait behind it
+}
+
+void NetReceiver::move_on() noexcept {
+  if (response_until_) response_until_ = monotonic_ns() + kParkNs;
   respond();
 }
 

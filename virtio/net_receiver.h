@@ -22,7 +22,8 @@
 /// that needs more is parked until the driver has offered them.
 ///
 /// What a responder has to say goes before what the TAP holds, and past the limiter. It needs buffers that nobody reads
-/// into, so a volley that waits for the TAP is taken back for it.
+/// into, so a volley that waits for the TAP is taken back for it. A frame that needs more than there are waits for the
+/// driver to offer them, as one of the TAP does.
 namespace mayfly {
 
 /// Under the device's lock, but for what the ring and timers call, which take it.
@@ -40,6 +41,8 @@ class NetReceiver {
   void go_on() noexcept;
   /// The responder may have something to say, now or later.
   void respond() noexcept;
+  /// The machine has stood still: what waits for its driver does so anew.
+  void move_on() noexcept;
   /// Takes back what is posted.
   void cancel() noexcept;
   [[nodiscard]] bool at_rest() const noexcept { return in_flight_ == 0; }
@@ -74,9 +77,12 @@ class NetReceiver {
   void park(const ReceiveWindow& window, std::uint64_t length) noexcept;
   [[nodiscard]] bool unpark() noexcept;
   [[nodiscard]] Status prepare_responses();
-  [[nodiscard]] bool has_response() const noexcept { return port_.responder && port_.responder->ready(); }
+  [[nodiscard]] bool has_response() const noexcept {
+    return port_.responder && (response_until_ || port_.responder->ready());
+  }
   [[nodiscard]] bool give_responses() noexcept;
   [[nodiscard]] bool give_response() noexcept;
+  void forget_response() noexcept;
   void wait_to_respond() noexcept;
   void on_response_timer() noexcept;
 
@@ -102,6 +108,10 @@ class NetReceiver {
 
   std::unique_ptr<LoopTimer> response_timer_;       // only with a responder
   std::optional<std::uint64_t> response_timer_at_;  // when it fires
+  // A frame that waits for buffers, and how long it does at most; else nullopt.
+  std::array<std::uint8_t, FrameResponder::kLongestTransmitted> response_;
+  std::size_t response_length_ = 0;
+  std::optional<std::uint64_t> response_until_;
 };
 
 }  // namespace mayfly

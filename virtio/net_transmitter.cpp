@@ -103,7 +103,12 @@ NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vecto
   if (only_source_ || port_.responder) {
     const std::size_t wanted = port_.responder ? slot.head.size() : kEthernetHeaderLength;
     const std::size_t length = copy_from(frame, std::as_writable_bytes(std::span{slot.head}.first(wanted)));
-    const Verdict verdict = judge(std::span{slot.head}.first(length));
+    const auto head = std::span{slot.head}.first(length);
+    // The kernel would write it where an address is that has been looked at.
+    if (port_.responder && (slot.header.flags & net_abi::kNeedsCsum) != 0 &&
+        slot.header.csum_start < network_header_at(head) + kLeastNetworkHeader)
+      return malformed("a checksum that begins in its network header");
+    const Verdict verdict = judge(head);
     frame = drop_front(frame, length);
     if (verdict == Verdict::Claimed) hand_over(slot, length, frame);
     if (verdict != Verdict::Send) return verdict;

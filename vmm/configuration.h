@@ -29,6 +29,9 @@ struct BootSource {
   std::optional<std::string> boot_args{};
 };
 
+/// What the CPU is cut down to: see vmm/cpu/cpu_template.h.
+enum class CpuTemplate { None, T2 };
+
 /// PUT /machine-config
 struct MachineConfig {
   unsigned vcpu_count = 1;           ///< 1 to kMaximumVcpus.
@@ -36,6 +39,7 @@ struct MachineConfig {
   bool smt = false;                  ///< Show pairs of vCPUs as threads of one core.
   bool track_dirty_pages = false;
   HugePages huge_pages = HugePages::None;
+  CpuTemplate cpu_template = CpuTemplate::None;  ///< Not in snapshots, which keep CPUID itself.
 };
 
 /// PATCH /machine-config: only what is present changes.
@@ -45,6 +49,7 @@ struct MachineConfigPatch {
   std::optional<bool> smt{};
   std::optional<bool> track_dirty_pages{};
   std::optional<HugePages> huge_pages{};
+  std::optional<CpuTemplate> cpu_template{};
 };
 
 /// Which bits of a register a template changes, and to what: bits outside `mask` stay as the host has them.

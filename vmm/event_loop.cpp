@@ -105,6 +105,9 @@ void EventLoop::close() {
     (void)::io_uring_submit_and_wait_timeout(&ring_, &first, 1, &wait, nullptr);
     reap(false);
   }
+  // The kernel takes a ring apart at leisure, after its process has ended: until then, images would be locked and TAPs
+  // busy. It would wait for what is in flight here.
+  if (has_file_table_ && in_flight_ == 0) (void)::io_uring_unregister_files(&ring_);
 }
 
 void EventLoop::stop() {

@@ -1,9 +1,12 @@
 #include "api/client/remote.h"
+#include "api/client/top/top.h"
 #include "api/config_file.h"
 #include "api/mmds_json.h"
+#include "api/responses.h"
 #include "api/server.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
+#include "vmm/cli/completion.h"
 #include "vmm/cli/options.h"
 #include "vmm/cli/snapshot_tools.h"
 #include "vmm/doctor/doctor.h"
@@ -19,10 +22,13 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <exception>
 #include <iterator>
+
+#include <fmt/core.h>
 
 namespace mayfly {
 namespace {
@@ -62,13 +68,18 @@ int code_of(const Error& error) {
   }
 }
 
+/// Clients of the dialect look for it, to see that the log is one, and whose.
+std::string log_greeting() {
+  return fmt::format("Running Firecracker v{}: the dialect, as Mayfly v{} speaks it", kDialectVersion, MAYFLY_VERSION);
+}
+
 std::uint64_t monotonic_us() { return monotonic_ns() / 1000; }
 
 /// A machine's surroundings, in the order in which they are made.
 class Process {
  public:
   Process(const CommonOptions& common, ConsoleOptions console)
-      : common_(common), console_(std::move(console)), log_(common.id) {
+      : common_(common), console_(std::move(console)), log_(common.id, log_greeting()) {
     if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_us();
   }
 
@@ -111,7 +122,10 @@ Status Process::prepare(std::size_t metadata_limit) {
                                                                .start = common_.start,
                                                                .boot_timer = common_.boot_timer,
                                                                .metadata_limit = metadata_limit,
-                                                               .console = console_});
+                                                               .console = console_,
+                                                               .before_command = [this] {
+                                                                 if (signals_) signals_->look();
+                                                               }});
   auto signals = StopSignals::watch(*loop_, [this](int number) {
     controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
                          number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
@@ -129,6 +143,9 @@ Status Process::serve_api(const std::string& socket_path, std::size_t max_payloa
   auto server = ApiServer::create({.socket_path = socket_path, .max_payload = max_payload}, *controller_);
   if (!server) return propagate(server);
   api_ = std::move(*server);
+  const ProcessTimes times = times_since(common_.start);
+  metrics_.api.process_startup_time_us.set(times.wall_us);
+  metrics_.api.process_startup_time_cpu_us.set(times.cpu_us);
   return api_->start();
 }
 
@@ -179,8 +196,6 @@ Result<std::vector<Command>> commands_of_file(const std::string& path) {
   return commands;
 }
 
-std::size_t metadata_limit(const ServeOptions& options) { return options.metadata_limit.value_or(options.max_payload); }
-
 Result<Command> metadata_of_file(const std::string& path, std::size_t limit) {
   const std::string what = "--metadata " + path;
   auto text = read_file(path, what, kLargestConfigFile + limit);
@@ -196,7 +211,7 @@ Result<Command> metadata_of_file(const std::string& path, std::size_t limit) {
 Result<std::vector<Command>> commands_of_files(const ServeOptions& options) {
   std::vector<Command> commands;
   if (options.metadata_file) {
-    auto metadata = metadata_of_file(*options.metadata_file, metadata_limit(options));
+    auto metadata = metadata_of_file(*options.metadata_file, options.limits.metadata());
     if (!metadata) return propagate(metadata);
     commands.push_back(std::move(*metadata));
   }
@@ -213,9 +228,10 @@ int serve(const ServeOptions& options) {
   if (!commands) return report(commands.error(), kExitBadConfiguration);
   Process process{options.common,
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = {}}};
-  if (auto prepared = process.prepare(metadata_limit(options)); !prepared) return report(prepared.error(), kExitError);
+  if (auto prepared = process.prepare(options.limits.metadata()); !prepared)
+    return report(prepared.error(), kExitError);
   if (options.api_sock)
-    if (auto serving = process.serve_api(*options.api_sock, options.max_payload); !serving)
+    if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
       return report(serving.error(), kExitError);
   if (auto done = process.carry_out(std::move(*commands)); !done) return report(done.error(), code_of(done.error()));
   return process.run();
@@ -224,10 +240,10 @@ int serve(const ServeOptions& options) {
 int run(RunOptions options) {
   Process process{options.common,
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = [] {}}};
-  if (auto prepared = process.prepare(MetadataStore::kDefaultLimit); !prepared)
+  if (auto prepared = process.prepare(options.limits.metadata()); !prepared)
     return report(prepared.error(), kExitError);
   if (options.api_sock)
-    if (auto serving = process.serve_api(*options.api_sock, ServeOptions{}.max_payload); !serving)
+    if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
       return report(serving.error(), kExitError);
   auto terminal = RawTerminal::enter(STDIN_FILENO);
   if (!terminal) return report(terminal.error(), kExitError);
@@ -259,6 +275,13 @@ Status ask(const RemoteOptions& options) {
   return print_metrics(options.machine, stdout);
 }
 
+int top(const TopOptions& options) {
+  const auto interval = std::chrono::duration<double>{options.interval_s};
+  const auto code =
+      run_top({.once = options.once, .interval = std::chrono::round<std::chrono::milliseconds>(interval)});
+  return code ? *code : report(code.error(), kExitError);
+}
+
 struct Start {
   int operator()(const ServeOptions& options) const { return serve(options); }
   int operator()(RunOptions& options) const { return run(std::move(options)); }
@@ -269,6 +292,11 @@ struct Start {
   int operator()(const RemoteOptions& options) const {
     const auto done = ask(options);
     return done ? 0 : report(done.error(), kExitError);
+  }
+  int operator()(const TopOptions& options) const { return top(options); }
+  int operator()(const CompletionOptions& options) const {
+    const std::string script = completion_script(options.shell, options.commands);
+    return std::fputs(script.c_str(), stdout) == EOF || std::fflush(stdout) == EOF ? kExitError : 0;
   }
   int operator()(const ExitNow& exit) const { return exit.code; }
 };

@@ -10,7 +10,7 @@
 namespace mayfly {
 namespace {
 
-/// Together with the counters, what a pipe takes whole or not at all (PIPE_BUF), even if every byte must be escaped.
+/// With as much a line is within what a pipe takes whole (PIPE_BUF): processes may share one.
 constexpr std::size_t kLargestProperties = 256;
 
 }  // namespace
@@ -27,6 +27,12 @@ Result<MetricsSink> MetricsSink::open(const MetricsConfig& config, const std::st
 }
 
 Status MetricsSink::flush(const Metrics& metrics) {
+  const auto refused = [this] {
+    return fail(ErrorKind::System, "metrics_path {} does not take a line now: its reader is gone or slow",
+                config_.metrics_path);
+  };
+  if (!unsent_.empty()) unsent_.erase(0, write_now(file_.get(), unsent_));
+  if (!unsent_.empty()) return refused();
   std::map<std::string, std::uint64_t> values;
   timespec now{};
   ::clock_gettime(CLOCK_REALTIME, &now);
@@ -62,9 +68,9 @@ Status MetricsSink::flush(const Metrics& metrics) {
   json.end_object();
   std::string line = std::move(json).take();
   line.push_back('\n');
-  if (!write_whole_line(file_.get(), line))
-    return fail(ErrorKind::System, "metrics_path {} does not take a line now: its reader is gone or slow",
-                config_.metrics_path);
+  const std::size_t written = write_now(file_.get(), line);
+  if (written == 0) return refused();
+  unsent_ = line.substr(written);
   flushed_ = std::move(values);
   return {};
 }

@@ -14,11 +14,12 @@ namespace mayfly {
 
 class MetricsSink {
  public:
-  /// Opens the path. Errors: it cannot be opened; the properties do not fit a line that a pipe takes whole.
+  /// Opens the path. Errors: it cannot be opened; the properties are longer than a line has room for.
   [[nodiscard]] static Result<MetricsSink> open(const MetricsConfig& config, const std::string& id);
 
-  /// Writes one line; error where it could not be written whole now (a FIFO without a reader): nothing is lost then,
-  /// the next line carries the growth.
+  /// Writes one line; error where the path takes nothing now (a FIFO whose reader is gone or slow): nothing is lost
+  /// then, the next line carries the growth. Of a line that was taken in part the rest goes first the next time, so
+  /// that a reader has whole lines alone.
   [[nodiscard]] Status flush(const Metrics& metrics);
 
  private:
@@ -29,6 +30,7 @@ class MetricsSink {
   MetricsConfig config_;
   std::string id_;
   std::map<std::string, std::uint64_t> flushed_;  // "group.name" to the value that was written last
+  std::string unsent_;                            // of the line that was written last
 };
 
 }  // namespace mayfly

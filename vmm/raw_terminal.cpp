@@ -13,24 +13,34 @@ namespace {
 struct Saved {
   int fd = -1;
   termios settings{};
+  RawTerminal::Farewell farewell{};
 };
 Saved saved;  // NOLINT: see above
 
 constexpr std::array kFatalSignals = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGQUIT, SIGSEGV, SIGSYS, SIGHUP};
 
+/// Async-signal-safe (POSIX 2.4.3).
+void restore() {
+  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
+  if (saved.farewell.fd < 0) return;
+  // Who cannot be told has no terminal any more.
+  [[maybe_unused]] const ssize_t told =
+      ::write(saved.farewell.fd, saved.farewell.text.data(), saved.farewell.text.size());
+}
+
 void restore_and_die(int signal) {
-  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);  // async-signal-safe (POSIX 2.4.3)
+  restore();
   ::signal(signal, SIG_DFL);
   ::raise(signal);
 }
 
 }  // namespace
 
-Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd) {
+Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewell) {
   if (::isatty(fd) == 0) return std::unique_ptr<RawTerminal>{};
   termios settings{};
   if (::tcgetattr(fd, &settings) != 0) return fail_errno(ErrorKind::System, "cannot read the terminal's settings");
-  saved = {.fd = fd, .settings = settings};
+  saved = {.fd = fd, .settings = settings, .farewell = farewell};
   ::cfmakeraw(&settings);
   settings.c_oflag |= OPOST;  // the monitor's own log lines share the terminal, and the guest sends its own \r
   for (const int signal : kFatalSignals) ::signal(signal, restore_and_die);
@@ -40,7 +50,7 @@ Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd) {
 }
 
 RawTerminal::~RawTerminal() {
-  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
+  restore();
   for (const int signal : kFatalSignals) ::signal(signal, SIG_DFL);
 }
 

@@ -3,15 +3,22 @@
 #include "vmm/base/error.h"
 
 #include <memory>
+#include <string_view>
 
 /// The terminal of `mayfly run`: raw, so that the guest sees every key, and put back on every way out, a crash of ours
-/// included.
+/// included. Of `mayfly top`, too.
 namespace mayfly {
 
 class RawTerminal {
  public:
+  /// What is written on every way out, once the settings are back; static text, such as "show the cursor".
+  struct Farewell {
+    int fd = -1;  ///< -1: nothing is to be written.
+    std::string_view text{};
+  };
   /// Switches `fd` to raw mode; an empty pointer where it is not a terminal. One at a time in a process.
-  [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd);
+  [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd, Farewell farewell);
+  [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd) { return enter(fd, Farewell{}); }
   RawTerminal(const RawTerminal&) = delete;
   RawTerminal& operator=(const RawTerminal&) = delete;
   ~RawTerminal();

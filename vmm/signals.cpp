@@ -47,6 +47,10 @@ StopSignals::StopSignals(EventLoop& loop, OwnedFd fd, std::function<void(int)> o
 void StopSignals::on_ready(int result, bool more) {
   if (result < 0) return;
   if (!more) loop_.poll(fd_.get(), POLLIN, operation_);
+  look();
+}
+
+void StopSignals::look() {
   signalfd_siginfo info{};
   while (::read(fd_.get(), &info, sizeof info) == sizeof info) on_signal_(static_cast<int>(info.ssi_signo));
 }

@@ -19,6 +19,10 @@ class StopSignals {
   /// Tells `on_signal` the number of each signal that comes, on the loop's thread. After block().
   [[nodiscard]] static Result<std::unique_ptr<StopSignals>> watch(EventLoop& loop, std::function<void(int)> on_signal);
 
+  /// Tells of signals that have come, now: the loop may hear of them after something that was sent later. On its
+  /// thread.
+  void look();
+
  private:
   StopSignals(EventLoop& loop, OwnedFd fd, std::function<void(int)> on_signal);
   void on_ready(int result, bool more);

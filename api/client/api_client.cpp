@@ -1,7 +1,9 @@
 #include "api/client/api_client.h"
 
-#include "api/json_reader.h"
+#include "api/client/answer_reader.h"
+#include "api/client/printable.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -11,153 +13,145 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
-#include <optional>
+#include <chrono>
 
 // Without cpp-httplib, whose client is 76 KiB of the binary and does not tell why nobody could be reached: what we ask
-// for is a line and a body, and what comes back is a head and a body.
+// for is a line and a body, and what comes back is a head and a body (see answer_reader.h).
 
 namespace mayfly {
 namespace {
 
-/// Far more than the metrics and the configuration of the largest machine.
-constexpr std::size_t kLongestAnswer = 16 << 20;
-constexpr std::string_view kEndOfHead = "\r\n\r\n";
+/// SO_PEERPIDFD, which older headers do not have.
+constexpr int kPeerPidfd = 77;
 
-struct Head {
-  std::size_t size = 0;
-  int status = 0;                        ///< 0: it is no HTTP.
-  std::optional<std::size_t> body = {};  ///< Its length; none: up to the end of the connection.
-};
-
-/// The value of a header's line, where it is of this name (in small letters).
-std::optional<std::string_view> value_in(std::string_view line, std::string_view name) {
-  const auto small = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  if (line.size() <= name.size() || line[name.size()] != ':' ||
-      !std::ranges::equal(line.substr(0, name.size()), name, {}, small))
-    return std::nullopt;
-  line.remove_prefix(std::min(line.find_first_not_of(' ', name.size() + 1), line.size()));
-  return line;
+Status wait_for(const OwnedFd& socket, short events, Deadline deadline) {
+  if (is_ready_by(deadline, socket.get(), events)) return {};
+  return fail(ErrorKind::System, "no answer; it is stopped, or busy");
 }
 
-template <typename Number>
-Number number_in(std::string_view text) {
-  Number number{};
-  std::from_chars(text.data(), text.data() + text.size(), number);
-  return number;
-}
+/// Whether the last call would have waited, or was interrupted.
+bool is_to_be_repeated() { return errno == EAGAIN || errno == EINTR; }
 
-/// None: it has not come to its end.
-std::optional<Head> head_of(std::string_view answer) {
-  const std::size_t end = answer.find(kEndOfHead);
-  if (end == std::string_view::npos) return std::nullopt;
-  Head head{.size = end + kEndOfHead.size()};
-  constexpr std::string_view kBeforeStatus = "HTTP/1.1 ";
-  if (answer.starts_with("HTTP/1.") && end > kBeforeStatus.size())
-    head.status = number_in<int>(answer.substr(kBeforeStatus.size(), 3));
-  for (std::size_t at = 0; at < end; at = answer.find("\r\n", at) + 2)
-    if (const auto length = value_in(answer.substr(at, answer.find("\r\n", at) - at), "content-length"))
-      head.body = number_in<std::size_t>(*length);
-  constexpr int kNoContent = 204;
-  if (head.status == kNoContent) head.body = 0;
-  return head;
-}
-
-/// Whether nothing more is to come.
-bool is_whole(std::string_view answer) {
-  const auto head = head_of(answer);
-  return head && head->body && answer.size() - head->size >= *head->body;
-}
-
-Status send_all(const OwnedFd& socket, std::string_view bytes) {
+Status send_all(const OwnedFd& socket, std::string_view bytes, Deadline deadline) {
   while (!bytes.empty()) {
-    const ssize_t count = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (count < 0) return fail_errno(ErrorKind::System, "the request cannot be sent");
-    bytes.remove_prefix(static_cast<std::size_t>(count));
+    if (auto ready = wait_for(socket, POLLOUT, deadline); !ready) return ready;
+    const ssize_t count = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (count >= 0)
+      bytes.remove_prefix(static_cast<std::size_t>(count));
+    else if (!is_to_be_repeated())
+      return fail_errno(ErrorKind::System, "the request cannot be sent");
   }
   return {};
 }
 
-Result<std::string> receive(const OwnedFd& socket) {
-  std::string answer;
+Result<Answer> receive(const OwnedFd& socket, Deadline deadline) {
+  AnswerReader reader;
   std::array<char, 4096> piece{};
-  while (!is_whole(answer)) {
-    const ssize_t count = ::recv(socket.get(), piece.data(), piece.size(), 0);
-    if (count < 0 && errno == EAGAIN) return fail(ErrorKind::System, "no answer; it is stopped, or busy");
+  while (!reader.is_whole()) {
+    if (auto ready = wait_for(socket, POLLIN, deadline); !ready) return propagate(ready);
+    const ssize_t count = ::recv(socket.get(), piece.data(), piece.size(), MSG_DONTWAIT);
+    if (count < 0 && is_to_be_repeated()) continue;
     if (count < 0) return fail_errno(ErrorKind::System, "no answer");
     if (count == 0) break;
-    answer.append(piece.data(), static_cast<std::size_t>(count));
-    if (answer.size() > kLongestAnswer)
-      return fail(ErrorKind::TooLarge, "the answer has over {} bytes", kLongestAnswer);
+    if (auto taken = reader.take({piece.data(), static_cast<std::size_t>(count)}); !taken) return propagate(taken);
   }
-  return answer;
+  return std::move(reader).finish();
+}
+
+/// As connect() says; it waits where more wait already than the other side has room for.
+int connect_by(Deadline deadline, const OwnedFd& socket, const sockaddr_un& address) {
+  for (;;) {
+    const auto left = std::max(time_left(deadline), std::chrono::milliseconds{1});  // 0 would be for ever
+    const auto seconds = std::chrono::floor<std::chrono::seconds>(left);
+    const timeval longest{.tv_sec = seconds.count(), .tv_usec = std::chrono::microseconds{left - seconds}.count()};
+    if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0) return -1;
+    const int connected = ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+    if (connected == 0 || errno != EINTR || time_left(deadline).count() == 0) return connected;
+  }
+}
+
+/// Whoever called listen(), of whom nothing says that it still lives, nor that it is who was meant.
+Result<pid_t> listener_of(const OwnedFd& socket) {
+  ucred owner{};
+  socklen_t length = sizeof owner;
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &owner, &length) != 0)
+    return fail_errno(ErrorKind::System, "cannot learn whose socket it is");
+  return owner.pid;
 }
 
 }  // namespace
 
-Result<OwnedFd> ApiClient::connect() const {
+std::string ApiClient::shown_path() const { return printable(socket_path_, kLongestShownName); }
+
+Result<OwnedFd> ApiClient::connect(Deadline deadline) const {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
+  const std::string path = shown_path();
   if (socket_path_.size() >= sizeof address.sun_path)
     return fail(ErrorKind::InvalidArgument, "the socket's path has {} bytes, and the kernel takes at most {}: {}",
-                socket_path_.size(), sizeof address.sun_path - 1, socket_path_);
+                socket_path_.size(), sizeof address.sun_path - 1, path);
   socket_path_.copy(address.sun_path, socket_path_.size());
   OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-  const timeval longest{.tv_sec = patience_.count(), .tv_usec = 0};
-  if (!socket || ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &longest, sizeof longest) != 0 ||
-      ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
-    return fail_errno(ErrorKind::System, "cannot make a socket");
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return socket;
-  if (errno == ENOENT) return fail(ErrorKind::NotFound, "there is no socket {}", socket_path_);
-  if (errno == ECONNREFUSED)
-    return fail(ErrorKind::NotFound, "nobody listens at {}: its machine has ended", socket_path_);
-  if (errno == EACCES)
-    return fail(ErrorKind::Permission, "no right to the socket {}; be the user of its machine, or root", socket_path_);
-  return fail_errno(ErrorKind::System, "cannot connect to {}", socket_path_);
+  if (!socket) return fail_errno(ErrorKind::System, "cannot make a socket");
+  if (connect_by(deadline, socket, address) != 0) {
+    if (errno == ENOENT) return fail(ErrorKind::NotFound, "there is no socket {}", path);
+    if (errno == ECONNREFUSED) return fail(ErrorKind::NotFound, "nobody listens at {}: its machine has ended", path);
+    if (errno == EACCES)
+      return fail(ErrorKind::Permission, "no right to the socket {}; be the user of its machine, or root", path);
+    if (errno == EAGAIN)
+      return fail(ErrorKind::System, "{} takes no connection; its machine is stopped, or busy", path);
+    return fail_errno(ErrorKind::System, "cannot connect to {}", path);
+  }
+  if (options_.process == 0) return socket;
+  auto listener = listener_of(socket);
+  if (!listener) return propagate(listener, path);
+  if (*listener != options_.process)
+    return fail(ErrorKind::Permission, "{} is no socket of process {}: process {} listens there", path,
+                options_.process, *listener);
+  return socket;
 }
 
-Result<std::string> ApiClient::send(std::string_view method, std::string_view path, std::string_view body) const {
-  const auto socket = connect();
-  if (!socket) return std::unexpected(socket.error());
+Result<OwnedFd> ApiClient::ask(std::string_view method, std::string_view path, std::string_view body,
+                               Deadline deadline) const {
+  auto socket = connect(deadline);
+  if (!socket) return socket;
   const std::string request = fmt::format(
       "{} {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
       "Content-Length: {}\r\n\r\n{}",
       method, path, body.size(), body);
-  const std::string what = fmt::format("{} {} to {}", method, path, socket_path_);
-  if (auto sent = send_all(*socket, request); !sent) return propagate(sent, what);
-  auto answer = receive(*socket);
+  if (auto sent = send_all(*socket, request, deadline); !sent) return propagate(sent, what_of(method, path));
+  return socket;
+}
+
+Result<OwnedFd> ApiClient::ask(std::string_view path) const { return ask("GET", path, "", deadline()); }
+
+Result<std::string> ApiClient::send(std::string_view method, std::string_view path, std::string_view body) const {
+  const Deadline until = deadline();
+  const auto socket = ask(method, path, body, until);
+  if (!socket) return std::unexpected(socket.error());
+  const std::string what = what_of(method, path);
+  auto answer = receive(*socket, until);
   if (!answer) return propagate(answer, what);
-  const auto head = head_of(*answer);
-  if (!head || answer->size() - head->size < head->body.value_or(0))
-    return fail(ErrorKind::System, "{}: the connection ended before the answer did", what);
-  if (head->status == 0) return fail(ErrorKind::System, "{}: the answer is no HTTP", what);
-  answer->erase(0, head->size);
-  if (head->status / 100 == 2) return answer;
-  std::string sentence = text_member(*answer, "fault_message");
-  if (sentence.empty()) return fail(ErrorKind::State, "{} is refused ({}): {}", what, head->status, *answer);
-  return std::unexpected(Error{ErrorKind::State, std::move(sentence)});
+  return body_of(std::move(*answer), what);
+}
+
+std::string ApiClient::what_of(std::string_view method, std::string_view path) const {
+  return fmt::format("{} {} to {}", method, path, shown_path());
 }
 
 Result<OwnedFd> ApiClient::process() const {
-  const auto socket = connect();
+  const auto socket = connect(deadline());
   if (!socket) return std::unexpected(socket.error());
-  ucred owner{};
-  socklen_t length = sizeof owner;
-  if (::getsockopt(socket->get(), SOL_SOCKET, SO_PEERCRED, &owner, &length) != 0)
-    return fail_errno(ErrorKind::System, "cannot learn whose socket {} is", socket_path_);
-  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, owner.pid, 0))};
-  if (!process) return fail_errno(ErrorKind::System, "cannot watch process {}, which has {}", owner.pid, socket_path_);
+  int pidfd = -1;
+  socklen_t length = sizeof pidfd;
+  if (::getsockopt(socket->get(), SOL_SOCKET, kPeerPidfd, &pidfd, &length) == 0) return OwnedFd{pidfd};
+  if (errno != ENOPROTOOPT) return fail_errno(ErrorKind::System, "cannot watch the process that has {}", shown_path());
+  // Before Linux 6.5 there is but its number, which another may have by now.
+  auto listener = listener_of(*socket);
+  if (!listener) return propagate(listener, shown_path());
+  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, *listener, 0))};
+  if (!process) return fail_errno(ErrorKind::System, "cannot watch process {}, which has {}", *listener, shown_path());
   return process;
-}
-
-std::string text_member(const std::string& body, std::string_view name) {
-  const auto json = parse_json(body, "the answer");
-  const auto* object = json ? std::get_if<JsonValue::Object>(&json->data) : nullptr;
-  if (object == nullptr) return "";
-  for (const JsonMember& member : *object)
-    if (member.name == name)
-      if (const auto* text = std::get_if<std::string>(&member.value.data)) return *text;
-  return "";
 }
 
 }  // namespace mayfly

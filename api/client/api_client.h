@@ -1,7 +1,10 @@
 #pragma once
 
+#include "api/client/deadline.h"
 #include "vmm/base/error.h"
 #include "vmm/base/owned_fd.h"
+
+#include <sys/types.h>
 
 #include <chrono>
 #include <string>
@@ -14,28 +17,41 @@
 ///   auto answer = client.send("PATCH", "/vm", R"({"state": "Paused"})");
 namespace mayfly {
 
+struct ApiClientOptions {
+  /// For a request and its answer as a whole: a snapshot of a large machine takes its time.
+  std::chrono::milliseconds patience = std::chrono::hours{1};
+  /// Who must listen at the socket, or nothing is said there; 0: whoever does.
+  pid_t process = 0;
+};
+
 class ApiClient {
  public:
-  /// An answer may take as long as `patience`: a snapshot of a large machine takes its time.
-  explicit ApiClient(std::string socket_path, std::chrono::seconds patience = std::chrono::hours{1})
-      : socket_path_(std::move(socket_path)), patience_(patience) {}
+  explicit ApiClient(std::string socket_path, ApiClientOptions options = {})
+      : socket_path_(std::move(socket_path)), options_(options) {}
 
-  /// The answer's body, by a connection of its own. Errors: nobody listens, no right to the socket, no answer; and a
-  /// refusal, whose sentence is the server's.
+  /// The answer's body, by a connection of its own. Errors: nobody listens, or another process; no right to the socket,
+  /// no answer; and a refusal, alone of kind State, whose sentence is the server's. All are printable.
   [[nodiscard]] Result<std::string> send(std::string_view method, std::string_view path,
                                          std::string_view body = "") const;
+
+  /// Sends GET `path` and does not wait for the answer, which comes by the socket that is returned (an AnswerReader
+  /// takes it). Errors: as of send(), but for the answer.
+  [[nodiscard]] Result<OwnedFd> ask(std::string_view path) const;
 
   /// The process that listens, as a pidfd: to wait for its end, or to send it a signal.
   [[nodiscard]] Result<OwnedFd> process() const;
 
  private:
-  [[nodiscard]] Result<OwnedFd> connect() const;
+  [[nodiscard]] Result<OwnedFd> connect(Deadline deadline) const;
+  [[nodiscard]] Result<OwnedFd> ask(std::string_view method, std::string_view path, std::string_view body,
+                                    Deadline deadline) const;
+  /// "GET / to /run/vm-7.sock"
+  [[nodiscard]] std::string what_of(std::string_view method, std::string_view path) const;
+  [[nodiscard]] Deadline deadline() const { return Deadline::clock::now() + options_.patience; }
+  [[nodiscard]] std::string shown_path() const;
 
   std::string socket_path_;
-  std::chrono::seconds patience_;
+  ApiClientOptions options_;
 };
-
-/// A text member of an answer; empty where it is none, or no object.
-[[nodiscard]] std::string text_member(const std::string& body, std::string_view name);
 
 }  // namespace mayfly

@@ -1,6 +1,9 @@
 #include "api/client/remote.h"
 
+#include "api/client/answer_reader.h"
 #include "api/client/api_client.h"
+#include "api/client/deadline.h"
+#include "api/client/printable.h"
 #include "api/client/running.h"
 #include "vmm/base/json_writer.h"
 
@@ -13,6 +16,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -22,16 +26,29 @@ namespace {
 /// A monitor that is stopped or stuck is not to keep a list of machines waiting.
 constexpr std::chrono::seconds kListPatience{2};
 
-Result<ApiClient> reach(const std::string& machine) {
-  auto socket = socket_of(machine, running_machines());
-  if (!socket) return propagate(socket);
-  return ApiClient{std::move(*socket)};
+/// For letting a machine go on that has not answered: nobody is to wait an hour once more.
+constexpr std::chrono::seconds kUndoPatience{10};
+
+/// One that speaks to the machine's process alone.
+ApiClient client_of(const RunningMachine& machine, std::chrono::milliseconds patience = ApiClientOptions{}.patience) {
+  return ApiClient{machine.socket, {.patience = patience, .process = machine.pid}};
 }
 
-Status print(const std::string& text, std::FILE* out) {
-  if (std::fputs(text.c_str(), out) == EOF || std::fflush(out) == EOF)
+Result<ApiClient> reach(const std::string& name) {
+  const auto machine = find_machine(name, running_machines());
+  if (!machine) return std::unexpected(machine.error());
+  return client_of(*machine);
+}
+
+Status print(std::string_view text, std::FILE* out) {
+  if (std::fwrite(text.data(), 1, text.size(), out) != text.size() || std::fflush(out) == EOF)
     return fail_errno(ErrorKind::System, "cannot write the answer");
   return {};
+}
+
+/// As it comes; but a terminal would obey it.
+Status print_answer(const std::string& answer, std::FILE* out) {
+  return ::isatty(::fileno(out)) == 1 ? print(printable_lines(answer), out) : print(answer, out);
 }
 
 Result<std::string> state_of(const ApiClient& client) {
@@ -54,6 +71,16 @@ Status set_state(const std::string& machine, const char* state) {
   auto client = reach(machine);
   if (!client) return propagate(client);
   return set_state(*client, state);
+}
+
+/// After a pause that failed: one that was not refused may have been carried out, though its answer has not come.
+std::unexpected<Error> undo_pause(const ApiClient& client, Error failure) {
+  if (failure.kind == ErrorKind::State) return std::unexpected(std::move(failure));
+  const auto resumed = set_state(client, "Resumed");
+  // Where that is refused, it does not stand still.
+  if (resumed || resumed.error().kind == ErrorKind::State) return std::unexpected(std::move(failure));
+  return fail(failure.kind, "{}; {}; if it stands still, mayfly resume lets it go on", failure.message,
+              resumed.error().message);
 }
 
 /// SIGINT and the like wait until the end of this object's life.
@@ -87,15 +114,13 @@ std::string snapshot_request(const RemoteSnapshot& snapshot) {
 }  // namespace
 
 Status list_machines(std::FILE* out) {
-  std::string text = fmt::format("{:<24} {:>8} {:<12} {}\n", "ID", "PID", "STATE", "SOCKET");
+  std::string text = fmt::format("{:<24} {:>8} {:>10} {:<12} {}\n", "ID", "PID", "UID", "STATE", "SOCKET");
   for (const RunningMachine& machine : running_machines()) {
     std::string state = "no API";
-    if (!machine.socket.empty()) {
-      const ApiClient client{machine.socket, kListPatience};
-      state = state_of(client).value_or("unreachable");
-    }
-    text += fmt::format("{:<24} {:>8} {:<12} {}\n", machine.id, machine.pid, state,
-                        machine.socket.empty() ? "-" : machine.socket);
+    if (!machine.socket.empty()) state = state_of(client_of(machine, kListPatience)).value_or("unreachable");
+    text += fmt::format("{:<24} {:>8} {:>10} {:<12} {}\n", machine.id, machine.pid, machine.uid,
+                        printable(state, kLongestShownName),
+                        machine.socket.empty() ? "-" : printable(machine.socket, kLongestShownName));
   }
   return print(text, out);
 }
@@ -105,19 +130,21 @@ Status pause_machine(const std::string& machine) { return set_state(machine, "Pa
 Status resume_machine(const std::string& machine) { return set_state(machine, "Resumed"); }
 
 Status snapshot_machine(const RemoteSnapshot& snapshot) {
-  auto client = reach(snapshot.machine);
-  if (!client) return propagate(client);
-  auto state = state_of(*client);
+  const auto machine = find_machine(snapshot.machine, running_machines());
+  if (!machine) return std::unexpected(machine.error());
+  const ApiClient client = client_of(*machine);
+  auto state = state_of(client);
   if (!state) return propagate(state);
   const std::string request = snapshot_request(snapshot);
   if (*state != "Running") {
-    auto taken = client->send("PUT", "/snapshot/create", request);
+    auto taken = client.send("PUT", "/snapshot/create", request);
     return taken ? Status{} : propagate(taken);
   }
   const HeldSignals until_it_goes_on;
-  if (auto paused = set_state(*client, "Paused"); !paused) return paused;
-  auto taken = client->send("PUT", "/snapshot/create", request);
-  auto resumed = set_state(*client, "Resumed");
+  if (auto paused = set_state(client, "Paused"); !paused)
+    return undo_pause(client_of(*machine, kUndoPatience), std::move(paused.error()));
+  auto taken = client.send("PUT", "/snapshot/create", request);
+  auto resumed = set_state(client, "Resumed");
   if (!resumed)
     return fail(resumed.error().kind, "{}{}; mayfly resume lets it go on", taken ? "" : taken.error().message + "; ",
                 resumed.error().message);
@@ -125,18 +152,20 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
 }
 
 Status stop_machine(const RemoteStop& stop) {
-  auto client = reach(stop.machine);
-  if (!client) return propagate(client);
-  auto process = client->process();
+  const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{std::min(stop.timeout_s, 86'400U)};
+  const auto machine = find_machine(stop.machine, running_machines());
+  if (!machine) return std::unexpected(machine.error());
+  auto process = client_of(*machine, time_left(deadline)).process();
   if (!process) return propagate(process);
   if (stop.now) {
     if (::syscall(SYS_pidfd_send_signal, process->get(), SIGTERM, nullptr, 0) != 0)
       return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}", stop.machine);
-  } else if (auto pressed = client->send("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})"); !pressed) {
-    return propagate(pressed, "the guest was not asked (--now ends it without)");
+  } else {
+    auto pressed =
+        client_of(*machine, time_left(deadline)).send("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})");
+    if (!pressed) return propagate(pressed, "the guest was not asked (--now ends it without)");
   }
-  pollfd ended{.fd = process->get(), .events = POLLIN, .revents = 0};
-  if (::poll(&ended, 1, static_cast<int>(std::min(stop.timeout_s, 86'400U) * 1000)) == 1) return {};
+  if (is_ready_by(deadline, process->get(), POLLIN)) return {};
   return fail(ErrorKind::State, "{} has not ended within {} s{}", stop.machine, stop.timeout_s,
               stop.now ? "; its process (mayfly ps) may be suspended" : "; --now ends it without asking its guest");
 }
@@ -146,7 +175,7 @@ Status print_config(const std::string& machine, std::FILE* out) {
   if (!client) return propagate(client);
   auto config = client->send("GET", "/vm/config");
   if (!config) return propagate(config);
-  return print(*config + '\n', out);
+  return print_answer(*config + '\n', out);
 }
 
 Status print_metrics(const std::string& machine, std::FILE* out) {
@@ -154,7 +183,7 @@ Status print_metrics(const std::string& machine, std::FILE* out) {
   if (!client) return propagate(client);
   auto metrics = client->send("GET", "/metrics/prometheus");
   if (!metrics) return propagate(metrics);
-  return print(*metrics, out);
+  return print_answer(*metrics, out);
 }
 
 }  // namespace mayfly

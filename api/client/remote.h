@@ -6,10 +6,11 @@
 #include <string>
 
 /// What the command line does with machines that run in other processes, by their API: `mayfly ps`, `mayfly pause ID`
-/// and so on. `machine` is an id or the path of a socket (see socket_of()). What there is to say goes to `out`.
+/// and so on. `machine` is an id, a process or the path of a socket (see find_machine()). What there is to say goes to
+/// `out`.
 namespace mayfly {
 
-/// A line a machine: id, process, state, socket.
+/// A line a machine: id, process, its user, state, socket.
 [[nodiscard]] Status list_machines(std::FILE* out);
 
 [[nodiscard]] Status pause_machine(const std::string& machine);
@@ -27,14 +28,14 @@ struct RemoteSnapshot {
 struct RemoteStop {
   std::string machine;
   bool now = false;         ///< Ends the monitor, without asking the guest.
-  unsigned timeout_s = 30;  ///< For the guest.
+  unsigned timeout_s = 30;  ///< For the answer and the guest together.
 };
 /// Presses Ctrl-Alt-Del, and waits for the end of the process. Errors: the guest does not listen, or takes too long.
 [[nodiscard]] Status stop_machine(const RemoteStop& stop);
 
-/// GET /vm/config as it comes, a line.
+/// GET /vm/config as it comes, a line; on a terminal, without control characters.
 [[nodiscard]] Status print_config(const std::string& machine, std::FILE* out);
-/// Prometheus text.
+/// Prometheus text, likewise.
 [[nodiscard]] Status print_metrics(const std::string& machine, std::FILE* out);
 
 }  // namespace mayfly

@@ -1,22 +1,27 @@
 #include "api/client/running.h"
 
+#include "vmm/base/machine_id.h"
+
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string_view>
 
+#include <fmt/format.h>
+
 namespace mayfly {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// What `mayfly` without --id, and `mayfly run`, call their machine.
-constexpr std::string_view kDefaultId = "anonymous-instance";
-constexpr std::string_view kDefaultRunId = "mayfly-run";
+/// Far beyond what a machine's command line may need.
+constexpr std::size_t kLongestCommandLine = 128 << 10;
+constexpr std::size_t kMostWords = 256;
 
 /// Empty where we may not look.
 fs::path link_target(const fs::path& link) {
@@ -24,11 +29,27 @@ fs::path link_target(const fs::path& link) {
   return fs::read_symlink(link, none);
 }
 
+/// Empty where the process is ending, or has a command line that no machine has.
 std::vector<std::string> words_of(const fs::path& command_line) {
   std::ifstream file{command_line, std::ios::binary};
+  std::string text(kLongestCommandLine + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(file.gcount()));
+  if (text.size() > kLongestCommandLine) return {};
   std::vector<std::string> words;
-  for (std::string word; std::getline(file, word, '\0');) words.push_back(std::move(word));
+  for (std::size_t at = 0, end = 0; at < text.size(); at = end + 1) {
+    if (words.size() == kMostWords) return {};
+    end = std::min(text.find('\0', at), text.size());
+    words.push_back(text.substr(at, end - at));
+  }
   return words;
+}
+
+/// Whether there is --NAME or --NAME=VALUE.
+bool has_flag(const std::vector<std::string>& words, std::string_view name) {
+  return std::any_of(words.begin() + 1, words.end(), [name](std::string_view word) {
+    return word.starts_with(name) && (word.size() == name.size() || word[name.size()] == '=');
+  });
 }
 
 /// The value of --NAME VALUE or --NAME=VALUE.
@@ -40,6 +61,27 @@ std::optional<std::string> option(const std::vector<std::string>& words, std::st
       return std::string{word.substr(name.size() + 1)};
   }
   return std::nullopt;
+}
+
+/// Whether it is `mayfly run` or `mayfly restore`, which have an API only where they are given its socket.
+bool is_on_terminal(const std::vector<std::string>& words) {
+  return words.size() > 1 && (words[1] == "run" || words[1] == "restore");
+}
+
+/// Whether it is `mayfly` with a machine and without a subcommand, before which no option may stand.
+bool is_serving(const std::vector<std::string>& words) {
+  if (words.size() > 1 && !words[1].starts_with('-')) return false;
+  constexpr std::array<std::string_view, 5> kOnlyAnswered = {"--help", "-h", "--version", "--snapshot-version",
+                                                             "--describe-snapshot"};
+  return std::ranges::none_of(kOnlyAnswered, [&](std::string_view flag) { return has_flag(words, flag); });
+}
+
+/// As the process is told it; none: no API.
+std::optional<std::string> socket_in(const std::vector<std::string>& words) {
+  auto socket = option(words, "--api-sock");
+  if (is_on_terminal(words)) return socket;
+  if (has_flag(words, "--no-api")) return std::nullopt;
+  return socket ? socket : kDefaultSocket;
 }
 
 /// Whether a path leads that process where it leads us: the same root directory, in the same mounts.
@@ -71,6 +113,20 @@ std::string list_of(const std::vector<RunningMachine>& running) {
   return list;
 }
 
+/// None: it is no machine, or is gone. `process`: its directory in a procfs.
+std::optional<RunningMachine> machine_in(const fs::path& process, pid_t pid) {
+  struct stat status{};
+  // The directory is of the process's effective user, whatever the process does about its files.
+  if (!is_mayfly(process) || ::stat(process.c_str(), &status) != 0) return std::nullopt;
+  const std::vector<std::string> words = words_of(process / "cmdline");
+  if (words.empty() || (!is_on_terminal(words) && !is_serving(words))) return std::nullopt;
+  RunningMachine machine{.pid = pid, .uid = status.st_uid};
+  machine.id = option(words, "--id").value_or(is_on_terminal(words) ? kDefaultTerminalId : kDefaultMachineId);
+  if (!is_machine_id(machine.id)) return std::nullopt;  // ours would not have started with it
+  if (const auto socket = socket_in(words)) machine.socket = seen_from_here(process, *socket);
+  return machine;
+}
+
 }  // namespace
 
 std::vector<RunningMachine> running_machines(const std::string& proc) {
@@ -80,36 +136,33 @@ std::vector<RunningMachine> running_machines(const std::string& proc) {
     const std::string name = entry.path().filename();
     pid_t pid = 0;
     if (std::from_chars(name.data(), name.data() + name.size(), pid).ptr != name.data() + name.size()) continue;
-    if (!is_mayfly(entry.path())) continue;
-    const std::vector<std::string> words = words_of(entry.path() / "cmdline");
-    if (words.empty()) continue;  // it is ending
-    const bool on_terminal = words.size() > 1 && (words[1] == "run" || words[1] == "restore");
-    const auto socket = option(words, "--api-sock");
-    // What else it may be told to do, without a machine.
-    if (!on_terminal && !socket && !option(words, "--config-file")) continue;
-    found.push_back({.pid = pid,
-                     .id = option(words, "--id").value_or(std::string{on_terminal ? kDefaultRunId : kDefaultId}),
-                     .socket = socket ? seen_from_here(entry.path(), *socket) : ""});
+    if (auto machine = machine_in(entry.path(), pid)) found.push_back(std::move(*machine));
   }
   std::ranges::sort(found, {}, &RunningMachine::pid);
   return found;
 }
 
-Result<std::string> socket_of(const std::string& name, const std::vector<RunningMachine>& running) {
+Result<RunningMachine> find_machine(const std::string& name, const std::vector<RunningMachine>& running) {
   struct stat status{};
   if (name.find('/') != std::string::npos || (::stat(name.c_str(), &status) == 0 && S_ISSOCK(status.st_mode)))
-    return name;
+    return RunningMachine{.socket = name};
   std::vector<const RunningMachine*> matches;
   for (const RunningMachine& machine : running)
-    if (machine.id == name) matches.push_back(&machine);
+    if (machine.id == name || std::to_string(machine.pid) == name) matches.push_back(&machine);
   if (matches.empty())
     return fail(ErrorKind::NotFound, "no machine has the id {}; {} (mayfly ps)", name, list_of(running));
-  if (matches.size() > 1)
-    return fail(ErrorKind::InvalidArgument, "{} machines have the id {}; give the path of one's socket (mayfly ps)",
-                matches.size(), name);
+  if (matches.size() > 1) {
+    std::string which;
+    for (const RunningMachine* machine : matches)
+      which += fmt::format("{}process {} of user {}", which.empty() ? "" : ", ", machine->pid, machine->uid);
+    return fail(ErrorKind::InvalidArgument,
+                "{} machines are called {}: {}; give one's process, or its socket's path "
+                "(mayfly ps)",
+                matches.size(), name, which);
+  }
   if (matches.front()->socket.empty())
-    return fail(ErrorKind::State, "machine {} has no API: it was started without --api-sock", name);
-  return matches.front()->socket;
+    return fail(ErrorKind::State, "machine {} has no API: it was started with --no-api, or without --api-sock", name);
+  return *matches.front();
 }
 
 }  // namespace mayfly

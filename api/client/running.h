@@ -10,18 +10,22 @@
 /// Which machines run on this host: found by their processes, so that nothing needs to be registered or cleaned up.
 namespace mayfly {
 
+/// What a process says of itself: any user may call a program mayfly and give it any id and any socket. Only its number
+/// and its user are the kernel's word.
 struct RunningMachine {
-  pid_t pid = 0;
-  std::string id;      ///< As --id says, or its default.
-  std::string socket;  ///< Where it can be reached from here; empty: it has no API.
+  pid_t pid = 0;  ///< 0: whoever listens at the socket.
+  uid_t uid = 0;
+  std::string id{};      ///< As --id says, or its default.
+  std::string socket{};  ///< Where it can be reached from here; empty: it has no API. May have any bytes.
 };
 
-/// The processes that we may look at whose executable is called mayfly, by their numbers. A jailed one's socket is
-/// within its root. `proc`: a procfs.
+/// The processes that we may look at whose executable is called mayfly and whose command line starts a machine, by
+/// their numbers. A jailed one's socket is within its root. `proc`: a procfs.
 [[nodiscard]] std::vector<RunningMachine> running_machines(const std::string& proc = "/proc");
 
-/// The socket that `name` means: a path (it has a slash, or is there), or a running machine's id. Errors: no such
-/// machine, several, one without an API; each names what there is.
-[[nodiscard]] Result<std::string> socket_of(const std::string& name, const std::vector<RunningMachine>& running);
+/// The machine that `name` means: whoever listens at a path (it has a slash, or is a socket that is there), or the
+/// running machine that has this id, or this number of a process. Its socket is not empty. Errors: no such machine,
+/// several, one without an API; each names what there is.
+[[nodiscard]] Result<RunningMachine> find_machine(const std::string& name, const std::vector<RunningMachine>& running);
 
 }  // namespace mayfly

@@ -4,6 +4,7 @@
 //
 // The drive, its ring and its image in memory are made once; an input starts with a reset drive and cleared memory.
 
+#include "tests/fuzz/input.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/block_device.h"
 
@@ -40,16 +41,6 @@ template <typename T>
 T must(Result<T> result) {
   must(result.has_value());
   return std::move(*result);
-}
-
-/// Takes what is there off an input; zeroes behind its end.
-template <typename T>
-T take(std::span<const std::uint8_t>& input) {
-  T value{};
-  const std::size_t length = std::min(sizeof value, input.size());
-  std::memcpy(&value, input.data(), length);
-  input = input.subspan(length);
-  return value;
 }
 
 /// How an input begins.

@@ -2,6 +2,7 @@
 // connections that are open, at any time, while it takes what it is sent or does not. Whatever it did, the next
 // client that keeps the rules is served.
 
+#include "tests/fuzz/input.h"
 #include "tests/unit/virtio/mmds/fake_guest.h"
 #include "virtio/mmds/network_stack.h"
 
@@ -137,14 +138,6 @@ class World {
   }
 
  private:
-  template <typename T>
-  static T take(std::span<const std::uint8_t>& input) {
-    T value{};
-    const std::size_t length = std::min(sizeof value, input.size());
-    std::memcpy(&value, input.data(), length);
-    input = input.subspan(length);
-    return value;
-  }
   static Frame take_bytes(std::span<const std::uint8_t>& input, std::size_t length) {
     const auto bytes = input.first(std::min(length, input.size()));
     input = input.subspan(bytes.size());

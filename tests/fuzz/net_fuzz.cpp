@@ -2,6 +2,7 @@
 // resets, while frames of any shape come from the host. One device serves all inputs, so that what an input leaves
 // behind meets the next; each begins with a reset.
 
+#include "tests/fuzz/input.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/net_device.h"
 
@@ -57,6 +58,7 @@ class FuzzResponder final : public FrameResponder {
     deadline_.reset();
     ++to_say_;
   }
+  void stood_still(std::uint64_t /*since_ns*/, std::uint64_t now_ns) noexcept override { deadline_ = now_ns; }
   void reset() noexcept override { to_say_ = 0; }
 
  private:
@@ -89,15 +91,6 @@ class World {
 
  private:
   static constexpr MacAddress kMac{};  // so that empty buffers are frames that pass
-
-  template <typename T>
-  static T take(std::span<const std::uint8_t>& input) {
-    T value{};
-    const std::size_t length = std::min(sizeof value, input.size());
-    std::memcpy(&value, input.data(), length);
-    input = input.subspan(length);
-    return value;
-  }
 
   void begin(std::uint64_t features) {
     host_->faults.clear();

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <exception>
 
 namespace mayfly::testing {
 namespace {
@@ -131,6 +132,29 @@ TEST_F(GuestTest, SigtermEndsARunningMachineCleanly) {
   monitor.signal(SIGTERM);
   EXPECT_EQ(monitor.wait(), 143);
   EXPECT_NE(::access(monitor.socket_path().c_str(), F_OK), 0) << "the socket's file was left behind";
+}
+
+TEST_F(GuestTest, NoCommandIsTakenThatWasSentAfterSigterm) {
+  for (int i = 0; i < 20; ++i) {
+    Monitor monitor;
+    monitor.boot("spin");
+    monitor.signal(SIGTERM);
+    int status = 0;
+    try {
+      status = monitor.patch("/vm", R"({"state": "Paused"})").status;
+    } catch (const std::exception&) {  // it has ended before it could answer
+    }
+    EXPECT_NE(status, 204);
+    EXPECT_EQ(monitor.wait(), 143);
+  }
+}
+
+TEST_F(GuestTest, CtrlAltDelEndsAGuestThatListens) {
+  Monitor monitor;
+  monitor.boot("keyboard");
+  monitor.console_until("listening");
+  EXPECT_EQ(monitor.put("/actions", R"({"action_type": "SendCtrlAltDel"})").status, 204);
+  EXPECT_EQ(monitor.wait(), 0);
 }
 
 TEST_F(GuestTest, APausedGuestStandsStillAndGoesOnWhenResumed) {

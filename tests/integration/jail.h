@@ -40,7 +40,10 @@ class JailTest : public ::testing::Test {
   }
   void TearDown() override {
     ::umount2(base().c_str(), MNT_DETACH);
-    if (const auto cgroup = find_cgroup()) ::rmdir(cgroup->parent.c_str());
+    if (const auto cgroup = find_cgroup()) {
+      ::rmdir((cgroup->parent + "/vm").c_str());  // of a jail that a failed test left
+      ::rmdir(cgroup->parent.c_str());
+    }
   }
 
   struct Outcome {

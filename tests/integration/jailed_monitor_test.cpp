@@ -200,6 +200,23 @@ TEST_F(JailedMonitorTest, IsInItsCgroup) {
   EXPECT_FALSE(fs::exists(cgroup->parent + "/vm"));
 }
 
+TEST_F(JailedMonitorTest, KeepsItsCgroupWhenAJailOfItsIdInAnotherBaseIsCleanedUp) {
+  const auto cgroup = find_cgroup();
+  if (!cgroup) GTEST_SKIP() << "no cgroups with a pids controller are mounted at /sys/fs/cgroup";
+  put_guest("vm", "hello");
+  Jailed monitor{root("vm"), jail("vm", monitor_binary(), cgroup->flags)};
+  const std::string other_base = base() + "/other";
+  fs::create_directories(other_base + "/mayfly/vm/root");
+  const Outcome outcome = run({"cleanup", "vm", "--exec-file", monitor_binary(), "--chroot-base-dir", other_base,
+                               "--parent-cgroup", "mayfly-test"});
+  EXPECT_EQ(outcome.code, 0) << outcome.said;
+  EXPECT_FALSE(fs::exists(other_base + "/mayfly/vm"));
+  EXPECT_EQ(content_of(cgroup->parent + "/vm/cgroup.procs"), std::to_string(monitor.pid()) + "\n");
+  monitor.boot();
+  monitor.expect_pass();
+  end_and_clean_up("vm");
+}
+
 TEST_F(JailedMonitorTest, IsReachedFromOutsideByItsId) {
   put_guest("vm", "survivor");
   Jailed monitor{root("vm"), jail("vm", monitor_binary())};

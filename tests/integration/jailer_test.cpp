@@ -3,6 +3,7 @@
 
 #include "tests/integration/jail.h"
 
+#include <sys/file.h>
 #include <sys/wait.h>
 
 #include <algorithm>
@@ -212,6 +213,37 @@ TEST_F(JailerTest, RefusesAPreparedRootThatSomebodyElseCouldChangeMeanwhile) {
   EXPECT_EQ(outcome.code, 1);
   EXPECT_NE(outcome.said.find("belongs to the user"), std::string::npos) << outcome.said;
   EXPECT_TRUE(fs::is_empty(folder("prepared") + "/root"));
+}
+
+TEST_F(JailerTest, IsNotKeptFromItsWorkByWhoeverMayReadADirectory) {
+  fs::create_directories(folder("vm") + "/root");
+  const OwnedFd prepared{::open(folder("vm").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  ASSERT_EQ(::flock(prepared.get(), LOCK_EX), 0);
+  const Outcome made = run(jail("vm"));
+  EXPECT_EQ(made.code, kCrashed) << made.said;
+  const Outcome removed = clean_up("vm");
+  EXPECT_EQ(removed.code, 0) << removed.said;
+}
+
+TEST_F(JailerTest, CleansUpNoJailWhoseProgramRunsInAnotherRoot) {
+  ASSERT_EQ(run(jail("vm")).code, kCrashed);
+  // As after a chroot in a user namespace of the monitor's own.
+  const std::string program_in_jail = folder("vm") + "/root/hello";
+  fs::remove(program_in_jail);
+  fs::copy_file("/bin/cat", program_in_jail);
+  {
+    Pipe in, out;
+    const ChildProcess escaped{{program_in_jail}, {.in = in.read.get(), .out = out.write.get(), .err = -1}};
+    char byte = 'x';
+    ASSERT_EQ(::write(in.write.get(), &byte, 1), 1);
+    ASSERT_EQ(::read(out.read.get(), &byte, 1), 1) << "it runs";
+    const Outcome refused = clean_up("vm");
+    EXPECT_EQ(refused.code, 1);
+    EXPECT_NE(refused.said.find("the process " + std::to_string(escaped.pid()) + " runs in it"), std::string::npos)
+        << refused.said;
+    EXPECT_TRUE(fs::exists(program_in_jail));
+  }
+  EXPECT_EQ(clean_up("vm").code, 0);
 }
 
 TEST_F(JailerTest, CleansUpNothingBehindLinksOrMounts) {

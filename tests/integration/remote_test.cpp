@@ -6,6 +6,9 @@
 
 #include <unistd.h>
 
+#include <csignal>
+#include <filesystem>
+
 namespace mayfly::testing {
 namespace {
 
@@ -53,6 +56,56 @@ TEST_F(RemoteTest, AMachineIsListedPausedResumedAndLookedAt) {
   EXPECT_EQ(mayfly({"stop", "--now", "remote-one"}).code, 0);
   EXPECT_EQ(monitor.wait(), 143);
   EXPECT_NE(mayfly({"pause", "remote-one"}).text.find("no machine has the id remote-one"), std::string::npos);
+}
+
+TEST_F(RemoteTest, AnotherProcessDoesNotPassForAMachine) {
+  Monitor monitor{{"--id", "remote-three"}};
+  monitor.boot("spin");
+  // Any user may call a program mayfly, and say that it has an id and a socket.
+  const std::string impostor = scratch_.file("mayfly");
+  std::filesystem::copy_file("/bin/sh", impostor);
+  const Pipe in;
+  const Pipe out;
+  const ChildProcess process{
+      {impostor, "-c", "echo ready; read line", "--id", "impostor", "--api-sock", monitor.socket_path()},
+      {.in = in.read.get(), .out = out.write.get(), .err = -1}};
+  std::string text;
+  read_until(out.read.get(), text, "ready");
+  const std::string pid = std::to_string(process.pid());
+  for (const Said& said :
+       {mayfly({"pause", "impostor"}), mayfly({"pause", pid}), mayfly({"stop", "--now", "impostor"})}) {
+    EXPECT_EQ(said.code, 1);
+    EXPECT_NE(said.text.find("is no socket of process " + pid), std::string::npos) << said.text;
+  }
+  EXPECT_NE(state(monitor).find("Running"), std::string::npos);
+  EXPECT_NE(mayfly({"ps"}).text.find("unreachable"), std::string::npos);
+  EXPECT_EQ(mayfly({"pause", std::to_string(monitor.process().pid())}).code, 0) << "a machine by its process";
+  EXPECT_NE(state(monitor).find("Paused"), std::string::npos);
+}
+
+TEST_F(RemoteTest, ASuspendedMachineDoesNotHoldUpAStop) {
+  Monitor monitor{{"--id", "remote-four"}};
+  monitor.boot("spin");
+  monitor.signal(SIGSTOP);
+  const Said stopped = mayfly({"stop", "remote-four", "--timeout", "1"});
+  monitor.signal(SIGCONT);
+  EXPECT_EQ(stopped.code, 1);
+  EXPECT_NE(stopped.text.find("no answer"), std::string::npos) << stopped.text;
+}
+
+TEST_F(RemoteTest, ASuspendedMachineDoesNotHoldUpATableOfAll) {
+  Monitor monitor{{"--id", "remote-five"}};
+  monitor.boot("spin");
+  monitor.signal(SIGSTOP);
+  const Said table = mayfly({"top", "--interval", "0.2"});
+  monitor.signal(SIGCONT);
+  EXPECT_EQ(table.code, 0) << table.text;
+  EXPECT_TRUE(table.text.starts_with("ID ")) << "without a terminal it is printed once: " << table.text;
+  EXPECT_EQ(table.text.find('\x1B'), std::string::npos) << "and plain";
+  const std::size_t row = table.text.find("\nremote-five ");
+  ASSERT_NE(row, std::string::npos) << table.text;
+  const std::string line = table.text.substr(row + 1, table.text.find('\n', row + 1) - row - 1);
+  EXPECT_NE(line.find(" no answer "), std::string::npos) << table.text;
 }
 
 TEST_F(RemoteTest, ARunningMachineIsSnapshottedAndGoesOn) {

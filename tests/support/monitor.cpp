@@ -14,6 +14,8 @@ std::string jailer_binary() { return MAYFLY_JAILER; }
 
 std::string page_server_binary() { return MAYFLY_PAGE_SERVER; }
 
+std::string host_agent_binary() { return MAYFLY_HOST_AGENT; }
+
 std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUESTS} + "/" + name; }
 
 Monitor::Monitor(const std::vector<std::string>& arguments, const std::vector<std::string>& launcher) {

@@ -94,10 +94,7 @@ void NetworkStack::open(const TcpSegment& syn, std::uint64_t now_ns) noexcept {
 }
 
 std::uint32_t NetworkStack::first_sequence() noexcept {
-  std::array<std::uint8_t, sizeof opened_> message;
-  for (std::size_t i = 0; i < message.size(); ++i) message[i] = static_cast<std::uint8_t>(opened_ >> (8 * i));
-  ++opened_;
-  const SipTag tag = siphash(key_, message);
+  const SipTag tag = siphash(key_, opened_++);
   return std::uint32_t{tag[0]} << 24 | std::uint32_t{tag[1]} << 16 | std::uint32_t{tag[2]} << 8 | tag[3];
 }
 
@@ -181,6 +178,10 @@ std::optional<std::uint64_t> NetworkStack::deadline() const noexcept {
 void NetworkStack::on_time(std::uint64_t now_ns) noexcept {
   for (TcpConnection& connection : connections_) connection.on_time(now_ns);
   note_ends();
+}
+
+void NetworkStack::stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept {
+  for (TcpConnection& connection : connections_) connection.stood_still(since_ns, now_ns);
 }
 
 }  // namespace mayfly

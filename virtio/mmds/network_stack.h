@@ -51,6 +51,7 @@ class NetworkStack final : public FrameResponder {
   [[nodiscard]] std::size_t transmit(std::span<std::uint8_t, kLongestTransmitted> out) noexcept override;
   [[nodiscard]] std::optional<std::uint64_t> deadline() const noexcept override;
   void on_time(std::uint64_t now_ns) noexcept override;
+  void stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept override;
   void reset() noexcept override;
 
   /// Connections that are open, or being opened or closed.

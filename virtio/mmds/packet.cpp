@@ -15,6 +15,8 @@ constexpr std::size_t kIpv4Header = 20;
 constexpr std::size_t kTcpHeader = 20;
 constexpr std::uint16_t kTypeIpv4 = 0x0800;
 constexpr std::uint16_t kTypeArp = 0x0806;
+constexpr std::uint16_t kTypeTag = 0x8100;
+constexpr std::uint16_t kTypeServiceTag = 0x88A8;
 constexpr std::uint8_t kProtocolTcp = 6;
 constexpr std::uint16_t kArpRequest = 1;
 constexpr std::uint16_t kArpReply = 2;
@@ -34,6 +36,8 @@ constexpr std::size_t kTcpChecksumAt = 16;
 
 /// The Ethernet and IPv4 halves of ARP: hardware type 1, protocol IPv4, addresses of 6 and 4 bytes.
 constexpr std::array<std::uint8_t, 6> kArpKinds = {0, 1, 8, 0, 6, 4};
+/// The same without the hardware: IPv4, and how long both addresses are.
+constexpr std::array<std::uint8_t, 4> kArpAddresses = {8, 0, 6, 4};
 
 std::uint16_t load16(Bytes bytes, std::size_t at) noexcept {
   return static_cast<std::uint16_t>(bytes[at] << 8 | bytes[at + 1]);
@@ -124,14 +128,27 @@ void write_ipv4(std::span<std::uint8_t> out, const TcpEnd& from, const TcpEnd& t
 
 }  // namespace
 
+std::size_t network_header_at(Bytes head) noexcept {
+  constexpr std::size_t kTag = 4;
+  std::size_t at = kEthernetHeader;
+  for (int tags = 0; tags < 2 && at <= head.size(); ++tags) {
+    const std::uint16_t type = load16(head, at - 2);
+    if (type != kTypeTag && type != kTypeServiceTag) break;
+    at += kTag;
+  }
+  return at;
+}
+
 bool frame_is_for(const Ipv4Address& address, Bytes head) noexcept {
-  if (head.size() < kEthernetHeader + kIpv4Header) return false;
-  switch (load16(head, kEthernetType)) {
+  const std::size_t at = network_header_at(head);
+  if (head.size() < at + kIpv4Header) return false;
+  const Bytes body = head.subspan(at);
+  switch (load16(head, at - 2)) {
     case kTypeIpv4:
-      return load<4>(head, kEthernetHeader + kIpv4Destination) == address;
-    case kTypeArp:
-      return head.size() >= kArpFrameLength && load<kArpKinds.size()>(head, kArpBody) == kArpKinds &&
-             load<4>(head, kArpTarget) == address;
+      return load<4>(body, kIpv4Destination) == address;
+    case kTypeArp:  // of whatever hardware: hosts do not look
+      return body.size() >= kArpFrameLength - kArpBody && load<kArpAddresses.size()>(body, 2) == kArpAddresses &&
+             load<4>(body, kArpTarget - kArpBody) == address;
     default:
       return false;
   }

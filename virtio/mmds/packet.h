@@ -57,8 +57,10 @@ struct ArpRequest {
 /// put something else there; such a frame comes from memory, where nothing is lost.
 enum class TcpChecksum : std::uint8_t { Complete, LeftToUs };
 
-/// Bytes from a frame's begin that frame_is_for() looks at.
-inline constexpr std::size_t kFrameHeadLength = 42;
+/// Bytes from a frame's begin that frame_is_for() looks at: an ARP frame with two tags.
+inline constexpr std::size_t kFrameHeadLength = 50;
+/// No checksum of a transport begins nearer to the network header: the shortest is that of IPv4.
+inline constexpr std::size_t kLeastNetworkHeader = 20;
 /// Ethernet, IPv4 and TCP headers, with all the options that they can have.
 inline constexpr std::size_t kLongestHeaders = 14 + 60 + 60;
 /// Ethernet, IPv4 and TCP headers as they are written here, the option of a SYN included.
@@ -66,8 +68,13 @@ inline constexpr std::size_t kWrittenHeaders = 14 + 20 + 20;
 inline constexpr std::size_t kWrittenSynHeaders = kWrittenHeaders + 4;
 inline constexpr std::size_t kArpFrameLength = 42;
 
+/// Where the network header begins: behind the Ethernet header and, at most two, tags (IEEE 802.1Q). Past the end of a
+/// `head` that is shorter.
+[[nodiscard]] std::size_t network_header_at(std::span<const std::uint8_t> head) noexcept;
+
 /// Whether a frame that begins with `head` asks for `address` by ARP or goes there by IPv4: it must then not leave the
-/// device, well-formed or not. `head` is all of the frame, or its first kFrameHeadLength bytes.
+/// device, well-formed or not, and tagged or not, as a host takes a tag off that names no VLAN. `head` is all of the
+/// frame, or its first kFrameHeadLength bytes.
 [[nodiscard]] bool frame_is_for(const Ipv4Address& address, std::span<const std::uint8_t> head) noexcept;
 
 /// nullopt: no ARP, or no request. Whose address is asked for is frame_is_for()'s.

@@ -2,7 +2,6 @@
 
 #include "vmm/base/error.h"
 
-#include <array>
 #include <charconv>
 #include <cstddef>
 
@@ -24,9 +23,7 @@ bool equal_in_constant_time(std::string_view left, std::string_view right) noexc
 }  // namespace
 
 std::string SessionTokens::token(std::uint64_t end_ns) const {
-  std::array<std::uint8_t, sizeof end_ns> message;
-  for (std::size_t i = 0; i < message.size(); ++i) message[i] = static_cast<std::uint8_t>(end_ns >> (8 * i));
-  const SipTag tag = siphash(key_, message);
+  const SipTag tag = siphash(key_, end_ns);
   return fmt::format("{:0{}x}{:02x}", end_ns, kEndDigits, fmt::join(tag, ""));
 }
 

@@ -64,4 +64,10 @@ SipTag siphash(const SipKey& key, std::span<const std::uint8_t> message) noexcep
   return tag;
 }
 
+SipTag siphash(const SipKey& key, std::uint64_t number) noexcept {
+  std::array<std::uint8_t, sizeof number> message;
+  for (std::size_t i = 0; i < message.size(); ++i) message[i] = static_cast<std::uint8_t>(number >> (8 * i));
+  return siphash(key, message);
+}
+
 }  // namespace mayfly

@@ -221,4 +221,9 @@ void TcpConnection::on_time(std::uint64_t now_ns) noexcept {
   deadline_ns_ = now_ns + timeout_ns_;
 }
 
+void TcpConnection::stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept {
+  if (deadline_ns_) *deadline_ns_ += now_ns - since_ns;
+  progress_ns_ = std::min(progress_ns_ + (now_ns - since_ns), now_ns);
+}
+
 }  // namespace mayfly

@@ -77,6 +77,8 @@ class TcpConnection {
   /// When on_time() wants to be called; nullopt: never.
   [[nodiscard]] std::optional<std::uint64_t> deadline() const noexcept { return deadline_ns_; }
   void on_time(std::uint64_t now_ns) noexcept;
+  /// See FrameResponder.
+  void stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept;
 
  private:
   enum class State : std::uint8_t { Closed, SynReceived, Open };

@@ -1,15 +1,19 @@
 #include "vmm/base/log.h"
 
+#include "vmm/base/utf8.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <ctime>
 #include <iterator>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -34,6 +38,16 @@ void format_time(Output output) {
                  time.minutes().count(), time.seconds().count(), time.subseconds().count());
 }
 
+/// A line stays one line, and tells the terminal that shows it nothing but text.
+void mask_controls(std::span<char> text) {
+  while (!text.empty()) {
+    const std::string_view rest{text.data(), text.size()};
+    const std::size_t length = std::max<std::size_t>(utf8_length(rest), 1);
+    if (is_control(rest.substr(0, length))) std::ranges::fill(text.first(length), '?');
+    text = text.subspan(length);
+  }
+}
+
 }  // namespace
 
 bool LogRate::allow() noexcept {
@@ -51,15 +65,17 @@ Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what) {
   return file;
 }
 
-bool write_whole_line(int fd, std::string_view line) noexcept {
+std::size_t write_now(int fd, std::string_view text) noexcept {
   pollfd ready{.fd = fd, .events = POLLOUT, .revents = 0};
-  if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) return false;
+  if (::poll(&ready, 1, 0) != 1 || (ready.revents & POLLOUT) == 0) return 0;
   ssize_t written = 0;
   do {
-    written = ::write(fd, line.data(), line.size());
+    written = ::write(fd, text.data(), text.size());
   } while (written < 0 && errno == EINTR);
-  return written == static_cast<ssize_t>(line.size());
+  return written < 0 ? 0 : static_cast<std::size_t>(written);
 }
+
+bool write_whole_line(int fd, std::string_view line) noexcept { return write_now(fd, line) == line.size(); }
 
 Status Log::configure(const LoggerConfig& config) {
   OwnedFd file;
@@ -69,7 +85,10 @@ Status Log::configure(const LoggerConfig& config) {
     file = std::move(*opened);
   }
   const std::scoped_lock lock{mutex_};
-  if (file) file_ = std::move(file);
+  if (file) {
+    file_ = std::move(file);
+    greet();
+  }
   if (config.level) level_.store(*config.level, std::memory_order_relaxed);
   if (config.show_level) show_level_ = *config.show_level;
   if (config.show_log_origin) show_origin_ = *config.show_log_origin;
@@ -82,15 +101,25 @@ bool Log::on_standard_error() {
   return !file_;
 }
 
+void Log::greet() {
+  if (greeting_.empty()) return;
+  greeting_.push_back('\n');
+  if (!write_whole_line(file_.get(), greeting_)) missed_.fetch_add(1, std::memory_order_relaxed);
+  greeting_.clear();
+}
+
 void Log::write_line(LogLevel level, std::string_view file, int line, std::string_view message) {
   const std::scoped_lock lock{mutex_};
   if (!module_.empty() && file.find(module_) == std::string_view::npos) return;
   fmt::memory_buffer text;
   format_time(std::back_inserter(text));
-  fmt::format_to(std::back_inserter(text), " [{}] ", id_);
-  if (show_level_) fmt::format_to(std::back_inserter(text), "{} ", kLevelNames[static_cast<std::size_t>(level)]);
-  if (show_origin_) fmt::format_to(std::back_inserter(text), "{}:{} ", file, line);
+  fmt::format_to(std::back_inserter(text), " [{}", id_);
+  if (show_level_) fmt::format_to(std::back_inserter(text), ":{}", kLevelNames[static_cast<std::size_t>(level)]);
+  if (show_origin_) fmt::format_to(std::back_inserter(text), ":{}:{}", file, line);
+  text.append(std::string_view{"] "});
+  const std::size_t begin = text.size();
   text.append(message);
+  mask_controls({text.data() + begin, text.size() - begin});
   if (text.size() >= kMaximumLine) text.resize(kMaximumLine - 1);
   text.push_back('\n');
   if (!write_whole_line(file_ ? file_.get() : STDERR_FILENO, {text.data(), text.size()}))

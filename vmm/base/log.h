@@ -4,6 +4,7 @@
 #include "vmm/base/owned_fd.h"
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -16,9 +17,12 @@
 ///
 ///   Log log{"vm-7"};
 ///   log.info("booting {} with {} vCPUs", path, count);
-///   2026-11-21T07:45:12.123456Z [vm-7] INFO booting ...
+///   2026-11-21T07:45:12.123456Z [vm-7:INFO] booting ...
+///
+/// The brackets are the dialect's, whose clients look into them: id, level, origin as far as they are shown.
 ///
 /// A reader that stops or goes away never stops the machine: what cannot be written at once is dropped and counted.
+/// Control characters of what a message quotes become question marks, so that nobody's path makes a line of its own.
 namespace mayfly {
 
 enum class LogLevel { Off, Error, Warning, Info, Debug, Trace };
@@ -59,7 +63,8 @@ class LogRate {
 /// All members are safe on any thread.
 class Log {
  public:
-  explicit Log(std::string id) : id_(std::move(id)) {}
+  /// `greeting`: the first line of the first file that the log goes to, whatever the level; none where empty.
+  explicit Log(std::string id, std::string greeting = {}) : id_(std::move(id)), greeting_(std::move(greeting)) {}
 
   /// Applies what is present in `config`. Errors: the path cannot be opened; nothing is changed then.
   [[nodiscard]] Status configure(const LoggerConfig& config);
@@ -95,13 +100,15 @@ class Log {
     if (enabled(level))
       write_line(level, format.file, format.line, fmt::format(format.format, std::forward<Args>(args)...));
   }
+  void greet();
   void write_line(LogLevel level, std::string_view file, int line, std::string_view message);
 
   const std::string id_;
   std::atomic<LogLevel> level_{LogLevel::Info};
   std::atomic<std::uint64_t> missed_{0};
   std::mutex mutex_;  // guards what follows
-  OwnedFd file_;      // none: standard error
+  std::string greeting_;
+  OwnedFd file_;  // none: standard error
   bool show_level_ = true;
   bool show_origin_ = false;
   std::string module_;
@@ -111,7 +118,11 @@ class Log {
 /// may lack a reader. `what` names it in errors.
 [[nodiscard]] Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what);
 
-/// Writes one line (with its newline) whole or not at all, without waiting for a reader.
+/// Writes as much of `text` as goes without waiting for a reader; how much that was.
+[[nodiscard]] std::size_t write_now(int fd, std::string_view text) noexcept;
+
+/// Writes one line (with its newline), which a pipe takes whole or not at all while it is no longer than PIPE_BUF.
+/// False where it was not taken whole.
 [[nodiscard]] bool write_whole_line(int fd, std::string_view line) noexcept;
 
 }  // namespace mayfly

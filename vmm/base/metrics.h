@@ -31,9 +31,22 @@ class Gauge {
   std::atomic<std::uint64_t> value_{0};
 };
 
+/// All requests that are whole HTTP within the limits, those that are none of the API's included.
 struct ApiMetrics {
   Counter get_count, put_count, patch_count;
   Counter get_fails, put_fails, patch_fails;
+  Gauge process_startup_time_us, process_startup_time_cpu_us;
+};
+/// Requests of one kind.
+struct RequestCounters {
+  Counter count, fails;
+};
+/// As the dialect sorts them; machine/request_metrics.h says which is which.
+struct RequestMetrics {
+  RequestCounters get_instance_info, get_machine_cfg, get_mmds;
+  RequestCounters patch_drive, patch_machine_cfg, patch_mmds, patch_network;
+  RequestCounters put_actions, put_boot_source, put_cpu_cfg, put_drive, put_logger, put_machine_cfg, put_metrics,
+      put_mmds, put_network, put_serial;
 };
 struct VcpuMetrics {
   Counter exit_io_in, exit_io_out, exit_mmio_read, exit_mmio_write, exit_kicked, failures, unclaimed_accesses;
@@ -62,7 +75,7 @@ struct MmdsMetrics {
   Counter connections_created, connections_destroyed;
 };
 struct LoggerMetrics {
-  Counter missed_metrics_count;
+  Counter missed_log_count, missed_metrics_count;
 };
 struct LatencyMetrics {
   Gauge start_us, pause_us, resume_us, full_create_snapshot_us, diff_create_snapshot_us, load_snapshot_us;
@@ -70,6 +83,7 @@ struct LatencyMetrics {
 
 struct Metrics {
   ApiMetrics api;
+  RequestMetrics requests;
   VcpuMetrics vcpu;
   UartMetrics uart;
   VirtioMetrics virtio;
@@ -89,6 +103,10 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("api_server", "put_fails", "PUT requests refused", m.api.put_fails);
   visit("api_server", "patch_count", "PATCH requests answered", m.api.patch_count);
   visit("api_server", "patch_fails", "PATCH requests refused", m.api.patch_fails);
+  visit("api_server", "process_startup_time_us", "Start of the process to its API, microseconds",
+        m.api.process_startup_time_us);
+  visit("api_server", "process_startup_time_cpu_us", "CPU time until then, microseconds",
+        m.api.process_startup_time_cpu_us);
   visit("block", "read_count", "Read requests", m.block.read_count);
   visit("block", "write_count", "Write requests", m.block.write_count);
   visit("block", "flush_count", "Flush requests", m.block.flush_count);
@@ -102,15 +120,19 @@ void for_each_metric(MetricsType& m, Visit visit) {
         m.block.rate_limiter_throttled_events);
   visit("block", "update_count", "Drives changed while running", m.block.update_count);
   visit("block", "update_fails", "Refused changes of drives", m.block.update_fails);
+  visit("get_api_requests", "instance_info_count", "GET / answered", m.requests.get_instance_info.count);
+  visit("get_api_requests", "machine_cfg_count", "GET /machine-config answered", m.requests.get_machine_cfg.count);
+  visit("get_api_requests", "mmds_count", "GET /mmds answered", m.requests.get_mmds.count);
   visit("latencies_us", "start", "Start request to vCPU threads running, microseconds", m.latency.start_us);
-  visit("latencies_us", "pause", "Latest pause, microseconds", m.latency.pause_us);
-  visit("latencies_us", "resume", "Latest resume, microseconds", m.latency.resume_us);
+  visit("latencies_us", "pause_vm", "Latest pause, microseconds", m.latency.pause_us);
+  visit("latencies_us", "resume_vm", "Latest resume, microseconds", m.latency.resume_us);
   visit("latencies_us", "full_create_snapshot", "Latest full snapshot, microseconds",
         m.latency.full_create_snapshot_us);
   visit("latencies_us", "diff_create_snapshot", "Latest diff snapshot, microseconds",
         m.latency.diff_create_snapshot_us);
   visit("latencies_us", "load_snapshot", "Load request to vCPU threads ready or running, microseconds",
         m.latency.load_snapshot_us);
+  visit("logger", "missed_log_count", "Log lines that could not be written", m.logger.missed_log_count);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
   visit("mmds", "rx_count", "Frames of the guest for the metadata service", m.mmds.rx_count);
   visit("mmds", "rx_accepted", "Of those, well-formed ones", m.mmds.rx_accepted);
@@ -124,7 +146,7 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("net", "rx_packets_count", "Frames given to the guest", m.net.rx_packets_count);
   visit("net", "rx_bytes_count", "Bytes given to the guest", m.net.rx_bytes_count);
   visit("net", "rx_fails", "Reads of a TAP that failed", m.net.rx_fails);
-  visit("net", "rx_no_buffer_count", "Times that the guest had no receive buffer ready", m.net.rx_no_buffer_count);
+  visit("net", "no_rx_avail_buffer", "Times that the guest had no receive buffer ready", m.net.rx_no_buffer_count);
   visit("net", "rx_rate_limiter_throttled", "Times that a receive rate limiter stopped an interface",
         m.net.rx_rate_limiter_throttled);
   visit("net", "tx_packets_count", "Frames taken from the guest", m.net.tx_packets_count);
@@ -137,6 +159,35 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("net", "tap_gone_count", "TAPs that went away under a running machine", m.net.tap_gone_count);
   visit("net", "update_count", "Interfaces changed while running", m.net.update_count);
   visit("net", "update_fails", "Refused changes of interfaces", m.net.update_fails);
+  visit("patch_api_requests", "drive_count", "PATCH /drives carried out", m.requests.patch_drive.count);
+  visit("patch_api_requests", "drive_fails", "PATCH /drives refused", m.requests.patch_drive.fails);
+  visit("patch_api_requests", "machine_cfg_count", "PATCH /machine-config carried out",
+        m.requests.patch_machine_cfg.count);
+  visit("patch_api_requests", "machine_cfg_fails", "PATCH /machine-config refused", m.requests.patch_machine_cfg.fails);
+  visit("patch_api_requests", "mmds_count", "PATCH /mmds carried out", m.requests.patch_mmds.count);
+  visit("patch_api_requests", "mmds_fails", "PATCH /mmds refused", m.requests.patch_mmds.fails);
+  visit("patch_api_requests", "network_count", "PATCH /network-interfaces carried out", m.requests.patch_network.count);
+  visit("patch_api_requests", "network_fails", "PATCH /network-interfaces refused", m.requests.patch_network.fails);
+  visit("put_api_requests", "actions_count", "PUT /actions carried out", m.requests.put_actions.count);
+  visit("put_api_requests", "actions_fails", "PUT /actions refused", m.requests.put_actions.fails);
+  visit("put_api_requests", "boot_source_count", "PUT /boot-source carried out", m.requests.put_boot_source.count);
+  visit("put_api_requests", "boot_source_fails", "PUT /boot-source refused", m.requests.put_boot_source.fails);
+  visit("put_api_requests", "cpu_cfg_count", "PUT /cpu-config carried out", m.requests.put_cpu_cfg.count);
+  visit("put_api_requests", "cpu_cfg_fails", "PUT /cpu-config refused", m.requests.put_cpu_cfg.fails);
+  visit("put_api_requests", "drive_count", "PUT /drives carried out", m.requests.put_drive.count);
+  visit("put_api_requests", "drive_fails", "PUT /drives refused", m.requests.put_drive.fails);
+  visit("put_api_requests", "logger_count", "PUT /logger carried out", m.requests.put_logger.count);
+  visit("put_api_requests", "logger_fails", "PUT /logger refused", m.requests.put_logger.fails);
+  visit("put_api_requests", "machine_cfg_count", "PUT /machine-config carried out", m.requests.put_machine_cfg.count);
+  visit("put_api_requests", "machine_cfg_fails", "PUT /machine-config refused", m.requests.put_machine_cfg.fails);
+  visit("put_api_requests", "metrics_count", "PUT /metrics carried out", m.requests.put_metrics.count);
+  visit("put_api_requests", "metrics_fails", "PUT /metrics refused", m.requests.put_metrics.fails);
+  visit("put_api_requests", "mmds_count", "PUT /mmds and /mmds/config carried out", m.requests.put_mmds.count);
+  visit("put_api_requests", "mmds_fails", "PUT /mmds and /mmds/config refused", m.requests.put_mmds.fails);
+  visit("put_api_requests", "network_count", "PUT /network-interfaces carried out", m.requests.put_network.count);
+  visit("put_api_requests", "network_fails", "PUT /network-interfaces refused", m.requests.put_network.fails);
+  visit("put_api_requests", "serial_count", "PUT /serial carried out", m.requests.put_serial.count);
+  visit("put_api_requests", "serial_fails", "PUT /serial refused", m.requests.put_serial.fails);
   visit("uart", "read_count", "Bytes given to the guest's serial port", m.uart.read_count);
   visit("uart", "write_count", "Bytes taken from the guest's serial port", m.uart.write_count);
   visit("uart", "dropped_bytes", "Serial output dropped for want of a reader", m.uart.dropped_bytes);

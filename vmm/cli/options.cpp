@@ -1,12 +1,14 @@
 #include "vmm/cli/options.h"
 
 #include "snapshot/state_file.h"
+#include "vmm/base/machine_id.h"
+#include "vmm/cli/command_tree.h"
+#include "vmm/cli/completion.h"
 #include "vmm/cli/device_options.h"
 #include "vmm/cli/override_options.h"
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstdio>
 #include <map>
 
@@ -16,7 +18,6 @@
 namespace mayfly {
 namespace {
 
-constexpr const char* kDefaultSocket = "/run/mayfly.socket";
 /// For a person at a terminal: unlike the default, without `8250.nr_uarts=0`, and with a console.
 constexpr const char* kRunBootArgs =
     "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
@@ -28,11 +29,8 @@ const std::map<std::string, LogLevel>& level_names() {
   return names;
 }
 
-/// 1 to 64 letters, digits and hyphens, as the dialect's jailer wants.
 std::string check_id(const std::string& id) {
-  bool good = !id.empty() && id.size() <= 64;
-  for (const char letter : id) good = good && (std::isalnum(static_cast<unsigned char>(letter)) != 0 || letter == '-');
-  return good ? "" : "the id '" + id + "' must have 1 to 64 letters, digits and hyphens";
+  return is_machine_id(id) ? "" : "the id '" + id + "' must have 1 to 64 letters, digits and hyphens";
 }
 
 /// What CLI11 fills and cannot fill in place.
@@ -45,21 +43,20 @@ struct LoggerFlags {
 };
 
 void add_common(CLI::App& app, CommonOptions& common, LoggerFlags& logger) {
-  app.add_option("--id", common.id, "Name of this machine, in its log and in GET /")->check(check_id);
-  app.add_option("--log-path", logger.path, "File or FIFO for the log (default: standard error)");
+  app.add_option("--id", common.id, "Name of this machine, in its log and in GET /")->type_name("ID")->check(check_id);
+  app.add_option("--log-path", logger.path, "File or FIFO for the log (default: standard error)")->type_name("FILE");
   app.add_option_function<std::string>(
          "--level",
          [&logger](const std::string& name) {
            logger.level = level_names().at(CLI::detail::to_lower(name));
            logger.has_level = true;
          },
-         fmt::format("Least level of messages: Off, Error, Warning,\nInfo, Debug or Trace (default: {})",
-                     logger.level == LogLevel::Info ? "Info" : "Warning"))
-      ->option_text("LEVEL")
+         fmt::format("Least level of messages (default: {})", logger.level == LogLevel::Info ? "Info" : "Warning"))
+      ->option_text("Off|Error|Warning|Info|Debug|Trace")
       ->check(CLI::IsMember(level_names(), CLI::ignore_case));
   app.add_flag("--show-level", logger.show_level, "Accepted for the dialect: levels are always shown");
   app.add_flag("--show-log-origin", logger.show_origin, "Show which source file a message comes from");
-  app.add_option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics");
+  app.add_option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics")->type_name("FILE");
   app.add_flag("--boot-timer", common.boot_timer, "Log the time when the guest writes 123 to\nport 0x3F0");
   app.add_option("--start-time-us", common.start.wall_us,
                  "When this process was begun, in microseconds of\nCLOCK_MONOTONIC");
@@ -81,22 +78,37 @@ struct ServeFlags {
   bool no_api = false;
   std::string config_file;
   std::string metadata_file;
-  std::size_t max_payload = ServeOptions{}.max_payload;
-  std::optional<std::size_t> metadata_limit;
+  ApiLimits limits;
   bool ignored_flag = false;
 };
 
+void add_limits(CLI::App& app, ApiLimits& limits) {
+  app.add_option("--http-api-max-payload-size", limits.max_payload,
+                 fmt::format("Largest request body in bytes (default: {})", limits.max_payload))
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+  app.add_option("--mmds-size-limit", limits.metadata_limit, "Most metadata in bytes (default: as for request\nbodies)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+}
+
+/// The API beside a terminal.
+void add_api(CLI::App& app, std::string& api_sock, ApiLimits& limits) {
+  CLI::Option* const socket =
+      app.add_option("--api-sock", api_sock, "Serve the API on this Unix socket, too")->type_name("PATH");
+  add_limits(app, limits);
+  // With a text of our own: CLI11 would add what each needs, and the lines would be too long.
+  for (const char* limit : {"--http-api-max-payload-size", "--mmds-size-limit"})
+    app.get_option(limit)->needs(socket)->option_text("BYTES");
+}
+
 void add_serve(CLI::App& app, ServeFlags& flags) {
-  app.add_option("--api-sock", flags.api_sock, "Unix socket of the API")->capture_default_str();
+  app.add_option("--api-sock", flags.api_sock, "Unix socket of the API")->type_name("PATH")->capture_default_str();
   app.add_flag("--no-api", flags.no_api, "Serve no API: --config-file says it all");
   app.add_option("--config-file", flags.config_file,
-                 "JSON file with the whole configuration; the\nmachine starts at once");
-  app.add_option("--http-api-max-payload-size", flags.max_payload, "Largest request body in bytes")
-      ->capture_default_str()
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-  app.add_option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)");
-  app.add_option("--mmds-size-limit", flags.metadata_limit, "Most metadata in bytes (default: as for request\nbodies)")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
+                 "JSON file with the whole configuration; the\nmachine starts at once")
+      ->type_name("FILE");
+  app.add_option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)")
+      ->type_name("FILE");
+  add_limits(app, flags.limits);
   app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; there is no filter");
 }
 
@@ -114,6 +126,7 @@ struct RunFlags {
   std::vector<std::string> drives;
   std::vector<std::string> nets;
   std::string api_sock;
+  ApiLimits limits;
 };
 
 void add_devices(CLI::App& app, RunFlags& flags) {
@@ -140,8 +153,10 @@ const std::map<std::string, HugePages>& huge_page_names() {
 }
 
 void add_run(CLI::App& app, RunFlags& flags) {
-  app.add_option("-k,--kernel", flags.source.kernel_image_path, "ELF vmlinux or bzImage")->required();
-  app.add_option("-i,--initrd", flags.initrd, "Initial RAM disk");
+  app.add_option("-k,--kernel", flags.source.kernel_image_path, "ELF vmlinux or bzImage")
+      ->type_name("FILE")
+      ->required();
+  app.add_option("-i,--initrd", flags.initrd, "Initial RAM disk")->type_name("FILE");
   add_devices(app, flags);
   app.add_option("-a,--append", flags.append, "Words to add to the kernel command line");
   app.add_option("--boot-args", flags.boot_args,
@@ -153,7 +168,7 @@ void add_run(CLI::App& app, RunFlags& flags) {
   app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory")
       ->option_text("none|transparent|2M")
       ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
-  app.add_option("--api-sock", flags.api_sock, "Serve the API on this Unix socket, too");
+  add_api(app, flags.api_sock, flags.limits);
 }
 
 Result<std::vector<Command>> run_commands(RunFlags& flags) {
@@ -179,6 +194,7 @@ struct RestoreFlags {
   std::string record_working_set;
   std::string working_set;
   std::string api_sock;
+  ApiLimits limits;
 };
 
 void add_restore(CLI::App& app, RestoreFlags& flags) {
@@ -213,7 +229,7 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
          "Pages behind the memory (default: as they were)")
       ->option_text("none|transparent|2M")
       ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
-  app.add_option("--api-sock", flags.api_sock, "Serve the API on this Unix socket, too");
+  add_api(app, flags.api_sock, flags.limits);
 }
 
 Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
@@ -243,8 +259,8 @@ struct SnapshotFlags {
 };
 
 void add_machine(CLI::App& app, RemoteOptions& remote) {
-  app.add_option("machine", remote.machine, "Its id (see mayfly ps), or the path of its socket")
-      ->option_text("ID|SOCKET REQUIRED")
+  app.add_option("machine", remote.machine, "Its id or process (see mayfly ps), or the path\nof its socket")
+      ->option_text("ID|PID|SOCKET REQUIRED")
       ->required();
 }
 
@@ -315,6 +331,34 @@ struct RemoteCommands {
   }
 };
 
+/// Not CLI11's Range, to which "nan" is within any.
+std::string check_interval(const std::string& text) {
+  double seconds = 0;
+  const bool good = CLI::detail::lexical_cast(text, seconds) && seconds >= 0.1 && seconds <= 3600;
+  return good ? "" : "the interval '" + text + "' must be from 0.1 to 3600 seconds";
+}
+
+void add_top(CLI::App& app, TopOptions& top) {
+  app.add_flag("--once", top.once, "Print one table and end (so it is as well without\na terminal)");
+  app.add_option("--interval", top.interval_s, "Time between two looks (default: 1)")
+      ->option_text("SECONDS")
+      ->check(check_interval);
+}
+
+const std::map<std::string, Shell>& shell_names() {
+  static const std::map<std::string, Shell> names = {{"bash", Shell::Bash}, {"fish", Shell::Fish}, {"zsh", Shell::Zsh}};
+  return names;
+}
+
+/// For packages and for people who set up their shell, so --help does not show it.
+void add_completion(CLI::App& app, CompletionOptions& completion) {
+  app.group("");
+  app.add_option("shell", completion.shell, "For which shell")
+      ->option_text("bash|fish|zsh REQUIRED")
+      ->required()
+      ->transform(CLI::CheckedTransformer(shell_names()));
+}
+
 ExitNow refuse(const std::string& what) {
   std::fprintf(stderr, "mayfly: %s\n", what.c_str());
   return {kExitBadArguments};
@@ -341,10 +385,10 @@ bool has_word(int argc, const char* const* argv, std::string_view word) {
 
 /// A machine on this terminal.
 Invocation on_terminal(Result<std::vector<Command>> commands, CommonOptions common, const LoggerFlags& logger,
-                       const std::string& api_sock) {
+                       const std::string& api_sock, const ApiLimits& limits) {
   if (!commands) return refuse(commands.error().message);
   common.logger = logger_config(logger);
-  RunOptions options{.common = std::move(common), .commands = std::move(*commands), .api_sock = {}};
+  RunOptions options{.common = std::move(common), .commands = std::move(*commands), .api_sock = {}, .limits = limits};
   if (!api_sock.empty()) options.api_sock = api_sock;
   return options;
 }
@@ -368,29 +412,47 @@ Invocation parse_options(int argc, const char* const* argv) {
   add_common(app, common, logger);
 
   // Of `run` and of `restore`, of which there is one at most.
-  CommonOptions run_common{.id = "mayfly-run", .logger = {}, .metrics_path = {}, .boot_timer = false, .start = {}};
+  CommonOptions run_common{
+      .id = kDefaultTerminalId, .logger = {}, .metrics_path = {}, .boot_timer = false, .start = {}};
   LoggerFlags run_logger{.path = {}, .level = LogLevel::Warning, .has_level = true};
   RunFlags run;
+  // Its script names everything.
+  const bool completes = has_word(argc, argv, "completion");
+  const auto wanted = [&](std::string_view word) { return completes || has_word(argc, argv, word); };
   CLI::App& run_app = *app.add_subcommand("run", "Boot a kernel on this terminal; Ctrl-A x quits");
-  if (has_word(argc, argv, run_app.get_name())) {
+  if (wanted(run_app.get_name())) {
     add_run(run_app, run);
     add_common(run_app, run_common, run_logger);
   }
 
   RestoreFlags restore;
   CLI::App& restore_app = *app.add_subcommand("restore", "Go on with a snapshot on this terminal");
-  if (has_word(argc, argv, restore_app.get_name())) {
+  if (wanted(restore_app.get_name())) {
     add_restore(restore_app, restore);
     add_common(restore_app, run_common, run_logger);
   }
 
   SnapshotFlags snapshot;
   CLI::App& snapshot_app = *app.add_subcommand("snapshot", "Take a snapshot; merge or verify the files of some");
-  if (has_word(argc, argv, snapshot_app.get_name())) add_snapshot(snapshot_app, snapshot);
+  if (wanted(snapshot_app.get_name())) add_snapshot(snapshot_app, snapshot);
 
   RemoteCommands remote;
   const bool helps = has_word(argc, argv, "--help") || has_word(argc, argv, "-h");
-  remote.add(app, [&](const char* name) { return helps || has_word(argc, argv, name); });
+  remote.add(app, [&](const char* name) { return helps || wanted(name); });
+
+  TopOptions top;
+  CLI::App* top_app = nullptr;
+  if (helps || wanted("top")) {
+    top_app = app.add_subcommand("top", "Follow the machines of this host on a terminal");
+    add_top(*top_app, top);
+  }
+
+  CompletionOptions completion;
+  CLI::App* completion_app = nullptr;
+  if (completes) {
+    completion_app = app.add_subcommand("completion", "Print a script by which a shell completes commands");
+    add_completion(*completion_app, completion);
+  }
 
   DoctorOptions doctor;
   CLI::App& doctor_app = *app.add_subcommand("doctor", "Check this host: costs and remedies");
@@ -405,9 +467,15 @@ Invocation parse_options(int argc, const char* const* argv) {
   }
   if (auto refused = refuse_misplaced(app)) return *refused;
   if (doctor_app.parsed()) return doctor;
-  if (run_app.parsed()) return on_terminal(run_commands(run), run_common, run_logger, run.api_sock);
-  if (restore_app.parsed()) return on_terminal(restore_commands(restore), run_common, run_logger, restore.api_sock);
+  if (run_app.parsed()) return on_terminal(run_commands(run), run_common, run_logger, run.api_sock, run.limits);
+  if (restore_app.parsed())
+    return on_terminal(restore_commands(restore), run_common, run_logger, restore.api_sock, restore.limits);
   if (auto asked = remote.parsed()) return *asked;
+  if (top_app != nullptr && top_app->parsed()) return top;
+  if (completion_app != nullptr && completion_app->parsed()) {
+    completion.commands = command_tree(app);
+    return completion;
+  }
   if (snapshot_app.parsed() && snapshot_app.got_subcommand("create")) return snapshot.create;
   if (snapshot_app.parsed() && snapshot_app.got_subcommand("merge")) return snapshot.merge;
   if (snapshot_app.parsed()) return snapshot.verify;
@@ -415,12 +483,8 @@ Invocation parse_options(int argc, const char* const* argv) {
   if (serve.no_api && serve.config_file.empty())
     return refuse("--no-api needs --config-file: nothing else could start the machine");
   common.logger = logger_config(logger);
-  ServeOptions options{.common = common,
-                       .api_sock = {},
-                       .config_file = {},
-                       .metadata_file = {},
-                       .max_payload = serve.max_payload,
-                       .metadata_limit = serve.metadata_limit};
+  ServeOptions options{
+      .common = common, .api_sock = {}, .config_file = {}, .metadata_file = {}, .limits = serve.limits};
   if (!serve.no_api) options.api_sock = serve.api_sock;
   if (!serve.config_file.empty()) options.config_file = serve.config_file;
   if (!serve.metadata_file.empty()) options.metadata_file = serve.metadata_file;

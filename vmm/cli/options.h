@@ -1,8 +1,12 @@
 #pragma once
 
+#include "vmm/base/machine_id.h"
+#include "vmm/cli/command_tree.h"
+#include "vmm/cli/completion.h"
 #include "vmm/machine/command.h"
 #include "vmm/machine/controller.h"
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <variant>
@@ -21,11 +25,18 @@ inline constexpr int kExitBadArguments = 153;
 
 /// What every way to start a machine has.
 struct CommonOptions {
-  std::string id = "anonymous-instance";
+  std::string id = kDefaultMachineId;
   LoggerConfig logger;
   std::optional<std::string> metrics_path;
   bool boot_timer = false;
   ProcessStart start;
+};
+
+/// What clients of the API may send.
+struct ApiLimits {
+  std::size_t max_payload = 51'200;             ///< Bytes of a request's body.
+  std::optional<std::size_t> metadata_limit{};  ///< Bytes; as max_payload where absent.
+  [[nodiscard]] std::size_t metadata() const noexcept { return metadata_limit.value_or(max_payload); }
 };
 
 /// `mayfly --api-sock PATH ...`: a machine that is driven by its API, or by a configuration file.
@@ -34,8 +45,7 @@ struct ServeOptions {
   std::optional<std::string> api_sock;  ///< None: --no-api.
   std::optional<std::string> config_file;
   std::optional<std::string> metadata_file;
-  std::size_t max_payload = 51'200;
-  std::optional<std::size_t> metadata_limit;  ///< Bytes; as max_payload where absent.
+  ApiLimits limits{};
 };
 
 /// `mayfly run --kernel FILE ...` or `mayfly restore --state FILE ...`: a machine with its console on the terminal.
@@ -43,6 +53,7 @@ struct RunOptions {
   CommonOptions common;
   std::vector<Command> commands;  ///< Configure and start, or load.
   std::optional<std::string> api_sock;
+  ApiLimits limits{};
 };
 
 /// `mayfly doctor ...`.
@@ -82,13 +93,25 @@ struct RemoteOptions {
   unsigned timeout_s = 30;
 };
 
+/// `mayfly top`.
+struct TopOptions {
+  bool once = false;
+  double interval_s = 1;
+};
+
+/// `mayfly completion SHELL`.
+struct CompletionOptions {
+  Shell shell = Shell::Bash;
+  CommandTree commands;  ///< The whole command line, as it is understood.
+};
+
 /// Nothing to do: --help and --version were answered, or the arguments were refused (on standard error).
 struct ExitNow {
   int code = 0;
 };
 
 using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
-                                RemoteOptions, ExitNow>;
+                                RemoteOptions, TopOptions, CompletionOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

@@ -5,6 +5,7 @@
 #include "vmm/configuration.h"
 
 #include <string>
+#include <string_view>
 #include <variant>
 
 /// The typed requests that the API, the configuration file and the command line make of a machine, and its answers.
@@ -109,6 +110,8 @@ class CommandTarget {
   [[nodiscard]] virtual Result<Answer> execute(Command command) = 0;
   /// Answers have been sent, and the next request is still to come: time for what it may need. The same threads.
   virtual void answered() {}
+  /// A request of that method has made no command, and its client was told why. The same threads.
+  virtual void refused(std::string_view /*method*/, std::string_view /*why*/) {}
 };
 
 }  // namespace mayfly

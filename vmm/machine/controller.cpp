@@ -4,6 +4,7 @@
 #include "vmm/boot/command_line.h"
 #include "vmm/boot/image_file.h"
 #include "vmm/machine/machine_state.h"
+#include "vmm/machine/request_metrics.h"
 
 #include <algorithm>
 #include <condition_variable>
@@ -62,6 +63,13 @@ std::uint64_t clock_us(clockid_t clock) {
 
 }  // namespace
 
+ProcessTimes times_since(const ProcessStart& start) noexcept {
+  const std::uint64_t now = clock_us(CLOCK_MONOTONIC);
+  const std::uint64_t used = clock_us(CLOCK_PROCESS_CPUTIME_ID);
+  return {.wall_us = now - std::min(now, start.wall_us),
+          .cpu_us = used - std::min(used, start.cpu_us) + start.parent_cpu_us};
+}
+
 Controller::Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options)
     : loop_(loop), log_(log), metrics_(metrics), options_(std::move(options)), metadata_(options_.metadata_limit) {}
 
@@ -71,6 +79,7 @@ Result<Answer> Controller::execute(Command command) {
   const auto pending = std::make_shared<PendingAnswer>();
   loop_.post([this, command = std::move(command), reply = Reply{pending}]() mutable {
     const std::string_view name = name_of(command);
+    if (options_.before_command) options_.before_command();
     auto answer = carry_out(std::move(command));
     if (!answer && refusals_.allow()) log_.error("{} refused: {}", name, answer.error().message);
     reply.give(std::move(answer));
@@ -82,7 +91,7 @@ Result<Answer> Controller::carry_out(Command command) {
   if (end_) return fail(ErrorKind::State, "the machine has ended");
   auto legal = check_legal(command, state_);
   auto answer = legal ? dispatch(command) : Result<Answer>{propagate(legal)};
-  count(command, answer.has_value());
+  count_request(metrics_, command, answer.has_value());
   return answer;
 }
 
@@ -90,15 +99,9 @@ Result<Answer> Controller::dispatch(Command& command) {
   return std::visit([this](auto& alternative) { return apply(alternative); }, command);
 }
 
-void Controller::count(const Command& command, bool ok) {
-  const std::string_view name = name_of(command);
-  ApiMetrics& api = metrics_.api;
-  if (name.starts_with("GET"))
-    (ok ? api.get_count : api.get_fails).add();
-  else if (name.starts_with("PATCH"))
-    (ok ? api.patch_count : api.patch_fails).add();
-  else
-    (ok ? api.put_count : api.put_fails).add();
+void Controller::refused(std::string_view method, std::string_view why) {
+  count_refused_request(metrics_, method);
+  if (refusals_.allow()) log_.error("a {} request was refused: {}", method, why);
 }
 
 Result<Answer> Controller::apply(GetInstanceInfo&) { return InstanceInfo{options_.id, state_}; }
@@ -112,7 +115,10 @@ Result<Answer> Controller::apply(GetVmConfig&) {
   return config;
 }
 
-Result<Answer> Controller::apply(GetPrometheusMetrics&) { return PrometheusText{prometheus_text(metrics_)}; }
+Result<Answer> Controller::apply(GetPrometheusMetrics&) {
+  note_missed_log_lines();
+  return PrometheusText{prometheus_text(metrics_)};
+}
 
 Result<Answer> Controller::apply(PutBootSource& command) {
   BootSource& source = command.value;
@@ -149,6 +155,7 @@ Status check_machine(const MachineConfig& machine) {
 Result<Answer> Controller::apply(PutMachineConfig& command) {
   if (auto checked = check_machine(command.value); !checked) return propagate(checked);
   config_.machine = command.value;
+  warn_of_template();
   machine_configured_ = true;
   return {};
 }
@@ -161,10 +168,17 @@ Result<Answer> Controller::apply(PatchMachineConfig& command) {
   machine.smt = patch.smt.value_or(machine.smt);
   machine.track_dirty_pages = patch.track_dirty_pages.value_or(machine.track_dirty_pages);
   machine.huge_pages = patch.huge_pages.value_or(machine.huge_pages);
+  machine.cpu_template = patch.cpu_template.value_or(machine.cpu_template);
   if (auto checked = check_machine(machine); !checked) return propagate(checked);
   config_.machine = machine;
+  if (patch.cpu_template) warn_of_template();
   machine_configured_ = true;
   return {};
+}
+
+void Controller::warn_of_template() {
+  if (config_.machine.cpu_template != CpuTemplate::None)
+    log_.warning("cpu_template is deprecated: describe the CPU with PUT /cpu-config instead");
 }
 
 Result<Answer> Controller::apply(PutCpuConfig& command) {
@@ -241,7 +255,7 @@ Result<Answer> Controller::apply(PutMetrics& command) {
   if (!sink) return propagate(sink);
   if (!metrics_timer_) {
     auto timer = LoopTimer::create(loop_, [this] {
-      if (metrics_sink_ && !metrics_sink_->flush(metrics_)) metrics_.logger.missed_metrics_count.add();
+      if (metrics_sink_) (void)flush_metrics();
       metrics_timer_->arm(monotonic_ns() + kMetricsPeriodNs);
     });
     if (!timer) return propagate(timer);
@@ -348,11 +362,20 @@ Result<Answer> Controller::apply(StartInstance&) {
 Result<Answer> Controller::apply(FlushMetrics&) {
   if (!metrics_sink_)
     return fail(ErrorKind::State, "there is no metrics file: send PUT /metrics with metrics_path first");
-  if (auto flushed = metrics_sink_->flush(metrics_); !flushed) {
-    metrics_.logger.missed_metrics_count.add();
-    return propagate(flushed);
-  }
+  if (auto flushed = flush_metrics(); !flushed) return propagate(flushed);
   return {};
+}
+
+Status Controller::flush_metrics() {
+  note_missed_log_lines();
+  auto flushed = metrics_sink_->flush(metrics_);
+  if (!flushed) metrics_.logger.missed_metrics_count.add();
+  return flushed;
+}
+
+void Controller::note_missed_log_lines() {
+  Counter& counted = metrics_.logger.missed_log_count;
+  counted.add(log_.missed() - counted.value());
 }
 
 Result<Answer> Controller::apply(SendCtrlAltDel&) {
@@ -381,13 +404,8 @@ Result<Answer> Controller::apply(ResumeVm&) {
 }
 
 void Controller::log_boot_time() const {
-  const ProcessStart& start = options_.start;
-  // What a caller gave may be nonsense: no time runs backwards.
-  const std::uint64_t now = clock_us(CLOCK_MONOTONIC);
-  const std::uint64_t used = clock_us(CLOCK_PROCESS_CPUTIME_ID);
-  const std::uint64_t wall = now - std::min(now, start.wall_us);
-  const std::uint64_t cpu = used - std::min(used, start.cpu_us) + start.parent_cpu_us;
-  log_.info("Guest-boot-time = {} us, {} CPU us", wall, cpu);
+  const ProcessTimes times = times_since(options_.start);
+  log_.info("Guest-boot-time = {} us, {} CPU us", times.wall_us, times.cpu_us);
 }
 
 void Controller::finish(MachineEnd end) {
@@ -408,7 +426,7 @@ void Controller::finish(MachineEnd end) {
 
 void Controller::shut_down() {
   microvm_.reset();
-  if (metrics_sink_) (void)metrics_sink_->flush(metrics_);
+  if (metrics_sink_) (void)flush_metrics();
 }
 
 }  // namespace mayfly

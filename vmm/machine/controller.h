@@ -11,6 +11,7 @@
 #include "vmm/metrics_sink.h"
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,6 +35,13 @@ struct ProcessStart {
   std::uint64_t parent_cpu_us = 0;
 };
 
+/// What has passed since a process began: nothing, where its caller was wrong about that. Microseconds.
+struct ProcessTimes {
+  std::uint64_t wall_us = 0;
+  std::uint64_t cpu_us = 0;
+};
+[[nodiscard]] ProcessTimes times_since(const ProcessStart& start) noexcept;
+
 struct ControllerOptions {
   std::string id = "anonymous-instance";
   ProcessStart start{};
@@ -41,6 +49,8 @@ struct ControllerOptions {
   /// Bytes of JSON.
   std::size_t metadata_limit = MetadataStore::kDefaultLimit;
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
+  /// Called before each command of a client: what was sent before it counts first, such as a signal to stop.
+  std::function<void()> before_command{};
 };
 
 class Controller final : public CommandTarget {
@@ -53,6 +63,7 @@ class Controller final : public CommandTarget {
 
   /// Makes ahead what every start or load needs; a host without KVM is told then, not here.
   void answered() override;
+  void refused(std::string_view method, std::string_view why) override;
 
   // The rest is for the loop's thread.
   /// A refusal is the caller's to tell; execute() logs those of clients.
@@ -112,7 +123,10 @@ class Controller final : public CommandTarget {
   [[nodiscard]] MicrovmContext context();
   Result<MicrovmPlan> plan_start();
   void log_boot_time() const;
-  void count(const Command& command, bool ok);
+  void warn_of_template();
+  /// Brings what the log has counted into the metrics.
+  void note_missed_log_lines();
+  [[nodiscard]] Status flush_metrics();
 
   EventLoop& loop_;
   Log& log_;

@@ -7,6 +7,7 @@
 #include "vmm/boot/layout.h"
 #include "vmm/bus/bus.h"
 #include "vmm/cpu/boot_msrs.h"
+#include "vmm/cpu/cpu_template.h"
 #include "vmm/cpu/cpuid.h"
 #include "vmm/devices/acpi_sleep_ports.h"
 #include "vmm/devices/boot_timer.h"
@@ -236,6 +237,7 @@ Status Microvm::Parts::set_vcpus_up(const std::vector<Vcpu>& made, const Microvm
                              .tsc_deadline = plan.shell.tsc_deadline,
                              .tsc_khz = made.front().tsc_khz()};
   kvm_abi::CpuidTable& cpuid = *plan.shell.cpuid;
+  apply_cpu_template(cpuid, plan.machine.cpu_template);
   if (auto prepared = prepare_cpuid(cpuid, identity, plan.cpu.cpuid); !prepared) return prepared;
   for (const Vcpu& vcpu : made) {
     set_apic_id(cpuid, vcpu.index(), identity);
@@ -451,7 +453,10 @@ Microvm::Microvm(std::unique_ptr<Parts> parts) noexcept : parts_(std::move(parts
 
 Microvm::~Microvm() = default;
 
-void Microvm::resume() { parts_->vcpus->resume(); }
+void Microvm::resume() {
+  parts_->virtio.move_on();
+  parts_->vcpus->resume();
+}
 
 void Microvm::fetch_working_set() {
   if (parts_->replay) parts_->replay->begin();
@@ -465,6 +470,7 @@ void Microvm::pause() {
   parts_->vcpus->request_pause();
   parts_->context.loop.serve_until([this] { return parts_->vcpus->parked(); });
   for (const Vcpu& vcpu : parts_->vcpus->vcpus()) vcpu.notify_paused();
+  parts_->virtio.stand_still();
 }
 
 Status Microvm::press_ctrl_alt_del() {

@@ -1,9 +1,8 @@
 #include "vmm/machine/virtio_devices.h"
 
 #include "virtio/mmds/network_stack.h"
+#include "vmm/base/random.h"
 #include "vmm/boot/layout.h"
-
-#include <sys/random.h>
 
 #include <algorithm>
 #include <array>
@@ -20,9 +19,8 @@ constexpr std::array<unsigned, kMaximumVirtioDevices> kLines{5,  6,  7,  8,  10,
 /// A key that nobody can guess, a guest's kernel or a clone's least of all.
 Result<SipKey> make_key() {
   SipKey key{};
-  // getrandom(2): up to 256 bytes come whole and uninterrupted once the host's pool is ready.
-  if (::getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()))
-    return fail_errno(ErrorKind::System, "cannot serve metadata: the host gives no random numbers");
+  if (auto filled = fill_with_random(std::as_writable_bytes(std::span{key}), "serve metadata"); !filled)
+    return propagate(filled);
   return key;
 }
 
@@ -115,6 +113,14 @@ Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmi
 
 void VirtioDevices::start() {
   for (const auto& transport : transports_) transport->start();
+}
+
+void VirtioDevices::stand_still() {
+  for (const auto& interface : interfaces_) interface.device->stand_still();
+}
+
+void VirtioDevices::move_on() {
+  for (const auto& interface : interfaces_) interface.device->move_on();
 }
 
 void VirtioDevices::quiesce(EventLoop& loop) {

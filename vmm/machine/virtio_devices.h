@@ -69,6 +69,10 @@ class VirtioDevices {
   /// Begins to listen for kicks; from here on the ring holds operations of the devices.
   void start();
 
+  /// The vCPUs are paused, and are about to go on: no time passes in between for what waits for the guest.
+  void stand_still();
+  void move_on();
+
   /// For a snapshot, with the vCPUs paused: brings every device to rest, and lets it go on as if nothing had been.
   void quiesce(EventLoop& loop);
   void go_on();

@@ -153,6 +153,7 @@ VmConfig configured_by(const std::vector<Command>& commands) {
     if (const auto* put = std::get_if<PutCpuConfig>(&command)) config.cpu = put->value;
     if (const auto* put = std::get_if<PutBootSource>(&command)) config.boot_source = put->value;
     if (const auto* put = std::get_if<PutSerial>(&command)) config.serial = put->value;
+    if (const auto* put = std::get_if<PutMmdsConfig>(&command)) config.mmds = put->value;
     if (const auto* put = std::get_if<PutDrive>(&command)) config.drives.push_back(put->value);
     if (const auto* put = std::get_if<PutNetworkInterface>(&command)) config.network_interfaces.push_back(put->value);
   }
@@ -180,6 +181,8 @@ TEST(ParseConfigFile, WhatVmConfigTellsCanBeLoadedAgain) {
       R"({{"size":9223372036854775807,"refill_time":9223372036854775807,"one_time_burst":9223372036854775807}}}},)"
       R"("tx_rate_limiter":{{"bandwidth":{{"size":0,"refill_time":0,"one_time_burst":0}}}}}},)"
       R"({{"iface_id":"eth0","host_dev_name":"tap0","check_source_mac":false}}],)"
+      R"("mmds-config":{{"version":"V2","network_interfaces":["eth0"],"ipv4_address":"169.254.170.2",)"
+      R"("imds_compat":true}},)"
       R"("logger":{{"log_path":"/l","level":"Warning","show_level":true,"show_log_origin":false,"module":"m"}},)"
       R"("metrics":{{"metrics_path":"/m","emit_id":true,"properties":{{"a":"b","c":"d"}}}},)"
       R"("serial":{{"serial_out_path":"/s","rate_limiter":{{"size":1,"refill_time":2,"one_time_burst":3}}}}}})",

@@ -19,6 +19,7 @@ class FakeTarget : public CommandTarget {
     if (std::holds_alternative<GetMachineConfig>(command)) return MachineConfig{};
     if (std::holds_alternative<GetVmConfig>(command)) return VmConfig{};
     if (std::holds_alternative<GetPrometheusMetrics>(command)) return PrometheusText{"mayfly_up 1\n"};
+    if (std::holds_alternative<GetMmds>(command)) return MmdsContents{"{}"};
     return std::monostate{};
   }
 

@@ -78,6 +78,11 @@ TEST(ParseRequest, ReadsTheMachineConfiguration) {
   EXPECT_FALSE(least.value.smt);
   EXPECT_FALSE(least.value.track_dirty_pages);
   EXPECT_EQ(least.value.huge_pages, HugePages::None);
+  EXPECT_EQ(least.value.cpu_template, CpuTemplate::None);
+  EXPECT_EQ(command<PutMachineConfig>("PUT", "/machine-config",
+                                      R"({"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"})")
+                .value.cpu_template,
+            CpuTemplate::T2);
   command<PutMachineConfig>("PUT", "/machine-config",
                             R"({"vcpu_count": 3, "mem_size_mib": 3, "huge_pages": "Transparent"})");
   command<PutMachineConfig>("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 1048576, "smt": true})");
@@ -103,9 +108,9 @@ TEST(ParseRequest, RefusesABadMachineConfiguration) {
             "machine-config.vcpu_count must be 1 or even where smt is true, not 3");
   EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "1G"})"),
             R"(machine-config.huge_pages must be one of None, Transparent, 2M, not "1G")");
-  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "T2"})"),
-            "machine-config.cpu_template \"T2\" is not available: Mayfly has no static CPU templates; describe the CPU "
-            "with PUT /cpu-config and leave cpu_template out, or \"None\"");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "C3"})"),
+            "machine-config.cpu_template \"C3\" is not available: Mayfly's templates are \"None\" and \"T2\"; describe "
+            "another CPU with PUT /cpu-config and leave cpu_template out");
 }
 
 TEST(ParseRequest, ReadsAPatchOfTheMachineConfiguration) {
@@ -119,7 +124,9 @@ TEST(ParseRequest, ReadsAPatchOfTheMachineConfiguration) {
   EXPECT_EQ(all.value.smt, true);
   EXPECT_EQ(all.value.track_dirty_pages, false);
   EXPECT_EQ(all.value.huge_pages, HugePages::Explicit2M);
-  command<PatchMachineConfig>("PATCH", "/machine-config", R"({"cpu_template": "None"})");
+  EXPECT_EQ(all.value.cpu_template, std::nullopt);
+  EXPECT_EQ(command<PatchMachineConfig>("PATCH", "/machine-config", R"({"cpu_template": "None"})").value.cpu_template,
+            CpuTemplate::None);
   EXPECT_EQ(refusal("PATCH", "/machine-config", "{}"), "machine-config has no field to change");
   EXPECT_EQ(refusal("PATCH", "/machine-config", R"({"smt": null})"), "machine-config has no field to change");
   EXPECT_EQ(refusal("PATCH", "/machine-config", R"({"mem_size_mib": 3, "huge_pages": "2M"})"),

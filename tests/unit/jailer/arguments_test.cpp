@@ -87,6 +87,20 @@ TEST(JailerArguments, OfACleanupAreCheckedLikeAJails) {
   expect_refused(parse({"cleanup", "vm", "--parent-cgroup", "../x"}), "--parent-cgroup");
 }
 
+TEST(JailerArguments, BeforeACleanupAreNotSwallowed) {
+  expect_refused(parse({"--chroot-base-dir", "/data/jails", "cleanup", "vm-1"}),
+                 "--chroot-base-dir stands before cleanup");
+  expect_refused(parse({"--parent-cgroup", "vms", "cleanup", "vm-1"}), "--parent-cgroup stands before cleanup");
+  expect_refused(parse({"--exec-file", "/usr/bin/monitor", "cleanup", "vm-1"}), "--exec-file stands before cleanup");
+  expect_refused(parse({"--daemonize", "cleanup", "vm-1"}), "--daemonize stands before cleanup");
+}
+
+TEST(JailerArguments, ThatAreEmptyAreNotTakenAsNotGiven) {
+  expect_refused(parse_jail({"--netns", ""}), "--netns ''");
+  expect_refused(parse_jail({"--parent-cgroup", ""}), "--parent-cgroup ''");
+  expect_refused(parse({"cleanup", "vm", "--parent-cgroup", ""}), "--parent-cgroup ''");
+}
+
 TEST(JailerArguments, ThatAreMissingAreNamed) {
   expect_refused(parse({}), "--id is missing");
   expect_refused(parse({"--id", "a", "--exec-file", "b", "--gid", "1"}), "--uid is missing");

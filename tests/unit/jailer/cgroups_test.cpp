@@ -3,6 +3,10 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -34,6 +38,20 @@ TEST(JailHierarchies, AreReadFromMountsAndFromWhereTheProcessIs) {
   EXPECT_EQ(all[2].home, "/user.slice");
 }
 
+TEST(JailHierarchies, MayBeginAtAContainersCgroup) {
+  const auto home = [](const std::string& root, const std::string& path) {
+    const auto all = parse_hierarchies("41 31 0:38 " + root + " /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n",
+                                       "0::" + path + "\n");
+    return all.empty() ? "none" : all.front().home;
+  };
+  EXPECT_EQ(home("/", "/"), "/");
+  EXPECT_EQ(home("/docker/a", "/docker/a"), "/");
+  EXPECT_EQ(home("/docker/a", "/docker/a/service"), "/service");
+  EXPECT_EQ(home("/docker/a", "/docker/ab"), "");
+  EXPECT_EQ(home("/docker/a", "/user.slice"), "");
+  EXPECT_EQ(home("/..", "/"), "");
+}
+
 TEST(JailHierarchies, OfLinesThatAreCutShortAreNone) {
   EXPECT_TRUE(parse_hierarchies("", "").empty());
   EXPECT_TRUE(parse_hierarchies("1 2 3\n41 31 0:38 / /x rw - cgroup2\n- cgroup2 x rw\n\n", "0:\n::\n:\n").empty());
@@ -59,13 +77,13 @@ class JailCgroups : public ::testing::Test {
   ScratchDirectory scratch_;
   Undo undo_;
   std::vector<Hierarchy> hierarchies_ = {
-      {.mount = scratch_.file("unified"), .version = 2, .controllers = {}, .home = "/"},
-      {.mount = scratch_.file("cpuset"), .version = 1, .controllers = {"rw", "cpuset"}, .home = "/"},
-      {.mount = scratch_.file("cpu"), .version = 1, .controllers = {"rw", "cpu", "cpuacct"}, .home = "/"}};
+      {.mount = scratch_.file("unified"), .version = 2, .controllers = {}, .root = "/", .home = "/"},
+      {.mount = scratch_.file("cpuset"), .version = 1, .controllers = {"rw", "cpuset"}, .root = "/", .home = "/"},
+      {.mount = scratch_.file("cpu"), .version = 1, .controllers = {"rw", "cpu", "cpuacct"}, .root = "/", .home = "/"}};
 };
 
 TEST_F(JailCgroups, OfVersion2HaveTheirControllersSwitchedOnFromTheTop) {
-  group("unified", {"cgroup.subtree_control"});
+  group("unified", {"cgroup.procs", "cgroup.subtree_control"});
   make_file(path("unified/cgroup.controllers"), "cpu memory pids\n");
   group("unified/vms", {"cgroup.subtree_control"});
   group("unified/vms/vm", {"cgroup.procs", "cpu.max", "memory.max", "cgroup.max.depth"});
@@ -81,6 +99,7 @@ TEST_F(JailCgroups, OfVersion2HaveTheirControllersSwitchedOnFromTheTop) {
 }
 
 TEST_F(JailCgroups, OfVersion2WithoutSettingsAreTheParentItself) {
+  group("unified", {"cgroup.procs"});
   group("unified/vms", {"cgroup.procs"});
   auto made = make({.version = 2, .settings = {}, .parent = "vms"});
   ASSERT_TRUE(made) << made.error().message;
@@ -90,6 +109,8 @@ TEST_F(JailCgroups, OfVersion2WithoutSettingsAreTheParentItself) {
 }
 
 TEST_F(JailCgroups, OfVersion1AreOneInEachHierarchy) {
+  group("cpu", {"cgroup.procs"});
+  group("cpuset", {"cgroup.procs"});
   group("cpu/mayfly/vm", {"cgroup.procs", "cpu.shares", "cpuacct.usage"});
   group("cpuset/mayfly/vm", {"cgroup.procs", "cpuset.mems"});
   make_file(path("cpuset/cpuset.cpus"), "0-7\n");
@@ -146,10 +167,47 @@ TEST_F(JailCgroups, AreRemovedWhereverTheyAre) {
   fs::create_directories(path("cpu/mayfly/vm"));
   fs::create_directories(path("unified/mayfly/vm"));
   fs::create_directories(path("unified/mayfly/other"));
-  ASSERT_TRUE(remove_cgroups(hierarchies_, "mayfly", "vm"));
+  ASSERT_TRUE(remove_cgroups(hierarchies_, "mayfly", "vm", [](const std::string&) { return true; }));
   EXPECT_FALSE(fs::exists(path("cpu/mayfly/vm")));
   EXPECT_FALSE(fs::exists(path("unified/mayfly/vm")));
   EXPECT_TRUE(fs::exists(path("unified/mayfly/other")));
+}
+
+TEST_F(JailCgroups, StayWhereAllTheirProcessesAreForeign) {
+  group("cpu/mayfly/vm", {});
+  make_file(path("cpu/mayfly/vm/cgroup.procs"), "4711\n4712\n");
+  fs::create_directories(path("unified/mayfly/vm"));
+  const auto remove = [&](const std::vector<std::string>& foreign) {
+    return remove_cgroups(hierarchies_, "mayfly", "vm", [&](const std::string& process) {
+      return std::ranges::find(foreign, process) != foreign.end();
+    });
+  };
+  EXPECT_FALSE(remove({"4711"}));
+  EXPECT_TRUE(remove({"4711", "4712"}));
+  EXPECT_TRUE(fs::exists(path("cpu/mayfly/vm")));
+  EXPECT_FALSE(fs::exists(path("unified/mayfly/vm")));
+}
+
+TEST_F(JailCgroups, AreMadeAnewWhereAnEarlierMachineLeftThem) {
+  fs::create_directories(path("cpu/mayfly/vm"));
+  struct stat before{}, after{};
+  ASSERT_EQ(::stat(path("cpu/mayfly/vm").c_str(), &before), 0);
+  const OwnedFd held{::open(path("cpu/mayfly/vm").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};  // keeps its number
+  EXPECT_FALSE(make({.version = 1, .settings = {{"cpu.shares", "1"}}, .parent = std::nullopt})) << "it has no files";
+  ASSERT_EQ(::stat(path("cpu/mayfly/vm").c_str(), &after), 0);
+  EXPECT_NE(before.st_ino, after.st_ino);
+  undo_.run();
+  EXPECT_FALSE(fs::exists(path("cpu/mayfly/vm")));
+}
+
+TEST_F(JailCgroups, AreNotEnteredWithoutAWayBack) {
+  group("cpu/mayfly/vm", {"cgroup.procs", "cpu.shares"});
+  const CgroupArguments arguments{.version = 1, .settings = {{"cpu.shares", "512"}}, .parent = std::nullopt};
+  EXPECT_TRUE(has(refusal(arguments), "cannot open the cgroup of mayfly-jailer itself, /")) << "no cgroup.procs";
+  make_file(path("cpu/cgroup.procs"), "");
+  EXPECT_EQ(refusal(arguments), "");
+  hierarchies_.back().home = "";
+  EXPECT_TRUE(has(refusal(arguments), "which is not mounted"));
 }
 
 }  // namespace

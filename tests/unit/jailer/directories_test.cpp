@@ -4,6 +4,7 @@
 #include "tests/support/files.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -120,6 +121,29 @@ TEST_F(JailDirectories, AreRemovedWithAllInThemAndNothingBehindLinks) {
   EXPECT_FALSE(fs::exists(path("jail")));
   EXPECT_TRUE(fs::exists(path("outside/precious")));
   EXPECT_TRUE(remove_tree(scratch.get(), "jail", path("jail"))) << "nothing to remove is no error";
+}
+
+TEST_F(JailDirectories, AreRemovedThoughTheyAreNestedDeeperThanFilesCanBeOpen) {
+  constexpr int kDepth = 300;
+  fs::create_directories(path("jail/moved-up-0"));  // as of a removal that was not finished
+  mayfly::testing::make_file(path("jail/moved-up-0/file"), "");
+  {
+    OwnedFd at{::open(path("jail").c_str(), O_RDONLY | O_DIRECTORY)};
+    for (int level = 0; level < kDepth; ++level) {
+      ASSERT_EQ(::mkdirat(at.get(), "deeper", 0755), 0);
+      ASSERT_EQ(::mkdirat(at.get(), "beside", 0755), 0);
+      at = OwnedFd{::openat(at.get(), "deeper", O_RDONLY | O_DIRECTORY)};
+    }
+  }
+  const OwnedFd scratch = open_scratch();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit fewer{.rlim_cur = 200, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &fewer), 0);
+  const auto removed = remove_tree(scratch.get(), "jail", path("jail"));
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_TRUE(removed) << removed.error().message;
+  EXPECT_FALSE(fs::exists(path("jail")));
 }
 
 TEST_F(JailDirectories, LeaveNoDescriptorOpen) {

@@ -237,6 +237,7 @@ TEST(StateFile, DevicesThatCannotBeAreRefused) {
   EXPECT_NE(refusal_with([](Snapshot& s) { s.network_interfaces[0].device.receive_heads.resize(257); }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->network_interfaces.clear(); }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->network_interfaces[1] = "eth2"; }), "");
+  EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->ipv4_address = {10, 0, 0, 1}; }), "");
 }
 
 // --- Files -----------------------------------------------------------------------------------------------------------

@@ -77,6 +77,14 @@ TEST(BlockDevice, WritesToTheImage) {
   EXPECT_EQ(drive.metrics.block.write_bytes.value(), bytes.size());
 }
 
+TEST(BlockDevice, AnEmptyImageHasNoSectorToReadOrWrite) {
+  BlockFixture drive{{.sectors = 0}};
+  EXPECT_EQ(drive.device_config().capacity, 0U);
+  EXPECT_EQ(drive.write(0, Bytes(512)), VIRTIO_BLK_S_IOERR);
+  EXPECT_EQ(drive.transact({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(512), drive.status()}).status,
+            VIRTIO_BLK_S_IOERR);
+}
+
 TEST(BlockDevice, AWriteUsesTheStatusByteAlone) {
   BlockFixture drive;
   EXPECT_EQ(drive.transact({drive.header(VIRTIO_BLK_T_OUT, 0), drive.holding(Bytes(512)), drive.status()}).used, 1U);

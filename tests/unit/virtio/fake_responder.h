@@ -49,6 +49,9 @@ class FakeResponder final : public FrameResponder {
     ++timers;
     to_say.insert(to_say.end(), on_timer.begin(), on_timer.end());
   }
+  void stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept override {
+    if (wants_time) *wants_time += now_ns - since_ns;
+  }
   void reset() noexcept override {
     ++resets;
     to_say.clear();

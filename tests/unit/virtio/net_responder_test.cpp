@@ -49,6 +49,12 @@ struct World {
   }
 
   void transmit(const Bytes& frame, std::size_t piece = 1 << 20) { net.transmit({{}, frame}, piece); }
+  /// Has the guest say something, and waits until there is no room for the answer.
+  void ask_in_vain() {
+    const std::uint64_t before = net.metrics.rx_no_buffer_count.value();
+    transmit(claimed(60));
+    net.serve_until([&] { return net.metrics.rx_no_buffer_count.value() > before; });
+  }
   /// Waits until a read waits for the TAP: the kernel has seen it when it has seen what came after it.
   void let_reads_wait() {
     transmit(foreign(60));
@@ -64,7 +70,7 @@ struct World {
 TEST(NetResponder, AFrameThatIsClaimedArrivesWholeHoweverItIsCutAndNeverReachesTheTap) {
   World world;
   world.net.start();
-  const std::size_t sizes[] = {14, 41, 42, 43, 60, 1514, FrameResponder::kLongestReceived};
+  const std::size_t sizes[] = {14, 41, 42, 43, 49, 50, 51, 60, 1514, FrameResponder::kLongestReceived};
   for (const std::size_t size : sizes) {
     for (const std::size_t piece : {std::size_t{1} << 20, std::size_t{50}, std::size_t{17}}) {
       world.responder.received.clear();
@@ -88,6 +94,19 @@ TEST(NetResponder, ItIsToldWhereTheChecksumIsLeftToTheDevice) {
   world.net.wait_transmitted(1);
   ASSERT_EQ(world.responder.received.size(), 1u);
   EXPECT_EQ(world.responder.received[0].second, TcpChecksum::LeftToUs);
+}
+
+TEST(NetResponder, NobodyWritesTheDestinationOnceItHasBeenLookedAt) {
+  World world;
+  world.net.start();
+  for (const std::uint16_t start : {std::uint16_t{14}, std::uint16_t{33}}) {
+    const auto offset = static_cast<std::uint16_t>(start == 14 ? 16 : 0);  // Ethernet 14, destination 16
+    world.net.transmit({{.flags = net_abi::kNeedsCsum, .csum_start = start, .csum_offset = offset}, foreign(100)});
+  }
+  world.net.wait_transmitted(2);
+  world.let_reads_wait();
+  EXPECT_FALSE(world.net.try_from_guest());
+  EXPECT_EQ(world.net.metrics.tx_malformed_frames.value(), 2u);
 }
 
 TEST(NetResponder, AClaimedFrameThatIsTooLongForItIsDropped) {
@@ -239,6 +258,44 @@ TEST(NetResponder, AnAnswerThatDoesNotFitABufferIsLostAndTheNextArrives) {
   EXPECT_EQ(world.net.metrics.rx_fails.value(), 1u);
 }
 
+TEST(NetResponder, AnAnswerWaitsUntilTheDriverHasOfferedWhatItNeeds) {
+  World world;
+  world.responder.answer = {as_frame(make_frame(1514)), as_frame(make_frame(100))};
+  world.net.start();
+  world.net.post(2, 500);
+  world.ask_in_vain();
+  EXPECT_TRUE(world.net.take_received().empty());
+  world.net.post(3, 500);
+  const auto packets = world.net.receive(2, false);
+  EXPECT_EQ(packets[0], (Packet{{.num_buffers = 4}, make_frame(1514)}));
+  EXPECT_EQ(packets[1], (Packet{{.num_buffers = 1}, make_frame(100)}));
+  EXPECT_EQ(world.net.metrics.rx_fails.value(), 0u);
+}
+
+TEST(NetResponder, AnAnswerForWhichTheDriverNeverHasRoomIsLostAndTheTapIsHeardAgain) {
+  World world;
+  world.responder.answer = {as_frame(make_frame(1514))};
+  world.net.start();
+  world.net.post(1, 300);
+  world.ask_in_vain();
+  world.net.to_guest({{}, make_frame(100)});
+  EXPECT_EQ(world.net.receive_one().frame, make_frame(100));
+  EXPECT_EQ(world.net.metrics.rx_fails.value(), 1u);
+}
+
+TEST(NetResponder, AnAnswerThatWaitsForBuffersIsForgottenByAReset) {
+  World world;
+  world.responder.answer = {as_frame(make_frame(1514))};
+  world.net.start();
+  world.net.post(1, 300);
+  world.ask_in_vain();
+  world.net.host->reset();
+  world.net.start();
+  world.net.post(50, 1536);
+  world.net.to_guest({{}, make_frame(200)});
+  EXPECT_EQ(world.net.receive_one().frame, make_frame(200));
+}
+
 TEST(NetResponder, AnAnswerPassesAReceiverWhoseLimitIsReached) {
   World world{{.config = {.iface_id = "eth0",
                           .rx_rate_limiter =
@@ -387,6 +444,31 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
     world.net.host->kick(kNetReceiveQueue);
     world.net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(world.net.receive_one().frame, make_frame(77));
+  }
+}
+
+TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
+  World world;
+  world.responder.on_timer = {as_frame(make_frame(77))};
+  bool passed = false;
+  const auto timer = LoopTimer::create(*world.net.loop, [&] { passed = true; }).value();
+  timer->listen();
+  world.net.start();
+  world.net.post(50, 1536);
+  world.let_reads_wait();
+  for (unsigned i = 0; i < 5; ++i) {
+    world.net.device->stand_still();
+    world.responder.wants_time = monotonic_ns() + kMillisecondNs;
+    world.transmit(claimed(60));  // which it sent before
+    world.net.device->stand_still();
+    passed = false;
+    timer->arm(monotonic_ns() + 3 * kMillisecondNs);
+    world.net.serve_until([&] { return passed; });
+    EXPECT_EQ(world.responder.timers, i);
+    world.net.device->move_on();
+    const std::uint64_t at = world.responder.wants_time.value();
+    EXPECT_EQ(world.net.receive_one().frame, make_frame(77));
+    EXPECT_GE(monotonic_ns(), at);
   }
 }
 

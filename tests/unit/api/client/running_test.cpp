@@ -3,6 +3,8 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 
+#include <unistd.h>
+
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -41,10 +43,12 @@ TEST_F(Running, FindsMachinesByTheirProcesses) {
   process(33, "/usr/bin/mayfly", {"mayfly", "doctor"});
   process(34, "/usr/bin/mayflies", {"mayflies", "--api-sock", "/run/x.sock"});
   process(35, "/usr/bin/mayfly", {});
+  process(36, "/usr/bin/mayfly", {"mayfly", "snapshot", "create", "a", "--state", "s", "--memory", "m"});
   fs::create_directory(scratch_.file("self"));
   const auto machines = found();
   ASSERT_EQ(machines.size(), 4U);
   EXPECT_EQ(machines[0].pid, 4);
+  EXPECT_EQ(machines[0].uid, ::getuid());
   EXPECT_EQ(machines[0].id, "b");
   EXPECT_EQ(machines[0].socket, "/srv/here/b.sock");
   EXPECT_EQ(machines[1].id, "a");
@@ -52,6 +56,35 @@ TEST_F(Running, FindsMachinesByTheirProcesses) {
   EXPECT_EQ(machines[2].id, "anonymous-instance");
   EXPECT_EQ(machines[2].socket, "");
   EXPECT_EQ(machines[3].id, "mayfly-run");
+  EXPECT_EQ(machines[3].socket, "");
+}
+
+TEST_F(Running, FindsThoseOnTheDefaultSocket) {
+  process(1, "/usr/bin/mayfly", {"mayfly"});
+  process(2, "/usr/bin/mayfly", {"mayfly", "--id", "b", "--boot-timer"});
+  process(3, "/usr/bin/mayfly", {"mayfly", "--config-file", "c.json"});
+  process(4, "/usr/bin/mayfly", {"mayfly", "--no-api", "--api-sock", "/run/d.sock", "--config-file", "c.json"});
+  process(5, "/usr/bin/mayfly", {"mayfly", "--version"});
+  process(6, "/usr/bin/mayfly", {"mayfly", "--describe-snapshot", "state"});
+  process(7, "/usr/bin/mayfly", {"mayfly", "--describe-snapshot=state"});
+  process(8, "/usr/bin/mayfly", {"mayfly", "ps"});
+  const auto machines = found();
+  ASSERT_EQ(machines.size(), 4U);
+  EXPECT_EQ(machines[0].id, "anonymous-instance");
+  for (const std::size_t i : {0U, 1U, 2U}) EXPECT_EQ(machines[i].socket, "/run/mayfly.socket");
+  EXPECT_EQ(machines[3].socket, "") << "--no-api wins";
+}
+
+TEST_F(Running, SkipsCommandLinesThatNoMachineHas) {
+  process(1, "/usr/bin/mayfly", {"mayfly", "--id", "\x1B[2J"});
+  process(2, "/usr/bin/mayfly", {"mayfly", "--id", std::string(65, 'x')});
+  process(3, "/usr/bin/mayfly", {"mayfly", "--log-path", std::string(std::size_t{128} << 10, 'x')});
+  std::vector<std::string> words(256, "--boot-timer");
+  process(4, "/usr/bin/mayfly", words);
+  words.emplace_back("--boot-timer");
+  process(5, "/usr/bin/mayfly", words);
+  ASSERT_EQ(found().size(), 1U);
+  EXPECT_EQ(found()[0].pid, 4);
 }
 
 TEST_F(Running, ReachesAJailedOneThroughItsRoot) {
@@ -73,20 +106,33 @@ TEST_F(Running, ReachesOneWithMountsOfItsOwnThroughItsRoot) {
 
 TEST_F(Running, NoProcfsMeansNoMachines) { EXPECT_TRUE(running_machines(scratch_.file("none")).empty()); }
 
-TEST(SocketOf, IsThePathOrThatOfTheMachine) {
-  const std::vector<RunningMachine> running = {
-      {1, "a", "/run/a"}, {2, "twice", "/run/b"}, {3, "twice", "/run/c"}, {4, "deaf", ""}};
+TEST(FindMachine, TakesThePathOfASocketOrAnIdOrAProcess) {
+  const std::vector<RunningMachine> running = {{1, 0, "a", "/run/a"},
+                                               {2, 0, "twice", "/run/b"},
+                                               {3, 1000, "twice", "/run/c"},
+                                               {4, 0, "deaf", ""},
+                                               {5, 1000, "1", "/run/d"}};
   const auto error = [&](const std::string& name) {
-    const auto socket = socket_of(name, running);
-    return socket ? "" : socket.error().message;
+    const auto machine = find_machine(name, running);
+    return machine ? "" : machine.error().message;
   };
-  EXPECT_EQ(socket_of("a", running).value(), "/run/a");
-  EXPECT_EQ(socket_of("/some/where", running).value(), "/some/where");
-  EXPECT_EQ(socket_of("./here", running).value(), "./here");
-  EXPECT_EQ(error("b"), "no machine has the id b; these run: a twice twice deaf (mayfly ps)");
-  EXPECT_EQ(error("twice"), "2 machines have the id twice; give the path of one's socket (mayfly ps)");
-  EXPECT_EQ(error("deaf"), "machine deaf has no API: it was started without --api-sock");
-  EXPECT_EQ(socket_of("b", {}).error().message,
+  const auto a = find_machine("a", running);
+  ASSERT_TRUE(a);
+  EXPECT_EQ(a->pid, 1) << "so that nobody else is spoken to";
+  EXPECT_EQ(a->socket, "/run/a");
+  EXPECT_EQ(find_machine("3", running).value().socket, "/run/c");
+  EXPECT_EQ(find_machine("/some/where", running).value().socket, "/some/where");
+  EXPECT_EQ(find_machine("/some/where", running).value().pid, 0);
+  EXPECT_EQ(find_machine("./here", running).value().socket, "./here");
+  EXPECT_EQ(error("b"), "no machine has the id b; these run: a twice twice deaf 1 (mayfly ps)");
+  EXPECT_EQ(error("twice"),
+            "2 machines are called twice: process 2 of user 0, process 3 of user 1000; give one's process, or its "
+            "socket's path (mayfly ps)");
+  EXPECT_EQ(error("1"),
+            "2 machines are called 1: process 1 of user 0, process 5 of user 1000; give one's process, or its "
+            "socket's path (mayfly ps)");
+  EXPECT_EQ(error("deaf"), "machine deaf has no API: it was started with --no-api, or without --api-sock");
+  EXPECT_EQ(find_machine("b", {}).error().message,
             "no machine has the id b; none that you may look at runs here (mayfly ps)");
 }
 

@@ -221,6 +221,45 @@ TEST_F(NetworkStackTest, EachFurtherTryTakesTwiceAsLong) {
   EXPECT_EQ(stack_->connection_count(), 0U);
 }
 
+TEST_F(NetworkStackTest, NoTimePassesForAConnectionWhileTheGuestStandsStill) {
+  TcpClient client{40000};
+  connect(client);
+  give(client.send(get_request("/latest/meta-data/ami-id")));
+  const auto answer = take();
+  const auto deadline = stack_->deadline();
+  ASSERT_TRUE(deadline);
+  const std::uint64_t since = now_ns_;
+  now_ns_ += 600 * kSecond;
+  stack_->stood_still(since, now_ns_);
+  EXPECT_EQ(stack_->deadline(), *deadline + 600 * kSecond);
+  stack_->on_time(now_ns_);
+  EXPECT_TRUE(take().empty());
+  std::vector<Frame> frames;
+  for (const auto& segment : answer)
+    for (Frame& frame : client.take(segment)) frames.push_back(std::move(frame));
+  exchange(client, frames);
+  EXPECT_EQ(body_of(client.received()), "ami-1");
+  EXPECT_FALSE(client.was_reset());
+  EXPECT_EQ(stack_->connection_count(), 1U);
+}
+
+TEST_F(NetworkStackTest, ConnectionsDoNotGrowStaleWhileTheGuestStandsStill) {
+  const std::uint64_t since = now_ns_;
+  std::vector<TcpClient> clients;
+  for (std::uint16_t i = 0; i < NetworkStack::kConnections; ++i) {
+    clients.emplace_back(static_cast<std::uint16_t>(40000 + i));
+    connect(clients.back());
+    now_ns_ += kMillisecond;  // most of them are heard while it stands still already
+  }
+  now_ns_ += 600 * kSecond;
+  stack_->stood_still(since, now_ns_);
+  TcpClient late{50000};
+  give(late.resend());
+  EXPECT_TRUE(take().empty());
+  now_ns_ += NetworkStack::kStaleNs;
+  connect(late);
+}
+
 TEST_F(NetworkStackTest, ALateSynIsAnsweredAgain) {
   TcpClient client{40000};
   give(client.resend());

@@ -32,12 +32,39 @@ TEST(Packet, ItsDestinationDecidesWhoseAFrameIs) {
   EXPECT_TRUE(frame_is_for(kServiceIp, arp_frame()));
   EXPECT_TRUE(frame_is_for(kServiceIp, arp_frame(kServiceIp, 2)));
   EXPECT_FALSE(frame_is_for(kServiceIp, arp_frame({172, 16, 0, 1})));
-  Frame tagged = frame_of({});
-  set16(tagged, 12, 0x8100);
-  EXPECT_FALSE(frame_is_for(kServiceIp, tagged));
   Frame other_arp = arp_frame();
   set16(other_arp, 16, 0x86DD);
   EXPECT_FALSE(frame_is_for(kServiceIp, other_arp));
+}
+
+/// `frame` with a tag of `type` before what it had.
+Frame tagged(Frame frame, std::uint16_t type) {
+  frame.insert(frame.begin() + 12, {0, 0, 0, 0});
+  set16(frame, 12, type);
+  return frame;
+}
+
+TEST(Packet, WhatAHostMakesOneForTheServiceIsOne) {
+  EXPECT_TRUE(frame_is_for(kServiceIp, tagged(frame_of({}), 0x8100)));
+  EXPECT_TRUE(frame_is_for(kServiceIp, tagged(tagged(frame_of({}), 0x8100), 0x88A8)));
+  EXPECT_TRUE(frame_is_for(kServiceIp, tagged(tagged(arp_frame(), 0x8100), 0x8100)));
+  EXPECT_FALSE(frame_is_for(kServiceIp, tagged(frame_of({.destination = {169, 254, 169, 253}}), 0x8100)));
+  EXPECT_FALSE(frame_is_for(kServiceIp, tagged(frame_of({}), 0x86DD)));
+  Frame of_other_hardware = arp_frame();
+  set16(of_other_hardware, 14, 6);
+  EXPECT_TRUE(frame_is_for(kServiceIp, of_other_hardware));
+  EXPECT_FALSE(read_arp_request(of_other_hardware));
+  const Frame deepest = tagged(tagged(arp_frame(), 0x8100), 0x8100);
+  EXPECT_EQ(deepest.size(), kFrameHeadLength);
+  for (std::size_t length = 0; length < deepest.size(); ++length)
+    EXPECT_FALSE(frame_is_for(kServiceIp, std::span{deepest}.first(length))) << length;
+}
+
+TEST(Packet, TheNetworkHeaderIsBehindTags) {
+  EXPECT_EQ(network_header_at(frame_of({})), 14U);
+  EXPECT_EQ(network_header_at(tagged(frame_of({}), 0x88A8)), 18U);
+  EXPECT_EQ(network_header_at(tagged(tagged(tagged(frame_of({}), 0x8100), 0x8100), 0x8100)), 22U);
+  EXPECT_EQ(network_header_at({}), 14U);
 }
 
 TEST(Packet, AHeadIsEnoughToTell) {
@@ -45,7 +72,7 @@ TEST(Packet, AHeadIsEnoughToTell) {
   EXPECT_TRUE(frame_is_for(kServiceIp, std::span<const std::uint8_t>{frame_of({})}.first(34)));
   for (std::size_t length = 0; length < 34; ++length)
     EXPECT_FALSE(frame_is_for(kServiceIp, std::span<const std::uint8_t>{frame_of({})}.first(length))) << length;
-  for (std::size_t length = 0; length < kFrameHeadLength; ++length)
+  for (std::size_t length = 0; length < kArpFrameLength; ++length)
     EXPECT_FALSE(frame_is_for(kServiceIp, std::span<const std::uint8_t>{arp_frame()}.first(length))) << length;
 }
 

@@ -27,8 +27,17 @@ TEST_F(LogTest, ALineHasTimeIdLevelAndMessage) {
   log_.warning("{} of {}", 1, 2);
   constexpr const char* kShape =
       "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T[0-9][0-9]:[0-9][0-9]:[0-9][0-9]."
-      "[0-9][0-9][0-9][0-9][0-9][0-9]Z [[]vm-7] WARN 1 of 2\n";
+      "[0-9][0-9][0-9][0-9][0-9][0-9]Z [[]vm-7:WARN[]] 1 of 2\n";
   EXPECT_EQ(::fnmatch(kShape, text().c_str(), 0), 0) << text();
+}
+
+TEST_F(LogTest, WhateverAMessageQuotesItIsOneLine) {
+  log_.error("no file {}", "/a\n2026-01-01T00:00:00.000000Z [vm-7] INFO all is well\x1B[2J\x7F");
+  EXPECT_TRUE(text().ends_with(" no file /a?2026-01-01T00:00:00.000000Z [vm-7] INFO all is well?[2J?\n")) << text();
+  log_.error("{}", "gr\u00FC\u00DFe");
+  EXPECT_TRUE(text().ends_with(" gr\u00FC\u00DFe\n")) << text();
+  log_.error("{}", "\xC2\x9B 2J");
+  EXPECT_TRUE(text().ends_with("] ?? 2J\n")) << text();
 }
 
 TEST_F(LogTest, WritesOnlyTheWantedLevels) {
@@ -50,6 +59,7 @@ TEST_F(LogTest, ShowsItsOriginAndFiltersByIt) {
   origin.show_level = false;
   ASSERT_TRUE(log_.configure(origin));
   log_.info("here");
+  EXPECT_NE(text().find(" [vm-7:"), std::string::npos) << text();
   EXPECT_NE(text().find("log_test.cpp:"), std::string::npos) << text();
   EXPECT_EQ(text().find("INFO"), std::string::npos);
   LoggerConfig module;
@@ -57,6 +67,19 @@ TEST_F(LogTest, ShowsItsOriginAndFiltersByIt) {
   ASSERT_TRUE(log_.configure(module));
   log_.info("filtered");
   EXPECT_EQ(text().find("filtered"), std::string::npos);
+}
+
+TEST_F(LogTest, AGreetingIsTheFirstFilesFirstLineAtAnyLevel) {
+  Log log{"vm-7", "Running"};
+  config_.log_path = scratch_.file("greeted");
+  config_.level = LogLevel::Error;
+  ASSERT_TRUE(log.configure(config_));
+  ASSERT_TRUE(log.configure(config_));
+  log.info("hidden");
+  EXPECT_EQ(text(), "Running\n");
+  config_.log_path = scratch_.file("second");
+  ASSERT_TRUE(log.configure(config_));
+  EXPECT_EQ(text(), "");
 }
 
 TEST_F(LogTest, APathThatDoesNotOpenChangesNothing) {

@@ -56,15 +56,15 @@ TEST(Options, ServesTheApiWithTheFlagsThatClientsSend) {
   EXPECT_EQ(options.common.start.wall_us, 12U);
   EXPECT_EQ(options.common.start.cpu_us, 3U);
   EXPECT_EQ(options.common.start.parent_cpu_us, 4U);
-  EXPECT_EQ(options.max_payload, 1000U);
-  EXPECT_EQ(options.metadata_limit, 2000U);
+  EXPECT_EQ(options.limits.max_payload, 1000U);
+  EXPECT_EQ(options.limits.metadata_limit, 2000U);
   EXPECT_EQ(options.metadata_file, "/tmp/m.json");
 }
 
 TEST(Options, WithoutAnyFlagTheApiIsServedWhereTheHelpSays) {
   const auto options = std::get<ServeOptions>(parse({}));
   EXPECT_EQ(options.api_sock, "/run/mayfly.socket");
-  EXPECT_FALSE(options.metadata_file || options.metadata_limit);
+  EXPECT_FALSE(options.metadata_file || options.limits.metadata_limit);
 }
 
 TEST(Options, AConfigurationFileCanDoWithoutAnApi) {
@@ -110,6 +110,17 @@ TEST(Options, RunRefusesBadDrivesAndNetworks) {
   EXPECT_EQ(exit_code({"run", "-k", "k", "--drive", "a,what"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"run", "-k", "k", "--drive", "a", "b"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"run", "-k", "k", "--net", "tap0,mac=no"}), kExitBadArguments);
+}
+
+TEST(Options, TheApiBesideATerminalHasTheLimitsThatItsRefusalsName) {
+  const auto run = std::get<RunOptions>(parse({"run", "-k", "k", "--api-sock", "/a", "--mmds-size-limit", "70000"}));
+  EXPECT_EQ(run.limits.max_payload, 51'200U);
+  EXPECT_EQ(run.limits.metadata(), 70'000U);
+  const auto restore = std::get<RunOptions>(
+      parse({"restore", "-s", "s", "-m", "m", "--api-sock", "/a", "--http-api-max-payload-size", "60000"}));
+  EXPECT_EQ(restore.limits.max_payload, 60'000U);
+  EXPECT_EQ(restore.limits.metadata(), 60'000U);
+  EXPECT_EQ(exit_code({"run", "-k", "k", "--mmds-size-limit", "70000"}), kExitBadArguments);  // without an API
 }
 
 TEST(Options, RunNeedsAKernel) { EXPECT_EQ(exit_code({"run"}), kExitBadArguments); }
@@ -237,6 +248,29 @@ TEST(Options, AStateFileIsDescribedAndTheFormatNamed) {
 
 TEST(Options, DoctorTakesJson) { EXPECT_TRUE(std::get<DoctorOptions>(parse({"doctor", "--json"})).json); }
 
+TEST(Options, TopIsFollowedOrPrintedOnce) {
+  const auto live = std::get<TopOptions>(parse({"top"}));
+  EXPECT_FALSE(live.once);
+  EXPECT_EQ(live.interval_s, 1);
+  const auto once = std::get<TopOptions>(parse({"top", "--once", "--interval", "0.5"}));
+  EXPECT_TRUE(once.once);
+  EXPECT_EQ(once.interval_s, 0.5);
+  for (const char* const bad : {"0", "0.09", "3601", "-1", "nan", "inf", "1s", ""})
+    EXPECT_EQ(exit_code({"top", "--interval", bad}), kExitBadArguments) << bad;
+}
+
+TEST(Options, CompletionIsForAShellThatWeKnow) {
+  EXPECT_EQ(std::get<CompletionOptions>(parse({"completion", "zsh"})).shell, Shell::Zsh);
+  EXPECT_EQ(std::get<CompletionOptions>(parse({"completion", "fish"})).shell, Shell::Fish);
+  EXPECT_EQ(exit_code({"completion"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"completion", "tcsh"}), kExitBadArguments);
+}
+
+TEST(Options, AMachineMayBeCalledLikeACommand) {
+  for (const char* const name : {"top", "completion", "run", "stop"})
+    EXPECT_EQ(std::get<RemoteOptions>(parse({"pause", name})).machine, name);
+}
+
 TEST(Options, HelpAndVersionEndWell) {
   EXPECT_EQ(exit_code({"--help"}), 0);
   EXPECT_EQ(exit_code({"run", "--help"}), 0);
@@ -263,6 +297,8 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"snapshot", "merge", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "verify", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"top", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"completion", "--help"}), 80U);
 }
 
 TEST(Options, RefusesWhatItDoesNotKnowAndValuesThatAreNone) {

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -73,6 +74,16 @@ TEST_F(ControllerTest, APatchChangesOnlyWhatItNames) {
   EXPECT_EQ(config().machine.vcpu_count, 4U);
   EXPECT_EQ(config().machine.mem_size_mib, 256U);
   EXPECT_TRUE(config().machine.smt);
+}
+
+TEST_F(ControllerTest, KeepsATemplateAndWarnsThatItIsDeprecated) {
+  EXPECT_EQ(refusal(PutMachineConfig{{.cpu_template = CpuTemplate::T2}}), "");
+  EXPECT_EQ(config().machine.cpu_template, CpuTemplate::T2);
+  EXPECT_NE(testing::content_of(scratch_.file("log")).find(":WARN] cpu_template is deprecated"), std::string::npos);
+  MachineConfigPatch patch;
+  patch.cpu_template = CpuTemplate::None;
+  EXPECT_EQ(refusal(PatchMachineConfig{patch}), "");
+  EXPECT_EQ(config().machine.cpu_template, CpuTemplate::None);
 }
 
 TEST_F(ControllerTest, RefusesZeroOddAndAbsurdSizesAndKeepsWhatWas) {
@@ -202,6 +213,39 @@ TEST_F(ControllerTest, CountsRequestsAndRefusals) {
   EXPECT_NE(text.find("mayfly_api_server_patch_fails_total 1\n"), std::string::npos) << text;
 }
 
+TEST_F(ControllerTest, CountsRequestsByKindAsTheDialectDoes) {
+  static_cast<void>(controller_->carry_out(GetInstanceInfo{}));
+  EXPECT_EQ(refusal(PutMachineConfig{{.vcpu_count = 2, .mem_size_mib = 64}}), "");
+  EXPECT_NE(refusal(PutMachineConfig{{.vcpu_count = 33}}), "");
+  EXPECT_NE(refusal(StartInstance{}), "");
+  controller_->refused("PUT", "the body is empty");
+  controller_->refused("DELETE", "no such method");  // which is not counted
+  const auto text = std::get<PrometheusText>(*controller_->carry_out(GetPrometheusMetrics{})).text;
+  for (const char* line :
+       {"mayfly_get_api_requests_instance_info_count_total 1\n", "mayfly_put_api_requests_machine_cfg_count_total 1\n",
+        "mayfly_put_api_requests_machine_cfg_fails_total 1\n", "mayfly_put_api_requests_actions_fails_total 1\n",
+        "mayfly_put_api_requests_drive_count_total 0\n", "mayfly_api_server_put_fails_total 3\n"})
+    EXPECT_NE(text.find(line), std::string::npos) << line << text;
+}
+
+TEST_F(ControllerTest, LogsWhyARequestMadeNoCommandButNotWithoutEnd) {
+  for (int i = 0; i < 1000; ++i) controller_->refused("PUT", "the body is empty\nforged");
+  const std::string log = testing::content_of(scratch_.file("log"));
+  EXPECT_NE(log.find(":ERROR] a PUT request was refused: the body is empty?forged\n"), std::string::npos) << log;
+  EXPECT_LE(std::ranges::count(log, '\n'), 3 * LogRate::kBurst);
+}
+
+TEST_F(ControllerTest, TellsHowManyLogLinesWereLost) {
+  const std::string path = scratch_.file("fifo");
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  LoggerConfig logger;
+  logger.log_path = path;
+  ASSERT_EQ(refusal(PutLogger{logger}), "");
+  while (log_.missed() < 3) log_.info("{}", std::string(4000, 'x'));
+  const auto text = std::get<PrometheusText>(*controller_->carry_out(GetPrometheusMetrics{})).text;
+  EXPECT_NE(text.find("mayfly_logger_missed_log_count_total 3\n"), std::string::npos) << text;
+}
+
 TEST_F(ControllerTest, AnswersAnotherThreadWhileTheLoopRuns) {
   std::thread client{[this] {
     for (int i = 0; i < 100; ++i) EXPECT_TRUE(controller_->execute(GetInstanceInfo{}));
@@ -225,6 +269,22 @@ TEST_F(ControllerTest, AClientThatWaitsWhenTheLoopEndsIsToldSo) {
   loop_->close();
   client.join();
   EXPECT_EQ(controller_->end()->reason, EndReason::Terminated);
+}
+
+TEST_F(ControllerTest, WhatWasSentBeforeACommandCountsFirst) {
+  ControllerOptions options;
+  Controller* told = nullptr;
+  options.before_command = [&told] { told->finish({EndReason::Terminated, "told to stop"}); };
+  Controller told_to_stop{*loop_, log_, metrics_, options};
+  told = &told_to_stop;
+  std::thread client{[&told_to_stop] {
+    const auto refused = told_to_stop.execute(PutMachineConfig{});
+    ASSERT_FALSE(refused);
+    EXPECT_NE(refused.error().message.find("the machine has ended"), std::string::npos);
+  }};
+  EXPECT_TRUE(loop_->run());
+  loop_->close();
+  client.join();
 }
 
 TEST_F(ControllerTest, OnlyTheFirstEndCounts) {

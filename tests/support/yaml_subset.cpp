@@ -1,8 +1,15 @@
-#include "tests/unit/api/yaml_subset.h"
+#include "tests/support/yaml_subset.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <gtest/gtest.h>
 
-namespace mayfly {
+namespace mayfly::testing {
 namespace {
 
 struct Line {
@@ -11,15 +18,31 @@ struct Line {
   std::string_view text;
 };
 
-std::vector<Line> lines_of(std::string_view text) {
+/// The key of prose that begins on a line; empty where none does.
+std::string_view prose_key(std::string_view text) {
+  for (const std::string_view key : {"description:", "summary:"})
+    if (text.starts_with(key)) return key;
+  return {};
+}
+
+std::vector<Line> lines_of(std::string_view text, YamlProse prose) {
   std::vector<Line> lines;
+  std::optional<std::size_t> prose_under;  // the indentation of what is skipped now
   for (std::size_t number = 1; !text.empty(); ++number) {
     const std::size_t end = std::min(text.find('\n'), text.size());
     const std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
     const std::size_t indentation = line.find_first_not_of(' ');
     if (indentation == std::string_view::npos || line[indentation] == '#') continue;
-    lines.push_back({number, indentation, line.substr(indentation)});
+    if (prose_under && indentation > *prose_under) continue;
+    prose_under.reset();
+    const std::string_view rest = line.substr(indentation);
+    const std::string_view key = prose == YamlProse::Skipped ? prose_key(rest) : std::string_view{};
+    if (!key.empty()) prose_under = indentation;
+    lines.push_back({number, indentation,
+                     key == "summary:"       ? "summary: skipped"
+                     : key == "description:" ? "description: skipped"
+                                             : rest});
   }
   return lines;
 }
@@ -81,6 +104,7 @@ class Parser {
 
   JsonValue nested(const Line& under, std::size_t indentation) {
     if (at_ < lines_.size() && lines_[at_].indentation > indentation) return block(lines_[at_].indentation);
+    if (continues(indentation) && lines_[at_].text.starts_with("- ")) return list(indentation);
     ADD_FAILURE() << "line " << under.number << " has nothing under it";
     return {nullptr};
   }
@@ -88,9 +112,15 @@ class Parser {
   JsonValue list(std::size_t indentation) {
     JsonValue::Array items;
     while (continues(indentation) && lines_[at_].text.starts_with("- ")) {
-      lines_[at_].text.remove_prefix(2);
-      lines_[at_].indentation += 2;
-      items.push_back(mapping(indentation + 2));
+      Line& line = lines_[at_];
+      line.text.remove_prefix(2);
+      line.indentation += 2;
+      if (line.text.ends_with(':') || line.text.contains(": ")) {
+        items.push_back(mapping(indentation + 2));
+      } else {
+        items.push_back(scalar(line.text));
+        ++at_;
+      }
     }
     return {std::move(items)};
   }
@@ -101,11 +131,11 @@ class Parser {
 
 }  // namespace
 
-JsonValue parse_yaml_subset(std::string_view text) {
-  Parser parser{lines_of(text)};
+JsonValue parse_yaml_subset(std::string_view text, YamlProse prose) {
+  Parser parser{lines_of(text, prose)};
   JsonValue value = parser.block(0);
   parser.expect_end();
   return value;
 }
 
-}  // namespace mayfly
+}  // namespace mayfly::testing

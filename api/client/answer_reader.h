@@ -1,0 +1,52 @@
+#pragma once
+
+#include "vmm/base/error.h"
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+/// What a machine answers, taken as it comes: for who waits for one answer, and for who waits for many at once.
+///
+///   AnswerReader reader;
+///   while (!reader.is_whole()) ... reader.take(piece) ...
+///   auto answer = std::move(reader).finish();
+///   if (answer) auto body = body_of(std::move(*answer), "GET / to /run/vm-7.sock");
+namespace mayfly {
+
+struct Answer {
+  int status = 0;
+  std::string body;
+};
+
+/// An answer as it comes, a piece at a time; none is looked at twice.
+class AnswerReader {
+ public:
+  /// Errors: it is no HTTP, or longer than any answer of a machine's.
+  [[nodiscard]] Status take(std::string_view piece);
+  /// Whether nothing more is to come.
+  [[nodiscard]] bool is_whole() const { return head_ && head_->body && text_.size() >= *head_->body; }
+  /// After which nothing came. Error: it is not whole.
+  [[nodiscard]] Result<Answer> finish() &&;
+
+ private:
+  struct Head {
+    int status = 0;                        ///< 0: it is no HTTP.
+    std::optional<std::size_t> body = {};  ///< Its length; none: up to the end of the connection.
+  };
+  [[nodiscard]] static Head head_of(std::string_view text);
+  [[nodiscard]] Status read_head(std::size_t seen);
+
+  std::string text_;  ///< The head as long as it is not whole, then the body.
+  std::optional<Head> head_;
+};
+
+/// The body of an answer whose status is 2xx. Otherwise an error of kind State whose sentence is the server's, or says
+/// what was asked (`what`); printable.
+[[nodiscard]] Result<std::string> body_of(Answer answer, std::string_view what);
+
+/// A text member of a body; empty where it is none, or the body no object.
+[[nodiscard]] std::string text_member(const std::string& body, std::string_view name);
+
+}  // namespace mayfly

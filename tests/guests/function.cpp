@@ -1,0 +1,264 @@
+#include "runtime/guest.h"
+#include "runtime/virtio.h"
+
+#include <algorithm>
+#include <array>
+
+/// A function of tests/host-agent: an HTTP server for one connection at a time, on the first network interface, at
+/// whichever address it is asked. It gives back what was posted, in capitals, behind a line with the number of requests
+/// that it has answered since its boot ("request 2"). GET /die resets the machine; GET /hang is never answered.
+///
+/// Its TCP is as small as a link without loss allows: a segment at a time and in order, and nothing is sent twice.
+namespace {
+
+using namespace guest;
+
+constexpr std::uint64_t kQueues = 0x40'0000;
+constexpr std::uint64_t kReceived = 0x50'0000;  // buffers
+constexpr std::uint64_t kSent = 0x60'0000;      // one
+constexpr std::uint32_t kBufferSize = 2048;
+constexpr unsigned kBufferCount = 128;
+constexpr std::uint32_t kVirtioHeader = 12;
+
+constexpr std::uint32_t kEthernet = 14;
+constexpr std::uint32_t kIp = 20;
+constexpr std::uint32_t kTcp = 20;
+constexpr std::uint32_t kHeaders = kEthernet + kIp + kTcp;
+constexpr std::uint32_t kSegment = 1460;
+constexpr std::uint16_t kPort = 80;
+
+constexpr std::uint8_t kFin = 0x01;
+constexpr std::uint8_t kSyn = 0x02;
+constexpr std::uint8_t kReset = 0x04;
+constexpr std::uint8_t kPush = 0x08;
+constexpr std::uint8_t kAck = 0x10;
+
+/// Numbers as they are on the wire.
+std::uint32_t get16(const std::uint8_t* at) { return std::uint32_t{at[0]} << 8 | at[1]; }
+std::uint32_t get32(const std::uint8_t* at) { return get16(at) << 16 | get16(at + 2); }
+void put16(std::uint8_t* at, std::uint32_t value) {
+  at[0] = static_cast<std::uint8_t>(value >> 8);
+  at[1] = static_cast<std::uint8_t>(value);
+}
+void put32(std::uint8_t* at, std::uint32_t value) {
+  put16(at, value >> 16);
+  put16(at + 2, value);
+}
+
+std::uint32_t sum_of(const std::uint8_t* bytes, std::uint32_t length) {
+  std::uint32_t sum = 0;
+  for (std::uint32_t i = 0; i + 1 < length; i += 2) sum += get16(bytes + i);
+  return length % 2 == 0 ? sum : sum + (std::uint32_t{bytes[length - 1]} << 8);
+}
+std::uint32_t folded(std::uint32_t sum) {
+  while (sum > 0xFFFF) sum = (sum & 0xFFFF) + (sum >> 16);
+  return ~sum & 0xFFFF;
+}
+
+/// A segment that came for our port.
+struct Segment {
+  const std::uint8_t* frame;
+  std::string_view data;
+  [[nodiscard]] const std::uint8_t* ip() const { return frame + kEthernet; }
+  [[nodiscard]] const std::uint8_t* tcp() const { return frame + kEthernet + kIp; }
+  [[nodiscard]] std::uint32_t port() const { return get16(tcp()); }
+  [[nodiscard]] std::uint32_t sequence() const { return get32(tcp() + 4); }
+  [[nodiscard]] bool has(std::uint8_t flag) const { return (tcp()[13] & flag) != 0; }
+};
+
+/// None: the frame is something else, and nothing to us.
+std::optional<Segment> segment_in(const std::uint8_t* frame, std::uint32_t length) {
+  if (length < kHeaders || get16(frame + 12) != 0x0800) return std::nullopt;
+  const std::uint8_t* ip = frame + kEthernet;
+  const std::uint8_t* tcp = ip + kIp;
+  constexpr std::uint8_t kTcpProtocol = 6;
+  if (ip[0] != 0x45 || ip[9] != kTcpProtocol || get16(tcp + 2) != kPort) return std::nullopt;
+  const std::uint32_t begin = kIp + 4 * (std::uint32_t{tcp[12]} >> 4);
+  const std::uint32_t end = get16(ip + 2);
+  if (begin < kIp + kTcp || end < begin || end > length - kEthernet) return std::nullopt;
+  return Segment{frame, {reinterpret_cast<const char*>(ip + begin), end - begin}};
+}
+
+/// The interface: frames in and out, by polling.
+class Link {
+ public:
+  Link() : device_(find()) {
+    device_.begin(virtio::kVersion1 | (device_.offered() & virtio::kEventIndex));
+    receive_.emplace(device_, 0, virtio::Queue::Options{.memory = kQueues});
+    transmit_.emplace(device_, 1, virtio::Queue::Options{.memory = kQueues + virtio::Queue::kBytes});
+    for (std::uint64_t i = 0; i < kBufferCount; ++i) post(kReceived + i * kBufferSize);
+    device_.start();
+    receive_->kick();
+  }
+
+  /// Hands the next segment over, if one has come.
+  template <typename Take>
+  void receive(Take take) {
+    const auto used = receive_->used();
+    if (!used) return;
+    const std::uint64_t buffer = buffer_of_[used->id];
+    if (used->length > kVirtioHeader)
+      if (const auto segment =
+              segment_in(&memory_at<std::uint8_t>(buffer + kVirtioHeader), used->length - kVirtioHeader))
+        take(*segment);
+    post(buffer);
+    receive_->kick();
+  }
+
+  /// Where the next frame to be sent is to be written.
+  [[nodiscard]] std::uint8_t* frame() const { return &memory_at<std::uint8_t>(kSent + kVirtioHeader); }
+  void send(std::uint32_t length) {
+    std::fill_n(&memory_at<std::uint8_t>(kSent), kVirtioHeader, std::uint8_t{0});
+    transmit_->offer({{kSent, kVirtioHeader + length, false}});
+    transmit_->kick();
+    (void)transmit_->wait();
+  }
+
+ private:
+  static unsigned find() {
+    for (unsigned number = 0; number < 16; ++number)
+      if (virtio::Device{number}.type() == virtio::kTypeNet) return number;
+    fail("there is a network interface");
+  }
+  void post(std::uint64_t buffer) { buffer_of_[receive_->offer({{buffer, kBufferSize, true}})] = buffer; }
+
+  virtio::Device device_;
+  std::optional<virtio::Queue> receive_, transmit_;
+  std::array<std::uint64_t, virtio::Queue::kSize> buffer_of_{};
+};
+
+/// The connection of whoever asks now; a newer one takes its place.
+class Server {
+ public:
+  explicit Server(Link& link) : link_(link) {}
+
+  void take(const Segment& segment) {
+    if (segment.has(kSyn)) return open(segment);
+    if (segment.port() != peer_ || segment.has(kReset)) return;
+    const bool is_next = segment.sequence() == expected_;
+    if (!is_next && segment.data.empty()) return;  // an acknowledgement
+    if (is_next) {
+      append(segment.data);
+      expected_ += static_cast<std::uint32_t>(segment.data.size()) + (segment.has(kFin) ? 1 : 0);
+    }
+    if (is_next && !segment.data.empty() && is_whole()) return answer(segment);
+    if (!segment.data.empty() || segment.has(kFin)) send(segment, kAck, "");
+  }
+
+ private:
+  static constexpr std::uint32_t kFirst = 0x1000;  // our first sequence number, of every connection
+
+  void open(const Segment& segment) {
+    peer_ = segment.port();
+    expected_ = segment.sequence() + 1;
+    next_ = kFirst;
+    length_ = 0;
+    send(segment, kSyn | kAck, "");
+    ++next_;
+  }
+
+  void append(std::string_view data) {
+    const std::size_t count = std::min(data.size(), request_.size() - length_);
+    std::copy_n(data.begin(), count, request_.begin() + length_);
+    length_ += count;
+  }
+  [[nodiscard]] std::string_view request() const { return {request_.data(), length_}; }
+  /// Where the head ends; npos where it has not yet.
+  [[nodiscard]] std::size_t body_begin() const {
+    const std::size_t end = request().find("\r\n\r\n");
+    return end == std::string_view::npos ? end : end + 4;
+  }
+  [[nodiscard]] bool is_whole() const {
+    const std::size_t begin = body_begin();
+    return begin != std::string_view::npos && length_ - begin >= body_length();
+  }
+  [[nodiscard]] std::size_t body_length() const {
+    constexpr std::string_view kName = "Content-Length: ";
+    const std::size_t at = request().find(kName);
+    if (at >= body_begin()) return 0;
+    std::size_t length = 0;
+    for (std::size_t i = at + kName.size(); request_[i] >= '0' && request_[i] <= '9'; ++i)
+      length = length * 10 + static_cast<std::size_t>(request_[i] - '0');
+    return length;
+  }
+
+  void answer(const Segment& segment) {
+    if (request().starts_with("GET /die ")) guest::reset();
+    if (request().starts_with("GET /hang ")) return send(segment, kAck, "");
+    ++answered_;
+    answer_length_ = 0;
+    say("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nrequest ");
+    say(answered_);
+    say("\n");
+    const std::size_t begin = body_begin();
+    for (const char c : request().substr(begin, body_length()))
+      if (answer_length_ < answer_.size())
+        answer_[answer_length_++] = c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c;
+    std::string_view left{answer_.data(), answer_length_};
+    while (!left.empty()) {
+      const std::string_view part = left.substr(0, kSegment);
+      left.remove_prefix(part.size());
+      const bool last = left.empty();
+      send(segment, static_cast<std::uint8_t>(kAck | kPush | (last ? kFin : 0)), part);
+      next_ += static_cast<std::uint32_t>(part.size()) + (last ? 1 : 0);
+    }
+    length_ = 0;
+  }
+  void say(std::string_view text) {
+    std::copy_n(text.begin(), text.size(), answer_.begin() + answer_length_);
+    answer_length_ += text.size();
+  }
+  void say(std::uint64_t number) {
+    if (number >= 10) say(number / 10);
+    answer_[answer_length_++] = static_cast<char>('0' + number % 10);
+  }
+
+  /// To where `to` came from.
+  void send(const Segment& to, std::uint8_t flags, std::string_view data) {
+    std::uint8_t* frame = link_.frame();
+    std::copy_n(to.frame + 6, 6, frame);
+    std::copy_n(to.frame, 6, frame + 6);
+    put16(frame + 12, 0x0800);
+    const auto length = static_cast<std::uint32_t>(kTcp + data.size());
+    std::uint8_t* ip = frame + kEthernet;
+    std::fill_n(ip, kIp, std::uint8_t{0});
+    ip[0] = 0x45;
+    put16(ip + 2, kIp + length);
+    ip[8] = 64;  // hops
+    ip[9] = 6;   // TCP
+    std::copy_n(to.ip() + 16, 4, ip + 12);
+    std::copy_n(to.ip() + 12, 4, ip + 16);
+    put16(ip + 10, folded(sum_of(ip, kIp)));
+    std::uint8_t* tcp = ip + kIp;
+    std::fill_n(tcp, kTcp, std::uint8_t{0});
+    put16(tcp, kPort);
+    put16(tcp + 2, to.port());
+    put32(tcp + 4, next_);
+    put32(tcp + 8, expected_);
+    tcp[12] = kTcp / 4 << 4;
+    tcp[13] = flags;
+    put16(tcp + 14, 0xFFFF);  // window
+    std::copy_n(data.begin(), data.size(), tcp + kTcp);
+    put16(tcp + 16, folded(sum_of(ip + 12, 8) + ip[9] + length + sum_of(tcp, length)));
+    link_.send(kEthernet + kIp + length);
+  }
+
+  Link& link_;
+  std::uint32_t peer_ = 0;
+  std::uint32_t expected_ = 0;
+  std::uint32_t next_ = 0;
+  std::uint64_t answered_ = 0;
+  std::size_t length_ = 0;
+  std::size_t answer_length_ = 0;
+  std::array<char, 64 * 1024> request_{};
+  std::array<char, 64 * 1024> answer_{};
+};
+
+}  // namespace
+
+void guest::guest_main(const BootInfo&) {
+  static std::optional<Link> link;
+  static std::optional<Server> server;
+  server.emplace(link.emplace());
+  for (;;) link->receive([](const Segment& segment) { server->take(segment); });
+}

@@ -1,0 +1,40 @@
+#pragma once
+
+#include "api/client/deadline.h"
+
+#include <poll.h>
+
+#include <expected>
+#include <string>
+#include <string_view>
+
+/// A request to the function in a machine, and its answer.
+///
+///   auto answer = hand_over(http_request("GET / HTTP/1.1", ""), {.connection = ..., .machine = ..., ...});
+///   if (!answer) switch (answer.error()) ...
+///
+/// The answer is as the function gave it, and whole: a machine that dies in the middle of one has given none.
+namespace mayfly::host_agent {
+
+/// Why there is no answer.
+enum class Silence {
+  Died,     ///< The machine's process has ended.
+  Late,     ///< The deadline came first.
+  Broken,   ///< Nobody listens in the machine, or what was said is no HTTP, or too long.
+  Unasked,  ///< Whoever asked is gone.
+};
+
+struct Exchange {
+  int connection;     ///< See CloneNetwork::socket().
+  int machine;        ///< The pidfd of its process.
+  pollfd asker;       ///< What happens there when nobody waits for the answer any more.
+  Deadline deadline;  ///< For all of it.
+  Deadline connected_by = deadline;
+};
+
+[[nodiscard]] std::expected<std::string, Silence> hand_over(std::string_view request, const Exchange& exchange);
+
+/// A request of which the answer ends with the connection. `line`: as "POST /path HTTP/1.1".
+[[nodiscard]] std::string http_request(std::string_view line, std::string_view body);
+
+}  // namespace mayfly::host_agent

@@ -1,0 +1,132 @@
+// A small function host: keeps a snapshot of a machine whose function is ready, answers each HTTP request by a clone of
+// its own, and ends the clone. README.md beside this file has its use; agent.cpp is the place to begin to read.
+
+#include "tests/host-agent/agent.h"
+#include "tests/host-agent/clone_pool.h"
+#include "tests/host-agent/function_snapshot.h"
+#include "tests/host-agent/http_server.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+
+#include <CLI/CLI.hpp>
+
+namespace mayfly::host_agent {
+namespace {
+
+struct Options {
+  std::string monitor;
+  Function function;
+  std::string address = "127.0.0.1";
+  std::uint16_t port = 8080;
+  unsigned clones = 4;
+  unsigned deadline_ms = 1000;
+  unsigned boot_deadline_s = 120;
+  std::string directory = std::filesystem::temp_directory_path();
+};
+
+/// A directory of ours alone; what is in it goes with it.
+class WorkDirectory {
+ public:
+  [[nodiscard]] static Result<WorkDirectory> create(const std::string& parent) {
+    std::string path = parent + "/host-agent-XXXXXX";
+    if (::mkdtemp(path.data()) == nullptr)
+      return fail_errno(ErrorKind::System, "cannot make a directory in {}", parent);
+    return WorkDirectory{std::move(path)};
+  }
+  WorkDirectory(WorkDirectory&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  WorkDirectory& operator=(WorkDirectory&&) = delete;
+  WorkDirectory(const WorkDirectory&) = delete;
+  WorkDirectory& operator=(const WorkDirectory&) = delete;
+  ~WorkDirectory() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+ private:
+  explicit WorkDirectory(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+/// SIGTERM, SIGINT and SIGHUP, which interrupt nobody. Before any thread is made.
+Result<OwnedFd> stop_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) ::sigaddset(&set, number);
+  OwnedFd signals{::signalfd(-1, &set, SFD_CLOEXEC)};
+  if (!signals || ::pthread_sigmask(SIG_BLOCK, &set, nullptr) != 0)
+    return fail_errno(ErrorKind::System, "cannot wait for signals");
+  return signals;
+}
+
+Status run(const Options& options) {
+  const auto signals = stop_signals();
+  if (!signals) return std::unexpected(signals.error());
+  const pollfd stop{.fd = signals->get(), .events = POLLIN, .revents = 0};
+  const auto directory = WorkDirectory::create(options.directory);
+  if (!directory) return std::unexpected(directory.error());
+  auto snapshot = make_snapshot(options.function,
+                                {.monitor = options.monitor,
+                                 .directory = directory->path(),
+                                 .deadline = Deadline::clock::now() + std::chrono::seconds{options.boot_deadline_s},
+                                 .stop = stop});
+  if (!snapshot) return propagate(snapshot);
+  auto server = HttpServer::listen(options.address, options.port);
+  if (!server) return propagate(server);
+  ClonePool pool{{.monitor = options.monitor,
+                  .directory = directory->path(),
+                  .snapshot = std::move(*snapshot),
+                  .size = options.clones}};
+  Agent agent{pool, {.deadline = std::chrono::milliseconds{options.deadline_ms}}};
+  // One for each request that has a clone, one for each that waits for one, and some to refuse the others.
+  constexpr unsigned kMore = 4;
+  server->start(2 * options.clones + kMore,
+                [&agent](const HttpMessage& request, int client) { agent.serve(request, client); });
+  std::printf("ready: http://%s:%u\n", options.address.c_str(), unsigned{server->port()});
+  std::fflush(stdout);
+  (void)is_ready_by(Deadline::max(), signals->get(), POLLIN);
+  pool.stop();  // so no request waits for its deadline
+  server->stop();
+  return {};
+}
+
+int run_command_line(int argc, char** argv) {
+  Options options;
+  CLI::App app{"Answers each HTTP request by a fresh clone of a microVM. Run as root.", "host_agent"};
+  app.add_option("--mayfly", options.monitor, "the monitor")->required();
+  app.add_option("--kernel", options.function.kernel, "the function's kernel")->required();
+  app.add_option("--initrd", options.function.initrd, "its initial RAM disk");
+  app.add_option("--boot-args", options.function.boot_args, "its kernel's command line")->capture_default_str();
+  app.add_option("--memory-mib", options.function.memory_mib, "its memory")->capture_default_str();
+  app.add_option("--ready-path", options.function.ready_path, "what it is asked for until it answers")
+      ->capture_default_str();
+  app.add_option("--boot-deadline-s", options.boot_deadline_s, "how long that may take")->capture_default_str();
+  app.add_option("--address", options.address, "where to listen")->capture_default_str();
+  app.add_option("--port", options.port, "... 0: at any port that is free")->capture_default_str();
+  app.add_option("--clones", options.clones, "requests at once")->check(CLI::Range(1, 200))->capture_default_str();
+  app.add_option("--deadline-ms", options.deadline_ms, "how long an answer may take")->capture_default_str();
+  app.add_option("--directory", options.directory, "where snapshot and sockets go")->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  const auto done = run(options);
+  if (done) return 0;
+  std::fprintf(stderr, "host_agent: %s\n", done.error().message.c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace mayfly::host_agent
+
+int main(int argc, char** argv) {
+  try {
+    return mayfly::host_agent::run_command_line(argc, argv);
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "host_agent: %s\n", failure.what());
+    return 1;
+  }
+}

@@ -1,0 +1,107 @@
+// Log, metrics and console into FIFOs whose readers are slow, gone, or never came.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/monitor.h"
+#include "vmm/base/json_value.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <sstream>
+
+namespace mayfly::testing {
+namespace {
+
+class OutputTest : public KvmTest {
+ protected:
+  std::string fifo(const std::string& name) {
+    const std::string path = monitor_.file(name);
+    if (::mkfifo(path.c_str(), 0600) != 0) give_up("cannot make a FIFO " + path);
+    return path;
+  }
+  void configure(const std::string& path, const std::string& body) {
+    const HttpAnswer answer = monitor_.put(path, body);
+    ASSERT_EQ(answer.status, 204) << answer.body;
+  }
+  HttpAnswer flush() { return monitor_.put("/actions", R"({"action_type": "FlushMetrics"})"); }
+  /// What a reader finds who comes now, and goes again.
+  static std::string read_all(const std::string& path) {
+    const OwnedFd reader{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)};
+    std::string text;
+    std::array<char, 4096> piece{};
+    for (ssize_t count = 0; (count = ::read(reader.get(), piece.data(), piece.size())) > 0;)
+      text.append(piece.data(), static_cast<std::size_t>(count));
+    return text;
+  }
+  static std::vector<std::string> lines_of(const std::string& text) {
+    std::vector<std::string> lines;
+    std::istringstream stream{text};
+    for (std::string line; std::getline(stream, line);) lines.push_back(line);
+    return lines;
+  }
+
+  Monitor monitor_;
+};
+
+TEST_F(OutputTest, AMetricsFifoThatFillsUpIsToldAndANewReaderGetsWholeLines) {
+  const std::string path = fifo("metrics");
+  configure("/metrics", R"({"metrics_path": ")" + path + R"(", "emit_id": true})");
+  monitor_.boot("spin");
+  ASSERT_EQ(flush().status, 204);
+  EXPECT_EQ(lines_of(read_all(path)).size(), 1U);  // and this reader is gone
+  HttpAnswer refused;
+  for (int i = 0; i < 1000 && refused.status != 400; ++i) refused = flush();
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("metrics_path " + path), std::string::npos) << refused.body;
+  EXPECT_EQ(monitor_.patch("/vm", R"({"state": "Paused"})").status, 204);
+  EXPECT_EQ(monitor_.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  std::string text = read_all(path);
+  EXPECT_EQ(flush().status, 204);
+  text += read_all(path);
+  EXPECT_TRUE(text.ends_with('\n'));
+  const auto lines = lines_of(text);
+  EXPECT_GT(lines.size(), 2U);
+  for (const std::string& line : lines) EXPECT_TRUE(parse_json(line, "a line")) << line;
+  EXPECT_NE(lines.back().find(R"("missed_metrics_count":1)"), std::string::npos) << lines.back();
+  monitor_.signal(SIGTERM);
+  EXPECT_EQ(monitor_.wait(), 143);
+}
+
+TEST_F(OutputTest, ALogFifoThatFillsUpLosesLinesAndCountsThem) {
+  const std::string path = fifo("log");
+  configure("/logger", R"({"log_path": ")" + path + R"(", "level": "Info"})");
+  monitor_.boot("spin");
+  const auto missed = [&] {
+    const std::string metrics = monitor_.get("/metrics/prometheus").body;
+    return metrics.find("mayfly_logger_missed_log_count_total 0\n") == std::string::npos;
+  };
+  EXPECT_FALSE(missed());
+  for (int i = 0; i < 5000 && (i % 100 != 0 || !missed()); ++i) {
+    ASSERT_EQ(monitor_.patch("/vm", R"({"state": "Paused"})").status, 204);
+    ASSERT_EQ(monitor_.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  }
+  EXPECT_TRUE(missed());
+  const std::string before = read_all(path);
+  ASSERT_EQ(monitor_.patch("/vm", R"({"state": "Paused"})").status, 204);
+  const std::string after = read_all(path);
+  EXPECT_TRUE(before.ends_with('\n'));
+  EXPECT_NE(after.find(":INFO] paused in "), std::string::npos) << after;
+  const auto lines = lines_of(before + after);
+  EXPECT_TRUE(lines.front().starts_with("Running Firecracker v")) << lines.front();
+  for (std::size_t i = 1; i < lines.size(); ++i)
+    EXPECT_NE(lines[i].find("Z [anonymous-instance:"), std::string::npos) << lines[i];
+  monitor_.signal(SIGTERM);
+  EXPECT_EQ(monitor_.wait(), 143);
+}
+
+TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
+  configure("/serial", R"({"serial_out_path": ")" + fifo("serial") + "\"}");
+  monitor_.boot("serial_flood", "bytes=200000");
+  EXPECT_EQ(monitor_.wait(), 0) << monitor_.log_until("");
+}
+
+}  // namespace
+}  // namespace mayfly::testing

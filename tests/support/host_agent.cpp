@@ -1,0 +1,67 @@
+#include "tests/support/host_agent.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace mayfly::testing {
+
+HostAgent::HostAgent(const Options& options) {
+  std::filesystem::create_directory(directory());
+  std::vector<std::string> words = {options.agent, "--mayfly",  options.monitor, "--kernel", options.guest,
+                                    "--directory", directory(), "--port",        "0"};
+  words.insert(words.end(), options.more.begin(), options.more.end());
+  process_.emplace(words, ChildProcess::Streams{.in = -1, .out = out_.write.get(), .err = STDERR_FILENO});
+  out_.write.reset();
+}
+
+void HostAgent::await_ready() {
+  const std::string before = "ready: http://127.0.0.1:";
+  std::string said;
+  read_until(out_.read.get(), said, "\n");
+  if (!said.starts_with(before)) give_up("the host agent said " + said);
+  port_ = static_cast<std::uint16_t>(std::stoul(said.substr(before.size())));
+}
+
+OwnedFd HostAgent::ask(const std::string& method, const std::string& path, const std::string& body) const {
+  OwnedFd connection{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(port_);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (::connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    give_up("cannot connect to the host agent");
+  const std::string text = method + " " + path +
+                           " HTTP/1.1\r\nHost: here\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+                           body;
+  if (::send(connection.get(), text.data(), text.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(text.size()))
+    give_up("cannot send to the host agent");
+  return connection;
+}
+
+std::string HostAgent::answer_on(const OwnedFd& connection) {
+  std::string text;
+  read_until(connection.get(), text, "");
+  return text;
+}
+
+std::vector<OwnedFd> HostAgent::monitors() const {
+  std::vector<OwnedFd> all;
+  for (const auto& task : std::filesystem::directory_iterator{"/proc/" + std::to_string(process_->pid()) + "/task"}) {
+    std::ifstream children{task.path() / "children"};
+    for (pid_t pid = 0; children >> pid;) {
+      OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+      if (pidfd) all.push_back(std::move(pidfd));
+    }
+  }
+  return all;
+}
+
+bool HostAgent::has_files() const { return !std::filesystem::is_empty(directory()); }
+
+}  // namespace mayfly::testing

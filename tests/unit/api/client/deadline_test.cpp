@@ -1,0 +1,27 @@
+#include "api/client/deadline.h"
+
+#include "tests/support/child_process.h"
+
+#include <poll.h>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+Deadline in(std::chrono::milliseconds time) { return Deadline::clock::now() + time; }
+
+TEST(DeadlineTest, LeavesNoTimeOnceItIsOver) {
+  EXPECT_EQ(time_left(in(std::chrono::seconds{-1})).count(), 0);
+  EXPECT_GT(time_left(in(std::chrono::hours{1})), std::chrono::minutes{59});
+}
+
+TEST(DeadlineTest, AWaitEndsAtItOrBefore) {
+  const testing::Pipe pipe;
+  EXPECT_TRUE(is_ready_by(in(std::chrono::hours{1}), pipe.write.get(), POLLOUT));
+  EXPECT_FALSE(is_ready_by(in(std::chrono::milliseconds{5}), pipe.read.get(), POLLIN));
+  EXPECT_FALSE(is_ready_by(in(std::chrono::seconds{-1}), pipe.write.get(), POLLOUT)) << "who is always ready";
+}
+
+}  // namespace
+}  // namespace mayfly

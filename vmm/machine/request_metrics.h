@@ -1,0 +1,17 @@
+#pragma once
+
+#include "vmm/base/metrics.h"
+#include "vmm/machine/command.h"
+
+#include <string_view>
+
+/// Which counters a request moves.
+namespace mayfly {
+
+/// A command that was carried out, or refused.
+void count_request(Metrics& metrics, const Command& command, bool ok);
+
+/// A request that made no command: nobody knows what kind it was to be.
+void count_refused_request(Metrics& metrics, std::string_view method) noexcept;
+
+}  // namespace mayfly
