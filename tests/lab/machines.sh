@@ -1,8 +1,31 @@
 # Microvms for the tests that run inside the lab (or on a host with hardware virtualization), each driven by curl, as a
-# host agent would. To be sourced, by a script that has set: mayfly (the binary), work (a directory for its files).
+# host agent would. To be sourced, by a script that has set: mayfly (the binary), work (a directory for its files); and may
+# have set jailed (no: not jailed) and, for machines in jails, shown (files from elsewhere that they are given).
 
 passed=0 failed=0
 readonly patience=240 # seconds for anything that a software CPU does
+
+# --- Its jail --------------------------------------------------------------------------------------------------------
+
+# As machines are run in production, where we may: root alone makes jails.
+[ "$(id -u)" -eq 0 ] || jailed=no
+readonly jailed=${jailed:-yes}
+readonly jails=/srv/mayfly-lab jail_uid=30007
+tap_owner=()
+[ "$jailed" = no ] || tap_owner=(user "$jail_uid")
+
+# What a host puts into a jail beforehand, so that a machine finds what it is given at the same path as we: make_jail ID
+make_jail() {
+  local root=$jails/mayfly/$1/root path
+  mountpoint -q "$jails" || { mkdir -p "$jails" && mount -t tmpfs -o mode=755 none "$jails"; } || return 1
+  mkdir -p "$root$work" && mount --rbind "$work" "$root$work" || return 1
+  for path in "${shown[@]}"; do
+    mkdir -p "$root${path%/*}" && : >"$root$path" && mount --bind "$path" "$root$path" || return 1
+  done
+}
+drop_jails() { ! mountpoint -q "$jails" || umount -l "$jails"; }
+# What is there by now is the machine's to write.
+give_files() { [ "$jailed" = no ] || chown -R "$jail_uid:$jail_uid" "$work"; }
 
 # --- One machine -----------------------------------------------------------------------------------------------------
 
@@ -14,7 +37,13 @@ start_monitor() {
   mkfifo "$keys"
   : >"$console"
   exec 8<>"$keys"
-  "${launcher[@]}" "$mayfly" --api-sock "$sock" --id "lab-$machine" "$@" <"$keys" >"$console" 2>"$log" &
+  local command=("$mayfly" --id "lab-$machine")
+  if [ "$jailed" = yes ]; then
+    make_jail "lab-$machine" && give_files || return 1
+    command=("${mayfly%/*}/mayfly-jailer" --id "lab-$machine" --exec-file "$mayfly" --uid "$jail_uid" --gid "$jail_uid"
+      --chroot-base-dir "$jails" --)
+  fi
+  "${launcher[@]}" "${command[@]}" --api-sock "$sock" "$@" <"$keys" >"$console" 2>"$log" &
   monitor=$!
   # Retries while nobody listens yet; the first answer ends it.
   curl -sf --retry 100 --retry-delay 0 --retry-all-errors --retry-max-time 60 --unix-socket "$sock" \
@@ -24,6 +53,7 @@ start_monitor() {
 # request METHOD PATH [BODY]: succeeds where the answer is 2xx; the answer's body is in $work/answer.
 request() {
   local code
+  give_files
   code=$(curl -s --max-time 60 --unix-socket "$sock" -X "$1" ${3:+-d "$3"} -o "$work/answer" -w '%{http_code}' \
     "http://localhost$2") || return 1
   [ "${code:0:1}" = 2 ] || { echo "$1 $2 answered $code: $(cat "$work/answer")"; return 1; }
@@ -70,7 +100,7 @@ go() { request PUT /actions '{"action_type": "InstanceStart"}'; }
 
 make_tap() { # NAME ADDRESS [MTU]
   drop_tap "$1" # what a case that failed has left
-  ip tuntap add "$1" mode tap vnet_hdr && ip link set "$1" mtu "${3:-1500}" up && ip addr add "$2" dev "$1"
+  ip tuntap add "$1" mode tap vnet_hdr "${tap_owner[@]}" && ip link set "$1" mtu "${3:-1500}" up && ip addr add "$2" dev "$1"
 }
 drop_tap() { ip link del "$1" 2>/dev/null || true; }
 
@@ -109,6 +139,7 @@ run_cases() {
       [ "$monitor" -eq 0 ] || kill -KILL "$monitor" 2>/dev/null
     fi
     exec 8>&-
+    drop_jails
   done
   echo "$passed passed, $failed failed"
   [ "$failed" -eq 0 ]
