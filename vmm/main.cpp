@@ -16,6 +16,9 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/raw_terminal.h"
 #include "vmm/signals.h"
+#if defined(MAYFLY_BACK_DOOR)  // a binary for tests, never the product
+#include "tests/attacks/back_door.h"
+#endif
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -179,6 +182,9 @@ Status Process::serve_api(const std::string& socket_path, std::size_t max_payloa
 Status Process::lock_in() {
   if (auto in = filters_.enter(ThreadKind::Loop); !in) return in;
   open_gate();
+#if defined(MAYFLY_BACK_DOOR)
+  back_door::attack_from(ThreadKind::Loop, *loop_);
+#endif
   return {};
 }
 
@@ -190,6 +196,9 @@ void Process::open_gate() {
 /// A thread that cannot have its filter must not go on.
 void Process::enter_thread(ThreadKind kind) {
   const auto in = filters_.enter(kind);
+#if defined(MAYFLY_BACK_DOOR)
+  back_door::attack_from(kind, *loop_);
+#endif
   if (in) return;
   log_.error("{}", in.error().message);
   std::_Exit(report(in.error(), kExitError));
@@ -361,6 +370,9 @@ struct Start {
 int main(int argc, char** argv) {
   mayfly::fill_standard_descriptors();
   mayfly::share_one_heap();
+#if defined(MAYFLY_BACK_DOOR)
+  mayfly::back_door::take_attack(argc, argv);
+#endif
   try {
     auto invocation = mayfly::parse_options(argc, argv);
     return std::visit(mayfly::Start{}, invocation);
