@@ -89,6 +89,7 @@ TEST_F(SeccompTest, AViolationIsALineInTheLogAndAnExitCode) {
   ASSERT_NE(line, std::string::npos);
   text.erase(line, text.find('\n', line + 1) - line);
   Monitor monitor{{"--id", "vm-7", "--seccomp-filter", compiled(text)}};
+  (void)monitor.get("/");  // upon which it makes a machine's shell
   monitor.log_until("seccomp: thread loop called system call 16 (ioctl), which its filter does not allow\n");
   EXPECT_NE(monitor.log_until("").find("Z [vm-7:ERROR] seccomp: thread loop"), std::string::npos);
   EXPECT_EQ(monitor.wait(), 148);

@@ -225,12 +225,13 @@ void check_threads(const HostRoot& root, Findings& findings) {
 
 void check_jail(const HostRoot& root, Findings& findings) {
   const std::string actions = root.read("proc/sys/kernel/seccomp/actions_avail").value_or("");
-  if (has_word(actions, "kill_process"))
+  if (has_word(actions, "trap"))
     findings.push_back({Severity::Ok, "seccomp", "system call filters are there", "", ""});
   else
-    findings.push_back({Severity::Costly, "seccomp", "the kernel has no system call filters",
-                        "a guest that takes over its monitor can make every system call of the host",
-                        "use a kernel that is built with CONFIG_SECCOMP_FILTER"});
+    findings.push_back(
+        {Severity::Costly, "seccomp", "the kernel has no system call filters",
+         "a guest that takes over its monitor can make every system call of the host",
+         "use a kernel that is built with CONFIG_SECCOMP_FILTER; without, machines start with --no-seccomp alone"});
 
   const bool supported = root.exists("proc/self/ns/user");
   const bool allowed = root.read_number("proc/sys/user/max_user_namespaces").value_or(0) > 0 &&
