@@ -4,6 +4,9 @@
 # Whether guests run in the lab's software CPU here.
 in_software() { ! { [ -w /dev/kvm ] && grep -qwE 'svm|vmx' /proc/cpuinfo; }; }
 
+# Where nothing is said for so long, it is the lab that hangs: what a case waits for has less time.
+readonly longest_silence=300
+
 # run_batches BATCH SECONDS [CASE...]: ends with the count.
 run_batches() {
   local batch=$1 seconds=$2 name good
@@ -18,7 +21,7 @@ run_batches() {
   # or the lab itself ends. So a case that fails in software is tried once more, in a fresh lab, and said to be; on
   # hardware a failure is one at once.
   while [ ${#cases[@]} -gt 0 ]; do
-    tests/lab/lab --cpus 1 --memory 3072 --timeout "$seconds" -- "${guests[@]}" "${cases[@]:0:batch}" | tee "$work/output" |
+    tests/lab/lab --cpus 1 --memory 3072 --timeout "$seconds" --silence "$longest_silence" -- "${guests[@]}" "${cases[@]:0:batch}" | tee "$work/output" |
       grep --line-buffered -vE '^[0-9]+ passed, [0-9]+ failed$' || true
     good=$(grep -c '^ok ' "$work/output" || true)
     mapfile -t bad < <(sed -n 's/^FAILED  \([^ ]*\).*/\1/p' "$work/output")

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 
 namespace mayfly {
 namespace {
@@ -30,10 +31,21 @@ Status keep_to_ourselves(void* address, std::uint64_t length) {
   return {};
 }
 
+/// Kernels before 6.7 align nothing by themselves, and KVM maps 2 MiB at once only where guest and host address agree.
+void* address_for_huge_pages(std::uint64_t length) {
+  Mapping room{::mmap(nullptr, length + kHugePageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+               length + kHugePageSize};
+  void* start = room.address();
+  std::size_t space = room.length();
+  return std::align(kHugePageSize, length, start, space);
+}
+
 Result<Mapping> map_anonymous(std::uint64_t length, HugePages pages) {
   int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   if (pages == HugePages::Explicit2M) flags |= MAP_HUGETLB | MAP_HUGE_2MB;
-  Mapping mapping{::mmap(nullptr, length, PROT_READ | PROT_WRITE, flags, -1, 0), length};
+  // Only a hint: no other thread has taken the place meanwhile, or the pages are small.
+  void* const hint = pages == HugePages::Transparent ? address_for_huge_pages(length) : nullptr;
+  Mapping mapping{::mmap(hint, length, PROT_READ | PROT_WRITE, flags, -1, 0), length};
   if (!mapping) {
     if (pages == HugePages::Explicit2M && errno == ENOMEM)
       return fail(ErrorKind::System,
@@ -184,7 +196,7 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   const std::uint64_t head = std::min(length, (kGuestPageSize - at.value % kGuestPageSize) % kGuestPageSize);
   const std::uint64_t whole = (length - head) / kGuestPageSize * kGuestPageSize;
   const bool aligned = offset % kGuestPageSize == at.value % kGuestPageSize;
-  if (!aligned || whole == 0 || pages_ == HugePages::Explicit2M) return read_fully(fd, offset, *target);
+  if (!aligned || whole == 0 || pages_ != HugePages::None) return read_fully(fd, offset, *target);
 
   if (auto read = read_fully(fd, offset, target->first(head)); !read) return read;
   std::byte* const start = target->data() + head;

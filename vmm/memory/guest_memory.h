@@ -27,7 +27,8 @@ struct GuestAddress {
   friend constexpr auto operator<=>(GuestAddress, GuestAddress) = default;
 };
 
-/// What backs guest memory: 4 KiB pages, transparent huge pages (madvise), or 2 MiB pages from the host's pool.
+/// What backs guest memory: 4 KiB pages, transparent huge pages (madvise; regions then begin at a multiple of 2 MiB, so
+/// that KVM can map as much at once), or 2 MiB pages from the host's pool.
 enum class HugePages { None, Transparent, Explicit2M };
 
 /// Where RAM stops for devices, and goes on (see ARCHITECTURE.md, "Guest address space").
@@ -107,7 +108,7 @@ class GuestMemory {
 
   /// Puts `length` bytes of a file at `at`. Whole pages whose file offset and guest address agree modulo the page size
   /// are mapped privately over the RAM (no copy; the page cache is shared by every machine that boots this file); the
-  /// rest, and everything where pages are 2 MiB, is read. Errors: outside RAM, a short or failing read.
+  /// rest, and everything where pages are or may be 2 MiB, is read. Errors: outside RAM, a short or failing read.
   [[nodiscard]] Status place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length);
 
   [[nodiscard]] const std::vector<Region>& regions() const noexcept { return regions_; }

@@ -46,6 +46,18 @@ TEST(GuestMemory, RamGoesAroundTheHole) {
   EXPECT_FALSE(large->bytes(GuestAddress{kMmioHoleEnd}, 5 * kGiB - kMmioHoleStart + 1));
 }
 
+TEST(GuestMemory, TransparentHugePagesAgreeWithTheGuestsAddresses) {
+  // Several at once: one may lie right by chance.
+  std::vector<Result<GuestMemory>> machines;
+  for (const std::uint64_t size_mib : {3, 128, 4097, 1}) {
+    machines.push_back(GuestMemory::create({.size_mib = size_mib, .pages = HugePages::Transparent}));
+    ASSERT_TRUE(machines.back()) << machines.back().error().message;
+    EXPECT_EQ(machines.back()->size(), size_mib * kMiB);
+    for (const GuestMemory::Region& region : machines.back()->regions())
+      EXPECT_EQ((reinterpret_cast<std::uintptr_t>(region.mapping.address()) - region.start.value) % (2 * kMiB), 0U);
+  }
+}
+
 class TwoMib : public ::testing::Test {
  protected:
   static constexpr std::uint64_t kEnd = 2 * kMiB;
@@ -121,6 +133,15 @@ TEST_F(PlaceFile, PutsTheSameBytesThereWhateverTheAlignment) {
     ASSERT_TRUE(done) << done.error().message;
     EXPECT_TRUE(placed(each.offset, each.at, each.length)) << each.offset << ' ' << each.at << ' ' << each.length;
   }
+}
+
+TEST_F(PlaceFile, IsReadWhereAMappingWouldBreakAHugePage) {
+  ASSERT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{0}, 2 * kGuestPageSize));
+  EXPECT_EQ(memory_->file_ranges().size(), 1U);
+  memory_ = GuestMemory::create({.size_mib = 2, .pages = HugePages::Transparent});
+  ASSERT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{0}, 2 * kGuestPageSize));
+  EXPECT_TRUE(placed(0, 0, 2 * kGuestPageSize));
+  EXPECT_TRUE(memory_->file_ranges().empty());
 }
 
 TEST_F(PlaceFile, WhatTheGuestWritesDoesNotReachTheFile) {
