@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 
 namespace mayfly::seccomp {
 namespace {
@@ -32,6 +33,8 @@ struct Constant {
 
 /// Of Linux 6.7, newer than the headers that we build with.
 constexpr std::uint64_t kPagemapScan = 0xc0606610;  // include/uapi/linux/fs.h
+
+using XsaveArea = std::array<std::byte, 4096>;
 
 /// In the order of their headers' names.
 constexpr std::array kConstants = {
@@ -91,31 +94,22 @@ constexpr std::array kConstants = {
     NAMED(KVM_GET_FPU),
     NAMED(KVM_GET_LAPIC),
     NAMED(KVM_GET_MP_STATE),
-    NAMED(KVM_GET_MSRS),
-    NAMED(KVM_GET_MSR_INDEX_LIST),
     NAMED(KVM_GET_REGS),
     NAMED(KVM_GET_SREGS),
     NAMED(KVM_GET_SREGS2),
-    NAMED(KVM_GET_SUPPORTED_CPUID),
-    NAMED(KVM_GET_CPUID2),
     NAMED(KVM_GET_TSC_KHZ),
     NAMED(KVM_GET_VCPU_EVENTS),
     NAMED(KVM_GET_VCPU_MMAP_SIZE),
     NAMED(KVM_GET_XCRS),
-    NAMED(KVM_GET_XSAVE),
-    NAMED(KVM_GET_XSAVE2),
     NAMED(KVM_IOEVENTFD),
     NAMED(KVM_IRQFD),
     NAMED(KVM_KVMCLOCK_CTRL),
     NAMED(KVM_RUN),
     NAMED(KVM_SET_CLOCK),
-    NAMED(KVM_SET_CPUID2),
     NAMED(KVM_SET_DEBUGREGS),
     NAMED(KVM_SET_FPU),
-    NAMED(KVM_SET_GSI_ROUTING),
     NAMED(KVM_SET_LAPIC),
     NAMED(KVM_SET_MP_STATE),
-    NAMED(KVM_SET_MSRS),
     NAMED(KVM_SET_REGS),
     NAMED(KVM_SET_SREGS),
     NAMED(KVM_SET_SREGS2),
@@ -124,9 +118,19 @@ constexpr std::array kConstants = {
     NAMED(KVM_SET_USER_MEMORY_REGION),
     NAMED(KVM_SET_VCPU_EVENTS),
     NAMED(KVM_SET_XCRS),
-    NAMED(KVM_SET_XSAVE),
     NAMED(KVM_SIGNAL_MSI),
     NAMED(KVM_TRANSLATE),
+    // The same, where a flexible array counts in C++ and does not in C, which the kernel is of.
+    Constant{"KVM_GET_MSR_INDEX_LIST", _IOWR(KVMIO, 0x02, std::uint32_t)},
+    Constant{"KVM_GET_SUPPORTED_CPUID", _IOWR(KVMIO, 0x05, std::uint64_t)},
+    Constant{"KVM_SET_GSI_ROUTING", _IOW(KVMIO, 0x6a, std::uint64_t)},
+    Constant{"KVM_GET_MSRS", _IOWR(KVMIO, 0x88, std::uint64_t)},
+    Constant{"KVM_SET_MSRS", _IOW(KVMIO, 0x89, std::uint64_t)},
+    Constant{"KVM_SET_CPUID2", _IOW(KVMIO, 0x90, std::uint64_t)},
+    Constant{"KVM_GET_CPUID2", _IOWR(KVMIO, 0x91, std::uint64_t)},
+    Constant{"KVM_GET_XSAVE", _IOR(KVMIO, 0xa4, XsaveArea)},
+    Constant{"KVM_SET_XSAVE", _IOW(KVMIO, 0xa5, XsaveArea)},
+    Constant{"KVM_GET_XSAVE2", _IOR(KVMIO, 0xcf, XsaveArea)},
     // linux/seccomp.h
     NAMED(SECCOMP_SET_MODE_FILTER),
     // linux/userfaultfd.h
