@@ -79,8 +79,11 @@ TEST_P(ProductBinary, HasNothingThatIsBothWritableAndExecutable) {
   const auto stack = file_.segment(PT_GNU_STACK);
   ASSERT_TRUE(stack);
   EXPECT_EQ(stack->p_flags & PF_X, 0u);
-  for (const Elf64_Phdr& segment : file_.segments())
-    if (segment.p_type == PT_LOAD) EXPECT_NE(segment.p_flags & (PF_W | PF_X), unsigned{PF_W | PF_X});
+  for (const Elf64_Phdr& segment : file_.segments()) {
+    if (segment.p_type == PT_LOAD) {
+      EXPECT_NE(segment.p_flags & (PF_W | PF_X), unsigned{PF_W | PF_X});
+    }
+  }
   EXPECT_FALSE(file_.has(DT_TEXTREL)) << "code would be writable while it is relocated";
 }
 
