@@ -42,6 +42,8 @@ constexpr std::array kConstants = {
     NAMED(TCGETS),
     NAMED(TCSETS),
     NAMED(TIOCGWINSZ),
+    // asm/sockios.h, linux/sockios.h
+    NAMED(SIOCGIFINDEX),
     // errno.h
     NAMED(EACCES),
     NAMED(ENOSYS),
@@ -186,6 +188,7 @@ constexpr std::array kConstants = {
     NAMED(MSG_NOSIGNAL),
     NAMED(SHUT_WR),
     NAMED(SOCK_CLOEXEC),
+    NAMED(SOCK_DGRAM),
     NAMED(SOCK_NONBLOCK),
     NAMED(SOCK_STREAM),
 };

@@ -109,6 +109,8 @@ struct Row {
   std::string attack;
 };
 
+void PrintTo(const Row& row, std::ostream* out) { *out << row.thread << ':' << row.attack; }
+
 class AttackFromAThread : public ::testing::TestWithParam<Row> {
  protected:
   void SetUp() override {

@@ -156,15 +156,17 @@ const std::vector<Attack>& attacks() {
   return all;
 }
 
-void take_attack(int& argc, char**& argv) {
-  if (argc < 3 || std::string_view{argv[1]} != "--attack") return;
-  const std::string_view words{argv[2]};
-  const std::size_t colon = words.find(':');
+void take_attack(int& argc, char** argv) {
+  char** const end = argv + argc;
+  // Not always first: a jailer puts the monitor's own before them.
+  char** const flag = std::find(argv, end, std::string_view{"--attack"});
+  if (end - flag < 2) return;
+  const std::string_view words{flag[1]};
+  const std::size_t colon = std::min(words.find(':'), words.size());
   attacker = words.substr(0, colon);
-  attempted = words.substr(std::min(colon, words.size() - 1) + 1);
-  argv[2] = argv[0];
+  attempted = words.substr(std::min(colon + 1, words.size()));
+  std::copy(flag + 2, end, flag);
   argc -= 2;
-  argv += 2;
 }
 
 void attack_from(ThreadKind thread, EventLoop& loop) {

@@ -7,12 +7,12 @@
 #include <vector>
 
 /// A way to have a thread of the monitor do what an attacker would who has taken it over. Only mayfly-back-door has it,
-/// a binary for tests: `mayfly-back-door --attack THREAD:NAME` and then the monitor's arguments. The thread tries as
+/// a binary for tests: `mayfly-back-door --attack THREAD:NAME` among the monitor's arguments. The thread tries as
 /// soon as it is set up, says on standard error what became of it, and ends the process.
 namespace mayfly::back_door {
 
 /// Takes the two words from the arguments, if they are there. Once, before any thread is made.
-void take_attack(int& argc, char**& argv);
+void take_attack(int& argc, char** argv);
 
 /// The attack, where it is that thread's.
 void attack_from(ThreadKind thread, EventLoop& loop);

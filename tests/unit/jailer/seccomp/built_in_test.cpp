@@ -49,7 +49,7 @@ TEST_P(BuiltInFilters, RefuseWhatLeadsOutOfTheProcess) {
 
 TEST_P(BuiltInFilters, RefuseArgumentsThatNoThreadNeeds) {
   EXPECT_FALSE(allows(__NR_socket, {AF_INET, SOCK_STREAM, 0}));
-  EXPECT_FALSE(allows(__NR_socket, {AF_UNIX, SOCK_DGRAM, 0}));
+  EXPECT_FALSE(allows(__NR_socket, {AF_UNIX, SOCK_SEQPACKET, 0}));
   EXPECT_FALSE(allows(__NR_socket, {AF_NETLINK, SOCK_RAW, 0}));
   EXPECT_FALSE(allows(__NR_mmap, {0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS}));
   EXPECT_FALSE(allows(__NR_mprotect, {0, 4096, PROT_READ | PROT_EXEC}));
