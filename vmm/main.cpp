@@ -167,8 +167,8 @@ Status Process::serve_api(const std::string& socket_path, std::size_t max_payloa
                                    .max_payload = max_payload,
                                    .enter_thread =
                                        [this](ThreadKind kind) {
-                                         gate_open_.wait(false);
                                          enter_thread(kind);
+                                         gate_open_.wait(false);
                                        }},
                                   *controller_);
   if (!server) return propagate(server);
