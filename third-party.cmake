@@ -4,6 +4,7 @@ find_package(Threads REQUIRED)
 
 # fmt: the package has no libfmt.a; its format-inl.h instantiated once is the same code.
 add_library(mayfly_fmt STATIC vmm/base/fmt_instances.cc)
+target_link_libraries(mayfly_fmt PRIVATE mayfly_hardening)
 
 # liburing: the package has liburing.a.
 find_library(LIBURING_ARCHIVE NAMES liburing.a REQUIRED)
@@ -35,6 +36,7 @@ add_library(mayfly_httplib INTERFACE)
 target_include_directories(mayfly_httplib SYSTEM INTERFACE ${httplib_dir})
 
 add_library(mayfly_simdjson STATIC ${simdjson_dir}/simdjson.cpp)
+target_link_libraries(mayfly_simdjson PRIVATE mayfly_hardening)
 target_include_directories(mayfly_simdjson SYSTEM PUBLIC ${simdjson_dir})
 # Requests are short: the portable implementation alone, since choosing among several asks CPUID, which a virtual host
 # emulates at some 7 us each.

@@ -13,7 +13,7 @@ namespace mayfly {
 [[nodiscard]] Result<MmdsConfig> read_mmds_config(const JsonValue& json, const std::string& where);
 void write_mmds_config(JsonWriter& json, const MmdsConfig& mmds);
 
-/// Metadata, or a patch of them: any object.
+/// Metadata, or a patch of them: any object. Errors quote nothing of it, since the log shows them.
 [[nodiscard]] Result<JsonValue> read_metadata(const JsonValue& json, const std::string& where);
 
 }  // namespace mayfly

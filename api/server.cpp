@@ -72,6 +72,7 @@ void ApiServer::serve() {
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
   ::pthread_setname_np(::pthread_self(), "api");
+  if (options_.enter_thread) options_.enter_thread(ThreadKind::Api);
   while (!stopping_) {
     if (serve_events()) target_.answered();
   }

@@ -4,6 +4,7 @@
 #include "api/http_engine.h"
 #include "api/unix_listener.h"
 #include "vmm/base/owned_fd.h"
+#include "vmm/base/thread_kind.h"
 #include "vmm/machine/command.h"
 
 #include <chrono>
@@ -32,6 +33,7 @@ struct ApiServerOptions {
   std::chrono::milliseconds request_deadline{
       5000};                         ///< From a request's first byte to its last; as long for its answer.
   std::size_t max_connections = 32;  ///< The next one closes the one that is idle longest, or waits until one ends.
+  ThreadEntry enter_thread{};        ///< Called by the thread once it is set up, before it hears of any client.
 };
 
 class ApiServer {

@@ -112,8 +112,7 @@ Status give_to(const Place& place, Owner owner) {
   struct stat before{};
   if (::fstat(place.fd, &before) != 0) return fail_errno(ErrorKind::System, "cannot look at {}", place.path);
   place.undo.add([fd = duplicate(place.fd), before] {
-    (void)::fchown(fd.get(), before.st_uid, before.st_gid);
-    (void)::fchmod(fd.get(), before.st_mode & 07777);
+    if (::fchown(fd.get(), before.st_uid, before.st_gid) == 0) (void)::fchmod(fd.get(), before.st_mode & 07777);
   });
   if (::fchmod(place.fd, 0700) != 0 || ::fchown(place.fd, owner.uid, owner.gid) != 0)
     return fail_errno(ErrorKind::System, "cannot give {} to {}:{}", place.path, owner.uid, owner.gid);

@@ -20,6 +20,7 @@ std::string fresh_socket(const ScratchDirectory& scratch) {
 std::vector<std::string> command(const BenchMachine::Options& options, const std::string& socket) {
   std::vector<std::string> words = options.launcher;
   words.insert(words.end(), {options.monitor, "--api-sock", socket, "--level", "Error"});
+  words.insert(words.end(), options.arguments.begin(), options.arguments.end());
   return words;
 }
 

@@ -33,6 +33,7 @@ class BenchMachine {
     std::string device;       ///< The request's body.
     /// A command that ends by executing the one that follows it; the CPU time is its own then.
     std::vector<std::string> launcher{};
+    std::vector<std::string> arguments{};  ///< More of the monitor's.
   };
   /// Boots; returns when the guest begins.
   BenchMachine(const testing::ScratchDirectory& scratch, const Options& options);

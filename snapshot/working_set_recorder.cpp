@@ -36,7 +36,8 @@ bool read_page(int file, std::span<std::byte> page, std::uint64_t offset) {
 }  // namespace
 
 Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const GuestMemory& memory,
-                                                                      std::shared_ptr<OwnedFd> file, Log& log) {
+                                                                      std::shared_ptr<OwnedFd> file, Log& log,
+                                                                      const ThreadEntry& enter_thread) {
   auto userfault = watch_for_faults(memory, "working_set");
   if (!userfault) return propagate(userfault);
   OwnedFd stop_event{::eventfd(0, EFD_CLOEXEC)};
@@ -44,7 +45,7 @@ Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const Gues
   std::unique_ptr<WorkingSetRecorder> recorder{
       new WorkingSetRecorder{memory, std::move(*userfault), std::move(stop_event), std::move(file), log}};
   try {
-    recorder->thread_ = std::thread{[raw = recorder.get()] { raw->serve(); }};
+    recorder->thread_ = std::thread{[raw = recorder.get(), enter_thread] { raw->serve(enter_thread); }};
   } catch (const std::system_error& error) {
     return fail(ErrorKind::System, "cannot start the recorder's thread: {}", error.code().message());
   }
@@ -83,12 +84,13 @@ void WorkingSetRecorder::stop() {
   touched_ = {};
 }
 
-void WorkingSetRecorder::serve() {
+void WorkingSetRecorder::serve(const ThreadEntry& enter_thread) {
   // Signals are the main thread's to handle.
   sigset_t all;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
   ::pthread_setname_np(::pthread_self(), "recorder");
+  if (enter_thread) enter_thread(ThreadKind::Recorder);
   std::array waits = {pollfd{.fd = userfault_.get(), .events = POLLIN, .revents = 0},
                       pollfd{.fd = stop_event_.get(), .events = POLLIN, .revents = 0}};
   while (waits[1].revents == 0) {

@@ -4,6 +4,7 @@
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
 #include "vmm/base/owned_fd.h"
+#include "vmm/base/thread_kind.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <cstdint>
@@ -25,9 +26,11 @@ namespace mayfly {
 class WorkingSetRecorder {
  public:
   /// `memory` is anonymous and untouched, and is not touched any more when the recorder is destroyed. A page that
-  /// cannot be read from `file` is logged and taken away from whoever waits for it. Errors: as watch_for_faults().
+  /// cannot be read from `file` is logged and taken away from whoever waits for it. `enter_thread` is called by the
+  /// thread, first. Errors: as watch_for_faults().
   [[nodiscard]] static Result<std::unique_ptr<WorkingSetRecorder>> start(const GuestMemory& memory,
-                                                                         std::shared_ptr<OwnedFd> file, Log& log);
+                                                                         std::shared_ptr<OwnedFd> file, Log& log,
+                                                                         const ThreadEntry& enter_thread = {});
   WorkingSetRecorder(const WorkingSetRecorder&) = delete;
   WorkingSetRecorder& operator=(const WorkingSetRecorder&) = delete;
   ~WorkingSetRecorder();
@@ -47,7 +50,7 @@ class WorkingSetRecorder {
   };
   WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, std::shared_ptr<OwnedFd> file,
                      Log& log);
-  void serve();
+  void serve(const ThreadEntry& enter_thread);
   /// Answers the faults at hand.
   void answer();
   void give_page(std::uint64_t address);

@@ -44,18 +44,45 @@ std::unexpected<Error> ring_error(int error_number) {
   }
 }
 
+/// All that this file submits, and registers once the ring is enabled. A system call filter cannot see into the ring.
+constexpr std::array kOperations = {IORING_OP_READ,    IORING_OP_WRITE,       IORING_OP_READV,   IORING_OP_WRITEV,
+                                    IORING_OP_FSYNC,   IORING_OP_FALLOCATE,   IORING_OP_MADVISE, IORING_OP_POLL_ADD,
+                                    IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL};
+constexpr std::array kRegistrations = {IORING_REGISTER_FILES2, IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES};
+constexpr unsigned kEntryFlags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
+
+/// Holds a ring that is still disabled to what we use of it; false where the kernel cannot.
+bool restrict_ring(io_uring& ring) {
+  std::array<io_uring_restriction, kOperations.size() + kRegistrations.size() + 1> all{};
+  auto* next = all.data();
+  for (const auto operation : kOperations) {
+    next->opcode = IORING_RESTRICTION_SQE_OP;
+    (next++)->sqe_op = static_cast<std::uint8_t>(operation);
+  }
+  for (const auto registration : kRegistrations) {
+    next->opcode = IORING_RESTRICTION_REGISTER_OP;
+    (next++)->register_op = static_cast<std::uint8_t>(registration);
+  }
+  next->opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
+  next->sqe_flags = kEntryFlags;
+  return ::io_uring_register_restrictions(&ring, all.data(), static_cast<unsigned>(all.size())) == 0;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<EventLoop>> EventLoop::create() {
   OwnedFd wake_fd{::eventfd(0, EFD_CLOEXEC)};
   if (!wake_fd) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
   std::unique_ptr<EventLoop> loop{new EventLoop{std::move(wake_fd)}};
-  // Newest first: DEFER_TASKRUN is in Linux 6.1, SINGLE_ISSUER in 6.0; a kernel refuses what it does not know.
-  constexpr std::array kFlagSets = {IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-                                    IORING_SETUP_SINGLE_ISSUER, 0U};
+  // Newest first: DEFER_TASKRUN is in Linux 6.1, SINGLE_ISSUER in 6.0, R_DISABLED in 5.10; a kernel refuses what it
+  // does not know. With R_DISABLED the one issuer is who enables the ring.
+  constexpr std::array kFlagSets = {
+      IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+      IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER, +IORING_SETUP_R_DISABLED, 0U};
   int result = 0;
+  io_uring_params params{};
   for (const unsigned flags : kFlagSets) {
-    io_uring_params params{};
+    params = {};
     params.flags = flags;
     result = ::io_uring_queue_init_params(kRingEntries, &loop->ring_, &params);
     if (result != -EINVAL) break;
@@ -63,6 +90,10 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
   if (result < 0) {
     loop->ring_.ring_fd = -1;
     return ring_error(-result);
+  }
+  if ((params.flags & IORING_SETUP_R_DISABLED) != 0) {
+    loop->restricted_ = restrict_ring(loop->ring_);
+    if (result = ::io_uring_enable_rings(&loop->ring_); result < 0) return ring_error(-result);
   }
   loop->watch_wake_fd();
   return loop;

@@ -5,7 +5,8 @@
 /// How a machine's life ended, and the exit code of the process that was its monitor.
 namespace mayfly {
 
-/// The values are the exit codes (README.md, "Exit codes"); 1, 152 and 153 are main.cpp's own.
+/// The values are the exit codes (README.md, "Exit codes"); 1, 152 and 153 are main.cpp's own, and
+/// 148 is the filters'.
 enum class EndReason : int {
   Reset = 0,           ///< The guest pulled the reset line (i8042), as `reboot=k` does.
   PowerOff = 10,       ///< The guest switched itself off (ACPI sleep control).

@@ -4,6 +4,7 @@
 #include "api/mmds_json.h"
 #include "api/responses.h"
 #include "api/server.h"
+#include "jailer/seccomp/thread_filters.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/cli/completion.h"
@@ -15,6 +16,9 @@
 #include "vmm/machine/machine_state.h"
 #include "vmm/raw_terminal.h"
 #include "vmm/signals.h"
+#if defined(MAYFLY_BACK_DOOR)  // a binary for tests, never the product
+#include "tests/attacks/back_door.h"
+#endif
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -22,9 +26,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iterator>
 
@@ -78,8 +84,8 @@ std::uint64_t monotonic_us() { return monotonic_ns() / 1000; }
 /// A machine's surroundings, in the order in which they are made.
 class Process {
  public:
-  Process(const CommonOptions& common, ConsoleOptions console)
-      : common_(common), console_(std::move(console)), log_(common.id, log_greeting()) {
+  Process(const CommonOptions& common, seccomp::ThreadFilters filters, ConsoleOptions console)
+      : common_(common), console_(std::move(console)), log_(common.id, log_greeting()), filters_(std::move(filters)) {
     if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_us();
   }
 
@@ -87,21 +93,30 @@ class Process {
   Process& operator=(const Process&) = delete;
   /// A client may wait for an answer of the loop, which will not run (again).
   ~Process() {
+    open_gate();  // for whoever waits there, and is to be joined
     if (loop_) loop_->close();
   }
 
   /// Everything but the API; no thread exists yet. `metadata_limit`: see ControllerOptions.
   [[nodiscard]] Status prepare(std::size_t metadata_limit);
   [[nodiscard]] Status serve_api(const std::string& socket_path, std::size_t max_payload);
+  /// From here on this thread, and those that it makes, can make only the system calls that their filters allow; and
+  /// clients are served.
+  [[nodiscard]] Status lock_in();
   /// Carries the commands out until one is refused.
   [[nodiscard]] Status carry_out(std::vector<Command> commands);
   /// Serves until the machine ends; the exit code.
   [[nodiscard]] int run();
 
  private:
+  void enter_thread(ThreadKind kind);
+  void open_gate();
+
   CommonOptions common_;
   ConsoleOptions console_;
   Log log_;
+  seccomp::ThreadFilters filters_;
+  std::atomic<bool> gate_open_{false};
   Metrics metrics_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<StopSignals> signals_;
@@ -113,19 +128,25 @@ Status Process::prepare(std::size_t metadata_limit) {
   grow_descriptor_table();
   if (auto blocked = StopSignals::block(); !blocked) return blocked;
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
+  if (auto watched = filters_.watch(log_); !watched) return watched;
   auto loop = EventLoop::create();
   if (!loop) return propagate(loop);
   loop_ = std::move(*loop);
+  if (!loop_->restricted())
+    log_.warning("io_uring takes no restrictions here (Linux 5.10 has them): the ring could do what filters forbid");
   if (console_.on_quit) console_.on_quit = [this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); };
-  controller_ = std::make_unique<Controller>(*loop_, log_, metrics_,
-                                             ControllerOptions{.id = common_.id,
-                                                               .start = common_.start,
-                                                               .boot_timer = common_.boot_timer,
-                                                               .metadata_limit = metadata_limit,
-                                                               .console = console_,
-                                                               .before_command = [this] {
-                                                                 if (signals_) signals_->look();
-                                                               }});
+  controller_ =
+      std::make_unique<Controller>(*loop_, log_, metrics_,
+                                   ControllerOptions{.id = common_.id,
+                                                     .start = common_.start,
+                                                     .boot_timer = common_.boot_timer,
+                                                     .metadata_limit = metadata_limit,
+                                                     .console = console_,
+                                                     .before_command =
+                                                         [this] {
+                                                           if (signals_) signals_->look();
+                                                         },
+                                                     .enter_thread = [this](ThreadKind kind) { enter_thread(kind); }});
   auto signals = StopSignals::watch(*loop_, [this](int number) {
     controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
                          number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
@@ -140,13 +161,47 @@ Status Process::prepare(std::size_t metadata_limit) {
 }
 
 Status Process::serve_api(const std::string& socket_path, std::size_t max_payload) {
-  auto server = ApiServer::create({.socket_path = socket_path, .max_payload = max_payload}, *controller_);
+  // Made before this thread has its filter, which need not allow what serving clients takes then; and serves nobody
+  // until this thread, which carries their commands out, has it.
+  auto server = ApiServer::create({.socket_path = socket_path,
+                                   .max_payload = max_payload,
+                                   .enter_thread =
+                                       [this](ThreadKind kind) {
+                                         enter_thread(kind);
+                                         gate_open_.wait(false);
+                                       }},
+                                  *controller_);
   if (!server) return propagate(server);
   api_ = std::move(*server);
   const ProcessTimes times = times_since(common_.start);
   metrics_.api.process_startup_time_us.set(times.wall_us);
   metrics_.api.process_startup_time_cpu_us.set(times.cpu_us);
   return api_->start();
+}
+
+Status Process::lock_in() {
+  if (auto in = filters_.enter(ThreadKind::Loop); !in) return in;
+  open_gate();
+#if defined(MAYFLY_BACK_DOOR)
+  back_door::attack_from(ThreadKind::Loop, *loop_);
+#endif
+  return {};
+}
+
+void Process::open_gate() {
+  gate_open_.store(true);
+  gate_open_.notify_all();
+}
+
+/// A thread that cannot have its filter must not go on.
+void Process::enter_thread(ThreadKind kind) {
+  const auto in = filters_.enter(kind);
+#if defined(MAYFLY_BACK_DOOR)
+  back_door::attack_from(kind, *loop_);
+#endif
+  if (in) return;
+  log_.error("{}", in.error().message);
+  std::_Exit(report(in.error(), kExitError));
 }
 
 Status Process::carry_out(std::vector<Command> commands) {
@@ -226,19 +281,26 @@ Result<std::vector<Command>> commands_of_files(const ServeOptions& options) {
 int serve(const ServeOptions& options) {
   auto commands = commands_of_files(options);
   if (!commands) return report(commands.error(), kExitBadConfiguration);
+  auto filters = seccomp::ThreadFilters::open(options.common.filters);
+  if (!filters) return report(filters.error(), kExitBadConfiguration);
   Process process{options.common,
+                  std::move(*filters),
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = {}}};
   if (auto prepared = process.prepare(options.limits.metadata()); !prepared)
     return report(prepared.error(), kExitError);
   if (options.api_sock)
     if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
       return report(serving.error(), kExitError);
+  if (auto in = process.lock_in(); !in) return report(in.error(), kExitError);
   if (auto done = process.carry_out(std::move(*commands)); !done) return report(done.error(), code_of(done.error()));
   return process.run();
 }
 
 int run(RunOptions options) {
+  auto filters = seccomp::ThreadFilters::open(options.common.filters);
+  if (!filters) return report(filters.error(), kExitBadConfiguration);
   Process process{options.common,
+                  std::move(*filters),
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = [] {}}};
   if (auto prepared = process.prepare(options.limits.metadata()); !prepared)
     return report(prepared.error(), kExitError);
@@ -247,6 +309,7 @@ int run(RunOptions options) {
       return report(serving.error(), kExitError);
   auto terminal = RawTerminal::enter(STDIN_FILENO);
   if (!terminal) return report(terminal.error(), kExitError);
+  if (auto in = process.lock_in(); !in) return report(in.error(), kExitError);
   if (auto done = process.carry_out(std::move(options.commands)); !done) {
     terminal->reset();
     return report(done.error(), code_of(done.error()));
@@ -307,6 +370,9 @@ struct Start {
 int main(int argc, char** argv) {
   mayfly::fill_standard_descriptors();
   mayfly::share_one_heap();
+#if defined(MAYFLY_BACK_DOOR)
+  mayfly::back_door::take_attack(argc, argv);
+#endif
   try {
     auto invocation = mayfly::parse_options(argc, argv);
     return std::visit(mayfly::Start{}, invocation);

@@ -19,6 +19,9 @@ Saved saved;  // NOLINT: see above
 
 constexpr std::array kFatalSignals = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGQUIT, SIGSEGV, SIGSYS, SIGHUP};
 
+/// Whose signals these were: SIGSYS may have a handler that says which system call was refused.
+std::array<struct sigaction, kFatalSignals.size()> before{};  // NOLINT: as `saved`
+
 /// Async-signal-safe (POSIX 2.4.3).
 void restore() {
   ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
@@ -28,8 +31,11 @@ void restore() {
       ::write(saved.farewell.fd, saved.farewell.text.data(), saved.farewell.text.size());
 }
 
-void restore_and_die(int signal) {
+void restore_and_die(int signal, siginfo_t* info, void* context) {
   restore();
+  for (std::size_t i = 0; i < kFatalSignals.size(); ++i)
+    if (kFatalSignals[i] == signal && (before[i].sa_flags & SA_SIGINFO) != 0)
+      before[i].sa_sigaction(signal, info, context);
   ::signal(signal, SIG_DFL);
   ::raise(signal);
 }
@@ -43,7 +49,10 @@ Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewel
   saved = {.fd = fd, .settings = settings, .farewell = farewell};
   ::cfmakeraw(&settings);
   settings.c_oflag |= OPOST;  // the monitor's own log lines share the terminal, and the guest sends its own \r
-  for (const int signal : kFatalSignals) ::signal(signal, restore_and_die);
+  struct sigaction fatal{};
+  fatal.sa_sigaction = restore_and_die;
+  fatal.sa_flags = SA_SIGINFO;
+  for (std::size_t i = 0; i < kFatalSignals.size(); ++i) ::sigaction(kFatalSignals[i], &fatal, &before[i]);
   if (::tcsetattr(fd, TCSANOW, &settings) != 0)
     return fail_errno(ErrorKind::System, "cannot switch the terminal to raw mode");
   return std::unique_ptr<RawTerminal>{new RawTerminal};
@@ -51,7 +60,7 @@ Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewel
 
 RawTerminal::~RawTerminal() {
   restore();
-  for (const int signal : kFatalSignals) ::signal(signal, SIG_DFL);
+  for (std::size_t i = 0; i < kFatalSignals.size(); ++i) ::sigaction(kFatalSignals[i], &before[i], nullptr);
 }
 
 }  // namespace mayfly

@@ -89,6 +89,7 @@ void VcpuSet::thread_main(std::size_t index) {
   ::sigaddset(&kick, kick_signal());
   ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);  // whoever started the monitor may have left it blocked
   ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
+  if (world_.enter_thread) world_.enter_thread(ThreadKind::Vcpu);
   bool can_run = true;
   while (wait_for_turn(vcpu)) {
     if (!can_run) {  // ended: nothing to do but wait for the machine's stop

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/metrics.h"
+#include "vmm/base/thread_kind.h"
 #include "vmm/bus/bus.h"
 #include "vmm/devices/ioapic.h"
 #include "vmm/kvm/vcpu.h"
@@ -35,6 +36,8 @@ struct VcpuWorld {
   std::function<void(MachineEnd)> on_end;
   /// The last vCPU has parked; on its thread.
   std::function<void()> on_parked;
+  /// By each vCPU's thread, before it parks for the first time; none may be given.
+  ThreadEntry enter_thread{};
 };
 
 class VcpuSet {

@@ -12,6 +12,8 @@ std::string monitor_binary() { return MAYFLY_BINARY; }
 
 std::string jailer_binary() { return MAYFLY_JAILER; }
 
+std::string seccompile_binary() { return MAYFLY_SECCOMPILE; }
+
 std::string page_server_binary() { return MAYFLY_PAGE_SERVER; }
 
 std::string host_agent_binary() { return MAYFLY_HOST_AGENT; }

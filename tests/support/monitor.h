@@ -15,10 +15,11 @@
 ///   EXPECT_EQ(monitor.wait(), 0);
 namespace mayfly::testing {
 
-/// Where the build put the monitor, the jailer, the page server (page_server.cpp), the example of a host agent
-/// (tests/host-agent) and the bare-metal guests.
+/// Where the build put the monitor, the jailer, the compiler of filters, the page server (page_server.cpp), the example
+/// of a host agent (tests/host-agent) and the bare-metal guests.
 [[nodiscard]] std::string monitor_binary();
 [[nodiscard]] std::string jailer_binary();
+[[nodiscard]] std::string seccompile_binary();
 [[nodiscard]] std::string page_server_binary();
 [[nodiscard]] std::string host_agent_binary();
 [[nodiscard]] std::string guest_path(const std::string& name);

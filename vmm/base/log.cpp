@@ -27,15 +27,15 @@ constexpr std::size_t kMaximumLine = 4096;
 
 /// By arithmetic, not gmtime(), which reads the host's time zone file at its first call.
 template <typename Output>
-void format_time(Output output) {
+Output format_time(Output output) {
   using namespace std::chrono;
   const auto now = time_point_cast<microseconds>(system_clock::now());
   const auto day = floor<days>(now);
   const year_month_day date{day};
   const hh_mm_ss time{now - day};
-  fmt::format_to(output, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", static_cast<int>(date.year()),
-                 static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), time.hours().count(),
-                 time.minutes().count(), time.seconds().count(), time.subseconds().count());
+  return fmt::format_to(output, "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z", static_cast<int>(date.year()),
+                        static_cast<unsigned>(date.month()), static_cast<unsigned>(date.day()), time.hours().count(),
+                        time.minutes().count(), time.seconds().count(), time.subseconds().count());
 }
 
 /// A line stays one line, and tells the terminal that shows it nothing but text.
@@ -86,6 +86,7 @@ Status Log::configure(const LoggerConfig& config) {
   }
   const std::scoped_lock lock{mutex_};
   if (file) {
+    descriptor_.store(file.get(), std::memory_order_relaxed);  // before the old one closes
     file_ = std::move(file);
     greet();
   }
@@ -94,6 +95,16 @@ Status Log::configure(const LoggerConfig& config) {
   if (config.show_log_origin) show_origin_ = *config.show_log_origin;
   if (config.module) module_ = *config.module;
   return {};
+}
+
+void Log::urgent(std::string_view message) const noexcept {
+  std::array<char, 512> line;
+  char* end = format_time(line.data());
+  end = fmt::format_to(end, " [{}:{}] ", id_, kLevelNames[static_cast<std::size_t>(LogLevel::Error)]);
+  message = message.substr(0, static_cast<std::size_t>(line.data() + line.size() - end) - 1);
+  end = std::ranges::copy(message, end).out;
+  *end++ = '\n';
+  (void)write_whole_line(descriptor_.load(std::memory_order_relaxed), {line.data(), end});
 }
 
 bool Log::on_standard_error() {

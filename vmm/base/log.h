@@ -88,6 +88,10 @@ class Log {
     log(LogLevel::Debug, format, std::forward<Args>(args)...);
   }
 
+  /// A line at level Error for a signal handler: past all locks, and nothing is allocated. Levels, origins and modules
+  /// do not matter to it.
+  void urgent(std::string_view message) const noexcept;
+
   /// Whether lines go to standard error, where a message for the user would be their double.
   [[nodiscard]] bool on_standard_error();
 
@@ -106,7 +110,8 @@ class Log {
   const std::string id_;
   std::atomic<LogLevel> level_{LogLevel::Info};
   std::atomic<std::uint64_t> missed_{0};
-  std::mutex mutex_;  // guards what follows
+  std::atomic<int> descriptor_{2};  // where lines go: file_'s, or standard error
+  std::mutex mutex_;                // guards what follows
   std::string greeting_;
   OwnedFd file_;  // none: standard error
   bool show_level_ = true;

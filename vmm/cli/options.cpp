@@ -58,6 +58,12 @@ void add_common(CLI::App& app, CommonOptions& common, LoggerFlags& logger) {
   app.add_flag("--show-log-origin", logger.show_origin, "Show which source file a message comes from");
   app.add_option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics")->type_name("FILE");
   app.add_flag("--boot-timer", common.boot_timer, "Log the time when the guest writes 123 to\nport 0x3F0");
+  CLI::Option* const unfiltered =
+      app.add_flag("--no-seccomp", common.filters.off, "No system call filters for this process's threads");
+  app.add_option("--seccomp-filter", common.filters.file,
+                 "Compiled filters (of mayfly-seccompile) in place\nof the built-in ones")
+      ->option_text("FILE")
+      ->excludes(unfiltered);
   app.add_option("--start-time-us", common.start.wall_us,
                  "When this process was begun, in microseconds of\nCLOCK_MONOTONIC");
   app.add_option("--start-time-cpu-us", common.start.cpu_us, "CPU time that this process had used then");
@@ -79,7 +85,6 @@ struct ServeFlags {
   std::string config_file;
   std::string metadata_file;
   ApiLimits limits;
-  bool ignored_flag = false;
 };
 
 void add_limits(CLI::App& app, ApiLimits& limits) {
@@ -109,7 +114,6 @@ void add_serve(CLI::App& app, ServeFlags& flags) {
   app.add_option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)")
       ->type_name("FILE");
   add_limits(app, flags.limits);
-  app.add_flag("--no-seccomp", flags.ignored_flag, "Accepted for the dialect; there is no filter");
 }
 
 /// Prints `text` and ends well.
@@ -413,7 +417,7 @@ Invocation parse_options(int argc, const char* const* argv) {
 
   // Of `run` and of `restore`, of which there is one at most.
   CommonOptions run_common{
-      .id = kDefaultTerminalId, .logger = {}, .metrics_path = {}, .boot_timer = false, .start = {}};
+      .id = kDefaultTerminalId, .logger = {}, .metrics_path = {}, .boot_timer = false, .filters = {}, .start = {}};
   LoggerFlags run_logger{.path = {}, .level = LogLevel::Warning, .has_level = true};
   RunFlags run;
   // Its script names everything.

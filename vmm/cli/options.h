@@ -1,5 +1,6 @@
 #pragma once
 
+#include "jailer/seccomp/thread_filters.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/cli/command_tree.h"
 #include "vmm/cli/completion.h"
@@ -29,6 +30,7 @@ struct CommonOptions {
   LoggerConfig logger;
   std::optional<std::string> metrics_path;
   bool boot_timer = false;
+  seccomp::FilterOptions filters{};
   ProcessStart start;
 };
 

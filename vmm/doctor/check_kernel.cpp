@@ -2,6 +2,7 @@
 #include "vmm/doctor/checks.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <compare>
@@ -223,14 +224,66 @@ void check_threads(const HostRoot& root, Findings& findings) {
   findings.push_back(std::move(finding));
 }
 
-void check_jail(const HostRoot& root, Findings& findings) {
+/// What of a jail's second fence a version adds, where Mayfly asks for it.
+struct FencePart {
+  int version;
+  std::string_view name;
+};
+constexpr std::array kFenceParts = {FencePart{2, "renames between directories"}, FencePart{3, "truncation"},
+                                    FencePart{4, "TCP"}, FencePart{5, "ioctls of devices"},
+                                    FencePart{6, "signals and abstract sockets"}};
+
+void check_landlock(const HostCalls& calls, Findings& findings) {
+  const int version = calls.landlock_version();
+  if (version == 0) {
+    findings.push_back({Severity::Note, "landlock", "the kernel has no Landlock",
+                        "a jail has one fence, its root directory: a way out of that leads to every file that the "
+                        "machine's user may open",
+                        "use a kernel that is built with CONFIG_SECURITY_LANDLOCK, and with landlock in lsm= on its "
+                        "command line where that is there"});
+    return;
+  }
+  Finding finding{Severity::Ok, "landlock", fmt::format("Landlock has version {}", version), "", ""};
+  std::string missing;
+  for (const FencePart& part : kFenceParts)
+    if (version < part.version) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", part.name);
+  if (!missing.empty()) {
+    finding.severity = Severity::Note;
+    finding.cost = fmt::format("a jail's second fence leaves out: {}", missing);
+    finding.remedy = "use Linux 6.12 or later";
+  }
+  findings.push_back(std::move(finding));
+}
+
+/// Guest memory is in no dump; metadata, which can be secrets, are.
+void check_core_dumps(const HostRoot& root, Findings& findings) {
+  const auto pattern = root.read("proc/sys/kernel/core_pattern");
+  if (!pattern) return;
+  // The limit does not hold for what is handed to a program (core(5)).
+  const bool piped = pattern->starts_with('|');
+  if (!piped && soft_limit(root, "Max core file size") == "0") {
+    findings.push_back({Severity::Ok, "core-dumps", "core dumps are not written", "", ""});
+    return;
+  }
+  findings.push_back({Severity::Note, "core-dumps",
+                      piped ? fmt::format("core dumps are handed to {}", std::string_view{*pattern}.substr(1))
+                            : fmt::format("core dumps are written to {}", *pattern),
+                      "that of a monitor that crashes has its metadata and its guest's registers, though not the "
+                      "guest's memory",
+                      piped ? "where metadata are secrets: sysctl kernel.core_pattern=core, and ulimit -c 0"
+                            : "where metadata are secrets: ulimit -c 0, or LimitCORE=0 in the service"});
+}
+
+void check_jail(const HostRoot& root, const HostCalls& calls, Findings& findings) {
   const std::string actions = root.read("proc/sys/kernel/seccomp/actions_avail").value_or("");
-  if (has_word(actions, "kill_process"))
+  if (has_word(actions, "trap"))
     findings.push_back({Severity::Ok, "seccomp", "system call filters are there", "", ""});
   else
-    findings.push_back({Severity::Costly, "seccomp", "the kernel has no system call filters",
-                        "a guest that takes over its monitor can make every system call of the host",
-                        "use a kernel that is built with CONFIG_SECCOMP_FILTER"});
+    findings.push_back(
+        {Severity::Costly, "seccomp", "the kernel has no system call filters",
+         "a guest that takes over its monitor can make every system call of the host",
+         "use a kernel that is built with CONFIG_SECCOMP_FILTER; without, machines start with --no-seccomp alone"});
+  check_landlock(calls, findings);
 
   const bool supported = root.exists("proc/self/ns/user");
   const bool allowed = root.read_number("proc/sys/user/max_user_namespaces").value_or(0) > 0 &&
@@ -254,7 +307,8 @@ void check_kernel(const HostRoot& root, const HostCalls& calls, Findings& findin
   check_io_uring(root, calls, findings);
   check_limits(root, findings);
   check_threads(root, findings);
-  check_jail(root, findings);
+  check_jail(root, calls, findings);
+  check_core_dumps(root, findings);
 }
 
 }  // namespace mayfly::doctor

@@ -62,7 +62,8 @@ void check_swap(const HostRoot& root, Findings& findings) {
   }
   findings.push_back({Severity::Note, "swap", "there is swap space",
                       "a page of an idle machine that was swapped out comes back at the speed of the disk: a function "
-                      "that is called after a while answers late",
+                      "that is called after a while answers late; and guests' memory is on the disk, also after they "
+                      "have ended",
                       "swapoff -a, or memory.swap.max=0 in the machines' control group"});
 }
 

@@ -14,7 +14,7 @@ void check_kvm(const HostRoot& root, const HostCalls& calls, Findings& findings)
 /// Virtualization in the CPU, nesting, clock source, frequency, sibling threads, known weaknesses.
 void check_processor(const HostRoot& root, Findings& findings);
 
-/// The kernel's version, control groups, io_uring, limits, and what the jailer needs.
+/// The kernel's version, control groups, io_uring, limits, what the jailer needs, and core dumps.
 void check_kernel(const HostRoot& root, const HostCalls& calls, Findings& findings);
 
 /// Huge pages, swap, overcommit, page merging, user faults.

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
+#include <linux/landlock.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -46,6 +47,11 @@ class RealHostCalls : public HostCalls {
     io_uring_params parameters = {};
     const OwnedFd ring{static_cast<int>(::syscall(SYS_io_uring_setup, 1, &parameters))};
     return ring ? 0 : errno;
+  }
+
+  [[nodiscard]] int landlock_version() const override {
+    const long version = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+    return static_cast<int>(std::max(version, 0L));
   }
 };
 

@@ -59,6 +59,8 @@ class HostCalls {
   [[nodiscard]] virtual int try_user_faults(const std::string& path) const = 0;
   /// Makes the smallest ring and closes it again: 0, or the errno.
   [[nodiscard]] virtual int try_io_uring() const = 0;
+  /// Which version of Landlock the kernel has; 0: none.
+  [[nodiscard]] virtual int landlock_version() const = 0;
 };
 
 /// The calls of the host we are on.

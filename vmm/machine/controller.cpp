@@ -314,7 +314,8 @@ MicrovmContext Controller::context() {
                 loop_.post([this] {
                   if (recording_ && recording_->until_boot_timer) end_recording();
                 });
-              }};
+              },
+          .enter_thread = options_.enter_thread};
 }
 
 Result<MicrovmPlan> Controller::plan_start() {

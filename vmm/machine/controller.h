@@ -3,6 +3,7 @@
 #include "virtio/mmds/metadata_store.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
+#include "vmm/base/thread_kind.h"
 #include "vmm/event_loop.h"
 #include "vmm/machine/command.h"
 #include "vmm/machine/configured_devices.h"
@@ -51,6 +52,8 @@ struct ControllerOptions {
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
   /// Called before each command of a client: what was sent before it counts first, such as a signal to stop.
   std::function<void()> before_command{};
+  /// Called by each thread that the machine makes, once it is set up.
+  ThreadEntry enter_thread{};
 };
 
 class Controller final : public CommandTarget {

@@ -259,7 +259,8 @@ Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made, StandbyThread first_t
                                        .memory = memory,
                                        .metrics = context.metrics.vcpu,
                                        .on_end = [this](MachineEnd what) { end(std::move(what)); },
-                                       .on_parked = [this] { context.loop.wake(); }},
+                                       .on_parked = [this] { context.loop.wake(); },
+                                       .enter_thread = context.enter_thread},
                              std::move(first_thread));
   if (!set) return propagate(set);
   vcpus = std::move(*set);

@@ -5,6 +5,7 @@
 #include "snapshot/working_set_recorder.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
+#include "vmm/base/thread_kind.h"
 #include "vmm/configuration.h"
 #include "vmm/console.h"
 #include "vmm/event_loop.h"
@@ -81,6 +82,8 @@ struct MicrovmContext {
   std::function<void(MachineEnd)> on_end;
   /// The boot timer's port was written; on a vCPU's thread.
   std::function<void()> on_booted;
+  /// By each thread that the machine makes; none may be given.
+  ThreadEntry enter_thread{};
 };
 
 /// All members are for the loop's thread.

@@ -73,18 +73,20 @@ Status check_recording_path(const SnapshotLoadParams& params) {
   return check_new_file(path, "working_set.path");
 }
 
-Result<RestoredMemory> restore_recorded(GuestMemory::Options options, OwnedFd file, Log& log) {
+Result<RestoredMemory> restore_recorded(GuestMemory::Options options, OwnedFd file, Log& log,
+                                        const ThreadEntry& enter_thread) {
   options.pages = HugePages::None;  // each page is to be seen
   auto memory = GuestMemory::create(options);
   if (!memory) return propagate(memory);
   const auto shared = std::make_shared<OwnedFd>(std::move(file));
-  auto recorder = WorkingSetRecorder::start(*memory, shared, log);
+  auto recorder = WorkingSetRecorder::start(*memory, shared, log, enter_thread);
   if (!recorder) return propagate(recorder);
   memory->set_served(shared);
   return RestoredMemory{.memory = std::move(*memory), .recorder = std::move(*recorder)};
 }
 
-Result<RestoredMemory> restore_memory(const Snapshot& snapshot, const SnapshotLoadParams& params, Log& log) {
+Result<RestoredMemory> restore_memory(const Snapshot& snapshot, const SnapshotLoadParams& params, Log& log,
+                                      const ThreadEntry& enter_thread) {
   const GuestMemory::Options options{.size_mib = snapshot.machine.mem_size_mib, .pages = snapshot.machine.huge_pages};
   if (params.backend == MemoryBackend::File) {
     auto file = open_memory_file(params.backend_path, snapshot.id, options.size_mib * kMiB);
@@ -92,7 +94,7 @@ Result<RestoredMemory> restore_memory(const Snapshot& snapshot, const SnapshotLo
     WorkingSet set;
     if (params.working_set) {
       if (auto checked = check_working_set(snapshot, params); !checked) return propagate(checked);
-      if (params.working_set->record) return restore_recorded(options, std::move(*file), log);
+      if (params.working_set->record) return restore_recorded(options, std::move(*file), log, enter_thread);
       auto read = read_working_set(params.working_set->path, snapshot.id, options.size_mib * kMiB);
       if (!read) return propagate(read);
       set = std::move(*read);
@@ -214,7 +216,7 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
   snapshot->machine.track_dirty_pages = params.track_dirty_pages;
   if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
   if (auto opened = open_devices(*snapshot, params, devices); !opened) return propagate(opened);
-  auto memory = restore_memory(*snapshot, params, log_);
+  auto memory = restore_memory(*snapshot, params, log_, options_.enter_thread);
   if (!memory) return propagate(memory);
   if (auto made = need_shell(); !made) return propagate(made);
   RestorePlan plan{.shell = take_shell(),

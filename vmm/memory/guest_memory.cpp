@@ -20,6 +20,17 @@ constexpr std::size_t bitmap_words(std::uint64_t length) {
   return (length / kGuestPageSize + kPagesAWord - 1) / kPagesAWord;
 }
 
+/// A core dump of the monitor, by whichever program the host hands it to, goes without the guest's memory; and a child
+/// of this process, should it ever be made to have one, does not see it. Not by PR_SET_DUMPABLE: that would take
+/// /proc/self/pagemap from a monitor without privileges, and with it snapshots.
+Status keep_to_ourselves(void* address, std::uint64_t length) {
+  if (::madvise(address, length, MADV_DONTDUMP) != 0)
+    return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
+  if (::madvise(address, length, MADV_DONTFORK) != 0)
+    return fail_errno(ErrorKind::System, "cannot keep guest memory from child processes");
+  return {};
+}
+
 /// Kernels before 6.7 align nothing by themselves, and KVM maps 2 MiB at once only where guest and host address agree.
 void* address_for_huge_pages(std::uint64_t length) {
   Mapping room{::mmap(nullptr, length + kHugePageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
@@ -43,9 +54,7 @@ Result<Mapping> map_anonymous(std::uint64_t length, HugePages pages) {
                   length / kMiB);
     return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
   }
-  // Without this, a core dump of the monitor would carry the guest's memory along.
-  if (::madvise(mapping.address(), length, MADV_DONTDUMP) != 0)
-    return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
+  if (auto kept = keep_to_ourselves(mapping.address(), length); !kept) return propagate(kept);
   if (pages == HugePages::Transparent && ::madvise(mapping.address(), length, MADV_HUGEPAGE) != 0)
     return fail_errno(ErrorKind::Unsupported, "the host has no transparent huge pages; use huge_pages None");
   return mapping;
@@ -142,8 +151,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, OwnedFd file) {
                            static_cast<off_t>(offset)),
                     length};
     if (!mapping) return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
-    if (::madvise(mapping.address(), length, MADV_DONTDUMP) != 0)
-      return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
+    if (auto kept = keep_to_ourselves(mapping.address(), length); !kept) return propagate(kept);
     regions.push_back({start, std::move(mapping)});
     ranges.push_back({.start = start, .length = length, .offset = offset, .file = shared});
     offset += length;
@@ -197,8 +205,7 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
     return fail_errno(ErrorKind::System, "cannot map {} bytes of the file", whole);
   const FileRange range{.start = GuestAddress{at.value + head}, .length = whole, .offset = offset + head, .file = {}};
   file_ranges_.insert(std::ranges::upper_bound(file_ranges_, range.start, {}, &FileRange::start), range);
-  if (::madvise(start, whole, MADV_DONTDUMP) != 0)
-    return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
+  if (auto kept = keep_to_ourselves(start, whole); !kept) return kept;
   return read_fully(fd, offset + head + whole, target->subspan(head + whole));
 }
 

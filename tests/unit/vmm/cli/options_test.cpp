@@ -53,6 +53,7 @@ TEST(Options, ServesTheApiWithTheFlagsThatClientsSend) {
   EXPECT_EQ(options.common.logger.show_log_origin, true);
   EXPECT_EQ(options.common.metrics_path, "/tmp/m");
   EXPECT_TRUE(options.common.boot_timer);
+  EXPECT_TRUE(options.common.filters.off);
   EXPECT_EQ(options.common.start.wall_us, 12U);
   EXPECT_EQ(options.common.start.cpu_us, 3U);
   EXPECT_EQ(options.common.start.parent_cpu_us, 4U);
@@ -301,13 +302,27 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"completion", "--help"}), 80U);
 }
 
+TEST(Options, EveryWayToStartAMachineHasFiltersUnlessTold) {
+  const auto filters_of = [](std::vector<const char*> words) {
+    const auto options = parse(words);
+    if (const auto* run = std::get_if<RunOptions>(&options)) return run->common.filters;
+    return std::get<ServeOptions>(options).common.filters;
+  };
+  EXPECT_FALSE(filters_of({"--api-sock", "s"}).off);
+  EXPECT_FALSE(filters_of({"--api-sock", "s"}).file);
+  EXPECT_EQ(filters_of({"--seccomp-filter", "f"}).file, "f");
+  EXPECT_FALSE(filters_of({"run", "--kernel", "k"}).off);
+  EXPECT_TRUE(filters_of({"run", "--kernel", "k", "--no-seccomp"}).off);
+  EXPECT_EQ(filters_of({"restore", "--state", "s", "--memory", "m", "--seccomp-filter", "f"}).file, "f");
+}
+
 TEST(Options, RefusesWhatItDoesNotKnowAndValuesThatAreNone) {
   EXPECT_EQ(exit_code({"--nonsense"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"--level", "loud"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"--http-api-max-payload-size", "0"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"--id", "a/b"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"--id", ""}), kExitBadArguments);
-  EXPECT_EQ(exit_code({"--seccomp-filter", "f"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--seccomp-filter", "f", "--no-seccomp"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"run", "--kernel", "k", "--cpus", "many"}), kExitBadArguments);
 }
 

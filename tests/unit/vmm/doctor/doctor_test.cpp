@@ -30,10 +30,12 @@ class FakeHost {
     put("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n");
     put("proc/self/limits",
         "Limit       Soft Limit  Hard Limit  Units\n"
+        "Max core file size        0                    unlimited            bytes     \n"
         "Max open files            20000                20000                files     \n"
         "Max locked memory         8388608              8388608              bytes     \n"
         "Max processes             96365                96365                processes \n");
     put("proc/self/cgroup", "0::/vms/vm-7\n");
+    put("proc/sys/kernel/core_pattern", "core\n");
     put("proc/sys/kernel/pid_max", "4194304\n");
     put("proc/sys/kernel/threads-max", "192730\n");
     put("sys/fs/cgroup/vms/pids.max", "20000\n");
@@ -85,12 +87,14 @@ class FakeCalls : public HostCalls {
   }
   [[nodiscard]] int try_user_faults(const std::string& /*path*/) const override { return user_fault_error; }
   [[nodiscard]] int try_io_uring() const override { return io_uring_error; }
+  [[nodiscard]] int landlock_version() const override { return landlock; }
 
   std::map<std::string, int> open_errors;  // by the last part of the path
   int api_version = 12;
   int missing_capability = -1;
   int user_fault_error = 0;
   int io_uring_error = 0;
+  int landlock = 6;
 };
 
 class DoctorTest : public ::testing::Test {
@@ -277,6 +281,29 @@ TEST_F(DoctorTest, WhatTheJailerNeedsIsJudged) {
   host_.remove("proc/self/ns/user");
   expect("user-namespaces", Severity::Note);
   EXPECT_NE(find("user-namespaces").remedy.find("CONFIG_USER_NS"), std::string::npos);
+}
+
+TEST_F(DoctorTest, LandlockIsJudgedByWhatItsVersionLacks) {
+  calls_.landlock = 0;
+  expect("landlock", Severity::Note);
+  EXPECT_NE(find("landlock").remedy.find("lsm="), std::string::npos);
+  calls_.landlock = 3;
+  expect("landlock", Severity::Note);
+  EXPECT_EQ(find("landlock").cost,
+            "a jail's second fence leaves out: TCP, ioctls of devices, signals and abstract sockets");
+  calls_.landlock = 7;
+  expect("landlock", Severity::Ok);
+}
+
+TEST_F(DoctorTest, CoreDumpsAreNotedWhereTheyAreMade) {
+  host_.put("proc/sys/kernel/core_pattern", "|/usr/bin/keeper %p\n");
+  expect("core-dumps", Severity::Note);
+  EXPECT_EQ(find("core-dumps").found, "core dumps are handed to /usr/bin/keeper %p");
+  host_.put("proc/sys/kernel/core_pattern", "/var/cores/%p\n");
+  expect("core-dumps", Severity::Ok);
+  host_.put("proc/self/limits", "Max core file size        unlimited            unlimited            bytes     \n");
+  expect("core-dumps", Severity::Note);
+  EXPECT_NE(find("core-dumps").remedy.find("LimitCORE=0"), std::string::npos);
 }
 
 TEST_F(DoctorTest, HugePagesAreJudged) {

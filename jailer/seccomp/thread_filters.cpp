@@ -1,0 +1,102 @@
+#include "jailer/seccomp/thread_filters.h"
+
+#include "jailer/seccomp/built_in.h"
+#include "jailer/seccomp/violation.h"
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <utility>
+
+namespace mayfly::seccomp {
+namespace {
+
+/// The runtimes of sanitizers make calls of their own, at times of their own: such a build has no filters.
+#if defined(MAYFLY_SANITIZED)
+constexpr bool kCanFilter = false;
+#else
+constexpr bool kCanFilter = true;
+#endif
+
+Result<std::vector<std::byte>> read_blob(const std::string& path) {
+  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  if (!file) return fail_errno(ErrorKind::System, "--seccomp-filter {} cannot be opened", path);
+  std::vector<std::byte> bytes;
+  std::array<std::byte, 4096> piece;
+  ssize_t count = 0;
+  while (bytes.size() <= kLargestBlob && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
+    bytes.insert(bytes.end(), piece.begin(), piece.begin() + count);
+  if (count < 0) return fail_errno(ErrorKind::System, "--seccomp-filter {} cannot be read", path);
+  if (bytes.size() > kLargestBlob)
+    return fail(ErrorKind::TooLarge, "--seccomp-filter {} has over {} bytes, so it is none of mayfly-seccompile's",
+                path, kLargestBlob);
+  return bytes;
+}
+
+/// For the handler: blocked, SIGSYS would end the process without a word.
+void unblock_sigsys() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGSYS);
+  ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
+Status install(std::span<const sock_filter> program, ThreadKind kind) {
+  // A copy on the stack, since it is short and the original is constant, with our own number where it is wanted.
+  std::array<sock_filter, BPF_MAXINSNS> own;
+  const auto own_process = static_cast<std::uint32_t>(::getpid());
+  std::ranges::transform(program, own.begin(), [&](sock_filter each) {
+    if (BPF_CLASS(each.code) == BPF_JMP && each.k == kOwnProcess) each.k = own_process;
+    return each;
+  });
+  const sock_fprog wanted{.len = static_cast<unsigned short>(program.size()), .filter = own.data()};
+  if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &wanted) == 0) return {};
+  return fail_errno(ErrorKind::Unsupported,
+                    "the kernel refuses the system call filter of thread {} (CONFIG_SECCOMP_FILTER is needed; "
+                    "--no-seccomp does without filters)",
+                    name_of(kind));
+}
+
+}  // namespace
+
+Result<ThreadFilters> ThreadFilters::open(const FilterOptions& options) {
+  ThreadFilters filters;
+  if (options.off) return filters;
+  if (options.file) {
+    auto bytes = read_blob(*options.file);
+    if (!bytes) return propagate(bytes);
+    filters.file_ = std::move(*bytes);
+  }
+  auto programs = find_programs(options.file ? std::span<const std::byte>{filters.file_} : built_in_blob());
+  if (!programs) return propagate(programs, options.file ? "--seccomp-filter " + *options.file : "built-in filters");
+  if (kCanFilter) filters.programs_ = *programs;
+  return filters;
+}
+
+ThreadFilters::~ThreadFilters() {
+  if (watching_) stop_reporting_violations();
+}
+
+Status ThreadFilters::watch(const Log& log) {
+  if (!programs_) return {};
+  // Without it the kernel takes filters from the privileged alone. Threads to come inherit it.
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail_errno(ErrorKind::System, "no_new_privs cannot be set");
+  watching_ = true;
+  return report_violations(log);
+}
+
+Status ThreadFilters::enter(ThreadKind kind) const {
+  if (!programs_) return {};
+  name_thread_for_violations(kind);
+  unblock_sigsys();
+  return install(programs_->of(kind), kind);
+}
+
+}  // namespace mayfly::seccomp

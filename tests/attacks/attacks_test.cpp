@@ -1,0 +1,220 @@
+// What somebody tries who has taken over a thread of the monitor, and what stops them: a row each, printed as a table.
+
+#include "jailer/seccomp/thread_filters.h"
+#include "tests/attacks/back_door.h"
+#include "tests/integration/jail.h"
+#include "tests/support/files.h"
+#include "tests/support/monitor.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <stdexcept>
+
+namespace mayfly::testing {
+namespace {
+
+using back_door::Attack;
+
+std::string back_door_binary() { return MAYFLY_BACK_DOOR_BINARY; }
+
+const Attack& attack_named(std::string_view name) {
+  return *std::ranges::find(back_door::attacks(), name, &Attack::name);
+}
+
+void print_row(std::string_view attack, std::string_view thread, std::string_view layer, std::string_view how) {
+  std::printf("| %-13.*s | %-8.*s | %-7.*s | %.*s\n", static_cast<int>(attack.size()), attack.data(),
+              static_cast<int>(thread.size()), thread.data(), static_cast<int>(layer.size()), layer.data(),
+              static_cast<int>(how.size()), how.data());
+}
+
+struct End {
+  int code = 0;
+  std::string said;
+};
+
+/// The monitor with the back door, and what it says until it has ended.
+class Attacked {
+ public:
+  Attacked(const std::string& thread, const std::string& attack, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> all = {back_door_binary(), "--attack", thread + ":" + attack, "--api-sock", socket_};
+    all.insert(all.end(), more.begin(), more.end());
+    process_.emplace(all, ChildProcess::Streams{.in = -1, .out = -1, .err = err_.write.get()});
+    err_.write.reset();
+  }
+  /// A request whose answer may be the monitor's end.
+  void put(const std::string& path, const std::string& body) {
+    if (!connection_) connection_ = waiter_.connect();
+    try {
+      (void)exchange(connection_.get(), "PUT", path, body);
+    } catch (const std::runtime_error&) {  // the attack came first
+    }
+  }
+  End end() {
+    End end;
+    read_until(err_.read.get(), end.said, "");
+    end.code = process_->wait();
+    return end;
+  }
+
+ private:
+  ScratchDirectory scratch_;
+  std::string socket_ = scratch_.file("api");
+  SocketWaiter waiter_{socket_};
+  Pipe err_;
+  std::optional<ChildProcess> process_;
+  OwnedFd connection_;
+};
+
+/// A snapshot to load with a recorder, made once.
+class Recordable {
+ public:
+  Recordable() {
+    Monitor monitor;
+    monitor.boot("toucher", "console=ttyS0 span_mib=1 pages=1");
+    monitor.console_until("toucher ready");
+    must(monitor.patch("/vm", R"({"state": "Paused"})"));
+    must(monitor.put("/snapshot/create", R"({"snapshot_path": ")" + scratch_.file("state") +
+                                             R"(", "mem_file_path": ")" + scratch_.file("memory") + "\"}"));
+  }
+  [[nodiscard]] std::string load() const {
+    return R"({"snapshot_path": ")" + scratch_.file("state") +
+           R"(", "mem_backend": {"backend_type": "File", "backend_path": ")" + scratch_.file("memory") +
+           R"("}, "working_set": {"mode": "Record", "path": ")" + scratch_.file("set") + "\"}}";
+  }
+
+ private:
+  static void must(const HttpAnswer& answer) {
+    if (answer.status != 204) throw std::runtime_error(answer.body);
+  }
+  ScratchDirectory scratch_;
+};
+
+End attack_from(const std::string& thread, const std::string& attack, const std::vector<std::string>& more = {}) {
+  Attacked monitor{thread, attack, more};
+  if (thread == "vcpu") {
+    monitor.put("/boot-source", R"({"kernel_image_path": ")" + guest_path("spin") + "\"}");
+    monitor.put("/actions", R"({"action_type": "InstanceStart"})");
+  } else if (thread == "recorder") {
+    static const Recordable recordable;
+    monitor.put("/snapshot/load", recordable.load());
+  }
+  return monitor.end();
+}
+
+struct Row {
+  std::string thread;
+  std::string attack;
+};
+
+void PrintTo(const Row& row, std::ostream* out) { *out << row.thread << ':' << row.attack; }
+
+class AttackFromAThread : public ::testing::TestWithParam<Row> {
+ protected:
+  void SetUp() override {
+    if (::access("/dev/kvm", R_OK | W_OK) != 0) GTEST_SKIP() << "/dev/kvm is missing or not permitted";
+  }
+};
+
+std::vector<Row> filtered_rows() {
+  std::vector<Row> rows;
+  for (const std::string_view thread : kThreadNames)
+    for (const Attack& attack : back_door::attacks()) {
+      if (attack.call.empty()) continue;
+      if (thread == "loop" && attack.name == "open") continue;  // it opens what commands name: the jail's row
+      rows.push_back({std::string{thread}, std::string{attack.name}});
+    }
+  return rows;
+}
+
+TEST_P(AttackFromAThread, IsRefusedByItsFilter) {
+  const auto& [thread, name] = GetParam();
+  const Attack& attack = attack_named(name);
+  const End end = attack_from(thread, name);
+  if (attack.call == "clone3" && thread == "loop") {  // answered, so that the C library uses clone
+    ASSERT_EQ(end.code, back_door::kExitTried) << end.said;
+    ASSERT_NE(end.said.find("clone3 refused: Function not implemented (ENOSYS)"), std::string::npos) << end.said;
+    print_row(name, thread, "seccomp", "ENOSYS");
+    return;
+  }
+  ASSERT_EQ(end.code, seccomp::kExitViolation) << end.said;
+  const std::string begin = "seccomp: thread " + thread + " called system call ";
+  ASSERT_NE(end.said.find(begin), std::string::npos) << end.said;
+  ASSERT_NE(end.said.find(" (" + std::string{attack.call} + "), which its filter does not allow\n"), std::string::npos)
+      << end.said;
+  print_row(name, thread, "seccomp", "the process ended, code 148");
+}
+
+std::string name_of_row(const ::testing::TestParamInfo<Row>& info) {
+  std::string name = info.param.thread + "_" + info.param.attack;
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Seccomp, AttackFromAThread, ::testing::ValuesIn(filtered_rows()), name_of_row);
+
+class AttackByTheRing : public ::testing::TestWithParam<Row> {};
+
+TEST_P(AttackByTheRing, IsRefusedByTheRing) {
+  const auto& [thread, name] = GetParam();
+  const End end = attack_from(thread, name);
+  ASSERT_EQ(end.code, back_door::kExitTried) << end.said;
+  ASSERT_NE(end.said.find(name + " refused: Permission denied (EACCES)"), std::string::npos) << end.said;
+  print_row(name, thread, "ring", "EACCES");
+}
+
+INSTANTIATE_TEST_SUITE_P(Ring, AttackByTheRing, ::testing::Values(Row{"loop", "ring-open"}, Row{"loop", "ring-socket"}),
+                         name_of_row);
+
+/// The jail, without filters: what stands behind them.
+class AttackFromAJail : public JailTest, public ::testing::WithParamInterface<Row> {
+ protected:
+  [[nodiscard]] Outcome attack(const std::vector<std::string>& more) const {
+    auto words = jail("attack", back_door_binary(),
+                      {"--", "--attack", GetParam().thread + ":" + GetParam().attack, "--api-sock", "/api.sock"});
+    words.insert(words.end(), more.begin(), more.end());
+    return run(words);
+  }
+};
+
+TEST_P(AttackFromAJail, IsRefusedByTheJail) {
+  const auto& [thread, name] = GetParam();
+  // With filters where they let it through.
+  const Outcome outcome =
+      attack(name == "open" ? std::vector<std::string>{} : std::vector<std::string>{"--no-seccomp"});
+  ASSERT_EQ(outcome.code, back_door::kExitTried) << outcome.said;
+  const std::string begin = "mayfly-back-door: " + name + " refused: ";
+  const std::size_t at = outcome.said.find(begin);
+  ASSERT_NE(at, std::string::npos) << outcome.said;
+  const std::size_t from = at + begin.size();
+  print_row(name, thread, "jail", outcome.said.substr(from, outcome.said.find('\n', from) - from));
+  EXPECT_EQ(clean_up("attack", back_door_binary()).code, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Jail, AttackFromAJail,
+                         ::testing::Values(Row{"loop", "open"}, Row{"loop", "execute"}, Row{"loop", "ptrace"},
+                                           Row{"loop", "mount"}, Row{"loop", "chroot"}, Row{"loop", "kill"},
+                                           Row{"loop", "read-process"}),
+                         name_of_row);
+
+/// Else the rows above would prove nothing.
+TEST(BackDoor, GoesThroughWhereNothingStandsInItsWay) {
+  for (const char* const attack : {"open", "socket", "fork", "map-code", "make-code", "ring"}) {
+    const End end = attack_from("loop", attack, {"--no-seccomp"});
+    EXPECT_EQ(end.code, back_door::kExitTried);
+    EXPECT_NE(end.said.find("mayfly-back-door: " + std::string{attack} + " went through"), std::string::npos)
+        << end.said;
+  }
+}
+
+TEST(BackDoor, IsInNoProduct) {
+  const std::string mark = "mayfly-back-door";
+  EXPECT_NE(content_of(back_door_binary()).find(mark), std::string::npos);
+  EXPECT_EQ(content_of(monitor_binary()).find(mark), std::string::npos);
+  EXPECT_EQ(content_of(jailer_binary()).find(mark), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly::testing

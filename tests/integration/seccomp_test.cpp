@@ -1,0 +1,147 @@
+// Filters of a real monitor's threads: that they are there, can be replaced or left out, and what a violation says.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
+#include "tests/support/monitor.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <map>
+#include <sstream>
+
+namespace mayfly::testing {
+namespace {
+
+/// Of each thread of a process, by its name: the number of its filters.
+std::map<std::string, int> filters_of(pid_t pid) {
+  std::map<std::string, int> found;
+  for (const auto& task : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid) + "/task"}) {
+    std::istringstream status{content_of(task.path() / "status")};
+    std::string name;
+    for (std::string key; status >> key;) {
+      if (key == "Name:") status >> name;
+      if (key == "Seccomp_filters:") status >> found[name];
+    }
+  }
+  return found;
+}
+
+/// How many the process that runs this test is under, as its children are.
+int inherited() { return filters_of(::getpid()).begin()->second; }
+
+class SeccompTest : public KvmTest {
+ protected:
+  struct Outcome {
+    int code = 0;
+    std::string said;
+  };
+  [[nodiscard]] static Outcome run(std::vector<std::string> command) {
+    Pipe err;
+    ChildProcess process{command, {.in = -1, .out = -1, .err = err.write.get()}};
+    err.write.reset();
+    Outcome outcome;
+    read_until(err.read.get(), outcome.said, "");
+    outcome.code = process.wait();
+    return outcome;
+  }
+  /// Filters that the monitor takes.
+  [[nodiscard]] std::string compiled(const std::string& text) const {
+    const std::string source = make_file(scratch_.file("filters.txt"), text);
+    const Outcome outcome = run({seccompile_binary(), source, "-o", scratch_.file("filters")});
+    EXPECT_EQ(outcome.code, 0) << outcome.said;
+    return scratch_.file("filters");
+  }
+  [[nodiscard]] static std::string built_in_text() {
+    return content_of(std::filesystem::path{__FILE__}.parent_path() / "../../jailer/seccomp/filters.txt");
+  }
+  ScratchDirectory scratch_;
+};
+
+TEST_F(SeccompTest, EveryThreadHasItsFilterAndThoseOfWhoMadeIt) {
+  Monitor monitor;
+  monitor.boot("spin");
+  (void)monitor.get("/");
+  const auto filters = filters_of(monitor.process().pid());
+  const int before = inherited();
+  EXPECT_EQ(filters.at("mayfly"), before + 1);
+  EXPECT_EQ(filters.at("api"), before + 1);
+  EXPECT_EQ(filters.at("vcpu-0"), before + 2);
+}
+
+TEST_F(SeccompTest, NoSeccompLeavesThemOut) {
+  Monitor monitor{{"--no-seccomp"}};
+  monitor.boot("spin");
+  for (const auto& [name, count] : filters_of(monitor.process().pid())) EXPECT_EQ(count, inherited()) << name;
+}
+
+TEST_F(SeccompTest, AFileTakesTheirPlace) {
+  Monitor monitor{{"--seccomp-filter", compiled(built_in_text())}};
+  monitor.boot("hello");
+  monitor.console_until("GUEST PASS");
+  EXPECT_EQ(monitor.wait(), 0);
+}
+
+TEST_F(SeccompTest, AViolationIsALineInTheLogAndAnExitCode) {
+  std::string text = built_in_text();
+  const std::size_t line = text.find("\nioctl(_, KVM_CREATE_VM)");
+  ASSERT_NE(line, std::string::npos);
+  text.erase(line, text.find('\n', line + 1) - line);
+  Monitor monitor{{"--id", "vm-7", "--seccomp-filter", compiled(text)}};
+  (void)monitor.get("/");  // upon which it makes a machine's shell
+  monitor.log_until("seccomp: thread loop called system call 16 (ioctl), which its filter does not allow\n");
+  EXPECT_NE(monitor.log_until("").find("Z [vm-7:ERROR] seccomp: thread loop"), std::string::npos);
+  EXPECT_EQ(monitor.wait(), 148);
+}
+
+TEST_F(SeccompTest, AViolationGoesToTheLogsFile) {
+  std::string text = built_in_text();
+  const std::size_t line = text.find("\nioctl(_, KVM_RUN)");
+  ASSERT_NE(line, std::string::npos);
+  text.erase(line, text.find('\n', line + 1) - line);
+  const std::string log_path = scratch_.file("log");
+  Monitor monitor{{"--log-path", log_path, "--seccomp-filter", compiled(text)}};
+  monitor.boot("spin");
+  EXPECT_EQ(monitor.wait(), 148);
+  EXPECT_NE(content_of(log_path).find(":ERROR] seccomp: thread vcpu called system call 16 (ioctl)"), std::string::npos);
+}
+
+TEST_F(SeccompTest, AFileThatIsNoneIsRefusedBeforeAnythingIsMade) {
+  const std::string socket = scratch_.file("api");
+  const std::string text = make_file(scratch_.file("text"), "[loop]\nread\n");
+  const Outcome outcome = run({monitor_binary(), "--api-sock", socket, "--seccomp-filter", text});
+  EXPECT_EQ(outcome.code, 152);
+  EXPECT_EQ(outcome.said, "mayfly: --seccomp-filter " + text +
+                              ": these are no compiled filters; make it with mayfly-seccompile of this version\n");
+  EXPECT_FALSE(std::filesystem::exists(socket));
+  const Outcome missing = run({monitor_binary(), "--api-sock", socket, "--seccomp-filter", scratch_.file("none")});
+  EXPECT_EQ(missing.code, 152);
+  EXPECT_NE(missing.said.find("cannot be opened: No such file"), std::string::npos) << missing.said;
+}
+
+TEST_F(SeccompTest, AProgramThatTheKernelRefusesIsAnError) {
+  std::string blob = content_of(compiled(built_in_text()));
+  // The last instruction of the first program no return: the kernel wants programs to end.
+  std::uint32_t offset = 0, length = 0;
+  std::memcpy(&offset, blob.data() + 32, sizeof offset);
+  std::memcpy(&length, blob.data() + 36, sizeof length);
+  blob[offset + (length - 1) * 8] = 0;
+  const std::string broken = make_file(scratch_.file("broken"), blob);
+  const Outcome outcome = run({monitor_binary(), "--api-sock", scratch_.file("api"), "--seccomp-filter", broken});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.said.find("the kernel refuses the system call filter of thread loop"), std::string::npos)
+      << outcome.said;
+}
+
+TEST_F(SeccompTest, TheCompilerSaysWhatIsWrong) {
+  const std::string text = make_file(scratch_.file("text"), "[loop]\nreed\n");
+  const Outcome outcome = run({seccompile_binary(), text, "-o", scratch_.file("out")});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_EQ(outcome.said, "mayfly-seccompile: " + text +
+                              ": [loop]: line 2: there is no system call 'reed' on this machine; see syscalls(2)\n");
+  EXPECT_FALSE(std::filesystem::exists(scratch_.file("out")));
+}
+
+}  // namespace
+}  // namespace mayfly::testing

@@ -1,0 +1,89 @@
+// The filters that the monitor has, asked about what an attacker would call.
+
+#include "jailer/seccomp/built_in.h"
+
+#include "jailer/seccomp/blob.h"
+#include "tests/unit/jailer/seccomp/bpf_machine.h"
+
+#include <linux/io_uring.h>
+#include <linux/kvm.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include <csignal>
+
+#include <gtest/gtest.h>
+
+namespace mayfly::seccomp {
+namespace {
+
+using testing::answer_to;
+using testing::call_of;
+
+class BuiltInFilters : public ::testing::TestWithParam<ThreadKind> {
+ protected:
+  [[nodiscard]] std::uint32_t answer(const seccomp_data& data) const {
+    const auto programs = find_programs(built_in_blob());
+    EXPECT_TRUE(programs) << programs.error().message;
+    return answer_to(programs->of(GetParam()), data);
+  }
+  [[nodiscard]] bool allows(int number, std::initializer_list<std::uint64_t> arguments = {}) const {
+    return answer(call_of(number, arguments)) == SECCOMP_RET_ALLOW;
+  }
+};
+
+TEST_P(BuiltInFilters, RefuseWhatLeadsOutOfTheProcess) {
+  for (const int number : {__NR_execve,         __NR_execveat,    __NR_ptrace,          __NR_mount,
+                           __NR_umount2,        __NR_pivot_root,  __NR_setns,           __NR_unshare,
+                           __NR_chroot,         __NR_kill,        __NR_tkill,           __NR_bpf,
+                           __NR_fork,           __NR_vfork,       __NR_prlimit64,       __NR_bind,
+                           __NR_listen,         __NR_open,        __NR_openat2,         __NR_perf_event_open,
+                           __NR_io_uring_setup, __NR_init_module, __NR_keyctl,          __NR_add_key,
+                           __NR_memfd_create,   __NR_pidfd_open,  __NR_pidfd_getfd,     __NR_process_vm_writev,
+                           __NR_setuid,         __NR_capset,      __NR_rt_sigqueueinfo, __NR_open_by_handle_at,
+                           __NR_link,           __NR_symlink,     __NR_mknod,           __NR_chmod,
+                           __NR_reboot})
+    EXPECT_EQ(answer(call_of(number)), SECCOMP_RET_TRAP) << number;
+}
+
+TEST_P(BuiltInFilters, RefuseArgumentsThatNoThreadNeeds) {
+  EXPECT_FALSE(allows(__NR_socket, {AF_INET, SOCK_STREAM, 0}));
+  EXPECT_FALSE(allows(__NR_socket, {AF_UNIX, SOCK_SEQPACKET, 0}));
+  EXPECT_FALSE(allows(__NR_socket, {AF_NETLINK, SOCK_RAW, 0}));
+  EXPECT_FALSE(allows(__NR_mmap, {0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS}));
+  EXPECT_FALSE(allows(__NR_mprotect, {0, 4096, PROT_READ | PROT_EXEC}));
+  EXPECT_FALSE(allows(__NR_clone, {SIGCHLD}));
+  EXPECT_FALSE(allows(__NR_clone, {CLONE_NEWUSER | SIGCHLD}));
+  EXPECT_FALSE(allows(__NR_tgkill, {1, 1, SIGKILL}));
+  EXPECT_FALSE(allows(__NR_process_vm_readv, {1}));
+  EXPECT_FALSE(allows(__NR_ioctl, {0, 0x5412}));      // TIOCSTI
+  EXPECT_FALSE(allows(__NR_ioctl, {0, 0x4004667f}));  // a number of nothing that we open
+  EXPECT_FALSE(allows(__NR_io_uring_register, {0, IORING_REGISTER_BUFFERS}));
+  EXPECT_FALSE(allows(__NR_fcntl, {0, 8, 1}));  // F_SETOWN
+  EXPECT_FALSE(allows(__NR_userfaultfd, {0}));
+  EXPECT_FALSE(allows(__NR_clone3));
+}
+
+TEST_P(BuiltInFilters, LetAThreadLockLogAndEnd) {
+  for (const int number : {__NR_futex, __NR_write, __NR_poll, __NR_exit, __NR_exit_group, __NR_munmap})
+    EXPECT_TRUE(allows(number)) << number;
+}
+
+TEST_P(BuiltInFilters, GiveFilesSocketsAndTheGuestToWhomeverTheyAreOf) {
+  const ThreadKind kind = GetParam();
+  const bool makes_others = kind == ThreadKind::Loop;
+  EXPECT_EQ(allows(__NR_openat), kind == ThreadKind::Loop);
+  EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0}), kind == ThreadKind::Loop);
+  EXPECT_EQ(allows(__NR_ioctl, {5, KVM_CREATE_VM}), kind == ThreadKind::Loop);
+  EXPECT_EQ(allows(__NR_recvfrom), kind == ThreadKind::Api);
+  EXPECT_EQ(allows(__NR_ioctl, {5, KVM_RUN}), kind == ThreadKind::Vcpu || makes_others);
+  EXPECT_EQ(allows(__NR_io_uring_enter), kind == ThreadKind::Loop);
+}
+
+INSTANTIATE_TEST_SUITE_P(EachThread, BuiltInFilters,
+                         ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder),
+                         [](const auto& info) { return std::string{name_of(info.param)}; });
+
+}  // namespace
+}  // namespace mayfly::seccomp

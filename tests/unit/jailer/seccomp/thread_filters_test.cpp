@@ -1,0 +1,38 @@
+#include "jailer/seccomp/thread_filters.h"
+
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+
+#include <gtest/gtest.h>
+
+namespace mayfly::seccomp {
+namespace {
+
+std::string refusal_of(const std::string& file) {
+  const auto filters = ThreadFilters::open({.off = false, .file = file});
+  return filters ? "" : filters.error().message;
+}
+
+TEST(ThreadFilters, TheBuiltInOnesAreThere) { EXPECT_TRUE(ThreadFilters::open({})); }
+
+TEST(ThreadFilters, WithoutFiltersNothingIsDone) {
+  const auto filters = ThreadFilters::open({.off = true});
+  ASSERT_TRUE(filters);
+  EXPECT_TRUE(filters->enter(ThreadKind::Loop));
+  EXPECT_EQ(mayfly::testing::content_of("/proc/thread-self/status").find("Seccomp:\t2\nSeccomp_filters:\t1"),
+            std::string::npos);
+}
+
+TEST(ThreadFilters, AFileThatIsNoneIsNamed) {
+  const mayfly::testing::ScratchDirectory scratch;
+  EXPECT_EQ(refusal_of(scratch.file("none")),
+            "--seccomp-filter " + scratch.file("none") + " cannot be opened: No such file or directory (ENOENT)");
+  const std::string text = mayfly::testing::make_file(scratch.file("text"), "[loop]\nread\n");
+  EXPECT_EQ(refusal_of(text), "--seccomp-filter " + text +
+                                  ": these are no compiled filters; make it with mayfly-seccompile of this version");
+  EXPECT_NE(refusal_of("/dev/zero").find("--seccomp-filter /dev/zero has over "), std::string::npos);
+  EXPECT_NE(refusal_of(scratch.file(".")).find("cannot be read: Is a directory"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mayfly::seccomp
