@@ -83,6 +83,16 @@ TEST_F(SeccompTest, AFileTakesTheirPlace) {
   EXPECT_EQ(monitor.wait(), 0);
 }
 
+TEST_F(SeccompTest, TransparentHugePagesAreLetThrough) {
+  Monitor monitor;
+  const auto set =
+      monitor.put("/machine-config", R"({"vcpu_count": 2, "mem_size_mib": 64, "huge_pages": "Transparent"})");
+  ASSERT_EQ(set.status, 204) << set.body;
+  monitor.boot("hello");
+  monitor.console_until("GUEST PASS");
+  EXPECT_EQ(monitor.wait(), 0);
+}
+
 TEST_F(SeccompTest, AViolationIsALineInTheLogAndAnExitCode) {
   std::string text = built_in_text();
   const std::size_t line = text.find("\nioctl(_, KVM_CREATE_VM)");

@@ -49,7 +49,8 @@ TEST(Manual, HasEachCommandWithItsOptionsAndNoOther) {
 
 TEST(Manual, HasEachExitStatus) {
   std::set<std::string> codes = {std::to_string(kExitError), std::to_string(kExitBadConfiguration),
-                                 std::to_string(kExitBadArguments), std::to_string(seccomp::kExitViolation), "129"};  // SIGHUP, of `mayfly top`
+                                 std::to_string(kExitBadArguments), std::to_string(seccomp::kExitViolation),
+                                 "129"};  // SIGHUP, of `mayfly top`
   for (const EndReason reason : {EndReason::Reset, EndReason::PowerOff, EndReason::GuestPanic, EndReason::TripleFault,
                                  EndReason::InternalError, EndReason::FailedEntry, EndReason::VcpuFailure,
                                  EndReason::Interrupted, EndReason::Terminated, EndReason::UserQuit})
