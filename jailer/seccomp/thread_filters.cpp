@@ -10,10 +10,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <csignal>
 #include <utility>
+#include <vector>
 
 namespace mayfly::seccomp {
 namespace {
@@ -49,13 +49,12 @@ void unblock_sigsys() {
 }
 
 Status install(std::span<const sock_filter> program, ThreadKind kind) {
-  // A copy on the stack, since it is short and the original is constant, with our own number where it is wanted.
-  std::array<sock_filter, BPF_MAXINSNS> own;
+  // A copy, since the original is constant, with our own number where it is wanted. Not on the stack: what is touched
+  // there stays resident for as long as the thread.
+  std::vector<sock_filter> own{program.begin(), program.end()};
   const auto own_process = static_cast<std::uint32_t>(::getpid());
-  std::ranges::transform(program, own.begin(), [&](sock_filter each) {
+  for (sock_filter& each : own)
     if (BPF_CLASS(each.code) == BPF_JMP && each.k == kOwnProcess) each.k = own_process;
-    return each;
-  });
   const sock_fprog wanted{.len = static_cast<unsigned short>(program.size()), .filter = own.data()};
   if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &wanted) == 0) return {};
   return fail_errno(ErrorKind::Unsupported,

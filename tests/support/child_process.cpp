@@ -18,6 +18,7 @@
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <stdexcept>
 
 extern char** environ;
@@ -40,11 +41,11 @@ void await(int fd, short events, double deadline, const std::string& what) {
   }
 }
 
-/// The first number of a schedstat is the time on a CPU, in nanoseconds.
-double run_time_us(const std::filesystem::path& schedstat) {
+/// The first number of a schedstat is the time on a CPU, in nanoseconds. Nothing of a thread that is gone.
+std::optional<double> run_time_us(const std::filesystem::path& schedstat) {
   std::ifstream file{schedstat};
   double ns = 0;
-  if (!(file >> ns)) give_up("cannot read " + schedstat.string());
+  if (!(file >> ns)) return std::nullopt;
   return ns / 1e3;
 }
 
@@ -122,12 +123,15 @@ long ChildProcess::cpu_time_ticks() const {
 double ChildProcess::cpu_time_us() const {
   double sum = 0;
   for (const auto& thread : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid_) + "/task"})
-    sum += run_time_us(thread.path() / "schedstat");
+    sum += run_time_us(thread.path() / "schedstat").value_or(0);  // workers of the ring end when they are idle
   return sum;
 }
 
 double ChildProcess::main_thread_cpu_us() const {
-  return run_time_us("/proc/" + std::to_string(pid_) + "/task/" + std::to_string(pid_) + "/schedstat");
+  const std::string path = "/proc/" + std::to_string(pid_) + "/task/" + std::to_string(pid_) + "/schedstat";
+  const auto time = run_time_us(path);
+  if (!time) give_up("cannot read " + path);
+  return *time;
 }
 
 Pipe::Pipe() {
