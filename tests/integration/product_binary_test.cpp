@@ -122,7 +122,8 @@ std::vector<FileMapping> mappings_of(pid_t pid, const std::string& path) {
 }
 
 std::vector<FileMapping> mappings_of(Monitor& monitor) {
-  auto found = mappings_of(monitor.process().pid(), std::filesystem::canonical(monitor_binary()));
+  const pid_t pid = monitor.process().pid();
+  auto found = mappings_of(pid, std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe"));
   if (found.empty()) give_up("the monitor's binary is not mapped");
   return found;
 }

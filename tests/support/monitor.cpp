@@ -22,9 +22,15 @@ std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUES
 
 Monitor::Monitor(const std::vector<std::string>& arguments, const std::vector<std::string>& launcher) {
   const SocketWaiter waiter{socket_};
+  std::vector<std::string> own = {"--api-sock", socket_};
+  own.insert(own.end(), arguments.begin(), arguments.end());
   std::vector<std::string> all = launcher;
-  all.insert(all.end(), {monitor_binary(), "--api-sock", socket_});
-  all.insert(all.end(), arguments.begin(), arguments.end());
+  if (launcher.empty() && MonitorJail::wanted()) {
+    all = jail_.emplace(own).command();
+  } else {
+    all.push_back(monitor_binary());
+    all.insert(all.end(), own.begin(), own.end());
+  }
   process_.emplace(all, ChildProcess::Streams{.in = in_.read.get(), .out = out_.write.get(), .err = err_.write.get()});
   in_.read.reset();
   out_.write.reset();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tests/support/child_process.h"
+#include "tests/support/monitor_jail.h"
 
 #include <optional>
 #include <string>
@@ -27,7 +28,7 @@ namespace mayfly::testing {
 class Monitor {
  public:
   /// Starts the monitor with an API and `arguments` more, and connects to it. `launcher`: a command that ends by
-  /// executing the one that follows it, such as {"setpriv", "--no-new-privs"}.
+  /// executing the one that follows it, such as {"setpriv", "--no-new-privs"}; with one, there is no jail.
   explicit Monitor(const std::vector<std::string>& arguments = {}, const std::vector<std::string>& launcher = {});
 
   HttpAnswer send(const std::string& method, const std::string& path, const std::string& body = "") {
@@ -64,6 +65,7 @@ class Monitor {
   ScratchDirectory scratch_;
   std::string socket_ = scratch_.file("api.socket");
   Pipe in_, out_, err_;
+  std::optional<MonitorJail> jail_;
   std::optional<ChildProcess> process_;
   OwnedFd connection_;
   std::string console_;
