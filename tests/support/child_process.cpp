@@ -41,6 +41,14 @@ void await(int fd, short events, double deadline, const std::string& what) {
   }
 }
 
+/// Waits until inotify tells of a file, and takes all that it tells: of what is left it would tell again at once, and
+/// the wait take a CPU from what it waits for.
+void await_new_file(const OwnedFd& watch, double deadline, const std::string& what) {
+  await(watch.get(), POLLIN, deadline, what);
+  std::array<char, 4096> events{};
+  if (::read(watch.get(), events.data(), events.size()) < 0) give_up("inotify: " + std::string{std::strerror(errno)});
+}
+
 /// The first number of a schedstat is the time on a CPU, in nanoseconds. Nothing of a thread that is gone.
 std::optional<double> run_time_us(const std::filesystem::path& schedstat) {
   std::ifstream file{schedstat};
@@ -170,7 +178,7 @@ OwnedFd SocketWaiter::connect() const {
     if (connection) return connection;
     // Not there: until a file appears. Bound but not listening yet: a moment, which its maker may need this CPU for.
     if (errno == ENOENT)
-      await(watch_.get(), POLLIN, deadline, "socket " + path_);
+      await_new_file(watch_, deadline, "socket " + path_);
     else
       ::sched_yield();
     if (now_us() > deadline) give_up("nothing listens on " + path_);
