@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstring>
+#include <system_error>
 #include <thread>
 
 namespace mayfly {
@@ -63,10 +64,15 @@ Status send_with_descriptor(int socket, const std::string& text, int descriptor,
 Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int socket, const std::string& path) {
   const OwnedFd served{::eventfd(0, EFD_CLOEXEC)};
   if (!served) return fail_errno(ErrorKind::System, "mem_backend: cannot make an event descriptor");
-  std::thread look{[&] {
-    (void)*static_cast<const volatile char*>(memory.regions().front().mapping.address());
-    (void)::eventfd_write(served.get(), 1);
-  }};
+  std::thread look;
+  try {
+    look = std::thread{[&] {
+      (void)*static_cast<const volatile char*>(memory.regions().front().mapping.address());
+      (void)::eventfd_write(served.get(), 1);
+    }};
+  } catch (const std::system_error& error) {
+    return fail(ErrorKind::System, "mem_backend: cannot start a thread: {}", error.code().message());
+  }
   std::array<pollfd, 2> events{
       {{.fd = served.get(), .events = POLLIN, .revents = 0}, {.fd = socket, .events = 0, .revents = 0}}};
   (void)::poll(events.data(), events.size(), kFirstPageMs);

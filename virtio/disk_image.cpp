@@ -47,7 +47,7 @@ std::unexpected<Error> open_error(const std::string& who, const std::string& pat
   const bool not_permitted = reason == EACCES || reason == EPERM;
   if (reason == ENOENT)
     return fail(ErrorKind::NotFound, "{} does not exist; give the path of a disk image or of a block device", who);
-  if (!read_only && (reason == EROFS || (not_permitted && ::euidaccess(path.c_str(), R_OK) == 0)))
+  if (!read_only && (reason == EROFS || (not_permitted && ::faccessat(AT_FDCWD, path.c_str(), R_OK, AT_EACCESS) == 0)))
     return fail(ErrorKind::Permission,
                 "{} can be read but not written by user {}, and the drive is to be writable; make the file writable or "
                 "set is_read_only to true",

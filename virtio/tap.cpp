@@ -6,6 +6,7 @@
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -103,6 +104,17 @@ std::unexpected<Error> attach_error(const std::string& name) {
   }
 }
 
+/// The number of an interface of this network namespace. Not if_nametoindex(), which takes a lack of descriptors for a
+/// reason to try sockets of other families.
+Result<int> index_of(const std::string& name) {
+  const OwnedFd socket{::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+  if (!socket) return fail_errno(ErrorKind::System, "cannot look for the TAP \"{}\"", name);
+  ifreq request{};
+  name.copy(request.ifr_name, IFNAMSIZ - 1);
+  if (::ioctl(socket.get(), SIOCGIFINDEX, &request) != 0) return missing(name);
+  return request.ifr_ifindex;
+}
+
 /// Whether RWF_NOWAIT is known here: a byte is less than a header, so the refusal says it and nothing is sent.
 bool knows_nowait(int fd) noexcept {
   std::byte byte{};
@@ -114,14 +126,16 @@ bool knows_nowait(int fd) noexcept {
 
 Result<Tap> Tap::open(const std::string& name) {
   if (auto good = check_name(name); !good) return propagate(good);
-  const unsigned index = ::if_nametoindex(name.c_str());
-  if (index == 0) return missing(name);
+  auto index = index_of(name);
+  if (!index) return propagate(index);
   auto device = open_tun_device();
   if (!device) return propagate(device);
   Tap tap{std::move(*device), name};
   if (attach(tap.fd(), name) != 0) return attach_error(name);
   // Deleted between the two looks, TUNSETIFF has made a new one, which goes as its descriptor is closed.
-  if (::if_nametoindex(name.c_str()) != index) return missing(name);
+  auto index_now = index_of(name);
+  if (!index_now) return propagate(index_now);
+  if (*index_now != *index) return missing(name);
   if (auto ready = tap.set_up(); !ready) return propagate(ready);
   return tap;
 }

@@ -44,15 +44,16 @@ std::unexpected<Error> ring_error(int error_number) {
   }
 }
 
-/// All that this file submits, and registers once the ring is enabled. A system call filter cannot see into the ring.
+/// All that this file submits, and registers once the ring is enabled. A system call filter cannot see into the ring;
+/// nor can the ring tell advice from advice.
 constexpr std::array kOperations = {IORING_OP_READ,    IORING_OP_WRITE,       IORING_OP_READV,   IORING_OP_WRITEV,
                                     IORING_OP_FSYNC,   IORING_OP_FALLOCATE,   IORING_OP_MADVISE, IORING_OP_POLL_ADD,
                                     IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL};
-constexpr std::array kRegistrations = {IORING_REGISTER_FILES2, IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES};
+constexpr std::array kRegistrations = {IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES};
 constexpr unsigned kEntryFlags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
 
-/// Holds a ring that is still disabled to what we use of it; false where the kernel cannot.
-bool restrict_ring(io_uring& ring) {
+/// Holds a ring that is still disabled to what we use of it.
+int restrict_ring(io_uring& ring) {
   std::array<io_uring_restriction, kOperations.size() + kRegistrations.size() + 1> all{};
   auto* next = all.data();
   for (const auto operation : kOperations) {
@@ -65,7 +66,7 @@ bool restrict_ring(io_uring& ring) {
   }
   next->opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED;
   next->sqe_flags = kEntryFlags;
-  return ::io_uring_register_restrictions(&ring, all.data(), static_cast<unsigned>(all.size())) == 0;
+  return ::io_uring_register_restrictions(&ring, all.data(), static_cast<unsigned>(all.size()));
 }
 
 }  // namespace
@@ -74,15 +75,14 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
   OwnedFd wake_fd{::eventfd(0, EFD_CLOEXEC)};
   if (!wake_fd) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
   std::unique_ptr<EventLoop> loop{new EventLoop{std::move(wake_fd)}};
-  // Newest first: DEFER_TASKRUN is in Linux 6.1, SINGLE_ISSUER in 6.0, R_DISABLED in 5.10; a kernel refuses what it
-  // does not know. With R_DISABLED the one issuer is who enables the ring.
+  // Newest first: DEFER_TASKRUN is in Linux 6.1, SINGLE_ISSUER in 6.0; a kernel refuses what it does not know. The one
+  // issuer is who enables the ring.
   constexpr std::array kFlagSets = {
       IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
-      IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER, +IORING_SETUP_R_DISABLED, 0U};
+      IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER, +IORING_SETUP_R_DISABLED};
   int result = 0;
-  io_uring_params params{};
   for (const unsigned flags : kFlagSets) {
-    params = {};
+    io_uring_params params{};
     params.flags = flags;
     result = ::io_uring_queue_init_params(kRingEntries, &loop->ring_, &params);
     if (result != -EINVAL) break;
@@ -91,10 +91,14 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
     loop->ring_.ring_fd = -1;
     return ring_error(-result);
   }
-  if ((params.flags & IORING_SETUP_R_DISABLED) != 0) {
-    loop->restricted_ = restrict_ring(loop->ring_);
-    if (result = ::io_uring_enable_rings(&loop->ring_); result < 0) return ring_error(-result);
-  }
+  // Now, since nothing may make another table when the ring is enabled.
+  if (result = ::io_uring_register_files_sparse(&loop->ring_, kFileSlots); result == -EMFILE)
+    return fail(ErrorKind::System,
+                "the limit of open files is below {}; raise it (ulimit -n, --resource-limit no-file=)", kFileSlots);
+  if (result == 0) result = restrict_ring(loop->ring_);
+  if (result == 0) result = ::io_uring_enable_rings(&loop->ring_);
+  if (result < 0) return ring_error(-result);
+  for (unsigned slot = kFileSlots; slot > 0; --slot) loop->free_file_slots_.push_back(slot - 1);
   loop->watch_wake_fd();
   return loop;
 }
@@ -138,7 +142,7 @@ void EventLoop::close() {
   }
   // The kernel takes a ring apart at leisure, after its process has ended: until then, images would be locked and TAPs
   // busy. It would wait for what is in flight here.
-  if (has_file_table_ && in_flight_ == 0) (void)::io_uring_unregister_files(&ring_);
+  if (in_flight_ == 0) (void)::io_uring_unregister_files(&ring_);
 }
 
 void EventLoop::stop() {
@@ -361,14 +365,6 @@ void EventLoop::advise_unwatched(std::span<std::byte> range, int advice) {
 }
 
 Result<RegisteredFile> EventLoop::register_file(int fd) {
-  if (!has_file_table_) {
-    if (const int result = ::io_uring_register_files_sparse(&ring_, kFileSlots); result < 0) {
-      errno = -result;
-      return fail_errno(ErrorKind::System, "io_uring refused a table of {} files", kFileSlots);
-    }
-    has_file_table_ = true;
-    for (unsigned slot = kFileSlots; slot > 0; --slot) free_file_slots_.push_back(slot - 1);
-  }
   if (free_file_slots_.empty()) return fail(ErrorKind::TooLarge, "over {} files are in use", kFileSlots);
   const unsigned slot = free_file_slots_.back();
   if (const int result = ::io_uring_register_files_update(&ring_, slot, &fd, 1); result < 0) {

@@ -111,7 +111,7 @@ class EventLoop {
 
   /// Sets the ring up, with SINGLE_ISSUER and DEFER_TASKRUN where the kernel has them; the creating thread is the
   /// loop's. From then on the ring takes only the operations that this class has. Errors: no io_uring on this host
-  /// (old, or switched off), each with its remedy.
+  /// (old, or switched off), a limit of open files below that of register_file(), each with its remedy.
   [[nodiscard]] static Result<std::unique_ptr<EventLoop>> create();
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
@@ -127,9 +127,6 @@ class EventLoop {
   void stop();
   /// Serves completions and tasks until stop(). Error: the ring broke.
   [[nodiscard]] Status run();
-
-  /// Whether the kernel holds the ring to these operations (Linux 5.10).
-  [[nodiscard]] bool restricted() const noexcept { return restricted_; }
 
   // What follows is for the loop's thread only.
   void read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation);
@@ -223,8 +220,6 @@ class EventLoop {
   unsigned polls_to_skip_ = 0;             // loop's thread: idle spells in which polling is not tried
   unsigned next_skip_ = 1;                 // loop's thread: how many, after the next one that is in vain
   std::vector<unsigned> free_file_slots_;  // loop's thread; made with the table
-  bool has_file_table_ = false;
-  bool restricted_ = false;
 };
 
 /// A one-shot timer on CLOCK_MONOTONIC. arm() and cancel() are safe on any thread (one system call); the callback runs

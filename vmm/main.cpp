@@ -132,8 +132,6 @@ Status Process::prepare(std::size_t metadata_limit) {
   auto loop = EventLoop::create();
   if (!loop) return propagate(loop);
   loop_ = std::move(*loop);
-  if (!loop_->restricted())
-    log_.warning("io_uring takes no restrictions here (Linux 5.10 has them): the ring could do what filters forbid");
   if (console_.on_quit) console_.on_quit = [this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); };
   controller_ =
       std::make_unique<Controller>(*loop_, log_, metrics_,

@@ -60,7 +60,9 @@ Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewel
 
 RawTerminal::~RawTerminal() {
   restore();
-  for (std::size_t i = 0; i < kFatalSignals.size(); ++i) ::sigaction(kFatalSignals[i], &before[i], nullptr);
+  for (std::size_t i = 0; i < kFatalSignals.size(); ++i)
+    if (kFatalSignals[i] != SIGSYS)  // which filters let nobody touch
+      ::sigaction(kFatalSignals[i], &before[i], nullptr);
 }
 
 }  // namespace mayfly

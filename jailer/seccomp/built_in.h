@@ -4,7 +4,7 @@
 #include <span>
 #include <string_view>
 
-/// What the build makes of filters.txt (see CMakeLists.txt), in constant data: neither read nor copied at start-up.
+/// What the build makes of filters.txt (see CMakeLists.txt), in constant data: not parsed at start-up.
 namespace mayfly::seccomp {
 
 /// Aligned to 8 bytes.

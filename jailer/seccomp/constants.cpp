@@ -158,8 +158,15 @@ constexpr std::array kConstants = {
     NAMED(CLONE_VM),
     // signal.h
     NAMED(SIGABRT),
+    NAMED(SIGBUS),
+    NAMED(SIGFPE),
+    NAMED(SIGHUP),
+    NAMED(SIGILL),
+    NAMED(SIGQUIT),
+    NAMED(SIGSEGV),
     NAMED(SIG_SETMASK),
-    Constant{"SIGRTMIN", 34},  // glibc keeps two of the kernel's for itself; signal(7)
+    Constant{"SIGSETXID", 33},  // one of those two; nptl(7)
+    Constant{"SIGRTMIN", 34},   // glibc keeps two of the kernel's for itself; signal(7)
     // sys/mman.h
     NAMED(MADV_DONTDUMP),
     NAMED(MADV_DONTFORK),

@@ -58,8 +58,7 @@ Status install(std::span<const sock_filter> program, ThreadKind kind) {
   const sock_fprog wanted{.len = static_cast<unsigned short>(program.size()), .filter = own.data()};
   if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &wanted) == 0) return {};
   return fail_errno(ErrorKind::Unsupported,
-                    "the kernel refuses the system call filter of thread {} (CONFIG_SECCOMP_FILTER is needed; "
-                    "--no-seccomp does without filters)",
+                    "the kernel refuses the system call filter of thread {}; --no-seccomp does without filters",
                     name_of(kind));
 }
 
@@ -85,6 +84,11 @@ ThreadFilters::~ThreadFilters() {
 
 Status ThreadFilters::watch(const Log& log) {
   if (!programs_) return {};
+  const std::uint32_t action = SECCOMP_RET_TRAP;
+  if (::syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) != 0)
+    return fail_errno(ErrorKind::Unsupported,
+                      "the kernel has no system call filters (CONFIG_SECCOMP_FILTER is needed; --no-seccomp does "
+                      "without filters)");
   // Without it the kernel takes filters from the privileged alone. Threads to come inherit it.
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail_errno(ErrorKind::System, "no_new_privs cannot be set");
   watching_ = true;

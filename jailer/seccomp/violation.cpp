@@ -23,11 +23,7 @@ constexpr int kSeccompCode = 1;
 /// Async-signal-safe. Its own calls are let through by every filter that is built in; one that does not do so ends the
 /// process at the first of them, SIGSYS being blocked meanwhile.
 void on_violation(int signal, siginfo_t* info, void* /*context*/) {
-  if (info->si_code != kSeccompCode) {  // somebody's kill(2)
-    ::signal(signal, SIG_DFL);
-    ::raise(signal);
-    return;
-  }
+  if (info->si_code != kSeccompCode) ::_exit(128 + signal);  // somebody's kill(2)
   std::array<char, 128> text;
   if (const Log* log = log_of_violations.load(std::memory_order_acquire))
     log->urgent(describe_violation(text, name_of(kind_of_thread), info->si_syscall));

@@ -68,6 +68,12 @@ int make_code(EventLoop&) {
   return call(SYS_mprotect, page, kPage, PROT_READ | PROT_EXEC);
 }
 
+/// So that what is tried next goes unseen.
+int handle_violations(EventLoop&) {
+  const std::array<std::uint64_t, 4> ignored{};  // the kernel's own struct sigaction: SIG_DFL, no flags
+  return call(SYS_rt_sigaction, SIGSYS, ignored.data(), nullptr, sizeof(std::uint64_t));
+}
+
 int fork_process(EventLoop&) {
   const long child = ::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
   if (child == 0) ::_exit(0);
@@ -145,6 +151,7 @@ const std::vector<Attack>& attacks() {
       {"clone3", "clone3", clone_process},
       {"map-code", "mmap", map_code},
       {"make-code", "mprotect", make_code},
+      {"silence", "rt_sigaction", handle_violations},
       {"ioctl", "ioctl", [](EventLoop&) { return call(SYS_ioctl, STDIN_FILENO, TIOCSTI, "x"); }},
       {"ring", "io_uring_setup", make_ring},
       {"userfaultfd", "userfaultfd", [](EventLoop&) { return call(SYS_userfaultfd, 0L); }},

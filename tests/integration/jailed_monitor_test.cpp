@@ -85,6 +85,9 @@ class Jailed {
   void must(const std::string& method, const std::string& path, const std::string& body) {
     must_exchange(connection_.get(), method, path, body);
   }
+  HttpAnswer send(const std::string& method, const std::string& path, const std::string& body) {
+    return exchange(connection_.get(), method, path, body);
+  }
   void boot() {
     must("PUT", "/boot-source", R"({"kernel_image_path": "/kernel", "boot_args": "console=ttyS0"})");
     must("PUT", "/actions", R"({"action_type": "InstanceStart"})");
@@ -111,6 +114,53 @@ TEST_F(JailedMonitorTest, RunsAGuest) {
   Jailed monitor{root("vm"), jail("vm", monitor_binary())};
   monitor.boot();
   monitor.expect_pass();
+  end_and_clean_up("vm");
+}
+
+// What errors ask the kernel, to say what is wrong, must be within the filters: else the machine ends instead.
+TEST_F(JailedMonitorTest, RefusesWhatItMayNotUseAndGoesOn) {
+  put_guest("vm", "hello");
+  const auto put_file = [this](const std::string& name, fs::perms allowed) {
+    make_file(root("vm") + "/" + name, std::string(4096, 'x'));
+    fs::permissions(root("vm") + "/" + name, allowed);
+  };
+  put_file("readable", fs::perms::owner_read | fs::perms::others_read);
+  put_file("secret", fs::perms::owner_read);
+  fs::create_directory(root("vm") + "/others");
+  Jailed monitor{root("vm"), jail("vm", monitor_binary())};
+  const auto refused = [&](const std::string& method, const std::string& path, const std::string& body,
+                           const std::string& why) {
+    const HttpAnswer answer = monitor.send(method, path, body);
+    EXPECT_EQ(answer.status, 400) << body;
+    EXPECT_NE(answer.body.find(why), std::string::npos) << answer.body;
+  };
+  const auto drive = [](const std::string& path) {
+    return R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + path + "\"}";
+  };
+  refused("PUT", "/drives/data", drive("/readable"), "can be read but not written by user 61234");
+  refused("PUT", "/drives/data", drive("/secret"), "may not be opened by user 61234");
+  refused("PUT", "/drives/data", drive("/none"), "does not exist");
+  refused("PUT", "/boot-source", R"({"kernel_image_path": "/secret"})", "/secret");
+  refused("PUT", "/network-interfaces/eth0", R"({"iface_id": "eth0", "host_dev_name": "notap0"})", "notap0");
+  refused("PUT", "/logger", R"({"log_path": "/others/log"})", "/others/log");
+  refused("PUT", "/metrics", R"({"metrics_path": "/secret"})", "/secret");
+  refused("PUT", "/snapshot/load",
+          R"({"snapshot_path": "/secret", "mem_backend": {"backend_type": "File", "backend_path": "/readable"}})",
+          "/secret");
+  refused("PUT", "/snapshot/load",
+          R"({"snapshot_path": "/readable", "mem_backend": {"backend_type": "Uffd", "backend_path": "/none"}})",
+          "/readable");
+  monitor.boot();
+  monitor.expect_pass();
+  end_and_clean_up("vm");
+}
+
+TEST_F(JailedMonitorTest, StartsWithFewDescriptorsOrSaysHowMany) {
+  put_guest("vm", "hello");
+  const Outcome outcome =
+      run(jail("vm", monitor_binary(), {"--resource-limit", "no-file=40", "--", "--api-sock", "/api.sock"}));
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.said.find("the limit of open files is below 64"), std::string::npos) << outcome.said;
   end_and_clean_up("vm");
 }
 

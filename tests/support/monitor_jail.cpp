@@ -56,7 +56,7 @@ bool MonitorJail::wanted() {
 MonitorJail::MonitorJail(std::vector<std::string> arguments) {
   static int number = 0;
   enter_own_mounts();
-  // All of its path must be root's alone, which a directory for everybody's files is not.
+  // Not among the temporary files, which are shown in it.
   base_ = "/run/mayfly-test-" + std::to_string(::getpid()) + "-" + std::to_string(++number);
   const std::string id = take_id(arguments);
   const std::string root = base_ + "/" + fs::path{monitor_binary()}.filename().string() + "/" + id + "/root";
