@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -110,11 +111,8 @@ Status run(const Options& options) {
   return write_file(options.output, {reinterpret_cast<const char*>(blob.data()), blob.size()});
 }
 
-}  // namespace
-}  // namespace mayfly::seccomp
-
-int main(int argc, char** argv) {
-  mayfly::seccomp::Options options;
+int start(int argc, char** argv) {
+  Options options;
   CLI::App app{"Compiles system call filters for mayfly --seccomp-filter.", "mayfly-seccompile"};
   app.add_option("filters", options.text, "The filters as text")->option_text("FILE REQUIRED")->required();
   CLI::Option* const list = app.add_flag("--list", options.list, "Print the lines in numbers, and compile nothing");
@@ -128,9 +126,21 @@ int main(int argc, char** argv) {
     std::fputs("mayfly-seccompile: --output says where to write; see --help\n", stderr);
     return 1;
   }
-  if (const auto done = mayfly::seccomp::run(options); !done) {
+  if (const auto done = run(options); !done) {
     std::fprintf(stderr, "mayfly-seccompile: %s\n", done.error().message.c_str());
     return 1;
   }
   return 0;
+}
+
+}  // namespace
+}  // namespace mayfly::seccomp
+
+int main(int argc, char** argv) {
+  try {
+    return mayfly::seccomp::start(argc, argv);
+  } catch (const std::exception& failure) {  // no memory: nothing of ours throws
+    std::fprintf(stderr, "mayfly-seccompile: %s\n", failure.what());
+    return 1;
+  }
 }

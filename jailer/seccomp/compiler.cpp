@@ -39,6 +39,7 @@ Status add(scmp_filter_ctx context, const Entry& entry) {
     return fail(ErrorKind::NotFound, "line {}: there is no system call '{}' on this machine; see syscalls(2)",
                 entry.line, entry.call);
   std::vector<scmp_arg_cmp> comparisons;
+  comparisons.reserve(entry.conditions.size());
   for (const Condition& condition : entry.conditions) comparisons.push_back(comparison_of(condition));
   const std::uint32_t action =
       entry.answer ? SCMP_ACT_ERRNO(static_cast<std::uint32_t>(*entry.answer)) : SCMP_ACT_ALLOW;
