@@ -49,7 +49,7 @@ TEST(GuestMemory, RamGoesAroundTheHole) {
 TEST(GuestMemory, TransparentHugePagesAgreeWithTheGuestsAddresses) {
   // Several at once: one may lie right by chance.
   std::vector<Result<GuestMemory>> machines;
-  for (const std::uint64_t size_mib : {3, 128, 4097, 1}) {
+  for (const std::uint64_t size_mib : {3UL, 128UL, 4097UL, 1UL}) {
     machines.push_back(GuestMemory::create({.size_mib = size_mib, .pages = HugePages::Transparent}));
     ASSERT_TRUE(machines.back()) << machines.back().error().message;
     EXPECT_EQ(machines.back()->size(), size_mib * kMiB);
