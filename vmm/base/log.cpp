@@ -97,7 +97,8 @@ Status Log::configure(const LoggerConfig& config) {
   return {};
 }
 
-void Log::urgent(std::string_view message) const noexcept {
+// What fmt throws is of formats that are wrong, and these are checked when they are compiled.
+void Log::urgent(std::string_view message) const noexcept {  // NOLINT(bugprone-exception-escape)
   std::array<char, 512> line;
   char* end = format_time(line.data());
   end = fmt::format_to(end, " [{}:{}] ", id_, kLevelNames[static_cast<std::size_t>(LogLevel::Error)]);
