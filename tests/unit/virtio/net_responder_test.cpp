@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <memory>
 
 #include <gtest/gtest.h>
 
@@ -423,12 +424,27 @@ TEST(NetResponder, AResetWhileReadsAreTakenBackForAnAnswerLeavesNothingBehind) {
   EXPECT_TRUE(world.net.host->faults.empty());
 }
 
+/// Lets time pass while the loop serves.
+class Clock {
+ public:
+  explicit Clock(EventLoop& loop) : timer_(LoopTimer::create(loop, [this] { passed_ = true; }).value()) {
+    timer_->listen();
+  }
+  void let_pass(World& world, std::uint64_t ns) {
+    passed_ = false;
+    timer_->arm(monotonic_ns() + ns);
+    world.net.serve_until([this] { return passed_; });
+  }
+
+ private:
+  bool passed_ = false;
+  std::unique_ptr<LoopTimer> timer_;
+};
+
 TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
   World world;
   world.responder.on_timer = {as_frame(make_frame(77))};
-  bool passed = false;
-  const auto timer = LoopTimer::create(*world.net.loop, [&] { passed = true; }).value();
-  timer->listen();
+  Clock clock{*world.net.loop};
   world.net.start();
   world.net.post(100, 1536);
   world.let_reads_wait();
@@ -436,9 +452,7 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
     world.responder.wants_time = monotonic_ns() + kMillisecondNs;
     world.transmit(claimed(60));
     world.net.host->quiesce();
-    passed = false;
-    timer->arm(monotonic_ns() + 3 * kMillisecondNs);
-    world.net.serve_until([&] { return passed; });
+    clock.let_pass(world, 3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
     world.net.device->resume();
     world.net.host->kick(kNetReceiveQueue);
@@ -450,9 +464,7 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
 TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
   World world;
   world.responder.on_timer = {as_frame(make_frame(77))};
-  bool passed = false;
-  const auto timer = LoopTimer::create(*world.net.loop, [&] { passed = true; }).value();
-  timer->listen();
+  Clock clock{*world.net.loop};
   world.net.start();
   world.net.post(50, 1536);
   world.let_reads_wait();
@@ -461,9 +473,7 @@ TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
     world.responder.wants_time = monotonic_ns() + kMillisecondNs;
     world.transmit(claimed(60));  // which it sent before
     world.net.device->stand_still();
-    passed = false;
-    timer->arm(monotonic_ns() + 3 * kMillisecondNs);
-    world.net.serve_until([&] { return passed; });
+    clock.let_pass(world, 3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
     world.net.device->move_on();
     const std::uint64_t at = world.responder.wants_time.value();
