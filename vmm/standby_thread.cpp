@@ -5,10 +5,11 @@
 
 namespace mayfly {
 
-Result<StandbyThread> StandbyThread::start() {
+Result<StandbyThread> StandbyThread::start(std::function<void()> ready) {
   auto turn = std::make_shared<Turn>();
   try {
-    std::thread thread{[turn] {
+    std::thread thread{[turn, ready = std::move(ready)] {
+      ready();
       turn->given.acquire();
       if (turn->work) turn->work();
     }};

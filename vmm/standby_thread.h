@@ -11,15 +11,15 @@ namespace mayfly {
 
 /// A thread that waits for its work: made while there is time, since clone(2) and its stack cost about 50 us.
 ///
-///   auto standby = StandbyThread::start();
+///   auto standby = StandbyThread::start([] { name_it(); });        // the thread does that at once
 ///   ...
 ///   std::thread thread = std::move(*standby).begin([&] { ... });   // one wake-up
 ///
 /// Without work it ends with its owner. It inherits the signal mask of the thread that starts it.
 class StandbyThread {
  public:
-  /// Error: the host gives no more threads.
-  [[nodiscard]] static Result<StandbyThread> start();
+  /// A thread that does what `ready` says, and waits. Error: the host gives no more threads.
+  [[nodiscard]] static Result<StandbyThread> start(std::function<void()> ready);
   StandbyThread(StandbyThread&&) = default;
   StandbyThread& operator=(StandbyThread&&) = delete;
   ~StandbyThread();

@@ -32,6 +32,17 @@ VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world)
   threads_.reserve(vcpus_.size());
 }
 
+Result<StandbyThread> VcpuSet::start_thread(std::size_t index, const ThreadEntry& enter_thread) {
+  return StandbyThread::start([index, enter_thread] {
+    sigset_t kick;
+    ::sigemptyset(&kick);
+    ::sigaddset(&kick, kick_signal());
+    ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);  // whoever started the monitor may have left it blocked
+    ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
+    if (enter_thread) enter_thread(ThreadKind::Vcpu);
+  });
+}
+
 Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWorld world, StandbyThread first) {
   std::unique_ptr<VcpuSet> set{new VcpuSet{std::move(vcpus), std::move(world)}};
   const auto begin = [&set = *set](StandbyThread thread) {
@@ -40,7 +51,7 @@ Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWo
   };
   begin(std::move(first));
   while (set->threads_.size() < set->vcpus_.size()) {
-    auto thread = StandbyThread::start();
+    auto thread = start_thread(set->threads_.size(), set->world_.enter_thread);
     if (!thread) return propagate(thread);
     begin(std::move(*thread));
   }
@@ -84,12 +95,6 @@ bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
 
 void VcpuSet::thread_main(std::size_t index) {
   const Vcpu& vcpu = vcpus_[index];
-  sigset_t kick;
-  ::sigemptyset(&kick);
-  ::sigaddset(&kick, kick_signal());
-  ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);  // whoever started the monitor may have left it blocked
-  ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
-  if (world_.enter_thread) world_.enter_thread(ThreadKind::Vcpu);
   bool can_run = true;
   while (wait_for_turn(vcpu)) {
     if (!can_run) {  // ended: nothing to do but wait for the machine's stop

@@ -270,7 +270,7 @@ Result<Answer> Controller::apply(PutMetrics& command) {
 
 Status Controller::need_shell() {
   if (shell_) return {};
-  auto shell = MachineShell::prepare();
+  auto shell = MachineShell::prepare(options_.enter_thread);
   if (!shell) return propagate(shell);
   shell_.emplace(std::move(*shell));
   return {};

@@ -48,14 +48,14 @@ class LoopPitTimer final : public PitTimer {
 
 }  // namespace
 
-Result<MachineShell> MachineShell::prepare() {
+Result<MachineShell> MachineShell::prepare(const ThreadEntry& enter_thread) {
   auto kvm = Kvm::open();
   if (!kvm) return propagate(kvm);
   auto vm = Vm::create(*kvm);
   if (!vm) return propagate(vm);
   auto vcpu = Vcpu::create(kvm->run_size(), **vm, 0);
   if (!vcpu) return propagate(vcpu);
-  auto thread = StandbyThread::start();
+  auto thread = VcpuSet::start_thread(0, enter_thread);
   if (!thread) return propagate(thread);
   return MachineShell{.vm = std::move(*vm),
                       .run_size = kvm->run_size(),

@@ -37,8 +37,9 @@ struct MachineShell {
   std::unique_ptr<kvm_abi::CpuidTable> cpuid{};
   bool tsc_deadline = false;
 
-  /// Errors: no usable KVM on this host, no more threads.
-  [[nodiscard]] static Result<MachineShell> prepare();
+  /// The first vCPU's thread calls `enter_thread`; none may be given. Errors: no usable KVM on this host, no more
+  /// threads.
+  [[nodiscard]] static Result<MachineShell> prepare(const ThreadEntry& enter_thread);
   /// Once is enough. Errors: as prepare().
   [[nodiscard]] Status learn_cpuid();
 };

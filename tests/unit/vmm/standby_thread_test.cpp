@@ -7,11 +7,16 @@
 namespace mayfly {
 namespace {
 
-TEST(StandbyThread, DoesItsWorkOnceItIsGiven) {
+TEST(StandbyThread, IsReadyBeforeItsWorkIsGivenAndThenDoesIt) {
+  std::atomic<bool> ready{false};
   std::atomic<bool> done{false};
   std::thread::id where;
-  auto standby = StandbyThread::start();
+  auto standby = StandbyThread::start([&ready] {
+    ready = true;
+    ready.notify_all();
+  });
   ASSERT_TRUE(standby);
+  ready.wait(false);
   std::thread thread = std::move(*standby).begin([&] {
     where = std::this_thread::get_id();
     done = true;
@@ -23,7 +28,7 @@ TEST(StandbyThread, DoesItsWorkOnceItIsGiven) {
 }
 
 TEST(StandbyThread, EndsWithItsOwnerWithoutWork) {
-  auto standby = StandbyThread::start();
+  auto standby = StandbyThread::start([] {});
   ASSERT_TRUE(standby);
   const StandbyThread moved = std::move(*standby);
 }
