@@ -127,16 +127,19 @@ std::vector<std::string> monitor_arguments(const JailArguments& jail, const std:
                                            std::uint64_t earlier_cpu_us) {
   const std::uint64_t now = time_now().cpu_us;
   const std::uint64_t parent = earlier_cpu_us > 0 ? earlier_cpu_us + now : now - begin.cpu_us;
-  std::vector<std::string> arguments = {path,
-                                        "--id",
-                                        jail.id,
-                                        "--start-time-us",
-                                        std::to_string(begin.wall_us),
-                                        "--start-time-cpu-us",
-                                        std::to_string(now),
-                                        "--parent-cpu-time-us",
-                                        std::to_string(parent)};
-  arguments.insert(arguments.end(), jail.monitor.begin(), jail.monitor.end());
+  std::vector<std::string> arguments = {path};
+  auto own = jail.monitor.begin();
+  if (own != jail.monitor.end() && !own->starts_with('-')) arguments.push_back(*own++);  // a subcommand, such as run
+  const std::initializer_list<std::string> ours = {"--id",
+                                                   jail.id,
+                                                   "--start-time-us",
+                                                   std::to_string(begin.wall_us),
+                                                   "--start-time-cpu-us",
+                                                   std::to_string(now),
+                                                   "--parent-cpu-time-us",
+                                                   std::to_string(parent)};
+  arguments.insert(arguments.end(), ours);
+  arguments.insert(arguments.end(), own, jail.monitor.end());
   return arguments;
 }
 

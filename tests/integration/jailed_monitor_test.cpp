@@ -117,6 +117,15 @@ TEST_F(JailedMonitorTest, RunsAGuest) {
   end_and_clean_up("vm");
 }
 
+TEST_F(JailedMonitorTest, RunsAGuestFromFlags) {
+  put_guest("vm", "hello");
+  std::vector<std::string> arguments = jail("vm", monitor_binary());
+  arguments.insert(arguments.end(), {"--", "run", "--kernel", "/kernel", "--memory", "32"});
+  const Outcome outcome = run(arguments);
+  EXPECT_EQ(outcome.code, 0) << outcome.said;
+  end_and_clean_up("vm");
+}
+
 // What errors ask the kernel, to say what is wrong, must be within the filters: else the machine ends instead.
 TEST_F(JailedMonitorTest, RefusesWhatItMayNotUseAndGoesOn) {
   put_guest("vm", "hello");

@@ -1,6 +1,7 @@
 # Microvms for the tests that run inside the lab (or on a host with hardware virtualization), each driven by curl, as a
 # host agent would. To be sourced, by a script that has set: mayfly (the binary), work (a directory for its files); and may
-# have set jailed (no: not jailed) and, for machines in jails, shown (files from elsewhere that they are given).
+# have set jailed (no: not jailed) and, for machines in jails, shown (files from elsewhere that they are given), jail_uid
+# and jail_group (below which an id need not be another than in other groups).
 
 passed=0 failed=0
 readonly patience=240 # seconds for anything that a software CPU does
@@ -10,20 +11,26 @@ readonly patience=240 # seconds for anything that a software CPU does
 # As machines are run in production, where we may: root alone makes jails.
 [ "$(id -u)" -eq 0 ] || jailed=no
 readonly jailed=${jailed:-yes}
-readonly jails=/srv/mayfly-lab jail_uid=30007
+readonly all_jails=/srv/mayfly-lab jail_uid=${jail_uid:-30007}
+readonly jails=$all_jails${jail_group:+/$jail_group}
 tap_owner=()
 [ "$jailed" = no ] || tap_owner=(user "$jail_uid")
 
 # What a host puts into a jail beforehand, so that a machine finds what it is given at the same path as we: make_jail ID
 make_jail() {
   local root=$jails/mayfly/$1/root path
-  mountpoint -q "$jails" || { mkdir -p "$jails" && mount -t tmpfs -o mode=755 none "$jails"; } || return 1
-  mkdir -p "$root$work" && mount --rbind "$work" "$root$work" || return 1
-  for path in "${shown[@]}"; do
-    mkdir -p "$root${path%/*}" && : >"$root$path" && mount --bind "$path" "$root$path" || return 1
+  mountpoint -q "$all_jails" || { mkdir -p "$all_jails" && mount -t tmpfs -o mode=755 none "$all_jails"; } || return 1
+  for path in "$work" "${shown[@]}"; do
+    mkdir -p "$root${path%/*}" && if [ -d "$path" ]; then mkdir "$root$path"; else : >"$root$path"; fi &&
+      mount --rbind "$path" "$root$path" || return 1
   done
 }
-drop_jails() { ! mountpoint -q "$jails" || umount -l "$jails"; }
+# What becomes the monitor, by the arguments that follow: in_jail ID
+in_jail() {
+  command=("${mayfly%/*}/mayfly-jailer" --id "$1" --exec-file "$mayfly" --uid "$jail_uid" --gid "$jail_uid"
+    --chroot-base-dir "$jails" --)
+}
+drop_jails() { ! mountpoint -q "$all_jails" || umount -l "$all_jails"; }
 # What is there by now is the machine's to write.
 give_files() { [ "$jailed" = no ] || chown -R "$jail_uid:$jail_uid" "$work"; }
 
@@ -38,11 +45,7 @@ start_monitor() {
   : >"$console"
   exec 8<>"$keys"
   local command=("$mayfly" --id "lab-$machine")
-  if [ "$jailed" = yes ]; then
-    make_jail "lab-$machine" && give_files || return 1
-    command=("${mayfly%/*}/mayfly-jailer" --id "lab-$machine" --exec-file "$mayfly" --uid "$jail_uid" --gid "$jail_uid"
-      --chroot-base-dir "$jails" --)
-  fi
+  if [ "$jailed" = yes ]; then make_jail "lab-$machine" && give_files && in_jail "lab-$machine" || return 1; fi
   "${launcher[@]}" "${command[@]}" --api-sock "$sock" "$@" <"$keys" >"$console" 2>"$log" &
   monitor=$!
   # Retries while nobody listens yet; the first answer ends it.
