@@ -59,6 +59,8 @@ class JailedMonitorTest : public JailTest {
     fs::copy_file(guest_path(guest), root(id) + "/kernel");
     fs::permissions(root(id) + "/kernel", fs::perms::owner_all | fs::perms::others_read);
   }
+  /// A guest runs in the one jail, and its snapshot is in the other.
+  void move_a_snapshot(const std::string& from, const std::string& to) const;
   [[nodiscard]] pid_t daemon_pid(const std::string& id) const {
     return static_cast<pid_t>(std::stol(content_of(root(id) + "/mayfly.pid")));
   }
@@ -72,9 +74,13 @@ class JailedMonitorTest : public JailTest {
 /// A monitor in a jail that was made for it, with its API and console.
 class Jailed {
  public:
-  Jailed(const std::string& root, std::vector<std::string> arguments) : waiter_(root + "/api.sock") {
+  /// `words` are the monitor's own arguments.
+  Jailed(const std::string& root, std::vector<std::string> arguments,
+         const std::vector<std::string>& words = {"--api-sock", "/api.sock"})
+      : waiter_(root + "/api.sock") {
     arguments.insert(arguments.begin(), jailer_binary());
-    arguments.insert(arguments.end(), {"--", "--api-sock", "/api.sock"});
+    arguments.emplace_back("--");
+    arguments.insert(arguments.end(), words.begin(), words.end());
     process_.emplace(arguments,
                      ChildProcess::Streams{.in = in_.read.get(), .out = out_.write.get(), .err = err_.write.get()});
     in_.read.reset();
@@ -108,6 +114,19 @@ class Jailed {
   OwnedFd connection_;
   std::string console_;
 };
+
+void JailedMonitorTest::move_a_snapshot(const std::string& from, const std::string& to) const {
+  put_guest(from, "survivor");
+  {
+    Jailed monitor{root(from), jail(from, monitor_binary())};
+    monitor.boot();
+    monitor.console_until("survivor ready");
+    monitor.must("PATCH", "/vm", R"({"state": "Paused"})");
+    monitor.must("PUT", "/snapshot/create", R"({"snapshot_path": "/state", "mem_file_path": "/memory"})");
+  }
+  put_guest(to, "survivor");
+  for (const char* const name : {"/state", "/memory"}) fs::rename(root(from) + name, root(to) + name);
+}
 
 TEST_F(JailedMonitorTest, RunsAGuest) {
   put_guest("vm", "hello");
@@ -292,21 +311,23 @@ TEST_F(JailedMonitorTest, IsReachedFromOutsideByItsId) {
 }
 
 TEST_F(JailedMonitorTest, IsSnapshottedAndRestoredInAnotherJail) {
-  put_guest("first", "survivor");
-  {
-    Jailed monitor{root("first"), jail("first", monitor_binary())};
-    monitor.boot();
-    monitor.console_until("survivor ready");
-    monitor.must("PATCH", "/vm", R"({"state": "Paused"})");
-    monitor.must("PUT", "/snapshot/create", R"({"snapshot_path": "/state", "mem_file_path": "/memory"})");
-  }
-  put_guest("second", "survivor");
-  for (const char* const name : {"/state", "/memory"}) fs::rename(root("first") + name, root("second") + name);
+  move_a_snapshot("first", "second");
   Jailed monitor{root("second"), jail("second", monitor_binary(), {"--new-pid-ns"})};
   const Stranger end_of_monitor{daemon_pid("second")};
   monitor.must("PUT", "/snapshot/load",
                R"({"snapshot_path": "/state", "mem_backend": {"backend_type": "File", "backend_path": "/memory"},
                    "resume_vm": true})");
+  monitor.type("r");
+  monitor.console_until("round 1 ok");
+  monitor.type("q");
+  monitor.expect_pass();
+}
+
+TEST_F(JailedMonitorTest, IsRestoredByFlagsInAnotherJail) {
+  move_a_snapshot("first", "second");
+  Jailed monitor{root("second"),
+                 jail("second", monitor_binary()),
+                 {"restore", "--api-sock", "/api.sock", "--state", "/state", "--memory", "/memory"}};
   monitor.type("r");
   monitor.console_until("round 1 ok");
   monitor.type("q");

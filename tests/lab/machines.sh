@@ -21,7 +21,7 @@ make_jail() {
   local root=$jails/mayfly/$1/root path
   mountpoint -q "$all_jails" || { mkdir -p "$all_jails" && mount -t tmpfs -o mode=755 none "$all_jails"; } || return 1
   for path in "$work" "${shown[@]}"; do
-    mkdir -p "$root${path%/*}" && if [ -d "$path" ]; then mkdir "$root$path"; else : >"$root$path"; fi &&
+    mkdir -p "$root${path%/*}" && if [ -d "$path" ]; then mkdir -p "$root$path"; else : >>"$root$path"; fi &&
       mount --rbind "$path" "$root$path" || return 1
   done
 }

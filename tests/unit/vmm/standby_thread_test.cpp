@@ -1,6 +1,7 @@
 #include "vmm/standby_thread.h"
 
-#include <atomic>
+#include <chrono>
+#include <semaphore>
 
 #include <gtest/gtest.h>
 
@@ -8,23 +9,20 @@ namespace mayfly {
 namespace {
 
 TEST(StandbyThread, IsReadyBeforeItsWorkIsGivenAndThenDoesIt) {
-  std::atomic<bool> ready{false};
-  std::atomic<bool> done{false};
-  std::thread::id where;
-  auto standby = StandbyThread::start([&ready] {
-    ready = true;
-    ready.notify_all();
+  std::binary_semaphore ready{0};
+  std::thread::id prepared;
+  std::thread::id worked;
+  auto standby = StandbyThread::start([&] {
+    prepared = std::this_thread::get_id();
+    ready.release();
   });
   ASSERT_TRUE(standby);
-  ready.wait(false);
-  std::thread thread = std::move(*standby).begin([&] {
-    where = std::this_thread::get_id();
-    done = true;
-  });
+  ASSERT_TRUE(ready.try_acquire_for(std::chrono::seconds{60}));
+  std::thread thread = std::move(*standby).begin([&] { worked = std::this_thread::get_id(); });
   const std::thread::id announced = thread.get_id();
   thread.join();
-  EXPECT_TRUE(done);
-  EXPECT_EQ(where, announced);
+  EXPECT_EQ(prepared, announced);
+  EXPECT_EQ(worked, announced);
 }
 
 TEST(StandbyThread, EndsWithItsOwnerWithoutWork) {
