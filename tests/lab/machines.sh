@@ -16,10 +16,12 @@ readonly jails=$all_jails${jail_group:+/$jail_group}
 tap_owner=()
 [ "$jailed" = no ] || tap_owner=(user "$jail_uid")
 
+# Before the first is made, where several may be made at once.
+make_base() { mountpoint -q "$all_jails" || { mkdir -p "$all_jails" && mount -t tmpfs -o mode=755 none "$all_jails"; }; }
 # What a host puts into a jail beforehand, so that a machine finds what it is given at the same path as we: make_jail ID
 make_jail() {
   local root=$jails/mayfly/$1/root path
-  mountpoint -q "$all_jails" || { mkdir -p "$all_jails" && mount -t tmpfs -o mode=755 none "$all_jails"; } || return 1
+  make_base || return 1
   for path in "$work" "${shown[@]}"; do
     mkdir -p "$root${path%/*}" && if [ -d "$path" ]; then mkdir -p "$root$path"; else : >>"$root$path"; fi &&
       mount --rbind "$path" "$root$path" || return 1
