@@ -130,15 +130,9 @@ std::vector<std::string> monitor_arguments(const JailArguments& jail, const std:
   std::vector<std::string> arguments = {path};
   auto own = jail.monitor.begin();
   if (own != jail.monitor.end() && !own->starts_with('-')) arguments.push_back(*own++);  // a subcommand, such as run
-  const std::initializer_list<std::string> ours = {"--id",
-                                                   jail.id,
-                                                   "--start-time-us",
-                                                   std::to_string(begin.wall_us),
-                                                   "--start-time-cpu-us",
-                                                   std::to_string(now),
-                                                   "--parent-cpu-time-us",
-                                                   std::to_string(parent)};
-  arguments.insert(arguments.end(), ours);
+  arguments.insert(arguments.end(),
+                   {"--id", jail.id, "--start-time-us", std::to_string(begin.wall_us), "--start-time-cpu-us",
+                    std::to_string(now), "--parent-cpu-time-us", std::to_string(parent)});
   arguments.insert(arguments.end(), own, jail.monitor.end());
   return arguments;
 }
