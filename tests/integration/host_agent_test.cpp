@@ -4,6 +4,7 @@
 
 #include "tests/integration/kvm_required.h"
 #include "tests/support/monitor.h"
+#include "tests/support/monitor_jail.h"
 #include "tests/support/tap_network.h"
 
 #include <net/if.h>
@@ -28,8 +29,10 @@ constexpr int kDeadlineMs = 60'000;
 class Agent : public HostAgent {
  public:
   explicit Agent(const std::vector<std::string>& more = {}, const std::string& guest = "function")
-      : HostAgent(
-            {.agent = host_agent_binary(), .monitor = monitor_binary(), .guest = guest_path(guest), .more = more}) {}
+      : HostAgent({.agent = host_agent_binary(),
+                   .monitor = wrapped_monitor_binary(),
+                   .guest = guest_path(guest),
+                   .more = more}) {}
 
   /// Asks for statistics until they hold `wanted`.
   void await_stats(const std::string& wanted) const {

@@ -53,6 +53,17 @@ bool MonitorJail::wanted() {
   return wish != nullptr && std::string{wish} == "1";
 }
 
+std::string wrapped_monitor_binary() {
+  if (!MonitorJail::wanted()) return monitor_binary();
+  enter_own_mounts();
+  const std::string shown = fs::temp_directory_path().string() + " " + fs::path{guest_path("")}.parent_path().string();
+  // NOLINTBEGIN(concurrency-mt-unsafe): before the program and this process's threads
+  ::setenv("MAYFLY", monitor_binary().c_str(), 1);
+  ::setenv("SHOWN", shown.c_str(), 1);
+  // NOLINTEND(concurrency-mt-unsafe)
+  return MAYFLY_JAILED_MONITOR;
+}
+
 MonitorJail::MonitorJail(std::vector<std::string> arguments) {
   static int number = 0;
   enter_own_mounts();

@@ -28,4 +28,8 @@ class MonitorJail {
   std::vector<std::string> command_;
 };
 
+/// In the place of monitor_binary() for a program that starts monitors and knows nothing of jails: each is in one of
+/// its own, as above, where the environment asks for jails. The child that is started is the monitor.
+[[nodiscard]] std::string wrapped_monitor_binary();
+
 }  // namespace mayfly::testing

@@ -1,11 +1,11 @@
 #include "vmm/cli/options.h"
 
 #include "snapshot/state_file.h"
-#include "vmm/base/machine_id.h"
 #include "vmm/cli/command_tree.h"
+#include "vmm/cli/common_options.h"
 #include "vmm/cli/completion.h"
-#include "vmm/cli/device_options.h"
-#include "vmm/cli/override_options.h"
+#include "vmm/cli/describer.h"
+#include "vmm/cli/terminal_options.h"
 
 #include <algorithm>
 #include <array>
@@ -18,67 +18,6 @@
 namespace mayfly {
 namespace {
 
-/// For a person at a terminal: unlike the default, without `8250.nr_uarts=0`, and with a console.
-constexpr const char* kRunBootArgs =
-    "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
-
-const std::map<std::string, LogLevel>& level_names() {
-  static const std::map<std::string, LogLevel> names = {
-      {"off", LogLevel::Off},   {"error", LogLevel::Error}, {"warning", LogLevel::Warning}, {"warn", LogLevel::Warning},
-      {"info", LogLevel::Info}, {"debug", LogLevel::Debug}, {"trace", LogLevel::Trace}};
-  return names;
-}
-
-std::string check_id(const std::string& id) {
-  return is_machine_id(id) ? "" : "the id '" + id + "' must have 1 to 64 letters, digits and hyphens";
-}
-
-/// What CLI11 fills and cannot fill in place.
-struct LoggerFlags {
-  std::string path;
-  LogLevel level = LogLevel::Info;
-  bool has_level = false;
-  bool show_level = false;
-  bool show_origin = false;
-};
-
-void add_common(CLI::App& app, CommonOptions& common, LoggerFlags& logger) {
-  app.add_option("--id", common.id, "Name of this machine, in its log and in GET /")->type_name("ID")->check(check_id);
-  app.add_option("--log-path", logger.path, "File or FIFO for the log (default: standard error)")->type_name("FILE");
-  app.add_option_function<std::string>(
-         "--level",
-         [&logger](const std::string& name) {
-           logger.level = level_names().at(CLI::detail::to_lower(name));
-           logger.has_level = true;
-         },
-         fmt::format("Least level of messages (default: {})", logger.level == LogLevel::Info ? "Info" : "Warning"))
-      ->option_text("Off|Error|Warning|Info|Debug|Trace")
-      ->check(CLI::IsMember(level_names(), CLI::ignore_case));
-  app.add_flag("--show-level", logger.show_level, "Accepted for the dialect: levels are always shown");
-  app.add_flag("--show-log-origin", logger.show_origin, "Show which source file a message comes from");
-  app.add_option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics")->type_name("FILE");
-  app.add_flag("--boot-timer", common.boot_timer, "Log the time when the guest writes 123 to\nport 0x3F0");
-  CLI::Option* const unfiltered =
-      app.add_flag("--no-seccomp", common.filters.off, "No system call filters for this process's threads");
-  app.add_option("--seccomp-filter", common.filters.file,
-                 "Compiled filters (of mayfly-seccompile) in place\nof the built-in ones")
-      ->option_text("FILE")
-      ->excludes(unfiltered);
-  app.add_option("--start-time-us", common.start.wall_us,
-                 "When this process was begun, in microseconds of\nCLOCK_MONOTONIC");
-  app.add_option("--start-time-cpu-us", common.start.cpu_us, "CPU time that this process had used then");
-  app.add_option("--parent-cpu-time-us", common.start.parent_cpu_us, "CPU time that its parent used for it");
-}
-
-LoggerConfig logger_config(const LoggerFlags& flags) {
-  LoggerConfig config;
-  if (!flags.path.empty()) config.log_path = flags.path;
-  if (flags.has_level) config.level = flags.level;
-  if (flags.show_level) config.show_level = true;
-  if (flags.show_origin) config.show_log_origin = true;
-  return config;
-}
-
 struct ServeFlags {
   std::string api_sock = kDefaultSocket;
   bool no_api = false;
@@ -87,173 +26,15 @@ struct ServeFlags {
   ApiLimits limits;
 };
 
-void add_limits(CLI::App& app, ApiLimits& limits) {
-  app.add_option("--http-api-max-payload-size", limits.max_payload,
-                 fmt::format("Largest request body in bytes (default: {})", limits.max_payload))
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-  app.add_option("--mmds-size-limit", limits.metadata_limit, "Most metadata in bytes (default: as for request\nbodies)")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{1} << 30));
-}
-
-/// The API beside a terminal.
-void add_api(CLI::App& app, std::string& api_sock, ApiLimits& limits) {
-  CLI::Option* const socket =
-      app.add_option("--api-sock", api_sock, "Serve the API on this Unix socket, too")->type_name("PATH");
-  add_limits(app, limits);
-  // With a text of our own: CLI11 would add what each needs, and the lines would be too long.
-  for (const char* limit : {"--http-api-max-payload-size", "--mmds-size-limit"})
-    app.get_option(limit)->needs(socket)->option_text("BYTES");
-}
-
-void add_serve(CLI::App& app, ServeFlags& flags) {
-  app.add_option("--api-sock", flags.api_sock, "Unix socket of the API")->type_name("PATH")->capture_default_str();
-  app.add_flag("--no-api", flags.no_api, "Serve no API: --config-file says it all");
-  app.add_option("--config-file", flags.config_file,
-                 "JSON file with the whole configuration; the\nmachine starts at once")
-      ->type_name("FILE");
-  app.add_option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)")
-      ->type_name("FILE");
-  add_limits(app, flags.limits);
-}
-
-/// Prints `text` and ends well.
-void add_answer(CLI::App& app, const std::string& flag, const std::string& text, const std::string& help) {
-  app.add_flag_callback(flag, [text] { throw CLI::CallForVersion{text, 0}; }, help);
-}
-
-struct RunFlags {
-  BootSource source;
-  MachineConfig machine;
-  std::string boot_args = kRunBootArgs;
-  std::string append;
-  std::string initrd;
-  std::vector<std::string> drives;
-  std::vector<std::string> nets;
-  std::string api_sock;
-  ApiLimits limits;
-};
-
-void add_devices(CLI::App& app, RunFlags& flags) {
-  app.add_option("-d,--drive", flags.drives,
-                 "A drive: a file or block device. Parts:\n"
-                 "root (has the root file system), ro (read-only),\n"
-                 "direct (past the host's page cache),\n"
-                 "cache=writeback (the guest's flushes count),\n"
-                 "id=NAME (default: drive0, drive1 and so on).\n"
-                 "Repeat it for more; double a comma in the path")
-      ->option_text("PATH[,PART]...")
-      ->allow_extra_args(false);
-  app.add_option("-n,--net", flags.nets,
-                 "A network interface on a TAP. Parts: mac=ADDRESS,\n"
-                 "mtu=BYTES, id=NAME (default: eth0, eth1 and so on)")
-      ->option_text("TAP[,PART]...")
-      ->allow_extra_args(false);
-}
-
-const std::map<std::string, HugePages>& huge_page_names() {
-  static const std::map<std::string, HugePages> names = {
-      {"none", HugePages::None}, {"transparent", HugePages::Transparent}, {"2M", HugePages::Explicit2M}};
-  return names;
-}
-
-void add_run(CLI::App& app, RunFlags& flags) {
-  app.add_option("-k,--kernel", flags.source.kernel_image_path, "ELF vmlinux or bzImage")
-      ->type_name("FILE")
-      ->required();
-  app.add_option("-i,--initrd", flags.initrd, "Initial RAM disk")->type_name("FILE");
-  add_devices(app, flags);
-  app.add_option("-a,--append", flags.append, "Words to add to the kernel command line");
-  app.add_option("--boot-args", flags.boot_args,
-                 "The kernel command line before --append (default:\n"
-                 "what microVMs need, with a console on ttyS0)");
-  app.add_option("-c,--cpus", flags.machine.vcpu_count, "vCPUs, 1 to 32")->capture_default_str();
-  app.add_option("-m,--memory", flags.machine.mem_size_mib, "Memory in MiB")->capture_default_str();
-  app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
-  app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory")
-      ->option_text("none|transparent|2M")
-      ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
-  add_api(app, flags.api_sock, flags.limits);
-}
-
-Result<std::vector<Command>> run_commands(RunFlags& flags) {
-  auto drives = read_drive_options(flags.drives);
-  if (!drives) return propagate(drives);
-  auto nets = read_net_options(flags.nets);
-  if (!nets) return propagate(nets);
-  if (!flags.initrd.empty()) flags.source.initrd_path = flags.initrd;
-  flags.source.boot_args = flags.append.empty() ? flags.boot_args : flags.boot_args + " " + flags.append;
-  std::vector<Command> commands = {PutMachineConfig{flags.machine}, PutBootSource{flags.source}};
-  for (DriveConfig& drive : *drives) commands.emplace_back(PutDrive{std::move(drive)});
-  for (NetworkInterfaceConfig& net : *nets) commands.emplace_back(PutNetworkInterface{std::move(net)});
-  commands.emplace_back(StartInstance{});
-  return commands;
-}
-
-struct RestoreFlags {
-  SnapshotLoadParams load;
-  std::string memory;
-  std::string page_server;
-  std::vector<std::string> taps;
-  std::vector<std::string> drives;
-  std::string record_working_set;
-  std::string working_set;
-  std::string api_sock;
-  ApiLimits limits;
-};
-
-void add_restore(CLI::App& app, RestoreFlags& flags) {
-  app.add_option("-s,--state", flags.load.snapshot_path, "State file of the snapshot")
-      ->option_text("FILE REQUIRED")
-      ->required();
-  CLI::Option* const memory =
-      app.add_option("-m,--memory", flags.memory, "Memory file of the snapshot")->option_text("FILE");
-  app.add_option("--page-server", flags.page_server, "Instead of --memory: Unix socket of a server\nthat gives pages")
-      ->option_text("SOCKET")
-      ->excludes(memory);
-  app.add_option("-t,--tap", flags.taps, "Another TAP for a network interface; repeat it\nfor more")
-      ->option_text("ID=NAME")
-      ->allow_extra_args(false);
-  app.add_option("-d,--drive", flags.drives, "Another image for a drive: a copy of the one\nit had")
-      ->option_text("ID=PATH")
-      ->allow_extra_args(false);
-  app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
-               "Restore though an image was written to since");
-  app.add_flag("--clock-realtime", flags.load.clock_realtime, "Put the guest's clock ahead by the time since");
-  app.add_flag("--track-dirty-pages", flags.load.track_dirty_pages, "Remember what changes, for small diffs");
-  CLI::Option* const record = app.add_option("--record-working-set", flags.record_working_set,
-                                             "Write down which pages the guest touches until\nthe machine ends")
-                                  ->option_text("FILE")
-                                  ->excludes("--page-server");
-  app.add_option("--working-set", flags.working_set, "Bring in first what was written down")
-      ->option_text("FILE")
-      ->excludes("--page-server")
-      ->excludes(record);
-  app.add_option_function<HugePages>(
-         "--huge-pages", [&flags](HugePages pages) { flags.load.huge_pages = pages; },
-         "Pages behind the memory (default: as they were)")
-      ->option_text("none|transparent|2M")
-      ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
-  add_api(app, flags.api_sock, flags.limits);
-}
-
-Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
-  if (flags.memory.empty() && flags.page_server.empty())
-    return fail(ErrorKind::InvalidArgument, "mayfly restore needs --memory (or --page-server)");
-  auto taps = read_tap_overrides(flags.taps);
-  if (!taps) return propagate(taps);
-  auto drives = read_drive_overrides(flags.drives);
-  if (!drives) return propagate(drives);
-  SnapshotLoadParams load = flags.load;
-  load.backend = flags.memory.empty() ? MemoryBackend::Uffd : MemoryBackend::File;
-  load.backend_path = flags.memory.empty() ? flags.page_server : flags.memory;
-  load.network_overrides = std::move(*taps);
-  load.drive_overrides = std::move(*drives);
-  load.resume_vm = true;
-  if (!flags.record_working_set.empty())
-    load.working_set = WorkingSetParams{.record = true, .path = flags.record_working_set};
-  else if (!flags.working_set.empty())
-    load.working_set = WorkingSetParams{.path = flags.working_set};
-  return std::vector<Command>{LoadSnapshot{std::move(load)}};
+void add_serve(const Describer& describe, ServeFlags& flags) {
+  describe.option("--api-sock", flags.api_sock, "Unix socket of the API",
+                  [](CLI::Option& socket) { socket.type_name("PATH")->capture_default_str(); });
+  describe.flag("--no-api", flags.no_api, "Serve no API: --config-file says it all");
+  describe.option("--config-file", flags.config_file,
+                  "JSON file with the whole configuration; the\nmachine starts at once", "FILE");
+  describe.option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)",
+                  "FILE");
+  add_limits(describe, flags.limits);
 }
 
 struct SnapshotFlags {
@@ -292,48 +73,28 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
 }
 
 /// What is asked of machines in other processes, but for snapshots.
-struct RemoteCommands {
-  struct Entry {
-    RemoteOptions::Verb verb;
-    const char* name;
-    const char* description;
-  };
-  static constexpr std::array kEntries = {
-      Entry{RemoteOptions::Verb::List, "ps", "List the machines of this host"},
-      Entry{RemoteOptions::Verb::Pause, "pause", "Let a machine stand still"},
-      Entry{RemoteOptions::Verb::Resume, "resume", "Let a paused machine go on"},
-      Entry{RemoteOptions::Verb::Stop, "stop", "Ask a machine's guest to shut down, and wait"},
-      Entry{RemoteOptions::Verb::Config, "config", "Print a machine's configuration as JSON"},
-      Entry{RemoteOptions::Verb::Metrics, "metrics", "Print a machine's metrics as Prometheus reads them"},
-  };
-  RemoteOptions options;
-  std::array<CLI::App*, kEntries.size()> apps{};
-
-  /// Those that `wanted` names.
-  void add(CLI::App& app, const auto& wanted) {
-    for (std::size_t i = 0; i < kEntries.size(); ++i) {
-      const Entry& entry = kEntries.at(i);
-      if (!wanted(entry.name)) continue;
-      apps.at(i) = app.add_subcommand(entry.name, entry.description);
-      if (entry.verb != RemoteOptions::Verb::List) add_machine(*apps.at(i), options);
-      if (entry.verb != RemoteOptions::Verb::Stop) continue;
-      apps.at(i)->add_flag("--now", options.now, "End its monitor without asking the guest");
-      apps.at(i)
-          ->add_option("--timeout", options.timeout_s, "How long to wait for its end (default: 30)")
-          ->option_text("SECONDS")
-          ->check(CLI::Range(1U, 86'400U));
-    }
-  }
-  [[nodiscard]] std::optional<RemoteOptions> parsed() const {
-    for (std::size_t i = 0; i < kEntries.size(); ++i)
-      if (apps.at(i) != nullptr && apps.at(i)->parsed()) {
-        RemoteOptions chosen = options;
-        chosen.verb = kEntries.at(i).verb;
-        return chosen;
-      }
-    return std::nullopt;
-  }
+struct RemoteCommand {
+  RemoteOptions::Verb verb;
+  const char* name;
+  const char* description;
 };
+constexpr std::array kRemoteCommands = {
+    RemoteCommand{RemoteOptions::Verb::List, "ps", "List the machines of this host"},
+    RemoteCommand{RemoteOptions::Verb::Pause, "pause", "Let a machine stand still"},
+    RemoteCommand{RemoteOptions::Verb::Resume, "resume", "Let a paused machine go on"},
+    RemoteCommand{RemoteOptions::Verb::Stop, "stop", "Ask a machine's guest to shut down, and wait"},
+    RemoteCommand{RemoteOptions::Verb::Config, "config", "Print a machine's configuration as JSON"},
+    RemoteCommand{RemoteOptions::Verb::Metrics, "metrics", "Print a machine's metrics as Prometheus reads them"},
+};
+
+void add_remote(CLI::App& app, RemoteOptions::Verb verb, RemoteOptions& options) {
+  if (verb != RemoteOptions::Verb::List) add_machine(app, options);
+  if (verb != RemoteOptions::Verb::Stop) return;
+  app.add_flag("--now", options.now, "End its monitor without asking the guest");
+  app.add_option("--timeout", options.timeout_s, "How long to wait for its end (default: 30)")
+      ->option_text("SECONDS")
+      ->check(CLI::Range(1U, 86'400U));
+}
 
 /// Not CLI11's Range, to which "nan" is within any.
 std::string check_interval(const std::string& text) {
@@ -382,11 +143,6 @@ std::optional<ExitNow> refuse_misplaced(const CLI::App& app) {
   return std::nullopt;
 }
 
-/// The options of a subcommand cost a fifth of a millisecond to describe, which a host pays at every start without one.
-bool has_word(int argc, const char* const* argv, std::string_view word) {
-  return std::any_of(argv + 1, argv + std::max(argc, 1), [word](const char* each) { return each == word; });
-}
-
 /// A machine on this terminal.
 Invocation on_terminal(Result<std::vector<Command>> commands, CommonOptions common, const LoggerFlags& logger,
                        const std::string& api_sock, const ApiLimits& limits) {
@@ -397,102 +153,136 @@ Invocation on_terminal(Result<std::vector<Command>> commands, CommonOptions comm
   return options;
 }
 
+/// The command line as CLI11 understands it, and what it fills. CLI11 keeps references to it.
+class CommandLine {
+ public:
+  explicit CommandLine(Words words)
+      : completes_(has_word(words, "completion")),
+        helps_(has_word(words, "--help") || has_word(words, "-h")),
+        words_(words) {
+    app_.fallthrough(false);
+    app_.require_subcommand(0, 1);
+    describe_serve();
+    describe_commands();
+  }
+  CommandLine(const CommandLine&) = delete;
+  CommandLine& operator=(const CommandLine&) = delete;
+
+  Invocation parse(int argc, const char* const* argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      const int code = app_.exit(error);
+      return ExitNow{code == 0 ? 0 : kExitBadArguments};
+    }
+    if (auto refused = refuse_misplaced(app_)) return *refused;
+    const auto commands = app_.get_subcommands();
+    return commands.empty() ? serve() : chosen(*commands.front());
+  }
+
+ private:
+  /// `mayfly` without a subcommand.
+  void describe_serve() {
+    const Describer describe = helps_ || completes_ ? Describer{app_} : Describer{app_, words_};
+    describe.answer("--version", "Mayfly v" MAYFLY_VERSION "\nAPI dialect: Firecracker v1.17.0",
+                    "Display program version information and exit");
+    describe.answer("--snapshot-version", fmt::format("v{}", kStateFormatVersion),
+                    "Print the version of the snapshots' format");
+    describe.option("--describe-snapshot", describe_.state, "Print a snapshot's state file as JSON",
+                    [](CLI::Option& file) { file.option_text("FILE"); });
+    add_serve(describe, serve_);
+    add_common(describe, common_, logger_);
+  }
+
+  /// The subcommands that are named, or all where they are listed.
+  void describe_commands() {
+    subcommand("run", "Boot a kernel on this terminal; Ctrl-A x quits", [this](CLI::App& app) {
+      add_run(app, run_);
+      add_common(Describer{app}, terminal_common_, terminal_logger_);
+    });
+    subcommand("restore", "Go on with a snapshot on this terminal", [this](CLI::App& app) {
+      add_restore(app, restore_);
+      add_common(Describer{app}, terminal_common_, terminal_logger_);
+    });
+    subcommand("snapshot", "Take a snapshot; merge or verify the files of some",
+               [this](CLI::App& app) { add_snapshot(app, snapshot_); });
+    for (const RemoteCommand& command : kRemoteCommands)
+      subcommand(command.name, command.description, [&](CLI::App& app) { add_remote(app, command.verb, remote_); });
+    subcommand("top", "Follow the machines of this host on a terminal", [this](CLI::App& app) { add_top(app, top_); });
+    if (completes_)
+      subcommand("completion", "Print a script by which a shell completes commands",
+                 [this](CLI::App& app) { add_completion(app, completion_); });
+    subcommand("doctor", "Check this host: costs and remedies",
+               [this](CLI::App& app) { app.add_flag("--json", doctor_.json, "Print JSON"); });
+  }
+
+  void subcommand(const char* name, const char* description, const auto& describe) {
+    if (helps_ || completes_ || has_word(words_, name)) describe(*app_.add_subcommand(name, description));
+  }
+
+  [[nodiscard]] Invocation serve() {
+    const CLI::Option* const describes = app_.get_option_no_throw("--describe-snapshot");
+    if (describes != nullptr && describes->count() > 0) return describe_;
+    if (serve_.no_api && serve_.config_file.empty())
+      return refuse("--no-api needs --config-file: nothing else could start the machine");
+    common_.logger = logger_config(logger_);
+    ServeOptions options{
+        .common = common_, .api_sock = {}, .config_file = {}, .metadata_file = {}, .limits = serve_.limits};
+    if (!serve_.no_api) options.api_sock = serve_.api_sock;
+    if (!serve_.config_file.empty()) options.config_file = serve_.config_file;
+    if (!serve_.metadata_file.empty()) options.metadata_file = serve_.metadata_file;
+    return options;
+  }
+
+  [[nodiscard]] Invocation chosen(const CLI::App& command) {
+    const std::string& name = command.get_name();
+    if (name == "run")
+      return on_terminal(run_commands(run_), terminal_common_, terminal_logger_, run_.api_sock, run_.limits);
+    if (name == "restore")
+      return on_terminal(restore_commands(restore_), terminal_common_, terminal_logger_, restore_.api_sock,
+                         restore_.limits);
+    if (name == "top") return top_;
+    if (name == "doctor") return doctor_;
+    if (name == "completion") {
+      completion_.commands = command_tree(app_);
+      return completion_;
+    }
+    if (name == "snapshot") {
+      if (command.got_subcommand("create")) return snapshot_.create;
+      if (command.got_subcommand("merge")) return snapshot_.merge;
+      return snapshot_.verify;
+    }
+    remote_.verb = std::ranges::find(kRemoteCommands, name, &RemoteCommand::name)->verb;
+    return remote_;
+  }
+
+  const bool completes_;  ///< Its script names everything.
+  const bool helps_;
+  const Words words_;
+  CLI::App app_{"Mayfly runs one microVM, driven by an API or on this terminal (mayfly run).", "mayfly"};
+
+  CommonOptions common_;
+  LoggerFlags logger_;
+  ServeFlags serve_;
+  DescribeOptions describe_;
+  // Of `run` and of `restore`, of which there is one at most.
+  CommonOptions terminal_common_{
+      .id = kDefaultTerminalId, .logger = {}, .metrics_path = {}, .boot_timer = false, .filters = {}, .start = {}};
+  LoggerFlags terminal_logger_{.path = {}, .level = LogLevel::Warning, .has_level = true};
+  RunFlags run_;
+  RestoreFlags restore_;
+  SnapshotFlags snapshot_;
+  RemoteOptions remote_;
+  TopOptions top_;
+  CompletionOptions completion_;
+  DoctorOptions doctor_;
+};
+
 }  // namespace
 
 Invocation parse_options(int argc, const char* const* argv) {
-  CLI::App app{"Mayfly runs one microVM, driven by an API or on this terminal (mayfly run).", "mayfly"};
-  app.set_version_flag("--version", "Mayfly v" MAYFLY_VERSION "\nAPI dialect: Firecracker v1.17.0");
-  add_answer(app, "--snapshot-version", fmt::format("v{}", kStateFormatVersion),
-             "Print the version of the snapshots' format");
-  DescribeOptions describe;
-  const CLI::Option& describe_option =
-      *app.add_option("--describe-snapshot", describe.state, "Print a snapshot's state file as JSON")
-           ->option_text("FILE");
-  app.fallthrough(false);
-  CommonOptions common;
-  LoggerFlags logger;
-  ServeFlags serve;
-  add_serve(app, serve);
-  add_common(app, common, logger);
-
-  // Of `run` and of `restore`, of which there is one at most.
-  CommonOptions run_common{
-      .id = kDefaultTerminalId, .logger = {}, .metrics_path = {}, .boot_timer = false, .filters = {}, .start = {}};
-  LoggerFlags run_logger{.path = {}, .level = LogLevel::Warning, .has_level = true};
-  RunFlags run;
-  // Its script names everything.
-  const bool completes = has_word(argc, argv, "completion");
-  const auto wanted = [&](std::string_view word) { return completes || has_word(argc, argv, word); };
-  CLI::App& run_app = *app.add_subcommand("run", "Boot a kernel on this terminal; Ctrl-A x quits");
-  if (wanted(run_app.get_name())) {
-    add_run(run_app, run);
-    add_common(run_app, run_common, run_logger);
-  }
-
-  RestoreFlags restore;
-  CLI::App& restore_app = *app.add_subcommand("restore", "Go on with a snapshot on this terminal");
-  if (wanted(restore_app.get_name())) {
-    add_restore(restore_app, restore);
-    add_common(restore_app, run_common, run_logger);
-  }
-
-  SnapshotFlags snapshot;
-  CLI::App& snapshot_app = *app.add_subcommand("snapshot", "Take a snapshot; merge or verify the files of some");
-  if (wanted(snapshot_app.get_name())) add_snapshot(snapshot_app, snapshot);
-
-  RemoteCommands remote;
-  const bool helps = has_word(argc, argv, "--help") || has_word(argc, argv, "-h");
-  remote.add(app, [&](const char* name) { return helps || wanted(name); });
-
-  TopOptions top;
-  CLI::App* top_app = nullptr;
-  if (helps || wanted("top")) {
-    top_app = app.add_subcommand("top", "Follow the machines of this host on a terminal");
-    add_top(*top_app, top);
-  }
-
-  CompletionOptions completion;
-  CLI::App* completion_app = nullptr;
-  if (completes) {
-    completion_app = app.add_subcommand("completion", "Print a script by which a shell completes commands");
-    add_completion(*completion_app, completion);
-  }
-
-  DoctorOptions doctor;
-  CLI::App& doctor_app = *app.add_subcommand("doctor", "Check this host: costs and remedies");
-  doctor_app.add_flag("--json", doctor.json, "Print JSON");
-  app.require_subcommand(0, 1);
-
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return ExitNow{code == 0 ? 0 : kExitBadArguments};
-  }
-  if (auto refused = refuse_misplaced(app)) return *refused;
-  if (doctor_app.parsed()) return doctor;
-  if (run_app.parsed()) return on_terminal(run_commands(run), run_common, run_logger, run.api_sock, run.limits);
-  if (restore_app.parsed())
-    return on_terminal(restore_commands(restore), run_common, run_logger, restore.api_sock, restore.limits);
-  if (auto asked = remote.parsed()) return *asked;
-  if (top_app != nullptr && top_app->parsed()) return top;
-  if (completion_app != nullptr && completion_app->parsed()) {
-    completion.commands = command_tree(app);
-    return completion;
-  }
-  if (snapshot_app.parsed() && snapshot_app.got_subcommand("create")) return snapshot.create;
-  if (snapshot_app.parsed() && snapshot_app.got_subcommand("merge")) return snapshot.merge;
-  if (snapshot_app.parsed()) return snapshot.verify;
-  if (describe_option.count() > 0) return describe;
-  if (serve.no_api && serve.config_file.empty())
-    return refuse("--no-api needs --config-file: nothing else could start the machine");
-  common.logger = logger_config(logger);
-  ServeOptions options{
-      .common = common, .api_sock = {}, .config_file = {}, .metadata_file = {}, .limits = serve.limits};
-  if (!serve.no_api) options.api_sock = serve.api_sock;
-  if (!serve.config_file.empty()) options.config_file = serve.config_file;
-  if (!serve.metadata_file.empty()) options.metadata_file = serve.metadata_file;
-  return options;
+  const Words words{argv + std::min(argc, 1), argv + argc};
+  return CommandLine{words}.parse(argc, argv);
 }
 
 }  // namespace mayfly

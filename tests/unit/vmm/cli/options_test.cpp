@@ -316,6 +316,28 @@ TEST(Options, EveryWayToStartAMachineHasFiltersUnlessTold) {
   EXPECT_EQ(filters_of({"restore", "--state", "s", "--memory", "m", "--seccomp-filter", "f"}).file, "f");
 }
 
+TEST(Options, OfMayflyAloneAreUnderstoodHoweverTheyAreWritten) {
+  const auto options = std::get<ServeOptions>(parse({"--id=vm-7", "--start-time-us=12", "--api-sock=/tmp/a.sock"}));
+  EXPECT_EQ(options.common.id, "vm-7");
+  EXPECT_EQ(options.common.start.wall_us, 12);
+  EXPECT_EQ(options.api_sock, "/tmp/a.sock");
+  EXPECT_EQ(exit_code({"--ids", "vm-7"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--start-time", "12"}), kExitBadArguments);
+  EXPECT_EQ(std::get<ServeOptions>(parse({"--metrics-path", "--id"})).common.metrics_path, "--id")
+      << "a value that is called like an option";
+}
+
+TEST(Options, NoFiltersAndOthersAreNotAskedForTogether) {
+  EXPECT_EQ(exit_code({"--no-seccomp", "--seccomp-filter", "/f"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"--seccomp-filter=/f", "--no-seccomp"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"run", "-k", "/k", "--seccomp-filter=/f", "--no-seccomp"}), kExitBadArguments);
+}
+
+TEST(Options, ADescriptionOfNoFileIsNotAMachine) {
+  EXPECT_EQ(exit_code({"--describe-snapshot="}), kExitBadArguments);
+  EXPECT_TRUE(std::holds_alternative<DescribeOptions>(parse({"--describe-snapshot", ""})));
+}
+
 TEST(Options, RefusesWhatItDoesNotKnowAndValuesThatAreNone) {
   EXPECT_EQ(exit_code({"--nonsense"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"--level", "loud"}), kExitBadArguments);

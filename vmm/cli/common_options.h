@@ -1,0 +1,28 @@
+#pragma once
+
+#include "vmm/cli/describer.h"
+#include "vmm/cli/options.h"
+
+#include <string>
+
+/// The options that every way to start a machine has.
+namespace mayfly {
+
+/// What CLI11 fills and cannot fill in place.
+struct LoggerFlags {
+  std::string path;
+  LogLevel level = LogLevel::Info;
+  bool has_level = false;
+  bool show_level = false;
+  bool show_origin = false;
+};
+
+/// The machine's name, log, metrics, filters and start. What is in `common` and `logger` before are the defaults.
+void add_common(const Describer& describe, CommonOptions& common, LoggerFlags& logger);
+/// What was said; the rest is as PUT /logger leaves it.
+[[nodiscard]] LoggerConfig logger_config(const LoggerFlags& flags);
+
+/// How large the API's requests may be.
+void add_limits(const Describer& describe, ApiLimits& limits);
+
+}  // namespace mayfly

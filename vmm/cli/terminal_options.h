@@ -1,0 +1,53 @@
+#pragma once
+
+#include "vmm/cli/options.h"
+
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+/// The options of machines on a terminal, and the commands that they stand for.
+namespace mayfly {
+
+/// For a person at a terminal: unlike the default, without `8250.nr_uarts=0`, and with a console.
+constexpr const char* kRunBootArgs =
+    "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
+
+/// What `mayfly run` is told.
+struct RunFlags {
+  BootSource source;
+  MachineConfig machine;
+  std::string boot_args = kRunBootArgs;
+  std::string append;
+  std::string initrd;
+  std::vector<std::string> drives;
+  std::vector<std::string> nets;
+  std::string api_sock;
+  ApiLimits limits;
+};
+
+void add_run(CLI::App& app, RunFlags& flags);
+/// Those that configure and start the machine. Fails with the option, its value and what is wrong with it.
+[[nodiscard]] Result<std::vector<Command>> run_commands(RunFlags& flags);
+
+/// What `mayfly restore` is told.
+struct RestoreFlags {
+  SnapshotLoadParams load;
+  std::string memory;
+  std::string page_server;
+  std::vector<std::string> taps;
+  std::vector<std::string> drives;
+  std::string record_working_set;
+  std::string working_set;
+  std::string api_sock;
+  ApiLimits limits;
+};
+
+void add_restore(CLI::App& app, RestoreFlags& flags);
+/// The one that loads the snapshot and goes on. Fails as run_commands does.
+[[nodiscard]] Result<std::vector<Command>> restore_commands(RestoreFlags& flags);
+
+}  // namespace mayfly
