@@ -95,3 +95,29 @@ put() {
     die "cannot write $2; is there room?"
   fi
 }
+
+# with_progress LOG PATTERN COMMAND...: compiles. One line that moves on a terminal, a line now and then elsewhere; PATTERN
+# is what LOG has once for each file.
+with_progress() {
+  local log=$1 status=0 count interval=15 end='\n' started=$SECONDS next=0
+  [ ! -t 2 ] || { interval=2 end='\r'; }
+  set -m  # a process group of its own, which clean_up can end whole
+  "${@:3}" > "$log" 2>&1 < /dev/null &
+  background_job=$!
+  set +m
+  while kill -0 "$background_job" 2> /dev/null; do
+    if [ "$SECONDS" -ge "$next" ]; then
+      count=$(grep -cE "$2" "$log" || true)
+      printf "%s: %4d files compiled, %d s$end" "${0##*/}" "$count" $((SECONDS - started)) >&2
+      next=$((SECONDS + interval))
+    fi
+    sleep 0.5
+  done
+  wait "$background_job" || status=$?
+  background_job=
+  [ ! -t 2 ] || echo >&2
+  [ "$status" -eq 0 ] || {
+    tail -n 30 "$log" >&2
+    die "it did not compile (${*:3} ended with status $status; the last lines are above)"
+  }
+}
