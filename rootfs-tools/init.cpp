@@ -383,10 +383,19 @@ std::optional<End> end_asked_by(int signal) {
   }
 }
 
-[[noreturn]] void become_command(const char* command, const sigset_t& signals) {
-  sigprocmask(SIG_UNBLOCK, &signals, nullptr);
+/// The console is the terminal of a session of ours, which does not end with the command: when a session's leader ends,
+/// its terminal is hung up, and what the serial driver has not sent yet is thrown away.
+void control_console() {
   setsid();
   ioctl(STDIN_FILENO, TIOCSCTTY, 1);  // without a controlling terminal a shell has no job control, and ^C no target
+  signal(SIGTTOU, SIG_IGN);           // we write to it whoever has the foreground
+}
+
+[[noreturn]] void become_command(const char* command, const sigset_t& signals) {
+  setpgid(0, 0);
+  tcsetpgrp(STDIN_FILENO, getpid());
+  signal(SIGTTOU, SIG_DFL);
+  sigprocmask(SIG_UNBLOCK, &signals, nullptr);
   setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
   setenv("HOME", "/root", 1);
   if (*command != '\0') {
@@ -420,6 +429,7 @@ bool reap(pid_t command) {
 
 /// Runs the command to its end, or until a signal asks for another. Returns how the machine shall end.
 End run(const char* command, End after, const sigset_t& signals) {
+  control_console();
   const pid_t child = fork();
   if (child == 0) become_command(command, signals);
   if (child < 0) {

@@ -103,6 +103,8 @@ put_interface() { # ID TAP [MORE-FIELDS]
 
 go() { request PUT /actions '{"action_type": "InstanceStart"}'; }
 
+guest_says() { grep -q -- "$1" "$console" || { echo "the guest did not say: $1"; return 1; }; }
+
 make_tap() { # NAME ADDRESS [MTU]
   drop_tap "$1" # what a case that failed has left
   ip tuntap add "$1" mode tap vnet_hdr "${tap_owner[@]}" && ip link set "$1" mtu "${3:-1500}" up && ip addr add "$2" dev "$1"
@@ -140,7 +142,7 @@ run_cases() {
     else
       failed=$((failed + 1))
       echo "FAILED  $name ($((SECONDS - begin)) s): $(cat "$output")"
-      tail -n 15 "$console" "$log" | cut -c1-300 | sed 's/^/  | /'
+      tail -n 15 "$console" "$log" | cut -c1-4000 | sed 's/^/  | /'
       [ "$monitor" -eq 0 ] || kill -KILL "$monitor" 2>/dev/null
     fi
     exec 8>&-
