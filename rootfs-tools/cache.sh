@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by every script here: error messages, the tools a script needs, and one cache that any number of scripts may
+# Sourced by every script here and by tests/lab/build-qemu: error messages, the tools a script needs, and one cache that any number of scripts may
 # fill at the same time. An entry appears in one rename, whole or not at all; who needs the same one waits and shares it.
 
 # Debian keeps mkfs, modprobe and depmod out of an ordinary user's PATH.

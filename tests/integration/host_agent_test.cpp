@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <filesystem>
 #include <thread>
 #include <vector>
 
@@ -118,6 +119,16 @@ TEST_F(HostAgentTest, ACloneThatDiesIsABadGatewayAndNobodyElseNotices) {
     EXPECT_TRUE(agent.answer("GET", "/die").starts_with("HTTP/1.1 502 "));
     EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
   }
+}
+
+TEST_F(HostAgentTest, ItsClonesAreInJailsWhereTheEnvironmentAsksForThem) {
+  Agent agent{{"--deadline-ms", "60000", "--clones", "2"}};
+  agent.await_ready();
+  agent.await_stats(R"("ready":2)");
+  const auto clones = agent.monitor_ids();
+  EXPECT_EQ(clones.size(), 2U);
+  for (const pid_t clone : clones)
+    EXPECT_EQ(std::filesystem::equivalent("/proc/" + std::to_string(clone) + "/root/", "/"), !MonitorJail::wanted());
 }
 
 TEST_F(HostAgentTest, ACloneThatIsKilledWhileItStandsReadyIsReplaced) {

@@ -50,14 +50,20 @@ std::string HostAgent::answer_on(const OwnedFd& connection) {
   return text;
 }
 
-std::vector<OwnedFd> HostAgent::monitors() const {
-  std::vector<OwnedFd> all;
+std::vector<pid_t> HostAgent::monitor_ids() const {
+  std::vector<pid_t> all;
   for (const auto& task : std::filesystem::directory_iterator{"/proc/" + std::to_string(process_->pid()) + "/task"}) {
     std::ifstream children{task.path() / "children"};
-    for (pid_t pid = 0; children >> pid;) {
-      OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
-      if (pidfd) all.push_back(std::move(pidfd));
-    }
+    for (pid_t pid = 0; children >> pid;) all.push_back(pid);
+  }
+  return all;
+}
+
+std::vector<OwnedFd> HostAgent::monitors() const {
+  std::vector<OwnedFd> all;
+  for (const pid_t pid : monitor_ids()) {
+    OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+    if (pidfd) all.push_back(std::move(pidfd));
   }
   return all;
 }

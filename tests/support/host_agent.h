@@ -2,6 +2,8 @@
 
 #include "tests/support/child_process.h"
 
+#include <sys/types.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -37,7 +39,9 @@ class HostAgent {
     return answer_on(ask(method, path, body));
   }
 
-  /// Its monitors at this moment, as pidfds.
+  /// Its monitors at this moment.
+  [[nodiscard]] std::vector<pid_t> monitor_ids() const;
+  /// The same, as pidfds.
   [[nodiscard]] std::vector<OwnedFd> monitors() const;
   /// Whether there is anything in the directory where its files go.
   [[nodiscard]] bool has_files() const;

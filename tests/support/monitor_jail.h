@@ -29,7 +29,8 @@ class MonitorJail {
 };
 
 /// In the place of monitor_binary() for a program that starts monitors and knows nothing of jails: each is in one of
-/// its own, as above, where the environment asks for jails. The child that is started is the monitor.
+/// its own, as above, where the environment asks for jails. The child that is started is the monitor. The first one
+/// must be there before others are started beside it.
 [[nodiscard]] std::string wrapped_monitor_binary();
 
 }  // namespace mayfly::testing

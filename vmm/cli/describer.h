@@ -17,7 +17,7 @@ using Words = std::span<const char* const>;
   return std::ranges::any_of(words, [word](const char* each) { return each == word; });
 }
 
-/// Describes a command's options to CLI11. Describing one costs about 10 us, and a host would pay for thirty of them at
+/// Describes a command's options to CLI11. Describing one costs about 10 us, and a host would pay for all of them at
 /// every start of a machine: so those that the command line does not name can be left out.
 class Describer {
  public:

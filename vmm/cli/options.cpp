@@ -158,7 +158,8 @@ class CommandLine {
  public:
   explicit CommandLine(Words words)
       : completes_(has_word(words, "completion")),
-        helps_(has_word(words, "--help") || has_word(words, "-h")),
+        helps_(std::ranges::any_of(
+            words, [](std::string_view word) { return word.starts_with("-h") || word.starts_with("--help"); })),
         words_(words) {
     app_.fallthrough(false);
     app_.require_subcommand(0, 1);

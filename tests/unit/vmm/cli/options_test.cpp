@@ -278,11 +278,24 @@ TEST(Options, HelpAndVersionEndWell) {
   EXPECT_EQ(exit_code({"--version"}), 0);
 }
 
-/// The longest line of what `mayfly WORDS...` prints.
-std::size_t widest_line_of(std::vector<const char*> words) {
+/// What `mayfly WORDS...` prints and ends well.
+std::string answer_to(std::vector<const char*> words) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(exit_code(std::move(words)), 0);
-  std::istringstream text{testing::internal::GetCapturedStdout()};
+  return testing::internal::GetCapturedStdout();
+}
+
+TEST(Options, HelpListsEverythingHoweverItIsAskedFor) {
+  const std::string help = answer_to({"--help"});
+  EXPECT_NE(help.find("--seccomp-filter"), std::string::npos);
+  EXPECT_NE(help.find("snapshot"), std::string::npos);
+  EXPECT_EQ(answer_to({"--help=true"}), help);
+  EXPECT_EQ(answer_to({"-h"}), help);
+  EXPECT_EQ(answer_to({"--id", "vm-7", "--help"}), help);
+}
+
+std::size_t widest_line_of(std::vector<const char*> words) {
+  std::istringstream text{answer_to(std::move(words))};
   std::size_t widest = 0;
   for (std::string line; std::getline(text, line);) widest = std::max(widest, line.size());
   return widest;
