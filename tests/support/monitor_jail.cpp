@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -30,6 +31,11 @@ void enter_own_mounts() {
     return true;
   }();
   (void)done;
+}
+
+/// What is in every jail: the tests' own files.
+std::array<std::string, 2> shown_directories() {
+  return {fs::temp_directory_path().string(), fs::path{guest_path("")}.parent_path().string()};
 }
 
 void show(const std::string& directory, const std::string& root) {
@@ -56,10 +62,10 @@ bool MonitorJail::wanted() {
 std::string wrapped_monitor_binary() {
   if (!MonitorJail::wanted()) return monitor_binary();
   enter_own_mounts();
-  const std::string shown = fs::temp_directory_path().string() + " " + fs::path{guest_path("")}.parent_path().string();
+  const auto [temporary, guests] = shown_directories();
   // NOLINTBEGIN(concurrency-mt-unsafe): before the program and this process's threads
   ::setenv("MAYFLY", monitor_binary().c_str(), 1);
-  ::setenv("SHOWN", shown.c_str(), 1);
+  ::setenv("SHOWN", (temporary + " " + guests).c_str(), 1);
   // NOLINTEND(concurrency-mt-unsafe)
   return MAYFLY_JAILED_MONITOR;
 }
@@ -73,8 +79,7 @@ MonitorJail::MonitorJail(std::vector<std::string> arguments) {
   const std::string root = base_ + "/" + fs::path{monitor_binary()}.filename().string() + "/" + id + "/root";
   fs::create_directory(base_);
   must(::mount("jail", base_.c_str(), "tmpfs", 0, "mode=755"), "mount a file system for a jail");
-  show(fs::temp_directory_path(), root);
-  show(fs::path{guest_path("")}.parent_path(), root);
+  for (const std::string& directory : shown_directories()) show(directory, root);
   command_ = {jailer_binary(),     "--id", id,  "--exec-file", monitor_binary(), "--uid", "0", "--gid", "0",
               "--chroot-base-dir", base_,  "--"};
   command_.insert(command_.end(), arguments.begin(), arguments.end());
