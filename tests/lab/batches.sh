@@ -16,10 +16,9 @@ run_batches() {
   local -A tried=()
   if [ $# -gt 0 ]; then cases=("$@"); else mapfile -t cases < <("${guests[@]}" --list); fi
 
-  # One CPU: with two, the software CPUs now and then lose an interrupt between them, and the lab's own kernel locks up.
-  # A case that fails in software is tried once more, in a fresh lab, and said to be: a guest there slept for minutes once
-  # in 200 starts, QEMU's as well as ours. Since the lab's QEMU was corrected (qemu/), that has become rarer; but on a busy
-  # machine a lab has still fallen silent. On hardware a failure is one at once.
+  # One CPU, since others work on this machine meanwhile. A case that fails in software is tried once more, in a fresh lab,
+  # and said to be: a lab's kernel slept for minutes once in 200 starts before the lab's QEMU was corrected (qemu/), and what
+  # a busy machine may still do to one is not known. On hardware a failure is one at once.
   while [ ${#cases[@]} -gt 0 ]; do
     tests/lab/lab --cpus 1 --memory 3072 --timeout "$seconds" --silence "$longest_silence" -- "${guests[@]}" "${cases[@]:0:batch}" | tee "$work/output" |
       grep --line-buffered -vE '^[0-9]+ passed, [0-9]+ failed$' || true
