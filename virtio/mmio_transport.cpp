@@ -406,7 +406,7 @@ void MmioTransport::config_changed() noexcept {
 void MmioTransport::interrupt(std::uint32_t cause) noexcept {
   interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
   place_.metrics.interrupts.add();
-  place_.loop.write_unwatched(interrupt_fd_.get(), std::as_bytes(std::span{&kOne, 1}));
+  place_.loop.signal(interrupt_fd_.get());
 }
 
 void MmioTransport::kick_all() noexcept {

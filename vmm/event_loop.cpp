@@ -27,6 +27,9 @@ constexpr unsigned kFileSlots = 64;
 constexpr std::uint64_t kPollNs = 20'000;
 /// Polling in vain costs at most a thousandth of the idle spells' number times kPollNs.
 constexpr unsigned kMostSkippedPolls = 1024;
+/// What completes as soon as it is submitted (a frame to a TAP, pages in the host's cache) brings more that does;
+/// signals wait for so much of that at most.
+constexpr unsigned kRoundsBeforeSignals = 4;
 /// How long close() waits for the kernel to let go of what was in flight.
 constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
@@ -151,6 +154,7 @@ void EventLoop::stop() {
 
 Status EventLoop::run() {
   while (!stopping_) {
+    settle();
     poll_closely();
     // A task may have come while another waited in serve_until(), which took its wake-up.
     const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
@@ -169,6 +173,7 @@ Status EventLoop::run() {
 
 void EventLoop::serve_until(const std::function<bool()>& reached) {
   while (!reached()) {
+    send_signals();
     const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
     ensure(submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY,
            "io_uring refused to wait");
@@ -204,6 +209,7 @@ void EventLoop::poll_closely() {
       if (found) {
         paid = true;
         end_round();
+        send_signals();
         if (::io_uring_sq_ready(&ring_) > 0) (void)::io_uring_submit(&ring_);
         until = monotonic_ns() + kPollNs;
       } else if (monotonic_ns() >= until) {
@@ -218,6 +224,7 @@ void EventLoop::poll_closely() {
   }
   pollers_.clear();
   end_round();
+  send_signals();
   if (!tried) {
     --polls_to_skip_;
   } else if (paid) {
@@ -239,6 +246,32 @@ void EventLoop::end_round() {
     task->on_round_end();
   }
   ending_tasks_.clear();
+}
+
+void EventLoop::settle() {
+  for (unsigned round = 0; !signals_.empty() && ::io_uring_sq_ready(&ring_) > 0; ++round) {
+    if (round == kRoundsBeforeSignals) break;
+    (void)::io_uring_submit_and_get_events(&ring_);
+    if (::io_uring_cq_ready(&ring_) == 0) break;
+    reap(true);
+    end_round();
+  }
+  send_signals();
+}
+
+void EventLoop::signal(int event_fd) {
+  if (std::ranges::find(signals_, event_fd) == signals_.end()) signals_.push_back(event_fd);
+}
+
+void EventLoop::send_signals() {
+  static constexpr std::uint64_t one = 1;
+  for (const int event_fd : signals_) {
+    io_uring_sqe& sqe = next_sqe();
+    ::io_uring_prep_write(&sqe, event_fd, &one, sizeof one, kNoOffset);
+    sqe.flags |= IOSQE_CQE_SKIP_SUCCESS;
+    ::io_uring_sqe_set_data(&sqe, &unwatched_);
+  }
+  signals_.clear();
 }
 
 void EventLoop::reap(bool tell) {
@@ -342,13 +375,6 @@ void EventLoop::fallocate(const RegisteredFile& file, int mode, std::uint64_t of
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_fallocate(&sqe, file.slot(), mode, static_cast<off_t>(offset), static_cast<off_t>(length));
   submit_on(sqe, operation);
-}
-
-void EventLoop::write_unwatched(int fd, std::span<const std::byte> buffer) {
-  io_uring_sqe& sqe = next_sqe();
-  ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), kNoOffset);
-  sqe.flags |= IOSQE_CQE_SKIP_SUCCESS;
-  ::io_uring_sqe_set_data(&sqe, &unwatched_);
 }
 
 void EventLoop::advise(std::span<std::byte> range, int advice, Operation& operation) {

@@ -2,11 +2,13 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -111,6 +113,76 @@ TEST(EventLoop, AMultishotPollCompletesForEachEventUntilCancelled) {
   ASSERT_TRUE(loop->run());
   EXPECT_EQ(events, 3);
   EXPECT_EQ(last, -ECANCELED);
+}
+
+/// What an event descriptor has counted since the last time.
+std::uint64_t count_of(const OwnedFd& event) {
+  std::uint64_t count = 0;
+  return ::read(event.get(), &count, sizeof count) == sizeof count ? count : 0;
+}
+
+TEST(EventLoop, ASignalWaitsForWhatCompletesAtOnceAndComesOnce) {
+  const auto loop = make_loop();
+  const OwnedFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  Pipe pipe;
+  ASSERT_EQ(::write(pipe.write.get(), "ab", 2), 2);
+  std::array<std::byte, 1> buffer{};
+  std::uint64_t early = 1;
+  std::uint64_t late = 0;
+  CallbackOperation second{[&](int, bool) {
+    early = count_of(event);
+    loop->signal(event.get());
+  }};
+  CallbackOperation first{[&](int, bool) {
+    loop->signal(event.get());
+    loop->read(pipe.read.get(), buffer, EventLoop::kNoOffset, second);
+  }};
+  CallbackOperation woken{[&](int, bool) {
+    late = count_of(event);
+    loop->stop();
+  }};
+  loop->read(pipe.read.get(), buffer, EventLoop::kNoOffset, first);
+  loop->poll_once(event.get(), POLLIN, woken);
+  ASSERT_TRUE(loop->run());
+  EXPECT_EQ(early, 0U);
+  EXPECT_EQ(late, 1U);
+}
+
+TEST(EventLoop, ASignalDoesNotWaitForWorkThatNeverEnds) {
+  const auto loop = make_loop();
+  const OwnedFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  Pipe pipe;
+  ASSERT_EQ(::write(pipe.write.get(), "a", 1), 1);
+  std::array<std::byte, 1> buffer{};
+  int completions = 0;
+  bool stopped = false;
+  CallbackOperation again{[&](int, bool) {
+    if (++completions == 1) loop->signal(event.get());
+    if (stopped || completions == 1000) return loop->stop();
+    ASSERT_EQ(::write(pipe.write.get(), "a", 1), 1);
+    loop->read(pipe.read.get(), buffer, EventLoop::kNoOffset, again);
+  }};
+  CallbackOperation woken{[&](int, bool) { stopped = true; }};
+  loop->read(pipe.read.get(), buffer, EventLoop::kNoOffset, again);
+  loop->poll_once(event.get(), POLLIN, woken);
+  ASSERT_TRUE(loop->run());
+  EXPECT_TRUE(stopped);
+  EXPECT_LT(completions, 20);
+}
+
+TEST(EventLoop, WhoServesTheRingSendsSignalsToo) {
+  const auto loop = make_loop();
+  const OwnedFd event{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  std::uint64_t count = 0;
+  CallbackOperation woken{[&](int, bool) { count = count_of(event); }};
+  loop->post([&] {
+    loop->poll_once(event.get(), POLLIN, woken);
+    loop->signal(event.get());
+    loop->serve_until([&] { return count > 0; });
+    loop->stop();
+  });
+  ASSERT_TRUE(loop->run());
+  EXPECT_EQ(count, 1U);
 }
 
 TEST(EventLoop, TakesMoreRequestsThanItsQueueHasEntries) {
