@@ -29,7 +29,7 @@ constexpr std::uint32_t kDriverSteps =
 /// Up to so many chains in a kick, a driver is taken for one that waits for each.
 constexpr std::uint16_t kFewChains = 2;
 
-/// Event descriptors are counters; one write of this raises or kicks.
+/// Event descriptors are counters; one write of this kicks.
 constexpr std::uint64_t kOne = 1;
 
 void set_half(std::uint64_t& whole, bool high, std::uint32_t value) noexcept {
@@ -405,8 +405,7 @@ void MmioTransport::config_changed() noexcept {
 
 void MmioTransport::interrupt(std::uint32_t cause) noexcept {
   interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
-  place_.metrics.interrupts.add();
-  place_.loop.signal(interrupt_fd_.get());
+  if (place_.loop.signal(interrupt_fd_.get())) place_.metrics.interrupts.add();
 }
 
 void MmioTransport::kick_all() noexcept {

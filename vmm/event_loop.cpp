@@ -28,8 +28,9 @@ constexpr std::uint64_t kPollNs = 20'000;
 /// Polling in vain costs at most a thousandth of the idle spells' number times kPollNs.
 constexpr unsigned kMostSkippedPolls = 1024;
 /// What completes as soon as it is submitted (a frame to a TAP, pages in the host's cache) brings more that does;
-/// signals wait for so much of that at most.
+/// signals wait for so many rounds of that at most, and for no further one after such a time.
 constexpr unsigned kRoundsBeforeSignals = 4;
+constexpr std::uint64_t kLongestSettlingNs = 100'000;
 /// How long close() waits for the kernel to let go of what was in flight.
 constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
@@ -156,6 +157,7 @@ Status EventLoop::run() {
   while (!stopping_) {
     settle();
     poll_closely();
+    file_operations_queued_ = false;
     // A task may have come while another waited in serve_until(), which took its wake-up.
     const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
     if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
@@ -249,18 +251,23 @@ void EventLoop::end_round() {
 }
 
 void EventLoop::settle() {
-  for (unsigned round = 0; !signals_.empty() && ::io_uring_sq_ready(&ring_) > 0; ++round) {
-    if (round == kRoundsBeforeSignals) break;
+  if (signals_.empty() || !file_operations_queued_) return send_signals();
+  const std::uint64_t until = monotonic_ns() + kLongestSettlingNs;
+  for (unsigned round = 0; round < kRoundsBeforeSignals && file_operations_queued_; ++round) {
+    file_operations_queued_ = false;
     (void)::io_uring_submit_and_get_events(&ring_);
     if (::io_uring_cq_ready(&ring_) == 0) break;
     reap(true);
     end_round();
+    if (monotonic_ns() >= until) break;
   }
   send_signals();
 }
 
-void EventLoop::signal(int event_fd) {
-  if (std::ranges::find(signals_, event_fd) == signals_.end()) signals_.push_back(event_fd);
+bool EventLoop::signal(int event_fd) {
+  if (std::ranges::find(signals_, event_fd) != signals_.end()) return false;
+  signals_.push_back(event_fd);
+  return true;
 }
 
 void EventLoop::send_signals() {
@@ -340,6 +347,7 @@ void EventLoop::write(int fd, std::span<const std::byte> buffer, std::uint64_t o
 
 void EventLoop::submit_on(io_uring_sqe& sqe, Operation& operation) {
   sqe.flags |= IOSQE_FIXED_FILE;
+  file_operations_queued_ = true;
   submit_for(sqe, &operation);
 }
 

@@ -143,8 +143,9 @@ class EventLoop {
   void fallocate(const RegisteredFile& file, int mode, std::uint64_t offset, std::uint64_t length,
                  Operation& operation);
   /// Adds one to an event descriptor before the loop next waits; nobody is told. What completes at once is served
-  /// first, within limits: whoever is woken finds all that has come, and need not be woken for it again.
-  void signal(int event_fd);
+  /// first, within limits: whoever is woken finds all that has come, and need not be woken for it again. False: it was
+  /// due already.
+  bool signal(int event_fd);
   /// madvise(2) of less than 4 GiB.
   void advise(std::span<std::byte> range, int advice, Operation& operation);
   /// The same, whose end nobody is told.
@@ -180,7 +181,7 @@ class EventLoop {
   /// Takes the completions at hand.
   void reap(bool tell);
   void end_round();
-  /// Serves what completes at once, while signals are due; then sends them.
+  /// While signals are due, serves operations on registered files that complete at once; then sends the signals.
   void settle();
   void send_signals();
   /// Asks the pollers, for as long as that is promising.
@@ -221,6 +222,7 @@ class EventLoop {
   std::vector<RoundTask*> round_tasks_;    // loop's thread
   std::vector<RoundTask*> ending_tasks_;   // loop's thread
   std::vector<int> signals_;               // loop's thread: event descriptors, each once
+  bool file_operations_queued_ = false;    // loop's thread: on registered files, since it last waited or settled
   std::vector<Poller*> pollers_;           // loop's thread
   unsigned polls_to_skip_ = 0;             // loop's thread: idle spells in which polling is not tried
   unsigned next_skip_ = 1;                 // loop's thread: how many, after the next one that is in vain
