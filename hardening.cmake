@@ -10,8 +10,9 @@ if(NOT MAYFLY_SANITIZE)
     "$<$<CONFIG:Release>:SHELL:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3>")
 endif()
 
-# Addresses that nobody knows beforehand; tables of addresses that are read-only from the start on; no stack that executes.
-set(hardened_link -static-pie -Wl,-z,relro,-z,now,-z,noexecstack)
+# Addresses that nobody knows beforehand; tables of addresses that are read-only from the start on; no stack and no data
+# that executes, not even what shares a page with code.
+set(hardened_link -static-pie -Wl,-z,relro,-z,now,-z,noexecstack,-z,separate-code)
 
 # A list of what is to be relocated that takes a bit an address instead of 24 bytes, all of which are touched at each
 # start. An older C library (before glibc 2.36) would start without having relocated anything.

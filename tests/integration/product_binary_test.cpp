@@ -87,6 +87,21 @@ TEST_P(ProductBinary, HasNothingThatIsBothWritableAndExecutable) {
   EXPECT_FALSE(file_.has(DT_TEXTREL)) << "code would be writable while it is relocated";
 }
 
+/// The kernel maps whole pages of a file.
+TEST_P(ProductBinary, HasNothingButCodeInPagesThatAreExecutable) {
+  constexpr std::uint64_t page = 4096;
+  for (const Elf64_Phdr& code : file_.segments()) {
+    if (code.p_type != PT_LOAD || (code.p_flags & PF_X) == 0) continue;
+    const std::uint64_t begin = code.p_offset / page * page;
+    const std::uint64_t end = (code.p_offset + code.p_filesz + page - 1) / page * page;
+    for (const Elf64_Phdr& other : file_.segments()) {
+      if (other.p_type != PT_LOAD || other.p_offset == code.p_offset || other.p_filesz == 0) continue;
+      EXPECT_TRUE(other.p_offset + other.p_filesz <= begin || other.p_offset >= end)
+          << "what is at " << other.p_offset << " of the file is executable in part";
+    }
+  }
+}
+
 TEST_P(ProductBinary, HasItsTablesOfAddressesReadOnlyFromTheStartOn) {
   EXPECT_TRUE(file_.segment(PT_GNU_RELRO));
   EXPECT_NE(file_.dynamic(DT_FLAGS_1) & DF_1_NOW, 0u);
