@@ -1,8 +1,9 @@
 #include "api/unix_listener.h"
 
+#include "vmm/base/unix_address.h"
+
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -11,15 +12,7 @@
 namespace mayfly {
 namespace {
 
-constexpr std::size_t kLongestPath = sizeof(sockaddr_un::sun_path) - 1;
 constexpr int kBacklog = 128;
-
-sockaddr_un address_of(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, kLongestPath);
-  return address;
-}
 
 OwnedFd new_socket() { return OwnedFd{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)}; }
 
@@ -32,7 +25,7 @@ std::unexpected<Error> refuse_occupied(const std::string& path) {
   }
   const OwnedFd probe = new_socket();
   if (!probe) return fail_errno(ErrorKind::System, "cannot look who holds the API socket {}", path);
-  const sockaddr_un address = address_of(path);
+  const sockaddr_un address = unix_address(path);
   const bool refused =
       ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 && errno == ECONNREFUSED;
   if (refused) {
@@ -59,10 +52,10 @@ std::unexpected<Error> refuse_bind(const std::string& path) {
 
 Result<UnixListener> UnixListener::create(const std::string& path) {
   if (path.empty()) return fail(ErrorKind::InvalidArgument, "the path of the API socket is empty");
-  if (path.size() > kLongestPath) {
+  if (path.size() > kLongestSocketPath) {
     return fail(ErrorKind::InvalidArgument,
                 "the path of the API socket is {} bytes long, and the kernel takes at most {}: {}", path.size(),
-                kLongestPath, path);
+                kLongestSocketPath, path);
   }
   if (path.find('\0') != std::string::npos) {
     return fail(ErrorKind::InvalidArgument, "the path of the API socket has a NUL character");
@@ -73,7 +66,7 @@ Result<UnixListener> UnixListener::create(const std::string& path) {
   if (::fchmod(fd.get(), S_IRUSR | S_IWUSR) != 0) {
     return fail_errno(ErrorKind::System, "cannot set the mode of the API socket {}", path);
   }
-  const sockaddr_un address = address_of(path);
+  const sockaddr_un address = unix_address(path);
   if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return refuse_bind(path);
   // At once: a host that watches the directory connects as soon as the file is there.
   const bool listening = ::listen(fd.get(), kBacklog) == 0;

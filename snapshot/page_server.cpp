@@ -2,11 +2,11 @@
 
 #include "snapshot/userfault.h"
 #include "vmm/base/json_writer.h"
+#include "vmm/base/unix_address.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <array>
 #include <cstring>
@@ -88,12 +88,10 @@ Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int
 }  // namespace
 
 Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (socket_path.size() >= sizeof address.sun_path)
+  if (socket_path.size() > kLongestSocketPath)
     return fail(ErrorKind::InvalidArgument, "backend_path has {} bytes, and the kernel takes at most {}: {}",
-                socket_path.size(), sizeof address.sun_path - 1, socket_path);
-  socket_path.copy(address.sun_path, socket_path.size());
+                socket_path.size(), kLongestSocketPath, socket_path);
+  const sockaddr_un address = unix_address(socket_path);
   const OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "mem_backend: cannot make a socket");
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)

@@ -5,6 +5,7 @@
 #include "api/responses.h"
 #include "api/server.h"
 #include "jailer/seccomp/thread_filters.h"
+#include "vmm/base/files.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/cli/completion.h"
@@ -25,7 +26,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -225,20 +225,6 @@ int Process::run() {
 
 /// More than any configuration needs, and white space of metadata that are within their limit.
 constexpr std::size_t kLargestConfigFile = 1 << 20;
-
-/// `what`: the file's option, and its path.
-Result<std::string> read_file(const std::string& path, const std::string& what, std::size_t longest) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (!file) return fail_errno(ErrorKind::System, "{} cannot be opened", what);
-  std::string text;
-  std::array<char, 4096> piece{};
-  ssize_t count = 0;
-  while (text.size() <= longest && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
-    text.append(piece.data(), static_cast<std::size_t>(count));
-  if (text.size() > longest) return fail(ErrorKind::TooLarge, "{} has over {} bytes", what, longest);
-  if (count < 0) return fail_errno(ErrorKind::System, "{} cannot be read", what);
-  return text;
-}
 
 Result<std::vector<Command>> commands_of_file(const std::string& path) {
   const std::string what = "--config-file " + path;

@@ -2,12 +2,12 @@
 
 #include "api/client/answer_reader.h"
 #include "api/client/printable.h"
+#include "vmm/base/unix_address.h"
 
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -84,16 +84,13 @@ Result<pid_t> listener_of(const OwnedFd& socket) {
 std::string ApiClient::shown_path() const { return printable(socket_path_, kLongestShownName); }
 
 Result<OwnedFd> ApiClient::connect(Deadline deadline) const {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
   const std::string path = shown_path();
-  if (socket_path_.size() >= sizeof address.sun_path)
+  if (socket_path_.size() > kLongestSocketPath)
     return fail(ErrorKind::InvalidArgument, "the socket's path has {} bytes, and the kernel takes at most {}: {}",
-                socket_path_.size(), sizeof address.sun_path - 1, path);
-  socket_path_.copy(address.sun_path, socket_path_.size());
+                socket_path_.size(), kLongestSocketPath, path);
   OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "cannot make a socket");
-  if (connect_by(deadline, socket, address) != 0) {
+  if (connect_by(deadline, socket, unix_address(socket_path_)) != 0) {
     if (errno == ENOENT) return fail(ErrorKind::NotFound, "there is no socket {}", path);
     if (errno == ECONNREFUSED) return fail(ErrorKind::NotFound, "nobody listens at {}: its machine has ended", path);
     if (errno == EACCES)

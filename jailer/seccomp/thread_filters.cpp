@@ -2,17 +2,15 @@
 
 #include "jailer/seccomp/built_in.h"
 #include "jailer/seccomp/violation.h"
-#include "vmm/base/owned_fd.h"
+#include "vmm/base/files.h"
 
-#include <fcntl.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <array>
 #include <csignal>
-#include <utility>
+#include <span>
 #include <vector>
 
 namespace mayfly::seccomp {
@@ -24,21 +22,6 @@ constexpr bool kCanFilter = false;
 #else
 constexpr bool kCanFilter = true;
 #endif
-
-Result<std::vector<std::byte>> read_blob(const std::string& path) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
-  if (!file) return fail_errno(ErrorKind::System, "--seccomp-filter {} cannot be opened", path);
-  std::vector<std::byte> bytes;
-  std::array<std::byte, 4096> piece;
-  ssize_t count = 0;
-  while (bytes.size() <= kLargestBlob && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
-    bytes.insert(bytes.end(), piece.begin(), piece.begin() + count);
-  if (count < 0) return fail_errno(ErrorKind::System, "--seccomp-filter {} cannot be read", path);
-  if (bytes.size() > kLargestBlob)
-    return fail(ErrorKind::TooLarge, "--seccomp-filter {} has over {} bytes, so it is none of mayfly-seccompile's",
-                path, kLargestBlob);
-  return bytes;
-}
 
 /// For the handler: blocked, SIGSYS would end the process without a word.
 void unblock_sigsys() {
@@ -68,9 +51,10 @@ Result<ThreadFilters> ThreadFilters::open(const FilterOptions& options) {
   ThreadFilters filters;
   if (options.off) return filters;
   if (options.file) {
-    auto bytes = read_blob(*options.file);
-    if (!bytes) return propagate(bytes);
-    filters.file_ = std::move(*bytes);
+    auto text = read_file(*options.file, "--seccomp-filter " + *options.file, kLargestBlob);
+    if (!text) return propagate(text);
+    const auto bytes = std::as_bytes(std::span{*text});
+    filters.file_.assign(bytes.begin(), bytes.end());
   }
   auto programs = find_programs(options.file ? std::span<const std::byte>{filters.file_} : built_in_blob());
   if (!programs) return propagate(programs, options.file ? "--seccomp-filter " + *options.file : "built-in filters");

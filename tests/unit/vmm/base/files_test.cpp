@@ -1,0 +1,65 @@
+#include "vmm/base/files.h"
+
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include <gtest/gtest.h>
+
+namespace mayfly::testing {
+namespace {
+
+class ReadFileTest : public ::testing::Test {
+ protected:
+  ScratchDirectory scratch_;
+};
+
+std::string refusal_of(const std::string& path, std::size_t longest) {
+  const auto text = read_file(path, "--file " + path, longest);
+  return text ? "read" : text.error().message;
+}
+
+TEST_F(ReadFileTest, GivesAllUpToTheLongest) {
+  const std::string content(10'000, 'x');
+  const std::string path = make_file(scratch_.file("f"), content);
+  const auto text = read_file(path, "--file", content.size());
+  ASSERT_TRUE(text) << text.error().message;
+  EXPECT_EQ(*text, content);
+  EXPECT_EQ(refusal_of(path, content.size() - 1), "--file " + path + " has over 9999 bytes");
+}
+
+TEST_F(ReadFileTest, WaitsForThePipesOfAShell) {
+  Pipe pipe;
+  ASSERT_EQ(::write(pipe.write.get(), "one ", 4), 4);
+  std::thread writer{[&pipe] {
+    for (int left = 4; left > 0; std::this_thread::yield()) ::ioctl(pipe.read.get(), FIONREAD, &left);
+    EXPECT_EQ(::write(pipe.write.get(), "two", 3), 3);
+    pipe.write.reset();
+  }};
+  const auto text = read_file("/dev/fd/" + std::to_string(pipe.read.get()), "--file", 100);
+  writer.join();
+  ASSERT_TRUE(text) << text.error().message;
+  EXPECT_EQ(*text, "one two");
+}
+
+TEST_F(ReadFileTest, APipeThatNobodyWritesIsEmpty) {
+  ASSERT_EQ(::mkfifo(scratch_.file("fifo").c_str(), 0600), 0);
+  const auto text = read_file(scratch_.file("fifo"), "--file", 100);
+  ASSERT_TRUE(text) << text.error().message;
+  EXPECT_EQ(*text, "");
+}
+
+TEST_F(ReadFileTest, NamesWhatCannotBeRead) {
+  const std::string missing = scratch_.file("none");
+  EXPECT_EQ(refusal_of(missing, 100), "--file " + missing + " cannot be opened: No such file or directory (ENOENT)");
+  const std::string directory = scratch_.file("");
+  EXPECT_EQ(refusal_of(directory, 100), "--file " + directory + " cannot be read: Is a directory (EISDIR)");
+}
+
+}  // namespace
+}  // namespace mayfly::testing

@@ -1,0 +1,27 @@
+#include "vmm/base/files.h"
+
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+
+namespace mayfly {
+
+Result<std::string> read_file(const std::string& path, const std::string& what, std::size_t longest) {
+  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  if (!file) return fail_errno(ErrorKind::System, "{} cannot be opened", what);
+  // Only to open a pipe without a writer is not to wait.
+  if (::fcntl(file.get(), F_SETFL, O_RDONLY) != 0) return fail_errno(ErrorKind::System, "{} cannot be read", what);
+  std::string text;
+  std::array<char, 4096> piece;
+  ssize_t count = 0;
+  while (text.size() <= longest && (count = ::read(file.get(), piece.data(), piece.size())) > 0)
+    text.append(piece.data(), static_cast<std::size_t>(count));
+  if (count < 0) return fail_errno(ErrorKind::System, "{} cannot be read", what);
+  if (text.size() > longest) return fail(ErrorKind::TooLarge, "{} has over {} bytes", what, longest);
+  return text;
+}
+
+}  // namespace mayfly
