@@ -191,13 +191,14 @@ void Process::open_gate() {
   gate_open_.notify_all();
 }
 
-/// A thread that cannot have its filter must not go on.
+/// A thread that cannot have its filter must not go on; others may be at work, so that nothing is destroyed.
 void Process::enter_thread(ThreadKind kind) {
   const auto in = filters_.enter(kind);
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(kind, *loop_);
 #endif
   if (in) return;
+  RawTerminal::put_back();
   log_.error("{}", in.error().message);
   std::_Exit(report(in.error(), kExitError));
 }
@@ -288,16 +289,18 @@ int run(RunOptions options) {
                   {.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = [] {}}};
   if (auto prepared = process.prepare(options.limits.metadata()); !prepared)
     return report(prepared.error(), kExitError);
-  if (options.api_sock)
-    if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
-      return report(serving.error(), kExitError);
   auto terminal = RawTerminal::enter(STDIN_FILENO);
   if (!terminal) return report(terminal.error(), kExitError);
-  if (auto in = process.lock_in(); !in) return report(in.error(), kExitError);
-  if (auto done = process.carry_out(std::move(options.commands)); !done) {
+  const auto refuse = [&terminal](const Error& error, int code) {
     terminal->reset();
-    return report(done.error(), code_of(done.error()));
-  }
+    return report(error, code);
+  };
+  if (options.api_sock)
+    if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
+      return refuse(serving.error(), kExitError);
+  if (auto in = process.lock_in(); !in) return refuse(in.error(), kExitError);
+  if (auto done = process.carry_out(std::move(options.commands)); !done)
+    return refuse(done.error(), code_of(done.error()));
   return process.run();
 }
 

@@ -9,7 +9,8 @@
 namespace mayfly {
 namespace {
 
-/// What a crash handler needs to find: it can be given nothing. Written only while no handler is installed.
+/// What a crash handler needs to find: it can be given nothing. Written only while no handler is installed, by the only
+/// thread.
 struct Saved {
   int fd = -1;
   termios settings{};
@@ -22,17 +23,8 @@ constexpr std::array kFatalSignals = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGQUIT, 
 /// Whose signals these were: SIGSYS may have a handler that says which system call was refused.
 std::array<struct sigaction, kFatalSignals.size()> before{};  // NOLINT: as `saved`
 
-/// Async-signal-safe (POSIX 2.4.3).
-void restore() {
-  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
-  if (saved.farewell.fd < 0) return;
-  // Who cannot be told has no terminal any more.
-  [[maybe_unused]] const ssize_t told =
-      ::write(saved.farewell.fd, saved.farewell.text.data(), saved.farewell.text.size());
-}
-
 void restore_and_die(int signal, siginfo_t* info, void* context) {
-  restore();
+  RawTerminal::put_back();
   for (std::size_t i = 0; i < kFatalSignals.size(); ++i)
     if (kFatalSignals[i] == signal && (before[i].sa_flags & SA_SIGINFO) != 0)
       before[i].sa_sigaction(signal, info, context);
@@ -41,6 +33,16 @@ void restore_and_die(int signal, siginfo_t* info, void* context) {
 }
 
 }  // namespace
+
+// Of what POSIX 2.4.3 calls async-signal-safe.
+void RawTerminal::put_back() noexcept {
+  if (saved.fd < 0) return;
+  ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
+  if (saved.farewell.fd < 0) return;
+  // Who cannot be told has no terminal any more.
+  [[maybe_unused]] const ssize_t told =
+      ::write(saved.farewell.fd, saved.farewell.text.data(), saved.farewell.text.size());
+}
 
 Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewell) {
   if (::isatty(fd) == 0) return std::unique_ptr<RawTerminal>{};
@@ -59,7 +61,7 @@ Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewel
 }
 
 RawTerminal::~RawTerminal() {
-  restore();
+  put_back();
   for (std::size_t i = 0; i < kFatalSignals.size(); ++i)
     if (kFatalSignals[i] != SIGSYS)  // which filters let nobody touch
       ::sigaction(kFatalSignals[i], &before[i], nullptr);

@@ -16,9 +16,12 @@ class RawTerminal {
     int fd = -1;  ///< -1: nothing is to be written.
     std::string_view text{};
   };
-  /// Switches `fd` to raw mode; an empty pointer where it is not a terminal. One at a time in a process.
+  /// Switches `fd` to raw mode; an empty pointer where it is not a terminal. One at a time in a process, and
+  /// before its other threads.
   [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd, Farewell farewell);
   [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd) { return enter(fd, Farewell{}); }
+  /// Puts it back where it is raw, for a way out on which nothing is destroyed. Any thread; async-signal-safe.
+  static void put_back() noexcept;
   RawTerminal(const RawTerminal&) = delete;
   RawTerminal& operator=(const RawTerminal&) = delete;
   ~RawTerminal();
