@@ -158,8 +158,10 @@ class CommandLine {
  public:
   explicit CommandLine(Words words)
       : completes_(has_word(words, "completion")),
-        helps_(std::ranges::any_of(
-            words, [](std::string_view word) { return word.starts_with("-h") || word.starts_with("--help"); })),
+        lists_all_(completes_ || std::ranges::any_of(words,
+                                                     [](std::string_view word) {
+                                                       return word.starts_with("-h") || word.starts_with("--help");
+                                                     })),
         words_(words) {
     app_.fallthrough(false);
     app_.require_subcommand(0, 1);
@@ -184,7 +186,7 @@ class CommandLine {
  private:
   /// `mayfly` without a subcommand.
   void describe_serve() {
-    const Describer describe = helps_ || completes_ ? Describer{app_} : Describer{app_, words_};
+    const Describer describe = lists_all_ ? Describer{app_} : Describer{app_, words_};
     describe.answer("--version", "Mayfly v" MAYFLY_VERSION "\nAPI dialect: Firecracker v1.17.0",
                     "Display program version information and exit");
     describe.answer("--snapshot-version", fmt::format("v{}", kStateFormatVersion),
@@ -218,7 +220,7 @@ class CommandLine {
   }
 
   void subcommand(const char* name, const char* description, const auto& describe) {
-    if (helps_ || completes_ || has_word(words_, name)) describe(*app_.add_subcommand(name, description));
+    if (lists_all_ || has_word(words_, name)) describe(*app_.add_subcommand(name, description));
   }
 
   [[nodiscard]] Invocation serve() {
@@ -258,7 +260,7 @@ class CommandLine {
   }
 
   const bool completes_;  ///< Its script names everything.
-  const bool helps_;
+  const bool lists_all_;  ///< Options and subcommands that nobody named, too.
   const Words words_;
   CLI::App app_{"Mayfly runs one microVM, driven by an API or on this terminal (mayfly run).", "mayfly"};
 
