@@ -7,6 +7,7 @@
 #include "jailer/privileges.h"
 #include "jailer/root.h"
 #include "jailer/undo.h"
+#include "vmm/base/clock.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>
@@ -26,12 +27,6 @@
 
 namespace mayfly::jailer {
 namespace {
-
-std::uint64_t microseconds(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
-}
 
 /// What is looked at, and opened, before anything is changed.
 struct Checked {
@@ -269,7 +264,7 @@ Status launch_in_child(Launch launch) {
 }  // namespace
 
 ProcessTime time_now() {
-  return {.wall_us = microseconds(CLOCK_MONOTONIC), .cpu_us = microseconds(CLOCK_PROCESS_CPUTIME_ID)};
+  return {.wall_us = monotonic_ns() / 1000, .cpu_us = clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1000};
 }
 
 Status launch(const JailArguments& jail, ProcessTime begin) {

@@ -1,6 +1,7 @@
 #include "virtio/net_device.h"
 
 #include "virtio/mac_address.h"
+#include "vmm/base/clock.h"
 
 #include <linux/virtio_ids.h>
 

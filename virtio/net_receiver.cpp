@@ -1,6 +1,7 @@
 #include "virtio/net_receiver.h"
 
 #include "virtio/vector_bytes.h"
+#include "vmm/base/clock.h"
 
 #include <poll.h>
 

@@ -1,5 +1,7 @@
 #include "virtio/rate_limiter.h"
 
+#include "vmm/base/clock.h"
+
 #include <algorithm>
 
 namespace mayfly {

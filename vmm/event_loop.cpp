@@ -1,5 +1,7 @@
 #include "vmm/event_loop.h"
 
+#include "vmm/base/clock.h"
+
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
@@ -490,12 +492,6 @@ void LoopTimer::arm(std::uint64_t deadline_ns) noexcept {
 void LoopTimer::cancel() noexcept {
   const itimerspec never{};
   ensure(::timerfd_settime(fd_.get(), 0, &never, nullptr) == 0, "timerfd_settime refused to disarm");
-}
-
-std::uint64_t monotonic_ns() noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
 }  // namespace mayfly

@@ -251,7 +251,4 @@ class LoopTimer {
   bool listening_ = false;  // loop's thread
 };
 
-/// CLOCK_MONOTONIC in nanoseconds.
-[[nodiscard]] std::uint64_t monotonic_ns() noexcept;
-
 }  // namespace mayfly

@@ -5,6 +5,7 @@
 #include "api/responses.h"
 #include "api/server.h"
 #include "jailer/seccomp/thread_filters.h"
+#include "vmm/base/clock.h"
 #include "vmm/base/files.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
@@ -79,14 +80,12 @@ std::string log_greeting() {
   return fmt::format("Running Firecracker v{}: the dialect, as Mayfly v{} speaks it", kDialectVersion, MAYFLY_VERSION);
 }
 
-std::uint64_t monotonic_us() { return monotonic_ns() / 1000; }
-
 /// A machine's surroundings, in the order in which they are made.
 class Process {
  public:
   Process(const CommonOptions& common, seccomp::ThreadFilters filters, ConsoleOptions console)
       : common_(common), console_(std::move(console)), log_(common.id, log_greeting()), filters_(std::move(filters)) {
-    if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_us();
+    if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_ns() / 1000;
   }
 
   Process(const Process&) = delete;

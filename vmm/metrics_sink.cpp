@@ -1,5 +1,6 @@
 #include "vmm/metrics_sink.h"
 
+#include "vmm/base/clock.h"
 #include "vmm/base/json_writer.h"
 
 #include <ctime>
@@ -34,12 +35,9 @@ Status MetricsSink::flush(const Metrics& metrics) {
   if (!unsent_.empty()) unsent_.erase(0, write_now(file_.get(), unsent_));
   if (!unsent_.empty()) return refused();
   std::map<std::string, std::uint64_t> values;
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
   JsonWriter json;
   json.begin_object();
-  json.field("utc_timestamp_ms",
-             static_cast<std::uint64_t>(now.tv_sec) * 1000 + static_cast<std::uint64_t>(now.tv_nsec) / 1'000'000);
+  json.field("utc_timestamp_ms", clock_ns(CLOCK_REALTIME) / 1'000'000);
   if (config_.emit_id) json.field("id", std::string_view{id_});
   if (!config_.properties.empty()) {
     json.key("properties");

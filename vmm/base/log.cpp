@@ -1,5 +1,6 @@
 #include "vmm/base/log.h"
 
+#include "vmm/base/clock.h"
 #include "vmm/base/utf8.h"
 
 #include <fcntl.h>
@@ -51,9 +52,7 @@ void mask_controls(std::span<char> text) {
 }  // namespace
 
 bool LogRate::allow() noexcept {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  const auto second = static_cast<std::uint64_t>(now.tv_sec);
+  const std::uint64_t second = clock_ns(CLOCK_MONOTONIC_COARSE) / 1'000'000'000;
   if (second_.exchange(second, std::memory_order_relaxed) != second) count_.store(0, std::memory_order_relaxed);
   return count_.fetch_add(1, std::memory_order_relaxed) < kBurst;
 }

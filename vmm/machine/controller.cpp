@@ -1,6 +1,7 @@
 #include "vmm/machine/controller.h"
 
 #include "snapshot/host_cpu.h"
+#include "vmm/base/clock.h"
 #include "vmm/boot/command_line.h"
 #include "vmm/boot/image_file.h"
 #include "vmm/machine/machine_state.h"
@@ -55,17 +56,11 @@ class Reply {
   std::shared_ptr<PendingAnswer> pending_;
 };
 
-std::uint64_t clock_us(clockid_t clock) {
-  timespec now{};
-  ::clock_gettime(clock, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000 + static_cast<std::uint64_t>(now.tv_nsec) / 1000;
-}
-
 }  // namespace
 
 ProcessTimes times_since(const ProcessStart& start) noexcept {
-  const std::uint64_t now = clock_us(CLOCK_MONOTONIC);
-  const std::uint64_t used = clock_us(CLOCK_PROCESS_CPUTIME_ID);
+  const std::uint64_t now = monotonic_ns() / 1000;
+  const std::uint64_t used = clock_ns(CLOCK_PROCESS_CPUTIME_ID) / 1000;
   return {.wall_us = now - std::min(now, start.wall_us),
           .cpu_us = used - std::min(used, start.cpu_us) + start.parent_cpu_us};
 }

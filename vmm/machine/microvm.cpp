@@ -2,6 +2,7 @@
 
 #include "snapshot/userfault.h"
 #include "snapshot/working_set_replay.h"
+#include "vmm/base/clock.h"
 #include "vmm/boot/boot.h"
 #include "vmm/boot/generation_id.h"
 #include "vmm/boot/layout.h"
@@ -338,12 +339,6 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
 
 namespace {
 
-std::uint64_t realtime_ns() {
-  timespec now{};
-  ::clock_gettime(CLOCK_REALTIME, &now);
-  return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
-}
-
 /// Cycles of a counter of `khz` in `ns`.
 std::uint64_t cycles_in(std::uint64_t ns, std::uint32_t khz) {
   return static_cast<std::uint64_t>(static_cast<__uint128_t>(ns) * khz / 1'000'000);
@@ -385,7 +380,7 @@ Status Microvm::Parts::save(Snapshot& snapshot) {
   if (!clock) return propagate(clock);
   // KVM tells both clocks of one moment where it can.
   const bool together = (clock->flags & KVM_CLOCK_REALTIME) != 0;
-  snapshot.clock = {.guest_ns = clock->clock, .realtime_ns = together ? clock->realtime : realtime_ns()};
+  snapshot.clock = {.guest_ns = clock->clock, .realtime_ns = together ? clock->realtime : clock_ns(CLOCK_REALTIME)};
   snapshot.platform = platform_state();
   return virtio.save(snapshot);
 }
@@ -426,7 +421,7 @@ Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmConte
   if (auto restored = parts.virtio.restore(snapshot, plan.allow_changed_drives); !restored) return propagate(restored);
   if (auto renewed = renew_generation_id(parts.memory); !renewed) return propagate(renewed);
 
-  const std::uint64_t now = realtime_ns();
+  const std::uint64_t now = clock_ns(CLOCK_REALTIME);
   const std::uint64_t elapsed =
       plan.clock_realtime && now > snapshot.clock.realtime_ns ? now - snapshot.clock.realtime_ns : 0;
   auto vcpus = parts.make_vcpus(plan.shell, snapshot.vcpus.size());

@@ -5,6 +5,7 @@
 #include "snapshot/page_server.h"
 #include "snapshot/state_file.h"
 #include "snapshot/working_set.h"
+#include "vmm/base/clock.h"
 #include "vmm/machine/controller.h"
 
 #include <fcntl.h>

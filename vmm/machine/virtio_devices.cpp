@@ -1,6 +1,7 @@
 #include "vmm/machine/virtio_devices.h"
 
 #include "virtio/mmds/network_stack.h"
+#include "vmm/base/clock.h"
 #include "vmm/base/random.h"
 #include "vmm/boot/layout.h"
 

@@ -3,6 +3,7 @@
 #include "snapshot/memory_file.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "vmm/base/clock.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>

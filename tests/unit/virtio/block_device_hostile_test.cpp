@@ -3,6 +3,7 @@
 #include "tests/support/files.h"
 #include "tests/unit/virtio/block_fixture.h"
 #include "virtio/block_device.h"
+#include "vmm/base/clock.h"
 
 namespace mayfly {
 namespace {

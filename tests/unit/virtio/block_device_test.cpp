@@ -1,6 +1,7 @@
 #include "virtio/block_device.h"
 
 #include "tests/unit/virtio/block_fixture.h"
+#include "vmm/base/clock.h"
 
 #include <linux/virtio_ids.h>
 #include <sys/mman.h>

@@ -2,6 +2,7 @@
 
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/net_device.h"
+#include "vmm/base/clock.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>

@@ -1,6 +1,7 @@
 #include "virtio/net_receiver.h"
 
 #include "tests/unit/virtio/fake_network.h"
+#include "vmm/base/clock.h"
 
 #include <deque>
 #include <random>

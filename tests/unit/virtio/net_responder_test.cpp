@@ -5,6 +5,7 @@
 #include "tests/unit/virtio/mmds/fake_guest.h"
 #include "virtio/mac_address.h"
 #include "virtio/mmds/network_stack.h"
+#include "vmm/base/clock.h"
 
 #include <algorithm>
 #include <initializer_list>

@@ -1,6 +1,7 @@
 #include "virtio/net_transmitter.h"
 
 #include "tests/unit/virtio/fake_network.h"
+#include "vmm/base/clock.h"
 
 #include <algorithm>
 #include <random>

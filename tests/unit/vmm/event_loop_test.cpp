@@ -1,5 +1,7 @@
 #include "vmm/event_loop.h"
 
+#include "vmm/base/clock.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>

@@ -5,6 +5,7 @@
 #include "tests/unit/virtio/tap_namespace.h"
 #include "virtio/net_header.h"
 #include "virtio/tap.h"
+#include "vmm/base/clock.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -12,7 +13,6 @@
 #include <poll.h>
 
 #include <array>
-#include <chrono>
 #include <cstring>
 #include <optional>
 
@@ -50,12 +50,12 @@ class LinuxPeerTest : public StackTest {
         .sin_family = AF_INET, .sin_port = htons(80), .sin_addr = {::inet_addr("169.254.169.254")}, .sin_zero = {}};
     EXPECT_EQ(::connect(client.get(), reinterpret_cast<const sockaddr*>(&service), sizeof service), -1);
     std::string answer;
-    const std::uint64_t deadline = clock_ns() + 30 * kSecond;
-    while (clock_ns() < deadline) {
+    const std::uint64_t deadline = monotonic_ns() + 30 * kSecond;
+    while (monotonic_ns() < deadline) {
       std::array<pollfd, 2> ready{pollfd{tap_->fd(), POLLIN, 0},
                                   pollfd{client.get(), static_cast<short>(request.empty() ? POLLIN : POLLOUT), 0}};
       const std::uint64_t until = std::min(deadline, stack_->deadline().value_or(deadline));
-      const std::uint64_t now = clock_ns();
+      const std::uint64_t now = monotonic_ns();
       (void)::poll(ready.data(), ready.size(), static_cast<int>(until > now ? (until - now) / kMillisecond + 1 : 0));
       pass_frames();
       if (ready[1].revents == 0) continue;
@@ -75,7 +75,7 @@ class LinuxPeerTest : public StackTest {
 
   /// All that the host has for us, and we for it.
   void pass_frames() {
-    now_ns_ = clock_ns();
+    now_ns_ = monotonic_ns();
     std::array<std::uint8_t, sizeof(NetHeader) + kMaximumFrameLength> bytes;
     ssize_t length = 0;
     while ((length = ::read(tap_->fd(), bytes.data(), bytes.size())) > static_cast<ssize_t>(sizeof(NetHeader))) {
@@ -93,10 +93,6 @@ class LinuxPeerTest : public StackTest {
       whole.insert(whole.end(), frame.begin(), frame.end());
       EXPECT_EQ(::write(tap_->fd(), whole.data(), whole.size()), static_cast<ssize_t>(whole.size()));
     }
-  }
-  static std::uint64_t clock_ns() {
-    return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
-                                      std::chrono::nanoseconds{1});
   }
 
   TapNamespace space_;
