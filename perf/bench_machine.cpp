@@ -86,15 +86,19 @@ BenchCost BenchMachine::finish() {
   return cost;
 }
 
-double system_calls_each(const ScratchDirectory& scratch, const Lengths& lengths,
+Series system_calls_each(const ScratchDirectory& scratch, const Lengths& lengths, int rounds,
                          const std::function<void(unsigned count, const std::vector<std::string>& launcher)>& run) {
   const std::string report = scratch.file("calls");
   const auto calls = [&](unsigned count) {
     run(count, counting_launcher(report));
     return total_calls(report);
   };
-  const double longer = calls(lengths.longer);
-  return (longer - calls(lengths.shorter)) / (lengths.longer - lengths.shorter);
+  Series each{"mayfly"};
+  for (int round = 0; round < rounds; ++round) {
+    const double longer = calls(lengths.longer);
+    each.add((longer - calls(lengths.shorter)) / (lengths.longer - lengths.shorter));
+  }
+  return each;
 }
 
 }  // namespace mayfly::perf

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "perf/series.h"
 #include "tests/support/child_process.h"
 
 #include <functional>
@@ -52,13 +53,14 @@ class BenchMachine {
   double loop_begin_us_ = 0;
 };
 
-/// System calls of a whole process for each of many: `run` does `count` of them under a launcher that counts. What
-/// start and end cost, two runs of different length cancel.
+/// System calls of a whole process for each of many, a sample a round: `run` does `count` of them under a launcher that
+/// counts. What start and end cost, two runs of different length cancel; what the host does to one run (a guest that it
+/// stops is one that polling does not see), the median does.
 struct Lengths {
   unsigned shorter;
   unsigned longer;
 };
-double system_calls_each(const testing::ScratchDirectory& scratch, const Lengths& lengths,
+Series system_calls_each(const testing::ScratchDirectory& scratch, const Lengths& lengths, int rounds,
                          const std::function<void(unsigned count, const std::vector<std::string>& launcher)>& run);
 
 }  // namespace mayfly::perf

@@ -85,10 +85,13 @@ double run_fio(const Paths& paths, const Load& load) {
   return std::strtod(text.c_str() + at, nullptr);
 }
 
-double calls_per_request(const Paths& paths, const ScratchDirectory& scratch, const Load& load) {
-  return system_calls_each(scratch, {.shorter = 2'000, .longer = 12'000}, [&](unsigned count, const auto& launcher) {
-    run_guest(paths, scratch, load, count, launcher);
-  });
+double calls_per_request(const Paths& paths, const ScratchDirectory& scratch, const Load& load, int rounds) {
+  const Series calls = system_calls_each(
+      scratch, {.shorter = 2'000, .longer = 12'000}, rounds,
+      [&](unsigned count, const auto& launcher) { run_guest(paths, scratch, load, count, launcher); });
+  std::printf("%s\n", load.name);
+  print_table("system calls", "1/request", {calls});
+  return calls.median();
 }
 
 int run(const Paths& paths, int rounds) {
@@ -113,8 +116,8 @@ int run(const Paths& paths, int rounds) {
     std::printf("ratio %.2f\n\n", ratio);
     if (load.depth == 32 && !load.write && !load.sequential) ratio_depth_32 = ratio;
   }
-  const double calls_1 = calls_per_request(paths, scratch, kLoads[0]);
-  const double calls_32 = calls_per_request(paths, scratch, kLoads[1]);
+  const double calls_1 = calls_per_request(paths, scratch, kLoads[0], rounds);
+  const double calls_32 = calls_per_request(paths, scratch, kLoads[1], rounds);
   std::printf("host_ratio_d32=%.2f syscalls_per_req_d1=%.2f syscalls_per_req_d32=%.2f\n", ratio_depth_32, calls_1,
               calls_32);
   return 0;

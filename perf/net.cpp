@@ -206,9 +206,11 @@ int run(const Paths& paths, int rounds) {
     print_table("rate", "1000/s", rates);
     print_table("CPU time a frame", "us", cpu);
     const unsigned step = load.size == kGsoSize ? 4'000 : 20'000;
-    const double calls =
-        system_calls_each(scratch, {.shorter = step, .longer = 4 * step},
+    const Series all_calls =
+        system_calls_each(scratch, {.shorter = step, .longer = 4 * step}, rounds,
                           [&](unsigned count, const auto& launcher) { (void)bench.run(load, count, launcher); });
+    print_table("system calls", "1/frame", {all_calls});
+    const double calls = all_calls.median();
     const double rate = rates[0].median() * 1e3 * load.size * 8 / 1e9;
     std::printf("%.2f Gbit/s, %.3f system calls a frame\n\n", rate, calls);
     // One that is to be cut to segments is many packets.
