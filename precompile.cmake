@@ -21,16 +21,19 @@ if(MAYFLY_TESTS)
   target_precompile_headers(integration_tests REUSE_FROM unit_tests)
 endif()
 
-# What CLI11 and cpp-httplib expand to takes a sanitizer's build three times as long with an optimizer, and no test feels it.
+# What CLI11 and cpp-httplib expand to takes a sanitizer's build three times as long with an optimizer, and no test feels it;
+# fuzz targets do.
 function(do_not_optimize target)
   set_source_files_properties(${ARGN} TARGET_DIRECTORY ${target}
     PROPERTIES COMPILE_OPTIONS -O0 SKIP_PRECOMPILE_HEADERS ON)
 endfunction()
 set(cli ${CMAKE_SOURCE_DIR}/vmm/cli)
 do_not_optimize(mayfly_cli ${cli}/options.cpp ${cli}/terminal_options.cpp ${cli}/common_options.cpp ${cli}/command_tree.cpp)
-do_not_optimize(mayfly_jailer ${CMAKE_SOURCE_DIR}/jailer/arguments.cpp)
 do_not_optimize(mayfly-seccompile ${CMAKE_SOURCE_DIR}/jailer/seccomp/compile_main.cpp)
-do_not_optimize(mayfly_api ${CMAKE_SOURCE_DIR}/api/http_engine.cpp)
+if(NOT MAYFLY_FUZZ)
+  do_not_optimize(mayfly_jailer ${CMAKE_SOURCE_DIR}/jailer/arguments.cpp)
+  do_not_optimize(mayfly_api ${CMAKE_SOURCE_DIR}/api/http_engine.cpp)
+endif()
 if(MAYFLY_TESTS)
   do_not_optimize(host_agent ${CMAKE_SOURCE_DIR}/tests/host-agent/main.cpp)
 endif()
