@@ -252,12 +252,15 @@ void MmioTransport::reset(std::unique_lock<std::mutex>& lock) {
 }
 
 void MmioTransport::wait_until_quiet(std::unique_lock<std::mutex>& lock) {
-  if (activity_ == Activity::Idle) return;
-  if (activity_ == Activity::Active) {
-    rest_wanted_ = true;
-    kicks_.back()->kick();
+  // Another vCPU that waited for the same drain may have let the device go on before this one has the lock again. So
+  // this waits for the end of a drain, not for a state that others leave, and asks anew where it came too late.
+  while (activity_ != Activity::Idle && activity_ != Activity::Quiet) {
+    if (activity_ == Activity::Active) {
+      rest_wanted_ = true;
+      kicks_.back()->kick();
+    }
+    at_rest_.wait(lock, [this, before = drains_] { return drains_ != before; });
   }
-  at_rest_.wait(lock, [this] { return activity_ == Activity::Quiet || activity_ == Activity::Idle; });
 }
 
 VirtQueue* MmioTransport::selected_queue() noexcept {
@@ -378,6 +381,7 @@ void MmioTransport::quiet() noexcept {
   if (activity_ != Activity::Quiescing) return;
   publish();
   activity_ = Activity::Quiet;
+  ++drains_;
   at_rest_.notify_all();
 }
 

@@ -112,7 +112,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   [[nodiscard]] VirtQueue* selected_queue() noexcept;
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
   void reset(std::unique_lock<std::mutex>& lock);
-  /// On a vCPU's thread: waits until the loop has brought the device to rest.
+  /// On a vCPU's thread: waits until the loop has drained the device. Returns with the lock held and the device still
+  /// drained, whatever other vCPUs do with it meanwhile.
   void wait_until_quiet(std::unique_lock<std::mutex>& lock);
   void ignore(std::string_view what) noexcept;
   void fail_protocol(std::string_view what) noexcept;
@@ -139,6 +140,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
 
   mutable std::mutex mutex_;  // the device's lock; what follows is under it
   std::condition_variable at_rest_;
+  std::uint64_t drains_ = 0;  // how many have ended: what a vCPU waits for
   Activity activity_ = Activity::Idle;
   bool rest_wanted_ = false;  // a vCPU waits for it
   std::uint32_t device_features_select_ = 0;

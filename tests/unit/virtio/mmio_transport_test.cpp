@@ -2,11 +2,13 @@
 
 #include "tests/support/files.h"
 #include "tests/unit/virtio/fake_driver.h"
+#include "vmm/base/clock.h"
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <sys/eventfd.h>
 
+#include <functional>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -317,6 +319,79 @@ TEST_F(MmioTransportTest, AQueueThatIsMadeUnreadyComesToRestAndTheDeviceGoesOn) 
   EXPECT_EQ(device_.resumes, 1);
   EXPECT_EQ(read(VIRTIO_MMIO_QUEUE_READY), 0U);
   EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 15U);
+}
+
+/// Two vCPUs stop the device at the same moment, again and again: neither may wait for ever. A hostile guest does so.
+class TwoVcpusTest : public MmioTransportTest {
+ protected:
+  void both_return_from(const std::function<void()>& first, const std::function<void()>& second) {
+    for (int round = 0; round < 200 && !HasFailure(); ++round) {
+      FakeQueue driver{ram_, 16};
+      as_vcpu([&] { drive_queue(driver); });
+      std::atomic<int> returned{0};
+      const auto vcpu = [&](const std::function<void()>& store) {
+        return std::thread{[&] {
+          store();
+          ++returned;
+          loop_->wake();
+        }};
+      };
+      auto lock = transport_->lock();  // so that they come to their stores together
+      std::thread one = vcpu(first);
+      std::thread other = vcpu(second);
+      lock.unlock();
+      serve_for_a_while([&] { return returned.load() == 2; });
+      EXPECT_EQ(returned.load(), 2) << "in round " << round << " a store never returned";
+      // Ends a wait that was for a state: the test itself is to end.
+      transport_->quiesce();
+      serve_until([&] { return returned.load() == 2; });
+      transport_->resume();
+      one.join();
+      other.join();
+    }
+  }
+  void drive_queue(FakeQueue& driver) {
+    write_status(0);
+    write_status(1 | 2);
+    accept(kVersion1);
+    write_status(1 | 2 | 8);
+    set_up_queue(0, driver);
+    write_status(15);
+  }
+  void stop_queue() {
+    write(VIRTIO_MMIO_QUEUE_SEL, 0);
+    write(VIRTIO_MMIO_QUEUE_READY, 0);
+  }
+  /// Serves the ring until then, or for ten seconds.
+  template <typename Reached>
+  void serve_for_a_while(Reached reached) {
+    if (!deadline_) {
+      auto timer = LoopTimer::create(*loop_, [this] { late_ = true; });
+      ASSERT_TRUE(timer);
+      deadline_ = std::move(*timer);
+      deadline_->listen();
+    }
+    late_ = false;
+    deadline_->arm(monotonic_ns() + 10'000'000'000);
+    serve_until([&] { return late_ || reached(); });
+  }
+
+ private:
+  std::unique_ptr<LoopTimer> deadline_;
+  bool late_ = false;
+};
+
+TEST_F(TwoVcpusTest, BothStopAQueue) {
+  both_return_from([this] { stop_queue(); }, [this] { stop_queue(); });
+}
+
+TEST_F(TwoVcpusTest, OneStopsAQueueAndTheOtherTheDevice) {
+  both_return_from([this] { stop_queue(); }, [this] { write_status(0); });
+}
+
+TEST_F(TwoVcpusTest, OneStopsTheDeviceAndTheOtherStartsItAgain) {
+  FakeQueue other{ram_, 16};
+  both_return_from([this] { write_status(0); }, [this, &other] { drive_queue(other); });
 }
 
 TEST_F(MmioTransportTest, AHundredResetsLeakNothing) {
