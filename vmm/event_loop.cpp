@@ -176,6 +176,7 @@ Status EventLoop::run() {
 }
 
 void EventLoop::serve_until(const std::function<bool()>& reached) {
+  ensure(!telling_, "a completion waits for others, which may be in its own batch");
   while (!reached()) {
     send_signals();
     const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
@@ -292,17 +293,19 @@ void EventLoop::reap(bool tell) {
   std::array<io_uring_cqe*, kBatch> entries{};
   std::array<Completion, kBatch> batch;
   const unsigned count = ::io_uring_peek_batch_cqe(&ring_, entries.data(), kBatch);
-  // Taken off the ring before anybody is told: whoever is may wait in serve_until(), which reaps as well.
+  // Taken off the ring before anybody is told: what they submit may need its room.
   for (unsigned i = 0; i < count; ++i)
     batch[i] = {.operation = static_cast<Operation*>(::io_uring_cqe_get_data(entries[i])),
                 .result = entries[i]->res,
                 .more = (entries[i]->flags & IORING_CQE_F_MORE) != 0};
   ::io_uring_cq_advance(&ring_, count);
+  telling_ = true;
   for (const auto& [operation, result, more] : std::span{batch}.first(count)) {
     if (operation == &unwatched_) continue;  // it failed, which nobody wanted to know
     if (!more) --in_flight_;
     if (tell && operation != nullptr) operation->on_complete(result, more);
   }
+  telling_ = false;
 }
 
 bool EventLoop::has_tasks() {

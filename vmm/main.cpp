@@ -131,7 +131,11 @@ Status Process::prepare(std::size_t metadata_limit) {
   auto loop = EventLoop::create();
   if (!loop) return propagate(loop);
   loop_ = std::move(*loop);
-  if (console_.on_quit) console_.on_quit = [this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); };
+  if (console_.on_quit)
+    console_.on_quit = [this] {
+      // A task, since the end waits for vCPUs, and this is told in a completion.
+      loop_->post([this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); });
+    };
   controller_ =
       std::make_unique<Controller>(*loop_, log_, metrics_,
                                    ControllerOptions{.id = common_.id,

@@ -47,7 +47,8 @@ StopSignals::StopSignals(EventLoop& loop, OwnedFd fd, std::function<void(int)> o
 void StopSignals::on_ready(int result, bool more) {
   if (result < 0) return;
   if (!more) loop_.poll(fd_.get(), POLLIN, operation_);
-  look();
+  // Who ends the machine waits for its vCPUs, and one of them perhaps for another completion of this batch.
+  loop_.post([this] { look(); });
 }
 
 void StopSignals::look() {

@@ -16,7 +16,8 @@ class StopSignals {
   /// is made.
   [[nodiscard]] static Status block();
 
-  /// Tells `on_signal` the number of each signal that comes, on the loop's thread. After block().
+  /// Tells `on_signal` the number of each signal that comes, on the loop's thread, in a task: it may wait for what the
+  /// ring brings. After block().
   [[nodiscard]] static Result<std::unique_ptr<StopSignals>> watch(EventLoop& loop, std::function<void(int)> on_signal);
 
   /// Tells of signals that have come, now: the loop may hear of them after something that was sent later. On its
