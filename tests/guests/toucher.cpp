@@ -5,8 +5,9 @@
 /// Fills `span_mib` of memory, prints "toucher ready", then waits for commands, one byte each:
 ///   g  reads `pages` pages of them in an order that no read-ahead guesses, always the same, and checks what is there;
 ///      prints "touched N", and writes 123 to the boot timer
+///   f  fills `more_mib` of memory behind them, which nothing has touched before, and prints "filled"
 ///   q  passes
-/// Command line: span_mib=64 pages=100.
+/// Command line: span_mib=64 pages=100 more_mib=0.
 namespace {
 
 using namespace guest;
@@ -20,6 +21,10 @@ std::uint64_t word_of(std::uint64_t page) { return (page + 1) * kPattern; }
 
 volatile std::uint64_t& word_at(std::uint64_t page) {
   return memory_at<volatile std::uint64_t>(kBase + page * kPageSize);
+}
+
+void fill(std::uint64_t first, std::uint64_t count) {
+  for (std::uint64_t page = first; page < first + count; ++page) word_at(page) = word_of(page);
 }
 
 void touch(std::uint64_t span, std::uint64_t pages) {
@@ -37,7 +42,8 @@ void touch(std::uint64_t span, std::uint64_t pages) {
 void guest::guest_main(const BootInfo& boot) {
   const std::uint64_t span = boot.number("span_mib", 64) * 256;
   const std::uint64_t pages = boot.number("pages", 100);
-  for (std::uint64_t page = 0; page < span; ++page) word_at(page) = word_of(page);
+  const std::uint64_t more = boot.number("more_mib", 0) * 256;
+  fill(0, span);
   print("toucher ready\n");
   for (;;) {
     while ((in8(serial::kLineStatus) & serial::kDataReady) == 0) {
@@ -47,6 +53,10 @@ void guest::guest_main(const BootInfo& boot) {
         touch(span, pages);
         out8(kBootTimer, 123);
         print("touched ", pages, "\n");
+        break;
+      case 'f':
+        fill(span, more);
+        print("filled\n");
         break;
       case 'q':
         pass();

@@ -1,22 +1,9 @@
 #include "vmm/base/error.h"
 #include "vmm/doctor/checks.h"
-
-#include <sstream>
+#include "vmm/memory/huge_page_pool.h"
 
 namespace mayfly::doctor {
 namespace {
-
-/// The number of a line "NAME:   NUMBER kB" of /proc/meminfo.
-std::optional<std::uint64_t> memory_figure(const HostRoot& root, std::string_view name) {
-  std::istringstream lines{root.read("proc/meminfo").value_or("")};
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.starts_with(name) || line.size() <= name.size() || line[name.size()] != ':') continue;
-    std::istringstream fields{line.substr(name.size() + 1)};
-    std::uint64_t number = 0;
-    if (fields >> number) return number;
-  }
-  return std::nullopt;
-}
 
 void check_transparent_huge_pages(const HostRoot& root, Findings& findings) {
   const auto setting = root.read("sys/kernel/mm/transparent_hugepage/enabled");
@@ -40,15 +27,20 @@ void check_transparent_huge_pages(const HostRoot& root, Findings& findings) {
 }
 
 void check_huge_page_pool(const HostRoot& root, Findings& findings) {
-  const auto total = memory_figure(root, "HugePages_Total");
-  if (!total) return;
-  if (*total == 0)
-    findings.push_back({Severity::Note, "huge-page-pool", "no huge pages are reserved",
-                        "machines with huge_pages 2M do not start", "sysctl vm.nr_hugepages=N (2 MiB each)"});
+  constexpr const char* kName = "huge-page-pool";
+  const auto pool = read_huge_page_pool(root.path(kHugePagePoolPath.substr(1)));
+  if (!pool) return;
+  const std::string more = fmt::format("echo N > {}/nr_hugepages (2 MiB each)", kHugePagePoolPath);
+  if (pool->total == 0)
+    findings.push_back(
+        {Severity::Note, kName, "no huge pages are reserved", "machines with huge_pages 2M do not start", more});
+  else if (pool->available() == 0)
+    findings.push_back({Severity::Note, kName,
+                        fmt::format("all {} huge pages are taken by, or promised to, processes that run", pool->total),
+                        "no other machine with huge_pages 2M starts", more});
   else
-    findings.push_back({Severity::Ok, "huge-page-pool",
-                        fmt::format("{} of {} reserved huge pages are free",
-                                    memory_figure(root, "HugePages_Free").value_or(0), *total),
+    findings.push_back({Severity::Ok, kName,
+                        fmt::format("{} of {} huge pages are there for new machines", pool->available(), pool->total),
                         "", ""});
 }
 

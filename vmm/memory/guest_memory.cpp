@@ -1,5 +1,7 @@
 #include "vmm/memory/guest_memory.h"
 
+#include "vmm/memory/huge_page_pool.h"
+
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,7 +14,6 @@
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kHugePageSize = 2 * kMiB;
 constexpr std::uint64_t kPagesAWord = 64;
 
 /// Words of a bitmap with a bit for each page.
@@ -40,24 +41,28 @@ void* address_for_huge_pages(std::uint64_t length) {
   return std::align(kHugePageSize, length, start, space);
 }
 
-Result<Mapping> map_anonymous(std::uint64_t length, HugePages pages) {
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (pages == HugePages::Explicit2M) flags |= MAP_HUGETLB | MAP_HUGE_2MB;
+/// Pages of the host's pool. Without MAP_NORESERVE: the kernel puts all of them aside for this mapping here, or
+/// refuses. With it, the first touch of a page that the pool does not have would be a SIGBUS, however long the guest
+/// has run.
+Mapping map_from_pool(std::uint64_t length) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB;
+  return {::mmap(nullptr, length, PROT_READ | PROT_WRITE, kFlags, -1, 0), length};
+}
+
+/// An empty mapping and errno where the host refuses.
+Mapping map_anonymous(std::uint64_t length, HugePages pages) {
+  if (pages == HugePages::Explicit2M) return map_from_pool(length);
   // Only a hint: no other thread has taken the place meanwhile, or the pages are small.
   void* const hint = pages == HugePages::Transparent ? address_for_huge_pages(length) : nullptr;
-  Mapping mapping{::mmap(hint, length, PROT_READ | PROT_WRITE, flags, -1, 0), length};
-  if (!mapping) {
-    if (pages == HugePages::Explicit2M && errno == ENOMEM)
-      return fail(ErrorKind::System,
-                  "cannot back {} MiB of guest memory with 2M huge pages: the host's pool has not enough free pages; "
-                  "raise /proc/sys/vm/nr_hugepages or use huge_pages None or Transparent",
-                  length / kMiB);
-    return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
-  }
-  if (auto kept = keep_to_ourselves(mapping.address(), length); !kept) return propagate(kept);
-  if (pages == HugePages::Transparent && ::madvise(mapping.address(), length, MADV_HUGEPAGE) != 0)
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  return {::mmap(hint, length, PROT_READ | PROT_WRITE, kFlags, -1, 0), length};
+}
+
+Status advise(const Mapping& mapping, HugePages pages) {
+  if (auto kept = keep_to_ourselves(mapping.address(), mapping.length()); !kept) return kept;
+  if (pages == HugePages::Transparent && ::madvise(mapping.address(), mapping.length(), MADV_HUGEPAGE) != 0)
     return fail_errno(ErrorKind::Unsupported, "the host has no transparent huge pages; use huge_pages None");
-  return mapping;
+  return {};
 }
 
 struct RegionPlan {
@@ -117,9 +122,14 @@ Result<GuestMemory> GuestMemory::create(const Options& options) {
   if (auto checked = check(options); !checked) return propagate(checked);
   std::vector<Region> regions;
   for (const auto& [start, length] : region_plan(options.size_mib * kMiB)) {
-    auto mapping = map_anonymous(length, options.pages);
-    if (!mapping) return propagate(mapping);
-    regions.push_back({start, std::move(*mapping)});
+    Mapping mapping = map_anonymous(length, options.pages);
+    if (!mapping && options.pages == HugePages::Explicit2M && errno == ENOMEM) {
+      regions.clear();  // what the pool can give includes what the first region got
+      return huge_page_shortage(options.size_mib, read_huge_page_pool(std::string{kHugePagePoolPath}));
+    }
+    if (!mapping) return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
+    if (auto advised = advise(mapping, options.pages); !advised) return propagate(advised);
+    regions.push_back({start, std::move(mapping)});
   }
   return GuestMemory{std::move(regions), options.pages};
 }

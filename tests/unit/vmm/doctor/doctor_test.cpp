@@ -26,7 +26,7 @@ class FakeHost {
     put("dev/net/tun", "");
     put("dev/userfaultfd", "");
     put("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vme svm sse\nbogomips\t: 5\n");
-    put("proc/meminfo", "MemTotal: 100 kB\nHugePages_Total:      64\nHugePages_Free:       60\n");
+    put_pool(64, 60, 10);
     put("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n");
     put("proc/self/limits",
         "Limit       Soft Limit  Hard Limit  Units\n"
@@ -64,6 +64,12 @@ class FakeHost {
   void put(std::string_view name, std::string_view text) const {
     std::filesystem::create_directories((path_ / name).parent_path());
     std::ofstream{path_ / name} << text;
+  }
+  void put_pool(unsigned total, unsigned free, unsigned reserved) const {
+    const std::string pool = "sys/kernel/mm/hugepages/hugepages-2048kB/";
+    put(pool + "nr_hugepages", std::to_string(total) + "\n");
+    put(pool + "free_hugepages", std::to_string(free) + "\n");
+    put(pool + "resv_hugepages", std::to_string(reserved) + "\n");
   }
   void remove(std::string_view name) const { std::filesystem::remove(path_ / name); }
   [[nodiscard]] HostRoot root() const { return HostRoot{path_}; }
@@ -313,8 +319,11 @@ TEST_F(DoctorTest, HugePagesAreJudged) {
   expect("transparent-huge-pages", Severity::Note);
   host_.remove("sys/kernel/mm/transparent_hugepage/enabled");
   expect("transparent-huge-pages", Severity::Note);
-  EXPECT_EQ(find("huge-page-pool").found, "60 of 64 reserved huge pages are free");
-  host_.put("proc/meminfo", "HugePages_Total:       0\n");
+  EXPECT_EQ(find("huge-page-pool").found, "50 of 64 huge pages are there for new machines");
+  host_.put_pool(64, 60, 60);  // free, and promised to machines that run
+  expect("huge-page-pool", Severity::Note);
+  EXPECT_EQ(find("huge-page-pool").cost, "no other machine with huge_pages 2M starts");
+  host_.put_pool(0, 0, 0);
   expect("huge-page-pool", Severity::Note);
 }
 

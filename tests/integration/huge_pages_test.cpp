@@ -1,0 +1,154 @@
+// Machines with huge_pages 2M and the host's pool: empty, too small, just enough, and two machines that want the same.
+
+#include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
+#include "tests/support/monitor.h"
+#include "vmm/memory/huge_page_pool.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include <fmt/format.h>
+
+namespace mayfly::testing {
+namespace {
+
+/// The pool of the host, which this process has for itself and puts back. What others use of it is left to them.
+class HugePagesTest : public KvmTest {
+ protected:
+  static constexpr std::uint64_t kMachinePages = 64;  // of 128 MiB
+
+  void SetUp() override {
+    KvmTest::SetUp();
+    if (IsSkipped()) return;
+    file_ = OwnedFd{::open((pool_path_ + "/nr_hugepages").c_str(), O_RDWR | O_CLOEXEC)};
+    if (!file_) GTEST_SKIP() << "the host's pool of huge pages may not be changed";
+    ASSERT_EQ(::flock(file_.get(), LOCK_EX), 0);
+    total_before_ = pool().total;
+  }
+  void TearDown() override {
+    if (file_) set_total(total_before_);
+  }
+
+  [[nodiscard]] HugePagePool pool() const { return read_huge_page_pool(pool_path_).value(); }
+  void set_total(std::uint64_t pages) const {
+    const std::string text = std::to_string(pages);
+    ASSERT_EQ(::pwrite(file_.get(), text.data(), text.size(), 0), static_cast<ssize_t>(text.size()));
+  }
+  /// Makes the pool so large that a new machine can have so many pages.
+  void offer(std::uint64_t pages) const {
+    const HugePagePool now = pool();
+    set_total(now.total - now.available() + pages);
+    ASSERT_EQ(pool().available(), pages) << "the host has no room for " << pages << " huge pages";
+  }
+
+  static HttpAnswer start(Monitor& monitor, const std::string& boot_args = "console=ttyS0") {
+    const auto set = monitor.put("/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "2M"})");
+    EXPECT_EQ(set.status, 204) << set.body;
+    const auto source = monitor.put("/boot-source", R"({"kernel_image_path": ")" + guest_path("toucher") +
+                                                        R"(", "boot_args": ")" + boot_args + "\"}");
+    EXPECT_EQ(source.status, 204) << source.body;
+    return monitor.put("/actions", R"({"action_type": "InstanceStart"})");
+  }
+  void expect_shortage(const HttpAnswer& answer, std::uint64_t available) const {
+    EXPECT_EQ(answer.status, 400);
+    EXPECT_NE(answer.body.find("need 64 pages of 2 MiB"), std::string::npos) << answer.body;
+    EXPECT_NE(answer.body.find("nr_hugepages"), std::string::npos) << answer.body;
+    if (MonitorJail::wanted()) return;  // where the pool's files cannot be seen
+    EXPECT_NE(answer.body.find(fmt::format("has {} to give", available)), std::string::npos) << answer.body;
+  }
+  static void go_on(Monitor& monitor) {
+    monitor.type("f");
+    monitor.console_until("filled\n");
+    monitor.type("q");
+    monitor.console_until("GUEST PASS");
+    EXPECT_EQ(monitor.wait(), 0);
+  }
+  [[nodiscard]] std::string files() const {
+    return R"("snapshot_path": ")" + scratch_.file("state") + R"(", "mem_file_path": ")" + scratch_.file("mem") + "\"";
+  }
+
+  /// The guest fills 4 MiB at once and the rest, of which nothing was touched before, when it is told to.
+  static constexpr const char* kLazy = "console=ttyS0 span_mib=4 more_mib=56";
+
+  std::string pool_path_{kHugePagePoolPath};
+  OwnedFd file_;
+  std::uint64_t total_before_ = 0;
+  ScratchDirectory scratch_;
+};
+
+TEST_F(HugePagesTest, AnEmptyPoolIsToldBeforeTheStart) {
+  offer(0);
+  Monitor monitor;
+  expect_shortage(start(monitor), 0);
+  offer(kMachinePages);
+  const auto again = monitor.put("/actions", R"({"action_type": "InstanceStart"})");
+  EXPECT_EQ(again.status, 204) << again.body;
+  monitor.console_until("toucher ready");
+}
+
+TEST_F(HugePagesTest, OnePageTooFewIsToldBeforeTheStart) {
+  offer(kMachinePages - 1);
+  Monitor monitor;
+  expect_shortage(start(monitor), kMachinePages - 1);
+  EXPECT_EQ(pool().available(), kMachinePages - 1) << "a refusal keeps nothing";
+}
+
+TEST_F(HugePagesTest, AMachineTakesItsPagesAtItsStartAndGivesThemBackAtItsEnd) {
+  offer(kMachinePages);
+  {
+    Monitor monitor;
+    const auto started = start(monitor, kLazy);
+    ASSERT_EQ(started.status, 204) << started.body;
+    EXPECT_EQ(pool().available(), 0U);
+    monitor.console_until("toucher ready");
+    EXPECT_GT(pool().free, 0U) << "what it has not touched is promised";
+    go_on(monitor);
+  }
+  EXPECT_EQ(pool().available(), kMachinePages);
+}
+
+TEST_F(HugePagesTest, OfTwoThatWantThePoolTheSecondIsRefusedAndTheFirstRunsOn) {
+  offer(kMachinePages + kMachinePages / 2);
+  Monitor first;
+  const auto started = start(first, kLazy);
+  ASSERT_EQ(started.status, 204) << started.body;
+  first.console_until("toucher ready");
+  Monitor second;
+  expect_shortage(start(second), kMachinePages / 2);
+  go_on(first);
+}
+
+TEST_F(HugePagesTest, APoolThatIsMadeSmallerTakesNothingFromAMachineThatRuns) {
+  offer(kMachinePages);
+  Monitor monitor;
+  const auto started = start(monitor, kLazy);
+  ASSERT_EQ(started.status, 204) << started.body;
+  monitor.console_until("toucher ready");
+  set_total(0);
+  go_on(monitor);
+}
+
+TEST_F(HugePagesTest, ARestoreThatThePoolCannotHoldIsRefusedAndOneThatItCanRuns) {
+  offer(kMachinePages);
+  {
+    Monitor first;
+    const auto started = start(first, kLazy);
+    ASSERT_EQ(started.status, 204) << started.body;
+    first.console_until("toucher ready");
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const auto taken = first.put("/snapshot/create", "{" + files() + "}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+    Monitor clone;
+    expect_shortage(clone.put("/snapshot/load", "{" + files() + "}"), 0);
+  }
+  Monitor again;
+  const auto loaded = again.put("/snapshot/load", "{" + files() + "}");
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  set_total(0);
+  ASSERT_EQ(again.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  go_on(again);
+}
+
+}  // namespace
+}  // namespace mayfly::testing
