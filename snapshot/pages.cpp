@@ -217,6 +217,22 @@ PageRanges pages_of(const GuestMemory& memory, std::span<const std::uint64_t> bi
   return found;
 }
 
+Status add_dirty_log(const GuestMemory& memory, const TakeDirtyLog& take, std::vector<std::uint64_t>& changed) {
+  const auto words_of = [](const GuestMemory::Region& region) { return (region.size() / kGuestPageSize + 63) / 64; };
+  std::size_t words = 0;
+  for (const GuestMemory::Region& each : memory.regions()) words += words_of(each);
+  changed.resize(words);
+  std::span<std::uint64_t> left = changed;
+  std::uint32_t region = 0;
+  for (const GuestMemory::Region& each : memory.regions()) {
+    std::vector<std::uint64_t> log(words_of(each));
+    if (auto taken = take(region++, log); !taken) return taken;
+    for (std::size_t i = 0; i < log.size(); ++i) left[i] |= log[i];
+    left = left.subspan(log.size());
+  }
+  return {};
+}
+
 PageRanges merged(std::vector<PageRange> ranges) {
   std::ranges::sort(ranges, {}, &PageRange::offset);
   PageRanges joined;

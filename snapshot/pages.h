@@ -4,6 +4,7 @@
 #include "vmm/memory/guest_memory.h"
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -38,6 +39,14 @@ using PageRanges = std::vector<PageRange>;
 
 /// The pages whose bits are set: in the regions' order, each region's from a new word on.
 [[nodiscard]] PageRanges pages_of(const GuestMemory& memory, std::span<const std::uint64_t> bitmap);
+
+/// Takes the log of a region's pages into zeroed words, a bit a page, and has the log forget them.
+using TakeDirtyLog = std::function<Status(std::uint32_t region, std::span<std::uint64_t> bitmap)>;
+
+/// Adds what `take` tells of each region to `changed`, a bitmap as pages_of() has it (made as large where it is empty).
+/// Error: the first of `take`; what it told of the regions before is in `changed`, since nobody else remembers it.
+[[nodiscard]] Status add_dirty_log(const GuestMemory& memory, const TakeDirtyLog& take,
+                                   std::vector<std::uint64_t>& changed);
 
 /// Sorted and joined, as PageRanges are.
 [[nodiscard]] PageRanges merged(std::vector<PageRange> ranges);

@@ -49,21 +49,13 @@ Status Vm::map_memory(const GuestMemory& memory, bool log_dirty) {
   return {};
 }
 
-Result<std::vector<std::uint64_t>> Vm::take_dirty_log(const GuestMemory& memory) const {
-  std::vector<std::uint64_t> log;
-  std::uint32_t slot = 0;
-  for (const GuestMemory::Region& region : memory.regions()) {
-    constexpr std::uint64_t kPagesAWord = 64;
-    const std::uint64_t pages = region.size() / kGuestPageSize;
-    const std::size_t begin = log.size();
-    log.resize(begin + (pages + kPagesAWord - 1) / kPagesAWord);
-    kvm_dirty_log request{};
-    request.slot = slot++;
-    request.dirty_bitmap = log.data() + begin;
-    if (::ioctl(fd_.get(), KVM_GET_DIRTY_LOG, &request) != 0)
-      return fail_errno(ErrorKind::Kvm, "KVM_GET_DIRTY_LOG of the memory at {:#x} failed", region.start.value);
-  }
-  return log;
+Status Vm::take_dirty_log(std::uint32_t region, std::span<std::uint64_t> bitmap) const {
+  kvm_dirty_log request{};
+  request.slot = region;
+  request.dirty_bitmap = bitmap.data();
+  if (::ioctl(fd_.get(), KVM_GET_DIRTY_LOG, &request) != 0)
+    return fail_errno(ErrorKind::Kvm, "KVM_GET_DIRTY_LOG of memory slot {} failed", region);
+  return {};
 }
 
 Result<kvm_clock_data> Vm::clock() const {

@@ -7,6 +7,7 @@
 #include <array>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 /// One KVM virtual machine: memory slots, the interrupt controller's in-kernel half, messages.
@@ -28,9 +29,9 @@ class Vm final : public MessagePort {
   /// KVM_IRQFD: a write to the event descriptor sends the message of `gsi` (Ioapic::let_kvm_send).
   [[nodiscard]] Status attach_interrupt(unsigned gsi, int event_fd) const;
 
-  /// KVM_GET_DIRTY_LOG of all memory: a bit a page in the regions' order, each region's from a new word on; the log
+  /// KVM_GET_DIRTY_LOG of the memory's region of that number: a bit a page, a word for each 64 begun; the region's log
   /// begins anew. Only after map_memory() with `log_dirty`.
-  [[nodiscard]] Result<std::vector<std::uint64_t>> take_dirty_log(const GuestMemory& memory) const;
+  [[nodiscard]] Status take_dirty_log(std::uint32_t region, std::span<std::uint64_t> bitmap) const;
 
   /// KVM_GET_CLOCK and KVM_SET_CLOCK: the guest's nanoseconds since its start. With KVM_CLOCK_REALTIME in its flags,
   /// a clock that is set goes ahead by the real time since the moment that its `realtime` names.

@@ -398,12 +398,16 @@ Status Microvm::snapshot(const std::function<Status(Snapshot, GuestMemory&)>& ta
 
 Result<std::optional<PageRanges>> Microvm::changes() {
   if (!parts_->tracks_changes) return std::nullopt;
-  auto log = parts_->vm->take_dirty_log(parts_->memory);
-  if (!log) return propagate(log);
+  // What was told is kept until the snapshot has succeeded, also if one of two logs cannot be had: KVM and the devices
+  // have forgotten it.
+  std::vector<std::uint64_t>& changed = parts_->changed;
   const std::vector<std::uint64_t> written = parts_->memory.take_written();
-  // Kept until the snapshot has succeeded: KVM and the devices have forgotten them.
-  parts_->changed.resize(log->size());
-  for (std::size_t i = 0; i < log->size(); ++i) parts_->changed[i] |= (*log)[i] | written[i];
+  changed.resize(written.size());
+  for (std::size_t i = 0; i < written.size(); ++i) changed[i] |= written[i];
+  const auto take = [&vm = *parts_->vm](std::uint32_t region, std::span<std::uint64_t> bitmap) {
+    return vm.take_dirty_log(region, bitmap);
+  };
+  if (auto added = add_dirty_log(parts_->memory, take, changed); !added) return propagate(added);
   return pages_of(parts_->memory, parts_->changed);
 }
 

@@ -175,6 +175,30 @@ TEST(Pages, ABitmapNamesPagesRegionByRegion) {
             (PageRanges{pages(0, 2), pages(3), pages(127, 2), pages(kMmioHoleStart / kPage)}));
 }
 
+TEST(Pages, ADirtyLogOfOneRegionIsKeptWhenThatOfTheNextCannotBeHad) {
+  const GuestMemory memory = anonymous(5 * 1024);
+  ASSERT_EQ(memory.regions().size(), 2U);
+  const std::size_t low_words = kMmioHoleStart / kPage / 64;
+  std::vector<std::uint64_t> changed;
+  bool broken = true;
+  // As KVM: a log that was told is forgotten.
+  std::vector<std::uint64_t> logs{0b101, 0b10};
+  const TakeDirtyLog take = [&](std::uint32_t region, std::span<std::uint64_t> bitmap) -> Status {
+    EXPECT_EQ(bitmap.size(), memory.regions()[region].size() / kPage / 64);
+    if (region == 1 && broken) return fail(ErrorKind::Kvm, "no log");
+    bitmap[0] = std::exchange(logs[region], 0);
+    return {};
+  };
+  const auto failed = add_dirty_log(memory, take, changed);
+  ASSERT_FALSE(failed);
+  EXPECT_EQ(failed.error().message, "no log");
+  EXPECT_EQ(pages_of(memory, changed), (PageRanges{pages(0), pages(2)}));
+  broken = false;
+  ASSERT_TRUE(add_dirty_log(memory, take, changed));
+  EXPECT_EQ(changed[low_words], 0b10U);
+  EXPECT_EQ(pages_of(memory, changed), (PageRanges{pages(0), pages(2), pages(kMmioHoleStart / kPage + 1)}));
+}
+
 TEST(Pages, RangesAreSortedAndJoined) {
   EXPECT_EQ(merged({}), PageRanges{});
   EXPECT_EQ(merged({pages(9), pages(1, 3), pages(4), pages(2), pages(20, 0), pages(8, 2), pages(30)}),
