@@ -22,7 +22,7 @@ struct Header {
 static_assert(sizeof(Header) == 16);
 
 /// A reader that does not know the section goes on without it.
-constexpr std::uint32_t kOptional = 1;
+constexpr std::uint16_t kOptional = 1;
 
 struct SectionHeader {
   std::array<char, 20> name{};  // padded with zeros
@@ -78,27 +78,16 @@ Status check_platform(const PlatformState& platform) {
   return {};
 }
 
-Status check_limiter(const std::optional<RateLimiterConfig>& config) {
-  if (!config) return {};
-  constexpr std::uint64_t kLongestRefillMs = std::uint64_t{1} << 40;
-  for (const auto& bucket : {config->bandwidth, config->ops})
-    if (bucket && bucket->refill_time_ms > kLongestRefillMs) return no_machine("a rate limiter");
-  return {};
-}
-
 Status check_devices(const Snapshot& snapshot) {
   if (snapshot.drives.size() + snapshot.network_interfaces.size() > kMaximumVirtioDevices)
     return no_machine("the number of drives and network interfaces");
   for (const DriveState& drive : snapshot.drives) {
     if (!is_device_id(drive.config.drive_id)) return no_machine("a drive's id");
-    if (auto checked = check_limiter(drive.config.rate_limiter); !checked) return checked;
   }
   for (const NetworkInterfaceState& interface : snapshot.network_interfaces) {
     if (!is_device_id(interface.config.iface_id)) return no_machine("a network interface's id");
     if (interface.device.receive_heads.size() > NetDevice::kQueueSize)
       return no_machine("a network interface's buffers");
-    if (auto checked = check_limiter(interface.config.rx_rate_limiter); !checked) return checked;
-    if (auto checked = check_limiter(interface.config.tx_rate_limiter); !checked) return checked;
   }
   if (!snapshot.mmds) return {};
   const auto is_there = [&](const std::string& id) {
@@ -122,12 +111,13 @@ Status check_snapshot(const Snapshot& snapshot) {
   return check_devices(snapshot);
 }
 
-Status read_section(const SectionHeader& header, std::span<const std::byte> content, Snapshot& snapshot) {
+/// The section that it was; nullptr where it is one that may be skipped.
+Result<const Section<StateReader>*> read_section(const SectionHeader& header, std::span<const std::byte> content,
+                                                 std::span<const Section<StateReader>> sections, Snapshot& snapshot) {
   const std::string_view name = name_in(header);
-  const auto& sections = kSections<StateReader>;
   const auto known = std::ranges::find(sections, name, &Section<StateReader>::name);
   if (known == sections.end()) {
-    if ((header.flags & kOptional) != 0) return {};
+    if ((header.flags & kOptional) != 0) return nullptr;
     return fail(ErrorKind::Unsupported,
                 "section '{}' is not known to Mayfly {}: a newer one wrote the file; restore it with that", name,
                 MAYFLY_VERSION);
@@ -144,20 +134,30 @@ Status read_section(const SectionHeader& header, std::span<const std::byte> cont
   if (reader.left() != 0)
     return fail(ErrorKind::InvalidArgument, "section '{}' is damaged: {} bytes follow its last field", name,
                 reader.left());
+  return &*known;
+}
+
+/// Every section is there, or may be absent.
+Status check_complete(std::span<const Section<StateReader>> sections, std::span<const std::string_view> seen) {
+  for (const Section<StateReader>& section : sections)
+    if (!section.absent_is_default && std::ranges::find(seen, section.name) == seen.end())
+      return fail(ErrorKind::InvalidArgument, "section '{}' is missing", section.name);
   return {};
 }
 
 }  // namespace
 
-std::vector<std::byte> encode_snapshot(const Snapshot& snapshot) {
+std::vector<std::byte> encode_sections(const Snapshot& snapshot, std::span<const Section<StateWriter>> sections) {
   std::vector<std::byte> bytes;
-  append(bytes, Header{.section_count = static_cast<std::uint32_t>(kSections<StateWriter>.size())});
-  for (const Section<StateWriter>& section : kSections<StateWriter>) {
+  append(bytes, Header{.section_count = static_cast<std::uint32_t>(sections.size())});
+  for (const Section<StateWriter>& section : sections) {
     StateWriter writer;
     section.visit_in(writer, const_cast<Snapshot&>(snapshot));  // a writer changes nothing; visit() is one for both
     const std::vector<std::byte> content = std::move(writer).take();
-    SectionHeader header{
-        .version = section.version, .flags = 0, .length = content.size(), .checksum = checksum(content)};
+    SectionHeader header{.version = section.version,
+                         .flags = section.older_may_skip ? kOptional : std::uint16_t{0},
+                         .length = content.size(),
+                         .checksum = checksum(content)};
     std::ranges::copy(section.name, header.name.begin());
     append(bytes, header);
     bytes.insert(bytes.end(), content.begin(), content.end());
@@ -166,7 +166,22 @@ std::vector<std::byte> encode_snapshot(const Snapshot& snapshot) {
   return bytes;
 }
 
-Result<Snapshot> decode_snapshot(std::span<const std::byte> bytes) {
+std::vector<std::byte> encode_snapshot(const Snapshot& snapshot) {
+  return encode_sections(snapshot, kSections<StateWriter>);
+}
+
+Result<std::vector<std::byte>> encode_loadable(const Snapshot& snapshot) {
+  std::vector<std::byte> bytes = encode_snapshot(snapshot);
+  const auto refuse = [](std::string_view why) {
+    return fail(ErrorKind::State, "no snapshot is taken, since Mayfly {} could not load it: {}", MAYFLY_VERSION, why);
+  };
+  if (bytes.size() > kLargestStateFile)
+    return refuse(fmt::format("its state has {} bytes, and {} is the most", bytes.size(), kLargestStateFile));
+  if (auto decoded = decode_snapshot(bytes); !decoded) return refuse(decoded.error().message);
+  return bytes;
+}
+
+Result<Snapshot> decode_sections(std::span<const std::byte> bytes, std::span<const Section<StateReader>> sections) {
   std::span<const std::byte> input = bytes;
   const auto header = take<Header>(input);
   if (!header || header->magic != kMagic)
@@ -191,22 +206,23 @@ Result<Snapshot> decode_snapshot(std::span<const std::byte> bytes) {
       return fail(ErrorKind::InvalidArgument, "section '{}' has changed since it was written: its checksum is wrong",
                   name_in(*section));
     if (!intact) continue;  // said below, unless a section can be named
-    if (auto read = read_section(*section, content, snapshot); !read) return propagate(read);
-    const auto& sections = kSections<StateReader>;
-    const auto known = std::ranges::find(sections, name_in(*section), &Section<StateReader>::name);
-    if (known == sections.end()) continue;
-    if (std::ranges::find(seen, known->name) != seen.end())
-      return fail(ErrorKind::InvalidArgument, "section '{}' is there twice", known->name);
-    seen.push_back(known->name);
+    auto read = read_section(*section, content, sections, snapshot);
+    if (!read) return propagate(read);
+    if (*read == nullptr) continue;
+    if (std::ranges::find(seen, (*read)->name) != seen.end())
+      return fail(ErrorKind::InvalidArgument, "section '{}' is there twice", (*read)->name);
+    seen.push_back((*read)->name);
   }
   if (!intact)
     return fail(ErrorKind::InvalidArgument, "the file has changed since it was written: its checksum is wrong");
   if (!input.empty()) return fail(ErrorKind::InvalidArgument, "{} bytes follow its last section", input.size());
-  for (const Section<StateReader>& section : kSections<StateReader>)
-    if (std::ranges::find(seen, section.name) == seen.end())
-      return fail(ErrorKind::InvalidArgument, "section '{}' is missing", section.name);
+  if (auto complete = check_complete(sections, seen); !complete) return propagate(complete);
   if (auto checked = check_snapshot(snapshot); !checked) return propagate(checked);
   return snapshot;
+}
+
+Result<Snapshot> decode_snapshot(std::span<const std::byte> bytes) {
+  return decode_sections(bytes, kSections<StateReader>);
 }
 
 Result<Snapshot> read_state_file(const std::string& path) {

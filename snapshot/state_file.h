@@ -13,8 +13,8 @@
 ///   sections   name, version, flags (bit 0: may be skipped by who does not know it), length, checksum; the content
 ///   end        checksum of all that came before
 ///
-/// A newer Mayfly reads every older version; an older one refuses a newer file in words. tests/data/ keeps a file of
-/// every version that was released.
+/// A newer Mayfly reads every older version: fields and sections that came later keep what a Snapshot is made with. An
+/// older one refuses a newer file in words. tests/data/ keeps a file of every version that was released.
 namespace mayfly {
 
 /// More than 32 vCPUs with the largest XSAVE areas take.
@@ -23,6 +23,10 @@ inline constexpr std::size_t kLargestStateFile = 16 << 20;
 inline constexpr std::uint32_t kStateFormatVersion = 1;
 
 [[nodiscard]] std::vector<std::byte> encode_snapshot(const Snapshot& snapshot);
+
+/// The same, and decoded again, so that nobody is told of a snapshot that cannot be loaded. Errors: what
+/// decode_snapshot() says of it; more than kLargestStateFile bytes.
+[[nodiscard]] Result<std::vector<std::byte>> encode_loadable(const Snapshot& snapshot);
 
 /// Errors, each with what is wrong and where: not a state file, of a newer format, cut short, changed since it was
 /// written, values that no machine has.

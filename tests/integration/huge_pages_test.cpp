@@ -64,6 +64,11 @@ class HugePagesTest : public KvmTest {
     monitor.console_until("GUEST PASS");
     EXPECT_EQ(monitor.wait(), 0);
   }
+  void take_snapshot(Monitor& monitor) const {
+    ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const auto taken = monitor.put("/snapshot/create", "{" + files() + "}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+  }
   [[nodiscard]] std::string files() const {
     return R"("snapshot_path": ")" + scratch_.file("state") + R"(", "mem_file_path": ")" + scratch_.file("mem") + "\"";
   }
@@ -129,6 +134,38 @@ TEST_F(HugePagesTest, APoolThatIsMadeSmallerTakesNothingFromAMachineThatRuns) {
   go_on(monitor);
 }
 
+TEST_F(HugePagesTest, PagesThatAServerGivesComeFromThePoolThatWasReserved) {
+  if (::access("/dev/userfaultfd", R_OK | W_OK) != 0) GTEST_SKIP() << "user faults are not permitted";
+  offer(kMachinePages);
+  {
+    Monitor first;
+    const auto started = start(first, kLazy);
+    ASSERT_EQ(started.status, 204) << started.body;
+    first.console_until("toucher ready");
+    take_snapshot(first);
+  }
+  Pipe out;
+  const ChildProcess server{{page_server_binary(), scratch_.file("pages"), scratch_.file("mem")},
+                            {.in = -1, .out = out.write.get(), .err = STDERR_FILENO}};
+  out.write.reset();
+  std::string said;
+  read_until(out.read.get(), said, "listening");
+  const std::string load = R"({"snapshot_path": ")" + scratch_.file("state") +
+                           R"(", "mem_backend": {"backend_type": "Uffd", "backend_path": ")" + scratch_.file("pages") +
+                           "\"}}";
+  offer(kMachinePages - 1);
+  {
+    Monitor refused;
+    expect_shortage(refused.put("/snapshot/load", load), kMachinePages - 1);
+  }
+  offer(kMachinePages);
+  Monitor again;
+  const auto loaded = again.put("/snapshot/load", load);
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  ASSERT_EQ(again.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  go_on(again);
+}
+
 TEST_F(HugePagesTest, ARestoreThatThePoolCannotHoldIsRefusedAndOneThatItCanRuns) {
   offer(kMachinePages);
   {
@@ -136,9 +173,7 @@ TEST_F(HugePagesTest, ARestoreThatThePoolCannotHoldIsRefusedAndOneThatItCanRuns)
     const auto started = start(first, kLazy);
     ASSERT_EQ(started.status, 204) << started.body;
     first.console_until("toucher ready");
-    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
-    const auto taken = first.put("/snapshot/create", "{" + files() + "}");
-    ASSERT_EQ(taken.status, 204) << taken.body;
+    take_snapshot(first);
     Monitor clone;
     expect_shortage(clone.put("/snapshot/load", "{" + files() + "}"), 0);
   }

@@ -165,6 +165,8 @@ Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const 
   for (std::size_t i = 0; i < snapshot.drives.size(); ++i) snapshot.drives[i].config = devices_.drives()[i];
   for (std::size_t i = 0; i < snapshot.network_interfaces.size(); ++i)
     snapshot.network_interfaces[i].config = devices_.network_interfaces()[i];
+  auto state = encode_loadable(snapshot);
+  if (!state) return propagate(state);
 
   // A diff of nothing is everything.
   auto pages = pages_for(*microvm_, memory, params.diff && last_snapshot_.has_value());
@@ -181,7 +183,7 @@ Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const 
   if (auto done = write_memory_file(loop_, memory_file->fd(), params.mem_file_path, memory, content); !done)
     return done;
   if (auto done = memory_file->sync(); !done) return done;
-  if (auto done = state_file->write(encode_snapshot(snapshot)); !done) return done;
+  if (auto done = state_file->write(*state); !done) return done;
   if (auto done = state_file->sync(); !done) return done;
   // Once the state has its name the new snapshot counts: open_memory_file() finds its memory under either name.
   auto named = state_file->publish();

@@ -1,5 +1,6 @@
 #include "snapshot/state_file.h"
 
+#include "snapshot/sections.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
@@ -196,6 +197,66 @@ TEST(StateFile, ANewerVersionIsRefusedAsSuch) {
             " reads format 1: a newer one wrote it; restore it with that");
 }
 
+/// A section that a later release might add.
+template <typename Archive>
+Section<Archive> later_section(std::string_view name) {
+  return {.name = name,
+          .version = 1,
+          .visit_in = [](Archive& archive, Snapshot& snapshot) { archive.field("guest_ns", snapshot.clock.guest_ns); },
+          .absent_is_default = true};
+}
+
+/// This release's sections and one more.
+template <typename Archive>
+std::vector<Section<Archive>> later_sections() {
+  std::vector<Section<Archive>> sections{kSections<Archive>.begin(), kSections<Archive>.end()};
+  sections.push_back(later_section<Archive>("dreams"));
+  return sections;
+}
+
+TEST(StateFile, ALaterReleaseReadsAFileThatLacksASectionOfItsOwn) {
+  const auto sections = later_sections<StateReader>();
+  const auto read = decode_sections(encode_snapshot(filled_snapshot()), sections);
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(encode_snapshot(*read), encode_snapshot(filled_snapshot()));
+}
+
+TEST(StateFile, WhatAnAbsentSectionFillsKeepsItsDefault) {
+  auto sections = std::vector(kSections<StateReader>.begin(), kSections<StateReader>.end());
+  auto& networks = *std::ranges::find(sections, "networks", &Section<StateReader>::name);
+  networks.absent_is_default = true;
+  Snapshot without = filled_snapshot();
+  without.mmds.reset();  // it names interfaces
+  auto parts = testing::sections_of(encode_snapshot(without));
+  std::erase_if(parts, [](const StateSection& each) { return each.name == "networks"; });
+  const auto read = decode_sections(testing::state_file_of(parts), sections);
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_TRUE(read->network_interfaces.empty());
+  EXPECT_EQ(read->drives.size(), without.drives.size());
+  std::erase_if(parts, [](const StateSection& each) { return each.name == "drives"; });
+  const auto refused = decode_sections(testing::state_file_of(parts), sections);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message, "section 'drives' is missing");
+}
+
+TEST(StateFile, WhatAnEarlierReleaseMaySkipIsWrittenAsSuch) {
+  auto sections = later_sections<StateWriter>();
+  EXPECT_EQ(refusal_of(encode_sections(filled_snapshot(), sections)),
+            "section 'dreams' is not known to Mayfly " MAYFLY_VERSION
+            ": a newer one wrote the file; restore it with that");
+  sections.back().older_may_skip = true;
+  EXPECT_EQ(refusal_of(encode_sections(filled_snapshot(), sections)), "");
+}
+
+TEST(StateFile, WhichSectionsMayBeAbsentIsWhatTheTableSays) {
+  for (const Section<StateReader>& each : kSections<StateReader>) {
+    auto parts = good_sections();
+    std::erase_if(parts, [&](const StateSection& part) { return part.name == each.name; });
+    const std::string refused = refusal_of(testing::state_file_of(parts));
+    EXPECT_EQ(refused, each.absent_is_default ? "" : fmt::format("section '{}' is missing", each.name));
+  }
+}
+
 // --- Values that no machine has --------------------------------------------------------------------------------------
 
 TEST(StateFile, AMachineThatCannotBeIsRefused) {
@@ -230,14 +291,47 @@ TEST(StateFile, DevicesThatCannotBeAreRefused) {
   EXPECT_NE(refusal_with([](Snapshot& s) { s.drives.resize(kMaximumVirtioDevices, s.drives.front()); }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.drives[0].config.drive_id = "../x"; }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.network_interfaces[1].config.iface_id = ""; }), "");
-  EXPECT_NE(refusal_with([](Snapshot& s) { s.drives[1].config.rate_limiter->ops->refill_time_ms = ~0ULL; }), "");
-  EXPECT_NE(refusal_with(
-                [](Snapshot& s) { s.network_interfaces[0].config.tx_rate_limiter->bandwidth->refill_time_ms = ~0ULL; }),
-            "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.network_interfaces[0].device.receive_heads.resize(257); }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->network_interfaces.clear(); }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->network_interfaces[1] = "eth2"; }), "");
   EXPECT_NE(refusal_with([](Snapshot& s) { s.mmds->ipv4_address = {10, 0, 0, 1}; }), "");
+}
+
+// --- Values that a machine has
+// -----------------------------------------------------------------------------------------
+
+TEST(StateFile, WhatCouldNotBeLoadedIsNotEncoded) {
+  const auto good = encode_loadable(filled_snapshot());
+  ASSERT_TRUE(good) << good.error().message;
+  EXPECT_EQ(*good, encode_snapshot(filled_snapshot()));
+  Snapshot impossible = filled_snapshot();
+  impossible.platform.pit.channels[0].latched_bytes = 3;
+  const auto refused = encode_loadable(impossible);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message, "no snapshot is taken, since Mayfly " MAYFLY_VERSION
+                                     " could not load it: the PIT's channels: no machine has that, so the file is "
+                                     "damaged");
+  Snapshot large = filled_snapshot();
+  large.vcpus[0].xsave.resize(kLargestStateFile);
+  const auto too_large = encode_loadable(large);
+  ASSERT_FALSE(too_large);
+  EXPECT_NE(too_large.error().message.find("16777216 is the most"), std::string::npos) << too_large.error().message;
+}
+
+TEST(StateFile, AnyLimitThatAUserMaySetIsRead) {
+  const auto limits = [](std::uint64_t number) {
+    const TokenBucketConfig bucket{.size = number, .refill_time_ms = number, .one_time_burst = number};
+    return RateLimiterConfig{.bandwidth = bucket, .ops = bucket};
+  };
+  for (const std::uint64_t number : {std::uint64_t{0}, std::uint64_t{1} << 41, std::uint64_t{INT64_MAX}, ~std::uint64_t{0}}) {
+    EXPECT_EQ(refusal_with([&](Snapshot& s) {
+                s.drives[0].config.rate_limiter = limits(number);
+                s.network_interfaces[0].config.rx_rate_limiter = limits(number);
+                s.network_interfaces[1].config.tx_rate_limiter = limits(number);
+              }),
+              "")
+        << number;
+  }
 }
 
 // --- Files -----------------------------------------------------------------------------------------------------------

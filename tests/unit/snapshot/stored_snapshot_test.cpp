@@ -1,5 +1,6 @@
 #include "api/json_reader.h"
 #include "snapshot/describe.h"
+#include "snapshot/sections.h"
 #include "snapshot/state_file.h"
 #include "tests/support/files.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
@@ -53,6 +54,21 @@ TEST_P(StoredSnapshot, IsReadAsItWasWritten) {
   const auto now = parse_json(describe_snapshot(*snapshot), "the description");
   ASSERT_TRUE(now) << now.error().message;
   expect_same(*then, *now, "");
+}
+
+TEST_P(StoredSnapshot, IsReadAlsoByAReleaseThatHasOneMoreSection) {
+  std::vector<Section<StateReader>> sections{kSections<StateReader>.begin(), kSections<StateReader>.end()};
+  sections.push_back({.name = "later",
+                      .version = 1,
+                      .visit_in = [](StateReader& archive, Snapshot& snapshot) { archive.field("id", snapshot.id); },
+                      .absent_is_default = true});
+  const std::string file = testing::content_of(path(""));
+  const auto bytes = std::as_bytes(std::span{file});
+  const auto snapshot = decode_sections(bytes, sections);
+  ASSERT_TRUE(snapshot) << snapshot.error().message;
+  EXPECT_EQ(snapshot->id, read_state_file(path(""))->id);
+  sections.back().absent_is_default = false;
+  EXPECT_FALSE(decode_sections(bytes, sections));
 }
 
 /// Run by hand when a version is made; never for one that was released.
