@@ -1,6 +1,8 @@
 #include "vmm/kvm/vcpu_state.h"
 
 #include <algorithm>
+#include <array>
+#include <iterator>
 
 namespace mayfly {
 namespace {
@@ -9,6 +11,31 @@ constexpr std::uint32_t kMsrTsc = 0x10;
 constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
 /// More than a second of any time stamp counter.
 constexpr std::uint64_t kFarAway = 1ULL << 36;
+
+/// A run of registers.
+struct MsrRange {
+  std::uint32_t first;
+  std::uint32_t count;
+};
+
+/// What KVM keeps for a guest but leaves out of KVM_GET_MSR_INDEX_LIST (arch/x86/kvm/x86.c, msrs_to_save_base and
+/// emulated_msrs_all), and what sregs does not have. Reset value of each in KVM: 0.
+constexpr std::array kUnlisted = {
+    MsrRange{0x174, 1},        // IA32_SYSENTER_CS: kvm_pvm does not list it
+    MsrRange{0x1D9, 1},        // IA32_DEBUGCTL: listed by some
+    MsrRange{0x200, 16},       // IA32_MTRR_PHYSBASEn and PHYSMASKn
+    MsrRange{0x250, 1},        // IA32_MTRR_FIX64K
+    MsrRange{0x258, 2},        // IA32_MTRR_FIX16K
+    MsrRange{0x268, 8},        // IA32_MTRR_FIX4K
+    MsrRange{0x2FF, 1},        // IA32_MTRR_DEF_TYPE
+    MsrRange{0x400, 4 * 32},   // IA32_MCi_CTL, STATUS, ADDR and MISC: Linux sets CTL of each bank
+    MsrRange{0xC000'0103, 1},  // IA32_TSC_AUX: kvm_pvm does not list it
+    MsrRange{0xC001'1029, 1},  // MSR_AMD64_DE_CFG: serializing LFENCE
+};
+
+bool contains(std::span<const std::uint32_t> indices, std::uint32_t index) {
+  return std::ranges::find(indices, index) != indices.end();
+}
 
 template <typename T>
 Result<T> get(const Vcpu& vcpu, unsigned long request, std::string_view name) {
@@ -24,7 +51,18 @@ Status set(const Vcpu& vcpu, unsigned long request, const T& value, std::string_
 
 }  // namespace
 
-Result<VcpuState> save_vcpu(const Vcpu& vcpu, std::span<const std::uint32_t> msr_indices) {
+KeptMsrs kept_msrs(std::span<const std::uint32_t> listed, std::span<const std::uint32_t> others) {
+  KeptMsrs kept;
+  for (const std::span<const std::uint32_t> indices : {listed, others})
+    for (const std::uint32_t index : indices)
+      if (!contains(kept.always, index)) kept.always.push_back(index);
+  for (const MsrRange& range : kUnlisted)
+    for (std::uint32_t index = range.first; index < range.first + range.count; ++index)
+      if (!contains(kept.always, index)) kept.where_set.push_back(index);
+  return kept;
+}
+
+Result<VcpuState> save_vcpu(const Vcpu& vcpu, const KeptMsrs& kept) {
   VcpuState state;
   // First: asking for it makes KVM take pending INIT and SIPI signals in, which changes what follows.
   auto mp_state = get<kvm_mp_state>(vcpu, KVM_GET_MP_STATE, "KVM_GET_MP_STATE");
@@ -52,9 +90,12 @@ Result<VcpuState> save_vcpu(const Vcpu& vcpu, std::span<const std::uint32_t> msr
   auto cpuid = vcpu.cpuid();
   if (!cpuid) return propagate(cpuid);
   state.cpuid = std::move(*cpuid);
-  auto msrs = vcpu.msrs(msr_indices);
+  auto msrs = vcpu.msrs(kept.always);
   if (!msrs) return propagate(msrs);
   state.msrs = std::move(*msrs);
+  auto unlisted = vcpu.msrs(kept.where_set);
+  if (!unlisted) return propagate(unlisted);
+  std::ranges::copy_if(*unlisted, std::back_inserter(state.msrs), [](const auto& entry) { return entry.data != 0; });
   auto events = get<kvm_vcpu_events>(vcpu, KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS");
   if (!events) return propagate(events);
   state.events = *events;

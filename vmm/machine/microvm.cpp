@@ -148,7 +148,8 @@ struct Microvm::Parts final : GuestSignals {
   Bus mmio;
   bool has_boot_timer = false;
   bool tracks_changes = false;
-  std::vector<std::uint64_t> changed;  // with tracks_changes: a bit a page, since forget_changes()
+  std::vector<std::uint32_t> own_msrs;  // which the boot and the user's cpu-config set
+  std::vector<std::uint64_t> changed;   // with tracks_changes: a bit a page, since forget_changes()
   VirtioDevices virtio;
   std::unique_ptr<VcpuSet> vcpus;
 };
@@ -198,6 +199,14 @@ Result<std::vector<MsrValue>> edited_msrs(const Vcpu& vcpu, std::span<const MsrE
     values.push_back({.index = edit.address, .value = edit.bits.apply(*present)});
   }
   return values;
+}
+
+/// The registers that the boot sets, and those that the user edits.
+std::vector<std::uint32_t> own_msr_indices(std::span<const MsrEdit> edits) {
+  std::vector<std::uint32_t> indices;
+  for (const MsrValue& boot : kBootMsrs) indices.push_back(boot.index);
+  for (const MsrEdit& edit : edits) indices.push_back(edit.address);
+  return indices;
 }
 
 Status enter_boot_processor(const Vcpu& vcpu, const BootEntry& entry) {
@@ -330,6 +339,7 @@ Result<std::unique_ptr<Microvm>> Microvm::create(MicrovmPlan plan, MicrovmContex
   auto vcpus = (*parts)->make_vcpus(plan.shell, plan.machine.vcpu_count);
   if (!vcpus) return propagate(vcpus);
   if (auto set = (*parts)->set_vcpus_up(*vcpus, plan, *entry); !set) return propagate(set);
+  (*parts)->own_msrs = own_msr_indices(plan.cpu.msrs);
   if (auto finished = (*parts)->finish(std::move(*vcpus), std::move(plan.shell.first_thread), nullptr); !finished)
     return propagate(finished);
   return std::unique_ptr<Microvm>{new Microvm{std::move(*parts)}};
@@ -371,8 +381,9 @@ Status Microvm::Parts::save(Snapshot& snapshot) {
   if (!kvm) return propagate(kvm);
   auto indices = kvm->msr_indices();
   if (!indices) return propagate(indices);
+  const KeptMsrs kept = kept_msrs(*indices, own_msrs);
   for (const Vcpu& vcpu : vcpus->vcpus()) {
-    auto state = save_vcpu(vcpu, *indices);
+    auto state = save_vcpu(vcpu, kept);
     if (!state) return propagate(state);
     snapshot.vcpus.push_back(std::move(*state));
   }
@@ -421,6 +432,8 @@ Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmConte
   Parts& parts = **made;
   parts.userfault = std::move(plan.userfault);
   parts.recorder = std::move(plan.recorder);
+  parts.own_msrs =
+      own_msr_indices(snapshot.cpu ? std::span<const MsrEdit>{snapshot.cpu->msrs} : std::span<const MsrEdit>{});
   if (!plan.needed_first.empty()) parts.replay.emplace(parts.context.loop, parts.memory, plan.needed_first);
   if (auto restored = parts.virtio.restore(snapshot, plan.allow_changed_drives); !restored) return propagate(restored);
   if (auto renewed = renew_generation_id(parts.memory); !renewed) return propagate(renewed);
