@@ -105,6 +105,8 @@ NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vecto
     const std::size_t wanted = port_.responder ? slot.head.size() : kEthernetHeaderLength;
     const std::size_t length = copy_from(frame, std::as_writable_bytes(std::span{slot.head}.first(wanted)));
     const auto head = std::span{slot.head}.first(length);
+    // Behind it may be what is for the responder; the host would look there.
+    if (port_.responder && has_third_tag(head)) return malformed("a third VLAN tag");
     // The kernel would write it where an address is that has been looked at.
     if (port_.responder && (slot.header.flags & net_abi::kNeedsCsum) != 0 &&
         slot.header.csum_start < network_header_at(head) + kLeastNetworkHeader)

@@ -126,18 +126,23 @@ void write_ipv4(std::span<std::uint8_t> out, const TcpEnd& from, const TcpEnd& t
   store16(out, kIpv4Checksum, folded(add_up(out.first(kIpv4Header))));
 }
 
+/// Whether the type before `at` is that of a tag: of Linux's two (eth_type_vlan()), which it takes off alike.
+bool is_tag_before(Bytes head, std::size_t at) noexcept {
+  if (at > head.size()) return false;
+  const std::uint16_t type = load16(head, at - 2);
+  return type == kTypeTag || type == kTypeServiceTag;
+}
+
 }  // namespace
 
 std::size_t network_header_at(Bytes head) noexcept {
   constexpr std::size_t kTag = 4;
   std::size_t at = kEthernetHeader;
-  for (int tags = 0; tags < 2 && at <= head.size(); ++tags) {
-    const std::uint16_t type = load16(head, at - 2);
-    if (type != kTypeTag && type != kTypeServiceTag) break;
-    at += kTag;
-  }
+  for (int tags = 0; tags < 2 && is_tag_before(head, at); ++tags) at += kTag;
   return at;
 }
+
+bool has_third_tag(Bytes head) noexcept { return is_tag_before(head, network_header_at(head)); }
 
 bool frame_is_for(const Ipv4Address& address, Bytes head) noexcept {
   const std::size_t at = network_header_at(head);

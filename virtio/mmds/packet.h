@@ -68,13 +68,17 @@ inline constexpr std::size_t kWrittenHeaders = 14 + 20 + 20;
 inline constexpr std::size_t kWrittenSynHeaders = kWrittenHeaders + 4;
 inline constexpr std::size_t kArpFrameLength = 42;
 
-/// Where the network header begins: behind the Ethernet header and, at most two, tags (IEEE 802.1Q). Past the end of a
-/// `head` that is shorter.
+/// Where the network header begins: behind the Ethernet header and, at most two, tags (IEEE 802.1Q, 802.1ad). Past the
+/// end of a `head` that is shorter.
 [[nodiscard]] std::size_t network_header_at(std::span<const std::uint8_t> head) noexcept;
 
+/// Whether a third tag follows. Linux takes off any number of tags that name no VLAN, so such a frame can be for
+/// anybody, and must not leave the device where frame_is_for() has a say.
+[[nodiscard]] bool has_third_tag(std::span<const std::uint8_t> head) noexcept;
+
 /// Whether a frame that begins with `head` asks for `address` by ARP or goes there by IPv4: it must then not leave the
-/// device, well-formed or not, and tagged or not, as a host takes a tag off that names no VLAN. `head` is all of the
-/// frame, or its first kFrameHeadLength bytes.
+/// device, well-formed or not. It may have up to two tags; of more, has_third_tag() tells. `head` is all of the frame,
+/// or its first kFrameHeadLength bytes.
 [[nodiscard]] bool frame_is_for(const Ipv4Address& address, std::span<const std::uint8_t> head) noexcept;
 
 /// nullopt: no ARP, or no request. Whose address is asked for is frame_is_for()'s.

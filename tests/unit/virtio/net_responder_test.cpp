@@ -111,6 +111,24 @@ TEST(NetResponder, NobodyWritesTheDestinationOnceItHasBeenLookedAt) {
   EXPECT_EQ(world.net.metrics.tx_malformed_frames.value(), 2u);
 }
 
+TEST(NetResponder, AFrameWithAThirdTagReachesNeitherHostNorResponder) {
+  for (const unsigned type : {0x8100U, 0x88A8U}) {
+    World world;
+    world.net.start();
+    Frame frame = arp_frame({172, 16, 0, 1});
+    for (unsigned tags = 0; tags <= 5; ++tags, frame = tagged(frame, type)) {
+      world.transmit(as_bytes(frame));
+      world.transmit(foreign(60));
+      if (tags <= 2) {
+        EXPECT_EQ(world.net.from_guest().frame, as_bytes(frame)) << tags;
+      }
+      EXPECT_EQ(world.net.from_guest().frame, foreign(60)) << tags;
+    }
+    EXPECT_EQ(world.net.metrics.tx_malformed_frames.value(), 3U);
+    EXPECT_TRUE(world.responder.received.empty());
+  }
+}
+
 TEST(NetResponder, AClaimedFrameThatIsTooLongForItIsDropped) {
   World world;
   world.net.start();

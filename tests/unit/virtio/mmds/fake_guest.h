@@ -131,6 +131,13 @@ inline Frame arp_frame(std::array<std::uint8_t, 4> target = kServiceIp, unsigned
   return frame;
 }
 
+/// `frame` with a tag of `type` (IEEE 802.1Q; priority 0, no VLAN) before what it had.
+inline Frame tagged(Frame frame, unsigned type) {
+  frame.insert(frame.begin() + 12, {0, 0, 0, 0});
+  set16(frame, 12, type);
+  return frame;
+}
+
 /// A segment of the service as the guest sees it.
 struct ServiceSegment {
   std::uint16_t source_port = 0;

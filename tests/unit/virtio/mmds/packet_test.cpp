@@ -16,6 +16,7 @@ using testing::kGuestIp;
 using testing::kGuestMac;
 using testing::kServiceIp;
 using testing::set16;
+using testing::tagged;
 
 std::string text_of(std::span<const std::uint8_t> bytes) { return {bytes.begin(), bytes.end()}; }
 
@@ -35,13 +36,6 @@ TEST(Packet, ItsDestinationDecidesWhoseAFrameIs) {
   Frame other_arp = arp_frame();
   set16(other_arp, 16, 0x86DD);
   EXPECT_FALSE(frame_is_for(kServiceIp, other_arp));
-}
-
-/// `frame` with a tag of `type` before what it had.
-Frame tagged(Frame frame, std::uint16_t type) {
-  frame.insert(frame.begin() + 12, {0, 0, 0, 0});
-  set16(frame, 12, type);
-  return frame;
 }
 
 TEST(Packet, WhatAHostMakesOneForTheServiceIsOne) {
@@ -65,6 +59,22 @@ TEST(Packet, TheNetworkHeaderIsBehindTags) {
   EXPECT_EQ(network_header_at(tagged(frame_of({}), 0x88A8)), 18U);
   EXPECT_EQ(network_header_at(tagged(tagged(tagged(frame_of({}), 0x8100), 0x8100), 0x8100)), 22U);
   EXPECT_EQ(network_header_at({}), 14U);
+}
+
+TEST(Packet, OfAnyNumberOfTagsTheThirdTells) {
+  for (const unsigned outer : {0x8100U, 0x88A8U}) {
+    for (const unsigned inner : {0x8100U, 0x88A8U}) {
+      Frame frame = frame_of({});
+      for (unsigned tags = 0; tags <= 5; ++tags, frame = tagged(frame, tags % 2 == 0 ? outer : inner)) {
+        EXPECT_EQ(has_third_tag(frame), tags >= 3) << tags;
+        EXPECT_EQ(has_third_tag(std::span{frame}.first(kFrameHeadLength)), tags >= 3) << tags;
+        EXPECT_EQ(frame_is_for(kServiceIp, frame), tags <= 2) << tags;
+        for (std::size_t length = 0; length < 22; ++length)
+          EXPECT_FALSE(has_third_tag(std::span{frame}.first(length))) << tags << ", " << length;
+      }
+    }
+  }
+  EXPECT_FALSE(has_third_tag(tagged(tagged(tagged(frame_of({}), 0x9100), 0x8100), 0x8100)));  // Linux leaves that one
 }
 
 TEST(Packet, AHeadIsEnoughToTell) {
