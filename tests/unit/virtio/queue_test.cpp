@@ -194,6 +194,32 @@ TEST_F(VirtQueueTest, RefusesAReadableBufferAfterAWritableOne) {
   EXPECT_EQ(fault(), "a readable buffer after a writable one");
 }
 
+TEST_F(VirtQueueTest, AnIndirectTableMayBeLongerThanTheQueue) {
+  // Linux halves a ring that it finds no memory for, and goes on with tables of seg_max + 2.
+  const GuestAddress buffer = ram_.room(4);
+  for (const std::size_t entries : {std::size_t{kSize} + 1, VirtQueue::kMaximumSegments}) {
+    driver_.offer_indirect(std::vector<FakeBuffer>(entries, {buffer, 4, true}));
+    VirtQueue::Storage storage;
+    auto taken = queue_.take(storage);
+    ASSERT_TRUE(taken) << taken.error().what;
+    ASSERT_TRUE(*taken);
+    EXPECT_EQ((*taken)->writable().size(), entries);
+    queue_.put(std::move(**taken), 0);
+  }
+}
+
+TEST_F(VirtQueueTest, AnIndirectTableThatGoesRoundEndsAtItsLength) {
+  const GuestAddress table = ram_.room(16 * VirtQueue::kMaximumSegments);
+  for (std::size_t i = 0; i < VirtQueue::kMaximumSegments; ++i) {
+    const ring_abi::Descriptor empty{.address = table.value, .length = 0, .flags = ring_abi::kNext, .next = 0};
+    std::memcpy(ram_.bytes({table.value + 16 * i}, 16).data(), &empty, sizeof empty);
+  }
+  driver_.descriptor(0) = {
+      .address = table.value, .length = 16 * VirtQueue::kMaximumSegments, .flags = ring_abi::kIndirect, .next = 0};
+  driver_.offer_head(0);
+  EXPECT_EQ(fault(), "a chain longer than its table");
+}
+
 TEST_F(VirtQueueTest, RefusesIndirectTablesThatAreNone) {
   const GuestAddress table = ram_.room(16 * 64);
   const auto offer = [&](std::uint64_t at, std::uint32_t length, std::uint16_t flags) {
@@ -205,7 +231,9 @@ TEST_F(VirtQueueTest, RefusesIndirectTablesThatAreNone) {
   };
   EXPECT_EQ(offer(table.value, 0, ring_abi::kIndirect), "an indirect table of a size that is none");
   EXPECT_EQ(offer(table.value, 17, ring_abi::kIndirect), "an indirect table of a size that is none");
-  EXPECT_EQ(offer(table.value, 16 * (kSize + 1), ring_abi::kIndirect), "an indirect table of a size that is none");
+  EXPECT_EQ(offer(table.value, 16 * (VirtQueue::kMaximumSegments + 1), ring_abi::kIndirect),
+            "an indirect table of a size that is none");
+  EXPECT_EQ(offer(table.value, 0xFFFF'FFF0, ring_abi::kIndirect), "an indirect table of a size that is none");
   EXPECT_EQ(offer(ram_.end(), 16, ring_abi::kIndirect), "an indirect table outside memory");
   EXPECT_EQ(offer(table.value, 16, ring_abi::kIndirect | ring_abi::kNext), "an indirect descriptor with a next one");
   const ring_abi::Descriptor inner{.address = table.value, .length = 16, .flags = ring_abi::kIndirect, .next = 0};
