@@ -173,8 +173,8 @@ void NetTransmitter::Slot::on_complete(int result, bool /*more*/) noexcept {
 }
 
 void NetTransmitter::on_written(Slot& slot, int result) noexcept {
-  if (std::exchange(slot.waits_for_room, false) && result >= 0 && !port_.quiescing)
-    return port_.loop.writev(port_.file, slot.out, 0, slot);
+  const bool waited = std::exchange(slot.waits_for_room, false);
+  if (waited && result >= 0 && !port_.quiescing) return port_.loop.writev(port_.file, slot.out, 0, slot);
   if (result == -EAGAIN && !port_.quiescing) {  // only from a non-blocking descriptor
     slot.waits_for_room = true;
     return port_.loop.poll_once(port_.tap.fd(), POLLOUT, slot);
@@ -182,8 +182,9 @@ void NetTransmitter::on_written(Slot& slot, int result) noexcept {
   if (result == static_cast<int>(slot.frame_length + sizeof(NetHeader))) {
     port_.metrics.tx_packets_count.add();
     port_.metrics.tx_bytes_count.add(slot.frame_length);
-  } else {
-    // Gone, down, or refused by the kernel: networks lose frames, and the driver goes on.
+  } else if (!port_.quiescing || !(waited || result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
+    // Gone, down, or refused by the kernel: networks lose frames, and the driver goes on. So it does where a pause or a
+    // reset finds one that waits for room; but that is no failure of the TAP's.
     port_.metrics.tx_fails.add();
     if (port_.log_rate.allow())
       port_.log.warning("{}: the TAP {} refused a frame: {}", port_.name, port_.tap.name(),

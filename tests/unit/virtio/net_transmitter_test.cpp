@@ -1,5 +1,6 @@
 #include "virtio/net_transmitter.h"
 
+#include "tests/support/files.h"
 #include "tests/unit/virtio/fake_network.h"
 #include "vmm/base/clock.h"
 
@@ -164,6 +165,24 @@ void reset_with_frames_waiting(bool nowait) {
 TEST(NetTransmitter, FramesThatWaitForRoomDoNotHoldUpAReset) {
   reset_with_frames_waiting(true);
   reset_with_frames_waiting(false);
+}
+
+void pause_with_frames_waiting(bool nowait) {
+  const std::string log = make_file(::testing::TempDir() + "pause.log", "");
+  FakeNetwork net{{.nowait = nowait}};
+  ASSERT_TRUE(net.log.configure({.log_path = log, .level = LogLevel::Warning}));
+  net.start();
+  for (unsigned i = 0; i < 100; ++i) net.offer_transmit(FakeNetwork::bytes_of({{}, make_frame(60'000, i)}));
+  net.host->kick(kNetTransmitQueue);
+  net.host->quiesce();
+  EXPECT_LT(net.metrics.tx_packets_count.value(), net.take_transmitted());
+  EXPECT_EQ(net.metrics.tx_fails.value(), 0u);
+  EXPECT_EQ(content_of(log), "");
+}
+
+TEST(NetTransmitter, WhatAPauseTakesBackNobodyRefused) {
+  pause_with_frames_waiting(true);
+  pause_with_frames_waiting(false);
 }
 
 TEST(NetTransmitter, AFrameFromAnothersAddressIsDroppedWhereThatIsAskedFor) {
