@@ -40,6 +40,12 @@ class DeviceHost {
   virtual void quiet() noexcept = 0;
 };
 
+/// A feature's bit in words, for errors.
+struct FeatureText {
+  std::string_view name{};    ///< As the specification has it: "VIRTIO_NET_F_MTU".
+  std::string_view remedy{};  ///< How a device comes to offer it, as an imperative sentence.
+};
+
 class VirtioDevice {
  public:
   VirtioDevice() = default;
@@ -58,6 +64,8 @@ class VirtioDevice {
   [[nodiscard]] virtual std::string_view name() const noexcept = 0;
   /// Feature bits of this type of device; the transport adds those of the ring and of virtio itself.
   [[nodiscard]] virtual std::uint64_t features() const noexcept = 0;
+  /// What a bit of features() is called, also where it is not offered here. Empty where there is nothing to say.
+  [[nodiscard]] virtual FeatureText feature_text(unsigned /*bit*/) const noexcept { return {}; }
   /// The maximum size of each queue: powers of two.
   [[nodiscard]] virtual std::span<const std::uint16_t> queue_sizes() const noexcept = 0;
 

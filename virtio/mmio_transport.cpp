@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -431,8 +432,21 @@ MmioTransportState MmioTransport::state() const {
   return state;
 }
 
+Status MmioTransport::check_features(const MmioTransportState& state) const {
+  const std::uint64_t missing = state.driver_features & ~offered_features();
+  // 3.1.1: what is written before FEATURES_OK is not agreed on; that step checks it.
+  if ((state.status & VIRTIO_CONFIG_S_FEATURES_OK) == 0 || missing == 0) return {};
+  const auto bit = static_cast<unsigned>(std::countr_zero(missing));
+  const auto [name, remedy] = device_.feature_text(bit);
+  return fail(
+      ErrorKind::InvalidArgument, "{}: the snapshot's guest uses {}, which this device does not offer: {}",
+      device_.name(), name.empty() ? fmt::format("feature {}", bit) : name,
+      remedy.empty() ? "restore it with the version of Mayfly and the configuration that it was taken with" : remedy);
+}
+
 Status MmioTransport::restore(const MmioTransportState& state) {
-  const std::lock_guard lock{mutex_};
+  std::unique_lock lock{mutex_};
+  if (auto offered = check_features(state); !offered) return offered;
   if (state.queues.size() != queues_.size())
     return fail(ErrorKind::InvalidArgument, "{}: the saved device has {} queues, this one {}", device_.name(),
                 state.queues.size(), queues_.size());

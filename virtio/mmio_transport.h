@@ -84,7 +84,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   /// Quiesced, or never started.
   [[nodiscard]] MmioTransportState state() const;
   /// Before start(), which sends the interrupt again that the driver has not acknowledged: whether it had reached the
-  /// vCPU is not known. Error: a queue that does not lie in memory, or another number of queues.
+  /// vCPU is not known. Error: a queue that does not lie in memory; another number of queues; a feature that the driver
+  /// has accepted and this device does not offer (another host's kernel, another configuration).
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:
@@ -111,6 +112,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   void set_queue_ready(VirtQueue& queue, bool ready, std::unique_lock<std::mutex>& lock);
   [[nodiscard]] VirtQueue* selected_queue() noexcept;
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
+  [[nodiscard]] Status check_features(const MmioTransportState& state) const;
   void reset(std::unique_lock<std::mutex>& lock);
   /// On a vCPU's thread: waits until the loop has drained the device. Returns with the lock held and the device still
   /// drained, whatever other vCPUs do with it meanwhile.

@@ -62,6 +62,23 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfi
 
 std::uint32_t NetDevice::type() const noexcept { return VIRTIO_ID_NET; }
 
+FeatureText NetDevice::feature_text(unsigned feature) const noexcept {
+  constexpr std::string_view kNewKernel =
+      "restore it on a host with Linux 6.2 or later, which segments UDP as the host of the snapshot did";
+  switch (feature) {  // the rest is always offered
+    case net_abi::kMtu:
+      return {"VIRTIO_NET_F_MTU", "configure the interface with its mtu"};
+    case net_abi::kGuestUso4:
+      return {"VIRTIO_NET_F_GUEST_USO4", kNewKernel};
+    case net_abi::kGuestUso6:
+      return {"VIRTIO_NET_F_GUEST_USO6", kNewKernel};
+    case net_abi::kHostUso:
+      return {"VIRTIO_NET_F_HOST_USO", kNewKernel};
+    default:
+      return {};
+  }
+}
+
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
   net_abi::Config space{.mac = {},
                         .status = link_up_ ? net_abi::kLinkUp : std::uint16_t{0},

@@ -51,6 +51,7 @@ class NetDevice final : public VirtioDevice, private NetPort {
   [[nodiscard]] std::uint32_t type() const noexcept override;
   [[nodiscard]] std::string_view name() const noexcept override { return NetPort::name; }
   [[nodiscard]] std::uint64_t features() const noexcept override { return offered_; }
+  [[nodiscard]] FeatureText feature_text(unsigned feature) const noexcept override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const noexcept override { return kQueueSizes; }
   void read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept override;
   void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept override;

@@ -165,7 +165,7 @@ Tap Tap::adopt(OwnedFd fd, std::string name, bool nowait) {
   Tap tap{std::move(fd), std::move(name)};
   tap.is_tap_ = false;
   tap.has_nowait_ = nowait;
-  tap.has_uso_ = true;
+  tap.has_uso_ = nowait;
   return tap;
 }
 

@@ -32,7 +32,7 @@ class Tap {
   /// name that no interface can have, no such interface, one that is no TAP, busy, another user's, a host without TUN.
   [[nodiscard]] static Result<Tap> open(const std::string& name);
   /// A descriptor that keeps message borders as a TAP does: for tests, on a socket pair. Has all offloads. One without
-  /// `nowait` must be non-blocking, and stands for a TAP of an older kernel.
+  /// `nowait` must be non-blocking, and stands for a TAP before Linux 6.2: it has no USO either.
   [[nodiscard]] static Tap adopt(OwnedFd fd, std::string name, bool nowait = true);
 
   /// The same open TAP once more. Error: no descriptors left.

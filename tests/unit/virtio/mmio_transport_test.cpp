@@ -481,5 +481,19 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   loop_->serve_until([&] { return driver_.used_index() == 2; });
 }
 
+TEST_F(MmioTransportTest, WhatItsDriverHasAcceptedAndNobodyOffersHereIsNotRestored) {
+  MmioTransportState state{
+      .driver_features = kVersion1 | kFeature << 1, .status = 15, .queues = std::vector<QueueState>(2)};
+  const Status restored = transport_->restore(state);
+  ASSERT_FALSE(restored);
+  EXPECT_EQ(restored.error().message,
+            "fake: the snapshot's guest uses feature 6, which this device does not offer: restore it with the version "
+            "of Mayfly and the configuration that it was taken with");
+  EXPECT_EQ(device_.activations, 0);
+  EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 0U);
+  state.status = 3;  // written, not accepted
+  EXPECT_TRUE(transport_->restore(state));
+}
+
 }  // namespace
 }  // namespace mayfly
