@@ -76,6 +76,9 @@ class VirtioDevice {
   /// A store to it; most devices have nothing there that a driver may write.
   virtual void write_config(std::uint64_t /*offset*/, std::span<const std::byte> /*data*/) noexcept {}
 
+  /// Before activate(), without the lock, so that nobody waits for it but the vCPU that asked: what the host has to do
+  /// for a driver that has accepted `features`, and may wait for. Neither reset() nor another prepare() meanwhile.
+  virtual void prepare(std::uint64_t /*features*/) noexcept {}
   /// DRIVER_OK: the driver has accepted `features`, and set up the queues that are ready. Any thread, so nothing may
   /// be submitted here: on_kick() follows for every ready queue, on the loop's thread. `queues` stay where they are.
   virtual void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept = 0;

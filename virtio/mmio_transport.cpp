@@ -233,9 +233,19 @@ void MmioTransport::write_status(std::uint32_t value, std::unique_lock<std::mute
     return ignore("DRIVER_OK without FEATURES_OK");
   }
   status_ = next;
-  if (!starts || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0) return;
+  if (starts && (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) == 0) start_device(lock);
+}
+
+void MmioTransport::start_device(std::unique_lock<std::mutex>& lock) {
+  // Until it is Active: DRIVER_OK refuses other stores to features, queues and Status, and resets wait.
+  activity_ = Activity::Starting;
+  const std::uint64_t features = driver_features_;
+  lock.unlock();
+  device_.prepare(features);
+  lock.lock();
   activity_ = Activity::Active;
-  device_.activate(driver_features_, queues_);
+  device_.activate(features, queues_);
+  at_rest_.notify_all();
   // The device looks at all its queues once: what was offered before DRIVER_OK is served too.
   kick_all();
 }
@@ -256,6 +266,10 @@ void MmioTransport::wait_until_quiet(std::unique_lock<std::mutex>& lock) {
   // Another vCPU that waited for the same drain may have let the device go on before this one has the lock again. So
   // this waits for the end of a drain, not for a state that others leave, and asks anew where it came too late.
   while (activity_ != Activity::Idle && activity_ != Activity::Quiet) {
+    if (activity_ == Activity::Starting) {
+      at_rest_.wait(lock, [this] { return activity_ != Activity::Starting; });
+      continue;
+    }
     if (activity_ == Activity::Active) {
       rest_wanted_ = true;
       kicks_.back()->kick();
@@ -460,10 +474,7 @@ Status MmioTransport::restore(const MmioTransportState& state) {
   status_ = state.status;
   interrupt_status_.store(state.interrupt_status, std::memory_order_release);
   config_generation_ = state.config_generation;
-  if (!status_has(VIRTIO_CONFIG_S_DRIVER_OK)) return {};
-  activity_ = Activity::Active;
-  device_.activate(driver_features_, queues_);
-  kick_all();
+  if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) start_device(lock);
   return {};
 }
 

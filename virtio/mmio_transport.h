@@ -89,7 +89,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:
-  enum class Activity { Idle, Active, Quiescing, Quiet };
+  enum class Activity { Idle, Starting, Active, Quiescing, Quiet };
   /// One event descriptor that the ring reads for ever.
   struct Kick final : Operation {
     Kick(MmioTransport& owner_in, unsigned index_in) noexcept : owner(owner_in), index(index_in) {}
@@ -109,6 +109,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   void write_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock);
   void write_queue_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock);
   void write_status(std::uint32_t value, std::unique_lock<std::mutex>& lock);
+  /// DRIVER_OK: with the lock given away while the host prepares, as others would wait for more than this device.
+  void start_device(std::unique_lock<std::mutex>& lock);
   void set_queue_ready(VirtQueue& queue, bool ready, std::unique_lock<std::mutex>& lock);
   [[nodiscard]] VirtQueue* selected_queue() noexcept;
   [[nodiscard]] std::uint64_t offered_features() const noexcept;

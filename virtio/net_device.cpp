@@ -22,6 +22,10 @@ constexpr std::uint64_t kAlwaysOffered = bit(net_abi::kMac) | bit(net_abi::kStat
                                          bit(net_abi::kGuestTso6) | bit(net_abi::kGuestEcn);
 constexpr std::uint64_t kUso = bit(net_abi::kHostUso) | bit(net_abi::kGuestUso4) | bit(net_abi::kGuestUso6);
 
+/// Changes of a TAP's offloads that a driver may cause. Each takes a lock that all of the host's networking shares
+/// (rtnl). A boot needs one, or a few where the loader has a driver of its own; later there are none.
+constexpr TokenBucketConfig kOffloadChanges{.size = 32, .refill_time_ms = 32'000};
+
 TapOffloads offloads_for(std::uint64_t features) noexcept {
   const auto has = [features](net_abi::Feature feature) { return (features & bit(feature)) != 0; };
   return {.checksum = has(net_abi::kGuestCsum),
@@ -43,6 +47,7 @@ NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap host_end, std::un
       mac_(config.guest_mac.value_or(derive_mac_address(config.iface_id))),
       mtu_(config.mtu),
       offered_(kAlwaysOffered | (tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
+      offload_changes_(kOffloadChanges, monotonic_ns()),
       receiver_(*this),
       transmitter_(*this, config.check_source_mac ? std::optional{mac_} : std::nullopt) {}
 
@@ -90,16 +95,24 @@ void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) con
   if (offset < bytes.size()) std::memcpy(data.data(), &bytes[offset], std::min(data.size(), bytes.size() - offset));
 }
 
+void NetDevice::prepare(std::uint64_t accepted) noexcept {
+  const TapOffloads wanted = offloads_for(accepted);
+  offloads_refused_ = tap.would_change(wanted) && !offload_changes_.take(1, monotonic_ns());
+  if (offloads_refused_) return;
+  // Refused only by a TAP that is gone, which the first read finds out.
+  if (auto set = tap.set_offloads(wanted); !set && log_rate.allow()) log.warning("{}: {}", name(), set.error().message);
+}
+
+/// A driver whose offloads were refused is stopped, not let wait: its vCPU could not be paused meanwhile, and frames
+/// that it cannot read must not reach it. The loop tells it.
 void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) noexcept {
   NetPort::features = accepted;
-  // Refused only by a TAP that is gone, which the first read finds out.
-  if (auto set = tap.set_offloads(offloads_for(accepted)); !set && log_rate.allow())
-    log.warning("{}: {}", name(), set.error().message);
   receiver_.activate(queues[kNetReceiveQueue]);
   transmitter_.activate(queues[kNetTransmitQueue]);
   active_ = true;
-  broken_ = quiescing = false;
-  running = true;
+  quiescing = false;
+  broken_ = offloads_refused_;
+  running = !broken_;
 }
 
 void NetDevice::reset() noexcept {
@@ -107,10 +120,11 @@ void NetDevice::reset() noexcept {
   transmitter_.reset();
   if (responder) responder->reset();
   NetPort::features = 0;
-  active_ = broken_ = running = quiescing = false;
+  active_ = broken_ = running = quiescing = offloads_refused_ = false;
 }
 
 void NetDevice::on_kick(unsigned queue) noexcept {
+  if (std::exchange(offloads_refused_, false)) return broken("offloads that change faster than the host lets them");
   if (queue == kNetReceiveQueue)
     receiver_.go_on();
   else

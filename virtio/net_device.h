@@ -3,6 +3,7 @@
 #include "virtio/device.h"
 #include "virtio/net_receiver.h"
 #include "virtio/net_transmitter.h"
+#include "vmm/token_bucket.h"
 
 #include <array>
 #include <cstdint>
@@ -54,6 +55,7 @@ class NetDevice final : public VirtioDevice, private NetPort {
   [[nodiscard]] FeatureText feature_text(unsigned feature) const noexcept override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const noexcept override { return kQueueSizes; }
   void read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept override;
+  void prepare(std::uint64_t features) noexcept override;
   void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept override;
   void reset() noexcept override;
   void on_kick(unsigned queue) noexcept override;
@@ -92,6 +94,8 @@ class NetDevice final : public VirtioDevice, private NetPort {
   bool link_up_ = true;
   bool active_ = false;
   bool broken_ = false;
+  bool offloads_refused_ = false;  // by prepare(), to the driver that starts
+  TokenBucket offload_changes_;    // prepare()'s
   NetReceiver receiver_;
   NetTransmitter transmitter_;
 };

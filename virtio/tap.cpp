@@ -169,7 +169,7 @@ Tap Tap::adopt(OwnedFd fd, std::string name, bool nowait) {
   return tap;
 }
 
-Status Tap::set_offloads(const TapOffloads& offloads) {
+unsigned Tap::flags_for(const TapOffloads& offloads) const noexcept {
   unsigned flags = 0;
   if (offloads.checksum) {
     flags |= TUN_F_CSUM;
@@ -178,6 +178,11 @@ Status Tap::set_offloads(const TapOffloads& offloads) {
     if (offloads.ecn && (offloads.tso4 || offloads.tso6)) flags |= TUN_F_TSO_ECN;
     if (offloads.uso && has_uso_) flags |= kUso;
   }
+  return flags;
+}
+
+Status Tap::set_offloads(const TapOffloads& offloads) {
+  const unsigned flags = flags_for(offloads);
   if (flags == flags_) return {};
   if (is_tap_ && ::ioctl(fd(), TUNSETOFFLOAD, flags) != 0)
     return fail_errno(ErrorKind::System, "the TAP \"{}\" refuses offloads {:#x}", name_, flags);

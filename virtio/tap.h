@@ -49,10 +49,13 @@ class Tap {
   /// What the host may leave unfinished in frames from now on. Waits for a lock of the host's, so not on the loop's
   /// thread; returns at once where nothing changes. Error: the TAP is gone.
   [[nodiscard]] Status set_offloads(const TapOffloads& offloads);
+  /// Whether it would have to ask the host.
+  [[nodiscard]] bool would_change(const TapOffloads& offloads) const noexcept { return flags_for(offloads) != flags_; }
 
  private:
   Tap(OwnedFd fd, std::string name) noexcept : fd_(std::move(fd)), name_(std::move(name)) {}
   [[nodiscard]] Status set_up();
+  [[nodiscard]] unsigned flags_for(const TapOffloads& offloads) const noexcept;
 
   OwnedFd fd_;
   std::string name_;

@@ -200,6 +200,7 @@ class FakeHost final : public DeviceHost, private RoundTask {
   }
   [[nodiscard]] std::vector<VirtQueue>& queues() noexcept { return queues_; }
   void activate(std::uint64_t features) {
+    device_.prepare(features);
     const auto held = lock();
     device_.activate(features, queues_);
   }

@@ -87,6 +87,11 @@ class FakeNetwork {
     host->activate(device->features() & options_.features);
     return *this;
   }
+  /// The same by a driver that accepts `features`, of those offered.
+  void start_with(std::uint64_t features) {
+    options_.features = features;
+    start();
+  }
   /// Serves the ring until `reached`; a failure, not a hang, if that never comes.
   template <typename Reached>
   void serve_until(Reached reached) {

@@ -8,7 +8,10 @@
 #include <linux/virtio_mmio.h>
 #include <sys/eventfd.h>
 
+#include <chrono>
 #include <functional>
+#include <future>
+#include <semaphore>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -33,6 +36,11 @@ class FakeDevice final : public VirtioDevice {
     for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(offset + i);
   }
   void write_config(std::uint64_t offset, std::span<const std::byte>) noexcept override { written_config = offset; }
+  void prepare(std::uint64_t /*features*/) noexcept override {
+    if (!slow_host) return;
+    prepares.release();
+    host_is_done.acquire();
+  }
   void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept override {
     ++activations;
     accepted = features;
@@ -67,6 +75,8 @@ class FakeDevice final : public VirtioDevice {
   std::uint64_t accepted = 0, written_config = 0;
   bool hold = false;
   std::optional<Chain> held;
+  bool slow_host = false;  ///< prepare() takes until host_is_done.
+  std::binary_semaphore prepares{0}, host_is_done{0};
 
  private:
   std::span<VirtQueue> queues_;
@@ -444,6 +454,46 @@ TEST_F(MmioTransportTest, OddAccessesReadAsZeroAndAreIgnored) {
   write(VIRTIO_MMIO_QUEUE_SEL, 9);
   write(VIRTIO_MMIO_QUEUE_READY, 1);
   EXPECT_GE(metrics_.virtio.driver_errors.value(), 4U);
+}
+
+TEST_F(MmioTransportTest, WhatTheHostDoesForAStartHoldsNobodyUp) {
+  device_.slow_host = true;
+  auto starting = std::async(std::launch::async, [&] { drive(); });
+  ASSERT_TRUE(device_.prepares.try_acquire_for(std::chrono::seconds{10}));
+  // Another vCPU, and the loop, which a kick brings to the device.
+  auto looking = std::async(std::launch::async, [&] { return read(VIRTIO_MMIO_STATUS); });
+  const bool looked = looking.wait_for(std::chrono::seconds{10}) == std::future_status::ready;
+  EXPECT_TRUE(looked);
+  if (looked) {
+    EXPECT_EQ(looking.get(), 15U);
+    kick(0);
+    serve_until([&] { return metrics_.virtio.kicks.value() == 1; });
+    EXPECT_EQ(device_.kicks, 0);  // it has not begun
+  }
+  device_.host_is_done.release();
+  starting.get();
+  EXPECT_EQ(device_.activations, 1);
+  driver_.offer({{ram_.room(8), 8, true}});
+  kick(0);
+  serve_until([&] { return driver_.used_index() == 1; });
+}
+
+TEST_F(MmioTransportTest, AResetOfADeviceThatIsBeingStartedWaitsForTheStart) {
+  device_.slow_host = true;
+  auto starting = std::async(std::launch::async, [&] { drive(); });
+  ASSERT_TRUE(device_.prepares.try_acquire_for(std::chrono::seconds{10}));
+  as_vcpu([&] {
+    auto resetting = std::async(std::launch::async, [&] { write_status(0); });
+    auto again = std::async(std::launch::async, [&] { write_status(15); });
+    // Nothing: it has been said.
+    EXPECT_EQ(again.wait_for(std::chrono::seconds{10}), std::future_status::ready);
+    device_.host_is_done.release();
+    starting.get();
+    resetting.get();
+  });
+  EXPECT_EQ(device_.activations, 1);
+  EXPECT_EQ(device_.resets, 2);  // drive() begins with one
+  EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 0U);
 }
 
 TEST_F(MmioTransportTest, QuiescedAndResumedTheDriverNoticesNothing) {

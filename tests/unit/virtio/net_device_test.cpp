@@ -117,6 +117,38 @@ TEST(NetDevice, AfterAResetNothingIsWrittenToTheOldBuffers) {
   EXPECT_TRUE(std::ranges::all_of(net.ram.bytes(buffer, 2048), [](std::byte byte) { return byte == std::byte{0}; }));
 }
 
+TEST(NetDevice, ADriverThatChangesOffloadsWithoutEndIsStopped) {
+  FakeNetwork net;
+  unsigned starts = 0;
+  for (; starts < 1000 && net.host->faults.empty(); ++starts) {
+    net.start_with(starts % 2 == 0 ? kEveryFeature : 0);
+    net.host->kick(kNetReceiveQueue);
+    net.host->reset();
+  }
+  EXPECT_GT(starts, 10u);
+  EXPECT_LT(starts, 100u);
+  ASSERT_EQ(net.host->faults.size(), 1u);
+  EXPECT_NE(net.host->faults[0].find("offloads"), std::string::npos) << net.host->faults[0];
+  // It takes nothing: frames would come as its driver cannot read them.
+  net.start_with(starts % 2 == 0 ? 0 : kEveryFeature);
+  net.post(50, 1536);
+  net.offer_transmit(FakeNetwork::bytes_of({{}, make_frame(60)}));
+  net.host->kick(kNetTransmitQueue);
+  net.host->quiesce();
+  EXPECT_EQ(net.device->state().receive_heads.size(), 0u);
+  EXPECT_FALSE(net.try_from_guest());
+}
+
+TEST(NetDevice, ADriverThatStartsWithoutEndIsNotStopped) {
+  FakeNetwork net;
+  for (unsigned i = 0; i < 1000; ++i) {
+    net.start_with(0);
+    net.host->kick(kNetReceiveQueue);
+    net.host->reset();
+  }
+  EXPECT_TRUE(net.host->faults.empty());
+}
+
 TEST(NetDevice, OneThatWasNeverStartedCanBeResetAndDestroyed) {
   FakeNetwork net;
   net.host->reset();
