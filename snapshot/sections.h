@@ -48,7 +48,7 @@ inline constexpr std::array kSections = {
     Section<Archive>{"drives", 1,
                      [](Archive& archive, Snapshot& snapshot) { archive.field("drives", snapshot.drives); }},
     Section<Archive>{
-        "networks", 1,
+        "networks", 2,
         [](Archive& archive, Snapshot& snapshot) { archive.field("network_interfaces", snapshot.network_interfaces); }},
 };
 

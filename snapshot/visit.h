@@ -360,6 +360,7 @@ void visit(Archive& archive, NetDeviceState& device) {
   archive.field("receive_heads", device.receive_heads);
   archive.field("receive_limiter", device.receive_limiter);
   archive.field("transmit_limiter", device.transmit_limiter);
+  if (archive.since(2)) archive.field("link_up", device.link_up);
 }
 
 template <typename Archive>

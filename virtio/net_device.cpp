@@ -120,11 +120,12 @@ void NetDevice::reset() noexcept {
   transmitter_.reset();
   if (responder) responder->reset();
   NetPort::features = 0;
-  active_ = broken_ = running = quiescing = offloads_refused_ = false;
+  active_ = broken_ = running = quiescing = offloads_refused_ = link_news_ = false;
 }
 
 void NetDevice::on_kick(unsigned queue) noexcept {
   if (std::exchange(offloads_refused_, false)) return broken("offloads that change faster than the host lets them");
+  if (std::exchange(link_news_, false) && has_feature(net_abi::kStatus)) host().config_changed();
   if (queue == kNetReceiveQueue)
     receiver_.go_on();
   else
@@ -190,7 +191,8 @@ NetDeviceState NetDevice::state() {
   return {.features = NetPort::features,
           .receive_heads = receiver_.held_heads(),
           .receive_limiter = receiver_.limiter().state(),
-          .transmit_limiter = transmitter_.limiter().state()};
+          .transmit_limiter = transmitter_.limiter().state(),
+          .link_up = link_up_ && !link_news_};
 }
 
 void NetDevice::restore(const NetDeviceState& state) {
@@ -199,6 +201,8 @@ void NetDevice::restore(const NetDeviceState& state) {
   receiver_.hold_again(state.receive_heads);
   receiver_.limiter().restore(state.receive_limiter);
   transmitter_.limiter().restore(state.transmit_limiter);
+  // The link of a TAP that was just opened is up, and a driver asks again only where it is told to.
+  link_news_ = state.link_up != true;
 }
 
 }  // namespace mayfly

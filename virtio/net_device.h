@@ -30,6 +30,7 @@ struct NetDeviceState {
   std::vector<std::uint16_t> receive_heads{};  ///< Chains of the receive queue that were taken and are not used.
   RateLimiterState receive_limiter{};
   RateLimiterState transmit_limiter{};
+  std::optional<bool> link_up{};  ///< As the driver was told it last; nullopt: of a file that does not say.
   friend bool operator==(const NetDeviceState&, const NetDeviceState&) = default;
 };
 
@@ -92,6 +93,7 @@ class NetDevice final : public VirtioDevice, private NetPort {
   const std::optional<std::uint16_t> mtu_;
   const std::uint64_t offered_;
   bool link_up_ = true;
+  bool link_news_ = false;  // restored to a driver that may know the link as another; the loop tells it
   bool active_ = false;
   bool broken_ = false;
   bool offloads_refused_ = false;  // by prepare(), to the driver that starts
