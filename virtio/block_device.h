@@ -58,6 +58,7 @@ class BlockDevice final : public VirtioDevice {
   [[nodiscard]] std::uint32_t type() const noexcept override;
   [[nodiscard]] std::string_view name() const noexcept override { return name_; }
   [[nodiscard]] std::uint64_t features() const noexcept override;
+  [[nodiscard]] FeatureText feature_text(unsigned feature) const noexcept override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const noexcept override { return kQueueSizes; }
 
   // VirtioDevice: under the lock
@@ -88,8 +89,7 @@ class BlockDevice final : public VirtioDevice {
   /// Whether the image may have changed since the snapshot.
   enum class Images { Unchanged, MayDiffer };
   /// Before the transport's restore(). The features are the transport's to give back. Errors: the image has another
-  /// size than it had or, where it must be Unchanged, another time of change; or the driver had accepted what this
-  /// drive does not offer.
+  /// size than it had or, where it must be Unchanged, another time of change.
   [[nodiscard]] Status restore(const BlockDeviceState& state, Images images);
 
  private:
