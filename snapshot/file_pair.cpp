@@ -10,14 +10,97 @@
 namespace mayfly {
 namespace {
 
+/// Another process may remove the same leftover, or lock a new file before its maker does: then it is tried again.
+constexpr int kTriesToMake = 8;
+
+bool same_inode(const struct stat& a, const struct stat& b) noexcept {
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+  struct stat first{};
+  struct stat second{};
+  return ::stat(a.c_str(), &first) == 0 && ::stat(b.c_str(), &second) == 0 && same_inode(first, second);
+}
+
+std::string last_name_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? path : path.substr(slash + 1);
+}
+
+std::unexpected<Error> another_writes(const std::string& path, std::string_view what) {
+  return fail(ErrorKind::State,
+              "{} {}: another process is writing it, and has locked {}; wait for that one, or give another path", what,
+              path, new_name(path));
+}
+
+Status sync_directory(const OwnedFd& directory, const std::string& path, std::string_view what) {
+  // EINVAL: a file system that has nothing to sync.
+  if (::fsync(directory.get()) != 0 && errno != EINVAL)
+    return fail_errno(ErrorKind::System, "{} {}: cannot put its name on stable storage", what, path);
+  return {};
+}
+
+Result<OwnedFd> open_directory_of(const std::string& path, std::string_view what) {
+  OwnedFd directory{::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!directory)
+    return fail_errno(ErrorKind::System, "{} {}: its directory {} cannot be opened", what, path, directory_of(path));
+  return directory;
+}
+
+/// Removes what a killed process left at PATH.mayfly-new. Error: somebody is writing it.
+Status remove_leftover(const std::string& path, std::string_view what) {
+  const std::string name = new_name(path);
+  struct stat status{};
+  if (::lstat(name.c_str(), &status) != 0) {
+    if (errno == ENOENT) return {};
+    return fail_errno(ErrorKind::System, "{}: cannot look at {}", what, name);
+  }
+  OwnedFd left;  // keeps its lock until the name is gone
+  if (S_ISREG(status.st_mode)) left = OwnedFd{::open(name.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
+  if (left && !lock_new_file(left.get())) return another_writes(path, what);
+  if (left && !names_file(name, left.get())) return {};  // another process was faster
+  if (::unlink(name.c_str()) != 0 && errno != ENOENT)
+    return fail_errno(ErrorKind::System, "{}: cannot remove {}, which was left there", what, name);
+  return {};
+}
+
+}  // namespace
+
+std::string new_name(const std::string& path) { return path + std::string{kNewSuffix}; }
+
 std::string directory_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash + 1);
 }
 
-}  // namespace
+bool paths_clash(const std::string& a, const std::string& b) {
+  const bool one_directory = same_file(directory_of(a), directory_of(b));
+  for (const std::string& mine : {a, new_name(a)})
+    for (const std::string& other : {b, new_name(b)})
+      if ((one_directory && last_name_of(mine) == last_name_of(other)) || mine == other || same_file(mine, other))
+        return true;
+  return false;
+}
 
-std::string new_name(const std::string& path) { return path + ".mayfly-new"; }
+bool lock_new_file(int file) noexcept {
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  return ::fcntl(file, F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES);
+}
+
+bool names_file(const std::string& path, int file) noexcept {
+  struct stat named{};
+  struct stat open{};
+  return ::lstat(path.c_str(), &named) == 0 && ::fstat(file, &open) == 0 && same_inode(named, open);
+}
+
+Status sync_directory_of(const std::string& path, std::string_view what) {
+  auto directory = open_directory_of(path, what);
+  if (!directory) return propagate(directory);
+  return sync_directory(*directory, path, what);
+}
 
 Status check_new_file(const std::string& path, std::string_view what) {
   struct stat status{};
@@ -32,15 +115,19 @@ Status check_new_file(const std::string& path, std::string_view what) {
 Result<NewFile> NewFile::create(const std::string& path, std::string_view what) {
   if (auto checked = check_new_file(path, what); !checked) return propagate(checked);
   // Before anything is made: one that cannot be opened could not be synced at the end.
-  OwnedFd directory{::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (!directory)
-    return fail_errno(ErrorKind::System, "{} {}: its directory {} cannot be opened", what, path, directory_of(path));
+  auto directory = open_directory_of(path, what);
+  if (!directory) return propagate(directory);
   const std::string name = new_name(path);
-  if (::unlink(name.c_str()) != 0 && errno != ENOENT)
-    return fail_errno(ErrorKind::System, "{}: cannot remove {}, which was left there", what, name);
-  OwnedFd fd{::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)};
-  if (!fd) return fail_errno(ErrorKind::System, "{}: cannot make {}", what, name);
-  return NewFile{std::move(directory), std::move(fd), path, what};
+  for (int attempt = 0; attempt < kTriesToMake; ++attempt) {
+    if (auto removed = remove_leftover(path, what); !removed) return propagate(removed);
+    OwnedFd fd{::open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600)};
+    if (!fd && errno == EEXIST) continue;
+    if (!fd) return fail_errno(ErrorKind::System, "{}: cannot make {}", what, name);
+    // Between the two, another process may have taken it for a leftover.
+    if (lock_new_file(fd.get()) && names_file(name, fd.get()))
+      return NewFile{std::move(*directory), std::move(fd), path, what};
+  }
+  return another_writes(path, what);
 }
 
 NewFile::NewFile(NewFile&& other) noexcept
@@ -51,7 +138,7 @@ NewFile::NewFile(NewFile&& other) noexcept
       published_(other.published_) {}
 
 NewFile::~NewFile() {
-  if (fd_) ::unlink(new_name(path_).c_str());
+  if (fd_ && in_place()) ::unlink(new_name(path_).c_str());
 }
 
 Status NewFile::write(std::span<const std::byte> bytes) const {
@@ -70,16 +157,56 @@ Status NewFile::sync() const {
   return {};
 }
 
+Status NewFile::sync_name() const { return sync_directory(directory_, path_, what_); }
+
+bool NewFile::in_place() const noexcept { return fd_ && names_file(new_name(path_), fd_.get()); }
+
 Status NewFile::publish() {
   const std::string name = new_name(path_);
+  if (!in_place())
+    return fail(ErrorKind::State, "{} {}: {} was removed or replaced while it was written; try again", what_, path_,
+                name);
   if (std::rename(name.c_str(), path_.c_str()) != 0)
     return fail_errno(ErrorKind::System, "{}: cannot rename {} to {}", what_, name, path_);
   fd_.reset();
   published_ = true;
-  // EINVAL: a file system that has nothing to sync.
-  if (::fsync(directory_.get()) != 0 && errno != EINVAL)
-    return fail_errno(ErrorKind::System, "{} {}: cannot put its name on stable storage", what_, path_);
-  return {};
+  return sync_name();
+}
+
+PairOutcome publish_pair(NewFile& memory, NewFile& state) {
+  constexpr std::string_view kCounts =
+      "the new snapshot is in place, but a crash of the host may bring the old one back";
+  if (auto done = memory.sync(); !done) return {.status = std::move(done)};
+  if (auto done = state.sync(); !done) return {.status = std::move(done)};
+  // The memory must be found under this name as soon as the state counts.
+  if (auto done = memory.sync_name(); !done) return {.status = std::move(done)};
+  if (!memory.in_place())
+    return {.status = fail(ErrorKind::State, "{} was removed or replaced while it was written; try again",
+                           new_name(memory.path()))};
+  auto named = state.publish();
+  if (!state.published()) return {.status = std::move(named)};
+  // From here on the new snapshot counts: open_memory_file() finds its memory under either name.
+  if (!named) {
+    // If the state's rename is lost in a crash, the old state needs the old memory.
+    memory.keep();
+    return {.counts = true,
+            .status = propagate(named, fmt::format("{}; its memory is {}", kCounts, new_name(memory.path())))};
+  }
+  auto memory_named = memory.publish();
+  if (memory.published() && memory_named) return {.counts = true};
+  if (memory.published()) return {.counts = true, .status = propagate(memory_named, kCounts)};
+  if (memory.in_place()) {
+    memory.keep();
+    return {.counts = true,
+            .status = propagate(memory_named, fmt::format("the new snapshot is in place, and its memory is {}",
+                                                          new_name(memory.path())))};
+  }
+  // Another process that wants the same pair may have given it its name: settle_pair().
+  if (names_file(memory.path(), memory.fd().get())) {
+    memory.keep();
+    return {.counts = true};
+  }
+  return {.status = propagate(memory_named, "the new snapshot is lost")};
 }
 
 }  // namespace mayfly

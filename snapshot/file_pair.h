@@ -11,17 +11,20 @@
 /// Files that appear whole or not at all.
 ///
 /// A new file is written as NAME.mayfly-new beside its place, synced, and renamed. For the pair of a snapshot the
-/// state's rename is the moment at which the new snapshot counts; the memory's follows. Whoever is killed in between
-/// leaves the new state, the old memory and NAME.mayfly-new: open_memory_file() finds it there. So a crash leaves the
-/// old pair or the new one.
+/// state's rename is the moment at which the new snapshot counts; the memory's follows once that rename is on stable
+/// storage. Whoever is killed in between leaves the new state, the old memory and NAME.mayfly-new: open_memory_file()
+/// finds it there. So a crash leaves the old pair or the new one.
+///
+/// NAME.mayfly-new is locked by the process that writes it (an OFD lock of the whole file). A second process that wants
+/// to write NAME is refused; a file that nobody has locked is left over from a process that was killed.
 namespace mayfly {
 
 /// A file in the making; removed when destroyed, unless it was given its name.
 class NewFile {
  public:
-  /// Makes PATH.mayfly-new, empty, for its owner alone, in place of one that was left. A symbolic link at PATH is
-  /// replaced, not followed. `what` names the field in errors: a directory or device is there, nothing can be made
-  /// there.
+  /// Makes PATH.mayfly-new, empty, locked, for its owner alone, in place of one that was left over. A symbolic link at
+  /// PATH is replaced, not followed. `what` names the field in errors: a directory or device is there, nothing can be
+  /// made there, another process writes PATH at this moment.
   [[nodiscard]] static Result<NewFile> create(const std::string& path, std::string_view what);
   NewFile(NewFile&& other) noexcept;
   NewFile& operator=(NewFile&&) = delete;
@@ -35,8 +38,12 @@ class NewFile {
   [[nodiscard]] Status write(std::span<const std::byte> bytes) const;
   /// Puts content and size on stable storage.
   [[nodiscard]] Status sync() const;
+  /// Puts its present name on stable storage: syncs the directory.
+  [[nodiscard]] Status sync_name() const;
+  /// Whether PATH.mayfly-new still is this file.
+  [[nodiscard]] bool in_place() const noexcept;
   /// Gives it its name, in place of what had it. The directory is synced, so that the name stays. Where only that
-  /// fails, published() is true all the same.
+  /// fails, published() is true all the same. Errors also: PATH.mayfly-new is not this file any more.
   [[nodiscard]] Status publish();
   /// Whether it has its name.
   [[nodiscard]] bool published() const noexcept { return published_; }
@@ -54,10 +61,38 @@ class NewFile {
   bool published_ = false;
 };
 
+/// What became of a pair.
+struct PairOutcome {
+  bool counts = false;  ///< The new pair loads. If not, nothing has changed, or `status` says that the pair is lost.
+  Status status{};      ///< Good only where the new pair is in place for good.
+};
+
+/// Puts both files on stable storage and gives them their names, in the order that leaves the old pair or the new one
+/// at every moment. Both files are written whole. Loop's thread, or any of a tool.
+[[nodiscard]] PairOutcome publish_pair(NewFile& memory, NewFile& state);
+
 /// What NewFile::create() would say, as far as it can be known without making anything.
 [[nodiscard]] Status check_new_file(const std::string& path, std::string_view what);
 
 /// What a file is called while it is in the making.
 [[nodiscard]] std::string new_name(const std::string& path);
+inline constexpr std::string_view kNewSuffix = ".mayfly-new";
+
+/// Whether writing `a` as a new file would touch `b`, or the other way round: the paths or their new names are one
+/// directory entry, in whichever spelling, or one file.
+[[nodiscard]] bool paths_clash(const std::string& a, const std::string& b);
+
+/// Locks a file that was opened for writing, as its writer does. False where another process has it locked; true also
+/// on file systems without locks.
+[[nodiscard]] bool lock_new_file(int file) noexcept;
+
+/// Whether `path` names the open file, not by a symbolic link.
+[[nodiscard]] bool names_file(const std::string& path, int file) noexcept;
+
+/// The part of a path up to its last "/", or ".".
+[[nodiscard]] std::string directory_of(const std::string& path);
+
+/// Syncs a path's directory. `what` names the field in errors.
+[[nodiscard]] Status sync_directory_of(const std::string& path, std::string_view what);
 
 }  // namespace mayfly

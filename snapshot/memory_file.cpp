@@ -2,182 +2,40 @@
 
 #include "snapshot/checksum.h"
 #include "snapshot/file_pair.h"
+#include "snapshot/memory_parts.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
-#include <deque>
 
 namespace mayfly {
-namespace {
 
-constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'M', 'E'};
-constexpr std::uint32_t kVersion = 1;
-/// Writes in flight: enough to keep a disk busy while the next checksum is computed.
-constexpr std::size_t kWritesAtOnce = 8;
-
-template <typename T>
-std::span<const std::byte> bytes_of(const T& value) {
-  return std::as_bytes(std::span{&value, 1});
-}
-
-std::uint64_t checksum_of(const MemoryFileFooter& footer) {
-  return checksum(bytes_of(footer).first(offsetof(MemoryFileFooter, checksum)));
-}
-
-MemoryFileFooter make_footer(MemoryFileKind kind, const SnapshotId& id, const SnapshotId& base_id,
-                             std::uint64_t memory_size, std::span<const MemoryStretch> stretches) {
-  MemoryFileFooter footer{.magic = kMagic,
-                          .version = kVersion,
-                          .kind = kind,
-                          .id = id,
-                          .base_id = base_id,
-                          .memory_size = memory_size,
-                          .stretch_count = stretches.size(),
-                          .table_checksum = checksum(std::as_bytes(stretches))};
-  footer.checksum = checksum_of(footer);
-  return footer;
-}
-
-/// Writes pieces of guest memory with several in flight; what fails first is kept.
-class PieceWriter {
- public:
-  PieceWriter(EventLoop& loop, int file) : loop_(loop), file_(file) {
-    for (std::size_t i = 0; i < kWritesAtOnce; ++i) pieces_.emplace_back(*this);
-  }
-
-  /// Waits until there is room for it. False after a failure.
-  [[nodiscard]] bool write(std::span<const std::byte> bytes, std::uint64_t offset) {
-    loop_.serve_until([this] { return failure_ != 0 || in_flight_ < kWritesAtOnce; });
-    if (failure_ != 0) return false;
-    std::ranges::find(pieces_, true, [](const Piece& piece) { return piece.rest.empty(); })->begin(bytes, offset);
-    return true;
-  }
-  [[nodiscard]] bool failed() const noexcept { return failure_ != 0; }
-  /// Waits for all of it; the errno of the first failure, or 0.
-  [[nodiscard]] int finish() {
-    loop_.serve_until([this] { return in_flight_ == 0; });
-    return failure_;
-  }
-
- private:
-  struct Piece final : Operation {
-    explicit Piece(PieceWriter& owner_in) noexcept : owner(owner_in) {}
-    void begin(std::span<const std::byte> bytes, std::uint64_t offset) {
-      rest = bytes;
-      at = offset;
-      ++owner.in_flight_;
-      owner.loop_.write(owner.file_, rest, at, *this);
-    }
-    void on_complete(int result, bool /*more*/) noexcept override {
-      if (result == -EINTR || result == -EAGAIN) {
-        owner.loop_.write(owner.file_, rest, at, *this);
-        return;
-      }
-      if (result <= 0) {
-        if (owner.failure_ == 0) owner.failure_ = result == 0 ? ENOSPC : -result;
-        rest = {};
-      } else {
-        rest = rest.subspan(static_cast<std::size_t>(result));
-        at += static_cast<std::uint64_t>(result);
-      }
-      if (!rest.empty())
-        owner.loop_.write(owner.file_, rest, at, *this);
-      else
-        --owner.in_flight_;
-    }
-    PieceWriter& owner;
-    std::span<const std::byte> rest;
-    std::uint64_t at = 0;
-  };
-
-  EventLoop& loop_;
-  int file_;
-  std::deque<Piece> pieces_;  // operations do not move
-  std::size_t in_flight_ = 0;
-  int failure_ = 0;
-};
-
-std::unexpected<Error> cannot_write(const std::string& path) {
-  return fail_errno(ErrorKind::System, "mem_file_path {}: cannot write", path);
-}
-
-Status write_at(int file, const std::string& path, std::span<const std::byte> bytes, std::uint64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return cannot_write(path);
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return {};
-}
-
-Status read_at(int file, const std::string& path, std::span<std::byte> bytes, std::uint64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::pread(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail_errno(ErrorKind::System, "memory file {} cannot be read", path);
-    if (count == 0)
-      return fail(ErrorKind::InvalidArgument, "memory file {} ends too early: it was not written or copied whole",
-                  path);
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return {};
-}
-
-/// The part behind RAM: footer and table.
-Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
-                 std::span<const MemoryStretch> stretches) {
-  if (auto written = write_at(file, path, std::as_bytes(stretches), footer.memory_size + kFooterRoom); !written)
-    return written;
-  if (auto written = write_at(file, path, bytes_of(footer), footer.memory_size); !written) return written;
-  // Without stretches the footer's page would end with the footer.
-  const std::uint64_t size = footer.memory_size + kFooterRoom + std::as_bytes(stretches).size();
-  if (::ftruncate(file, static_cast<off_t>(size)) != 0) return cannot_write(path);
-  return {};
-}
-
-std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch) {
-  return fail(ErrorKind::InvalidArgument,
-              "memory file {} has changed since it was written: {} bytes at offset {:#x} have another checksum", path,
-              stretch.range.length, stretch.range.offset);
-}
-
-Result<std::uint64_t> size_of(int file, const std::string& path) {
-  struct stat status{};
-  if (::fstat(file, &status) != 0) return fail_errno(ErrorKind::System, "memory file {}", path);
-  return static_cast<std::uint64_t>(status.st_size);
-}
-
-}  // namespace
+using memory_parts::changed;
+using memory_parts::checksum_of;
+using memory_parts::kMagic;
+using memory_parts::kVersion;
+using memory_parts::read_at;
+using memory_parts::size_of;
 
 Status write_memory_file(EventLoop& loop, const OwnedFd& file, const std::string& path, const GuestMemory& memory,
                          const MemoryFileContent& content) {
   std::vector<MemoryStretch> stretches;
-  PieceWriter writer{loop, file.get()};
+  memory_parts::PageWriter writer{loop, file, memory};
   for (const PageRange& range : content.pages) {
-    for (std::uint64_t at = range.offset; at < range.end();) {
-      const auto piece = bytes_at(memory, at, std::min(range.end() - at, kLongestStretch));
-      ensure(!piece.empty(), "a page range lies outside guest memory");
-      if (!writer.write(piece, at)) break;
-      stretches.push_back({.range = {at, piece.size()}, .checksum = checksum(piece)});
-      at += piece.size();
+    for (std::uint64_t at = range.offset; at < range.end(); at = stretches.back().range.end()) {
+      const auto written = writer.write(writer.piece_at(at, range.end() - at), at);
+      if (!written) return writer.finish(path);
+      stretches.push_back(*written);
     }
-    if (writer.failed()) break;
   }
-  if (const int failure = writer.finish(); failure != 0) {
-    errno = failure;
-    return cannot_write(path);
-  }
-  return write_end(file.get(), path, make_footer(content.kind, content.id, content.base_id, memory.size(), stretches),
-                   stretches);
+  if (auto finished = writer.finish(path); !finished) return finished;
+  return memory_parts::write_end(
+      file.get(), path, memory_parts::make_footer(content.kind, content.id, content.base_id, memory.size(), stretches),
+      stretches);
 }
 
 Result<MemoryFileFooter> read_footer(int file, const std::string& path, std::uint64_t memory_size) {
@@ -299,116 +157,6 @@ Result<OwnedFd> open_memory_file(const std::string& path, const SnapshotId& id, 
     }
   }
   return std::unexpected{std::move(*first)};
-}
-
-namespace {
-
-/// A memory file that is read from.
-struct Source {
-  OwnedFd file;
-  std::string path;
-  MemoryFileFooter footer;
-  std::vector<MemoryStretch> stretches;
-  std::vector<std::byte> content{};       // of `loaded`
-  const MemoryStretch* loaded = nullptr;  // a stretch is wanted in parts, one after the other
-
-  /// The bytes of a stretch, once they are known to be as they were written; good until the next call.
-  [[nodiscard]] Result<std::span<const std::byte>> load(const MemoryStretch& stretch) {
-    content.resize(kLongestStretch);
-    const auto whole = std::span{content}.first(stretch.range.length);
-    if (loaded == &stretch) return whole;
-    loaded = nullptr;
-    if (auto read = read_at(file.get(), path, whole, stretch.range.offset); !read) return propagate(read);
-    if (checksum(whole) != stretch.checksum) return changed(path, stretch);
-    loaded = &stretch;
-    return whole;
-  }
-
-  static Result<Source> open(const std::string& path) {
-    auto file = open_for_reading(path);
-    if (!file) return propagate(file);
-    auto footer = find_footer(file->get(), path);
-    if (!footer) return propagate(footer);
-    auto stretches = read_stretches(file->get(), path, *footer);
-    if (!stretches) return propagate(stretches);
-    return Source{.file = std::move(*file), .path = path, .footer = *footer, .stretches = std::move(*stretches)};
-  }
-};
-
-/// Writes the stretches of the merged file, the diff's before the base's, in order.
-class Merger {
- public:
-  Merger(Source& base, Source& diff, const NewFile& output) : base_(base), diff_(diff), output_(output) {}
-
-  [[nodiscard]] Status run() {
-    std::uint64_t at = 0;
-    std::size_t next_base = 0;
-    for (const MemoryStretch& stretch : diff_.stretches) {
-      if (auto copied = copy_base(at, stretch.range.offset, next_base); !copied) return copied;
-      if (auto copied = copy(diff_, stretch, stretch.range); !copied) return copied;
-      at = stretch.range.end();
-    }
-    return copy_base(at, base_.footer.memory_size, next_base);
-  }
-  [[nodiscard]] std::span<const MemoryStretch> stretches() const noexcept { return written_; }
-
- private:
-  /// What the base has in [begin, end).
-  [[nodiscard]] Status copy_base(std::uint64_t begin, std::uint64_t end, std::size_t& next) {
-    for (; next < base_.stretches.size(); ++next) {
-      const PageRange& whole = base_.stretches[next].range;
-      const std::uint64_t from = std::max(whole.offset, begin);
-      const std::uint64_t to = std::min(whole.end(), end);
-      if (from < to)
-        if (auto copied = copy(base_, base_.stretches[next], {from, to - from}); !copied) return copied;
-      if (whole.end() > end) break;  // the rest of it may be wanted behind the next stretch of the diff
-    }
-    return {};
-  }
-
-  /// `part` of a stretch.
-  [[nodiscard]] Status copy(Source& source, const MemoryStretch& stretch, const PageRange& part) {
-    auto whole = source.load(stretch);
-    if (!whole) return propagate(whole);
-    const auto piece = whole->subspan(part.offset - stretch.range.offset, part.length);
-    if (auto done = write_at(output_.fd().get(), output_.path(), piece, part.offset); !done) return done;
-    written_.push_back({.range = part, .checksum = checksum(piece)});
-    return {};
-  }
-
-  Source& base_;
-  Source& diff_;
-  const NewFile& output_;
-  std::vector<MemoryStretch> written_;
-};
-
-}  // namespace
-
-Status merge_memory_files(const std::string& base_path, const std::string& diff_path, const std::string& output) {
-  auto base = Source::open(base_path);
-  if (!base) return propagate(base);
-  auto diff = Source::open(diff_path);
-  if (!diff) return propagate(diff);
-  if (diff->footer.kind != MemoryFileKind::Diff)
-    return fail(ErrorKind::InvalidArgument, "memory file {} is no diff: it needs no merging", diff_path);
-  if (diff->footer.base_id != base->footer.id)
-    return fail(
-        ErrorKind::InvalidArgument,
-        "memory file {} is a diff of snapshot {}, and {} is of snapshot {}; merge the diffs of a chain in their "
-        "order",
-        diff_path, format_snapshot_id(diff->footer.base_id), base_path, format_snapshot_id(base->footer.id));
-  if (diff->footer.memory_size != base->footer.memory_size)
-    return fail(ErrorKind::InvalidArgument, "memory files {} and {} are of machines with {} and {} MiB of memory",
-                base_path, diff_path, base->footer.memory_size / kMiB, diff->footer.memory_size / kMiB);
-  auto file = NewFile::create(output, "output");
-  if (!file) return propagate(file);
-  Merger merger{*base, *diff, *file};
-  if (auto merged = merger.run(); !merged) return merged;
-  const MemoryFileFooter footer = make_footer(base->footer.kind, diff->footer.id, base->footer.base_id,
-                                              base->footer.memory_size, merger.stretches());
-  if (auto written = write_end(file->fd().get(), output, footer, merger.stretches()); !written) return written;
-  if (auto synced = file->sync(); !synced) return synced;
-  return file->publish();
 }
 
 }  // namespace mayfly

@@ -20,6 +20,8 @@
 /// `id` is the state file's: a pair that does not belong together is refused.
 namespace mayfly {
 
+class NewFile;
+
 enum class MemoryFileKind : std::uint32_t {
   Full = 1,  ///< Everything; holes are zeros.
   Diff = 2,  ///< What changed since the snapshot `base_id`; holes are as they were.
@@ -80,6 +82,27 @@ struct MemoryFileContent {
 /// memory (see file_pair.h), the new file beside it. Errors: not there, another snapshot's, a diff, another size.
 [[nodiscard]] Result<OwnedFd> open_memory_file(const std::string& path, const SnapshotId& id,
                                                std::uint64_t memory_size);
+
+/// The file at `path` where it is the memory of `base`: a diff of `base` that is to be written there is merged with it
+/// (write_merged_memory_file()), since without it the diff would be worth nothing. nullopt where nothing is there, or
+/// what has nothing to do with the diff. Errors, each of which leaves all as it is: a memory file that is damaged, or
+/// the file that `memory` is mapped from and that is none any more; one that cannot be read.
+[[nodiscard]] Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
+                                                            const GuestMemory& memory);
+
+/// Has `to`, which is empty, share all content of `from`. False, and `to` is empty as before, where the file
+/// system cannot.
+using CloneFile = bool (*)(int to, int from) noexcept;
+[[nodiscard]] bool clone_file(int to, int from) noexcept;
+
+/// Writes an empty file: `base` with the pages of `content` in place of its own. The file
+/// belongs to content.id, and is full or a diff of another snapshot as `base` is. `base` is only read. Where the file
+/// system shares blocks between files (FICLONE), the changed pages alone are written and the stretches of the base that
+/// they lie in are read; elsewhere the base's data is read and written, too. What is read is compared with its
+/// checksum. Loop's thread; nobody writes to the memory meanwhile. Errors: a full disk; the base is damaged.
+[[nodiscard]] Status write_merged_memory_file(EventLoop& loop, const NewFile& file, const GuestMemory& memory,
+                                              const MemoryFileContent& content, OwnedFd base,
+                                              CloneFile clone = &clone_file);
 
 /// Puts `diff` onto `base` and writes the whole to `output`, which may be either. `output` then belongs to the state
 /// file of `diff`, and is a diff itself where `base` is one. Errors: no such files, damaged, a diff of another base.

@@ -1,5 +1,6 @@
 #include "snapshot/verify.h"
 
+#include "snapshot/file_pair.h"
 #include "snapshot/state_file.h"
 
 namespace mayfly {
@@ -9,10 +10,13 @@ namespace {
 Result<OwnedFd> open_memory(const std::string& path, const SnapshotId& id, std::uint64_t memory_size) {
   auto full = open_memory_file(path, id, memory_size);
   if (full) return full;
-  auto file = open_for_reading(path);
-  if (!file) return full;
-  const auto footer = read_footer(file->get(), path, memory_size);
-  return footer && footer->id == id ? std::move(file) : std::move(full);
+  for (const std::string& name : {path, new_name(path)}) {
+    auto file = open_for_reading(name);
+    if (!file) continue;
+    const auto footer = read_footer(file->get(), name, memory_size);
+    if (footer && footer->id == id) return file;
+  }
+  return full;
 }
 
 }  // namespace

@@ -76,6 +76,7 @@ constexpr std::array kConstants = {
     NAMED(BLKGETSIZE64),
     NAMED(BLKPBSZGET),
     NAMED(BLKSSZGET),
+    NAMED(FICLONE),
     Constant{"PAGEMAP_SCAN", kPagemapScan},
     // linux/if_tun.h
     NAMED(TUNGETFEATURES),

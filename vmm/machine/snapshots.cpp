@@ -1,6 +1,7 @@
 // The controller's part that takes and loads snapshots.
 
 #include "snapshot/file_pair.h"
+#include "snapshot/leftovers.h"
 #include "snapshot/memory_file.h"
 #include "snapshot/page_server.h"
 #include "snapshot/state_file.h"
@@ -8,11 +9,7 @@
 #include "vmm/base/clock.h"
 #include "vmm/machine/controller.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
-#include <cstdio>
-#include <filesystem>
 #include <iterator>
 #include <utility>
 
@@ -65,12 +62,9 @@ Status check_working_set(const Snapshot& snapshot, const SnapshotLoadParams& par
 /// That a recording can be written, as far as can be known beforehand, and destroys nothing of the snapshot's.
 Status check_recording_path(const SnapshotLoadParams& params) {
   const std::string& path = params.working_set->path;
-  for (const std::string& mine : {path, new_name(path)})
-    for (const std::string& file : {params.snapshot_path, params.backend_path})
-      for (const std::string& other : {file, new_name(file)})
-        if (std::error_code none; mine == other || std::filesystem::equivalent(mine, other, none))
-          return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path",
-                      path);
+  for (const std::string& file : {params.snapshot_path, params.backend_path})
+    if (paths_clash(path, file))
+      return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path", path);
   return check_new_file(path, "working_set.path");
 }
 
@@ -134,20 +128,20 @@ Result<Pages> pages_for(Microvm& machine, const GuestMemory& memory, bool diff) 
   return Pages{std::move(*own), MemoryFileKind::Diff};
 }
 
-/// A machine that was killed while it gave a pair its names left the memory's new file beside its place, where the next
-/// would remove it: give it its name now.
-void settle(const SnapshotCreateParams& params) {
-  auto state = read_state_file(params.snapshot_path);
-  if (!state) return;
-  const std::string left = new_name(params.mem_file_path);
-  const std::uint64_t size = state->machine.mem_size_mib * kMiB;
-  const auto belongs = [&](const std::string& path) {
-    const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
-    if (!file) return false;
-    auto footer = read_footer(file.get(), path, size);
-    return footer && footer->id == state->id;
-  };
-  if (!belongs(params.mem_file_path) && belongs(left)) (void)std::rename(left.c_str(), params.mem_file_path.c_str());
+/// The file that a diff is to be merged with, if mem_file_path names the diff's base.
+Result<std::optional<OwnedFd>> base_at(const std::string& path, const MemoryFileContent& content,
+                                       const GuestMemory& memory) {
+  if (content.kind != MemoryFileKind::Diff) return std::nullopt;
+  auto base = open_diff_base(path, content.base_id, memory);
+  if (!base || *base) return base;
+  // A killed monitor left it there, and its state is not the one that snapshot_path names, or it would have its name.
+  auto left = open_diff_base(new_name(path), content.base_id, memory);
+  if (left && *left)
+    return fail(ErrorKind::State,
+                "mem_file_path {}: the diff's base is {}, as the monitor that wrote it was killed; give it its name by "
+                "mayfly snapshot sweep {}, or give another path",
+                path, new_name(path), directory_of(path));
+  return std::nullopt;
 }
 
 }  // namespace
@@ -175,24 +169,24 @@ Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const 
                                   .id = *id,
                                   .base_id = pages->kind == MemoryFileKind::Diff ? *last_snapshot_ : SnapshotId{},
                                   .pages = std::move(pages->ranges)};
-  settle(params);
+  if (auto checked = check_new_file(params.mem_file_path, "mem_file_path"); !checked) return checked;
+  if (auto settled = settle_pair(params.snapshot_path, params.mem_file_path); !settled) return settled;
+  auto base = base_at(params.mem_file_path, content, memory);
+  if (!base) return propagate(base);
   auto memory_file = NewFile::create(params.mem_file_path, "mem_file_path");
   if (!memory_file) return propagate(memory_file);
   auto state_file = NewFile::create(params.snapshot_path, "snapshot_path");
   if (!state_file) return propagate(state_file);
-  if (auto done = write_memory_file(loop_, memory_file->fd(), params.mem_file_path, memory, content); !done)
-    return done;
-  if (auto done = memory_file->sync(); !done) return done;
+  auto written = *base ? write_merged_memory_file(loop_, *memory_file, memory, content, std::move(**base))
+                       : write_memory_file(loop_, memory_file->fd(), params.mem_file_path, memory, content);
+  if (!written) return written;
   if (auto done = state_file->write(*state); !done) return done;
-  if (auto done = state_file->sync(); !done) return done;
-  // Once the state has its name the new snapshot counts: open_memory_file() finds its memory under either name.
-  auto named = state_file->publish();
-  if (!state_file->published()) return named;
-  auto memory_named = memory_file->publish();
-  if (!memory_file->published()) memory_file->keep();
-  microvm_->forget_changes();
-  last_snapshot_ = *id;
-  return named ? memory_named : named;
+  PairOutcome outcome = publish_pair(*memory_file, *state_file);
+  if (outcome.counts) {
+    microvm_->forget_changes();
+    last_snapshot_ = *id;
+  }
+  return std::move(outcome.status);
 }
 
 Result<Answer> Controller::apply(CreateSnapshot& command) {
@@ -200,6 +194,9 @@ Result<Answer> Controller::apply(CreateSnapshot& command) {
   if (params.snapshot_path == params.mem_file_path)
     return fail(ErrorKind::InvalidArgument, "snapshot_path and mem_file_path are both {}; give each its own",
                 params.snapshot_path);
+  if (paths_clash(params.snapshot_path, params.mem_file_path))
+    return fail(ErrorKind::InvalidArgument, "snapshot_path {} and mem_file_path {} name one file; give each its own",
+                params.snapshot_path, params.mem_file_path);
   const std::uint64_t begin = monotonic_ns();
   auto taken = microvm_->snapshot(
       [&](Snapshot snapshot, GuestMemory& memory) { return write_snapshot(std::move(snapshot), memory, params); });
@@ -298,6 +295,7 @@ Status Controller::finish_recording() {
   auto file = NewFile::create(recording_->path, "working_set.path");
   if (!file) return propagate(file);
   if (auto written = file->write(encode_working_set(set)); !written) return written;
+  if (auto synced = file->sync(); !synced) return synced;
   if (auto published = file->publish(); !file->published()) return published;
   microvm_->stop_recording();
   log_.info("working set recorded to {}: {} pages in {} ranges", recording_->path, touched.size(), set.ranges.size());

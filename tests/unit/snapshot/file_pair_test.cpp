@@ -148,6 +148,99 @@ TEST_F(NewFileTest, AFullDiskLeavesTheOldFile) {
   EXPECT_FALSE(fs::exists(new_));
 }
 
+// --- Several processes -----------------------------------------------------------------------------------------------
+
+TEST_F(NewFileTest, OneThatAnotherWritesIsRefusedUntilThatOneHasEnded) {
+  auto first = create();
+  ASSERT_TRUE(first && first->write(bytes_of("first")));
+  EXPECT_EQ(create().error().message, "snapshot_path " + path_ + ": another process is writing it, and has locked " +
+                                          new_ + "; wait for that one, or give another path");
+  EXPECT_TRUE(first->in_place());
+  ASSERT_TRUE(first->publish());
+  EXPECT_EQ(content(), "first");
+  auto second = create();
+  ASSERT_TRUE(second && second->write(bytes_of("second")) && second->publish());
+  EXPECT_EQ(content(), "second");
+}
+
+TEST_F(NewFileTest, OneThatWasReplacedIsNotGivenItsNameAndTheOthersIsLeft) {
+  testing::make_file(path_, "old");
+  {
+    auto file = create();
+    ASSERT_TRUE(file && file->write(bytes_of("new")));
+    fs::remove(new_);
+    testing::make_file(new_, "another's");
+    EXPECT_FALSE(file->in_place());
+    EXPECT_EQ(file->publish().error().message,
+              "snapshot_path " + path_ + ": " + new_ + " was removed or replaced while it was written; try again");
+    EXPECT_FALSE(file->published());
+  }
+  EXPECT_EQ(content(), "old");
+  EXPECT_EQ(testing::content_of(new_), "another's");
+}
+
+TEST_F(NewFileTest, SpellingsOfOnePathClash) {
+  fs::create_directory(scratch_.file("sub"));
+  fs::create_directory_symlink("sub", scratch_.file("alias"));
+  const auto clash = [this](const std::string& a, const std::string& b) {
+    return paths_clash(scratch_.file(a), scratch_.file(b)) && paths_clash(scratch_.file(b), scratch_.file(a));
+  };
+  EXPECT_TRUE(clash("s", "s"));
+  EXPECT_TRUE(clash("s", "./s"));
+  EXPECT_TRUE(clash("s", "sub/../s"));
+  EXPECT_TRUE(clash("sub/s", "alias/s"));
+  EXPECT_TRUE(clash("s", "s.mayfly-new"));
+  EXPECT_TRUE(clash("sub/s.mayfly-new", "alias/s"));
+  EXPECT_FALSE(clash("s", "sub/s"));
+  EXPECT_FALSE(clash("s", "t"));
+  EXPECT_FALSE(clash("none/s", "none/t"));
+  EXPECT_TRUE(paths_clash("s", "./s"));
+  testing::make_file(scratch_.file("s"), "");
+  fs::create_symlink("s", scratch_.file("link"));
+  EXPECT_TRUE(clash("s", "link"));
+}
+
+// --- Pairs -----------------------------------------------------------------------------------------------------------
+
+/// A new pair in the place of an old one.
+class NewPair : public ::testing::Test {
+ protected:
+  NewPair() {
+    for (NewFile* file : {&*memory_, &*state_}) EXPECT_TRUE(file->write(bytes_of("new")));
+  }
+  testing::ScratchDirectory scratch_;
+  std::string memory_path_ = testing::make_file(scratch_.file("memory"), "old");
+  std::string state_path_ = testing::make_file(scratch_.file("state"), "old");
+  Result<NewFile> memory_ = NewFile::create(memory_path_, "mem_file_path");
+  Result<NewFile> state_ = NewFile::create(state_path_, "snapshot_path");
+};
+
+TEST_F(NewPair, GetsBothNames) {
+  const PairOutcome outcome = publish_pair(*memory_, *state_);
+  EXPECT_TRUE(outcome.counts && outcome.status);
+  EXPECT_EQ(testing::content_of(memory_path_) + testing::content_of(state_path_), "newnew");
+}
+
+TEST_F(NewPair, WithoutItsMemoryChangesNothing) {
+  fs::remove(new_name(memory_path_));
+  const PairOutcome outcome = publish_pair(*memory_, *state_);
+  EXPECT_FALSE(outcome.counts);
+  EXPECT_EQ(outcome.status.error().message,
+            new_name(memory_path_) + " was removed or replaced while it was written; try again");
+  EXPECT_EQ(testing::content_of(memory_path_) + testing::content_of(state_path_), "oldold");
+}
+
+TEST_F(NewPair, WhoseMemoryCannotBeNamedCountsAndSaysWhereItIs) {
+  fs::remove(memory_path_);
+  fs::create_directory(memory_path_);
+  const PairOutcome outcome = publish_pair(*memory_, *state_);
+  EXPECT_TRUE(outcome.counts);
+  EXPECT_TRUE(outcome.status.error().message.starts_with("the new snapshot is in place, and its memory is " +
+                                                         new_name(memory_path_)))
+      << outcome.status.error().message;
+  EXPECT_EQ(testing::content_of(new_name(memory_path_)) + testing::content_of(state_path_), "newnew");
+}
+
 TEST_F(NewFileTest, NoDescriptorStaysOpen) {
   const std::size_t before = testing::open_descriptors();
   {

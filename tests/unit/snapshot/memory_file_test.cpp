@@ -444,5 +444,124 @@ TEST_F(MergedMemory, AFullDiskLeavesEverythingAsItWas) {
   expect(base_, 2, first_);
 }
 
+// --- A diff that is written onto its base ----------------------------------------------------------------------------
+
+/// Has `to` share nothing, but be the same: what a file system without FICLONE cannot show.
+bool copy_whole(int to, int from) noexcept {
+  struct stat status{};
+  if (::fstat(from, &status) != 0) return false;
+  std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
+  return ::pread(from, bytes.data(), bytes.size(), 0) == status.st_size &&
+         ::pwrite(to, bytes.data(), bytes.size(), 0) == status.st_size;
+}
+
+bool cannot_clone(int /*to*/, int /*from*/) noexcept { return false; }
+
+/// With a file system that shares blocks, and with one that does not. The guest has the memory of `second_diff_`.
+class InPlaceDiff : public MergedMemory, public ::testing::WithParamInterface<bool> {
+ protected:
+  [[nodiscard]] Status write_onto(const std::string& path, std::uint8_t base, std::uint8_t id, PageRanges changed) {
+    auto found = open_diff_base(path, id_of(base), *memory_);
+    if (!found) return propagate(found);
+    EXPECT_TRUE(found->has_value());
+    auto file = NewFile::create(path, "mem_file_path");
+    if (!file) return propagate(file);
+    auto written = write_merged_memory_file(
+        *loop_, *file, *memory_,
+        {.kind = MemoryFileKind::Diff, .id = id_of(id), .base_id = id_of(base), .pages = std::move(changed)},
+        std::move(**found), GetParam() ? &copy_whole : &cannot_clone);
+    return written ? file->publish() : written;
+  }
+  const PageRanges both_ = {pages(10, 3), pages(250, 20), pages(598, 10), pages(800), pages(1023)};
+};
+
+TEST_P(InPlaceDiff, IsTheBaseWithWhatHasChanged) {
+  const auto written = write_onto(base_, 1, 3, both_);
+  ASSERT_TRUE(written) << written.error().message;
+  expect(base_, 3, second_);
+  std::uint64_t data = 0;
+  for (const MemoryStretch& stretch : stretches_of(base_)) data += stretch.range.length;
+  EXPECT_EQ(data, (600 + 8 + 1 + 1) * kPage);
+  // And once more, with a table that is shorter than the one before.
+  fill(0, 1024, 7);
+  ASSERT_TRUE(write_onto(base_, 3, 4, {pages(0, 1024)}));
+  expect(base_, 4, ram());
+  EXPECT_EQ(stretches_of(base_).size(), 4U);
+  EXPECT_EQ(size_of(base_), kSize + kFooterRoom + 4 * sizeof(MemoryStretch));
+}
+
+TEST_P(InPlaceDiff, OfNothingIsTheBaseUnderAnotherId) {
+  const std::vector<std::byte> before = ram_of(base_);
+  ASSERT_TRUE(write_onto(base_, 1, 3, {}));
+  expect(base_, 3, before);
+}
+
+TEST_P(InPlaceDiff, OntoADiffIsADiffOfTheSameBase) {
+  ASSERT_TRUE(write_onto(diff_, 2, 3, {pages(10, 3), pages(1023)}));
+  const auto footer = footer_of(diff_);
+  ASSERT_TRUE(footer) << footer.error().message;
+  EXPECT_EQ(footer->kind, MemoryFileKind::Diff);
+  EXPECT_EQ(footer->base_id, id_of(1));
+  ASSERT_TRUE(verify(diff_));
+  ASSERT_TRUE(merge(base_, diff_, base_));
+  expect(base_, 3, second_);
+}
+
+TEST_P(InPlaceDiff, WhoHasTheBaseMappedKeepsIt) {
+  const auto mapped = GuestMemory::map({.size_mib = kSizeMib}, open(base_));
+  ASSERT_TRUE(mapped);
+  const std::vector<std::byte> before = ram_of(base_);
+  ASSERT_TRUE(write_onto(base_, 1, 3, both_));
+  const auto bytes = *mapped->bytes(GuestAddress{0}, kSize);
+  EXPECT_TRUE(std::ranges::equal(bytes, before));
+}
+
+TEST_P(InPlaceDiff, DamageOfWhatIsReadIsFoundAndNothingIsLeft) {
+  flip(base_, 300 * kPage);  // in a stretch that changes in part
+  const std::vector<std::byte> before = ram_of(base_);
+  EXPECT_EQ(refusal(write_onto(base_, 1, 3, both_)),
+            "memory file " + base_ +
+                " has changed since it was written: 1048576 bytes at offset 0x100000 have another checksum");
+  EXPECT_TRUE(ram_of(base_) == before);
+  EXPECT_FALSE(fs::exists(new_name(base_)));
+}
+
+TEST_P(InPlaceDiff, DamageOfWhatIsNotReadIsFoundAfterwards) {
+  fill(900, 1, 9);
+  const std::string path = write("another", 5, {pages(0, 600), pages(900)});
+  flip(path, 300 * kPage);
+  const auto written = write_onto(path, 5, 6, {pages(900)});
+  EXPECT_EQ(written.has_value(), GetParam());
+  EXPECT_FALSE(verify(path)) << "the checksum is taken over with the content";
+}
+
+TEST_P(InPlaceDiff, AFullDiskLeavesTheBase) {
+  const std::vector<std::byte> before = ram_of(base_);
+  {
+    const FileSizeLimit limit{kMiB};
+    EXPECT_FALSE(write_onto(base_, 1, 3, both_));
+  }
+  expect(base_, 1, before);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, InPlaceDiff, ::testing::Bool(),
+                         [](const auto& info) { return info.param ? "Cloned" : "Copied"; });
+
+TEST_F(MergedMemory, ABaseIsKnownByItsFooter) {
+  const auto base_at = [this](const std::string& path) { return open_diff_base(path, id_of(1), *memory_); };
+  auto found = base_at(base_);
+  EXPECT_TRUE(found && found->has_value());
+  for (const std::string& other :
+       {scratch_.file("none"), diff_, testing::make_file(scratch_.file("text"), "a text"),
+        testing::make_file(scratch_.file("zeros"), std::string(kSize + kFooterRoom, '\0'))}) {
+    found = base_at(other);
+    EXPECT_TRUE(found && !found->has_value()) << other;
+  }
+  flip(base_, kSize + 20);
+  EXPECT_EQ(refusal(base_at(base_)), "mem_file_path: memory file " + base_ +
+                                         " is damaged: what says whose it is has changed; if it is the diff's base, "
+                                         "it is lost: give another path, or take a full snapshot");
+}
+
 }  // namespace
 }  // namespace mayfly

@@ -66,6 +66,12 @@ TEST_F(VerifyPair, TheMemoryThatWasNotNamedYetIsLookedAt) {
   EXPECT_EQ(refusal(), "");
 }
 
+TEST_F(VerifyPair, SoIsADiffThatWasNotNamedYet) {
+  write_memory(new_name(memory_), MemoryFileKind::Diff, snapshot_.id);
+  write_memory(memory_, MemoryFileKind::Full, SnapshotId{});
+  EXPECT_EQ(refusal(), "");
+}
+
 TEST_F(VerifyPair, AnothersMemoryIsRefused) {
   write_memory(memory_, MemoryFileKind::Full, SnapshotId{});
   EXPECT_TRUE(refusal().starts_with("memory file " + memory_ + " belongs to snapshot 00000000")) << refusal();

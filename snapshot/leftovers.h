@@ -1,0 +1,39 @@
+#pragma once
+
+#include "vmm/base/error.h"
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+/// What a process that was killed while it wrote a snapshot left behind: NAME.mayfly-new (see file_pair.h).
+namespace mayfly {
+
+/// Ends what a killed process began with this pair: where the state at `state_path` has its memory at
+/// MEMORY.mayfly-new, that gets its name. Nothing is done where there is no such file. Any thread. Errors: the state's
+/// name cannot be put on stable storage, or the memory cannot be renamed.
+[[nodiscard]] Status settle_pair(const std::string& state_path, const std::string& memory_path);
+
+/// One file that ends in .mayfly-new.
+struct Leftover {
+  enum class Fate {
+    Removed,   ///< No state needs it.
+    Named,     ///< It is the memory of the state `reason`, and has its name now.
+    Busy,      ///< A process is writing it.
+    Uncertain  ///< It may be needed; `reason` says by what.
+  };
+  std::string path;
+  std::uint64_t bytes = 0;  ///< On the disk.
+  Fate fate = Fate::Removed;
+  std::string reason{};
+};
+
+/// Looks at each NAME.mayfly-new that lies in the directories themselves, and tells `report` what it did or, in a dry
+/// run, would do. A memory file is needed if a state file in one of these directories has its id and NAME is another's.
+/// A memory file is left alone where a state file cannot be read. Any thread. Errors: a directory cannot be read; a
+/// file cannot be removed or renamed (the first one; the others are looked at all the same).
+[[nodiscard]] Status sweep_leftovers(std::span<const std::string> directories, bool dry_run,
+                                     const std::function<void(const Leftover&)>& report);
+
+}  // namespace mayfly

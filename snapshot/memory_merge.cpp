@@ -1,0 +1,201 @@
+// Memory files that are merged: two files, or a base and what a machine has changed since.
+
+#include "snapshot/checksum.h"
+#include "snapshot/file_pair.h"
+#include "snapshot/memory_parts.h"
+
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace mayfly {
+namespace {
+
+using memory_parts::make_footer;
+using memory_parts::read_at;
+using memory_parts::write_at;
+using memory_parts::write_end;
+
+/// A memory file that is read from.
+struct Source {
+  OwnedFd file;
+  std::string path;
+  MemoryFileFooter footer;
+  std::vector<MemoryStretch> stretches;
+  std::vector<std::byte> content{};       // of `loaded`
+  const MemoryStretch* loaded = nullptr;  // a stretch is wanted in parts, one after the other
+
+  /// The bytes of a stretch, once they are known to be as they were written; good until the next call.
+  [[nodiscard]] Result<std::span<const std::byte>> load(const MemoryStretch& stretch) {
+    content.resize(kLongestStretch);
+    const auto whole = std::span{content}.first(stretch.range.length);
+    if (loaded == &stretch) return whole;
+    loaded = nullptr;
+    if (auto read = read_at(file.get(), path, whole, stretch.range.offset); !read) return propagate(read);
+    if (checksum(whole) != stretch.checksum) return memory_parts::changed(path, stretch);
+    loaded = &stretch;
+    return whole;
+  }
+
+  static Result<Source> read(OwnedFd file, const std::string& path, const MemoryFileFooter& footer) {
+    auto stretches = read_stretches(file.get(), path, footer);
+    if (!stretches) return propagate(stretches);
+    return Source{.file = std::move(file), .path = path, .footer = footer, .stretches = std::move(*stretches)};
+  }
+  static Result<Source> open(const std::string& path) {
+    auto file = open_for_reading(path);
+    if (!file) return propagate(file);
+    auto footer = find_footer(file->get(), path);
+    if (!footer) return propagate(footer);
+    return read(std::move(*file), path, *footer);
+  }
+};
+
+/// The merged file: what the base has between stretches that others put there, in order.
+class MergedFile {
+ public:
+  /// `cloned`: the output shares the base's content already.
+  MergedFile(Source& base, const NewFile& output, bool cloned) : base_(base), output_(output), cloned_(cloned) {}
+
+  /// Takes over what the base has from the end of the stretch before to `end`.
+  [[nodiscard]] Status fill_to(std::uint64_t end) {
+    for (; next_ < base_.stretches.size(); ++next_) {
+      const PageRange& whole = base_.stretches[next_].range;
+      const std::uint64_t from = std::max(whole.offset, at_);
+      const std::uint64_t to = std::min(whole.end(), end);
+      if (from < to)
+        if (auto copied = take_over(base_.stretches[next_], {from, to - from}); !copied) return copied;
+      if (whole.end() > end) break;  // the rest of it may be wanted behind the next stretch
+    }
+    at_ = std::max(at_, end);
+    return {};
+  }
+  /// A stretch that is not the base's, after fill_to() its begin.
+  void add(const MemoryStretch& stretch) {
+    stretches_.push_back(stretch);
+    at_ = stretch.range.end();
+  }
+  /// Fills up the rest, and writes footer and table for `id`.
+  [[nodiscard]] Status finish(const SnapshotId& id) {
+    if (auto filled = fill_to(base_.footer.memory_size); !filled) return filled;
+    const MemoryFileFooter footer =
+        make_footer(base_.footer.kind, id, base_.footer.base_id, base_.footer.memory_size, stretches_);
+    return write_end(output_.fd().get(), output_.path(), footer, stretches_);
+  }
+
+ private:
+  /// `part` of a stretch of the base.
+  [[nodiscard]] Status take_over(const MemoryStretch& stretch, const PageRange& part) {
+    if (cloned_ && part == stretch.range) {
+      stretches_.push_back(stretch);
+      return {};
+    }
+    auto whole = base_.load(stretch);
+    if (!whole) return propagate(whole);
+    const auto piece = whole->subspan(part.offset - stretch.range.offset, part.length);
+    if (!cloned_)
+      if (auto done = write_at(output_.fd().get(), output_.path(), piece, part.offset); !done) return done;
+    stretches_.push_back({.range = part, .checksum = checksum(piece)});
+    return {};
+  }
+
+  Source& base_;
+  const NewFile& output_;
+  bool cloned_;
+  std::uint64_t at_ = 0;  // all before it is there
+  std::size_t next_ = 0;  // the base's first stretch that may be wanted
+  std::vector<MemoryStretch> stretches_;
+};
+
+/// Whether guest memory is mapped from this file.
+bool is_mapped(const GuestMemory& memory, int file) {
+  struct stat status{};
+  if (::fstat(file, &status) != 0) return false;
+  return std::ranges::any_of(memory.file_ranges(), [&](const GuestMemory::FileRange& range) {
+    struct stat mapped{};
+    return range.file && ::fstat(range.file->get(), &mapped) == 0 && mapped.st_dev == status.st_dev &&
+           mapped.st_ino == status.st_ino;
+  });
+}
+
+/// Whether it has where footers are what they begin with.
+bool has_magic(int file, std::uint64_t memory_size) {
+  std::array<char, 8> magic{};
+  return ::pread(file, magic.data(), magic.size(), static_cast<off_t>(memory_size)) ==
+             static_cast<ssize_t>(magic.size()) &&
+         magic == memory_parts::kMagic;
+}
+
+}  // namespace
+
+Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
+                                              const GuestMemory& memory) {
+  auto file = open_for_reading(path);
+  if (!file && file.error().kind == ErrorKind::NotFound) return std::nullopt;
+  if (!file) return propagate(file, "mem_file_path");
+  const auto footer = read_footer(file->get(), path, memory.size());
+  if (footer && footer->id == base) return std::optional{std::move(*file)};
+  if (footer || !(has_magic(file->get(), memory.size()) || is_mapped(memory, file->get()))) return std::nullopt;
+  return fail(footer.error().kind,
+              "mem_file_path: {}; if it is the diff's base, it is lost: give another path, or take a full snapshot",
+              footer.error().message);
+}
+
+bool clone_file(int to, int from) noexcept { return ::ioctl(to, FICLONE, from) == 0; }
+
+Status write_merged_memory_file(EventLoop& loop, const NewFile& file, const GuestMemory& memory,
+                                const MemoryFileContent& content, OwnedFd base_file, CloneFile clone) {
+  auto footer = read_footer(base_file.get(), file.path(), memory.size());
+  if (!footer) return propagate(footer);
+  auto base = Source::read(std::move(base_file), file.path(), *footer);
+  if (!base) return propagate(base);
+  MergedFile merged{*base, file, clone(file.fd().get(), base->file.get())};
+  memory_parts::PageWriter writer{loop, file.fd(), memory};
+  for (const PageRange& range : content.pages) {
+    for (std::uint64_t at = range.offset; at < range.end();) {
+      if (auto filled = merged.fill_to(at); !filled) return filled;
+      const auto written = writer.write(writer.piece_at(at, range.end() - at), at);
+      if (!written) return writer.finish(file.path());
+      merged.add(*written);
+      at = written->range.end();
+    }
+  }
+  if (auto finished = writer.finish(file.path()); !finished) return finished;
+  return merged.finish(content.id);
+}
+
+Status merge_memory_files(const std::string& base_path, const std::string& diff_path, const std::string& output) {
+  auto base = Source::open(base_path);
+  if (!base) return propagate(base);
+  auto diff = Source::open(diff_path);
+  if (!diff) return propagate(diff);
+  if (diff->footer.kind != MemoryFileKind::Diff)
+    return fail(ErrorKind::InvalidArgument, "memory file {} is no diff: it needs no merging", diff_path);
+  if (diff->footer.base_id != base->footer.id)
+    return fail(
+        ErrorKind::InvalidArgument,
+        "memory file {} is a diff of snapshot {}, and {} is of snapshot {}; merge the diffs of a chain in their "
+        "order",
+        diff_path, format_snapshot_id(diff->footer.base_id), base_path, format_snapshot_id(base->footer.id));
+  if (diff->footer.memory_size != base->footer.memory_size)
+    return fail(ErrorKind::InvalidArgument, "memory files {} and {} are of machines with {} and {} MiB of memory",
+                base_path, diff_path, base->footer.memory_size / kMiB, diff->footer.memory_size / kMiB);
+  auto file = NewFile::create(output, "output");
+  if (!file) return propagate(file);
+  MergedFile merged{*base, *file, false};
+  for (const MemoryStretch& stretch : diff->stretches) {
+    if (auto filled = merged.fill_to(stretch.range.offset); !filled) return filled;
+    auto piece = diff->load(stretch);
+    if (!piece) return propagate(piece);
+    if (auto done = write_at(file->fd().get(), output, *piece, stretch.range.offset); !done) return done;
+    merged.add(stretch);
+  }
+  if (auto finished = merged.finish(diff->footer.id); !finished) return finished;
+  if (auto synced = file->sync(); !synced) return synced;
+  return file->publish();
+}
+
+}  // namespace mayfly

@@ -1,0 +1,56 @@
+#pragma once
+
+#include "snapshot/memory_file.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+/// What writers and readers of memory files share; for snapshot/memory_*.cpp alone.
+namespace mayfly::memory_parts {
+
+inline constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'M', 'E'};
+inline constexpr std::uint32_t kVersion = 1;
+
+[[nodiscard]] MemoryFileFooter make_footer(MemoryFileKind kind, const SnapshotId& id, const SnapshotId& base_id,
+                                           std::uint64_t memory_size, std::span<const MemoryStretch> stretches);
+[[nodiscard]] std::uint64_t checksum_of(const MemoryFileFooter& footer);
+
+[[nodiscard]] Result<std::uint64_t> size_of(int file, const std::string& path);
+/// All of `bytes`. Errors: a full disk; the end of the file.
+[[nodiscard]] Status write_at(int file, const std::string& path, std::span<const std::byte> bytes,
+                              std::uint64_t offset);
+[[nodiscard]] Status read_at(int file, const std::string& path, std::span<std::byte> bytes, std::uint64_t offset);
+/// The part behind RAM, footer and table, and the file's size.
+[[nodiscard]] Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
+                               std::span<const MemoryStretch> stretches);
+
+/// The error of a failed write, by errno.
+[[nodiscard]] std::unexpected<Error> cannot_write(const std::string& path);
+/// The error of a stretch whose checksum is another.
+[[nodiscard]] std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch);
+
+/// Writes guest memory through the loop's ring, piece by piece, and sums it up: its stretches are the table's.
+class PageWriter {
+ public:
+  PageWriter(EventLoop& loop, const OwnedFd& file, const GuestMemory& memory);
+  PageWriter(const PageWriter&) = delete;
+  PageWriter& operator=(const PageWriter&) = delete;
+  ~PageWriter();
+
+  /// The guest's bytes at `offset`, as many as one stretch holds and at most `length`.
+  [[nodiscard]] std::span<const std::byte> piece_at(std::uint64_t offset, std::uint64_t length) const;
+  /// Writes a piece at `offset` of the file; it is read until finish() returns. The stretch that the table is to have;
+  /// nullopt after a failed write.
+  [[nodiscard]] std::optional<MemoryStretch> write(std::span<const std::byte> piece, std::uint64_t offset);
+  /// Waits for all writes. Error: the first one's that failed.
+  [[nodiscard]] Status finish(const std::string& path);
+
+ private:
+  class Pieces;
+  const GuestMemory& memory_;
+  std::unique_ptr<Pieces> pieces_;
+};
+
+}  // namespace mayfly::memory_parts
