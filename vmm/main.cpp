@@ -342,6 +342,7 @@ struct Start {
   int operator()(const DescribeOptions& options) const { return run_describe(options.state, stdout); }
   int operator()(const MergeOptions& options) const { return run_merge(options.base, options.diff, options.output); }
   int operator()(const VerifyOptions& options) const { return run_verify(options.state, options.memory, stdout); }
+  int operator()(const SweepOptions& options) const { return run_sweep(options.directories, options.dry_run, stdout); }
   int operator()(const RemoteOptions& options) const {
     const auto done = ask(options);
     return done ? 0 : report(done.error(), kExitError);

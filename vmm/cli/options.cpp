@@ -40,6 +40,7 @@ void add_serve(const Describer& describe, ServeFlags& flags) {
 struct SnapshotFlags {
   MergeOptions merge;
   VerifyOptions verify;
+  SweepOptions sweep;
   RemoteOptions create{.verb = RemoteOptions::Verb::Snapshot};
 };
 
@@ -58,7 +59,8 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   create.add_option("-m,--memory", flags.create.memory, "Memory file to write")
       ->option_text("FILE REQUIRED")
       ->required();
-  create.add_flag("--diff", flags.create.diff, "Only what has changed since the snapshot before");
+  create.add_flag("--diff", flags.create.diff,
+                  "Only what has changed since the snapshot before;\nmerged where FILE is the memory of that one");
   CLI::App& merge = *app.add_subcommand("merge", "Put a diff of the memory onto its base");
   merge.add_option("-b,--base", flags.merge.base, "Memory file that the diff is of")
       ->option_text("FILE REQUIRED")
@@ -70,6 +72,11 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   CLI::App& verify = *app.add_subcommand("verify", "Look whether the files are whole and a pair");
   verify.add_option("-s,--state", flags.verify.state, "State file")->option_text("FILE REQUIRED")->required();
   verify.add_option("-m,--memory", flags.verify.memory, "Memory file")->option_text("FILE REQUIRED")->required();
+  CLI::App& sweep = *app.add_subcommand("sweep", "Remove what killed monitors left of snapshots");
+  sweep.add_option("directories", flags.sweep.directories, "Where memory files and state files are")
+      ->option_text("DIRECTORY... REQUIRED")
+      ->required();
+  sweep.add_flag("--dry-run", flags.sweep.dry_run, "Only say what would be done");
 }
 
 /// What is asked of machines in other processes, but for snapshots.
@@ -207,7 +214,7 @@ class CommandLine {
       add_restore(app, restore_);
       add_common(Describer{app}, terminal_common_, terminal_logger_);
     });
-    subcommand("snapshot", "Take a snapshot; merge or verify the files of some",
+    subcommand("snapshot", "Take a snapshot; merge, verify or sweep files",
                [this](CLI::App& app) { add_snapshot(app, snapshot_); });
     for (const RemoteCommand& command : kRemoteCommands)
       subcommand(command.name, command.description, [&](CLI::App& app) { add_remote(app, command.verb, remote_); });
@@ -253,6 +260,7 @@ class CommandLine {
     if (name == "snapshot") {
       if (command.got_subcommand("create")) return snapshot_.create;
       if (command.got_subcommand("merge")) return snapshot_.merge;
+      if (command.got_subcommand("sweep")) return snapshot_.sweep;
       return snapshot_.verify;
     }
     remote_.verb = std::ranges::find(kRemoteCommands, name, &RemoteCommand::name)->verb;

@@ -81,6 +81,12 @@ struct VerifyOptions {
   std::string memory;
 };
 
+/// `mayfly snapshot sweep ...`.
+struct SweepOptions {
+  std::vector<std::string> directories;
+  bool dry_run = false;
+};
+
 /// `mayfly ps`, `mayfly pause ID` and so on: something to ask of a machine in another process.
 struct RemoteOptions {
   enum class Verb { List, Pause, Resume, Snapshot, Stop, Config, Metrics };
@@ -113,7 +119,7 @@ struct ExitNow {
 };
 
 using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
-                                RemoteOptions, TopOptions, CompletionOptions, ExitNow>;
+                                SweepOptions, RemoteOptions, TopOptions, CompletionOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

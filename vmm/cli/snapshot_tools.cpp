@@ -1,6 +1,7 @@
 #include "vmm/cli/snapshot_tools.h"
 
 #include "snapshot/describe.h"
+#include "snapshot/leftovers.h"
 #include "snapshot/state_file.h"
 #include "snapshot/verify.h"
 #include "vmm/cli/options.h"
@@ -38,6 +39,24 @@ std::string describe_pair(const VerifiedPair& pair) {
   return text;
 }
 
+std::string describe_leftover(const Leftover& found, bool dry_run) {
+  const double mib = static_cast<double>(found.bytes) / static_cast<double>(kMiB);
+  switch (found.fate) {
+    case Leftover::Fate::Removed:
+      return fmt::format("{} {} ({:.1f} MiB): no state needs it\n", dry_run ? "would remove" : "removed", found.path,
+                         mib);
+    case Leftover::Fate::Named:
+      return fmt::format("{} {} its name: it is the memory of {}\n", dry_run ? "would give" : "gave", found.path,
+                         found.reason);
+    case Leftover::Fate::Busy:
+      return fmt::format("left {} ({:.1f} MiB): a process is writing it\n", found.path, mib);
+    case Leftover::Fate::Uncertain:
+      return fmt::format("left {} ({:.1f} MiB): it is whole, and state file {} that may need it cannot be read\n",
+                         found.path, mib, found.reason);
+  }
+  return {};
+}
+
 }  // namespace
 
 int run_describe(const std::string& state, std::FILE* out) {
@@ -56,6 +75,15 @@ int run_verify(const std::string& state, const std::string& memory, std::FILE* o
   const auto pair = verify_pair(state, memory);
   if (!pair) return report(pair.error());
   return print(describe_pair(*pair), out);
+}
+
+int run_sweep(std::span<const std::string> directories, bool dry_run, std::FILE* out) {
+  int printed = 0;
+  const auto swept = sweep_leftovers(directories, dry_run, [&](const Leftover& found) {
+    if (const int failed = print(describe_leftover(found, dry_run), out); failed != 0) printed = failed;
+  });
+  if (!swept) return report(swept.error());
+  return printed;
 }
 
 }  // namespace mayfly

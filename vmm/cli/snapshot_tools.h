@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdio>
+#include <span>
 #include <string>
 
 /// What the command line does with a snapshot's files without a machine. Each prints what it has to say to `out`, what
@@ -15,5 +16,8 @@ namespace mayfly {
 
 /// `mayfly snapshot verify`: says what was found, and what a restore would want.
 [[nodiscard]] int run_verify(const std::string& state, const std::string& memory, std::FILE* out);
+
+/// `mayfly snapshot sweep`: a line for each file that a killed monitor left, and what became of it.
+[[nodiscard]] int run_sweep(std::span<const std::string> directories, bool dry_run, std::FILE* out);
 
 }  // namespace mayfly

@@ -234,6 +234,11 @@ TEST(Options, SnapshotsAreMergedAndVerified) {
   EXPECT_EQ(verify.memory, "m");
   EXPECT_EQ(exit_code({"snapshot"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"snapshot", "take"}), kExitBadArguments);
+  const auto sweep = std::get<SweepOptions>(parse({"snapshot", "sweep", "a", "b"}));
+  EXPECT_EQ(sweep.directories, (std::vector<std::string>{"a", "b"}));
+  EXPECT_FALSE(sweep.dry_run);
+  EXPECT_TRUE(std::get<SweepOptions>(parse({"snapshot", "sweep", "--dry-run", "a"})).dry_run);
+  EXPECT_EQ(exit_code({"snapshot", "sweep"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"snapshot", "merge", "--base", "b", "--diff", "d"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"snapshot", "verify", "--state", "s"}), kExitBadArguments);
 }
@@ -309,6 +314,7 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"stop", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "create", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "merge", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"snapshot", "sweep", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "verify", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"top", "--help"}), 80U);

@@ -1,5 +1,6 @@
 #include "vmm/cli/snapshot_tools.h"
 
+#include "snapshot/file_pair.h"
 #include "snapshot/memory_file.h"
 #include "snapshot/state_file.h"
 #include "tests/support/child_process.h"
@@ -9,6 +10,7 @@
 
 #include <fcntl.h>
 
+#include <filesystem>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -86,6 +88,30 @@ TEST_F(SnapshotTools, WhatIsWrongGoesToStandardError) {
   EXPECT_EQ(outcome.err, "mayfly: snapshot_path " + state_ + " cannot be opened: No such file or directory (ENOENT)\n");
   EXPECT_EQ(outcome_of([this](std::FILE* out) { return run_describe(state_, out); }).code, kExitError);
   EXPECT_EQ(outcome_of([this](std::FILE*) { return run_merge(memory_, memory_, memory_); }).code, kExitError);
+}
+
+TEST_F(SnapshotTools, SweepSaysWhatBecameOfEachFile) {
+  write_pair(MemoryFileKind::Full);
+  const std::string made = new_name(memory_);
+  std::filesystem::rename(memory_, made);
+  const std::string half = testing::make_file(new_name(scratch_.file("half")), std::string(1 << 20, 'x'));
+  auto busy = NewFile::create(scratch_.file("zero"), "test");
+  ASSERT_TRUE(busy);
+  const std::vector<std::string> directories = {scratch_.file("")};
+  const auto sweep = [&](bool dry_run) {
+    return outcome_of([&](std::FILE* out) { return run_sweep(directories, dry_run, out); });
+  };
+  const std::string left = "left " + new_name(scratch_.file("zero")) + " (0.0 MiB): a process is writing it\n";
+  EXPECT_EQ(sweep(true).out, "would remove " + half + " (1.0 MiB): no state needs it\nwould give " + made +
+                                 " its name: it is the memory of " + state_ + "\n" + left);
+  const Outcome outcome = sweep(false);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.out, "removed " + half + " (1.0 MiB): no state needs it\ngave " + made +
+                             " its name: it is the memory of " + state_ + "\n" + left);
+  EXPECT_EQ(verify().code, 0);
+  EXPECT_EQ(sweep(false).out, left);
+  const std::vector<std::string> none = {scratch_.file("none")};
+  EXPECT_EQ(outcome_of([&](std::FILE* out) { return run_sweep(none, false, out); }).code, kExitError);
 }
 
 TEST_F(SnapshotTools, DescribePrintsALine) {
