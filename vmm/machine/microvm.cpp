@@ -204,6 +204,7 @@ Result<std::vector<MsrValue>> edited_msrs(const Vcpu& vcpu, std::span<const MsrE
 /// The registers that the boot sets, and those that the user edits.
 std::vector<std::uint32_t> own_msr_indices(std::span<const MsrEdit> edits) {
   std::vector<std::uint32_t> indices;
+  indices.reserve(kBootMsrs.size() + edits.size());
   for (const MsrValue& boot : kBootMsrs) indices.push_back(boot.index);
   for (const MsrEdit& edit : edits) indices.push_back(edit.address);
   return indices;

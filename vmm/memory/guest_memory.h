@@ -28,7 +28,7 @@ struct GuestAddress {
 };
 
 /// What backs guest memory: 4 KiB pages, transparent huge pages (madvise; regions then begin at a multiple of 2 MiB, so
-/// that KVM can map as much at once), or 2 MiB pages from the host's pool.
+/// that KVM can map as much at once), or 2 MiB pages from the host's pool, all of them reserved (huge_page_pool.h).
 enum class HugePages { None, Transparent, Explicit2M };
 
 /// Where RAM stops for devices, and goes on (see ARCHITECTURE.md, "Guest address space").
@@ -67,7 +67,8 @@ class GuestMemory {
   [[nodiscard]] static Status check(const Options& options);
 
   /// Maps anonymous memory: one region, or two around the MMIO hole. Pages are made when touched.
-  /// Errors: size 0, size over the guest's address space (kMaximumSizeMib), odd with 2 MiB pages, no room on the host.
+  /// Errors: size 0, size over the guest's address space (kMaximumSizeMib), odd with 2 MiB pages, no room on the host,
+  /// fewer pages in its pool than the memory needs.
   [[nodiscard]] static Result<GuestMemory> create(const Options& options);
 
   /// Memory whose content is a file: the regions one after the other from `offset` 0 on. Pages are private copies of

@@ -323,7 +323,8 @@ TEST(StateFile, AnyLimitThatAUserMaySetIsRead) {
     const TokenBucketConfig bucket{.size = number, .refill_time_ms = number, .one_time_burst = number};
     return RateLimiterConfig{.bandwidth = bucket, .ops = bucket};
   };
-  for (const std::uint64_t number : {std::uint64_t{0}, std::uint64_t{1} << 41, std::uint64_t{INT64_MAX}, ~std::uint64_t{0}}) {
+  for (const std::uint64_t number :
+       {std::uint64_t{0}, std::uint64_t{1} << 41, std::uint64_t{INT64_MAX}, ~std::uint64_t{0}}) {
     EXPECT_EQ(refusal_with([&](Snapshot& s) {
                 s.drives[0].config.rate_limiter = limits(number);
                 s.network_interfaces[0].config.rx_rate_limiter = limits(number);
