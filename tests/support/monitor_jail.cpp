@@ -23,16 +23,6 @@ void must(int result, const std::string& what) {
   if (result != 0) give_up("cannot " + what + ": " + std::strerror(errno));
 }
 
-/// What is mounted from now on, this process and its children alone see.
-void enter_own_mounts() {
-  static const bool done = [] {
-    must(::unshare(CLONE_NEWNS), "make a mount namespace (jails need root)");
-    must(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "make mounts private");
-    return true;
-  }();
-  (void)done;
-}
-
 /// What is in every jail: the tests' own files.
 std::array<std::string, 2> shown_directories() {
   return {fs::temp_directory_path().string(), fs::path{guest_path("")}.parent_path().string()};
@@ -53,6 +43,15 @@ std::string take_id(std::vector<std::string>& arguments) {
 }
 
 }  // namespace
+
+void enter_own_mounts() {
+  static const bool done = [] {
+    must(::unshare(CLONE_NEWNS), "make a mount namespace (jails need root)");
+    must(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "make mounts private");
+    return true;
+  }();
+  (void)done;
+}
 
 bool MonitorJail::wanted() {
   const char* const wish = std::getenv("MAYFLY_TEST_JAILS");  // NOLINT(concurrency-mt-unsafe): nobody sets it

@@ -28,6 +28,9 @@ class MonitorJail {
   std::vector<std::string> command_;
 };
 
+/// What is mounted from now on, this process and its children alone see. Throws where this is not root's.
+void enter_own_mounts();
+
 /// In the place of monitor_binary() for a program that starts monitors and knows nothing of jails: each is in one of
 /// its own, as above, where the environment asks for jails. The child that is started is the monitor. The first one
 /// must be there before others are started beside it.

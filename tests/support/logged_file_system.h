@@ -1,0 +1,54 @@
+#pragma once
+
+#include "vmm/base/owned_fd.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+/// A file system in this process's memory that logs what is done to it, in order, with the data: by /dev/fuse.
+///
+///   LoggedFileSystem disk{scratch.file("disk"), {"a", "b"}};   // two directories
+///   ...                                                        // processes write to disk/a and disk/b
+///   for (const DiskOperation& operation : disk.log()) ...
+///
+/// It needs root. It has regular files and renames, all that snapshots need, and nothing of what they do not.
+namespace mayfly::testing {
+
+/// One change, or one sync. Of the numbers of files and directories each is one file's for good.
+struct DiskOperation {
+  enum class Kind { Write, Truncate, Create, Unlink, Rename, SyncFile, SyncDirectory };
+  Kind kind = Kind::Write;
+  std::uint64_t file = 0;       ///< Not of SyncDirectory.
+  std::uint64_t directory = 0;  ///< Of Create, Unlink, Rename and SyncDirectory.
+  std::string name{};           ///< Of Create and Unlink; of Rename, the new one.
+  std::string old_name{};       ///< Of Rename, which stays within its directory.
+  std::uint64_t offset = 0;     ///< Of Write; of Truncate, the size.
+  std::vector<std::byte> data{};
+};
+
+class LoggedFileSystem {
+ public:
+  /// Makes the directory `where`, and mounts the file system there, with `directories` in it. Throws where it cannot.
+  LoggedFileSystem(std::string where, const std::vector<std::string>& directories);
+  LoggedFileSystem(const LoggedFileSystem&) = delete;
+  LoggedFileSystem& operator=(const LoggedFileSystem&) = delete;
+  ~LoggedFileSystem();
+
+  /// All that was done so far.
+  [[nodiscard]] std::vector<DiskOperation> log() const;
+  /// The number of one of the directories.
+  [[nodiscard]] std::uint64_t directory(const std::string& name) const;
+
+ private:
+  class Server;
+  std::string where_;
+  std::unique_ptr<Server> server_;
+};
+
+}  // namespace mayfly::testing
