@@ -3,6 +3,7 @@
 #include "vmm/base/clock.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace mayfly {
 namespace {
@@ -30,8 +31,9 @@ Result<std::unique_ptr<RateLimiter>> RateLimiter::create(EventLoop& loop,
 void RateLimiter::wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept {
   const std::uint64_t for_bytes = bandwidth_ ? bandwidth_->ns_until(bytes, now_ns) : 0;
   const std::uint64_t for_operation = ops_ ? ops_->ns_until(operations, now_ns) : 0;
+  const std::uint64_t wait_ns = std::max(for_bytes, for_operation);
   timer_->listen();
-  timer_->arm(now_ns + std::max(for_bytes, for_operation));
+  timer_->arm(now_ns + std::min(wait_ns, std::numeric_limits<std::uint64_t>::max() - now_ns));
 }
 
 bool RateLimiter::admit(std::uint64_t bytes) noexcept {
@@ -62,6 +64,10 @@ void RateLimiter::spend(std::uint64_t bytes) noexcept {
   const std::uint64_t now_ns = monotonic_ns();
   if (ops_) ops_->spend(1, now_ns);
   if (bandwidth_) bandwidth_->spend(bytes, now_ns);
+}
+
+void RateLimiter::give_back(std::uint64_t bytes) noexcept {
+  if (bandwidth_) bandwidth_->give_back(bytes);
 }
 
 void RateLimiter::set(const RateLimiterConfig& config) noexcept {

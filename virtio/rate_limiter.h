@@ -38,6 +38,8 @@ class RateLimiter {
   /// what it then took.
   [[nodiscard]] bool open() noexcept;
   void spend(std::uint64_t bytes) noexcept;
+  /// Gives back bytes that admit() took for what then was not done.
+  void give_back(std::uint64_t bytes) noexcept;
 
   /// PATCH: a bucket that is present replaces its predecessor, full; one of size 0 takes the limit away; an absent one
   /// leaves things as they are. Whoever waits is asked to try again.

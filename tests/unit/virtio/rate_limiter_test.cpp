@@ -82,6 +82,19 @@ TEST_F(RateLimiterTest, WhatIsSpentAfterwardsIsPaidBackFirst) {
   EXPECT_TRUE(limiter_->open());
 }
 
+TEST_F(RateLimiterTest, AWaitOfCenturiesDoesNotEndAtOnce) {
+  make(RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 1, .refill_time_ms = UINT64_MAX}, .ops = {}});
+  limiter_->spend(UINT64_MAX);
+  ASSERT_FALSE(limiter_->open());
+  bool passed = false;
+  auto later = LoopTimer::create(*loop_, [&] { passed = true; });
+  ASSERT_TRUE(later);
+  (*later)->listen();
+  (*later)->arm(monotonic_ns() + 5 * kMs);
+  loop_->serve_until([&] { return passed; });
+  EXPECT_FALSE(retried_);
+}
+
 TEST_F(RateLimiterTest, AnUpdateIsToldToWhoeverWaits) {
   make(RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 10, .refill_time_ms = 3'600'000}, .ops = {}});
   ASSERT_TRUE(limiter_->admit(10));
