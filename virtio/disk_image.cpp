@@ -22,7 +22,7 @@ namespace {
 constexpr std::uint32_t kLargestPhysicalBlock = 64 * 1024;
 /// Where the kernel does not say what O_DIRECT wants (before Linux 6.1): what suits every disk.
 constexpr std::uint32_t kSafeAlignment = 4096;
-/// Processes that are looked through for the holder of a lock: an error's text is not worth more.
+/// Processes that are looked through for the holder of a lock while no guest waits: an error's text is not worth more.
 constexpr int kMaximumProcesses = 4096;
 
 /// What cannot be a disk; empty for what can.
@@ -45,6 +45,11 @@ Status check_type(mode_t mode, const std::string& who) {
 std::unexpected<Error> open_error(const std::string& who, const std::string& path, bool read_only) {
   const int reason = errno;
   const bool not_permitted = reason == EACCES || reason == EPERM;
+  if (reason == EBUSY)
+    return fail(ErrorKind::State,
+                "{} is in use: the host has it mounted or in a volume, or another machine writes it; unmount it, stop "
+                "that machine, or set is_read_only to true where all only read",
+                who);
   if (reason == ENOENT)
     return fail(ErrorKind::NotFound, "{} does not exist; give the path of a disk image or of a block device", who);
   if (!read_only && (reason == EROFS || (not_permitted && ::faccessat(AT_FDCWD, path.c_str(), R_OK, AT_EACCESS) == 0)))
@@ -100,19 +105,28 @@ std::optional<int> find_holder(std::uint64_t inode) {
 }
 
 /// Who holds the lock that was refused: "mayfly (process 1234)", as far as it can be known.
-std::string describe_holder(int fd, struct flock wanted, std::uint64_t inode) {
+std::string describe_holder(int fd, struct flock wanted, std::uint64_t inode, bool in_all_processes) {
   std::optional<int> pid;
   // A lock of the older kind bears its process; one of ours says -1.
   if (::fcntl(fd, F_OFD_GETLK, &wanted) == 0 && wanted.l_type != F_UNLCK && wanted.l_pid > 0) pid = wanted.l_pid;
-  if (!pid) pid = find_holder(inode);
+  if (!pid && holds_lock("/proc/self", inode)) pid = ::getpid();
+  if (!pid && in_all_processes) pid = find_holder(inode);
   if (!pid) return "another process";
   if (*pid == ::getpid()) return "another drive of this machine";
   const std::string name = process_name(*pid);
   return name.empty() ? fmt::format("process {}", *pid) : fmt::format("{} (process {})", name, *pid);
 }
 
+std::unexpected<Error> replaced(const std::string& who) {
+  return fail(ErrorKind::State, "{} was replaced by another file while it was opened; try again", who);
+}
+
 std::uint32_t power_of_two(std::uint64_t value, std::uint32_t least, std::uint32_t most) noexcept {
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(std::bit_floor(value), least, most));
+}
+
+std::uint64_t block_device_of(const struct stat& status) noexcept {
+  return S_ISBLK(status.st_mode) ? status.st_rdev : 0;
 }
 
 std::int64_t modified_ns_of(const struct stat& status) {
@@ -134,34 +148,65 @@ Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage* pr
     return fail(ErrorKind::InvalidArgument, "{} is empty; give the path of a disk image or of a block device", who);
   if (config.path_on_host.find('\0') != std::string::npos)
     return fail(ErrorKind::InvalidArgument, "drive {}: path_on_host contains a NUL byte", config.drive_id);
-  // Looked at before it is opened: opening a character device can do things.
-  struct stat status = {};
-  if (::stat(config.path_on_host.c_str(), &status) == 0)
-    if (auto usable = check_type(status.st_mode, who); !usable) return propagate(usable);
-
   DiskImage image;
   image.path_ = config.path_on_host;
   image.read_only_ = config.is_read_only;
-  const int flags = (config.is_read_only ? O_RDONLY : O_RDWR) | (config.direct ? O_DIRECT : 0);
-  image.fd_ = OwnedFd{::open(image.path_.c_str(), flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
-  if (!image.fd_) return open_error(who, image.path_, image.read_only_);
-  // O_NONBLOCK was for what may have taken the path since; the ring would give EAGAIN instead of waiting.
-  if (::fcntl(image.fd_.get(), F_SETFL, flags) != 0) return fail_errno(ErrorKind::System, "{} cannot be used", who);
+  const bool same_kind = predecessor != nullptr && predecessor->read_only_ == config.is_read_only &&
+                         predecessor->direct() == config.direct;
+  const bool shares = same_kind && predecessor->is_at(image.path_);
+  if (auto opened = image.open_fd(config, who, shares ? predecessor : nullptr); !opened) return propagate(opened);
   if (auto looked = image.look(who); !looked) return propagate(looked);
-
-  const bool same_file = predecessor != nullptr && predecessor->identity_.device == image.identity_.device &&
-                         predecessor->identity_.inode == image.identity_.inode;
-  if (same_file && predecessor->read_only_ == image.read_only_ && predecessor->direct() == config.direct) {
-    image.fd_ = OwnedFd{::fcntl(predecessor->fd(), F_DUPFD_CLOEXEC, 0)};
-    if (!image.fd_) return fail_errno(ErrorKind::System, "{} cannot be used", who);
-  }
-  if (auto locked = image.lock(who); !locked) return propagate(locked);
+  const auto search = predecessor == nullptr ? Search::AllProcesses : Search::ThisProcess;
+  if (auto locked = image.lock(who, search); !locked) return propagate(locked);
   if (!config.direct) return image;
   if (auto opened = image.open_buffered(who); !opened) return propagate(opened);
   return image;
 }
 
-/// Type, size and blocks of the open file.
+/// Opens path_, or shares the description of `predecessor`, with lock and claim, where there is one.
+Status DiskImage::open_fd(const DriveConfig& config, const std::string& who, const DiskImage* predecessor) {
+  if (predecessor != nullptr) {
+    fd_ = OwnedFd{::fcntl(predecessor->fd(), F_DUPFD_CLOEXEC, 0)};
+    claimed_ = predecessor->claimed_;
+    return fd_ ? Status{} : fail_errno(ErrorKind::System, "{} cannot be used", who);
+  }
+  // Looked at before it is opened: opening a character device can do things.
+  struct stat status = {};
+  if (::stat(path_.c_str(), &status) == 0)
+    if (auto usable = check_type(status.st_mode, who); !usable) return usable;
+  claimed_ = !read_only_ && block_device_of(status) != 0;
+  const int flags = (read_only_ ? O_RDONLY : O_RDWR) | (config.direct ? O_DIRECT : 0);
+  const int claim = claimed_ ? O_EXCL : 0;
+  fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  if (!fd_) return open_error(who, path_, read_only_);
+  // O_NONBLOCK was for what may have taken the path since; the ring would give EAGAIN instead of waiting.
+  if (::fcntl(fd_.get(), F_SETFL, flags) != 0) return fail_errno(ErrorKind::System, "{} cannot be used", who);
+  return {};
+}
+
+bool DiskImage::is_same_file(const DiskImage& other) const noexcept {
+  if (block_device_ != 0 || other.block_device_ != 0) return block_device_ == other.block_device_;
+  return identity_.device == other.identity_.device && identity_.inode == other.identity_.inode;
+}
+
+bool DiskImage::is_at(const std::string& path) const noexcept {
+  struct stat status = {};
+  return ::stat(path.c_str(), &status) == 0 && is(status);
+}
+
+bool DiskImage::is(const struct stat& status) const noexcept {
+  if (const std::uint64_t number = block_device_of(status); number != 0 || block_device_ != 0)
+    return number == block_device_;
+  return status.st_dev == identity_.device && status.st_ino == identity_.inode;
+}
+
+void DiskImage::unlock() const noexcept {
+  struct flock nothing = {};
+  nothing.l_type = F_UNLCK;
+  nothing.l_whence = SEEK_SET;
+  (void)::fcntl(fd_.get(), F_OFD_SETLK, &nothing);  // it cannot fail, and would only keep others waiting
+}
+
 ImageIdentity DiskImage::present_identity() const noexcept {
   ImageIdentity identity = identity_;
   struct stat status = {};
@@ -171,15 +216,18 @@ ImageIdentity DiskImage::present_identity() const noexcept {
 }
 
 Status DiskImage::sync() const {
-  if (read_only_ || ::fdatasync(fd_.get()) == 0) return {};
+  if (read_only_ || ::fsync(fd_.get()) == 0) return {};
   return fail_errno(ErrorKind::System, "{}: cannot put what the guest has written on stable storage", path_);
 }
 
+/// Type, size and blocks of the open file.
 Status DiskImage::look(const std::string& who) {
   struct stat status = {};
   if (::fstat(fd_.get(), &status) != 0) return fail_errno(ErrorKind::System, "{} cannot be looked at", who);
   if (auto usable = check_type(status.st_mode, who); !usable) return usable;
   const bool is_device = S_ISBLK(status.st_mode);
+  if (is_device && !read_only_ && !claimed_) return replaced(who);
+  block_device_ = block_device_of(status);
   std::uint64_t size = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
   if (is_device && ::ioctl(fd_.get(), BLKGETSIZE64, &size) != 0)
     return fail_errno(ErrorKind::System, "{} does not tell its size", who);
@@ -221,29 +269,28 @@ Status DiskImage::measure_blocks(const std::string& who, bool is_device) {
   return {};
 }
 
-Status DiskImage::lock(const std::string& who) const {
+Status DiskImage::lock(const std::string& who, Search search) const {
   struct flock wanted = {};
   wanted.l_type = read_only_ ? F_RDLCK : F_WRLCK;
   wanted.l_whence = SEEK_SET;  // from 0, and length 0: to the end, wherever that is
   if (::fcntl(fd_.get(), F_OFD_SETLK, &wanted) == 0) return {};
   if (errno != EAGAIN && errno != EACCES)
     return fail_errno(ErrorKind::System, "{} cannot be locked; keep it on a file system that has locks", who);
-  const std::string holder = describe_holder(fd_.get(), wanted, identity_.inode);
+  const std::string holder = describe_holder(fd_.get(), wanted, identity_.inode, search == Search::AllProcesses);
   return fail(ErrorKind::State, "{} is in use by {}, {}; {}", who, holder,
               read_only_ ? "which may write it" : "and this drive would write it",
               read_only_ ? "stop that one, or use a copy"
                          : "stop that one, use a copy, or set is_read_only to true where all only read");
 }
 
-/// A second description of the file, without O_DIRECT.
+/// A second description of the file, without O_DIRECT. It needs no claim: fd_ has it.
 Status DiskImage::open_buffered(const std::string& who) {
   buffered_fd_ = OwnedFd{::open(path_.c_str(), (read_only_ ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
   if (!buffered_fd_) return open_error(who, path_, read_only_);
   struct stat status = {};
   if (::fstat(buffered_fd_.get(), &status) != 0 || ::fcntl(buffered_fd_.get(), F_SETFL, 0) != 0)
     return fail_errno(ErrorKind::System, "{} cannot be looked at", who);
-  if (status.st_dev != identity_.device || status.st_ino != identity_.inode)
-    return fail(ErrorKind::State, "{} was replaced by another file while it was opened; try again", who);
+  if (!is(status)) return replaced(who);
   return {};
 }
 
@@ -251,6 +298,8 @@ Result<DiskImage> DiskImage::duplicate() const {
   DiskImage twin;
   twin.path_ = path_;
   twin.read_only_ = read_only_;
+  twin.claimed_ = claimed_;
+  twin.block_device_ = block_device_;
   twin.logical_block_size_ = logical_block_size_;
   twin.physical_block_size_ = physical_block_size_;
   twin.memory_alignment_ = memory_alignment_;

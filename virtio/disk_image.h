@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+struct stat;
+
 /// The file behind a drive: a regular file or a block device of the host, opened, checked and locked.
 ///
 ///   auto image = DiskImage::open(config);
@@ -16,6 +18,10 @@
 /// The lock is advisory and on the whole file: any number of machines may read an image together, a machine that writes
 /// it has it alone. It is of the open-file-description kind (F_OFD_SETLK), so it holds between two drives of one
 /// process as well, and ends with the last descriptor of the image, whatever else the process closes.
+///
+/// Such a lock belongs to an inode, and a block device has one for each of its nodes: two jails' nodes of one device
+/// lock apart. A block device that is written is therefore opened with O_EXCL as well: the kernel gives that claim once
+/// a device, and not while the device is mounted. Who only reads a block device has no claim.
 ///
 /// Move-only. Opening and closing make system calls; the rest are plain values. Any thread.
 namespace mayfly {
@@ -36,10 +42,11 @@ class DiskImage {
  public:
   /// Opens config.path_on_host, read-only or not, direct or not, and locks it. Errors, each with its remedy: no such
   /// file, not permitted, nothing that can be a disk (a directory, FIFO, socket or character device), a size that is no
-  /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked by another.
+  /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked or claimed by another.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config);
   /// The same for a drive that has `predecessor` open: where that is the same file, its lock is shared instead of
-  /// refused, so that a drive can be given its own image again after it has grown.
+  /// refused, so that a drive can be given its own image again after it has grown. A guest may be running: who holds a
+  /// lock is not looked for in other processes, since reading all their descriptors takes longer than its I/O can wait.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
 
   /// The same open file once more, with the same lock: it ends with the last of them. Error: no descriptors left.
@@ -67,21 +74,35 @@ class DiskImage {
   [[nodiscard]] const ImageIdentity& identity() const noexcept { return identity_; }
   /// As it is now; of a host's block device, which has no time of change, modified_ns is 0.
   [[nodiscard]] ImageIdentity present_identity() const noexcept;
-  /// Puts what was written on stable storage: fdatasync(2). Waits for the disk.
+  /// Puts what was written on stable storage, and the time of change with it (fsync(2)): a snapshot records that time.
+  /// Waits for the disk.
   [[nodiscard]] Status sync() const;
+
+  /// Whether both are one file, or one block device by whichever nodes.
+  [[nodiscard]] bool is_same_file(const DiskImage& other) const noexcept;
+  /// Whether the file at `path` is this one; false where there is none.
+  [[nodiscard]] bool is_at(const std::string& path) const noexcept;
+  /// Ends the lock, also for duplicates. The claim on a block device ends when the image is closed.
+  void unlock() const noexcept;
 
  private:
   DiskImage() = default;
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage* predecessor);
+  [[nodiscard]] Status open_fd(const DriveConfig& config, const std::string& who, const DiskImage* predecessor);
+  [[nodiscard]] bool is(const struct stat& status) const noexcept;
   [[nodiscard]] Status look(const std::string& who);
   [[nodiscard]] Status measure_blocks(const std::string& who, bool is_device);
-  [[nodiscard]] Status lock(const std::string& who) const;
+  /// Where others may be looked through for who holds the lock.
+  enum class Search { ThisProcess, AllProcesses };
+  [[nodiscard]] Status lock(const std::string& who, Search search) const;
   [[nodiscard]] Status open_buffered(const std::string& who);
 
   std::string path_;
   OwnedFd fd_;
   OwnedFd buffered_fd_;  // only with O_DIRECT
   bool read_only_ = false;
+  bool claimed_ = false;            // opened with O_EXCL
+  std::uint64_t block_device_ = 0;  // its number; 0: a regular file
   std::uint32_t logical_block_size_ = kSectorSize;
   std::uint32_t physical_block_size_ = kSectorSize;
   std::uint32_t memory_alignment_ = 1;

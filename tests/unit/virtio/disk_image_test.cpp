@@ -1,11 +1,16 @@
 #include "virtio/disk_image.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/loop_device.h"
 
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/fsuid.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
@@ -150,26 +155,91 @@ TEST_F(DiskImageTest, LetsManyReadAndOnlyOneWrite) {
   EXPECT_TRUE(DiskImage::open(drive(path)));
 }
 
+/// Another process that has an image open, and locked, until this is destroyed.
+class Holder {
+ public:
+  explicit Holder(const DriveConfig& config) {
+    std::array<int, 2> ends{};
+    EXPECT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+    const OwnedFd read_end{ends[0]};
+    const OwnedFd write_end{ends[1]};
+    child_ = ::fork();
+    if (child_ == 0) {
+      const auto image = DiskImage::open(config);
+      (void)!::write(write_end.get(), image ? "y" : "n", 1);
+      ::pause();
+      ::_exit(0);
+    }
+    char held = 0;
+    EXPECT_EQ(::read(read_end.get(), &held, 1), 1);
+    EXPECT_EQ(held, 'y');
+  }
+  ~Holder() {
+    ::kill(child_, SIGKILL);
+    ::waitpid(child_, nullptr, 0);
+  }
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+  [[nodiscard]] pid_t pid() const noexcept { return child_; }
+
+ private:
+  pid_t child_ = -1;
+};
+
 TEST_F(DiskImageTest, NamesTheProcessThatHoldsTheLock) {
   const std::string path = make("disk", 512);
-  std::array<int, 2> ends{};
-  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
-  const OwnedFd read_end{ends[0]};
-  OwnedFd write_end{ends[1]};
-  const pid_t child = ::fork();
-  if (child == 0) {
-    const auto image = DiskImage::open(drive(path));
-    (void)!::write(write_end.get(), image ? "y" : "n", 1);
-    ::pause();
-    ::_exit(0);
+  {
+    const Holder holder{drive(path)};
+    expect_words(refusal(drive(path), ErrorKind::State), {fmt::format("(process {})", holder.pid())});
   }
-  char held = 0;
-  ASSERT_EQ(::read(read_end.get(), &held, 1), 1);
-  EXPECT_EQ(held, 'y');
-  expect_words(refusal(drive(path), ErrorKind::State), {fmt::format("(process {})", child)});
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
   EXPECT_TRUE(DiskImage::open(drive(path))) << "a lock ends with its process";
+}
+
+TEST_F(DiskImageTest, LooksThroughNoOtherProcessForARunningDrive) {
+  const auto present = DiskImage::open(drive(make("present", 512)));
+  ASSERT_TRUE(present);
+  const std::string path = make("disk", 512);
+  {
+    const Holder holder{drive(path)};
+    const auto refused = DiskImage::open(drive(path), *present);
+    ASSERT_FALSE(refused);
+    expect_words(refused.error().message, {"in use by another process"});
+  }
+  const auto holder = DiskImage::open(drive(path));
+  const auto refused = DiskImage::open(drive(path), *present);
+  ASSERT_FALSE(refused);
+  expect_words(refused.error().message, {"in use by another drive of this machine"});
+}
+
+/// From now on, a system call of this thread does nothing, and fails with ENOTTY.
+void forbid(long number) {
+  std::array filter = {
+      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),  // seccomp_data::nr
+      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(number), 0, 1),
+      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program{.len = filter.size(), .filter = filter.data()};
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+    ::_exit(2);
+}
+
+TEST_F(DiskImageTest, SyncsTheTimeOfChangeAsWell) {
+  const auto image = DiskImage::open(drive(make("disk", 512)));
+  ASSERT_TRUE(image);
+  const auto synced_without = [&](long call) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      forbid(call);
+      ::_exit(image->sync() ? 0 : 1);
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status));
+    return WEXITSTATUS(status);
+  };
+  EXPECT_EQ(synced_without(SYS_fsync), 1);
+  EXPECT_EQ(synced_without(SYS_fdatasync), 0) << "it need not store times";
 }
 
 TEST_F(DiskImageTest, SharesTheLockOfThePredecessorOnTheSameFile) {
@@ -200,6 +270,63 @@ TEST_F(DiskImageTest, OpensDirectlyBesideAViewThroughThePageCache) {
   EXPECT_GE(image->file_alignment(), 512U);
   EXPECT_EQ(image->logical_block_size(), 512U) << "how an image is opened does not change its partition table's unit";
   expect_words(refusal(config, ErrorKind::State), {"in use by"});
+}
+
+// --- Block devices ---------------------------------------------------------------------------------------------------
+
+class BlockDeviceImage : public DiskImageTest {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "device nodes take root";
+    device_ = ::mayfly::testing::LoopDevice::create(make("backing", 1 << 20));
+    if (!device_) GTEST_SKIP() << "this host has no loop devices to give";
+    for (const std::string& node : {one_, other_}) device_->make_node(node);
+  }
+  std::optional<::mayfly::testing::LoopDevice> device_;
+  std::string one_ = scratch_.file("one");
+  std::string other_ = scratch_.file("other");
+};
+
+TEST_F(BlockDeviceImage, IsOneDiskByWhicheverNodeItIsWritten) {
+  {
+    const auto writer = DiskImage::open(drive(one_));
+    ASSERT_TRUE(writer) << writer.error().message;
+    EXPECT_EQ(writer->size_bytes(), 1U << 20);
+    expect_words(refusal(drive(other_), ErrorKind::State),
+                 {other_, "in use", "mounted", "another machine", "unmount it", "is_read_only"});
+    expect_words(refusal(drive(one_), ErrorKind::State), {one_, "in use"});
+  }
+  EXPECT_TRUE(DiskImage::open(drive(other_))) << "the claim ends with the image";
+}
+
+TEST_F(BlockDeviceImage, IsNotWrittenWhileTheHostHasItForItself) {
+  const OwnedFd mounted{::open(one_.c_str(), O_RDONLY | O_EXCL | O_CLOEXEC)};  // what mount(2) does
+  ASSERT_TRUE(mounted);
+  expect_words(refusal(drive(other_), ErrorKind::State), {"in use", "mounted"});
+  EXPECT_TRUE(DiskImage::open(drive(other_, true))) << "who only reads claims nothing";
+}
+
+TEST_F(BlockDeviceImage, CanBeGivenToItsOwnDriveAgainByAnyNode) {
+  const auto first = DiskImage::open(drive(one_));
+  ASSERT_TRUE(first) << first.error().message;
+  for (const std::string& node : {one_, other_}) {
+    const auto again = DiskImage::open(drive(node), *first);
+    ASSERT_TRUE(again) << again.error().message;
+    EXPECT_EQ(again->path(), node);
+  }
+  expect_words(refusal(drive(other_), ErrorKind::State), {"in use"});
+}
+
+TEST_F(BlockDeviceImage, IsClaimedOnceForBothViewsOfADirectDrive) {
+  DriveConfig config = drive(one_);
+  config.direct = true;
+  const auto image = DiskImage::open(config);
+  ASSERT_TRUE(image) << image.error().message;
+  EXPECT_TRUE(image->direct());
+  EXPECT_TRUE(DiskImage::open(config, *image));
+  config.path_on_host = other_;
+  EXPECT_TRUE(DiskImage::open(config, *image));
+  expect_words(refusal(drive(other_), ErrorKind::State), {"in use"});
 }
 
 }  // namespace
