@@ -9,6 +9,7 @@ namespace mayfly {
 namespace {
 
 constexpr JsonName<CacheType> kCacheTypes[] = {{"Unsafe", CacheType::Unsafe}, {"Writeback", CacheType::Writeback}};
+constexpr JsonName<Discard> kDiscards[] = {{"Ignore", Discard::Ignore}, {"Unmap", Discard::Unmap}};
 /// Kept by name: they differ in nothing but what is told of them.
 constexpr JsonName<std::string_view> kIoEngines[] = {{"Sync", "Sync"}, {"Async", "Async"}};
 
@@ -44,6 +45,7 @@ Result<DriveConfig> read_drive(const JsonValue& json, const std::string& where) 
   drive.cache_type = fields.optional("cache_type", JsonEnum<CacheType>{kCacheTypes}).value_or(drive.cache_type);
   drive.io_engine = fields.optional("io_engine", JsonEnum<std::string_view>{kIoEngines}).transform(owned);
   drive.direct = fields.optional("direct", JsonBool{}).value_or(drive.direct);
+  drive.discard = fields.optional("discard", JsonEnum<Discard>{kDiscards}).value_or(drive.discard);
   drive.rate_limiter = fields.optional("rate_limiter", read_rate_limiter);
   return fields.finish(std::move(drive));
 }
@@ -58,6 +60,7 @@ void write_drive(JsonWriter& json, const DriveConfig& drive) {
   json.field("cache_type", json_name(kCacheTypes, drive.cache_type));
   if (drive.io_engine) json.field("io_engine", *drive.io_engine);
   json.field("direct", drive.direct);
+  json.field("discard", json_name(kDiscards, drive.discard));
   write_rate_limiter(json, "rate_limiter", drive.rate_limiter);
   json.end_object();
 }

@@ -38,6 +38,8 @@ struct EnumRange<CpuidRegister> : EnumBounds<CpuidRegister, CpuidRegister::Eax, 
 template <>
 struct EnumRange<CacheType> : EnumBounds<CacheType, CacheType::Unsafe, CacheType::Writeback> {};
 template <>
+struct EnumRange<Discard> : EnumBounds<Discard, Discard::Ignore, Discard::Unmap> {};
+template <>
 struct EnumRange<MmdsVersion> : EnumBounds<MmdsVersion, MmdsVersion::V1, MmdsVersion::V2> {};
 template <>
 struct EnumRange<PitMode> : EnumBounds<PitMode, PitMode::TerminalCount, PitMode::HardwareStrobe> {};
@@ -128,6 +130,10 @@ void visit(Archive& archive, DriveConfig& drive) {
   archive.field("io_engine", drive.io_engine);
   archive.field("direct", drive.direct);
   archive.field("rate_limiter", drive.rate_limiter);
+  if (archive.since(2))
+    archive.field("discard", drive.discard);
+  else if (!drive.is_read_only)
+    drive.discard = Discard::Unmap;  // every drive that was writable offered it
 }
 
 template <typename Archive>
@@ -345,6 +351,7 @@ void visit(Archive& archive, BlockDeviceState& device) {
   archive.field("features", device.features);
   archive.field("rate_limiter", device.rate_limiter);
   archive.field("image", device.image);
+  if (archive.since(2)) archive.field("lost_writes", device.lost_writes);
 }
 
 template <typename Archive>

@@ -12,14 +12,13 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 namespace mayfly {
 namespace {
 
-/// EINTR and EAGAIN of one request; the kernel gives neither for long.
-constexpr unsigned kMaximumRetries = 64;
 /// Chains that are taken before the rest of the loop gets its turn: a guest on another CPU can offer for ever.
 constexpr unsigned kMaximumTurn = BlockDevice::kQueueSize;
 /// A read of more is not worth trying without waiting: copying dwarfs the round through the ring.
@@ -65,7 +64,7 @@ struct BlockDevice::Slot final : Operation {
   void on_complete(int result, bool more) noexcept override;
 
   BlockDevice& owner;
-  Slot* next_free = nullptr;
+  Slot* next = nullptr;  // free, or a flush that waits
   std::optional<Chain> chain;
   std::shared_ptr<Backing> backing;
   BlockRequest request;  // `data` and `offset` move on with what was transferred
@@ -128,7 +127,8 @@ std::uint32_t BlockDevice::type() const noexcept { return VIRTIO_ID_BLOCK; }
 
 std::uint64_t BlockDevice::features() const noexcept {
   std::uint64_t features = bit(VIRTIO_BLK_F_SEG_MAX) | bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_TOPOLOGY);
-  features |= config_.is_read_only ? bit(VIRTIO_BLK_F_RO) : bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES);
+  features |= config_.is_read_only ? bit(VIRTIO_BLK_F_RO) : bit(VIRTIO_BLK_F_WRITE_ZEROES);
+  if (gives_up_space()) features |= bit(VIRTIO_BLK_F_DISCARD);
   if (config_.cache_type == CacheType::Writeback) features |= bit(VIRTIO_BLK_F_FLUSH);
   return features;
 }
@@ -140,7 +140,7 @@ FeatureText BlockDevice::feature_text(unsigned feature) const noexcept {
     case VIRTIO_BLK_F_FLUSH:
       return {"VIRTIO_BLK_F_FLUSH", "configure the drive with cache_type Writeback"};
     case VIRTIO_BLK_F_DISCARD:
-      return {"VIRTIO_BLK_F_DISCARD", "configure the drive as it was, to be written"};
+      return {"VIRTIO_BLK_F_DISCARD", "configure the drive as it was, to be written, with discard Unmap"};
     case VIRTIO_BLK_F_WRITE_ZEROES:
       return {"VIRTIO_BLK_F_WRITE_ZEROES", "configure the drive as it was, to be written"};
     default:
@@ -159,13 +159,15 @@ void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) c
   config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(per_physical));
   config.min_io_size = static_cast<std::uint16_t>(per_physical);
   config.num_queues = 1;
-  if (!config_.is_read_only) {
+  if (gives_up_space()) {
     config.max_discard_sectors = kMaximumRangeSectors;
     config.max_discard_seg = kMaximumBlockRanges;
     config.discard_sector_alignment = static_cast<std::uint32_t>(image.physical_block_size() / kSectorSize);
+  }
+  if (!config_.is_read_only) {
     config.max_write_zeroes_sectors = kMaximumRangeSectors;
     config.max_write_zeroes_seg = kMaximumBlockRanges;
-    config.write_zeroes_may_unmap = 1;
+    config.write_zeroes_may_unmap = gives_up_space() ? 1 : 0;
   }
   std::ranges::fill(data, std::byte{0});
   if (offset >= sizeof config) return;
@@ -190,7 +192,7 @@ void BlockDevice::reset() noexcept {
 
 void BlockDevice::begin_quiesce() noexcept {
   quiescing_ = true;
-  if (in_flight_ == 0) host().quiet();
+  if (at_rest()) host().quiet();
 }
 
 void BlockDevice::resume() noexcept { quiescing_ = false; }
@@ -199,47 +201,6 @@ void BlockDevice::update_rate_limiter(const RateLimiterConfig& config) {
   const auto lock = host().lock();
   limiter_->update(config);
   metrics_.update_count.add();
-}
-
-Status BlockDevice::replace_path(const std::string& path) {
-  DriveConfig config = config_;
-  config.path_on_host = path;
-  // Only this thread puts another image there: no lock for a look at it.
-  auto image = DiskImage::open(config, backing_->image);
-  if (!image) {
-    metrics_.update_fails.add();
-    return propagate(image);
-  }
-  return replace_image(std::move(*image));
-}
-
-Status BlockDevice::replace_image(DiskImage image) {
-  const auto refuse = [this](std::unexpected<Error> error) {
-    metrics_.update_fails.add();
-    return error;
-  };
-  const std::uint32_t block_size = backing_->image.logical_block_size();
-  if (image.read_only() != config_.is_read_only)
-    return refuse(fail(ErrorKind::InvalidArgument,
-                       "{}: path_on_host {} was opened {}, and the drive is {}; that cannot change while the machine "
-                       "runs",
-                       name_, image.path(), image.read_only() ? "read-only" : "to be written",
-                       config_.is_read_only ? "read-only" : "writable"));
-  if (image.logical_block_size() != block_size)
-    return refuse(fail(ErrorKind::InvalidArgument,
-                       "{}: path_on_host {} has blocks of {} bytes, and the guest was told {}; give an image with "
-                       "blocks of {} bytes",
-                       name_, image.path(), image.logical_block_size(), block_size, block_size));
-  auto made = make_backing(std::move(image), loop_);
-  if (!made) return refuse(propagate(made, name_));
-
-  const auto lock = host().lock();
-  backing_ = std::move(*made);
-  may_read_cached_ = !backing_->image.direct();
-  cache_misses_ = skip_cached_ = 0;
-  metrics_.update_count.add();
-  host().config_changed();
-  return {};
 }
 
 void BlockDevice::on_tokens() noexcept {
@@ -295,7 +256,7 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
   const std::span<iovec> segments{slot.segments};
   slot.request = parse_block_request(
       {.readable = segments.first(readable), .writable = segments.subspan(readable, writable), .ranges = slot.ranges},
-      {.sectors = backing_->image.sectors(), .read_only = config_.is_read_only});
+      {.sectors = backing_->image.sectors(), .read_only = config_.is_read_only, .discard = gives_up_space()});
   if (!admit(slot)) {
     queue_->untake(std::move(*slot.chain));
     slot.chain.reset();
@@ -317,14 +278,34 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
   const bool nothing_to_do = (is_transfer(command) && slot.request.length == 0) ||
                              (command == BlockCommand::Flush && config_.cache_type == CacheType::Unsafe);
   if (nothing_to_do) return answer(slot, VIRTIO_BLK_S_OK);
+  if (command == BlockCommand::Flush) return flush(slot);
   if (alone && command == BlockCommand::Read && read_cached(slot)) return;
   submit(slot);
 }
 
+/// What a request takes from the bucket of bytes.
+std::uint64_t BlockDevice::charge(const Slot& slot) const noexcept {
+  const BlockRequest& request = slot.request;
+  if (request.refusal != VIRTIO_BLK_S_OK) return 0;
+  switch (request.command) {
+    case BlockCommand::Read:
+    case BlockCommand::Write:
+      return request.length;
+    case BlockCommand::WriteZeroes:
+      return std::accumulate(slot.ranges.begin(), slot.ranges.begin() + request.range_count, std::uint64_t{0},
+                             [](std::uint64_t sum, const BlockRange& range) { return sum + range.length; });
+    case BlockCommand::Discard:
+      return kFixedCharge * request.range_count;
+    case BlockCommand::Flush:
+      return config_.cache_type == CacheType::Unsafe ? 0 : kFixedCharge;
+    case BlockCommand::GetId:
+      break;
+  }
+  return 0;
+}
+
 bool BlockDevice::admit(const Slot& slot) noexcept {
-  // Bytes are those that cross to the guest or back; the rest is an operation.
-  const bool transfers = slot.request.refusal == VIRTIO_BLK_S_OK && is_transfer(slot.request.command);
-  if (limiter_->admit(transfers ? slot.request.length : 0)) return true;
+  if (!limiter_->limited() || limiter_->admit(charge(slot))) return true;
   throttled_ = true;
   metrics_.rate_limiter_throttled_events.add();
   return false;
@@ -354,6 +335,26 @@ bool BlockDevice::read_cached(Slot& slot) noexcept {
 
 // --- Data path: the host's side --------------------------------------------------------------------------------------
 
+/// A flush covers what was written to images that were swapped out as well, and waits for their syncs. Until then it is
+/// on no image: another swap may follow.
+void BlockDevice::flush(Slot& slot) noexcept {
+  slot.backing.reset();
+  slot.next = std::exchange(waiting_flushes_, &slot);
+  if (retired_.empty()) release_flushes();
+}
+
+void BlockDevice::release_flushes() noexcept {
+  const bool lost = waiting_flushes_ != nullptr && std::exchange(lost_writes_, false);
+  while (Slot* slot = waiting_flushes_) {
+    waiting_flushes_ = slot->next;
+    slot->backing = backing_;
+    if (lost)
+      answer(*slot, VIRTIO_BLK_S_IOERR);
+    else
+      submit(*slot);
+  }
+}
+
 void BlockDevice::submit(Slot& slot) noexcept {
   const BlockRequest& request = slot.request;
   if (slot.syncing) return loop_.sync_data(slot.backing->file, slot);
@@ -378,7 +379,8 @@ void BlockDevice::submit_range(Slot& slot) noexcept {
   while (slot.range < slot.request.range_count && slot.ranges[slot.range].length == 0) ++slot.range;
   if (slot.range == slot.request.range_count) return stored(slot);
   const BlockRange& range = slot.ranges[slot.range];
-  const bool hole = slot.request.command == BlockCommand::Discard || range.unmap;
+  // 5.2.6.2: an unmap of zeroes is a wish.
+  const bool hole = slot.request.command == BlockCommand::Discard || (range.unmap && gives_up_space());
   const int mode = FALLOC_FL_KEEP_SIZE | (hole ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
   loop_.fallocate(slot.backing->file, mode, range.offset, range.length, slot);
 }
@@ -402,7 +404,7 @@ const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
 void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
   const auto lock = owner.host().lock();
   owner.on_result(*this, result);
-  if (owner.quiescing_ && owner.in_flight_ == 0) owner.host().quiet();
+  if (owner.quiescing_ && owner.at_rest()) owner.host().quiet();
   if (std::exchange(owner.starved_, false)) owner.serve();
 }
 
@@ -454,7 +456,10 @@ bool BlockDevice::retry(Slot& slot, int error_number) noexcept {
 void BlockDevice::fail_request(Slot& slot, int error_number) noexcept {
   const BlockRequest& request = slot.request;
   const bool ranges = request.command == BlockCommand::Discard || request.command == BlockCommand::WriteZeroes;
-  if (error_number == EOPNOTSUPP && ranges && !slot.syncing) return answer(slot, VIRTIO_BLK_S_UNSUPP);
+  if (error_number == EOPNOTSUPP && ranges && !slot.syncing) {
+    limiter_->give_back(charge(slot));  // the driver writes the zeroes itself, and pays for them then
+    return answer(slot, VIRTIO_BLK_S_UNSUPP);
+  }
   metrics_.execute_fails.add();
   if (log_rate_.allow()) {
     const std::uint64_t at =
@@ -491,6 +496,7 @@ void BlockDevice::answer(Slot& slot, std::uint8_t status) noexcept {
   slot.chain.reset();
   slot.backing.reset();
   give_back(slot);
+  if (!retired_.empty()) sync_retired();
   host().used(0);
 }
 
@@ -506,7 +512,7 @@ void BlockDevice::count(const Slot& slot) noexcept {
 BlockDevice::Slot* BlockDevice::take_slot() noexcept {
   Slot* slot = free_slots_;
   if (slot != nullptr) {
-    free_slots_ = slot->next_free;
+    free_slots_ = slot->next;
   } else {
     if (made_slots_ == kQueueSize) return nullptr;
     slot = ::new (arena_.bytes().data() + sizeof(Slot) * made_slots_) Slot{*this};
@@ -517,14 +523,17 @@ BlockDevice::Slot* BlockDevice::take_slot() noexcept {
 }
 
 void BlockDevice::give_back(Slot& slot) noexcept {
-  slot.next_free = std::exchange(free_slots_, &slot);
+  slot.next = std::exchange(free_slots_, &slot);
   --in_flight_;
 }
 
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 BlockDeviceState BlockDevice::state() const {
-  return {.features = features_, .rate_limiter = limiter_->state(), .image = backing_->image.present_identity()};
+  return {.features = features_,
+          .rate_limiter = limiter_->state(),
+          .image = backing_->image.present_identity(),
+          .lost_writes = lost_writes_};
 }
 
 Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
@@ -534,12 +543,19 @@ Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
                 "{}: {} has {} bytes, and had {} when the snapshot was taken; give the image that belongs to the "
                 "snapshot",
                 name_, image.path(), image.size_bytes(), state.image.size_bytes);
-  if (images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns)
+  const bool changed = images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns;
+  if (changed && !config_.is_read_only)
     return fail(ErrorKind::InvalidArgument,
                 "{}: {} has changed since the snapshot was taken, so the guest would find other data than it knows; "
                 "give the image as it was, or set allow_changed_drives if the change does no harm",
                 name_, image.path());
+  if (changed)
+    log_.warning(
+        "{}: {} has another time of change than when the snapshot was taken: if its content differs as well, the guest "
+        "finds other data than it knows",
+        name_, image.path());
   limiter_->restore(state.rate_limiter);
+  lost_writes_ = state.lost_writes;
   return {};
 }
 

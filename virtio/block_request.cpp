@@ -110,7 +110,9 @@ BlockRequest parse_block_request(const BlockBuffers& buffers, const BlockRules& 
       request.refusal = VIRTIO_BLK_S_OK;
       break;
     case VIRTIO_BLK_T_DISCARD:
-      request.refusal = check_ranges(request, BlockCommand::Discard, readable, rules, buffers.ranges);
+      request.refusal = VIRTIO_BLK_S_UNSUPP;
+      if (rules.discard || rules.read_only)
+        request.refusal = check_ranges(request, BlockCommand::Discard, readable, rules, buffers.ranges);
       break;
     case VIRTIO_BLK_T_WRITE_ZEROES:
       request.refusal = check_ranges(request, BlockCommand::WriteZeroes, readable, rules, buffers.ranges);

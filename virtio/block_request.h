@@ -36,6 +36,7 @@ inline constexpr std::uint32_t kMaximumRangeSectors = 1U << 22;
 struct BlockRules {
   std::uint64_t sectors = 0;
   bool read_only = false;
+  bool discard = false;  ///< Whether VIRTIO_BLK_F_DISCARD is offered.
 };
 
 /// A chain's buffers as host memory, none of them empty, and room for ranges; all the caller's. The vectors are trimmed

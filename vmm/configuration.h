@@ -108,6 +108,10 @@ struct RateLimiterConfig {
 /// offer flushing, as in the dialect.
 enum class CacheType { Unsafe, Writeback };
 
+/// What a discard of the guest's (fstrim) does: it is not offered, or punches a hole into the image. Space that was
+/// reserved for an image stays reserved with Ignore: later writes cannot fail for want of it.
+enum class Discard { Ignore, Unmap };
+
 /// PUT /drives/{drive_id}
 struct DriveConfig {
   std::string drive_id{};
@@ -118,6 +122,7 @@ struct DriveConfig {
   CacheType cache_type = CacheType::Unsafe;
   std::optional<std::string> io_engine{};  ///< "Sync" or "Async": kept for GET; both are io_uring here.
   bool direct = false;                     ///< O_DIRECT: past the host's page cache.
+  Discard discard = Discard::Ignore;       ///< Without effect on a read-only drive.
   std::optional<RateLimiterConfig> rate_limiter{};
 };
 

@@ -100,7 +100,8 @@ class World {
     must(::ftruncate(file.get(), kImageBytes) == 0);
     return {.drive_id = "fuzz",
             .path_on_host = fmt::format("/proc/self/fd/{}", file.get()),
-            .cache_type = CacheType::Writeback};
+            .cache_type = CacheType::Writeback,
+            .discard = Discard::Unmap};
   }
   std::uint16_t& word(std::uint64_t at) { return *reinterpret_cast<std::uint16_t*>(ram_.bytes({at}, 2).data()); }
 

@@ -1,6 +1,7 @@
 // The bare-metal `block` guest on real files, by the API.
 
 #include "tests/integration/kvm_required.h"
+#include "tests/support/loop_device.h"
 #include "tests/support/monitor.h"
 
 #include <fcntl.h>
@@ -34,14 +35,17 @@ std::string drive(const std::string& path, const std::string& more) {
 
 class BlockTest : public KvmTest {
  protected:
-  void expect_pass(const std::string& guest, const std::string& more, const std::string& boot_args = "console=ttyS0") {
+  /// What the guest said.
+  std::string expect_pass(const std::string& guest, const std::string& more,
+                          const std::string& boot_args = "console=ttyS0") {
     Monitor monitor;
     const HttpAnswer answer = monitor.put("/drives/data", drive(image_, more));
-    ASSERT_EQ(answer.status, 204) << answer.body;
+    EXPECT_EQ(answer.status, 204) << answer.body;
     monitor.boot(guest, boot_args);
     const std::string console = monitor.console_to_end();
     EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << monitor.log_until("");
     EXPECT_EQ(monitor.wait(), 0);
+    return console;
   }
   ScratchDirectory scratch_;
   std::string image_ = make_image(scratch_, "disk");
@@ -52,6 +56,19 @@ TEST_F(BlockTest, EveryRequestTypeIsServedFromAndToAFile) { expect_pass("block",
 TEST_F(BlockTest, AndByTheLinux64BitProtocol) { expect_pass("block.linux64", R"(, "cache_type": "Writeback")"); }
 
 TEST_F(BlockTest, AndPastTheHostsPageCache) { expect_pass("block", R"(, "cache_type": "Writeback", "direct": true)"); }
+
+TEST_F(BlockTest, DiscardsAreServedWhereTheyAreOfferedAndNotOtherwise) {
+  // The answers: VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP.
+  const std::string with = expect_pass("block", R"(, "discard": "Unmap")");
+  EXPECT_NE(with.find("discard 0"), std::string::npos) << with;
+  make_image(scratch_, "disk");
+  const std::string without = expect_pass("block", "");
+  EXPECT_NE(without.find("discard 2"), std::string::npos) << without;
+  Monitor monitor;
+  ASSERT_EQ(monitor.put("/drives/data", drive(image_, R"(, "discard": "Unmap")")).status, 204);
+  const HttpAnswer config = monitor.get("/vm/config");
+  EXPECT_NE(config.body.find(R"("discard":"Unmap")"), std::string::npos) << config.body;
+}
 
 TEST_F(BlockTest, AReadOnlyDriveIsNotWritten) {
   expect_pass("block", R"(, "is_read_only": true)", "console=ttyS0 read_only=1");
@@ -86,6 +103,30 @@ TEST_F(BlockTest, TwoMachinesCannotHaveOneImageToWrite) {
   EXPECT_NE(refused.body.find(image_), std::string::npos) << refused.body;
   EXPECT_NE(refused.body.find("mayfly"), std::string::npos) << "names the holder: " << refused.body;
   EXPECT_EQ(first.put("/drives/data", drive(image_, "")).status, 204) << "its own lock is not in its way";
+}
+
+TEST_F(BlockTest, ABlockDeviceIsWrittenByOneMachineWhicheverNodeItHas) {
+  if (::geteuid() != 0) GTEST_SKIP() << "device nodes take root";
+  const auto device = LoopDevice::create(image_);
+  if (!device) GTEST_SKIP() << "this host has no loop devices to give";
+  const std::string one = scratch_.file("one");
+  const std::string other = scratch_.file("other");
+  for (const std::string& node : {one, other}) device->make_node(node);
+  Monitor second;
+  {
+    Monitor first;
+    const HttpAnswer taken = first.put("/drives/data", drive(one, R"(, "cache_type": "Writeback")"));
+    ASSERT_EQ(taken.status, 204) << taken.body;
+    const HttpAnswer refused = second.put("/drives/data", drive(other, ""));
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find(other + " is in use"), std::string::npos) << refused.body;
+    first.boot("block", "console=ttyS0");
+    const std::string console = first.console_to_end();
+    EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << first.log_until("");
+    EXPECT_EQ(first.wait(), 0);
+  }
+  const HttpAnswer free = second.put("/drives/data", drive(other, ""));
+  EXPECT_EQ(free.status, 204) << free.body;
 }
 
 TEST_F(BlockTest, AnImageIsFreeAsSoonAsItsMachineHasEnded) {

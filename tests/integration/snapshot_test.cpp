@@ -4,6 +4,7 @@
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -267,6 +268,40 @@ TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
     EXPECT_NE(again.console_to_end().find("GUEST PASS"), std::string::npos) << again.log_until("");
     EXPECT_EQ(again.wait(), 0);
   }
+}
+
+TEST_F(SnapshotTest, ATimeOfChangeMattersWhereTheImageIsWritten) {
+  const auto put_drive = [&](Monitor& monitor, const std::string& id, const std::string& more) {
+    must(monitor.put("/drives/" + id, R"({"drive_id": ")" + id + R"(", "is_root_device": false, "path_on_host": ")" +
+                                          make_file(file(id), std::string(4096, 'x')) + '"' + more + "}"));
+  };
+  const auto touch = [&](const std::string& id) { ASSERT_EQ(::utimensat(AT_FDCWD, file(id).c_str(), nullptr, 0), 0); };
+  {
+    Monitor first;
+    put_drive(first, "base", R"(, "is_read_only": true)");
+    put_drive(first, "data", "");
+    boot(first);
+    pause(first);
+    must(create(first, "one"));
+    resume(first);
+    end(first);
+  }
+  touch("base");
+  {
+    Monitor again;
+    must(load(again, "one.state", "one.mem"));
+    again.log_until("has another time of change");
+    round(again, 1);
+    end(again);
+  }
+  touch("data");
+  Monitor refused;
+  const HttpAnswer answer = load(refused, "one.state", "one.mem");
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_NE(answer.body.find("allow_changed_drives"), std::string::npos) << answer.body;
+  must(load(refused, "one.state", "one.mem", R"(, "resume_vm": true, "allow_changed_drives": true)"));
+  round(refused, 1);
+  end(refused);
 }
 
 // --- Refusals --------------------------------------------------------------------------------------------------------

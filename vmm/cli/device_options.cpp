@@ -151,6 +151,11 @@ Status set_mtu(NetworkInterfaceConfig& interface, std::string_view text) {
   return {};
 }
 
+Status set_discard(DriveConfig& drive, std::string_view) {
+  drive.discard = Discard::Unmap;
+  return {};
+}
+
 /// A part that is a word: sets `member`.
 template <bool DriveConfig::* member>
 Status set_true(DriveConfig& drive, std::string_view) {
@@ -176,6 +181,7 @@ constexpr Part<DriveConfig> kDriveParts[] = {
     {"root", false, set_true<&DriveConfig::is_root_device>},
     {"direct", false, set_true<&DriveConfig::direct>},
     {"cache", true, set_cache},
+    {"discard", false, set_discard},
 };
 constexpr Part<NetworkInterfaceConfig> kNetParts[] = {
     {"tap", true, set_tap},

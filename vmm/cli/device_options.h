@@ -15,9 +15,9 @@
 /// twice. A path that looks like another part ("id=x") is given as "path=id=x".
 namespace mayfly {
 
-/// PATH[,id=ID][,ro][,root][,direct][,cache=writeback]. Drives without an id become drive0, drive1 and so on, by their
-/// place. Errors (InvalidArgument) name the option, its value and the part: unknown, twice, wrong value, no path; an id
-/// of two drives; two root devices.
+/// PATH[,id=ID][,ro][,root][,direct][,cache=writeback][,discard]. Drives without an id become drive0, drive1 and so on,
+/// by their place. Errors (InvalidArgument) name the option, its value and the part: unknown, twice, wrong value, no
+/// path; an id of two drives; two root devices.
 [[nodiscard]] Result<std::vector<DriveConfig>> read_drive_options(std::span<const std::string> values);
 
 /// TAP[,id=ID][,mac=ADDRESS][,mtu=BYTES]. Interfaces without an id become eth0, eth1 and so on, by their place.

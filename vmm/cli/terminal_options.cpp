@@ -27,6 +27,7 @@ void add_devices(CLI::App& app, RunFlags& flags) {
                  "root (has the root file system), ro (read-only),\n"
                  "direct (past the host's page cache),\n"
                  "cache=writeback (the guest's flushes count),\n"
+                 "discard (the guest may give space back),\n"
                  "id=NAME (default: drive0, drive1 and so on).\n"
                  "Repeat it for more; double a comma in the path")
       ->option_text("PATH[,PART]...")

@@ -10,7 +10,8 @@ namespace {
 TEST(DriveJson, ReadsADrive) {
   const auto whole = command<PutDrive>("PUT", "/drives/rootfs", R"({
       "drive_id": "rootfs", "path_on_host": "/r", "is_root_device": true, "is_read_only": true,
-      "partuuid": "0eaa91a0-01", "cache_type": "Writeback", "io_engine": "Async", "direct": true, "socket": null,
+      "partuuid": "0eaa91a0-01", "cache_type": "Writeback", "io_engine": "Async", "direct": true,
+      "discard": "Unmap", "socket": null,
       "rate_limiter": {"bandwidth": {"size": 1, "refill_time": 2, "one_time_burst": 3},
                        "ops": {"size": 4, "refill_time": 5}}})");
   EXPECT_EQ(whole.value.drive_id, "rootfs");
@@ -21,6 +22,7 @@ TEST(DriveJson, ReadsADrive) {
   EXPECT_EQ(whole.value.cache_type, CacheType::Writeback);
   EXPECT_EQ(whole.value.io_engine, "Async");
   EXPECT_TRUE(whole.value.direct);
+  EXPECT_EQ(whole.value.discard, Discard::Unmap);
   ASSERT_TRUE(whole.value.rate_limiter && whole.value.rate_limiter->bandwidth && whole.value.rate_limiter->ops);
   EXPECT_EQ(whole.value.rate_limiter->bandwidth->size, 1U);
   EXPECT_EQ(whole.value.rate_limiter->bandwidth->refill_time_ms, 2U);
@@ -35,6 +37,7 @@ TEST(DriveJson, ReadsADrive) {
   EXPECT_EQ(least.value.cache_type, CacheType::Unsafe);
   EXPECT_EQ(least.value.io_engine, std::nullopt);
   EXPECT_FALSE(least.value.direct);
+  EXPECT_EQ(least.value.discard, Discard::Ignore);
   EXPECT_FALSE(least.value.rate_limiter);
 }
 
@@ -58,6 +61,7 @@ TEST(DriveJson, RefusesABadDrive) {
   EXPECT_EQ(refused(R"("cache_type": "writeback")"),
             R"(drives/d.cache_type must be one of Unsafe, Writeback, not "writeback")");
   EXPECT_EQ(refused(R"("io_engine": "Uring")"), R"(drives/d.io_engine must be one of Sync, Async, not "Uring")");
+  EXPECT_EQ(refused(R"("discard": true)"), "drives/d.discard must be one of Ignore, Unmap, not true");
   EXPECT_EQ(refused(R"("is_read_only": 1)"), "drives/d.is_read_only must be true or false, not 1");
   EXPECT_EQ(refused(R"("direct": "O_DIRECT")"), R"(drives/d.direct must be true or false, not the string "O_DIRECT")");
   EXPECT_EQ(refused(R"("socket": "/s")"),

@@ -28,8 +28,9 @@ using testing::texts_of;
 /// Fields beyond the dialect's.
 bool is_extra_field(const std::string& where) {
   return where.ends_with("/version GET.mayfly_version") || where.ends_with("/vm/config GET.serial") ||
-         where.ends_with(".direct") || where.ends_with(".check_source_mac") || where.ends_with(".drive_overrides") ||
-         where.ends_with(".allow_changed_drives") || where.ends_with(".working_set");
+         where.ends_with(".direct") || where.ends_with(".discard") || where.ends_with(".check_source_mac") ||
+         where.ends_with(".drive_overrides") || where.ends_with(".allow_changed_drives") ||
+         where.ends_with(".working_set");
 }
 /// Values beyond the dialect's.
 std::set<std::string> extra_values(const std::string& where) {
@@ -239,7 +240,8 @@ class WholeTarget : public CommandTarget {
     config.cpu = CpuConfig{.cpuid = {CpuidEdit{}}, .msrs = {MsrEdit{}}, .capabilities = {KvmCapabilityEdit{}}};
     config.serial = SerialConfig{.serial_out_path = "/s", .rate_limiter = TokenBucketConfig{}};
     const RateLimiterConfig limits{.bandwidth = TokenBucketConfig{}, .ops = TokenBucketConfig{}};
-    config.drives = {DriveConfig{"d", "/d", true, true, "u", CacheType::Writeback, "Async", true, limits}};
+    config.drives = {
+        DriveConfig{"d", "/d", true, true, "u", CacheType::Writeback, "Async", true, Discard::Unmap, limits}};
     config.network_interfaces = {
         NetworkInterfaceConfig{"n", "t", MacAddress{2, 0, 0, 0, 0, 1}, std::uint16_t{1500}, true, limits, limits}};
     config.mmds = MmdsConfig{.network_interfaces = {"n"}};

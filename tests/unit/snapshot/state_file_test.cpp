@@ -1,6 +1,7 @@
 #include "snapshot/state_file.h"
 
 #include "snapshot/sections.h"
+#include "snapshot/visit.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
@@ -387,6 +388,47 @@ TEST(StateFile, NoDescriptorStaysOpen) {
   EXPECT_FALSE(read_state_file(path));
   EXPECT_FALSE(read_state_file(scratch.file("")));
   EXPECT_EQ(testing::open_descriptors(), before);
+}
+
+/// A drive's configuration as version 1 of its section had it.
+Bytes drive_of_version_1(DriveConfig drive) {
+  StateWriter writer;
+  writer.field("drive_id", drive.drive_id);
+  writer.field("path_on_host", drive.path_on_host);
+  writer.field("is_root_device", drive.is_root_device);
+  writer.field("is_read_only", drive.is_read_only);
+  writer.field("partuuid", drive.partuuid);
+  writer.field("cache_type", drive.cache_type);
+  writer.field("io_engine", drive.io_engine);
+  writer.field("direct", drive.direct);
+  writer.field("rate_limiter", drive.rate_limiter);
+  return std::move(writer).take();
+}
+
+TEST(StateFile, ADriveOfVersion1OffersDiscardAsItDidThen) {
+  for (const bool read_only : {false, true}) {
+    const Bytes bytes = drive_of_version_1({.drive_id = "data", .path_on_host = "/d", .is_read_only = read_only});
+    StateReader reader{bytes, 1};
+    DriveConfig drive;
+    visit(reader, drive);
+    EXPECT_FALSE(reader.failed());
+    EXPECT_EQ(reader.left(), 0U);
+    EXPECT_EQ(drive.path_on_host, "/d");
+    EXPECT_EQ(drive.discard, read_only ? Discard::Ignore : Discard::Unmap);
+  }
+}
+
+TEST(StateFile, KeepsWhatADriveOffersAndWhatItLost) {
+  Snapshot snapshot = filled_snapshot();
+  for (const auto discard : {Discard::Ignore, Discard::Unmap})
+    for (const bool lost : {false, true}) {
+      snapshot.drives[0].config.discard = discard;
+      snapshot.drives[0].device.lost_writes = lost;
+      const auto read = decode_snapshot(encode_snapshot(snapshot));
+      ASSERT_TRUE(read) << read.error().message;
+      EXPECT_EQ(read->drives[0].config.discard, discard);
+      EXPECT_EQ(read->drives[0].device.lost_writes, lost);
+    }
 }
 
 }  // namespace

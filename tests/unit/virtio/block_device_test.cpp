@@ -1,5 +1,6 @@
 #include "virtio/block_device.h"
 
+#include "tests/support/files.h"
 #include "tests/unit/virtio/block_fixture.h"
 #include "vmm/base/clock.h"
 
@@ -29,6 +30,8 @@ TEST(BlockDevice, OffersWhatItsConfigurationAllows) {
   constexpr std::uint64_t kHoles = bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES);
   EXPECT_EQ(BlockFixture{}.device->features(), kAlways | kHoles | bit(VIRTIO_BLK_F_FLUSH));
   EXPECT_EQ(BlockFixture({.cache_type = CacheType::Unsafe}).device->features(), kAlways | kHoles);
+  EXPECT_EQ(BlockFixture({.discard = Discard::Ignore}).device->features(),
+            kAlways | bit(VIRTIO_BLK_F_WRITE_ZEROES) | bit(VIRTIO_BLK_F_FLUSH));
   EXPECT_EQ(BlockFixture({.read_only = true}).device->features(),
             kAlways | bit(VIRTIO_BLK_F_RO) | bit(VIRTIO_BLK_F_FLUSH));
   EXPECT_EQ(BlockFixture{}.device->type(), std::uint32_t{VIRTIO_ID_BLOCK});
@@ -142,6 +145,26 @@ TEST(BlockDevice, DiscardsAndWritesZeroesInEveryRange) {
     EXPECT_EQ(drive.metrics.block.discard_count.value(), 1U);
     EXPECT_EQ(drive.metrics.block.write_zeroes_count.value(), 1U);
   }
+}
+
+TEST(BlockDevice, WithoutDiscardTheImageKeepsItsSpace) {
+  BlockFixture drive{{.discard = Discard::Ignore}};
+  const auto space = [&] {
+    struct stat status = {};
+    EXPECT_EQ(::stat(drive.config.path_on_host.c_str(), &status), 0);
+    return status.st_blocks;
+  };
+  const auto before = space();
+  const virtio_blk_config config = drive.device_config();
+  EXPECT_EQ(config.max_discard_sectors, 0U);
+  EXPECT_EQ(config.max_discard_seg, 0U);
+  EXPECT_EQ(config.write_zeroes_may_unmap, 0U);
+  EXPECT_EQ(config.max_write_zeroes_sectors, kMaximumRangeSectors);
+  EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_DISCARD, {{0, 64, 0}}), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(drive.on_disk(), BlockFixture::pattern(64));
+  EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 64, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP}}), VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(is_zero(drive.on_disk()));
+  EXPECT_EQ(space(), before);
 }
 
 TEST(BlockDevice, SaysUnsupportedWhereTheFileSystemCannotMakeZeroes) {
@@ -340,6 +363,69 @@ TEST(BlockDevice, ARequestLargerThanTheBucketIsServed) {
   EXPECT_EQ(drive.read(0, 64).size(), 64 * 512U);
 }
 
+/// A drive with a bucket of `bytes` that is filled once a day.
+BlockFixtureOptions with_bytes(std::uint64_t bytes) {
+  return {.rate_limiter =
+              RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = bytes, .refill_time_ms = 86'400'000}}};
+}
+/// Whether the bucket has a sector's bytes no more.
+bool is_throttled(BlockFixture& drive) {
+  drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(512), drive.status()});
+  drive.kick();
+  return drive.metrics.block.rate_limiter_throttled_events.value() > 0;
+}
+
+TEST(BlockDevice, WritingZeroesTakesItsLengthFromTheBucket) {
+  for (const std::uint32_t flags : {0U, 1U}) {
+    BlockFixture drive{with_bytes(20 * 512)};
+    EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 8, flags}, {16, 11, flags}}), VIRTIO_BLK_S_OK);
+    EXPECT_FALSE(is_throttled(drive));
+    EXPECT_TRUE(is_throttled(drive));
+  }
+}
+
+TEST(BlockDevice, AFlushAndEachRangeOfADiscardTakeAFixedSumFromTheBucket) {
+  BlockFixture flushed{with_bytes(2 * BlockDevice::kFixedCharge)};
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(flushed.transact({flushed.header(VIRTIO_BLK_T_FLUSH, 0), flushed.status()}).status, VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(is_throttled(flushed));
+  BlockFixture discarded{with_bytes(2 * BlockDevice::kFixedCharge)};
+  EXPECT_EQ(discarded.ranges(VIRTIO_BLK_T_DISCARD, {{0, 8, 0}, {16, 40, 0}}), VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(is_throttled(discarded));
+  // What does nothing costs nothing.
+  BlockFixtureOptions unsafe = with_bytes(512);
+  unsafe.cache_type = CacheType::Unsafe;
+  BlockFixture idle{unsafe};
+  EXPECT_EQ(idle.transact({idle.header(VIRTIO_BLK_T_FLUSH, 0), idle.status()}).status, VIRTIO_BLK_S_OK);
+  EXPECT_FALSE(is_throttled(idle));
+}
+
+TEST(BlockDevice, WhatTheHostCannotDoIsGivenBackToTheBucket) {
+  const OwnedFd file{::memfd_create("disk", MFD_CLOEXEC)};  // tmpfs has no FALLOC_FL_ZERO_RANGE
+  ASSERT_EQ(::ftruncate(file.get(), 64 * 512), 0);
+  BlockFixtureOptions options = with_bytes(9 * 512);
+  options.path = fmt::format("/proc/self/fd/{}", file.get());
+  BlockFixture drive{options};
+  // Larger than the bucket: what is given back pays the debt, too.
+  EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 64, 0}}), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_FALSE(is_throttled(drive)) << "the driver will write these zeroes itself";
+}
+
+TEST(BlockDevice, ZeroesLargerThanTheBucketAreWrittenAndWhatFollowsIsServed) {
+  BlockFixture drive{
+      {.rate_limiter = RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 512, .refill_time_ms = 1}}}};
+  const std::array ranges{virtio_blk_discard_write_zeroes{.sector = 0, .num_sectors = 16, .flags = 0}};
+  for (int i = 0; i < 3; ++i)
+    drive.offer(
+        {drive.header(VIRTIO_BLK_T_WRITE_ZEROES, 0), drive.holding(std::as_bytes(std::span{ranges})), drive.status()});
+  const std::uint64_t begin = monotonic_ns();
+  drive.kick();
+  for (const auto& [head, answer] : drive.collect(3)) EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
+  EXPECT_EQ(drive.read(0, 16), Bytes(16 * 512));
+  // Each waits until the debt of the one before is paid: 15 sectors, and then the one that it needs.
+  EXPECT_GE(static_cast<double>(monotonic_ns() - begin) / 1e6, 3 * 16 * 0.98);
+}
+
 TEST(BlockDevice, ALiftedLimitLetsWhatWaitsGoAtOnce) {
   BlockFixture drive{
       {.rate_limiter = RateLimiterConfig{.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 3'600'000}}}};
@@ -361,59 +447,6 @@ TEST(BlockDevice, AResetDoesNotFillTheBuckets) {
   drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(512), drive.status()});
   drive.kick();
   EXPECT_EQ(drive.metrics.block.rate_limiter_throttled_events.value(), 1U);
-}
-
-// --- Another image ---------------------------------------------------------------------------------------------------
-
-TEST(BlockDevice, RequestsInFlightEndOnTheImageTheyBeganOn) {
-  BlockFixture drive;
-  const Bytes old_content = drive.on_disk();
-  const Bytes new_content = BlockFixture::pattern(128, 3);
-  const std::string new_path = drive.make_image("other", new_content);
-  std::map<std::uint16_t, FakeBuffer> rooms;
-  for (int i = 0; i < 8; ++i) {
-    const FakeBuffer room = drive.to_fill(64 * 512);
-    rooms.emplace(drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), room, drive.status()}), room);
-  }
-  drive.kick();
-  const auto replaced = drive.device->replace_path(new_path);
-  ASSERT_TRUE(replaced) << replaced.error().message;
-  EXPECT_EQ(drive.host->config_changes, 1);
-  EXPECT_EQ(drive.device_config().capacity, 128U);
-  for (const auto& [head, answer] : drive.collect(8)) {
-    EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
-    EXPECT_EQ(drive.filled(rooms.at(head)), old_content);
-  }
-  EXPECT_EQ(drive.read(0, 128), new_content);
-  EXPECT_TRUE(DiskImage::open(drive.config)) << "the old image is let go with its last request";
-  EXPECT_EQ(drive.metrics.block.update_count.value(), 1U);
-}
-
-TEST(BlockDevice, ItsOwnImageCanBeGivenAgainAfterItHasGrown) {
-  BlockFixture drive;
-  ASSERT_EQ(::truncate(drive.config.path_on_host.c_str(), 100 * 512), 0);
-  const auto replaced = drive.device->replace_path(drive.config.path_on_host);
-  ASSERT_TRUE(replaced) << replaced.error().message;
-  EXPECT_EQ(drive.device_config().capacity, 100U);
-  EXPECT_EQ(drive.write(99, Bytes(512)), VIRTIO_BLK_S_OK);
-  EXPECT_FALSE(DiskImage::open(drive.config)) << "it is still locked";
-}
-
-TEST(BlockDevice, ARefusedImageChangesNothing) {
-  BlockFixture drive;
-  const Bytes content = drive.on_disk();
-  const auto missing = drive.device->replace_path(drive.scratch.file("gone"));
-  ASSERT_FALSE(missing);
-  EXPECT_EQ(missing.error().kind, ErrorKind::NotFound);
-  DriveConfig config = drive.config;
-  config.path_on_host = drive.make_image("other", Bytes(1024));
-  config.is_read_only = true;
-  const auto read_only = drive.device->replace_image(BlockFixture::must(DiskImage::open(config)));
-  ASSERT_FALSE(read_only);
-  EXPECT_NE(read_only.error().message.find("read-only"), std::string::npos);
-  EXPECT_EQ(drive.host->config_changes, 0);
-  EXPECT_EQ(drive.metrics.block.update_fails.value(), 2U);
-  EXPECT_EQ(drive.read(0, 64), content);
 }
 
 // --- Snapshot --------------------------------------------------------------------------------------------------------
@@ -439,14 +472,42 @@ TEST(BlockDevice, ItsStateIsTakenOverByAnotherOfTheSameKind) {
   EXPECT_EQ(state.features & ~read_only.device->features(), bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES));
   for (const unsigned feature : {VIRTIO_BLK_F_RO, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES})
     EXPECT_NE(read_only.device->feature_text(feature).name, "") << feature;
+}
 
-  // The very image, as it was and after a write from outside.
-  EXPECT_TRUE(saved.device->restore(state, BlockDevice::Images::Unchanged));
-  BlockDeviceState older = state;
-  older.image.modified_ns -= 1;
-  const auto refused = saved.device->restore(older, BlockDevice::Images::Unchanged);
+/// The state of a drive over an image, and that image's time of change moved by a nanosecond.
+BlockDeviceState changed_since(BlockFixture& drive) {
+  drive.host->quiesce();
+  BlockDeviceState state = drive.device->state();
+  state.image.modified_ns -= 1;
+  return state;
+}
+
+TEST(BlockDevice, IsRestoredOverTheImageAsItWas) {
+  BlockFixture drive;
+  drive.host->quiesce();
+  EXPECT_TRUE(drive.device->restore(drive.device->state(), BlockDevice::Images::Unchanged));
+}
+
+TEST(BlockDevice, IsNotRestoredOverAWritableImageThatHasChanged) {
+  BlockFixture drive;
+  const auto refused = drive.device->restore(changed_since(drive), BlockDevice::Images::Unchanged);
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message.find("has changed since the snapshot"), std::string::npos);
+  EXPECT_NE(refused.error().message.find("allow_changed_drives"), std::string::npos);
+}
+
+TEST(BlockDevice, IsRestoredOverAReadOnlyImageWithAnotherTimeOfChangeAndWarns) {
+  BlockFixture drive{{.read_only = true}};
+  const BlockDeviceState state = changed_since(drive);
+  const std::string path = drive.scratch.file("log");
+  ASSERT_TRUE(drive.log.configure({.log_path = path, .level = LogLevel::Warning}));
+  EXPECT_TRUE(drive.device->restore(state, BlockDevice::Images::MayDiffer));
+  EXPECT_EQ(content_of(path), "") << "it was expected to differ";
+  EXPECT_TRUE(drive.device->restore(state, BlockDevice::Images::Unchanged));
+  EXPECT_NE(content_of(path).find(drive.config.path_on_host), std::string::npos) << content_of(path);
+  BlockDeviceState larger = state;
+  larger.image.size_bytes += 512;
+  EXPECT_FALSE(drive.device->restore(larger, BlockDevice::Images::Unchanged));
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ struct BlockFixtureOptions {
   bool read_only = false;
   bool direct = false;
   CacheType cache_type = CacheType::Writeback;
+  Discard discard = Discard::Unmap;
   std::optional<RateLimiterConfig> rate_limiter{};
   std::string path{};              ///< Absent: a scratch file of `sectors`, filled with pattern().
   std::uint64_t features = ~0ULL;  ///< Of those offered, what the driver accepts.
@@ -51,6 +52,7 @@ class BlockFixture {
     config.is_read_only = options.read_only;
     config.direct = options.direct;
     config.cache_type = options.cache_type;
+    config.discard = options.discard;
     config.rate_limiter = options.rate_limiter;
     (void)log.configure({.level = LogLevel::Off});
     loop = must(EventLoop::create());

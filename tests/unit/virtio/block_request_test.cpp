@@ -54,7 +54,7 @@ struct Parsed {
   std::array<BlockRange, kMaximumBlockRanges> ranges;
 };
 
-constexpr BlockRules kWritable{.sectors = 100, .read_only = false};
+constexpr BlockRules kWritable{.sectors = 100, .read_only = false, .discard = true};
 
 Parsed parse(Pieces& readable, Pieces& writable, const BlockRules& rules = kWritable) {
   Parsed parsed;
@@ -147,13 +147,19 @@ TEST(BlockRequest, DataIsWholeSectors) {
 }
 
 TEST(BlockRequest, AReadOnlyDriveRefusesWhatChangesIt) {
-  constexpr BlockRules kReadOnly{.sectors = 100, .read_only = true};
+  constexpr BlockRules kReadOnly{.sectors = 100, .read_only = true, .discard = false};
   EXPECT_EQ(parse(header(VIRTIO_BLK_T_OUT, 0, 512), 1, kReadOnly).request.refusal, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(parse(with_ranges(VIRTIO_BLK_T_DISCARD, {{0, 1, 0}}), 1, kReadOnly).request.refusal, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(parse(with_ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 1, 0}}), 1, kReadOnly).request.refusal,
             VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(parse(header(VIRTIO_BLK_T_IN, 0), 513, kReadOnly).request.refusal, VIRTIO_BLK_S_OK);
   EXPECT_EQ(parse(header(VIRTIO_BLK_T_FLUSH, 0), 1, kReadOnly).request.refusal, VIRTIO_BLK_S_OK);
+}
+
+TEST(BlockRequest, ADiscardIsNotKnownWhereItIsNotOffered) {
+  constexpr BlockRules kWithout{.sectors = 100, .read_only = false, .discard = false};
+  EXPECT_EQ(parse(with_ranges(VIRTIO_BLK_T_DISCARD, {{0, 1, 0}}), 1, kWithout).request.refusal, VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(parse(with_ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 1, 1}}), 1, kWithout).request.refusal, VIRTIO_BLK_S_OK);
 }
 
 TEST(BlockRequest, DiscardAndWriteZeroesGiveTheirRangesInBytes) {
@@ -176,7 +182,7 @@ TEST(BlockRequest, DiscardAndWriteZeroesGiveTheirRangesInBytes) {
 TEST(BlockRequest, WrongRangesAreErrorsAndUnknownFlagsUnsupported) {
   const auto refusal = [](std::uint32_t type, const std::vector<virtio_blk_discard_write_zeroes>& ranges,
                           std::uint64_t sectors = 100) {
-    return parse(with_ranges(type, ranges), 1, {.sectors = sectors}).request.refusal;
+    return parse(with_ranges(type, ranges), 1, {.sectors = sectors, .discard = true}).request.refusal;
   };
   EXPECT_EQ(refusal(VIRTIO_BLK_T_DISCARD, {{0, 1, 0}}), VIRTIO_BLK_S_OK);
   EXPECT_EQ(refusal(VIRTIO_BLK_T_DISCARD, {{0, 1, 1}}), VIRTIO_BLK_S_UNSUPP);

@@ -44,14 +44,15 @@ TEST(DriveOption, APathIsEnough) {
   EXPECT_FALSE(read[0].is_read_only);
   EXPECT_FALSE(read[0].direct);
   EXPECT_EQ(read[0].cache_type, CacheType::Unsafe);
+  EXPECT_EQ(read[0].discard, Discard::Ignore);
   EXPECT_EQ(read[1].path_on_host, "/b.img");
   EXPECT_EQ(read[1].drive_id, "drive1");
 }
 
 TEST(DriveOption, PartsComeInAnyOrder) {
   for (const char* const text :
-       {"/r,root,ro,direct,cache=writeback,id=r", "/r,id=r,cache=writeback,direct,ro,root",
-        "path=/r,root,ro,direct,cache=writeback,id=r", "id=r,cache=writeback,ro,direct,root,path=/r"}) {
+       {"/r,root,ro,direct,cache=writeback,discard,id=r", "/r,id=r,discard,cache=writeback,direct,ro,root",
+        "path=/r,root,ro,direct,cache=writeback,id=r,discard", "id=r,cache=writeback,ro,direct,discard,root,path=/r"}) {
     const auto read = drives({text});
     EXPECT_EQ(read[0].path_on_host, "/r") << text;
     EXPECT_EQ(read[0].drive_id, "r") << text;
@@ -59,6 +60,7 @@ TEST(DriveOption, PartsComeInAnyOrder) {
     EXPECT_TRUE(read[0].is_read_only) << text;
     EXPECT_TRUE(read[0].direct) << text;
     EXPECT_EQ(read[0].cache_type, CacheType::Writeback) << text;
+    EXPECT_EQ(read[0].discard, Discard::Unmap) << text;
   }
   EXPECT_EQ(drives({"a,cache=unsafe"})[0].cache_type, CacheType::Unsafe);
 }
@@ -78,11 +80,11 @@ TEST(DriveOption, APathMayHaveCommasAndLookLikeAPart) {
 TEST(DriveOption, EachMistakeNamesTheOptionAndThePart) {
   EXPECT_EQ(refused_drives({"a,cach=writeback"}),
             "--drive a,cach=writeback: there is no part \"cach=writeback\"; the parts are path=, id=, ro, root, "
-            "direct, cache=");
+            "direct, cache=, discard");
   EXPECT_EQ(refused_drives({"a,b"}),
-            "--drive a,b: there is no part \"b\"; the parts are path=, id=, ro, root, direct, cache=");
+            "--drive a,b: there is no part \"b\"; the parts are path=, id=, ro, root, direct, cache=, discard");
   EXPECT_EQ(refused_drives({"a,"}),
-            "--drive a,: there is no part \"\"; the parts are path=, id=, ro, root, direct, cache=");
+            "--drive a,: there is no part \"\"; the parts are path=, id=, ro, root, direct, cache=, discard");
   EXPECT_EQ(refused_drives({""}), "--drive : path has no value");
   EXPECT_EQ(refused_drives({"path="}), "--drive path=: path has no value");
   EXPECT_EQ(refused_drives({"id=a,ro"}), "--drive id=a,ro: path is missing");
