@@ -9,6 +9,7 @@ namespace {
 
 constexpr JsonName<bool> kSnapshotTypes[] = {{"Full", false}, {"Diff", true}};
 constexpr JsonName<MemoryBackend> kBackends[] = {{"File", MemoryBackend::File}, {"Uffd", MemoryBackend::Uffd}};
+constexpr JsonName<StatePaths> kStatePaths[] = {{"Trusted", StatePaths::Trusted}, {"Named", StatePaths::Named}};
 /// "Snapshot" is what an absent field means.
 constexpr JsonName<std::optional<HugePages>> kHugePages[] = {{"Snapshot", std::nullopt},
                                                              {"None", HugePages::None},
@@ -100,6 +101,7 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
   params.resume_vm = fields.optional("resume_vm", JsonBool{}).value_or(false);
   params.clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(false);
   params.allow_changed_drives = fields.optional("allow_changed_drives", JsonBool{}).value_or(false);
+  params.paths = fields.optional("paths", JsonEnum<StatePaths>{kStatePaths}).value_or(StatePaths::Trusted);
   params.huge_pages =
       fields.optional("huge_pages", JsonEnum<std::optional<HugePages>>{kHugePages}).value_or(std::nullopt);
   params.network_overrides =

@@ -196,6 +196,12 @@ enum class MemoryBackend {
   Uffd,  ///< A page server that listens on a Unix socket.
 };
 
+/// Which of the paths and TAPs that a state file names a load opens: see vmm/machine/snapshot_paths.h.
+enum class StatePaths {
+  Trusted,  ///< All of them.
+  Named,    ///< Those that an override names, and regular files beside the state file.
+};
+
 /// A network interface that gets another TAP than it had.
 struct NetworkOverride {
   std::string iface_id{};
@@ -226,6 +232,7 @@ struct SnapshotLoadParams {
   bool resume_vm = false;
   bool clock_realtime = false;
   bool allow_changed_drives = false;
+  StatePaths paths = StatePaths::Trusted;
   std::optional<HugePages> huge_pages{};  ///< Absent: as in the snapshot.
   std::vector<NetworkOverride> network_overrides{};
   std::vector<DriveOverride> drive_overrides{};

@@ -1,3 +1,4 @@
+#include "api/client/printable.h"
 #include "api/client/remote.h"
 #include "api/client/top/top.h"
 #include "api/config_file.h"
@@ -58,8 +59,9 @@ void fill_standard_descriptors() {
 /// request.
 void share_one_heap() { ::mallopt(M_ARENA_MAX, 1); }  // NOLINT(concurrency-mt-unsafe): no other thread exists yet
 
+/// A message may quote a path of a file from elsewhere, which is not to move a terminal's cursor.
 int report(const Error& error, int code) {
-  std::fprintf(stderr, "mayfly: %s\n", error.message.c_str());
+  std::fprintf(stderr, "mayfly: %s\n", printable(error.message, std::string::npos).c_str());
   return code;
 }
 

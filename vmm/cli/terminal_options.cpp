@@ -95,6 +95,8 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
   app.add_option("-d,--drive", flags.drives, "Another image for a drive: a copy of the one\nit had")
       ->option_text("ID=PATH")
       ->allow_extra_args(false);
+  app.add_flag("--trust-paths", flags.trust_paths,
+               "Open what images and TAPs the state file names,\nnot only images beside it");
   app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
                "Restore though an image was written to since");
   app.add_flag("--clock-realtime", flags.load.clock_realtime, "Put the guest's clock ahead by the time since");
@@ -127,6 +129,7 @@ Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
   load.backend_path = flags.memory.empty() ? flags.page_server : flags.memory;
   load.network_overrides = std::move(*taps);
   load.drive_overrides = std::move(*drives);
+  load.paths = flags.trust_paths ? StatePaths::Trusted : StatePaths::Named;
   load.resume_vm = true;
   if (!flags.record_working_set.empty())
     load.working_set = WorkingSetParams{.record = true, .path = flags.record_working_set};

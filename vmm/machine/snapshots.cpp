@@ -8,6 +8,7 @@
 #include "snapshot/working_set.h"
 #include "vmm/base/clock.h"
 #include "vmm/machine/controller.h"
+#include "vmm/machine/snapshot_paths.h"
 
 #include <algorithm>
 #include <iterator>
@@ -215,6 +216,8 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
     return propagate(fits, "snapshot_path " + params.snapshot_path);
   snapshot->machine.track_dirty_pages = params.track_dirty_pages;
   if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
+  auto beside = check_named_paths(*snapshot, params);
+  if (!beside) return propagate(beside);
   if (auto opened = open_devices(*snapshot, params, devices); !opened) return propagate(opened);
   auto memory = restore_memory(*snapshot, params, log_, options_.enter_thread);
   if (!memory) return propagate(memory);
@@ -230,6 +233,7 @@ Result<RestorePlan> Controller::plan_restore(const SnapshotLoadParams& params, C
                    .clock_realtime = params.clock_realtime,
                    .allow_changed_drives = params.allow_changed_drives};
   if (auto lent = devices.lend(plan.devices); !lent) return propagate(lent);
+  if (auto same = check_same_files(*beside, plan.devices.drives); !same) return propagate(same);
   plan.devices.mmds = plan.snapshot.mmds;
   return plan;
 }

@@ -60,7 +60,8 @@ TEST(SnapshotJson, RefusesABadCreation) {
 TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   const auto whole = loaded(R"(
       "mem_backend": {"backend_type": "Uffd", "backend_path": "/u"}, "track_dirty_pages": true, "resume_vm": true,
-      "clock_realtime": true, "allow_changed_drives": true, "huge_pages": "2M", "vsock_override": null,
+      "clock_realtime": true, "allow_changed_drives": true, "paths": "Named", "huge_pages": "2M",
+      "vsock_override": null,
       "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap7"}, {"iface_id": "e1", "host_dev_name": "t"}],
       "drive_overrides": [{"drive_id": "rootfs", "path_on_host": "/copy"}])");
   EXPECT_EQ(whole.snapshot_path, "/s");
@@ -70,6 +71,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   EXPECT_TRUE(whole.resume_vm);
   EXPECT_TRUE(whole.clock_realtime);
   EXPECT_TRUE(whole.allow_changed_drives);
+  EXPECT_EQ(whole.paths, StatePaths::Named);
   EXPECT_EQ(whole.huge_pages, HugePages::Explicit2M);
   ASSERT_EQ(whole.network_overrides.size(), 2U);
   EXPECT_EQ(whole.network_overrides[0].iface_id, "eth0");
@@ -85,6 +87,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   EXPECT_FALSE(least.resume_vm);
   EXPECT_FALSE(least.clock_realtime);
   EXPECT_FALSE(least.allow_changed_drives);
+  EXPECT_EQ(least.paths, StatePaths::Trusted) << "as clients of the dialect expect";
   EXPECT_EQ(least.huge_pages, std::nullopt);
   EXPECT_TRUE(least.network_overrides.empty());
   EXPECT_TRUE(least.drive_overrides.empty());
@@ -145,6 +148,7 @@ TEST(SnapshotJson, RefusesValuesOfTheWrongType) {
   for (const std::string_view name : {"network_overrides", "drive_overrides"})
     EXPECT_EQ(refused_with(fmt::format(R"("{}": "x")", name)),
               fmt::format(R"(snapshot/load.{} must be an array, not the string "x")", name));
+  EXPECT_EQ(refused_with(R"("paths": "Beside")"), R"(snapshot/load.paths must be one of Trusted, Named, not "Beside")");
   EXPECT_EQ(refused_load(R"("mem_file_path": [])"), "snapshot/load.mem_file_path must be a string, not an array");
   EXPECT_EQ(refusal("PUT", "/snapshot/load", R"({"snapshot_path": 1, "mem_file_path": "/m"})"),
             "snapshot/load.snapshot_path must be a string, not 1");

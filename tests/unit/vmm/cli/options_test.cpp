@@ -171,6 +171,7 @@ TEST(Options, RestoreMakesTheCommandThatLoadsAndGoesOn) {
   EXPECT_TRUE(load.clock_realtime);
   EXPECT_TRUE(load.track_dirty_pages);
   EXPECT_TRUE(load.allow_changed_drives);
+  EXPECT_EQ(load.paths, StatePaths::Named);
   EXPECT_EQ(load.huge_pages, HugePages::Explicit2M);
   ASSERT_EQ(load.network_overrides.size(), 2U);
   EXPECT_EQ(load.network_overrides[1].host_dev_name, "t");
@@ -191,6 +192,11 @@ TEST(Options, RestoreIsPlainWhereNothingElseIsSaid) {
   EXPECT_FALSE(load.track_dirty_pages);
   EXPECT_EQ(load.huge_pages, std::nullopt);
   EXPECT_FALSE(options.api_sock);
+}
+
+TEST(Options, RestoreTrustsAStateFilesPathsOnlyWhereItIsTold) {
+  const auto options = std::get<RunOptions>(parse({"restore", "-s", "s", "-m", "m", "--trust-paths"}));
+  EXPECT_EQ(std::get<LoadSnapshot>(options.commands.at(0)).value.paths, StatePaths::Trusted);
 }
 
 TEST(Options, RestoreNeedsAStateAndOneMemory) {

@@ -1,0 +1,115 @@
+#include "vmm/machine/snapshot_paths.h"
+
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
+namespace mayfly {
+namespace {
+
+bool is_same(const struct stat& one, const struct stat& other) noexcept {
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+/// The names of a path between its slashes.
+std::vector<std::string> names_of(std::string_view path) {
+  std::vector<std::string> names;
+  while (!path.empty()) {
+    const std::size_t end = std::min(path.find('/'), path.size());
+    if (end > 0) names.emplace_back(path.substr(0, end));
+    path.remove_prefix(std::min(end + 1, path.size()));
+  }
+  return names;
+}
+
+/// The regular file that `names` lead to from `directory`, downwards and through no link.
+std::optional<struct stat> regular_file_below(OwnedFd directory, const std::vector<std::string>& names) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (names[i] == "." || names[i] == "..") return std::nullopt;
+    struct stat status{};
+    if (::fstatat(directory.get(), names[i].c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return std::nullopt;
+    if (i + 1 == names.size()) return S_ISREG(status.st_mode) ? std::optional{status} : std::nullopt;
+    directory = OwnedFd{
+        ::openat(directory.get(), names[i].c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)};
+    if (!directory) return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+/// The regular file at `path`, where it is in `directory` or below. Links above the directory do not matter, so the
+/// directory is recognized by its inode, at any place of the path.
+std::optional<struct stat> find_beside(const struct stat& directory, const std::string& path) {
+  std::vector<std::string> below = names_of(path);
+  std::string above = path.starts_with('/') ? "/" : ".";
+  while (!below.empty()) {
+    struct stat here{};
+    if (::stat(above.c_str(), &here) != 0) return std::nullopt;
+    if (is_same(here, directory)) {
+      OwnedFd opened{::open(above.c_str(), O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC)};
+      if (opened && ::fstat(opened.get(), &here) == 0 && is_same(here, directory))
+        if (auto found = regular_file_below(std::move(opened), below)) return found;
+    }
+    above += "/" + below.front();
+    below.erase(below.begin());
+  }
+  return std::nullopt;
+}
+
+std::string directory_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+template <typename Override>
+bool names(const std::vector<Override>& overrides, std::string Override::* id, const std::string& device) {
+  return std::ranges::find(overrides, device, id) != overrides.end();
+}
+
+}  // namespace
+
+Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, const SnapshotLoadParams& params) {
+  std::vector<ImageBeside> beside;
+  if (params.paths == StatePaths::Trusted) return beside;
+  struct stat directory{};
+  if (::stat(directory_of(params.snapshot_path).c_str(), &directory) != 0)
+    return fail_errno(ErrorKind::System, "the directory of snapshot_path {} cannot be looked at", params.snapshot_path);
+  std::string elsewhere;
+  for (const DriveState& drive : snapshot.drives) {
+    const DriveConfig& config = drive.config;
+    if (names(params.drive_overrides, &DriveOverride::drive_id, config.drive_id)) continue;
+    if (const auto found = find_beside(directory, config.path_on_host))
+      beside.push_back({.drive_id = config.drive_id, .device = found->st_dev, .inode = found->st_ino});
+    else
+      elsewhere += fmt::format("{}drive {} ({}, {})", elsewhere.empty() ? "" : ", ", config.drive_id,
+                               config.path_on_host, config.is_read_only ? "to be read" : "to be written to");
+  }
+  for (const NetworkInterfaceState& interface : snapshot.network_interfaces)
+    if (!names(params.network_overrides, &NetworkOverride::iface_id, interface.config.iface_id))
+      elsewhere += fmt::format("{}network interface {} (TAP {})", elsewhere.empty() ? "" : ", ",
+                               interface.config.iface_id, interface.config.host_dev_name);
+  if (elsewhere.empty()) return beside;
+  return fail(
+      ErrorKind::Permission,
+      "snapshot_path {} names what does not lie beside it: {}; name what each is to have by drive_overrides and "
+      "network_overrides (mayfly restore: --drive ID=PATH, --tap ID=NAME), or trust whoever made the snapshot: "
+      "set paths to Trusted (--trust-paths)",
+      params.snapshot_path, elsewhere);
+}
+
+Status check_same_files(const std::vector<ImageBeside>& beside, const std::vector<DrivePlan>& opened) {
+  for (const ImageBeside& found : beside)
+    for (const DrivePlan& drive : opened)
+      if (drive.config.drive_id == found.drive_id &&
+          (drive.image.identity().device != found.device || drive.image.identity().inode != found.inode))
+        return fail(ErrorKind::State, "drive {}: {} was replaced while it was opened; load the snapshot again",
+                    drive.config.drive_id, drive.config.path_on_host);
+  return {};
+}
+
+}  // namespace mayfly
