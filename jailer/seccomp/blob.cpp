@@ -60,7 +60,9 @@ Result<FilterPrograms> find_programs(std::span<const std::byte> blob) {
   }
   for (std::size_t kind = 0; kind < kThreadNames.size(); ++kind)
     if (found.of_kind[kind].empty())
-      return fail(ErrorKind::InvalidArgument, "there is no filter for thread {}; add a section [{}] to the text",
+      return fail(ErrorKind::InvalidArgument,
+                  "there is no filter for thread {}; add a section [{}] to the text, as filters.txt of this version "
+                  "has it",
                   kThreadNames[kind], kThreadNames[kind]);
   return found;
 }

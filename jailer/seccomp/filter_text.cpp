@@ -59,7 +59,7 @@ class LineReader {
   }
 
   [[nodiscard]] Result<Entry> entry();
-  /// "[name] made by other"
+  /// "[name] made by other", "[name] on other"
   [[nodiscard]] Result<ThreadFilter> header();
 
  private:
@@ -163,9 +163,12 @@ Result<ThreadFilter> LineReader::header() {
   made.name = word();
   if (made.name.empty() || !take("]")) return refuse("a section begins as in '[vcpu]'");
   if (at_end()) return made;
-  if (word() != "made" || word() != "by") return refuse("after '[{}]' only 'made by THREAD' can follow", made.name);
-  made.made_by = word();
-  if (made.made_by.empty() || !at_end()) return refuse("'made by' wants one thread's name");
+  const std::string_view first = word();
+  const bool is_made = first == "made" && word() == "by";
+  if (!is_made && first != "on")
+    return refuse("after '[{}]' only 'made by THREAD' or 'on THREAD' can follow", made.name);
+  made.under = word();
+  if (made.under.empty() || !at_end()) return refuse("'{}' wants one thread's name", is_made ? "made by" : "on");
   return made;
 }
 
@@ -201,16 +204,17 @@ Status check_new(const LineReader& reader, const std::vector<Entry>& before, con
   return {};
 }
 
-Status check_makers(const FilterText& text) {
+Status check_layers(const FilterText& text) {
   for (const ThreadFilter& thread : text.threads) {
-    if (thread.made_by.empty()) continue;
-    const auto maker = std::ranges::find(text.threads, thread.made_by, &ThreadFilter::name);
-    if (maker == text.threads.end())
-      return fail(ErrorKind::InvalidArgument, "[{}] is made by {}, which has no section; add [{}]", thread.name,
-                  thread.made_by, thread.made_by);
-    if (!maker->made_by.empty())
-      return fail(ErrorKind::InvalidArgument, "[{}] is made by {}, which is made itself; only one step is understood",
-                  thread.name, thread.made_by);
+    if (thread.under.empty()) continue;
+    const auto under = std::ranges::find(text.threads, thread.under, &ThreadFilter::name);
+    if (under == text.threads.end())
+      return fail(ErrorKind::InvalidArgument, "[{}] comes on top of {}, which has no section; add [{}]", thread.name,
+                  thread.under, thread.under);
+    if (!under->under.empty())
+      return fail(ErrorKind::InvalidArgument,
+                  "[{}] comes on top of {}, which is on top of another itself; only one step is understood",
+                  thread.name, thread.under);
   }
   return {};
 }
@@ -232,8 +236,8 @@ Result<FilterText> parse_filters(std::string_view text, const ConstantLookup& co
       auto header = reader.header();
       if (!header) return propagate(header);
       if (header->name == "every") {
-        if (std::exchange(had_every, true) || !all.threads.empty() || !header->made_by.empty())
-          return reader.refuse("[every] comes first, once, and is made by nobody");
+        if (std::exchange(had_every, true) || !all.threads.empty() || !header->under.empty())
+          return reader.refuse("[every] comes first, once, and on top of nothing");
         section = &all.every;
         continue;
       }
@@ -252,7 +256,7 @@ Result<FilterText> parse_filters(std::string_view text, const ConstantLookup& co
     section->push_back(std::move(*entry));
   }
   if (all.threads.empty()) return fail(ErrorKind::InvalidArgument, "there is no section of a thread, such as [loop]");
-  if (auto checked = check_makers(all); !checked) return propagate(checked);
+  if (auto checked = check_layers(all); !checked) return propagate(checked);
   return all;
 }
 
@@ -267,7 +271,7 @@ std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread
   };
   add(thread.entries);
   for (const ThreadFilter& other : text.threads)
-    if (other.made_by == thread.name) add(other.entries);
+    if (other.under == thread.name) add(other.entries);
   return all;
 }
 

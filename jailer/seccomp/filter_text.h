@@ -20,6 +20,8 @@
 ///   [loop]
 ///   ioctl(_, KVM_CREATE_VM)                    # a comment
 ///   clock_gettime       rare: where the vDSO cannot answer; no test has such a host
+///   [running] on loop                          a second filter of that thread, later: what it says, [loop] may as well
+///   read
 ///   [vcpu] made by loop                        may what it says, as may [loop], whose filter it inherits
 ///   ioctl(_, KVM_RUN)
 ///
@@ -46,7 +48,8 @@ struct Entry {
 
 struct ThreadFilter {
   std::string name;
-  std::string made_by;  ///< The thread that makes it; empty: one without a filter.
+  /// The thread whose filter it is put on top of, by being made by it or by being it at a later time; empty: none.
+  std::string under;
   std::vector<Entry> entries;
 };
 
@@ -61,8 +64,8 @@ using ConstantLookup = std::function<std::optional<std::uint64_t>(std::string_vi
 /// Errors say line, word and remedy.
 [[nodiscard]] Result<FilterText> parse_filters(std::string_view text, const ConstantLookup& constant);
 
-/// All that a thread's filter must let through: its own entries, those of every thread, and those of the threads that
-/// it makes, which inherit its filter. A line that another allows already is not in it.
+/// All that a thread's filter must let through: its own entries, those of every thread, and those of the filters that
+/// come on top of it. A line that another allows already is not in it.
 [[nodiscard]] std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread);
 
 }  // namespace mayfly::seccomp

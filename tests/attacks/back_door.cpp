@@ -1,9 +1,16 @@
 #include "tests/attacks/back_door.h"
 
+#include "vmm/kvm/abi.h"
+
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/if_tun.h>
 #include <linux/io_uring.h>
+#include <linux/kvm.h>
 #include <linux/perf_event.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <net/if.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -12,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -108,6 +116,53 @@ int watch_the_kernel(EventLoop&) {
   return call(SYS_perf_event_open, &attributes, -1L, 0L, -1L, 0L);
 }
 
+/// Of no file: a filter sees the request alone, and what it lets through the kernel refuses (EBADF).
+template <typename Argument>
+int request(unsigned long number, Argument argument) {
+  return call(SYS_ioctl, -1L, number, argument);
+}
+
+int enable_capability(EventLoop&) {
+  kvm_enable_cap capability{};
+  return request(KVM_ENABLE_CAP, &capability);
+}
+int map_memory(EventLoop&) {
+  kvm_userspace_memory_region region{};
+  return request(KVM_SET_USER_MEMORY_REGION, &region);
+}
+int set_msrs(EventLoop&) {
+  const std::uint64_t none = 0;
+  return request(kvm_abi::kSetMsrs, &none);
+}
+int take_tap(EventLoop&) {
+  ifreq wanted{};
+  return request(TUNSETIFF, &wanted);
+}
+int hold_faults(EventLoop&) {
+  constexpr unsigned long kNew = 0xaa00;  // USERFAULTFD_IOC_NEW, of Linux 6.1
+  return request(kNew, static_cast<long>(O_CLOEXEC));
+}
+int watch_faults(EventLoop&) {
+  uffdio_register range{};
+  return request(UFFDIO_REGISTER, &range);
+}
+
+int connect_to_neighbour(EventLoop&) {
+  const sockaddr_un address{.sun_family = AF_UNIX, .sun_path = "/run/nobody-is-there"};
+  return call(SYS_connect, -1L, &address, sizeof address);
+}
+int send_descriptor(EventLoop&) {
+  const msghdr message{};
+  return call(SYS_sendmsg, -1L, &message, 0L);
+}
+int make_thread(EventLoop&) {
+  // As the C library asks for one. The kernel refuses: nothing of a thread can be at such addresses.
+  return call(SYS_clone,
+              CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS |
+                  CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID,
+              0L, -1L, -1L, -1L);
+}
+
 int submit(EventLoop& loop, auto prepare) {
   io_uring& ring = RingAttacker::ring_of(loop);
   io_uring_sqe* const entry = ::io_uring_get_sqe(&ring);
@@ -157,6 +212,19 @@ const std::vector<Attack>& attacks() {
       {"userfaultfd", "userfaultfd", [](EventLoop&) { return call(SYS_userfaultfd, 0L); }},
       {"bpf", "bpf", load_program},
       {"perf", "perf_event_open", watch_the_kernel},
+      {"kvm-machine", "ioctl", [](EventLoop&) { return request(KVM_CREATE_VM, 0L); }, true},
+      {"kvm-enable", "ioctl", enable_capability, true},
+      {"kvm-memory", "ioctl", map_memory, true},
+      {"kvm-msrs", "ioctl", set_msrs, true},
+      {"tap", "ioctl", take_tap, true},
+      {"hold-faults", "ioctl", hold_faults, true},
+      {"watch-faults", "ioctl", watch_faults, true},
+      {"unix-socket", "socket", [](EventLoop&) { return call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0); },
+       true},
+      {"connect", "connect", connect_to_neighbour, true},
+      {"send", "sendmsg", send_descriptor, true},
+      {"thread", "clone", make_thread, true},
+      {"filter", "seccomp", [](EventLoop&) { return call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0L, nullptr); }, true},
       {"ring-open", "", open_by_ring},
       {"ring-socket", "", connect_by_ring},
   };

@@ -26,6 +26,8 @@ struct Attack {
   std::string_view call;
   /// An errno, or 0 where it went through.
   int (*attempt)(EventLoop& loop);
+  /// What the loop may do until its machine runs, since it sets that up.
+  bool is_setting_up = false;
 };
 [[nodiscard]] const std::vector<Attack>& attacks();
 

@@ -82,13 +82,80 @@ class SeccompTest : public KvmTest {
 
 TEST_F(SeccompTest, EveryThreadHasItsFilterAndThoseOfWhoMadeIt) {
   Monitor monitor;
-  monitor.boot("spin");
   (void)monitor.get("/");
-  const auto filters = filters_of(monitor.process().pid());
   const int before = inherited();
-  EXPECT_EQ(filters.at("mayfly"), before + 1);
+  EXPECT_EQ(filters_of(monitor.process().pid()).at("mayfly"), before + 1);
+  monitor.boot("spin");
+  (void)monitor.get("/");  // what comes after the start finds the second filter of the loop
+  const auto filters = filters_of(monitor.process().pid());
+  EXPECT_EQ(filters.at("mayfly"), before + 2);
   EXPECT_EQ(filters.at("api"), before + 1);
   EXPECT_EQ(filters.at("vcpu-0"), before + 2);
+}
+
+TEST_F(SeccompTest, AMachineThatIsLoadedAndPausedIsUnderTheSecondFilter) {
+  const std::string files = R"("snapshot_path": ")" + scratch_.file("state") + '"';
+  {
+    Monitor first;
+    first.boot("survivor");
+    first.console_until("survivor ready");
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const auto taken =
+        first.put("/snapshot/create", "{" + files + R"(, "mem_file_path": ")" + scratch_.file("memory") + "\"}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+  }
+  Monitor monitor;
+  const auto load = [&](const std::string& memory) {
+    return monitor.put("/snapshot/load", "{" + files + R"(, "mem_file_path": ")" + scratch_.file(memory) + "\"}")
+        .status;
+  };
+  EXPECT_EQ(load("none"), 400);
+  (void)monitor.get("/");
+  EXPECT_EQ(filters_of(monitor.process().pid()).at("mayfly"), inherited() + 1) << "nothing was loaded";
+  EXPECT_EQ(load("memory"), 204);
+  (void)monitor.get("/");
+  EXPECT_EQ(filters_of(monitor.process().pid()).at("mayfly"), inherited() + 2);
+}
+
+// What a drive's replacement asks the kernel, and what its refusals ask, is within the second filter.
+TEST_F(SeccompTest, DrivesOfARunningMachineAreReplaced) {
+  const auto image = [this](const std::string& name) {
+    return make_file(scratch_.file(name), std::string(1 << 20, 'd'));
+  };
+  const auto put = [](Monitor& monitor, const std::string& id, const std::string& path, const std::string& more) {
+    const HttpAnswer answer =
+        monitor.put("/drives/" + id, R"({"drive_id": ")" + id + R"(", "is_root_device": false, "path_on_host": ")" +
+                                         path + "\"" + more + "}");
+    ASSERT_EQ(answer.status, 204) << answer.body;
+  };
+  Monitor other;
+  put(other, "held", image("held"), "");
+  Monitor monitor;
+  put(monitor, "buffered", image("buffered"), "");
+  put(monitor, "direct", image("direct"), R"(, "direct": true)");
+  monitor.boot("spin");
+  const auto patch = [&](const std::string& id, const std::string& path) {
+    return monitor.patch("/drives/" + id, R"({"drive_id": ")" + id + R"(", "path_on_host": ")" + path + "\"}");
+  };
+  for (const std::string id : {"buffered", "direct"}) {
+    EXPECT_EQ(patch(id, scratch_.file(id)).status, 204) << "its own image again";
+    EXPECT_EQ(patch(id, image(id + "-2")).status, 204);
+    EXPECT_NE(patch(id, scratch_.file("none")).body.find("does not exist"), std::string::npos);
+    EXPECT_NE(patch(id, scratch_.file("")).body.find("is a directory"), std::string::npos);
+    EXPECT_NE(patch(id, scratch_.file("held")).body.find("is in use by"), std::string::npos);
+  }
+  EXPECT_EQ(monitor.get("/").status, 200);
+}
+
+TEST_F(SeccompTest, WhatAnOlderVersionCompiledIsRefusedWithTheRemedy) {
+  std::string text = built_in_text();
+  const std::size_t begin = text.find("\n[running] on loop");
+  ASSERT_NE(begin, std::string::npos);
+  text.erase(begin, text.find("\n[api]") - begin);
+  const std::string source = make_file(scratch_.file("old.txt"), text);
+  const Outcome outcome = run({seccompile_binary(), source, "-o", scratch_.file("old")});
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_NE(outcome.said.find("add a section [running] to the text"), std::string::npos) << outcome.said;
 }
 
 // A filter takes the kernel a while, which nobody is to wait for when the machine starts.
@@ -175,7 +242,7 @@ TEST_F(SeccompTest, AViolationGivesTheTerminalItsSettingsBack) {
 
 TEST_F(SeccompTest, AThreadWithoutItsFilterEndsTheMonitorAndLeavesTheTerminalAsItWas) {
   const std::string settings = scratch_.file("settings");
-  for (const std::string thread : {"vcpu", "api"}) {
+  for (const std::string thread : {"vcpu", "api", "running"}) {
     const std::string command = monitor_binary() + " run --api-sock " + scratch_.file(thread + ".socket") +
                                 " --log-path " + scratch_.file(thread + ".log") + " --seccomp-filter " +
                                 broken_for(thread) + " --kernel " + guest_path("spin");

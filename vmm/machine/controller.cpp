@@ -84,10 +84,22 @@ Result<Answer> Controller::execute(Command command) {
 
 Result<Answer> Controller::carry_out(Command command) {
   if (end_) return fail(ErrorKind::State, "the machine has ended");
+  enter_running();
   auto legal = check_legal(command, state_);
   auto answer = legal ? dispatch(command) : Result<Answer>{propagate(legal)};
   count_request(metrics_, command, answer.has_value());
   return answer;
+}
+
+void Controller::go_live(MachineState state) {
+  state_ = state;
+  // Not now: the kernel takes 0.1 ms to compile a filter, and a client waits for its answer.
+  loop_.post([this] { enter_running(); });
+}
+
+void Controller::enter_running() {
+  if (state_ == MachineState::NotStarted || std::exchange(entered_running_, true)) return;
+  if (options_.enter_thread) options_.enter_thread(ThreadKind::Running);
 }
 
 Result<Answer> Controller::dispatch(Command& command) {
@@ -348,7 +360,7 @@ Result<Answer> Controller::apply(StartInstance&) {
   microvm_ = std::move(*machine);
   devices_.started();
   microvm_->resume();
-  state_ = MachineState::Running;
+  go_live(MachineState::Running);
   metrics_.latency.start_us.set((monotonic_ns() - begin) / 1000);
   log_.info("started {} with {} vCPUs and {} MiB in {} us", config_.boot_source->kernel_image_path,
             config_.machine.vcpu_count, config_.machine.mem_size_mib, metrics_.latency.start_us.value());

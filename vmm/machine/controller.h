@@ -52,7 +52,8 @@ struct ControllerOptions {
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
   /// Called before each command of a client: what was sent before it counts first, such as a signal to stop.
   std::function<void()> before_command{};
-  /// Called by each thread that the machine makes, once it is set up.
+  /// Called by each thread that the machine makes, once it is set up; and by the loop's with ThreadKind::Running, once
+  /// the machine runs or is loaded: after that request's answer, before the next command.
   ThreadEntry enter_thread{};
 };
 
@@ -86,6 +87,11 @@ class Controller final : public CommandTarget {
     OwnedFd kernel;
     OwnedFd initrd;
   };
+
+  /// The machine has come to life.
+  void go_live(MachineState state);
+  /// Tells the loop's thread, once.
+  void enter_running();
 
   Result<Answer> dispatch(Command& command);
   Result<Answer> apply(GetInstanceInfo& command);
@@ -149,6 +155,7 @@ class Controller final : public CommandTarget {
   std::optional<SnapshotId> last_snapshot_;  // that was taken or loaded: what a diff is of
   std::atomic<bool> prepared_{false};        // what answered() could make is there, or of no use any more
   bool machine_configured_ = false;          // by a request; a snapshot brings its own
+  bool entered_running_ = false;
   struct Recording {
     std::string path;
     SnapshotId snapshot;

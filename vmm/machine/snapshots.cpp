@@ -271,11 +271,8 @@ Result<Answer> Controller::apply(LoadSnapshot& command) {
   config_.boot_source = std::move(boot_source);
   config_.mmds = std::move(mmds);
   last_snapshot_ = id;
-  state_ = MachineState::Paused;
-  if (params.resume_vm) {
-    microvm_->resume();
-    state_ = MachineState::Running;
-  }
+  if (params.resume_vm) microvm_->resume();
+  go_live(params.resume_vm ? MachineState::Running : MachineState::Paused);
   microvm_->fetch_working_set();
   if (recording_timer) {
     recording_.emplace(params.working_set->path, id, params.working_set->until_boot_timer);

@@ -4,9 +4,14 @@
 
 #include "jailer/seccomp/blob.h"
 #include "tests/unit/jailer/seccomp/bpf_machine.h"
+#include "vmm/kvm/abi.h"
 
+#include <fcntl.h>
+#include <linux/if_tun.h>
 #include <linux/io_uring.h>
 #include <linux/kvm.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -73,16 +78,33 @@ TEST_P(BuiltInFilters, LetAThreadLockLogAndEnd) {
 TEST_P(BuiltInFilters, GiveFilesSocketsAndTheGuestToWhomeverTheyAreOf) {
   const ThreadKind kind = GetParam();
   const bool makes_others = kind == ThreadKind::Loop;
-  EXPECT_EQ(allows(__NR_openat), kind == ThreadKind::Loop);
+  const bool carries_out = kind == ThreadKind::Loop || kind == ThreadKind::Running;
+  EXPECT_EQ(allows(__NR_openat), carries_out);
   EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0}), kind == ThreadKind::Loop);
   EXPECT_EQ(allows(__NR_ioctl, {5, KVM_CREATE_VM}), kind == ThreadKind::Loop);
   EXPECT_EQ(allows(__NR_recvfrom), kind == ThreadKind::Api);
   EXPECT_EQ(allows(__NR_ioctl, {5, KVM_RUN}), kind == ThreadKind::Vcpu || makes_others);
-  EXPECT_EQ(allows(__NR_io_uring_enter), kind == ThreadKind::Loop);
+  EXPECT_EQ(allows(__NR_io_uring_enter), carries_out);
+}
+
+/// What sets a machine up, and what nobody needs once it runs.
+TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
+  const bool sets_up = GetParam() == ThreadKind::Loop;
+  for (const std::uint64_t request :
+       {std::uint64_t{KVM_CREATE_VM}, std::uint64_t{KVM_ENABLE_CAP}, std::uint64_t{KVM_SET_USER_MEMORY_REGION},
+        std::uint64_t{KVM_CREATE_VCPU}, std::uint64_t{kvm_abi::kSetCpuid2}, std::uint64_t{kvm_abi::kSetMsrs},
+        std::uint64_t{KVM_SET_SREGS}, std::uint64_t{TUNSETIFF}, std::uint64_t{UFFDIO_REGISTER}, std::uint64_t{0xaa00}})
+    EXPECT_EQ(allows(__NR_ioctl, {5, request}), sets_up) << std::hex << request;
+  EXPECT_EQ(allows(__NR_userfaultfd, {O_CLOEXEC | O_NONBLOCK}), sets_up);
+  EXPECT_EQ(allows(__NR_connect), sets_up);
+  EXPECT_EQ(allows(__NR_sendmsg), sets_up);
+  EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0}), sets_up);
+  EXPECT_EQ(allows(__NR_seccomp, {SECCOMP_SET_MODE_FILTER, 0}), sets_up);
 }
 
 INSTANTIATE_TEST_SUITE_P(EachThread, BuiltInFilters,
-                         ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder),
+                         ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder,
+                                           ThreadKind::Running),
                          [](const auto& info) { return std::string{name_of(info.param)}; });
 
 }  // namespace

@@ -68,6 +68,19 @@ TEST(FilterText, AFilterHoldsItsOwnEveryonesAndThoseOfWhomItMakes) {
   EXPECT_EQ(calls(1), (std::vector<std::string>{"futex", "map", "run"}));
 }
 
+TEST(FilterText, WhatASecondFilterLetsThroughTheFirstDoes) {
+  const FilterText text = parsed("[loop]\nset-up\nmap(_, 3)\n[running] on loop\nread\nmap(_, 1)");
+  const auto calls = [&](std::size_t thread) {
+    std::vector<std::string> names;
+    for (const Entry& entry : entries_of(text, text.threads[thread])) names.push_back(entry.call);
+    std::ranges::sort(names);
+    return names;
+  };
+  EXPECT_EQ(calls(0), (std::vector<std::string>{"map", "map", "read", "set-up"}));
+  EXPECT_EQ(calls(1), (std::vector<std::string>{"map", "read"}));
+  EXPECT_EQ(text.threads[1].under, "loop");
+}
+
 TEST(FilterText, AMakersNarrowEntryGivesWayToAWiderOneOfWhomItMakes) {
   const FilterText text = parsed("[loop]\nmap(_, READ)\n[vcpu] made by loop\nmap");
   const auto entries = entries_of(text, text.threads[0]);
@@ -88,13 +101,16 @@ TEST(FilterText, ErrorsSayLineWordAndRemedy) {
   EXPECT_EQ(refusal_of("[a]\n*"), "line 2: '*' is no system call's name");
   EXPECT_EQ(refusal_of("read"), "line 1: a section such as [every] or [loop] must come first");
   EXPECT_EQ(refusal_of("[a\n"), "line 1: a section begins as in '[vcpu]'");
-  EXPECT_EQ(refusal_of("[a] born of b"), "line 1: after '[a]' only 'made by THREAD' can follow");
+  EXPECT_EQ(refusal_of("[a] born of b"), "line 1: after '[a]' only 'made by THREAD' or 'on THREAD' can follow");
+  EXPECT_EQ(refusal_of("[a] made of b"), "line 1: after '[a]' only 'made by THREAD' or 'on THREAD' can follow");
+  EXPECT_EQ(refusal_of("[a] on"), "line 1: 'on' wants one thread's name");
+  EXPECT_EQ(refusal_of("[a] on b c"), "line 1: 'on' wants one thread's name");
   EXPECT_EQ(refusal_of("[a] made by"), "line 1: 'made by' wants one thread's name");
   EXPECT_EQ(refusal_of("[a]\n[a]"), "line 2: [a] has a section already; put the lines there");
-  EXPECT_EQ(refusal_of("[a]\n[every]"), "line 2: [every] comes first, once, and is made by nobody");
-  EXPECT_EQ(refusal_of("[a] made by b"), "[a] is made by b, which has no section; add [b]");
+  EXPECT_EQ(refusal_of("[a]\n[every]"), "line 2: [every] comes first, once, and on top of nothing");
+  EXPECT_EQ(refusal_of("[a] made by b"), "[a] comes on top of b, which has no section; add [b]");
   EXPECT_EQ(refusal_of("[a] made by b\n[b] made by a"),
-            "[a] is made by b, which is made itself; only one step is understood");
+            "[a] comes on top of b, which is on top of another itself; only one step is understood");
   EXPECT_EQ(refusal_of(""), "there is no section of a thread, such as [loop]");
   EXPECT_EQ(refusal_of("[a]\n\x1b[2J"), "line 2: '?[2J' is no system call's name");
 }
