@@ -38,6 +38,8 @@ void add_jail(CLI::App& app, JailArguments& jail, Flags& flags) {
   app.add_option("--netns", flags.netns, "Network namespace to join, such as\n/run/netns/NAME")->option_text("FILE");
   app.add_flag("--daemonize", jail.daemonize, "New session; standard streams are /dev/null");
   app.add_flag("--new-pid-ns", jail.new_pid_ns, "The monitor is process 1 of a new PID namespace");
+  app.add_flag("--allow-userfaultfd", jail.allow_userfaultfd,
+               "The jail has /dev/userfaultfd: for page servers\nand to record working sets");
   app.add_option("--cgroup", flags.cgroups, "File of the machine's cgroup, and what to write;\nrepeat it for more")
       ->option_text("FILE=VALUE")
       ->allow_extra_args(false);

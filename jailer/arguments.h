@@ -52,6 +52,7 @@ struct JailArguments {
   std::optional<std::string> netns;
   bool daemonize = false;
   bool new_pid_ns = false;
+  bool allow_userfaultfd = false;  ///< The jail has /dev/userfaultfd.
   CgroupArguments cgroups;
   ResourceLimits limits;
   std::vector<std::string> monitor;  ///< What stands after `--`.

@@ -75,7 +75,7 @@ Status make_device(Place& place, const std::string& name, const char* host_path,
   return {};
 }
 
-Status make_devices(Place& root, Owner owner) {
+Status make_devices(Place& root, Owner owner, bool userfaultfd) {
   const auto dev = make_directory(root.fd, "dev", 0755, root.child("dev"), root.undo);
   if (!dev) return std::unexpected(dev.error());
   Place in_dev{dev->get(), root.child("dev"), root.undo};
@@ -83,9 +83,10 @@ Status make_devices(Place& root, Owner owner) {
   if (!net) return std::unexpected(net.error());
   Place in_net{net->get(), in_dev.child("net"), root.undo};
   if (auto made = make_device(in_net, "tun", "/dev/net/tun", owner); !made) return made;
-  for (const std::string name : {"kvm", "urandom", "userfaultfd"})
+  for (const std::string name : {"kvm", "urandom"})
     if (auto made = make_device(in_dev, name, ("/dev/" + name).c_str(), owner); !made) return made;
-  return {};
+  // Who holds faults of the kernel decides how long a race in it stays open.
+  return userfaultfd ? make_device(in_dev, "userfaultfd", "/dev/userfaultfd", owner) : Status{};
 }
 
 Status make_proc(Place& root) {
@@ -96,15 +97,15 @@ Status make_proc(Place& root) {
 }
 
 /// As whoever mounted /proc sees us, also where we are process 1 of a namespace of our own.
-Status write_pid(Place& root, const std::string& exec_name) {
+Status write_pid(Place& place, const std::string& exec_name) {
   std::array<char, 16> number{};
   const ssize_t length = ::readlink("/proc/self", number.data(), number.size());
   if (length < 0) return fail_errno(ErrorKind::System, "cannot read /proc/self; is /proc mounted?");
   const std::string name = exec_name + ".pid";
-  auto file = make_file(root, name, 0644);
+  auto file = make_file(place, name, 0644);
   if (!file) return propagate(file);
   if (::write(file->get(), number.data(), static_cast<std::size_t>(length)) != length)
-    return fail_errno(ErrorKind::System, "cannot write {}", root.child(name));
+    return fail_errno(ErrorKind::System, "cannot write {}", place.child(name));
   return {};
 }
 
@@ -123,7 +124,7 @@ Status give_to(const Place& place, Owner owner) {
 Status fill_root(Place& root, const JailArguments& jail, const Executable& executable) {
   const Owner owner{jail.uid, jail.gid};
   if (auto copied = copy_executable(root, executable); !copied) return copied;
-  if (auto made = make_devices(root, owner); !made) return made;
+  if (auto made = make_devices(root, owner, jail.allow_userfaultfd); !made) return made;
   if (auto made = make_proc(root); !made) return made;
   if (auto written = write_pid(root, executable.name); !written) return written;
   const auto run = make_directory(root.fd, "run", 0755, root.child("run"), root.undo);
@@ -184,6 +185,9 @@ Result<JailRoot> make_root(const JailArguments& jail, const Executable& executab
         "--id {}: there is such a jail already, in {}; choose another id or, if its monitor is gone, remove it with "
         "mayfly-jailer cleanup {}",
         jail.id, directory_path, jail.id);
+  // Where the monitor cannot write. What lies in its root is for clients of the dialect, who look there.
+  Place beside_root{directory->get(), directory_path, undo};
+  if (auto written = write_pid(beside_root, executable.name); !written) return propagate(written);
   auto root = make_directory(directory->get(), "root", 0755, made.path, undo);
   if (!root) return propagate(root);
   made.root = std::move(*root);

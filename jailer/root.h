@@ -11,9 +11,13 @@
 
 /// The directory that the monitor will see as /: BASE/NAME OF EXEC FILE/ID/root.
 ///
-///   NAME         copy of the monitor, root's          dev/   kvm, net/tun, urandom, userfaultfd: those that the host
-///   has NAME.pid     its process id                       run/   empty, the monitor's (default place of the API's
-///   socket) proc/self/   where its own files of /proc will be mounted
+///   NAME         copy of the monitor, root's
+///   NAME.pid     its process id, for clients of the dialect: the monitor can replace it
+///   dev/         kvm, net/tun, urandom: those that the host has; userfaultfd where it is asked for
+///   run/         empty, the monitor's (default place of the API's socket)
+///   proc/self/   where its own files of /proc will be mounted
+///
+/// Beside it, in BASE/NAME/ID, NAME.pid once more: root's, in a directory that is root's.
 ///
 /// A host may put files there before (a kernel, drives, a configuration file): BASE/.../root may exist, as long as it
 /// is root's and has no NAME in it. What is made is taken back by `undo`; what was there stays. Until

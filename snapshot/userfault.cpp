@@ -21,8 +21,8 @@ Result<OwnedFd> make_userfault(std::string_view field) {
   OwnedFd fd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))};
   if (!fd)
     return fail_errno(ErrorKind::Permission,
-                      "{}: no userfaultfd for this process; give it access to {}, or set the sysctl "
-                      "vm.unprivileged_userfaultfd to 1",
+                      "{}: no userfaultfd for this process; give it access to {} (mayfly-jailer: "
+                      "--allow-userfaultfd), or set the sysctl vm.unprivileged_userfaultfd to 1",
                       field, kDevice);
   return fd;
 }

@@ -62,7 +62,7 @@ class JailedMonitorTest : public JailTest {
   /// A guest runs in the one jail, and its snapshot is in the other.
   void move_a_snapshot(const std::string& from, const std::string& to) const;
   [[nodiscard]] pid_t daemon_pid(const std::string& id) const {
-    return static_cast<pid_t>(std::stol(content_of(root(id) + "/mayfly.pid")));
+    return static_cast<pid_t>(std::stol(content_of(folder("mayfly", id) + "/mayfly.pid")));
   }
   void end_and_clean_up(const std::string& id) const {
     const Outcome outcome = clean_up(id, monitor_binary(), {"--parent-cgroup", "mayfly-test"});
@@ -332,6 +332,18 @@ TEST_F(JailedMonitorTest, IsRestoredByFlagsInAnotherJail) {
   monitor.console_until("round 1 ok");
   monitor.type("q");
   monitor.expect_pass();
+}
+
+TEST_F(JailedMonitorTest, IsToldWhatGivesAJailUserFaults) {
+  if (content_of("/proc/sys/vm/unprivileged_userfaultfd") == "1\n") GTEST_SKIP() << "here they are everybody's";
+  move_a_snapshot("first", "second");
+  Jailed monitor{root("second"), jail("second", monitor_binary())};
+  const HttpAnswer refused =
+      monitor.send("PUT", "/snapshot/load",
+                   R"({"snapshot_path": "/state", "mem_backend": {"backend_type": "File", "backend_path": "/memory"},
+          "working_set": {"mode": "Record", "path": "/set"}})");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("--allow-userfaultfd"), std::string::npos) << refused.body;
 }
 
 }  // namespace

@@ -64,6 +64,31 @@ TEST_F(JailerTest, ExecutesTheProgramInTheJailAndLeavesItBehind) {
   EXPECT_EQ(root.st_mode & 07777, 0700u);
 }
 
+TEST_F(JailerTest, WritesTheProcessIdWhereTheJailsUserCannot) {
+  EXPECT_EQ(run(jail("vm")).code, kCrashed);
+  struct stat directory{}, file{};
+  ASSERT_EQ(::lstat(folder("vm").c_str(), &directory), 0);
+  ASSERT_EQ(::lstat((folder("vm") + "/hello.pid").c_str(), &file), 0);
+  EXPECT_EQ(directory.st_uid, 0U);
+  EXPECT_EQ(directory.st_mode & 07777, 0755u);
+  EXPECT_EQ(file.st_uid, 0U);
+  EXPECT_EQ(file.st_mode & 07777, 0644u);
+  EXPECT_TRUE(S_ISREG(file.st_mode));
+  EXPECT_EQ(content_of(folder("vm") + "/hello.pid"), content_of(folder("vm") + "/root/hello.pid"))
+      << "clients of the dialect look there";
+  EXPECT_EQ(clean_up("vm").code, 0);
+  EXPECT_FALSE(fs::exists(folder("vm")));
+}
+
+TEST_F(JailerTest, GivesUserFaultsOnlyWhereTheyAreAskedFor) {
+  if (!fs::is_character_file("/dev/userfaultfd")) GTEST_SKIP() << "this host has no /dev/userfaultfd";
+  EXPECT_EQ(run(jail("without")).code, kCrashed);
+  EXPECT_TRUE(fs::exists(folder("without") + "/root/dev/urandom"));
+  EXPECT_FALSE(fs::exists(folder("without") + "/root/dev/userfaultfd"));
+  EXPECT_EQ(run(jail("with", {"--allow-userfaultfd"})).code, kCrashed);
+  EXPECT_TRUE(fs::is_character_file(folder("with") + "/root/dev/userfaultfd"));
+}
+
 TEST_F(JailerTest, GivesAnIdToOneMachineUntilItIsCleanedUp) {
   EXPECT_EQ(run(jail("vm")).code, kCrashed);
   const Outcome second = run(jail("vm"));

@@ -79,8 +79,19 @@ MonitorJail::MonitorJail(std::vector<std::string> arguments) {
   fs::create_directory(base_);
   must(::mount("jail", base_.c_str(), "tmpfs", 0, "mode=755"), "mount a file system for a jail");
   for (const std::string& directory : shown_directories()) show(directory, root);
-  command_ = {jailer_binary(),     "--id", id,  "--exec-file", monitor_binary(), "--uid", "0", "--gid", "0",
-              "--chroot-base-dir", base_,  "--"};
+  command_ = {jailer_binary(),
+              "--id",
+              id,
+              "--exec-file",
+              monitor_binary(),
+              "--uid",
+              "0",
+              "--gid",
+              "0",
+              "--chroot-base-dir",
+              base_,
+              "--allow-userfaultfd",
+              "--"};
   command_.insert(command_.end(), arguments.begin(), arguments.end());
 }
 

@@ -23,10 +23,10 @@ void expect_refused(const Result<Invocation>& invocation, const std::string& rea
 }
 
 TEST(JailerArguments, TakeTheDialectsFlags) {
-  const auto invocation =
-      parse_jail({"--chroot-base-dir", "/jails", "--netns", "/run/netns/a", "--daemonize", "--new-pid-ns", "--cgroup",
-                  "cpu.max=50000 100000", "--cgroup", "io.max=8:0 rbps=1", "--cgroup-version", "2", "--parent-cgroup",
-                  "vms/small", "--resource-limit", "fsize=1000", "--resource-limit", "no-file=64"});
+  const auto invocation = parse_jail({"--chroot-base-dir", "/jails", "--netns", "/run/netns/a", "--daemonize",
+                                      "--new-pid-ns", "--allow-userfaultfd", "--cgroup", "cpu.max=50000 100000",
+                                      "--cgroup", "io.max=8:0 rbps=1", "--cgroup-version", "2", "--parent-cgroup",
+                                      "vms/small", "--resource-limit", "fsize=1000", "--resource-limit", "no-file=64"});
   ASSERT_TRUE(invocation);
   const auto* jail = std::get_if<JailArguments>(&*invocation);
   ASSERT_NE(jail, nullptr);
@@ -38,6 +38,7 @@ TEST(JailerArguments, TakeTheDialectsFlags) {
   EXPECT_EQ(jail->netns, "/run/netns/a");
   EXPECT_TRUE(jail->daemonize);
   EXPECT_TRUE(jail->new_pid_ns);
+  EXPECT_TRUE(jail->allow_userfaultfd);
   EXPECT_EQ(jail->cgroups.version, 2);
   EXPECT_EQ(jail->cgroups.parent, "vms/small");
   ASSERT_EQ(jail->cgroups.settings.size(), 2u);
@@ -58,7 +59,7 @@ TEST(JailerArguments, HaveTheDialectsDefaults) {
   EXPECT_EQ(jail->cgroups.version, 1);
   EXPECT_EQ(jail->limits.open_files, 2048u);
   EXPECT_FALSE(jail->limits.file_size);
-  EXPECT_FALSE(jail->daemonize || jail->new_pid_ns || jail->netns || jail->cgroups.parent);
+  EXPECT_FALSE(jail->daemonize || jail->new_pid_ns || jail->allow_userfaultfd || jail->netns || jail->cgroups.parent);
   EXPECT_TRUE(jail->monitor.empty());
 }
 
