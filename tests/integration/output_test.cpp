@@ -103,5 +103,20 @@ TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
   EXPECT_EQ(monitor_.wait(), 0) << monitor_.log_until("");
 }
 
+TEST_F(OutputTest, NothingIsWrittenThroughALink) {
+  const std::string target = monitor_.file("target");
+  const std::string link = monitor_.file("link");
+  ASSERT_EQ(::symlink(target.c_str(), link.c_str()), 0);
+  for (const char* const name : {"/logger log_path", "/metrics metrics_path", "/serial serial_out_path"}) {
+    const std::string words = name;
+    const std::size_t space = words.find(' ');
+    const HttpAnswer answer =
+        monitor_.put(words.substr(0, space), R"({")" + words.substr(space + 1) + R"(": ")" + link + "\"}");
+    EXPECT_EQ(answer.status, 400) << name;
+    EXPECT_NE(answer.body.find("is a link"), std::string::npos) << answer.body;
+  }
+  EXPECT_EQ(::access(target.c_str(), F_OK), -1);
+}
+
 }  // namespace
 }  // namespace mayfly::testing

@@ -57,10 +57,51 @@ bool LogRate::allow() noexcept {
   return count_.fetch_add(1, std::memory_order_relaxed) < kBurst;
 }
 
+namespace {
+
+/// The descriptor of this process that a path means, which is a link in the host's /dev or /proc: who started this
+/// process gave it. None where the path is another.
+std::optional<std::string> own_descriptor(std::string_view path) {
+  if (path == "/dev/stdout") return "1";
+  if (path == "/dev/stderr") return "2";
+  for (const std::string_view folder : {"/dev/fd/", "/proc/self/fd/"})
+    if (path.starts_with(folder)) {
+      const std::string_view number = path.substr(folder.size());
+      if (!number.empty() && number.find_first_not_of("0123456789") == std::string_view::npos)
+        return std::string{number};
+    }
+  return std::nullopt;
+}
+
+/// In a directory that others can write to, the file could be one that somebody else made to read what we write.
+Status check_line_sink(int file, const std::string& path, std::string_view what) {
+  struct stat status{};
+  if (::fstat(file, &status) != 0) return fail_errno(ErrorKind::System, "{} {} cannot be looked at", what, path);
+  if (S_ISFIFO(status.st_mode) || S_ISCHR(status.st_mode)) return {};
+  if (!S_ISREG(status.st_mode))
+    return fail(ErrorKind::InvalidArgument, "{} {} is no regular file, FIFO or character device; give the path of one",
+                what, path);
+  if (status.st_uid == 0 || status.st_uid == ::geteuid()) return {};
+  return fail(ErrorKind::Permission,
+              "{} {} is a file of user {}, and this is user {}: its owner could read what is written there; remove it, "
+              "or give another path",
+              what, path, status.st_uid, ::geteuid());
+}
+
+}  // namespace
+
 Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what) {
+  const auto own = own_descriptor(path);
+  const std::string opened = own ? "/proc/self/fd/" + *own : path;
   // Opened for reading too: a FIFO without a reader then opens, and one whose reader leaves gives EAGAIN, not SIGPIPE.
-  OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0600)};
+  const int flags = O_RDWR | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | (own ? 0 : O_NOFOLLOW);
+  OwnedFd file{::open(opened.c_str(), flags, 0600)};
+  if (!file && errno == ELOOP && !own)
+    return fail(ErrorKind::InvalidArgument,
+                "{} {} is a link, which could lead to any file; give the path of the file itself", what, path);
   if (!file) return fail_errno(ErrorKind::System, "{} {} cannot be opened for writing", what, path);
+  if (!own)
+    if (auto good = check_line_sink(file.get(), path, what); !good) return propagate(good);
   return file;
 }
 

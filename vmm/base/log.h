@@ -119,8 +119,10 @@ class Log {
   std::string module_;
 };
 
-/// Opens a file or FIFO for lines of log or metrics: created 0600 where missing, appended to, never blocking; a FIFO
-/// may lack a reader. `what` names it in errors.
+/// Opens a file, FIFO or character device for lines of log, metrics or the guest's console: created 0600 where missing,
+/// appended to, never blocking; a FIFO may lack a reader. No link is followed at the path's end, but for /dev/stdout,
+/// /dev/stderr, /dev/fd/N and /proc/self/fd/N, which mean this process's descriptors. Errors, in which `what` names it:
+/// a link; a regular file that is neither this user's nor root's; a directory, socket or block device; not permitted.
 [[nodiscard]] Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what);
 
 /// Writes as much of `text` as goes without waiting for a reader; how much that was.

@@ -3,8 +3,10 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -107,6 +109,66 @@ TEST_F(LogTest, ALongMessageIsCutToOneLine) {
   log_.info("{}", std::string(100'000, 'x'));
   EXPECT_EQ(text().size(), 4096U);
   EXPECT_TRUE(text().ends_with("x\n"));
+}
+
+/// The refusal's sentence; empty where the path was opened.
+std::string refusal_of(const std::string& path) {
+  const auto opened = open_line_sink(path, "log_path");
+  return opened ? "" : opened.error().message;
+}
+
+TEST(LineSink, IsNeverBehindALink) {
+  const testing::ScratchDirectory scratch;
+  const std::string target = testing::make_file(scratch.file("target"), "");
+  for (const std::string& leads_to : {target, scratch.file("none"), std::string{"/dev/null"}}) {
+    ASSERT_EQ(::symlink(leads_to.c_str(), scratch.file("log").c_str()), 0);
+    EXPECT_EQ(refusal_of(scratch.file("log")),
+              "log_path " + scratch.file("log") +
+                  " is a link, which could lead to any file; give the path of the file itself");
+    ::unlink(scratch.file("log").c_str());
+  }
+  EXPECT_EQ(::access(scratch.file("none").c_str(), F_OK), -1) << "nothing was made where the link led";
+}
+
+TEST(LineSink, IsAFileAFifoOrACharacterDevice) {
+  const testing::ScratchDirectory scratch;
+  EXPECT_EQ(refusal_of(scratch.file("new")), "");
+  EXPECT_EQ(refusal_of(scratch.file("new")), "") << "and now it is there";
+  ASSERT_EQ(::mkfifo(scratch.file("fifo").c_str(), 0600), 0);
+  EXPECT_EQ(refusal_of(scratch.file("fifo")), "");
+  EXPECT_EQ(refusal_of("/dev/null"), "");
+  EXPECT_NE(refusal_of(scratch.file("")), "");
+  // Hosts show a jail's log elsewhere so; a link to another's file is the kernel's to refuse (fs.protected_hardlinks).
+  ASSERT_EQ(::link(scratch.file("new").c_str(), scratch.file("second-name").c_str()), 0);
+  EXPECT_EQ(refusal_of(scratch.file("second-name")), "");
+}
+
+TEST(LineSink, IsNoFileOfAnotherUser) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can make a file of another user";
+  const testing::ScratchDirectory scratch;
+  const std::string planted = testing::make_file(scratch.file("planted"), "");
+  ASSERT_EQ(::chmod(planted.c_str(), 0666), 0);
+  ASSERT_EQ(::chown(planted.c_str(), 61'234, 61'234), 0);
+  EXPECT_EQ(refusal_of(planted), "log_path " + planted +
+                                     " is a file of user 61234, and this is user 0: its owner could read what is "
+                                     "written there; remove it, or give another path");
+  ASSERT_EQ(::chown(planted.c_str(), 0, 0), 0);
+  EXPECT_EQ(refusal_of(planted), "");
+}
+
+TEST(LineSink, MayBeADescriptorThatThisProcessWasGiven) {
+  const testing::ScratchDirectory scratch;
+  const OwnedFd given{::open(scratch.file("given").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+  for (const char* const folder : {"/dev/fd/", "/proc/self/fd/"}) {
+    const auto opened = open_line_sink(folder + std::to_string(given.get()), "log_path");
+    ASSERT_TRUE(opened) << opened.error().message;
+    EXPECT_TRUE(write_whole_line(opened->get(), "a line\n"));
+  }
+  EXPECT_EQ(testing::content_of(scratch.file("given")), "a line\na line\n");
+  EXPECT_NE(refusal_of("/proc/self/fd/999999"), "");
+  EXPECT_NE(refusal_of("/proc/self/exe"), "");
+  EXPECT_NE(refusal_of("/proc/self/fd/../exe"), "");
+  EXPECT_NE(refusal_of("/dev/fd/"), "");
 }
 
 TEST(LogRate, LetsABurstThroughAndThenWaits) {
