@@ -59,9 +59,7 @@ ApiDescription ApiDescription::dialect() {
   return ApiDescription{root ? std::move(*root) : JsonValue{}};
 }
 
-std::optional<ApiDescription> ApiDescription::reference() {
-  const std::filesystem::path path = kRoot / kReference;
-  if (!std::filesystem::exists(path)) return std::nullopt;
+ApiDescription ApiDescription::published(const std::string& path) {
   return ApiDescription{parse_yaml_subset(content_of(path), YamlProse::Skipped)};
 }
 

@@ -2,7 +2,6 @@
 
 #include "vmm/base/json_value.h"
 
-#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -33,11 +32,10 @@ class ApiDescription {
  public:
   /// api/openapi.yaml
   [[nodiscard]] static ApiDescription ours();
-  /// The dialect's, as far as it is served: tests/unit/api/data/dialect.json.
+  /// The dialect's, without prose: tests/unit/api/data/dialect.json.
   [[nodiscard]] static ApiDescription dialect();
-  /// The dialect's, whole, where a checkout of it lies beside ours: kReference.
-  [[nodiscard]] static std::optional<ApiDescription> reference();
-  static constexpr std::string_view kReference = "../shared/reference/firecracker-openapi.yaml";
+  /// The dialect's as it is published, in YAML: a file of any version.
+  [[nodiscard]] static ApiDescription published(const std::string& path);
 
   [[nodiscard]] const JsonValue& paths() const { return at(root_, "paths"); }
   /// The schema, where it refers to a definition that one.
