@@ -21,25 +21,38 @@ find_package(CLI11 REQUIRED)
 add_library(mayfly_cli11 INTERFACE)
 target_link_libraries(mayfly_cli11 INTERFACE CLI11::CLI11)
 
-# cpp-httplib and simdjson: Debian ships them as shared libraries (httplib with OpenSSL, zlib and Brotli); we compile
-# the same versions from the packages' sources without those.
+# simdjson: from Debian 13 on the package has a static library. Debian 12's has a shared one, so we compile the package's
+# source.
+find_library(SIMDJSON_ARCHIVE NAMES libsimdjson_static.a)
+set(sources cpp-httplib)
+if(NOT SIMDJSON_ARCHIVE)
+  list(APPEND sources simdjson)
+endif()
+
+# cpp-httplib: Debian ships it as a shared library (with OpenSSL, zlib and Brotli); we compile the same version from the
+# package's source without those.
 execute_process(
-  COMMAND ${CMAKE_SOURCE_DIR}/.ci/fetch-sources cpp-httplib simdjson
+  COMMAND ${CMAKE_SOURCE_DIR}/.ci/fetch-sources ${sources}
   OUTPUT_VARIABLE fetched
   OUTPUT_STRIP_TRAILING_WHITESPACE
   COMMAND_ERROR_IS_FATAL ANY)
 string(REPLACE "\n" ";" fetched "${fetched}")
 list(GET fetched 0 httplib_dir)
-list(GET fetched 1 simdjson_dir)
 
 add_library(mayfly_httplib INTERFACE)
 target_include_directories(mayfly_httplib SYSTEM INTERFACE ${httplib_dir})
 
-add_library(mayfly_simdjson STATIC ${simdjson_dir}/simdjson.cpp)
-target_link_libraries(mayfly_simdjson PRIVATE mayfly_hardening)
-target_include_directories(mayfly_simdjson SYSTEM PUBLIC ${simdjson_dir})
-# Requests are short: the portable implementation alone, since choosing among several asks CPUID, which a virtual host
-# emulates at some 7 us each.
-target_compile_definitions(
-  mayfly_simdjson PRIVATE SIMDJSON_IMPLEMENTATION_ICELAKE=0 SIMDJSON_IMPLEMENTATION_HASWELL=0
-                          SIMDJSON_IMPLEMENTATION_WESTMERE=0)
+# Requests are short: the portable implementation alone is used (vmm/base/json_value.cpp), since choosing among several asks
+# CPUID, which a virtual host emulates at some 7 us each. Where we compile it, the others are left out.
+if(SIMDJSON_ARCHIVE)
+  add_library(mayfly_simdjson INTERFACE)
+  target_link_libraries(mayfly_simdjson INTERFACE ${SIMDJSON_ARCHIVE})
+else()
+  list(GET fetched 1 simdjson_dir)
+  add_library(mayfly_simdjson STATIC ${simdjson_dir}/simdjson.cpp)
+  target_link_libraries(mayfly_simdjson PRIVATE mayfly_hardening)
+  target_include_directories(mayfly_simdjson SYSTEM PUBLIC ${simdjson_dir})
+  target_compile_definitions(
+    mayfly_simdjson PRIVATE SIMDJSON_IMPLEMENTATION_ICELAKE=0 SIMDJSON_IMPLEMENTATION_HASWELL=0
+                            SIMDJSON_IMPLEMENTATION_WESTMERE=0)
+endif()

@@ -75,11 +75,22 @@ class HttpEngine::Server : private httplib::Server {
     if (!known.empty()) head += fmt::format("Connection: {}\r\n", known);
     MemoryStream stream{head += "\r\n"};
     bool closed = false;
-    const bool answered = process_request(stream, close_, closed, nullptr);
+    const bool answered = process(*this, stream, close_, closed);
     return {.bytes = stream.take_output(), .close = close_ || closed || !answered};
   }
 
  private:
+  /// cpp-httplib 0.18 (Debian 13) also wants both ends' addresses, which are for handlers and logs; 0.11 (Debian 12)
+  /// asks the stream for them. A template, so that the call of the other version need not compile.
+  template <typename Engine>
+  static bool process(Engine& engine, httplib::Stream& stream, bool close, bool& closed) {
+    if constexpr (requires { engine.process_request(stream, close, closed, nullptr); }) {
+      return engine.process_request(stream, close, closed, nullptr);
+    } else {
+      return engine.process_request(stream, "", 0, "", 0, close, closed, nullptr);
+    }
+  }
+
   static void put(httplib::Response& response, const ApiResponse& answer) {
     response.status = answer.status;
     if (answer.status != 204) response.set_content(answer.body, std::string{answer.content_type});

@@ -392,13 +392,13 @@ void EventLoop::fallocate(const RegisteredFile& file, int mode, std::uint64_t of
 
 void EventLoop::advise(std::span<std::byte> range, int advice, Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
-  ::io_uring_prep_madvise(&sqe, range.data(), static_cast<off_t>(range.size()), advice);
+  ::io_uring_prep_madvise(&sqe, range.data(), static_cast<std::uint32_t>(range.size()), advice);
   submit_for(sqe, &operation);
 }
 
 void EventLoop::advise_unwatched(std::span<std::byte> range, int advice) {
   io_uring_sqe& sqe = next_sqe();
-  ::io_uring_prep_madvise(&sqe, range.data(), static_cast<off_t>(range.size()), advice);
+  ::io_uring_prep_madvise(&sqe, range.data(), static_cast<std::uint32_t>(range.size()), advice);
   sqe.flags |= IOSQE_CQE_SKIP_SUCCESS;
   ::io_uring_sqe_set_data(&sqe, &unwatched_);
 }

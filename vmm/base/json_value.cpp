@@ -53,7 +53,7 @@ JsonValue copy_of(simdjson::dom::element element) {  // NOLINT(misc-no-recursion
   return {nullptr};
 }
 
-/// There is but one (third-party.cmake); left to itself, simdjson would ask CPUID which.
+/// The portable one (third-party.cmake says why); left to itself, simdjson would ask CPUID which.
 void choose_implementation() {
   simdjson::get_active_implementation() = simdjson::get_available_implementations()["fallback"];
 }
