@@ -427,6 +427,12 @@ void MmioTransport::interrupt(std::uint32_t cause) noexcept {
   if (place_.loop.signal(interrupt_fd_.get())) place_.metrics.interrupts.add();
 }
 
+void MmioTransport::interrupt_again() noexcept {
+  if (interrupt_status_.load(std::memory_order_acquire) == 0) return;
+  // Not by the loop's ring: this is a vCPU's thread, and rare.
+  if (::eventfd_write(interrupt_fd_.get(), kOne) == 0) place_.metrics.interrupts.add();
+}
+
 void MmioTransport::kick_all() noexcept {
   for (std::size_t i = 0; i < queues_.size(); ++i) kicks_[i]->kick();
 }

@@ -6,6 +6,7 @@
 #include "vmm/base/metrics.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/bus/bus.h"
+#include "vmm/devices/interrupt.h"
 #include "vmm/event_loop.h"
 
 #include <array>
@@ -45,7 +46,11 @@ struct MmioTransportState {
   friend bool operator==(const MmioTransportState&, const MmioTransportState&) = default;
 };
 
-class MmioTransport final : public BusDevice, public DeviceHost, private RoundTask, private Poller {
+class MmioTransport final : public BusDevice,
+                            public DeviceHost,
+                            public InterruptSource,
+                            private RoundTask,
+                            private Poller {
  public:
   struct Place {
     const GuestMemory& memory;
@@ -73,6 +78,9 @@ class MmioTransport final : public BusDevice, public DeviceHost, private RoundTa
   // BusDevice: vCPU threads
   void read(std::uint64_t offset, std::span<std::byte> data) override;
   void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+  // InterruptSource: any thread, without the lock
+  void interrupt_again() noexcept override;
 
   // DeviceHost: the loop's thread, under the lock
   [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return std::unique_lock{mutex_}; }

@@ -41,6 +41,18 @@ struct MsiMessage {
   friend bool operator==(const MsiMessage&, const MsiMessage&) = default;
 };
 
+/// A device whose interrupts KVM sends when an event descriptor is written. Safe on any thread.
+class InterruptSource {
+ public:
+  InterruptSource() = default;
+  InterruptSource(const InterruptSource&) = delete;
+  InterruptSource& operator=(const InterruptSource&) = delete;
+  virtual ~InterruptSource() = default;
+  /// The pin was closed and is open again: interrupts once more where the driver has not acknowledged the last one.
+  /// Called without locks of the interrupt controllers; must not wait for anybody.
+  virtual void interrupt_again() noexcept = 0;
+};
+
 /// Where the IOAPIC's messages go. Safe on any thread.
 class MessagePort {
  public:

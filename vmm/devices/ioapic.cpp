@@ -165,6 +165,7 @@ void Ioapic::write_selected(std::uint32_t value) {
 /// no message is under way whose end would be missed: a pin that lost its end of interrupt would be dead for good.
 void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
   std::optional<MsiMessage> due;
+  bool opened = false;  // for KVM, which sent nothing while the pin was masked
   {
     const std::lock_guard control{control_mutex_};
     const unsigned shift = high_half ? 32 : 0;
@@ -175,7 +176,10 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
     }
     next = (next & ~(std::uint64_t{0xFFFF'FFFF} << shift)) | std::uint64_t{value} << shift;
     next &= kWritable;
-    if (is_routed(pin, next) && sends(next)) watch(pin, message_of(next));
+    if (is_routed(pin, next) && sends(next)) {
+      opened = sources_[pin] != nullptr && !watched_[pin];
+      watch(pin, message_of(next));
+    }
 
     bool unwatched = false;
     {
@@ -189,16 +193,17 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
     if (unwatched) watch(pin, std::nullopt);
   }
   if (due) port_.send(*due);
+  if (opened) sources_[pin]->interrupt_again();
 }
 
 /// Whether KVM must know the pin's message.
 bool Ioapic::is_routed(unsigned pin, std::uint64_t entry) const noexcept {
-  return sent_by_kvm_[pin] || is_level(entry);
+  return sources_[pin] != nullptr || is_level(entry);
 }
 
-void Ioapic::let_kvm_send(unsigned pin) {
+void Ioapic::let_kvm_send(unsigned pin, InterruptSource& source) {
   ensure(pin < kPins, "there is no such pin");
-  sent_by_kvm_[pin] = true;
+  sources_[pin] = &source;
 }
 
 /// Tells the port what it has not been told yet, as that costs KVM a change of its routing table: under control_mutex_.

@@ -34,7 +34,8 @@ struct IoapicState {
 /// The local APICs are KVM's (split irqchip); what it would know only if the IOAPIC were its own, we tell it: which
 /// level-triggered pins send which message, so that their end of interrupt comes back (KVM_EXIT_IOAPIC_EOI).
 ///
-/// * An edge-triggered pin sends at each rise of its line. A rise while the pin is masked is lost (82093AA, 3.2.4).
+/// * An edge-triggered pin sends at each rise of its line. A rise while the pin is masked is lost (82093AA, 3.2.4),
+///   unless KVM sends for the pin: see let_kvm_send().
 /// * A level-triggered pin sends while its line is asserted, unless its last message has not been ended: Remote IRR.
 /// The
 ///   end of interrupt clears that, and the pin sends again if the line is still asserted.
@@ -54,7 +55,11 @@ class Ioapic final : public BusDevice, public InterruptSink {
 
   /// From now on KVM sends the pin's message by itself, when an event descriptor is written (KVM_IRQFD); we only keep
   /// it informed of the message. For edge-triggered lines of devices on the data path. Before the vCPUs run.
-  void let_kvm_send(unsigned pin);
+  ///
+  /// A write finds no message while the pin is masked. Linux masks, moves and unmasks the pins of a CPU that goes
+  /// offline with requests in flight, and with EVENT_IDX the driver waits for that one edge; so `source` is asked to
+  /// interrupt again whenever the pin is unmasked.
+  void let_kvm_send(unsigned pin, InterruptSource& source);
   /// Drives the line at `pin`; pins beyond the last are ignored.
   void set_pin(unsigned pin, bool level) noexcept override;
   /// A local APIC ended the interrupt of a level-triggered message with this vector.
@@ -79,7 +84,7 @@ class Ioapic final : public BusDevice, public InterruptSink {
   MessagePort& port_;
   std::mutex control_mutex_;                                // taken before mutex_
   std::array<std::optional<MsiMessage>, kPins> watched_{};  // what the port was told; under control_mutex_
-  std::array<bool, kPins> sent_by_kvm_{};                   // constant once the vCPUs run
+  std::array<InterruptSource*, kPins> sources_{};           // of what KVM sends; constant once the vCPUs run
   mutable std::mutex mutex_;
   IoapicState state_;  // under mutex_; the entries' writable bits change under both
 };

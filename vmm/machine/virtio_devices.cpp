@@ -106,7 +106,7 @@ Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmi
     if (auto attached = sockets.vm.attach_kick(notify, static_cast<std::uint32_t>(queue), made.kick_fd(queue));
         !attached)
       return propagate(attached);
-  sockets.ioapic.let_kvm_send(window.gsi);
+  sockets.ioapic.let_kvm_send(window.gsi, made);
   if (auto attached = sockets.vm.attach_interrupt(window.gsi, made.interrupt_fd()); !attached)
     return propagate(attached);
   return &made;

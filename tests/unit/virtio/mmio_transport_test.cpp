@@ -509,6 +509,22 @@ TEST_F(MmioTransportTest, QuiescedAndResumedTheDriverNoticesNothing) {
   EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 15U);
 }
 
+TEST_F(MmioTransportTest, WhatTheDriverHasNotAcknowledgedInterruptsAgainWhenAsked) {
+  drive();
+  transport_->interrupt_again();
+  EXPECT_EQ(interrupts(), 0U) << "there is nothing to interrupt for";
+  driver_.offer({{ram_.room(8), 8, true}});
+  kick(0);
+  serve_until([&] { return driver_.used_index() == 1; });
+  go_round();
+  EXPECT_EQ(interrupts(), 1U);
+  transport_->interrupt_again();
+  EXPECT_EQ(interrupts(), 1U);
+  write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
+  transport_->interrupt_again();
+  EXPECT_EQ(interrupts(), 0U);
+}
+
 TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   drive();
   driver_.offer({{ram_.room(8), 8, true}});

@@ -253,6 +253,40 @@ TEST(IoapicOrder, APinIsWatchedBeforeItsFirstMessageLeaves) {
   EXPECT_TRUE(port.watched_before_sending);
 }
 
+/// A device that KVM interrupts for, which looks whether its message is known when it is asked to interrupt again.
+class Source final : public InterruptSource {
+ public:
+  explicit Source(const fakes::Messages& messages) : messages_(messages) {}
+  void interrupt_again() noexcept override {
+    ++asked;
+    routed = messages_.watched.contains(5);
+  }
+  unsigned asked = 0;
+  bool routed = false;
+
+ private:
+  const fakes::Messages& messages_;
+};
+
+TEST_F(IoapicTest, ASourceThatKvmSendsForInterruptsAgainWheneverItsPinIsUnmasked) {
+  Source source{messages_};
+  ioapic_.let_kvm_send(5, source);
+  set_low(5, 0x51 | kMasked);
+  EXPECT_EQ(source.asked, 0U);
+  set_low(5, 0x51);
+  EXPECT_EQ(source.asked, 1U);
+  EXPECT_TRUE(source.routed) << "an interrupt before KVM knows the message is lost as well";
+  set_high(5, 0x0100'0000);
+  set_low(5, 0x52);
+  EXPECT_EQ(source.asked, 1U) << "another message in place of the last leaves no gap";
+  set_low(5, 0x52 | kMasked);
+  EXPECT_EQ(source.asked, 1U);
+  set_low(5, 0x52);
+  EXPECT_EQ(source.asked, 2U);
+  set_low(6, 0x53);
+  EXPECT_EQ(source.asked, 2U);
+}
+
 TEST_F(IoapicTest, AccessesOfOtherWidthsReachTheSameRegisters) {
   store<std::uint8_t>(ioapic_, kSelect, 1);
   EXPECT_EQ(load<std::uint8_t>(ioapic_, kWindow), 0x20);
