@@ -43,7 +43,7 @@ inline constexpr std::array kSections = {
                      }},
     Section<Archive>{"clock", 1, [](Archive& archive, Snapshot& snapshot) { archive.field("clock", snapshot.clock); }},
     Section<Archive>{"vcpus", 1, [](Archive& archive, Snapshot& snapshot) { archive.field("vcpus", snapshot.vcpus); }},
-    Section<Archive>{"platform", 1,
+    Section<Archive>{"platform", 2,
                      [](Archive& archive, Snapshot& snapshot) { archive.field("platform", snapshot.platform); }},
     Section<Archive>{"drives", 2,
                      [](Archive& archive, Snapshot& snapshot) { archive.field("drives", snapshot.drives); }},

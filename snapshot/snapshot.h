@@ -57,6 +57,8 @@ struct PlatformState {
   AcpiSleepPortsState sleep_ports{};
   bool has_boot_timer = false;
   BootTimerState boot_timer{};
+  /// A vector of the PIC's that KVM had taken and not delivered to the first vCPU.
+  std::optional<std::uint8_t> undelivered_interrupt{};
 };
 
 struct Snapshot {

@@ -5,63 +5,69 @@ namespace {
 
 constexpr std::uint64_t kSlave = kSlavePicPort - kMasterPicPort;
 constexpr std::uint64_t kTrigger = kPicTriggerPort - kMasterPicPort;
-
-// 8259A, "Initialization Command Words".
-constexpr std::uint8_t kInitialize = 1U << 4;  // of a write to the command port: it is ICW1
-constexpr std::uint8_t kWantsMode = 1U << 0;
-constexpr std::uint8_t kSingle = 1U << 1;
-constexpr std::uint8_t kVectorBaseBits = 0xF8;
-
-// Timer, keyboard and cascade of the master, clock and coprocessor of the slave are edges by wire.
-constexpr std::array<std::uint8_t, 2> kTriggerBits{0xF8, 0xDE};
-
-void write_command(PicState& chip, std::uint8_t value) noexcept {
-  // OCW2 and OCW3 have nothing to act on: no interrupt is ever pending or in service.
-  if ((value & kInitialize) == 0) return;
-  chip = {.trigger = chip.trigger,
-          .awaited_word = 2,
-          .single = (value & kSingle) != 0,
-          .wants_mode = (value & kWantsMode) != 0};
-}
-
-void write_data(PicState& chip, std::uint8_t value) noexcept {
-  const std::uint8_t mode_word = chip.wants_mode ? 4 : 0;
-  switch (chip.awaited_word) {
-    case 2:
-      chip.vector_base = value & kVectorBaseBits;
-      chip.awaited_word = chip.single ? mode_word : 3;
-      break;
-    case 3:
-      chip.cascade = value;
-      chip.awaited_word = mode_word;
-      break;
-    case 4:
-      chip.mode = value;
-      chip.awaited_word = 0;
-      break;
-    default:
-      chip.mask = value;
-  }
-}
+constexpr unsigned kLines = 2 * PicChip::kInputs;
 
 }  // namespace
 
-DualPic::DualPic() noexcept : slave_ports_(*this, kSlave, kPicPortCount), trigger_ports_(*this, kTrigger, 2) {}
+DualPic::DualPic(std::optional<InterruptLine> output) noexcept
+    : output_(output), slave_ports_(*this, kSlave, kPicPortCount), trigger_ports_(*this, kTrigger, kPicPortCount) {}
+
+// --- Lines -----------------------------------------------------------------------------------------------------------
+
+void DualPic::set_pin(unsigned irq, bool level) noexcept {
+  if (irq >= kLines || irq == PicChip::kCascade) return;
+  const std::lock_guard lock{mutex_};
+  chip_of(irq).set_line(irq % PicChip::kInputs, level);
+  settle();
+}
+
+void DualPic::pulse_pin(unsigned irq) noexcept {
+  if (irq >= kLines || irq == PicChip::kCascade) return;
+  const std::lock_guard lock{mutex_};
+  chip_of(irq).pulse(irq % PicChip::kInputs);
+  settle();
+}
+
+std::uint8_t DualPic::acknowledge() noexcept {
+  const std::lock_guard lock{mutex_};
+  const unsigned input = master_.acknowledge();
+  const std::uint8_t vector = input == PicChip::kCascade ? slave_.vector(slave_.acknowledge()) : master_.vector(input);
+  settle();
+  return vector;
+}
+
+/// Carries what has changed from chip to chip and out: under mutex_.
+void DualPic::settle() noexcept {
+  master_.set_line(PicChip::kCascade, slave_.request().has_value());
+  const bool level = master_.request().has_value();
+  if (level == output_level_.load(std::memory_order_relaxed)) return;
+  output_level_.store(level, std::memory_order_release);
+  if (output_) output_->set(level);
+}
+
+// --- Registers -------------------------------------------------------------------------------------------------------
 
 std::uint8_t DualPic::load(std::uint64_t port) noexcept {
   const std::lock_guard lock{mutex_};
+  const std::uint8_t value = load_locked(port);
+  settle();  // a poll acknowledges
+  return value;
+}
+
+std::uint8_t DualPic::load_locked(std::uint64_t port) noexcept {
   switch (port) {
     case 0:
-    case kSlave:
-      return 0;  // IRR, ISR or the answer to a poll
+      return master_.read_command();
     case 1:
-      return state_.chips[0].mask;
+      return master_.read_data();
+    case kSlave:
+      return slave_.read_command();
     case kSlave + 1:
-      return state_.chips[1].mask;
+      return slave_.read_data();
     case kTrigger:
-      return state_.chips[0].trigger;
+      return master_.trigger();
     case kTrigger + 1:
-      return state_.chips[1].trigger;
+      return slave_.trigger();
     default:
       return kFloatingPort;
   }
@@ -69,34 +75,41 @@ std::uint8_t DualPic::load(std::uint64_t port) noexcept {
 
 void DualPic::store(std::uint64_t port, std::uint8_t value) noexcept {
   const std::lock_guard lock{mutex_};
+  store_locked(port, value);
+  settle();
+}
+
+void DualPic::store_locked(std::uint64_t port, std::uint8_t value) noexcept {
   switch (port) {
     case 0:
-      return write_command(state_.chips[0], value);
+      return master_.write_command(value);
     case 1:
-      return write_data(state_.chips[0], value);
+      return master_.write_data(value);
     case kSlave:
-      return write_command(state_.chips[1], value);
+      return slave_.write_command(value);
     case kSlave + 1:
-      return write_data(state_.chips[1], value);
+      return slave_.write_data(value);
     case kTrigger:
-      state_.chips[0].trigger = value & kTriggerBits[0];
-      return;
+      return master_.write_trigger(value);
     case kTrigger + 1:
-      state_.chips[1].trigger = value & kTriggerBits[1];
-      return;
+      return slave_.write_trigger(value);
     default:
       return;
   }
 }
 
+// --- Snapshot --------------------------------------------------------------------------------------------------------
+
 DualPicState DualPic::state() const {
   const std::lock_guard lock{mutex_};
-  return state_;
+  return {.chips = {master_.state(), slave_.state()}};
 }
 
 void DualPic::restore(const DualPicState& state) {
   const std::lock_guard lock{mutex_};
-  state_ = state;
+  master_.restore(state.chips[0]);
+  slave_.restore(state.chips[1]);
+  settle();
 }
 
 }  // namespace mayfly

@@ -1,10 +1,14 @@
 #pragma once
 
 #include "vmm/devices/byte_port_device.h"
+#include "vmm/devices/interrupt.h"
+#include "vmm/devices/pic_chip.h"
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 
 namespace mayfly {
 
@@ -13,41 +17,39 @@ inline constexpr std::uint64_t kSlavePicPort = 0xA0;
 inline constexpr std::uint64_t kPicTriggerPort = 0x4D0;  ///< ELCR of the master; the slave's follows.
 inline constexpr std::uint64_t kPicPortCount = 2;        ///< Of each of the three ranges.
 
-/// What one 8259A was programmed with.
-struct PicState {
-  std::uint8_t mask = 0;          ///< IMR
-  std::uint8_t trigger = 0;       ///< ELCR: bit n: input n is level-triggered.
-  std::uint8_t vector_base = 0;   ///< ICW2
-  std::uint8_t cascade = 0;       ///< ICW3
-  std::uint8_t mode = 0;          ///< ICW4
-  std::uint8_t awaited_word = 0;  ///< 2, 3 or 4: the next write to the data port is this ICW; 0: it is the IMR.
-  bool single = false;            ///< ICW1: there is no ICW3.
-  bool wants_mode = false;        ///< ICW1: ICW4 follows.
-  friend bool operator==(const PicState&, const PicState&) = default;
-};
-
 struct DualPicState {
   std::array<PicState, 2> chips;  ///< Master, slave.
   friend bool operator==(const DualPicState&, const DualPicState&) = default;
 };
 
-/// The pair of 8259A interrupt controllers that a PC has, as far as guests need it: they find it, program it, mask it.
+/// The pair of 8259A interrupt controllers that a PC has (PicChip), the second behind input 2 of the first.
 ///
-///   DualPic pic;
+///   DualPic pic{InterruptLine{wire, 0}};                 // rises when the CPU is to be interrupted
 ///   ports.attach("pic", kMasterPicPort, kPicPortCount, pic);
 ///   ports.attach("pic", kSlavePicPort, kPicPortCount, pic.slave_ports());
 ///   ports.attach("pic", kPicTriggerPort, kPicPortCount, pic.trigger_ports());
+///   Serial serial{InterruptLine{pic, 4}, ...};           // IRQ 4
+///   if (pic.requests()) vector = pic.acknowledge();      // on the vCPU's thread
 ///
-/// It never delivers an interrupt. Every device of this machine is wired to the IOAPIC, its tables say so, and guests
-/// with a local APIC use that; the line from the PIC to the boot processor (virtual wire, ExtINT) would need the
-/// kernel's PIC or an exit at each interrupt window. But Linux decides by writing the master's mask and reading it back
-/// whether this is a PC with legacy interrupts at all (and numbers 0 to 15 hang on that), so the registers are there.
-/// As nothing is wired to the inputs, IRR and ISR read as zero, a poll finds nothing, and an EOI (OCW2) ends nothing.
+/// Guests without an IOAPIC driver take all their interrupts from here. Others mask it: Linux decides by writing the
+/// master's mask and reading it back whether this is a PC with legacy interrupts at all, and uses the IOAPIC. Until its
+/// initialization is complete a chip asks for nothing, so guests that never look at it never hear of it.
 ///
-/// Registers after the data sheet of the 8259A, and of ELCR1/ELCR2 in Intel's PIIX. Any thread.
-class DualPic final : public BytePortDevice {
+/// Any thread. The output is driven under the device's lock.
+class DualPic final : public BytePortDevice, public InterruptSink {
  public:
-  DualPic() noexcept;
+  /// Without an output only requests() tells.
+  explicit DualPic(std::optional<InterruptLine> output = std::nullopt) noexcept;
+
+  /// The line of ISA interrupt `irq`, 0 to 15; 2, which is the slave's, and those beyond are ignored.
+  void set_pin(unsigned irq, bool level) noexcept override;
+  /// An edge that is kept until it is acknowledged, also at a level-triggered input.
+  void pulse_pin(unsigned irq) noexcept override;
+
+  /// Whether the CPU is to be interrupted: the level of the output.
+  [[nodiscard]] bool requests() const noexcept { return output_level_.load(std::memory_order_acquire); }
+  /// The CPU's acknowledgement: the vector. That of input 7 of a chip that asks for nothing any more.
+  [[nodiscard]] std::uint8_t acknowledge() noexcept;
 
   /// Ports count from 0x20 on, over all three ranges.
   std::uint8_t load(std::uint64_t port) noexcept override;
@@ -57,11 +59,20 @@ class DualPic final : public BytePortDevice {
   [[nodiscard]] BusDevice& trigger_ports() noexcept { return trigger_ports_; }
 
   [[nodiscard]] DualPicState state() const;
+  /// Takes over the state, and drives the output as it asks.
   void restore(const DualPicState& state);
 
  private:
+  [[nodiscard]] PicChip& chip_of(unsigned irq) noexcept { return irq < PicChip::kInputs ? master_ : slave_; }
+  [[nodiscard]] std::uint8_t load_locked(std::uint64_t port) noexcept;
+  void store_locked(std::uint64_t port, std::uint8_t value) noexcept;
+  void settle() noexcept;
+
+  std::optional<InterruptLine> output_;
   mutable std::mutex mutex_;
-  DualPicState state_;
+  PicChip master_{PicChip::Role::Master};
+  PicChip slave_{PicChip::Role::Slave};
+  std::atomic<bool> output_level_ = false;  // written under mutex_
   PortWindow slave_ports_;
   PortWindow trigger_ports_;
 };

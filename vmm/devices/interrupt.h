@@ -3,8 +3,9 @@
 #include <cstdint>
 #include <optional>
 
-/// How devices raise interrupts: a device holds an InterruptLine; the IOAPIC is the sink of all lines; messages leave
-/// it through a MessagePort (KVM in a machine, a fake in tests).
+/// How devices raise interrupts: a device holds an InterruptLine, which leads to the IOAPIC and, for the lines that a
+/// PC has, to the PIC (InterruptWiring); the IOAPIC's messages leave through a MessagePort (KVM in a machine, a fake in
+/// tests), the PIC's output leads to the first vCPU (ExternalInterrupts).
 namespace mayfly {
 
 /// Takes the level of numbered input pins. Safe on any thread.
@@ -15,6 +16,11 @@ class InterruptSink {
   InterruptSink& operator=(const InterruptSink&) = delete;
   virtual ~InterruptSink() = default;
   virtual void set_pin(unsigned pin, bool level) noexcept = 0;
+  /// An edge: up and down again.
+  virtual void pulse_pin(unsigned pin) noexcept {
+    set_pin(pin, true);
+    set_pin(pin, false);
+  }
 };
 
 /// One wire from a device to a pin of the interrupt controller. A plain value; the sink outlives it.
@@ -23,10 +29,7 @@ class InterruptLine {
   InterruptLine(InterruptSink& sink, unsigned pin) noexcept : sink_(&sink), pin_(pin) {}
   void set(bool level) const noexcept { sink_->set_pin(pin_, level); }
   /// An edge: up and down again.
-  void pulse() const noexcept {
-    set(true);
-    set(false);
-  }
+  void pulse() const noexcept { sink_->pulse_pin(pin_); }
   [[nodiscard]] unsigned pin() const noexcept { return pin_; }
 
  private:
