@@ -425,6 +425,7 @@ void MmioTransport::config_changed() noexcept {
 void MmioTransport::interrupt(std::uint32_t cause) noexcept {
   interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
   if (place_.loop.signal(interrupt_fd_.get())) place_.metrics.interrupts.add();
+  if (place_.pic_line) place_.pic_line->pulse();
 }
 
 void MmioTransport::interrupt_again() noexcept {

@@ -57,6 +57,8 @@ class MmioTransport final : public BusDevice,
     EventLoop& loop;
     Log& log;
     VirtioMetrics& metrics;
+    /// The interrupt line's other end, where it has one: KVM sends to the IOAPIC alone.
+    std::optional<InterruptLine> pic_line{};
   };
 
   /// Makes the event descriptors. `device` outlives the transport and its use. Errors: the host gives no descriptors.

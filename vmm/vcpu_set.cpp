@@ -27,7 +27,7 @@ void install_kick_handler() {
 }  // namespace
 
 VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world)
-    : vcpus_(std::move(vcpus)), world_(std::move(world)), running_count_(vcpus_.size()) {
+    : vcpus_(std::move(vcpus)), world_(std::move(world)), external_(world_.pic), running_count_(vcpus_.size()) {
   install_kick_handler();
   threads_.reserve(vcpus_.size());
 }
@@ -79,6 +79,22 @@ void VcpuSet::resume() { want(Wanted::Run); }
 
 void VcpuSet::request_pause() { want(Wanted::Park); }
 
+void VcpuSet::look_at_pic() noexcept {
+  const pthread_t first = threads_.front().native_handle();
+  if (::pthread_equal(first, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
+  const std::scoped_lock lock{mutex_};
+  if (wanted_ != Wanted::Run) return;  // so does who is resumed
+  vcpus_.front().request_exit(true);
+  ::pthread_kill(first, kick_signal());
+}
+
+bool VcpuSet::goes_on(const Vcpu& vcpu) {
+  const std::scoped_lock lock{mutex_};
+  if (wanted_ != Wanted::Run) return false;
+  vcpu.request_exit(false);  // under the lock: as in wait_for_turn()
+  return true;
+}
+
 bool VcpuSet::parked() {
   const std::scoped_lock lock{mutex_};
   return running_count_ == 0;
@@ -103,10 +119,12 @@ void VcpuSet::thread_main(std::size_t index) {
       continue;
     }
     while (can_run) {
+      if (index == 0) external_.offer(vcpu);
       const int error_number = vcpu.run();
       // Only KVM_RUN's return is a point to park at: it completes the access that the exit before asked for.
       if (error_number == EINTR) {
         world_.metrics.exit_kicked.add();
+        if (goes_on(vcpu)) continue;
         break;
       }
       if (error_number == EAGAIN) continue;

@@ -3,7 +3,9 @@
 #include "vmm/base/metrics.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/bus/bus.h"
+#include "vmm/devices/dual_pic.h"
 #include "vmm/devices/ioapic.h"
+#include "vmm/external_interrupts.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine_end.h"
 #include "vmm/standby_thread.h"
@@ -22,7 +24,7 @@
 ///   vcpus.request_pause();
 ///   loop.serve_until([&] { return vcpus.parked(); });   // now none is in KVM_RUN and no access is half done
 ///
-/// All members are for one thread (the loop's); the world's parts are called from the vCPU threads.
+/// All members but look_at_pic() are for one thread (the loop's); the world's parts are called from the vCPU threads.
 namespace mayfly {
 
 /// What vCPU threads meet when they leave KVM_RUN. Everything outlives the set.
@@ -30,6 +32,7 @@ struct VcpuWorld {
   const Bus& ports;
   const Bus& mmio;
   Ioapic& ioapic;
+  DualPic& pic;
   const GuestMemory& memory;
   VcpuMetrics& metrics;
   /// Told once by each vCPU that cannot go on, on that vCPU's thread.
@@ -59,6 +62,15 @@ class VcpuSet {
   void request_pause();
   [[nodiscard]] bool parked();
 
+  /// The PIC's output has risen: brings the first vCPU out of KVM_RUN, also where it halts, to take the interrupt. Any
+  /// thread, also under the locks of devices.
+  void look_at_pic() noexcept;
+  /// Of the first vCPU; while parked: ExternalInterrupts.
+  [[nodiscard]] std::optional<std::uint8_t> undelivered_interrupt(const VcpuState& first) const noexcept {
+    return external_.undelivered(vcpus_.front(), first);
+  }
+  void restore_undelivered_interrupt(std::optional<std::uint8_t> vector) noexcept { external_.restore(vector); }
+
   [[nodiscard]] const std::vector<Vcpu>& vcpus() const noexcept { return vcpus_; }
 
  private:
@@ -66,6 +78,8 @@ class VcpuSet {
   VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world);
   void want(Wanted wanted);
   void thread_main(std::size_t index);
+  /// After a kick: whether the vCPU is to go on, as it was not for parking.
+  [[nodiscard]] bool goes_on(const Vcpu& vcpu);
   /// Parks while that is wanted; false when the thread is to end.
   [[nodiscard]] bool wait_for_turn(const Vcpu& vcpu);
   /// Serves one exit; an end where the vCPU cannot go on.
@@ -75,6 +89,7 @@ class VcpuSet {
 
   std::vector<Vcpu> vcpus_;
   VcpuWorld world_;
+  ExternalInterrupts external_;  // of the first vCPU
   std::mutex mutex_;
   std::condition_variable turn_;  // wanted_ changed
   Wanted wanted_ = Wanted::Park;  // guarded by mutex_

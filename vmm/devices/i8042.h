@@ -39,7 +39,7 @@ struct I8042State {
 /// The PC's keyboard controller with a keyboard and no mouse: how a guest resets the machine (`reboot=k`), and how the
 /// host asks a guest to shut down (Ctrl+Alt+Del).
 ///
-///   I8042 i8042{InterruptLine{ioapic, layout::kKeyboardGsi}, signals};
+///   I8042 i8042{InterruptLine{wiring, layout::kKeyboardGsi}, signals};
 ///   ports.attach("i8042 data", kI8042DataPort, 1, i8042);           // 0x61 between them is the PIT's
 ///   ports.attach("i8042 command", kI8042CommandPort, 1, i8042.command_port());
 ///   if (!i8042.press_ctrl_alt_del()) ...                            // the guest does not listen to a keyboard

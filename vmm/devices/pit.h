@@ -43,7 +43,7 @@ struct PitState {
 
 /// The 8254 programmable interval timer, and port 0x61 with its speaker gate.
 ///
-///   Pit pit{InterruptLine{ioapic, layout::kTimerGsi}, clock, timer};
+///   Pit pit{InterruptLine{wiring, layout::kTimerGsi}, clock, timer};
 ///   ports.attach("pit", kPitPort, kPitPortCount, pit);
 ///   ports.attach("speaker", kSpeakerPort, 1, pit.speaker_port());
 ///

@@ -55,7 +55,7 @@ struct SerialState {
 
 /// A 16550A UART (National Semiconductor PC16550D): the guest's console.
 ///
-///   Serial serial{InterruptLine{ioapic, layout::kSerialGsi}, output_buffer, input_port};
+///   Serial serial{InterruptLine{wiring, layout::kSerialGsi}, output_buffer, input_port};
 ///   ports.attach("serial", kSerialPort, kSerialPortCount, serial);
 ///   const std::size_t taken = serial.offer(typed);   // loop thread; the rest is offered after room_available()
 ///

@@ -155,6 +155,11 @@ std::optional<GuestAddress> Vcpu::translate(std::uint64_t linear) const noexcept
 
 void Vcpu::notify_paused() const noexcept { (void)::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0); }
 
+void Vcpu::interrupt(std::uint8_t vector) const noexcept {
+  const kvm_interrupt request{.irq = vector};
+  ensure(::ioctl(fd_.get(), KVM_INTERRUPT, &request) == 0, "KVM_INTERRUPT was refused by a vCPU that is ready for one");
+}
+
 int Vcpu::run() const noexcept { return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno; }
 
 }  // namespace mayfly

@@ -57,6 +57,10 @@ class Vcpu {
   /// KVM_KVMCLOCK_CTRL: tells the guest's watchdogs that it was paused. Guests without a KVM clock refuse it: ignored.
   void notify_paused() const noexcept;
 
+  /// KVM_INTERRUPT: the vector of an interrupt by LINT0, which KVM delivers when the vCPU takes interrupts. Only while
+  /// it has none: kvm_run's ready_for_interrupt_injection says so, and a vCPU that has not run has none.
+  void interrupt(std::uint8_t vector) const noexcept;
+
   /// KVM_RUN once: 0, or the errno. The reason of the exit is in run_area().
   [[nodiscard]] int run() const noexcept;
   [[nodiscard]] kvm_run& run_area() const noexcept { return *static_cast<kvm_run*>(run_.address()); }

@@ -15,6 +15,7 @@
 #include "vmm/devices/dual_pic.h"
 #include "vmm/devices/guest_signals.h"
 #include "vmm/devices/i8042.h"
+#include "vmm/devices/interrupt_wiring.h"
 #include "vmm/devices/ioapic.h"
 #include "vmm/devices/panic_port.h"
 #include "vmm/devices/pit.h"
@@ -45,6 +46,20 @@ class LoopPitTimer final : public PitTimer {
 
  private:
   LoopTimer* timer_ = nullptr;
+};
+
+/// The PIC's output, to whoever runs the vCPUs.
+class VirtualWire final : public InterruptSink {
+ public:
+  /// Null where there are none yet, or none any more.
+  void connect(VcpuSet* vcpus) noexcept { vcpus_.store(vcpus, std::memory_order_release); }
+  void set_pin(unsigned /*pin*/, bool level) noexcept override {
+    if (!level) return;
+    if (VcpuSet* vcpus = vcpus_.load(std::memory_order_acquire)) vcpus->look_at_pic();
+  }
+
+ private:
+  std::atomic<VcpuSet*> vcpus_ = nullptr;
 };
 
 }  // namespace
@@ -82,17 +97,18 @@ struct Microvm::Parts final : GuestSignals {
         memory(std::move(ram)),
         vm(std::move(machine)),
         ioapic(*vm),
-        pit(InterruptLine{ioapic, layout::kTimerGsi}, clock, pit_alarm),
-        i8042(InterruptLine{ioapic, layout::kKeyboardGsi}, *this),
+        pit(InterruptLine{wiring, layout::kTimerGsi}, clock, pit_alarm),
+        i8042(InterruptLine{wiring, layout::kKeyboardGsi}, *this),
         boot_timer(*this),
         sleep_ports(*this),
         panic_port(*this),
         console(context.loop, clock, context.metrics.uart, std::move(console_options),
-                InterruptLine{ioapic, layout::kSerialGsi}) {}
+                InterruptLine{wiring, layout::kSerialGsi}) {}
   Parts(const Parts&) = delete;
   Parts& operator=(const Parts&) = delete;
   ~Parts() override {
     vcpus.reset();
+    virtual_wire.connect(nullptr);
     if (userfault) stop_faults(userfault, memory);  // its server may be dead
   }
 
@@ -133,7 +149,9 @@ struct Microvm::Parts final : GuestSignals {
   std::optional<WorkingSetReplay> replay;
   std::unique_ptr<Vm> vm;
   Ioapic ioapic;
-  DualPic pic;
+  VirtualWire virtual_wire;
+  DualPic pic{InterruptLine{virtual_wire, 0}};
+  InterruptWiring wiring{ioapic, pic};
   LoopPitTimer pit_alarm;
   Pit pit;
   std::unique_ptr<LoopTimer> pit_timer;
@@ -267,6 +285,7 @@ Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made, StandbyThread first_t
                              VcpuWorld{.ports = ports,
                                        .mmio = mmio,
                                        .ioapic = ioapic,
+                                       .pic = pic,
                                        .memory = memory,
                                        .metrics = context.metrics.vcpu,
                                        .on_end = [this](MachineEnd what) { end(std::move(what)); },
@@ -275,6 +294,7 @@ Status Microvm::Parts::start_vcpus(std::vector<Vcpu> made, StandbyThread first_t
                              std::move(first_thread));
   if (!set) return propagate(set);
   vcpus = std::move(*set);
+  virtual_wire.connect(vcpus.get());
   return {};
 }
 
@@ -302,6 +322,7 @@ Result<std::unique_ptr<Microvm::Parts>> Microvm::Parts::make(MicrovmContext outs
   if (auto plugged = parts->virtio.create(std::move(devices), {.memory = parts->memory,
                                                                .vm = *parts->vm,
                                                                .ioapic = parts->ioapic,
+                                                               .wiring = parts->wiring,
                                                                .mmio = parts->mmio,
                                                                .loop = parts->context.loop,
                                                                .log = parts->context.log,
@@ -375,6 +396,7 @@ void Microvm::Parts::restore_platform(const PlatformState& state) {
   console.serial().restore(state.serial);
   i8042.restore(state.i8042);
   sleep_ports.restore(state.sleep_ports);
+  vcpus->restore_undelivered_interrupt(state.undelivered_interrupt);
 }
 
 Status Microvm::Parts::save(Snapshot& snapshot) {
@@ -394,6 +416,7 @@ Status Microvm::Parts::save(Snapshot& snapshot) {
   const bool together = (clock->flags & KVM_CLOCK_REALTIME) != 0;
   snapshot.clock = {.guest_ns = clock->clock, .realtime_ns = together ? clock->realtime : clock_ns(CLOCK_REALTIME)};
   snapshot.platform = platform_state();
+  snapshot.platform.undelivered_interrupt = vcpus->undelivered_interrupt(snapshot.vcpus.front());
   return virtio.save(snapshot);
 }
 
@@ -457,9 +480,7 @@ Result<std::unique_ptr<Microvm>> Microvm::restore(RestorePlan plan, MicrovmConte
   if (auto finished = parts.finish(std::move(*vcpus), std::move(plan.shell.first_thread), &snapshot); !finished)
     return propagate(finished);
   // The guest learns of the new id by this interrupt, before its first instruction.
-  InterruptLine event{parts.ioapic, layout::kEventGsi};
-  event.set(true);
-  event.set(false);
+  InterruptLine{parts.wiring, layout::kEventGsi}.pulse();
   return std::unique_ptr<Microvm>{new Microvm{std::move(*made)}};
 }
 

@@ -95,8 +95,11 @@ Result<std::unique_ptr<FrameResponder>> VirtioDevices::responder_for(const std::
 
 Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,
                                            const Sockets& sockets) {
-  auto transport = MmioTransport::create(
-      device, {.memory = sockets.memory, .loop = sockets.loop, .log = sockets.log, .metrics = sockets.metrics.virtio});
+  auto transport = MmioTransport::create(device, {.memory = sockets.memory,
+                                                  .loop = sockets.loop,
+                                                  .log = sockets.log,
+                                                  .metrics = sockets.metrics.virtio,
+                                                  .pic_line = sockets.wiring.pic_line(window.gsi)});
   if (!transport) return propagate(transport);
   MmioTransport& made = *transports_.emplace_back(std::move(*transport));
   if (auto attached = sockets.mmio.attach(device.name(), window.base.value, window.size, made); !attached)

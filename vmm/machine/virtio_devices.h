@@ -7,6 +7,7 @@
 #include "virtio/net_device.h"
 #include "vmm/boot/command_line.h"
 #include "vmm/bus/bus.h"
+#include "vmm/devices/interrupt_wiring.h"
 #include "vmm/devices/ioapic.h"
 #include "vmm/kvm/vm.h"
 
@@ -57,6 +58,7 @@ class VirtioDevices {
     const GuestMemory& memory;
     Vm& vm;
     Ioapic& ioapic;
+    InterruptWiring& wiring;
     Bus& mmio;
     EventLoop& loop;
     Log& log;

@@ -3,6 +3,7 @@
 #include "tests/support/files.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "vmm/base/clock.h"
+#include "vmm/devices/dual_pic.h"
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
@@ -523,6 +524,23 @@ TEST_F(MmioTransportTest, WhatTheDriverHasNotAcknowledgedInterruptsAgainWhenAske
   write(VIRTIO_MMIO_INTERRUPT_ACK, 1);
   transport_->interrupt_again();
   EXPECT_EQ(interrupts(), 0U);
+}
+
+TEST_F(MmioTransportTest, AnInterruptGoesToThePicAsWell) {
+  DualPic pic;
+  FakeDevice device;
+  auto made = MmioTransport::create(device, {.memory = ram_.memory(),
+                                             .loop = *loop_,
+                                             .log = log_,
+                                             .metrics = metrics_.virtio,
+                                             .pic_line = InterruptLine{pic, 5}});
+  ASSERT_TRUE(made);
+  MmioTransportState state = transport_->state();
+  state.interrupt_status = VIRTIO_MMIO_INT_VRING;
+  ASSERT_TRUE((*made)->restore(state));
+  EXPECT_EQ(pic.state().chips[0].edges, 0);
+  (*made)->start();
+  EXPECT_EQ(pic.state().chips[0].edges, 1U << 5);
 }
 
 TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {

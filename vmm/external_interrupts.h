@@ -1,0 +1,48 @@
+#pragma once
+
+#include "vmm/devices/dual_pic.h"
+#include "vmm/kvm/vcpu.h"
+#include "vmm/kvm/vcpu_state.h"
+
+#include <cstdint>
+#include <optional>
+
+namespace mayfly {
+
+/// The PIC's way into the first vCPU: "virtual wire", LINT0 as ExtINT, which is what KVM resets that vCPU's LAPIC to.
+///
+///   external.offer(vcpu);     // before each KVM_RUN of the first vCPU
+///   vcpu.run();
+///
+/// With a split interrupt controller KVM takes the vector of such an interrupt by KVM_INTERRUPT, when kvm_run says that
+/// the vCPU is ready for one: interrupts are on, nothing is half delivered, LINT0 is ExtINT and not masked. When it is
+/// not, request_interrupt_window has KVM_RUN return as soon as it is. A vCPU that halts wakes up for the vector. So the
+/// PIC is acknowledged at the last moment: what the guest masks before is not delivered.
+///
+/// Guests that do not use the PIC pay for the look at two flags. Members are for the vCPU's thread, or while it is
+/// parked.
+class ExternalInterrupts {
+ public:
+  explicit ExternalInterrupts(DualPic& pic) noexcept : pic_(pic) {}
+
+  void offer(const Vcpu& vcpu) noexcept {
+    if (pic_.requests() || busy_) offer_now(vcpu);
+  }
+
+  /// The vector that KVM has taken and not delivered, which no state of KVM's shows: KVM_RUN has returned at once after
+  /// offer(). `state` is the vCPU's.
+  [[nodiscard]] std::optional<std::uint8_t> undelivered(const Vcpu& vcpu, const VcpuState& state) const noexcept;
+  /// Gives a vCPU that has not run what undelivered() told.
+  void restore(std::optional<std::uint8_t> vector) noexcept;
+
+ private:
+  void offer_now(const Vcpu& vcpu) noexcept;
+  void inject(const Vcpu& vcpu, std::uint8_t vector) noexcept;
+
+  DualPic& pic_;
+  bool busy_ = false;                       // one of the two below, or a window is asked for
+  std::optional<std::uint8_t> restored_{};  // to be given to KVM
+  std::optional<std::uint8_t> given_{};     // until KVM is ready for the next one
+};
+
+}  // namespace mayfly
