@@ -79,6 +79,16 @@ void serve() {
   }
 }
 
+/// Halts until an interrupt comes, and ends it. The look and the halt are one step: one in service that is not ended
+/// would keep the awaited one out for ever.
+void halt_once(unsigned input) {
+  keep_interrupts_out();
+  for (unsigned other = 0; other < kInputs; ++other)
+    if (interrupt_count(vector_of(other)) != taken[other]) return serve();
+  halt_for_interrupts(vector_of(input), taken[input] + 1);
+  serve();
+}
+
 /// Waits for `more` interrupts of an input, and ends them and all others meanwhile: the first by polling, so that the
 /// guest fails where none comes, the others by HLT.
 void wait_for(unsigned input, std::uint64_t more, std::string_view message) {
@@ -88,10 +98,7 @@ void wait_for(unsigned input, std::uint64_t more, std::string_view message) {
            return taken[input] > seen;
          }),
          message);
-  while (taken[input] < goal) {
-    halt_for_interrupts(vector_of(input), taken[input] + 1);
-    serve();
-  }
+  while (taken[input] < goal) halt_once(input);
 }
 
 std::uint64_t count_after_a_while(unsigned input) {
@@ -206,10 +213,7 @@ void check_drive(unsigned number) {
   out8(serial::kInterruptEnable, serial::kReceiveInterrupt);
   print("pic ready\n");
   for (unsigned round = 0;;) {
-    while ((in8(serial::kLineStatus) & serial::kDataReady) == 0) {
-      halt_for_interrupts(vector_of(kSerial), taken[kSerial] + 1);
-      serve();
-    }
+    while ((in8(serial::kLineStatus) & serial::kDataReady) == 0) halt_once(kSerial);
     switch (static_cast<char>(in8(serial::kData))) {
       case 'r':
         wait_for(kTimer, 5, "the PIT goes on");
