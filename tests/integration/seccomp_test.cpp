@@ -56,7 +56,7 @@ class SeccompTest : public KvmTest {
     return scratch_.file("filters");
   }
   [[nodiscard]] static std::string built_in_text() {
-    return content_of(std::filesystem::path{__FILE__}.parent_path() / "../../jailer/seccomp/filters.txt");
+    return content_of(project_file("jailer/seccomp/filters.txt"));
   }
   /// Those without what a vCPU is for.
   [[nodiscard]] static std::string without_kvm_run() {

@@ -4,18 +4,11 @@
 #include "tests/support/yaml_subset.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 
 #include <gtest/gtest.h>
 
 namespace mayfly::testing {
-namespace {
-
-const std::filesystem::path kRoot = std::filesystem::path{__FILE__}.parent_path() / "../..";
-
-}  // namespace
-
 const JsonValue* find(const JsonValue& object, std::string_view name) {
   const auto* members = std::get_if<JsonValue::Object>(&object.data);
   if (members == nullptr) return nullptr;
@@ -50,11 +43,11 @@ std::set<std::string> names_of(const JsonValue* object) {
 }
 
 ApiDescription ApiDescription::ours() {
-  return ApiDescription{parse_yaml_subset(content_of(kRoot / "api/openapi.yaml"))};
+  return ApiDescription{parse_yaml_subset(content_of(project_file("api/openapi.yaml")))};
 }
 
 ApiDescription ApiDescription::dialect() {
-  auto root = parse_json(content_of(kRoot / "tests/unit/api/data/dialect.json"), "dialect.json");
+  auto root = parse_json(content_of(project_file("tests/unit/api/data/dialect.json")), "dialect.json");
   EXPECT_TRUE(root) << root.error().message;
   return ApiDescription{root ? std::move(*root) : JsonValue{}};
 }

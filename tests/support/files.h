@@ -12,6 +12,9 @@ namespace mayfly::testing {
 /// Writes a file, for its owner alone, in place of one that was there; its path. Throws where it cannot.
 std::string make_file(const std::string& path, const std::string& content);
 
+/// The absolute path of a file of the project, which is named from its root on ("api/openapi.yaml").
+[[nodiscard]] std::string project_file(const std::string& name);
+
 /// How many descriptors this process has open: to be compared with a later count, for leaks.
 [[nodiscard]] std::size_t open_descriptors();
 

@@ -2,7 +2,6 @@
 #include "tests/support/files.h"
 #include "tests/support/manual_page.h"
 
-#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
@@ -12,7 +11,7 @@
 namespace mayfly::jailer {
 namespace {
 
-const std::filesystem::path kPage = std::filesystem::path{__FILE__}.parent_path() / "../../../jailer/mayfly-jailer.1";
+const std::string kPage = mayfly::testing::project_file("jailer/mayfly-jailer.1");
 
 /// The options that these words and --help print.
 std::set<std::string> options_of(std::vector<const char*> words) {

@@ -13,7 +13,7 @@
 namespace mayfly {
 namespace {
 
-const std::filesystem::path kData = std::filesystem::path{__FILE__}.parent_path() / "../../data";
+const std::filesystem::path kData = testing::project_file("tests/data");
 
 const JsonValue* find(const JsonValue::Object& object, std::string_view name) {
   const auto found = std::ranges::find(object, name, &JsonMember::name);

@@ -4,9 +4,9 @@
 #include "vmm/machine_end.h"
 
 #include <array>
-#include <filesystem>
 #include <map>
 #include <set>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@ namespace {
 
 using Entries = std::map<std::string, std::set<std::string>>;
 
-const std::filesystem::path kPage = std::filesystem::path{__FILE__}.parent_path() / "../../../../vmm/cli/mayfly.1";
+const std::string kPage = testing::project_file("vmm/cli/mayfly.1");
 /// Under which the page has what several commands share.
 constexpr const char* kShared = "Of every way to start a machine";
 
