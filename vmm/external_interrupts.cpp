@@ -29,6 +29,8 @@ void ExternalInterrupts::offer_now(const Vcpu& vcpu) noexcept {
   if (ready) given_.reset();
   if (restored_)
     inject(vcpu, *std::exchange(restored_, std::nullopt));  // KVM keeps it until the guest takes it
+  else if (!ready && !std::exchange(knows_, true))
+    return vcpu.request_exit(true);  // KVM_RUN then does nothing but say whether it is ready
   else if (ready && pic_.requests())
     inject(vcpu, pic_.acknowledge());
   const bool more = pic_.requests();

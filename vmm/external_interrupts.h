@@ -19,6 +19,9 @@ namespace mayfly {
 /// not, request_interrupt_window has KVM_RUN return as soon as it is. A vCPU that halts wakes up for the vector. So the
 /// PIC is acknowledged at the last moment: what the guest masks before is not delivered.
 ///
+/// A restored vCPU that halts does not wake up for the window alone, and before its first KVM_RUN kvm_run says nothing:
+/// so KVM_RUN is left once at once (EINTR), as for a kick.
+///
 /// Guests that do not use the PIC pay for the look at two flags. Members are for the vCPU's thread, or while it is
 /// parked.
 class ExternalInterrupts {
@@ -40,6 +43,7 @@ class ExternalInterrupts {
   void inject(const Vcpu& vcpu, std::uint8_t vector) noexcept;
 
   DualPic& pic_;
+  bool knows_ = false;                      // KVM_RUN has said whether the vCPU is ready
   bool busy_ = false;                       // one of the two below, or a window is asked for
   std::optional<std::uint8_t> restored_{};  // to be given to KVM
   std::optional<std::uint8_t> given_{};     // until KVM is ready for the next one

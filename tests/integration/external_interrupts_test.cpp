@@ -63,8 +63,9 @@ class ExternalInterruptsTest : public KvmTest {
 TEST_F(ExternalInterruptsTest, AVectorIsGivenWhenTheVcpuTakesInterruptsAndNotBefore) {
   const Machine machine;
   machine.let_interrupts_in(false);
-  machine.enter();
   pic_.pulse_pin(4);
+  external_.offer(machine.vcpu);
+  machine.enter();
   external_.offer(machine.vcpu);
   EXPECT_TRUE(pic_.requests()) << "what is masked until then is not delivered";
   EXPECT_EQ(machine.vcpu.run_area().request_interrupt_window, 1);
@@ -73,6 +74,21 @@ TEST_F(ExternalInterruptsTest, AVectorIsGivenWhenTheVcpuTakesInterruptsAndNotBef
   external_.offer(machine.vcpu);
   EXPECT_FALSE(pic_.requests());
   EXPECT_EQ(machine.vcpu.run_area().request_interrupt_window, 0);
+  EXPECT_TRUE(machine.has_vector());
+}
+
+TEST_F(ExternalInterruptsTest, ARestoredVcpuThatHaltsIsAskedWhetherItIsReadyBeforeItSleeps) {
+  const Machine machine;
+  machine.let_interrupts_in(true);
+  kvm_mp_state halted{.mp_state = KVM_MP_STATE_HALTED};
+  must(machine.vcpu.control(KVM_SET_MP_STATE, &halted, "KVM_SET_MP_STATE"));
+  machine.vcpu.request_exit(false);
+  pic_.pulse_pin(4);
+  external_.offer(machine.vcpu);
+  ASSERT_EQ(machine.vcpu.run_area().immediate_exit, 1) << "it would sleep for ever";
+  machine.enter();
+  external_.offer(machine.vcpu);
+  EXPECT_FALSE(pic_.requests());
   EXPECT_TRUE(machine.has_vector());
 }
 
@@ -85,6 +101,8 @@ TEST_F(ExternalInterruptsTest, NothingIsGivenToAVcpuThatHasMaskedItsLine) {
   must(machine.vcpu.control(KVM_SET_LAPIC, &lapic, "KVM_SET_LAPIC"));
   machine.enter();
   pic_.pulse_pin(4);
+  external_.offer(machine.vcpu);
+  machine.enter();
   external_.offer(machine.vcpu);
   EXPECT_TRUE(pic_.requests());
 }
