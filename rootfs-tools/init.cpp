@@ -18,6 +18,8 @@
 //
 // It is a static binary that uses of C++ what needs no run-time library: no exceptions, no allocation, no iostreams.
 
+#include "command_line.h"
+
 #include <fcntl.h>
 #include <sys/io.h>
 #include <sys/ioctl.h>
@@ -44,6 +46,8 @@
 
 namespace {
 
+using namespace mayfly::guest_init;
+
 // Mayfly's boot timer: a write of this value stops the watch.
 constexpr std::uint16_t kBootTimerPort = 0x3F0;
 constexpr std::uint8_t kBootTimerValue = 123;
@@ -62,8 +66,6 @@ constexpr std::size_t kMessageLimit = 512;
 constexpr int kFarewellMs = 500;
 constexpr int kConsoleMs = 2000;
 constexpr timespec kMillisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
-
-enum class End { power_off, reboot, halt, panic };
 
 // ---------------------------------------------------------------------------------------------------------------
 // Text: one message is one write, so that lines of several processes do not mix on the console.
@@ -105,16 +107,6 @@ void print_failure(std::string_view what, std::string_view name, int error) {
   (Message{} << what << " " << name << ": " << std::string_view{strerror(error)}).print();
 }
 
-/// The rest of `text` from `position`; empty beyond the end. (substr() would bring in the exception machinery.)
-std::string_view from(std::string_view text, std::size_t position) {
-  return position < text.size() ? std::string_view{text.data() + position, text.size() - position} : std::string_view{};
-}
-
-/// The first `length` characters of `text`, or all there are.
-std::string_view upto(std::string_view text, std::size_t length) {
-  return {text.data(), length < text.size() ? length : text.size()};
-}
-
 /// The whole of a small file, cut at the buffer's end; nullopt with errno set where it cannot be opened.
 std::optional<std::string_view> read_file(const char* path, std::span<char> buffer) {
   const int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -130,64 +122,18 @@ std::optional<std::string_view> read_file(const char* path, std::span<char> buff
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The kernel's command line, split by the kernel's own rules (next_arg() in lib/cmdline.c): words end at white space
-// outside double quotes; quotes stand around a whole word or around its value; nothing escapes a quote.
-
-struct Parameter {
-  std::string_view name;
-  std::string_view value;
-};
-
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n'; }
-
-std::string_view unquoted(std::string_view text) {
-  if (!text.starts_with('"')) return text;
-  text = from(text, 1);
-  return text.ends_with('"') ? upto(text, text.size() - 1) : text;
-}
-
-std::optional<Parameter> take_parameter(std::string_view& line) {
-  while (!line.empty() && is_space(line.front())) line = from(line, 1);
-  if (line.empty()) return std::nullopt;
-  bool quoted = false;
-  std::size_t end = 0;
-  while (end < line.size() && (quoted || !is_space(line[end]))) quoted ^= line[end++] == '"';
-  const std::string_view word = unquoted(upto(line, end));
-  line = from(line, end);
-  const std::size_t equals = word.find('=');
-  if (equals == std::string_view::npos) return Parameter{word, {}};
-  return Parameter{upto(word, equals), unquoted(from(word, equals + 1))};
-}
-
-struct Orders {
-  std::string_view run;  // empty: a shell on the console
-  End end = End::power_off;
-};
-
-std::optional<End> end_named(std::string_view name) {
-  if (name == "poweroff") return End::power_off;
-  if (name == "reboot") return End::reboot;
-  if (name == "halt") return End::halt;
-  if (name == "panic") return End::panic;
-  return std::nullopt;
-}
+// The kernel's command line
 
 Orders read_orders(std::span<char> buffer) {
-  Orders orders;
-  auto line = read_file("/proc/cmdline", buffer);
+  const auto line = read_file("/proc/cmdline", buffer);
   if (!line) {
     print_failure("cannot read", "/proc/cmdline", errno);
-    return orders;
+    return {};
   }
-  while (const auto parameter = take_parameter(*line)) {
-    if (parameter->name == "mayfly.run") orders.run = parameter->value;
-    if (parameter->name != "mayfly.end") continue;
-    if (const auto end = end_named(parameter->value)) {
-      orders.end = *end;
-    } else {
-      (Message{} << "mayfly.end=" << parameter->value << " is not poweroff, reboot, halt or panic: will power off")
-          .print();
-    }
+  const Orders orders = parse_orders(*line);
+  if (!orders.unknown_end.empty()) {
+    (Message{} << "mayfly.end=" << orders.unknown_end << " is not poweroff, reboot, halt or panic: will power off")
+        .print();
   }
   return orders;
 }

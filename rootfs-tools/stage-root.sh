@@ -54,7 +54,7 @@ compile_init() {
 stage_init() {
   local key compiled
   if [ -z "$init_binary" ]; then
-    key=$({ cat "$here/init.cpp" "$here/init.flags"; declare -f compile_init; g++ --version | head -n 1; } | hash_of_input)
+    key=$({ cat "$here"/{init.cpp,command_line.h,init.flags}; declare -f compile_init; g++ --version | head -n 1; } | hash_of_input)
     cached compiled "init/$key" compile_init
     init_binary=$compiled/init
   fi
