@@ -1,45 +1,21 @@
 #include "vmm/base/error.h"
 #include "vmm/doctor/checks.h"
+#include "vmm/doctor/host_text.h"
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <charconv>
-#include <compare>
-#include <sstream>
 
 namespace mayfly::doctor {
 namespace {
 
-struct Version {
-  int major = 0;
-  int minor = 0;
-  friend auto operator<=>(const Version&, const Version&) = default;
-};
-
-constexpr Version kQuickRestore{6, 11};
-
-/// The number that a text starts with.
-std::optional<int> leading_number(std::string_view text) {
-  int number = 0;
-  if (std::from_chars(text.data(), text.data() + text.size(), number).ec != std::errc{}) return std::nullopt;
-  return number;
-}
-
-std::optional<Version> parse_version(std::string_view text) {
-  const std::size_t dot = text.find('.');
-  if (dot == std::string_view::npos) return std::nullopt;
-  const auto major = leading_number(text);
-  const auto minor = leading_number(text.substr(dot + 1));
-  if (!major || !minor) return std::nullopt;
-  return Version{*major, *minor};
-}
+constexpr KernelVersion kQuickRestore{6, 11};
 
 void check_version(const HostRoot& root, Findings& findings) {
   const auto release = root.read("proc/sys/kernel/osrelease");
   if (!release) return;
   Finding finding{Severity::Ok, "kernel", fmt::format("Linux {}", *release), "", ""};
-  const auto version = parse_version(*release);
+  const auto version = parse_kernel_version(*release);
   if (version && *version < kQuickRestore) {
     finding.severity = Severity::Costly;
     finding.cost =
@@ -50,30 +26,8 @@ void check_version(const HostRoot& root, Findings& findings) {
   findings.push_back(std::move(finding));
 }
 
-/// What the mounts say of control groups.
-struct CgroupMounts {
-  bool v1 = false;
-  bool v2 = false;
-  bool favordynmods = false;
-};
-
-CgroupMounts cgroup_mounts(const HostRoot& root) {
-  CgroupMounts mounts;
-  std::istringstream lines{root.read("proc/self/mountinfo").value_or("")};
-  for (std::string line; std::getline(lines, line);) {
-    // proc(5): fields, a lone "-", then the type, the source and the options of the whole file system.
-    const std::size_t separator = line.find(" - ");
-    if (separator == std::string::npos) continue;
-    const std::string_view rest = std::string_view{line}.substr(separator + 3);
-    if (!rest.starts_with("cgroup")) continue;
-    (rest.starts_with("cgroup2 ") ? mounts.v2 : mounts.v1) = true;
-    if (rest.contains("favordynmods")) mounts.favordynmods = true;
-  }
-  return mounts;
-}
-
 void check_cgroups(const HostRoot& root, Findings& findings) {
-  const CgroupMounts mounts = cgroup_mounts(root);
+  const CgroupMounts mounts = parse_cgroup_mounts(root.read("proc/self/mountinfo").value_or(""));
   if (!mounts.v1 && !mounts.v2) {
     findings.push_back({Severity::Note, "cgroup", "no control groups are mounted",
                         "the jailer cannot limit a machine's CPU, memory and I/O",
@@ -129,17 +83,8 @@ void check_io_uring(const HostRoot& root, const HostCalls& calls, Findings& find
   findings.push_back({Severity::Ok, "io-uring", "io_uring works", "", ""});
 }
 
-/// The soft limit of a line of /proc/self/limits: a number or "unlimited"; empty where it is not there.
 std::string soft_limit(const HostRoot& root, std::string_view name) {
-  std::istringstream lines{root.read("proc/self/limits").value_or("")};
-  for (std::string line; std::getline(lines, line);) {
-    if (!line.starts_with(name)) continue;
-    std::istringstream fields{line.substr(name.size())};
-    std::string soft;
-    fields >> soft;
-    return soft;
-  }
-  return {};
+  return parse_soft_limit(root.read("proc/self/limits").value_or(""), name);
 }
 
 void check_limits(const HostRoot& root, Findings& findings) {
@@ -171,23 +116,6 @@ struct ThreadLimit {
   std::string_view remedy;
 };
 
-/// The directory of our control group that counts tasks, as /proc/self/cgroup has it; empty where there is none.
-std::string pids_group(const HostRoot& root) {
-  std::istringstream lines{root.read("proc/self/cgroup").value_or("")};
-  std::string unified;
-  for (std::string line; std::getline(lines, line);) {
-    // cgroups(7): hierarchy, controllers of version 1 with commas between them, path
-    const std::size_t first = line.find(':');
-    const std::size_t second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string path = line.ends_with(":/") ? "" : line.substr(second + 1);
-    if (("," + controllers + ",").contains(",pids,")) return "sys/fs/cgroup/pids" + path;
-    if (controllers.empty()) unified = "sys/fs/cgroup" + path;
-  }
-  return unified;
-}
-
 std::vector<ThreadLimit> thread_limits(const HostRoot& root) {
   std::vector<ThreadLimit> limits;
   const auto add = [&limits](std::optional<std::int64_t> threads, std::string name, std::string_view remedy) {
@@ -199,7 +127,8 @@ std::vector<ThreadLimit> thread_limits(const HostRoot& root) {
   add(root.read_number("proc/sys/kernel/threads-max"), "kernel.threads-max", "sysctl kernel.threads-max=N");
   add(root.read_number("proc/sys/kernel/pid_max"), "kernel.pid_max", "sysctl kernel.pid_max=N");
   // Those above it limit it, too.
-  for (std::string group = pids_group(root); group.starts_with("sys/fs/cgroup"); group.resize(group.rfind('/')))
+  for (std::string group = parse_pids_group(root.read("proc/self/cgroup").value_or(""));
+       group.starts_with("sys/fs/cgroup"); group.resize(group.rfind('/')))
     add(root.read_number(group + "/pids.max"), "pids.max of /" + group,
         "write N to that file, or TasksMax=N in the service");
   return limits;

@@ -1,21 +1,12 @@
 #include "vmm/base/error.h"
 #include "vmm/doctor/checks.h"
+#include "vmm/doctor/host_text.h"
 
 #include <algorithm>
 #include <array>
 
 namespace mayfly::doctor {
 namespace {
-
-/// The flags of the first CPU of /proc/cpuinfo.
-std::string cpu_flags(const HostRoot& root) {
-  const std::string text = root.read("proc/cpuinfo").value_or("");
-  const std::size_t line = text.starts_with("flags") ? 0 : text.find("\nflags");
-  if (line == std::string::npos) return {};
-  const std::size_t start = text.find(':', line);
-  if (start == std::string::npos) return {};
-  return text.substr(start + 1, text.find('\n', start) - start - 1);
-}
 
 void check_virtualization(const HostRoot& root, std::string_view flags, Findings& findings) {
   for (const std::string_view flag : {"svm", "vmx"}) {
@@ -117,7 +108,7 @@ void check_vulnerabilities(const HostRoot& root, Findings& findings) {
 }  // namespace
 
 void check_processor(const HostRoot& root, Findings& findings) {
-  const std::string flags = cpu_flags(root);
+  const std::string flags = parse_cpu_flags(root.read("proc/cpuinfo").value_or(""));
   check_virtualization(root, flags, findings);
   check_nesting(flags, findings);
   check_clock_source(root, findings);
