@@ -1,11 +1,10 @@
 #include "api/client/running.h"
 
-#include "vmm/base/machine_id.h"
+#include "api/client/command_line.h"
 
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <filesystem>
 #include <fstream>
@@ -19,69 +18,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Far beyond what a machine's command line may need.
-constexpr std::size_t kLongestCommandLine = 128 << 10;
-constexpr std::size_t kMostWords = 256;
-
 /// Empty where we may not look.
 fs::path link_target(const fs::path& link) {
   std::error_code none;
   return fs::read_symlink(link, none);
 }
 
-/// Empty where the process is ending, or has a command line that no machine has.
-std::vector<std::string> words_of(const fs::path& command_line) {
+/// Empty where the process is ending.
+std::string text_of(const fs::path& command_line) {
   std::ifstream file{command_line, std::ios::binary};
   std::string text(kLongestCommandLine + 1, '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<std::size_t>(file.gcount()));
-  if (text.size() > kLongestCommandLine) return {};
-  std::vector<std::string> words;
-  for (std::size_t at = 0, end = 0; at < text.size(); at = end + 1) {
-    if (words.size() == kMostWords) return {};
-    end = std::min(text.find('\0', at), text.size());
-    words.push_back(text.substr(at, end - at));
-  }
-  return words;
-}
-
-/// Whether there is --NAME or --NAME=VALUE.
-bool has_flag(const std::vector<std::string>& words, std::string_view name) {
-  return std::any_of(words.begin() + 1, words.end(), [name](std::string_view word) {
-    return word.starts_with(name) && (word.size() == name.size() || word[name.size()] == '=');
-  });
-}
-
-/// The value of --NAME VALUE or --NAME=VALUE.
-std::optional<std::string> option(const std::vector<std::string>& words, std::string_view name) {
-  for (std::size_t i = 1; i < words.size(); ++i) {
-    const std::string_view word = words[i];
-    if (word == name && i + 1 < words.size()) return words[i + 1];
-    if (word.starts_with(name) && word.size() > name.size() && word[name.size()] == '=')
-      return std::string{word.substr(name.size() + 1)};
-  }
-  return std::nullopt;
-}
-
-/// Whether it is `mayfly run` or `mayfly restore`, which have an API only where they are given its socket.
-bool is_on_terminal(const std::vector<std::string>& words) {
-  return words.size() > 1 && (words[1] == "run" || words[1] == "restore");
-}
-
-/// Whether it is `mayfly` with a machine and without a subcommand, before which no option may stand.
-bool is_serving(const std::vector<std::string>& words) {
-  if (words.size() > 1 && !words[1].starts_with('-')) return false;
-  constexpr std::array<std::string_view, 5> kOnlyAnswered = {"--help", "-h", "--version", "--snapshot-version",
-                                                             "--describe-snapshot"};
-  return std::ranges::none_of(kOnlyAnswered, [&](std::string_view flag) { return has_flag(words, flag); });
-}
-
-/// As the process is told it; none: no API.
-std::optional<std::string> socket_in(const std::vector<std::string>& words) {
-  auto socket = option(words, "--api-sock");
-  if (is_on_terminal(words)) return socket;
-  if (has_flag(words, "--no-api")) return std::nullopt;
-  return socket ? socket : kDefaultSocket;
+  return text;
 }
 
 /// Whether a path leads that process where it leads us: the same root directory, in the same mounts.
@@ -118,12 +67,10 @@ std::optional<RunningMachine> machine_in(const fs::path& process, pid_t pid) {
   struct stat status{};
   // The directory is of the process's effective user, whatever the process does about its files.
   if (!is_mayfly(process) || ::stat(process.c_str(), &status) != 0) return std::nullopt;
-  const std::vector<std::string> words = words_of(process / "cmdline");
-  if (words.empty() || (!is_on_terminal(words) && !is_serving(words))) return std::nullopt;
-  RunningMachine machine{.pid = pid, .uid = status.st_uid};
-  machine.id = option(words, "--id").value_or(is_on_terminal(words) ? kDefaultTerminalId : kDefaultMachineId);
-  if (!is_machine_id(machine.id)) return std::nullopt;  // ours would not have started with it
-  if (const auto socket = socket_in(words)) machine.socket = seen_from_here(process, *socket);
+  auto started = parse_command_line(text_of(process / "cmdline"));
+  if (!started) return std::nullopt;
+  RunningMachine machine{.pid = pid, .uid = status.st_uid, .id = std::move(started->id)};
+  if (started->socket) machine.socket = seen_from_here(process, *started->socket);
   return machine;
 }
 
