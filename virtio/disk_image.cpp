@@ -1,5 +1,7 @@
 #include "virtio/disk_image.h"
 
+#include "virtio/lock_holder.h"
+
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -8,9 +10,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
-#include <filesystem>
-#include <fstream>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -22,8 +21,6 @@ namespace {
 constexpr std::uint32_t kLargestPhysicalBlock = 64 * 1024;
 /// Where the kernel does not say what O_DIRECT wants (before Linux 6.1): what suits every disk.
 constexpr std::uint32_t kSafeAlignment = 4096;
-/// Processes that are looked through for the holder of a lock while no guest waits: an error's text is not worth more.
-constexpr int kMaximumProcesses = 4096;
 
 /// What cannot be a disk; empty for what can.
 std::string_view unusable_type(mode_t mode) noexcept {
@@ -68,49 +65,13 @@ std::unexpected<Error> open_error(const std::string& who, const std::string& pat
   return fail_errno(ErrorKind::System, "{} cannot be opened", who);
 }
 
-/// The field of /proc/PID/comm, or nothing.
-std::string process_name(int pid) {
-  std::ifstream file{fmt::format("/proc/{}/comm", pid)};
-  std::string name;
-  std::getline(file, name);
-  return name;
-}
-
-/// Whether a process has `inode` open through a description that holds a lock on it. The kernel tells no process for
-/// such a lock, but shows it with each descriptor that keeps it.
-bool holds_lock(const std::filesystem::path& process, std::uint64_t inode) {
-  const std::string wanted = fmt::format(":{} ", inode);
-  std::error_code error;
-  for (std::filesystem::directory_iterator at{process / "fdinfo", error}, end; !error && at != end;
-       at.increment(error)) {
-    std::ifstream file{at->path()};
-    for (std::string line; std::getline(file, line);)
-      if (line.starts_with("lock:") && line.find(wanted) != std::string::npos) return true;
-  }
-  return false;
-}
-
-std::optional<int> find_holder(std::uint64_t inode) {
-  std::error_code error;
-  int looked_at = 0;
-  for (std::filesystem::directory_iterator at{"/proc", error}, end; !error && at != end; at.increment(error)) {
-    const std::string name = at->path().filename();
-    int pid = 0;
-    const auto parsed = std::from_chars(name.data(), name.data() + name.size(), pid);
-    if (parsed.ec != std::errc{} || parsed.ptr != name.data() + name.size()) continue;
-    if (++looked_at > kMaximumProcesses) break;
-    if (holds_lock(at->path(), inode)) return pid;
-  }
-  return std::nullopt;
-}
-
 /// Who holds the lock that was refused: "mayfly (process 1234)", as far as it can be known.
 std::string describe_holder(int fd, struct flock wanted, std::uint64_t inode, bool in_all_processes) {
   std::optional<int> pid;
   // A lock of the older kind bears its process; one of ours says -1.
   if (::fcntl(fd, F_OFD_GETLK, &wanted) == 0 && wanted.l_type != F_UNLCK && wanted.l_pid > 0) pid = wanted.l_pid;
-  if (!pid && holds_lock("/proc/self", inode)) pid = ::getpid();
-  if (!pid && in_all_processes) pid = find_holder(inode);
+  if (!pid && we_hold_lock(inode)) pid = ::getpid();
+  if (!pid && in_all_processes) pid = find_lock_holder(inode);
   if (!pid) return "another process";
   if (*pid == ::getpid()) return "another drive of this machine";
   const std::string name = process_name(*pid);

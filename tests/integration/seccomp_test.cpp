@@ -55,9 +55,7 @@ class SeccompTest : public KvmTest {
     EXPECT_EQ(outcome.code, 0) << outcome.said;
     return scratch_.file("filters");
   }
-  [[nodiscard]] static std::string built_in_text() {
-    return content_of(project_file("jailer/seccomp/filters.txt"));
-  }
+  [[nodiscard]] static std::string built_in_text() { return content_of(project_file("jailer/seccomp/filters.txt")); }
   /// Those without what a vCPU is for.
   [[nodiscard]] static std::string without_kvm_run() {
     std::string text = built_in_text();
