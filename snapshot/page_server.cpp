@@ -18,10 +18,6 @@ namespace {
 
 constexpr std::uint64_t kHugePageSize = 2 * kMiB;
 
-/// How long a server may take for its first page, and how long once it has hung up: it may serve on all the same.
-constexpr int kFirstPageMs = 30'000;
-constexpr int kFirstPageAfterHangUpMs = 1'000;
-
 std::string describe_mappings(const GuestMemory& memory) {
   const std::uint64_t page_size = memory.pages() == HugePages::Explicit2M ? kHugePageSize : kGuestPageSize;
   JsonWriter json;
@@ -61,7 +57,8 @@ Status send_with_descriptor(int socket, const std::string& text, int descriptor,
 }
 
 /// Waits for a page on a thread of its own, since a server that is gone would never let it go on.
-Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int socket, const std::string& path) {
+Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int socket, const std::string& path,
+                        const PageServerPatience& patience) {
   const OwnedFd served{::eventfd(0, EFD_CLOEXEC)};
   if (!served) return fail_errno(ErrorKind::System, "mem_backend: cannot make an event descriptor");
   std::thread look;
@@ -75,8 +72,8 @@ Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int
   }
   std::array<pollfd, 2> events{
       {{.fd = served.get(), .events = POLLIN, .revents = 0}, {.fd = socket, .events = 0, .revents = 0}}};
-  (void)::poll(events.data(), events.size(), kFirstPageMs);
-  if ((events[1].revents & POLLHUP) != 0) (void)::poll(events.data(), 1, kFirstPageAfterHangUpMs);
+  (void)::poll(events.data(), events.size(), patience.first_page_ms);
+  if ((events[1].revents & POLLHUP) != 0) (void)::poll(events.data(), 1, patience.after_hang_up_ms);
   const bool good = (events[0].revents & POLLIN) != 0;
   if (!good) stop_faults(userfault, memory);
   look.join();
@@ -87,7 +84,8 @@ Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int
 
 }  // namespace
 
-Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path) {
+Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
+                                    const PageServerPatience& patience) {
   if (socket_path.size() > kLongestSocketPath)
     return fail(ErrorKind::InvalidArgument, "backend_path has {} bytes, and the kernel takes at most {}: {}",
                 socket_path.size(), kLongestSocketPath, socket_path);
@@ -100,7 +98,8 @@ Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string
   if (!userfault) return propagate(userfault);
   if (auto sent = send_with_descriptor(socket.get(), describe_mappings(memory), userfault->get(), socket_path); !sent)
     return propagate(sent);
-  if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path); !served) return propagate(served);
+  if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path, patience); !served)
+    return propagate(served);
   return std::move(*userfault);
 }
 

@@ -14,9 +14,16 @@
 /// machine ends. A server that dies leaves the guest waiting at its next new page.
 namespace mayfly {
 
+/// How long a server may take for its first page, and how long once it has hung up: it may serve on all the same.
+struct PageServerPatience {
+  int first_page_ms = 30'000;
+  int after_hang_up_ms = 1'000;
+};
+
 /// Hands `memory`, which must be anonymous and untouched, to the server at `socket_path`, and waits for a first page.
 /// What is returned must live as long as the memory is used. Errors: no userfaultfd on this host or no right to it,
 /// nobody listens at the socket, no page comes; then untouched memory is zeros.
-[[nodiscard]] Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path);
+[[nodiscard]] Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
+                                                  const PageServerPatience& patience = {});
 
 }  // namespace mayfly
