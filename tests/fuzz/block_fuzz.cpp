@@ -80,7 +80,7 @@ class World {
   World& operator=(const World&) = delete;
 
   void play(std::span<const std::uint8_t> input) {
-    std::ranges::fill(ram_.bytes({0}, kData + kDataBytes), std::byte{0});
+    std::memset(ram_.bytes({0}, kData + kDataBytes).data(), 0, kData + kDataBytes);
     const Plan plan = take<Plan>(input);
     const std::vector<std::uint8_t> heads = (plan.disturb & 8) != 0 ? lay_requests(plan, input) : lay_any(plan, input);
     start(plan);

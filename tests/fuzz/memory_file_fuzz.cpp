@@ -40,7 +40,7 @@ class World {
  public:
   World() {
     auto memory = must(GuestMemory::create({.size_mib = 1}));
-    for (std::uint64_t page = 0; page < 256; page += 3)
+    for (std::uint64_t page = 0; page < 256; page += 40)
       must(memory.store(GuestAddress{page * kGuestPageSize}, page + 1));
     const auto loop = must(EventLoop::create());
     const OwnedFd file = open(base_);

@@ -94,7 +94,7 @@ class World {
 
   void begin(std::uint64_t features) {
     host_->faults.clear();
-    std::ranges::fill(ram_.bytes({kBase}, kArea), std::byte{0});
+    std::memset(ram_.bytes({kBase}, kArea).data(), 0, kArea);
     std::uint64_t at = kBase;
     for (VirtQueue& queue : host_->queues()) {
       queue.registers() = {.size = kSmallQueue, .descriptors = {at}, .available = {at + 0x200}, .used = {at + 0x300}};

@@ -1,0 +1,43 @@
+// Any text as the kernel's command line that a guest's init reads: what it hands out lies within the line, and an order
+// that init gives itself is understood.
+
+#include "rootfs-tools/command_line.h"
+
+#include <cstdint>
+#include <cstdlib>
+#include <string>
+
+namespace {
+
+using namespace mayfly::guest_init;
+
+void must(bool holds) {
+  if (!holds) std::abort();
+}
+
+bool within(std::string_view part, std::string_view whole) {
+  return part.empty() || (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size());
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string_view line{reinterpret_cast<const char*>(data), size};
+  const Orders orders = parse_orders(line);
+  must(within(orders.run, line) && within(orders.unknown_end, line));
+  must(!end_named(orders.unknown_end));
+  std::size_t words = 0;
+  std::string_view rest = line;
+  while (const auto parameter = take_parameter(rest)) {
+    must(within(parameter->name, line) && within(parameter->value, line));
+    must(parameter->name.find('=') == std::string_view::npos);
+    must(++words <= size);
+  }
+  must(rest.empty());
+  // As the kernel would be told it, it is understood whatever stands before: quotes that are open end with the line.
+  if (line.find('"') != std::string_view::npos) return 0;
+  const std::string told = "mayfly.run=\"" + std::string{line} + "\" mayfly.end=halt";
+  const Orders again = parse_orders(told);
+  must(again.run == line && again.end == End::halt);
+  return 0;
+}
