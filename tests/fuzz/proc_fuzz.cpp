@@ -49,7 +49,6 @@ void read_doctors(const std::string& text) {
   // As the doctor climbs up from there: it comes to an end.
   std::size_t steps = 0;
   for (std::string at = group; at.starts_with("sys/fs/cgroup"); at.resize(at.rfind('/'))) must(++steps <= group.size());
-  (void)doctor::parse_memory_figure(text, "HugePages_Total");
   must(doctor::parse_cpu_flags(text).find('\n') == std::string::npos);
 }
 
