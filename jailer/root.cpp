@@ -185,6 +185,8 @@ Result<JailRoot> make_root(const JailArguments& jail, const Executable& executab
         "--id {}: there is such a jail already, in {}; choose another id or, if its monitor is gone, remove it with "
         "mayfly-jailer cleanup {}",
         jail.id, directory_path, jail.id);
+  // A jail that was removed by hand, or whose jailer was killed, has left its number there.
+  (void)::unlinkat(directory->get(), (executable.name + ".pid").c_str(), 0);
   // Where the monitor cannot write. What lies in its root is for clients of the dialect, who look there.
   Place beside_root{directory->get(), directory_path, undo};
   if (auto written = write_pid(beside_root, executable.name); !written) return propagate(written);

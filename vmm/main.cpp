@@ -1,4 +1,3 @@
-#include "api/client/printable.h"
 #include "api/client/remote.h"
 #include "api/client/top/top.h"
 #include "api/config_file.h"
@@ -10,6 +9,7 @@
 #include "vmm/base/files.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
+#include "vmm/base/printable.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/options.h"
 #include "vmm/cli/snapshot_tools.h"

@@ -1,7 +1,7 @@
 #include "api/client/answer_reader.h"
 
-#include "api/client/printable.h"
 #include "vmm/base/json_value.h"
+#include "vmm/base/printable.h"
 
 #include <algorithm>
 #include <charconv>

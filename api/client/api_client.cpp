@@ -1,7 +1,7 @@
 #include "api/client/api_client.h"
 
 #include "api/client/answer_reader.h"
-#include "api/client/printable.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/unix_address.h"
 
 #include <poll.h>

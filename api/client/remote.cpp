@@ -3,9 +3,9 @@
 #include "api/client/answer_reader.h"
 #include "api/client/api_client.h"
 #include "api/client/deadline.h"
-#include "api/client/printable.h"
 #include "api/client/running.h"
 #include "vmm/base/json_writer.h"
+#include "vmm/base/printable.h"
 
 #include <poll.h>
 #include <pthread.h>

@@ -80,6 +80,14 @@ TEST_F(JailerTest, WritesTheProcessIdWhereTheJailsUserCannot) {
   EXPECT_FALSE(fs::exists(folder("vm")));
 }
 
+TEST_F(JailerTest, IsNotKeptFromAnIdByTheProcessIdOfAJailThatIsGone) {
+  EXPECT_EQ(run(jail("vm")).code, kCrashed);
+  fs::remove_all(folder("vm") + "/root");
+  make_file(folder("vm") + "/hello.pid", "1");
+  EXPECT_EQ(run(jail("vm")).code, kCrashed);
+  EXPECT_NE(content_of(folder("vm") + "/hello.pid"), "1");
+}
+
 TEST_F(JailerTest, GivesUserFaultsOnlyWhereTheyAreAskedFor) {
   if (!fs::is_character_file("/dev/userfaultfd")) GTEST_SKIP() << "this host has no /dev/userfaultfd";
   EXPECT_EQ(run(jail("without")).code, kCrashed);

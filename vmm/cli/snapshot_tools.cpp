@@ -4,6 +4,7 @@
 #include "snapshot/leftovers.h"
 #include "snapshot/state_file.h"
 #include "snapshot/verify.h"
+#include "vmm/base/printable.h"
 #include "vmm/cli/options.h"
 
 #include <csignal>
@@ -13,8 +14,9 @@
 namespace mayfly {
 namespace {
 
+/// Names of files and what is in them are others' choice, and a terminal obeys control characters.
 int report(const Error& error) {
-  std::fprintf(stderr, "mayfly: %s\n", error.message.c_str());
+  std::fprintf(stderr, "mayfly: %s\n", printable(error.message, std::string::npos).c_str());
   return kExitError;
 }
 
@@ -74,13 +76,14 @@ int run_merge(const std::string& base, const std::string& diff, const std::strin
 int run_verify(const std::string& state, const std::string& memory, std::FILE* out) {
   const auto pair = verify_pair(state, memory);
   if (!pair) return report(pair.error());
-  return print(describe_pair(*pair), out);
+  return print(printable_lines(describe_pair(*pair)), out);
 }
 
 int run_sweep(std::span<const std::string> directories, bool dry_run, std::FILE* out) {
   int printed = 0;
   const auto swept = sweep_leftovers(directories, dry_run, [&](const Leftover& found) {
-    if (const int failed = print(describe_leftover(found, dry_run), out); failed != 0) printed = failed;
+    if (const int failed = print(printable_lines(describe_leftover(found, dry_run)), out); failed != 0)
+      printed = failed;
   });
   if (!swept) return report(swept.error());
   return printed;

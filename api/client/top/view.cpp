@@ -1,6 +1,6 @@
 #include "api/client/top/view.h"
 
-#include "api/client/printable.h"
+#include "vmm/base/printable.h"
 
 #include <algorithm>
 #include <array>

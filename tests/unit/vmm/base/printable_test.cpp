@@ -1,4 +1,4 @@
-#include "api/client/printable.h"
+#include "vmm/base/printable.h"
 
 #include <gtest/gtest.h>
 

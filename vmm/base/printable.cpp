@@ -1,4 +1,4 @@
-#include "api/client/printable.h"
+#include "vmm/base/printable.h"
 
 #include "vmm/base/utf8.h"
 
