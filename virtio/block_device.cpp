@@ -536,6 +536,16 @@ BlockDeviceState BlockDevice::state() const {
           .lost_writes = lost_writes_};
 }
 
+Status BlockDevice::sync() {
+  auto synced = backing_->image.sync();
+  if (!synced && config_.cache_type == CacheType::Writeback) {
+    // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
+    const auto lock = host().lock();
+    lost_writes_ = true;
+  }
+  return synced;
+}
+
 Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
   const DiskImage& image = backing_->image;
   if (image.size_bytes() != state.image.size_bytes)

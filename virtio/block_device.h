@@ -95,8 +95,12 @@ class BlockDevice final : public VirtioDevice {
   // For snapshots: loop's thread, quiesced or never activated.
 
   [[nodiscard]] BlockDeviceState state() const;
-  /// Puts what the guest has written on stable storage. Waits for the disk. Error: the disk's.
-  [[nodiscard]] Status sync() const { return backing_->image.sync(); }
+  /// Puts what the guest has written on stable storage. Waits for the disk. Error: the disk's; the guest's next flush
+  /// fails, too.
+  [[nodiscard]] Status sync();
+  /// Whether an image that was swapped out is still to be synced, as it can be of a device that is not active, too.
+  /// Loop's thread.
+  [[nodiscard]] bool syncs_old_images() const noexcept { return !retired_.empty(); }
   /// Whether the image may have changed since the snapshot.
   enum class Images { Unchanged, MayDiffer };
   /// Before the transport's restore(). The features are the transport's to give back. Where a read-only image should

@@ -56,7 +56,8 @@ Status BlockDevice::replace_image(DiskImage image) {
 /// Keeps an image that the drive has no more, if a flush must cover what was written to it.
 void BlockDevice::retire(std::shared_ptr<Backing> backing) {
   if (config_.cache_type == CacheType::Unsafe || config_.is_read_only) return;
-  if (backing->image.is_same_file(backing_->image)) return;  // a flush of the new one covers it
+  // A flush of the same file covers what has been written to it; what is being written is waited for.
+  if (backing->image.is_same_file(backing_->image) && backing.use_count() == 1) return;
   retired_.emplace_back(*this, std::move(backing));
   sync_retired();
 }

@@ -456,7 +456,8 @@ MmioTransportState MmioTransport::state() const {
 Status MmioTransport::check_features(const MmioTransportState& state) const {
   const std::uint64_t missing = state.driver_features & ~offered_features();
   // 3.1.1: what is written before FEATURES_OK is not agreed on; that step checks it.
-  if ((state.status & VIRTIO_CONFIG_S_FEATURES_OK) == 0 || missing == 0) return {};
+  const bool agreed = (state.status & (VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK)) != 0;
+  if (!agreed || missing == 0) return {};
   const auto bit = static_cast<unsigned>(std::countr_zero(missing));
   const auto [name, remedy] = device_.feature_text(bit);
   return fail(

@@ -67,7 +67,11 @@ void RateLimiter::spend(std::uint64_t bytes) noexcept {
 }
 
 void RateLimiter::give_back(std::uint64_t bytes) noexcept {
-  if (bandwidth_) bandwidth_->give_back(bytes);
+  if (!bandwidth_) return;
+  bandwidth_->give_back(bytes);
+  // Who waits was told of a time by which all of it would have been paid for.
+  timer_->listen();
+  timer_->arm(monotonic_ns());
 }
 
 void RateLimiter::set(const RateLimiterConfig& config) noexcept {

@@ -22,8 +22,8 @@ namespace mayfly {
 /// A restored vCPU that halts does not wake up for the window alone, and before its first KVM_RUN kvm_run says nothing:
 /// so KVM_RUN is left once at once (EINTR), as for a kick.
 ///
-/// Guests that do not use the PIC pay for the look at two flags. Members are for the vCPU's thread, or while it is
-/// parked.
+/// Guests that do not use the PIC pay for the look at two flags, and for the PIC's lock at each interrupt of a line
+/// that it has. Members are for the vCPU's thread, or while it is parked.
 class ExternalInterrupts {
  public:
   explicit ExternalInterrupts(DualPic& pic) noexcept : pic_(pic) {}

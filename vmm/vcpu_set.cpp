@@ -3,6 +3,7 @@
 #include "vmm/vcpu_report.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #include <cerrno>
 #include <csignal>
@@ -22,6 +23,12 @@ void install_kick_handler() {
   action.sa_handler = [](int) {};
   ::sigemptyset(&action.sa_mask);
   ensure(::sigaction(kick_signal(), &action, nullptr) == 0, "the kick signal's handler was refused");
+}
+
+/// Real-time signals are queued, and a user may have only so many (RLIMIT_SIGPENDING): one that was not queued is sent
+/// again, since a vCPU that is not kicked may never leave KVM_RUN.
+void kick(pthread_t thread) noexcept {
+  while (::pthread_kill(thread, kick_signal()) == EAGAIN) ::sched_yield();
 }
 
 }  // namespace
@@ -48,6 +55,7 @@ Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWo
   const auto begin = [&set = *set](StandbyThread thread) {
     const std::size_t index = set.threads_.size();
     set.threads_.push_back(std::move(thread).begin([&set, index] { set.thread_main(index); }));
+    if (index == 0) set.first_ = set.threads_.front().native_handle();
   };
   begin(std::move(first));
   while (set->threads_.size() < set->vcpus_.size()) {
@@ -71,7 +79,7 @@ void VcpuSet::want(Wanted wanted) {
   // The flag serves a vCPU that is about to enter KVM_RUN, the signal one that is in it.
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     vcpus_[i].request_exit(true);
-    if (i < threads_.size()) ::pthread_kill(threads_[i].native_handle(), kick_signal());
+    if (i < threads_.size()) kick(threads_[i].native_handle());
   }
 }
 
@@ -80,12 +88,14 @@ void VcpuSet::resume() { want(Wanted::Run); }
 void VcpuSet::request_pause() { want(Wanted::Park); }
 
 void VcpuSet::look_at_pic() noexcept {
-  const pthread_t first = threads_.front().native_handle();
-  if (::pthread_equal(first, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
+  if (::pthread_equal(first_, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
   const std::scoped_lock lock{mutex_};
   if (wanted_ != Wanted::Run) return;  // so does who is resumed
+  // Who has been asked to come out and has not yet will look. So one signal waits at most, however often a guest has
+  // the output rise.
+  if (vcpus_.front().exit_requested()) return;
   vcpus_.front().request_exit(true);
-  ::pthread_kill(first, kick_signal());
+  kick(first_);
 }
 
 bool VcpuSet::goes_on(const Vcpu& vcpu) {

@@ -10,6 +10,8 @@
 #include "vmm/machine_end.h"
 #include "vmm/standby_thread.h"
 
+#include <pthread.h>
+
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -95,6 +97,7 @@ class VcpuSet {
   Wanted wanted_ = Wanted::Park;  // guarded by mutex_
   std::size_t running_count_;     // guarded by mutex_: threads that are not parked
   std::vector<std::thread> threads_;
+  pthread_t first_{};  // constant once made: threads_ belong to who stops them
 };
 
 }  // namespace mayfly

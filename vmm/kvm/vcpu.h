@@ -68,6 +68,9 @@ class Vcpu {
   void request_exit(bool wanted) const noexcept {
     __atomic_store_n(&run_area().immediate_exit, wanted, __ATOMIC_RELEASE);
   }
+  [[nodiscard]] bool exit_requested() const noexcept {
+    return __atomic_load_n(&run_area().immediate_exit, __ATOMIC_ACQUIRE) != 0;
+  }
   [[nodiscard]] unsigned index() const noexcept { return index_; }
 
  private:

@@ -129,8 +129,10 @@ void VirtioDevices::move_on() {
 
 void VirtioDevices::quiesce(EventLoop& loop) {
   for (const auto& transport : transports_) transport->quiesce();
-  loop.serve_until(
-      [this] { return std::ranges::all_of(transports_, [](const auto& transport) { return transport->at_rest(); }); });
+  loop.serve_until([this] {
+    return std::ranges::all_of(transports_, [](const auto& transport) { return transport->at_rest(); }) &&
+           std::ranges::none_of(drives_, [](const auto& drive) { return drive.device->syncs_old_images(); });
+  });
 }
 
 void VirtioDevices::go_on() {

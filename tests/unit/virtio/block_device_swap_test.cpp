@@ -133,6 +133,15 @@ TEST_F(SwappedDrive, AFlushCoversWritesThatEndedOnTheOldImageAfterTheSwap) {
   EXPECT_EQ(unstable_pages(old_path_), 0U);
 }
 
+TEST_F(SwappedDrive, AFlushCoversWritesThatWereInFlightWhenTheSameFileWasGivenAgain) {
+  offer_writes();
+  swap_to(old_path_);
+  swap_to(new_path_);
+  for (const auto& [head, answer] : drive_.collect(kSectors / kPart)) ASSERT_EQ(answer.status, VIRTIO_BLK_S_OK);
+  EXPECT_EQ(flush(), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(unstable_pages(old_path_), 0U);
+}
+
 TEST_F(SwappedDrive, AFlushCoversEveryImageOfARowOfSwaps) {
   const std::string last_path = drive_.make_image("last", Bytes(512));
   write_all();
@@ -150,7 +159,9 @@ TEST_F(SwappedDrive, AFlushCoversEveryImageOfARowOfSwaps) {
 TEST_F(SwappedDrive, ComesToRestWithTheOldImageOnStableStorage) {
   write_all();
   swap_to(new_path_);
+  EXPECT_TRUE(drive_.device->syncs_old_images());
   drive_.host->quiesce();
+  EXPECT_FALSE(drive_.device->syncs_old_images());
   EXPECT_EQ(unstable_pages(old_path_), 0U);
   EXPECT_FALSE(drive_.device->state().lost_writes);
 }
@@ -201,6 +212,14 @@ TEST(BlockDevice, AFailedSyncIsToldByTheNextFlushEvenAfterASnapshot) {
   };
   EXPECT_EQ(flush(), VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(flush(), VIRTIO_BLK_S_OK);
+}
+
+// The kernel tells of a failed write once, and a snapshot's sync may be who hears of it.
+TEST(BlockDevice, ASnapshotsFailedSyncIsToldByTheNextFlush) {
+  BlockFixture drive{{.path = kNeverStable}};
+  EXPECT_FALSE(drive.device->state().lost_writes);
+  EXPECT_FALSE(drive.device->sync());
+  EXPECT_TRUE(drive.device->state().lost_writes);
 }
 
 TEST(BlockDevice, AnUnsafeDriveDoesNotSyncTheOldImage) {

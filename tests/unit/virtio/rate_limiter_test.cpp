@@ -104,6 +104,15 @@ TEST_F(RateLimiterTest, AnUpdateIsToldToWhoeverWaits) {
   EXPECT_TRUE(limiter_->admit(UINT64_MAX));
 }
 
+TEST_F(RateLimiterTest, WhatIsGivenBackIsToldToWhoeverWaits) {
+  make(RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 10, .refill_time_ms = 3'600'000}, .ops = {}});
+  ASSERT_TRUE(limiter_->admit(10));
+  ASSERT_FALSE(limiter_->admit(10));
+  limiter_->give_back(10);
+  wait_for_retry();
+  EXPECT_TRUE(limiter_->admit(10));
+}
+
 TEST_F(RateLimiterTest, AnAbsentBucketOfAnUpdateStaysAsItWas) {
   make(RateLimiterConfig{.bandwidth = {}, .ops = TokenBucketConfig{.size = 1, .refill_time_ms = 3'600'000}});
   ASSERT_TRUE(limiter_->admit(1));
