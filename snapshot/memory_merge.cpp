@@ -78,9 +78,10 @@ class MergedFile {
     stretches_.push_back(stretch);
     at_ = stretch.range.end();
   }
-  /// Fills up the rest, and writes footer and table for `id`.
+  /// Fills up the rest.
+  [[nodiscard]] Status fill_up() { return fill_to(base_.footer.memory_size); }
+  /// Writes footer and table for `id`, after fill_up().
   [[nodiscard]] Status finish(const SnapshotId& id) {
-    if (auto filled = fill_to(base_.footer.memory_size); !filled) return filled;
     const MemoryFileFooter footer =
         make_footer(base_.footer.kind, id, base_.footer.base_id, base_.footer.memory_size, stretches_);
     return write_end(output_.fd().get(), output_.path(), footer, stretches_);
@@ -164,6 +165,7 @@ Status write_merged_memory_file(EventLoop& loop, const NewFile& file, const Gues
     }
   }
   if (auto finished = writer.finish(file.path()); !finished) return finished;
+  if (auto filled = merged.fill_up(); !filled) return filled;
   return merged.finish(content.id);
 }
 
@@ -183,6 +185,10 @@ Status merge_memory_files(const std::string& base_path, const std::string& diff_
   if (diff->footer.memory_size != base->footer.memory_size)
     return fail(ErrorKind::InvalidArgument, "memory files {} and {} are of machines with {} and {} MiB of memory",
                 base_path, diff_path, base->footer.memory_size / kMiB, diff->footer.memory_size / kMiB);
+  for (const Source* source : {&*base, &*diff})
+    if (names_file(new_name(output), source->file.get()))
+      return fail(ErrorKind::InvalidArgument, "output {} is made as {}, which is to be merged; give another path",
+                  output, new_name(output));
   auto file = NewFile::create(output, "output");
   if (!file) return propagate(file);
   MergedFile merged{*base, *file, false};
@@ -193,6 +199,9 @@ Status merge_memory_files(const std::string& base_path, const std::string& diff_
     if (auto done = write_at(file->fd().get(), output, *piece, stretch.range.offset); !done) return done;
     merged.add(stretch);
   }
+  if (auto filled = merged.fill_up(); !filled) return filled;
+  // The diff's state is there already, so a footer makes this its memory: it may not reach the disk before the data.
+  if (auto synced = file->sync(); !synced) return synced;
   if (auto finished = merged.finish(diff->footer.id); !finished) return finished;
   if (auto synced = file->sync(); !synced) return synced;
   return file->publish();

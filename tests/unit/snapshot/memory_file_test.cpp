@@ -434,6 +434,21 @@ TEST_F(MergedMemory, DamageIsFoundAndNothingIsLeft) {
   EXPECT_FALSE(fs::exists(new_name(output)));
 }
 
+TEST_F(MergedMemory, MayNotRemoveWhatItReads) {
+  const std::string output = scratch_.file("output");
+  for (std::string* const source : {&base_, &diff_}) {
+    const std::string before = *source;
+    fs::rename(before, new_name(output));
+    *source = new_name(output);
+    EXPECT_EQ(refusal(merge(base_, diff_, output)),
+              "output " + output + " is made as " + new_name(output) + ", which is to be merged; give another path");
+    EXPECT_TRUE(fs::exists(new_name(output)));
+    fs::rename(new_name(output), before);
+    *source = before;
+  }
+  ASSERT_TRUE(merge(base_, diff_, output));
+}
+
 TEST_F(MergedMemory, AFullDiskLeavesEverythingAsItWas) {
   {
     const FileSizeLimit limit{kMiB};
