@@ -57,8 +57,15 @@ Status remove_leftover(const std::string& path, std::string_view what) {
     return fail_errno(ErrorKind::System, "{}: cannot look at {}", what, name);
   }
   OwnedFd left;  // keeps its lock until the name is gone
-  if (S_ISREG(status.st_mode)) left = OwnedFd{::open(name.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
-  if (left && !lock_new_file(left.get())) return another_writes(path, what);
+  if (S_ISREG(status.st_mode)) {
+    left = OwnedFd{::open(name.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
+    if (!left && errno == ENOENT) return {};  // another process was faster
+    // Without its lock nobody knows whether it is being written.
+    if (!left)
+      return fail_errno(ErrorKind::System, "{} {}: {} is there and cannot be opened; remove it, or give another path",
+                        what, path, name);
+  }
+  if (left && lock_new_file(left.get()) == FileLock::Held) return another_writes(path, what);
   if (left && !names_file(name, left.get())) return {};  // another process was faster
   if (::unlink(name.c_str()) != 0 && errno != ENOENT)
     return fail_errno(ErrorKind::System, "{}: cannot remove {}, which was left there", what, name);
@@ -83,11 +90,12 @@ bool paths_clash(const std::string& a, const std::string& b) {
   return false;
 }
 
-bool lock_new_file(int file) noexcept {
+FileLock lock_new_file(int file) noexcept {
   struct flock whole{};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
-  return ::fcntl(file, F_OFD_SETLK, &whole) == 0 || (errno != EAGAIN && errno != EACCES);
+  if (::fcntl(file, F_OFD_SETLK, &whole) == 0) return FileLock::Taken;
+  return errno == EAGAIN || errno == EACCES ? FileLock::Held : FileLock::Unavailable;
 }
 
 bool names_file(const std::string& path, int file) noexcept {
@@ -124,7 +132,7 @@ Result<NewFile> NewFile::create(const std::string& path, std::string_view what) 
     if (!fd && errno == EEXIST) continue;
     if (!fd) return fail_errno(ErrorKind::System, "{}: cannot make {}", what, name);
     // Between the two, another process may have taken it for a leftover.
-    if (lock_new_file(fd.get()) && names_file(name, fd.get()))
+    if (lock_new_file(fd.get()) != FileLock::Held && names_file(name, fd.get()))
       return NewFile{std::move(*directory), std::move(fd), path, what};
   }
   return another_writes(path, what);

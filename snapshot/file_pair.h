@@ -82,9 +82,13 @@ inline constexpr std::string_view kNewSuffix = ".mayfly-new";
 /// directory entry, in whichever spelling, or one file.
 [[nodiscard]] bool paths_clash(const std::string& a, const std::string& b);
 
-/// Locks a file that was opened for writing, as its writer does. False where another process has it locked; true also
-/// on file systems without locks.
-[[nodiscard]] bool lock_new_file(int file) noexcept;
+enum class FileLock {
+  Taken,       ///< By this process, until the file is closed.
+  Held,        ///< By another process, which writes the file.
+  Unavailable  ///< The file system has no locks, or lost its lock server: somebody may be writing the file.
+};
+/// Locks a file that was opened for writing, as its writer does. A writer goes on where locks are unavailable.
+[[nodiscard]] FileLock lock_new_file(int file) noexcept;
 
 /// Whether `path` names the open file, not by a symbolic link.
 [[nodiscard]] bool names_file(const std::string& path, int file) noexcept;

@@ -28,11 +28,14 @@ bool is_memory_of(const std::string& path, const SnapshotId& id, std::uint64_t m
   return footer && footer->id == id;
 }
 
-/// Gives NAME.mayfly-new its name. If the state's rename were lost in a crash, the old state would need the old memory:
-/// so that is synced before.
-Status give_name(const std::string& state_path, const std::string& memory_path) {
+/// Gives NAME.mayfly-new, which is open and locked as `file`, its name. If the state's rename were lost in a crash, the
+/// old state would need the old memory: so that is synced before.
+Status give_name(const std::string& state_path, const std::string& memory_path, int file) {
   if (auto synced = sync_directory_of(state_path, "snapshot_path"); !synced) return synced;
   const std::string left = new_name(memory_path);
+  // Syncing takes time; who does not heed the lock may have replaced it.
+  if (!names_file(left, file))
+    return fail(ErrorKind::State, "{} was removed or replaced before it had its name; try again", left);
   if (std::rename(left.c_str(), memory_path.c_str()) != 0)
     return fail_errno(ErrorKind::System, "cannot rename {} to {}", left, memory_path);
   return sync_directory_of(memory_path, "mem_file_path");
@@ -47,111 +50,174 @@ struct State {
 /// The state files of the directories that are swept.
 struct States {
   std::vector<State> good;
-  std::string unreadable{};  ///< The first one that cannot be read.
+  std::string unknown{};  ///< The first directory or file that may have or be a state, and cannot be read: a sentence.
 };
 
-bool has_state_magic(const std::string& path) {
-  const auto file = open_for_reading(path);
+/// Whether a file begins as state files do. False also where none is there. Errors: it cannot be opened or read.
+Result<bool> has_state_magic(const std::string& path) {
+  auto file = open_for_reading(path);
+  if (!file && (file.error().kind == ErrorKind::NotFound || file.error().kind == ErrorKind::InvalidArgument))
+    return false;  // gone meanwhile; a FIFO
+  if (!file) return propagate(file);
   std::array<char, kStateMagic.size()> magic{};
-  return file && ::pread(file->get(), magic.data(), magic.size(), 0) == static_cast<ssize_t>(magic.size()) &&
-         magic == kStateMagic;
+  const ssize_t count = ::pread(file->get(), magic.data(), magic.size(), 0);
+  if (count < 0) return fail_errno(ErrorKind::System, "{} cannot be read", path);
+  return magic == kStateMagic;
 }
 
 void add_state(const std::string& path, States& states) {
-  if (!has_state_magic(path)) return;
-  auto state = read_state_file(path);
-  if (state)
-    states.good.push_back({path, state->id});
-  else if (states.unreadable.empty())
-    states.unreadable = path;
+  const auto begins = has_state_magic(path);
+  if (begins && !*begins) return;
+  if (begins) {
+    auto state = read_state_file(path);
+    if (state) {
+      states.good.push_back({path, state->id});
+      return;
+    }
+  }
+  if (states.unknown.empty()) states.unknown = fmt::format("state file {} that may need it cannot be read", path);
 }
 
-/// Whether this process may do away with it; holds the lock meanwhile.
+/// A leftover that this process may do away with, if it is not another's; holds the lock meanwhile.
 struct Claim {
+  std::string path;
   OwnedFd file;
   struct stat status{};
-  bool busy = false;
+  FileLock lock = FileLock::Held;
 };
 
 Result<Claim> claim(const std::string& path) {
-  Claim claimed{.file = OwnedFd{::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)}};
+  Claim claimed{.path = path,
+                .file = OwnedFd{::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)}};
   if (!claimed.file) return fail_errno(ErrorKind::System, "{} cannot be opened", path);
   if (::fstat(claimed.file.get(), &claimed.status) != 0) return fail_errno(ErrorKind::System, "{}", path);
-  claimed.busy = !lock_new_file(claimed.file.get()) || !names_file(path, claimed.file.get());
+  claimed.lock = lock_new_file(claimed.file.get());
+  if (!names_file(path, claimed.file.get())) claimed.lock = FileLock::Held;
   return claimed;
 }
 
 class Sweeper {
  public:
-  Sweeper(bool dry_run, const std::function<void(const Leftover&)>& report) : dry_run_(dry_run), report_(report) {}
+  Sweeper(std::span<const std::string> directories, bool dry_run, const std::function<void(const Leftover&)>& report)
+      : directories_(directories), dry_run_(dry_run), report_(report) {}
 
-  void look_through(const std::string& directory) {
-    std::error_code failed;
-    for (std::filesystem::directory_iterator entry{directory, failed}, end; !failed && entry != end;
-         entry.increment(failed)) {
-      std::error_code none;
-      if (!entry->is_regular_file(none) || entry->is_symlink(none)) continue;
-      const std::string path = entry->path().string();
-      if (path.ends_with(kNewSuffix))
-        leftovers_.push_back(path);
-      else
-        add_state(path, states_);
-    }
-    if (failed) note(fail(ErrorKind::System, "directory {} cannot be read: {}", directory, errno_text(failed.value())));
+  /// Leftovers are locked before states are read: a monitor that names its state later still holds its lock now, so its
+  /// memory is Busy.
+  [[nodiscard]] Status run() && {
+    std::vector<std::string> paths;
+    for_each_file([&](const std::string& path) {
+      if (path.ends_with(kNewSuffix)) paths.push_back(path);
+    });
+    std::ranges::sort(paths);
+    for (const std::string& path : paths) add_claim(path);
+    for_each_file([&](const std::string& path) {
+      if (!path.ends_with(kNewSuffix)) add_state(path, states_);
+    });
+    for (Claim& each : claims_)
+      if (auto done = sweep_one(each); !done) note(std::move(done));
+    return std::move(first_failure_);
   }
-
-  void sweep() {
-    std::ranges::sort(leftovers_);
-    // A directory may be given twice.
-    leftovers_.erase(std::ranges::unique(leftovers_).begin(), leftovers_.end());
-    for (const std::string& path : leftovers_)
-      if (auto done = sweep_one(path); !done) note(std::move(done));
-  }
-  [[nodiscard]] Status status() && { return std::move(first_failure_); }
 
  private:
   void note(Status failed) {
     if (first_failure_) first_failure_ = std::move(failed);
   }
 
-  [[nodiscard]] Status sweep_one(const std::string& path) {
+  void for_each_file(const std::function<void(const std::string&)>& use) {
+    for (const std::string& directory : directories_) {
+      std::error_code failed;
+      for (std::filesystem::directory_iterator entry{directory, failed}, end; !failed && entry != end;
+           entry.increment(failed)) {
+        std::error_code none;
+        if (entry->is_regular_file(none) && !entry->is_symlink(none)) use(entry->path().string());
+      }
+      if (!failed) continue;
+      note(fail(ErrorKind::System, "directory {} cannot be read: {}", directory, errno_text(failed.value())));
+      if (states_.unknown.empty())
+        states_.unknown = fmt::format("directory {}, where a state may need it, cannot be read", directory);
+    }
+  }
+
+  void add_claim(const std::string& path) {
+    struct stat named{};
+    // A directory may be given twice, and a second lock would be refused.
+    if (::lstat(path.c_str(), &named) == 0 && std::ranges::any_of(claims_, [&](const Claim& each) {
+          return each.status.st_dev == named.st_dev && each.status.st_ino == named.st_ino;
+        }))
+      return;
     auto mine = claim(path);
-    if (!mine && mine.error().kind == ErrorKind::NotFound) return {};  // gone meanwhile
-    if (!mine) return propagate(mine);
-    Leftover found{.path = path, .bytes = static_cast<std::uint64_t>(mine->status.st_blocks) * 512};
-    if (mine->busy)
+    if (mine)
+      claims_.push_back(std::move(*mine));
+    else if (mine.error().kind != ErrorKind::NotFound)  // gone meanwhile
+      note(propagate(mine));
+  }
+
+  [[nodiscard]] Status sweep_one(Claim& mine) {
+    Leftover found{.path = mine.path, .bytes = static_cast<std::uint64_t>(mine.status.st_blocks) * 512};
+    if (mine.lock == FileLock::Held)
       found.fate = Leftover::Fate::Busy;
-    else if (auto judged = judge(mine->file.get(), found); !judged)
+    else if (mine.lock == FileLock::Unavailable)
+      leave(found, "it cannot be locked, so a process may be writing it");
+    else if (auto judged = judge(mine.file.get(), found); !judged)
       return judged;
     report_(found);
+    mine.file.reset();
     return {};
+  }
+
+  static void leave(Leftover& found, std::string reason) {
+    found.fate = Leftover::Fate::Uncertain;
+    found.reason = std::move(reason);
   }
 
   /// Decides, and does it.
   [[nodiscard]] Status judge(int file, Leftover& found) {
     const auto footer = find_footer(file, found.path);
-    const std::string name = found.path.substr(0, found.path.size() - kNewSuffix.size());
+    if (!footer && footer.error().kind != ErrorKind::InvalidArgument) {
+      leave(found, footer.error().message);
+      return {};
+    }
+    if (footer && !states_.unknown.empty()) {
+      leave(found, "it is whole, and " + states_.unknown);
+      return {};
+    }
     if (footer) {
+      const std::string name = found.path.substr(0, found.path.size() - kNewSuffix.size());
       const auto owner = std::ranges::find(states_.good, footer->id, &State::id);
       if (owner != states_.good.end() && !is_memory_of(name, footer->id, footer->memory_size)) {
+        if (auto other = why_name_is_kept(name); !other.empty()) {
+          leave(found, fmt::format("it is the memory of {}, and {}", owner->path, other));
+          return {};
+        }
         found.fate = Leftover::Fate::Named;
         found.reason = owner->path;
-        return dry_run_ ? Status{} : give_name(owner->path, name);
-      }
-      if (owner == states_.good.end() && !states_.unreadable.empty()) {
-        found.fate = Leftover::Fate::Uncertain;
-        found.reason = states_.unreadable;
-        return {};
+        return dry_run_ ? Status{} : give_name(owner->path, name, file);
       }
     }
-    if (!dry_run_ && ::unlink(found.path.c_str()) != 0)
+    if (!dry_run_ && names_file(found.path, file) && ::unlink(found.path.c_str()) != 0)
       return fail_errno(ErrorKind::System, "cannot remove {}", found.path);
     return {};
   }
 
+  /// What forbids to replace NAME; empty: nothing.
+  [[nodiscard]] std::string why_name_is_kept(const std::string& name) const {
+    auto file = open_for_reading(name);
+    auto footer = file ? find_footer(file->get(), name) : Result<MemoryFileFooter>{propagate(file)};
+    if (!footer) {
+      const bool nothing =
+          footer.error().kind == ErrorKind::NotFound || footer.error().kind == ErrorKind::InvalidArgument;
+      return nothing ? "" : footer.error().message;
+    }
+    const auto owner = std::ranges::find(states_.good, footer->id, &State::id);
+    if (owner == states_.good.end()) return {};
+    return fmt::format("{} is that of {}; both load; move that pair away, or remove that state, and sweep again", name,
+                       owner->path);
+  }
+
+  const std::span<const std::string> directories_;
   const bool dry_run_;
   const std::function<void(const Leftover&)>& report_;
-  std::vector<std::string> leftovers_;
+  std::vector<Claim> claims_;
   States states_;
   Status first_failure_{};
 };
@@ -159,21 +225,31 @@ class Sweeper {
 }  // namespace
 
 Status settle_pair(const std::string& state_path, const std::string& memory_path) {
+  const std::string left = new_name(memory_path);
   struct stat status{};
-  if (::lstat(new_name(memory_path).c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return {};
+  if (::lstat(left.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return {};
+  auto mine = claim(left);
+  if (!mine && mine.error().kind == ErrorKind::NotFound) return {};  // gone meanwhile
+  if (!mine) return propagate(mine, "mem_file_path");
+  if (mine->lock == FileLock::Held) return {};
   const auto state = read_state_file(state_path);
-  if (!state) return {};
+  if (!state) {
+    const auto begins = has_state_magic(state_path);
+    if ((begins && !*begins) || !find_footer(mine->file.get(), left)) return {};
+    return fail(ErrorKind::State,
+                "mem_file_path {}: {}, which a killed monitor left, may be the memory of a state that cannot be read: "
+                "{}; mend or remove that state, or give other paths",
+                memory_path, left, state.error().message);
+  }
   const std::uint64_t size = state->machine.mem_size_mib * kMiB;
-  if (is_memory_of(memory_path, state->id, size) || !is_memory_of(new_name(memory_path), state->id, size)) return {};
-  return give_name(state_path, memory_path);
+  const auto footer = read_footer(mine->file.get(), left, size);
+  if (!footer || footer->id != state->id || is_memory_of(memory_path, state->id, size)) return {};
+  return give_name(state_path, memory_path, mine->file.get());
 }
 
 Status sweep_leftovers(std::span<const std::string> directories, bool dry_run,
                        const std::function<void(const Leftover&)>& report) {
-  Sweeper sweeper{dry_run, report};
-  for (const std::string& directory : directories) sweeper.look_through(directory);
-  sweeper.sweep();
-  return std::move(sweeper).status();
+  return Sweeper{directories, dry_run, report}.run();
 }
 
 }  // namespace mayfly

@@ -11,8 +11,9 @@
 namespace mayfly {
 
 /// Ends what a killed process began with this pair: where the state at `state_path` has its memory at
-/// MEMORY.mayfly-new, that gets its name. Nothing is done where there is no such file. Any thread. Errors: the state's
-/// name cannot be put on stable storage, or the memory cannot be renamed.
+/// MEMORY.mayfly-new, that gets its name. Nothing is done where there is no such file, or where another process has it
+/// locked. Any thread. Errors: the state is there and cannot be read, while MEMORY.mayfly-new is a whole memory file;
+/// the state's name cannot be put on stable storage, or the memory cannot be renamed.
 [[nodiscard]] Status settle_pair(const std::string& state_path, const std::string& memory_path);
 
 /// One file that ends in .mayfly-new.
@@ -21,7 +22,7 @@ struct Leftover {
     Removed,   ///< No state needs it.
     Named,     ///< It is the memory of the state `reason`, and has its name now.
     Busy,      ///< A process is writing it.
-    Uncertain  ///< It may be needed; `reason` says by what.
+    Uncertain  ///< Left, since it may be needed: `reason` is a sentence that says by what.
   };
   std::string path;
   std::uint64_t bytes = 0;  ///< On the disk.
@@ -31,8 +32,9 @@ struct Leftover {
 
 /// Looks at each NAME.mayfly-new that lies in the directories themselves, and tells `report` what it did or, in a dry
 /// run, would do. A memory file is needed if a state file in one of these directories has its id and NAME is another's.
-/// A memory file is left alone where a state file cannot be read. Any thread. Errors: a directory cannot be read; a
-/// file cannot be removed or renamed (the first one; the others are looked at all the same).
+/// All whole memory files are left (Uncertain) where a directory or a state file cannot be read; one of them is where
+/// NAME is the memory of another state that is there. Any thread. Errors: a directory cannot be read; a file cannot be
+/// opened, removed or renamed (the first one; the others are looked at all the same).
 [[nodiscard]] Status sweep_leftovers(std::span<const std::string> directories, bool dry_run,
                                      const std::function<void(const Leftover&)>& report);
 

@@ -53,8 +53,7 @@ std::string describe_leftover(const Leftover& found, bool dry_run) {
     case Leftover::Fate::Busy:
       return fmt::format("left {} ({:.1f} MiB): a process is writing it\n", found.path, mib);
     case Leftover::Fate::Uncertain:
-      return fmt::format("left {} ({:.1f} MiB): it is whole, and state file {} that may need it cannot be read\n",
-                         found.path, mib, found.reason);
+      return fmt::format("left {} ({:.1f} MiB): {}\n", found.path, mib, found.reason);
   }
   return {};
 }

@@ -3,6 +3,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/unit/snapshot/file_size_limit.h"
+#include "tests/unit/snapshot/no_override.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -161,6 +162,28 @@ TEST_F(NewFileTest, OneThatAnotherWritesIsRefusedUntilThatOneHasEnded) {
   auto second = create();
   ASSERT_TRUE(second && second->write(bytes_of("second")) && second->publish());
   EXPECT_EQ(content(), "second");
+}
+
+TEST_F(NewFileTest, OneThatCannotBeLockedIsLeft) {
+  testing::make_file(new_, "of another user, who writes it");
+  fs::permissions(new_, fs::perms::none);
+  const testing::NoOverride modes_hold;
+  const auto file = create();
+  ASSERT_FALSE(file);
+  EXPECT_EQ(file.error().message, "snapshot_path " + path_ + ": " + new_ +
+                                      " is there and cannot be opened; remove it, or give another path: Permission "
+                                      "denied (EACCES)");
+  EXPECT_TRUE(fs::exists(new_));
+}
+
+TEST_F(NewFileTest, ALockThatCannotBeHadIsNotTaken) {
+  testing::make_file(path_, "");
+  const OwnedFd writable{::open(path_.c_str(), O_RDWR | O_CLOEXEC)};
+  const OwnedFd other{::open(path_.c_str(), O_RDWR | O_CLOEXEC)};
+  const OwnedFd readable{::open(path_.c_str(), O_RDONLY | O_CLOEXEC)};  // EBADF, as ENOLCK is neither's
+  EXPECT_EQ(lock_new_file(writable.get()), FileLock::Taken);
+  EXPECT_EQ(lock_new_file(other.get()), FileLock::Held);
+  EXPECT_EQ(lock_new_file(readable.get()), FileLock::Unavailable);
 }
 
 TEST_F(NewFileTest, OneThatWasReplacedIsNotGivenItsNameAndTheOthersIsLeft) {

@@ -7,6 +7,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
+#include "tests/unit/snapshot/no_override.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -149,7 +150,80 @@ TEST_F(Leftovers, WholeMemoryIsLeftWhereAStateCannotBeRead) {
   testing::make_file(file("a/half.mayfly-new"), "half");
   EXPECT_EQ(sweep({"a"}),
             (std::map<std::string, Fate>{{"half.mayfly-new", Fate::Removed}, {"mem.mayfly-new", Fate::Uncertain}}));
-  EXPECT_EQ(reasons_[file("a/mem.mayfly-new")], file("a/state"));
+  EXPECT_EQ(reasons_[file("a/mem.mayfly-new")],
+            "it is whole, and state file " + file("a/state") + " that may need it cannot be read");
+}
+
+TEST_F(Leftovers, WholeMemoryIsLeftWhereADirectoryCannotBeRead) {
+  write_state("b/state", 2);
+  write_memory("a/mem.mayfly-new", 2);
+  testing::make_file(file("a/half.mayfly-new"), "half");
+  const std::vector<std::string> directories = {file("a"), file("misspelt")};
+  std::map<std::string, Fate> swept;
+  std::string reason;
+  const auto status = sweep_leftovers(directories, false, [&](const Leftover& found) {
+    swept[found.path] = found.fate;
+    if (found.fate == Fate::Uncertain) reason = found.reason;
+  });
+  EXPECT_FALSE(status);
+  EXPECT_EQ(swept, (std::map<std::string, Fate>{{file("a/half.mayfly-new"), Fate::Removed},
+                                                {file("a/mem.mayfly-new"), Fate::Uncertain}}));
+  EXPECT_EQ(reason, "it is whole, and directory " + file("misspelt") + ", where a state may need it, cannot be read");
+  EXPECT_EQ(sweep({"a", "b"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Named}}));
+}
+
+TEST_F(Leftovers, WholeMemoryIsLeftWhereAStateCannotBeOpened) {
+  write_state("a/state", 2);
+  write_memory("a/mem.mayfly-new", 2);
+  fs::permissions(file("a/state"), fs::perms::none);
+  {
+    const testing::NoOverride modes_hold;
+    EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Uncertain}}));
+    const auto before = files();
+    const auto settled = settle_pair(file("a/state"), file("a/mem"));
+    ASSERT_FALSE(settled);
+    EXPECT_NE(settled.error().message.find("may be the memory of a state that cannot be read: snapshot_path " +
+                                           file("a/state") + " cannot be opened: Permission denied (EACCES)"),
+              std::string::npos)
+        << settled.error().message;
+    EXPECT_EQ(files(), before);
+  }
+  fs::permissions(file("a/state"), fs::perms::owner_read);
+  EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Named}}));
+}
+
+TEST_F(Leftovers, MemoryOfAStateDoesNotTakeTheNameOfAnotherStates) {
+  write_state("a/old", 1);
+  write_memory("a/mem", 1);
+  write_state("a/diff", 2);  // of a merge that was killed, or of a diff onto its base
+  write_memory("a/mem.mayfly-new", 2);
+  EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Uncertain}}));
+  EXPECT_EQ(reasons_[file("a/mem.mayfly-new")],
+            "it is the memory of " + file("a/diff") + ", and " + file("a/mem") + " is that of " + file("a/old") +
+                "; both load; move that pair away, or remove that state, and sweep again");
+  EXPECT_TRUE(pair_is_whole("a/old", "a/mem"));
+  fs::remove(file("a/old"));
+  EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Named}}));
+}
+
+TEST_F(Leftovers, AStateThatIsNamedDuringASweepKeepsItsMemory) {
+  testing::make_file(file("a/half.mayfly-new"), "half");
+  write_memory("a/mem.mayfly-new", 2);
+  std::optional<OwnedFd> monitor{::open(file("a/mem.mayfly-new").c_str(), O_RDWR | O_CLOEXEC)};
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  ASSERT_EQ(::fcntl(monitor->get(), F_OFD_SETLK, &whole), 0);
+  std::map<std::string, Fate> swept;
+  const std::vector<std::string> directories = {file("a")};
+  EXPECT_TRUE(sweep_leftovers(directories, false, [&](const Leftover& found) {
+    swept[found.path] = found.fate;
+    if (!monitor) return;
+    write_state("a/state", 2);  // the state counts now, and the monitor dies
+    monitor.reset();
+  }));
+  EXPECT_EQ(swept, (std::map<std::string, Fate>{{file("a/half.mayfly-new"), Fate::Removed},
+                                                {file("a/mem.mayfly-new"), Fate::Busy}}));
+  EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Named}}));
 }
 
 TEST_F(Leftovers, OnlyRegularFilesOfTheDirectoryItselfAreLookedAt) {
@@ -184,6 +258,23 @@ TEST_F(Leftovers, ASettledPairHasItsNames) {
   ASSERT_TRUE(settle_pair(file("b/state"), file("a/mem")));
   EXPECT_FALSE(fs::exists(file("a/mem.mayfly-new")));
   EXPECT_TRUE(pair_is_whole("b/state", "a/mem"));
+}
+
+TEST_F(Leftovers, WhatAnotherProcessHasLockedIsNotSettled) {
+  write_state("a/state", 2);
+  write_memory("a/mem", 1);
+  write_memory("a/mem.mayfly-new", 2);
+  const auto before = files();
+  {
+    const OwnedFd other{::open(file("a/mem.mayfly-new").c_str(), O_RDWR | O_CLOEXEC)};
+    struct flock whole{};
+    whole.l_type = F_WRLCK;
+    ASSERT_EQ(::fcntl(other.get(), F_OFD_SETLK, &whole), 0);
+    EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
+    EXPECT_EQ(files(), before);
+  }
+  EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
+  EXPECT_TRUE(pair_is_whole("a/state", "a/mem"));
 }
 
 TEST_F(Leftovers, WhatIsNotThePairsIsLeftToWhoMakesItsFile) {
