@@ -78,6 +78,18 @@ void add_state(const std::string& path, States& states) {
   if (states.unknown.empty()) states.unknown = fmt::format("state file {} that may need it cannot be read", path);
 }
 
+/// Calls `use` with each regular file of a directory. Error: it cannot be read (to its end).
+Status for_each_file_of(const std::string& directory, const std::function<void(const std::string&)>& use) {
+  std::error_code failed;
+  for (std::filesystem::directory_iterator entry{directory, failed}, end; !failed && entry != end;
+       entry.increment(failed)) {
+    std::error_code none;
+    if (entry->is_regular_file(none) && !entry->is_symlink(none)) use(entry->path().string());
+  }
+  if (failed) return fail(ErrorKind::System, "directory {} cannot be read: {}", directory, errno_text(failed.value()));
+  return {};
+}
+
 /// A leftover that this process may do away with, if it is not another's; holds the lock meanwhile.
 struct Claim {
   std::string path;
@@ -125,14 +137,9 @@ class Sweeper {
 
   void for_each_file(const std::function<void(const std::string&)>& use) {
     for (const std::string& directory : directories_) {
-      std::error_code failed;
-      for (std::filesystem::directory_iterator entry{directory, failed}, end; !failed && entry != end;
-           entry.increment(failed)) {
-        std::error_code none;
-        if (entry->is_regular_file(none) && !entry->is_symlink(none)) use(entry->path().string());
-      }
-      if (!failed) continue;
-      note(fail(ErrorKind::System, "directory {} cannot be read: {}", directory, errno_text(failed.value())));
+      auto read = for_each_file_of(directory, use);
+      if (read) continue;
+      note(std::move(read));
       if (states_.unknown.empty())
         states_.unknown = fmt::format("directory {}, where a state may need it, cannot be read", directory);
     }
@@ -222,6 +229,23 @@ class Sweeper {
   Status first_failure_{};
 };
 
+/// That no state beside the pair needs what is left at MEMORY.mayfly-new: it is about to be replaced. A state that lies
+/// elsewhere is not found, nor one that cannot be read: those may not hold up each snapshot to come.
+Status check_unneeded(const MemoryFileFooter& left, const std::string& state_path, const std::string& memory_path) {
+  if (is_memory_of(memory_path, left.id, left.memory_size)) return {};
+  States states;
+  for (const std::string& directory : {directory_of(state_path), directory_of(memory_path)})
+    (void)for_each_file_of(directory, [&](const std::string& path) {
+      if (!path.ends_with(kNewSuffix)) add_state(path, states);
+    });
+  const auto owner = std::ranges::find(states.good, left.id, &State::id);
+  if (owner == states.good.end()) return {};
+  return fail(ErrorKind::State,
+              "mem_file_path {}: {} is the memory of {}, as the monitor that wrote it was killed; give it its name by "
+              "mayfly snapshot sweep {} {}, or give another path",
+              memory_path, new_name(memory_path), owner->path, directory_of(memory_path), directory_of(owner->path));
+}
+
 }  // namespace
 
 Status settle_pair(const std::string& state_path, const std::string& memory_path) {
@@ -232,19 +256,17 @@ Status settle_pair(const std::string& state_path, const std::string& memory_path
   if (!mine && mine.error().kind == ErrorKind::NotFound) return {};  // gone meanwhile
   if (!mine) return propagate(mine, "mem_file_path");
   if (mine->lock == FileLock::Held) return {};
+  const auto footer = find_footer(mine->file.get(), left);
+  if (!footer) return {};
   const auto state = read_state_file(state_path);
-  if (!state) {
-    const auto begins = has_state_magic(state_path);
-    if ((begins && !*begins) || !find_footer(mine->file.get(), left)) return {};
+  if (state && footer->id == state->id && !is_memory_of(memory_path, footer->id, footer->memory_size))
+    return give_name(state_path, memory_path, mine->file.get());
+  if (const auto begins = has_state_magic(state_path); !state && (!begins || *begins))
     return fail(ErrorKind::State,
                 "mem_file_path {}: {}, which a killed monitor left, may be the memory of a state that cannot be read: "
                 "{}; mend or remove that state, or give other paths",
                 memory_path, left, state.error().message);
-  }
-  const std::uint64_t size = state->machine.mem_size_mib * kMiB;
-  const auto footer = read_footer(mine->file.get(), left, size);
-  if (!footer || footer->id != state->id || is_memory_of(memory_path, state->id, size)) return {};
-  return give_name(state_path, memory_path, mine->file.get());
+  return check_unneeded(*footer, state_path, memory_path);
 }
 
 Status sweep_leftovers(std::span<const std::string> directories, bool dry_run,

@@ -13,7 +13,8 @@ namespace mayfly {
 /// Ends what a killed process began with this pair: where the state at `state_path` has its memory at
 /// MEMORY.mayfly-new, that gets its name. Nothing is done where there is no such file, or where another process has it
 /// locked. Any thread. Errors: the state is there and cannot be read, while MEMORY.mayfly-new is a whole memory file;
-/// the state's name cannot be put on stable storage, or the memory cannot be renamed.
+/// that is the memory of another state in the directory of either path; the state's name cannot be put on stable
+/// storage, or the memory cannot be renamed.
 [[nodiscard]] Status settle_pair(const std::string& state_path, const std::string& memory_path);
 
 /// One file that ends in .mayfly-new.

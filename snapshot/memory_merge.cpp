@@ -17,7 +17,8 @@ namespace {
 using memory_parts::make_footer;
 using memory_parts::read_at;
 using memory_parts::write_at;
-using memory_parts::write_end;
+using memory_parts::write_footer;
+using memory_parts::write_table;
 
 /// A memory file that is read from.
 struct Source {
@@ -78,13 +79,15 @@ class MergedFile {
     stretches_.push_back(stretch);
     at_ = stretch.range.end();
   }
-  /// Fills up the rest.
-  [[nodiscard]] Status fill_up() { return fill_to(base_.footer.memory_size); }
-  /// Writes footer and table for `id`, after fill_up().
-  [[nodiscard]] Status finish(const SnapshotId& id) {
-    const MemoryFileFooter footer =
-        make_footer(base_.footer.kind, id, base_.footer.base_id, base_.footer.memory_size, stretches_);
-    return write_end(output_.fd().get(), output_.path(), footer, stretches_);
+  /// Fills up the rest, and writes the table.
+  [[nodiscard]] Status finish() {
+    if (auto filled = fill_to(base_.footer.memory_size); !filled) return filled;
+    return write_table(output_.fd().get(), output_.path(), base_.footer.memory_size, stretches_);
+  }
+  /// Makes it the memory of `id`, after finish().
+  [[nodiscard]] Status sign(const SnapshotId& id) const {
+    return write_footer(output_.fd().get(), output_.path(),
+                        make_footer(base_.footer.kind, id, base_.footer.base_id, base_.footer.memory_size, stretches_));
   }
 
  private:
@@ -165,8 +168,8 @@ Status write_merged_memory_file(EventLoop& loop, const NewFile& file, const Gues
     }
   }
   if (auto finished = writer.finish(file.path()); !finished) return finished;
-  if (auto filled = merged.fill_up(); !filled) return filled;
-  return merged.finish(content.id);
+  if (auto finished = merged.finish(); !finished) return finished;
+  return merged.sign(content.id);
 }
 
 Status merge_memory_files(const std::string& base_path, const std::string& diff_path, const std::string& output) {
@@ -199,10 +202,10 @@ Status merge_memory_files(const std::string& base_path, const std::string& diff_
     if (auto done = write_at(file->fd().get(), output, *piece, stretch.range.offset); !done) return done;
     merged.add(stretch);
   }
-  if (auto filled = merged.fill_up(); !filled) return filled;
-  // The diff's state is there already, so a footer makes this its memory: it may not reach the disk before the data.
+  if (auto finished = merged.finish(); !finished) return finished;
+  // The diff's state is there already, so a footer makes this its memory: it may not reach the disk before the rest.
   if (auto synced = file->sync(); !synced) return synced;
-  if (auto finished = merged.finish(diff->footer.id); !finished) return finished;
+  if (auto written = merged.sign(diff->footer.id); !written) return written;
   if (auto synced = file->sync(); !synced) return synced;
   return file->publish();
 }

@@ -70,15 +70,24 @@ Status read_at(int file, const std::string& path, std::span<std::byte> bytes, st
   return {};
 }
 
-Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
-                 std::span<const MemoryStretch> stretches) {
-  if (auto written = write_at(file, path, std::as_bytes(stretches), footer.memory_size + kFooterRoom); !written)
+Status write_table(int file, const std::string& path, std::uint64_t memory_size,
+                   std::span<const MemoryStretch> stretches) {
+  if (auto written = write_at(file, path, std::as_bytes(stretches), memory_size + kFooterRoom); !written)
     return written;
-  if (auto written = write_at(file, path, bytes_of(footer), footer.memory_size); !written) return written;
   // Without stretches the footer's page would end with the footer.
-  const std::uint64_t size = footer.memory_size + kFooterRoom + std::as_bytes(stretches).size();
+  const std::uint64_t size = memory_size + kFooterRoom + std::as_bytes(stretches).size();
   if (::ftruncate(file, static_cast<off_t>(size)) != 0) return cannot_write(path);
   return {};
+}
+
+Status write_footer(int file, const std::string& path, const MemoryFileFooter& footer) {
+  return write_at(file, path, bytes_of(footer), footer.memory_size);
+}
+
+Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
+                 std::span<const MemoryStretch> stretches) {
+  if (auto written = write_table(file, path, footer.memory_size, stretches); !written) return written;
+  return write_footer(file, path, footer);
 }
 
 std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch) {

@@ -22,7 +22,11 @@ inline constexpr std::uint32_t kVersion = 1;
 [[nodiscard]] Status write_at(int file, const std::string& path, std::span<const std::byte> bytes,
                               std::uint64_t offset);
 [[nodiscard]] Status read_at(int file, const std::string& path, std::span<std::byte> bytes, std::uint64_t offset);
-/// The part behind RAM, footer and table, and the file's size.
+/// The table, and the file's size. A file without a footer is none yet.
+[[nodiscard]] Status write_table(int file, const std::string& path, std::uint64_t memory_size,
+                                 std::span<const MemoryStretch> stretches);
+[[nodiscard]] Status write_footer(int file, const std::string& path, const MemoryFileFooter& footer);
+/// Both: the part behind RAM.
 [[nodiscard]] Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
                                std::span<const MemoryStretch> stretches);
 

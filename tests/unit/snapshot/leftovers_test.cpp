@@ -260,6 +260,27 @@ TEST_F(Leftovers, ASettledPairHasItsNames) {
   EXPECT_TRUE(pair_is_whole("b/state", "a/mem"));
 }
 
+TEST_F(Leftovers, MemoryOfAnotherStateIsNotReplaced) {
+  write_state("a/state", 1);
+  write_memory("b/mem", 1);
+  write_memory("b/mem.mayfly-new", 2);
+  for (const std::string other : {"a/other", "b/other"}) {
+    write_state(other, 2);
+    for (const std::string path : {"a/state", "a/next"}) {
+      const auto before = files();
+      const auto settled = settle_pair(file(path), file("b/mem"));
+      ASSERT_FALSE(settled);
+      EXPECT_TRUE(settled.error().message.starts_with("mem_file_path " + file("b/mem") + ": " +
+                                                      file("b/mem.mayfly-new") + " is the memory of " + file(other) +
+                                                      ", as the monitor that wrote it was killed"))
+          << settled.error().message;
+      EXPECT_EQ(files(), before);
+    }
+    fs::remove(file(other));
+  }
+  EXPECT_TRUE(settle_pair(file("a/state"), file("b/mem"))) << "its state never was";
+}
+
 TEST_F(Leftovers, WhatAnotherProcessHasLockedIsNotSettled) {
   write_state("a/state", 2);
   write_memory("a/mem", 1);
