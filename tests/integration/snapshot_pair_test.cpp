@@ -320,6 +320,28 @@ TEST_F(SnapshotPairTest, TwoMonitorsThatWriteOnePairAtOnceLeaveAWholeOne) {
   }
 }
 
+TEST_F(SnapshotPairTest, MemoryThatAnotherStateNeedsIsNotReplaced) {
+  Monitor monitor;
+  boot(monitor);
+  pause(monitor);
+  must(create_as(monitor, "state", "mem"));
+  // As a monitor leaves it that is killed between the names of its state and its memory.
+  fs::rename(file("mem"), file("mem.mayfly-new"));
+  for (const char* const type : {"Full", "Diff"}) {
+    const HttpAnswer refused = create_as(monitor, "next", "mem", type);
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find("mayfly snapshot sweep"), std::string::npos) << refused.body;
+    EXPECT_FALSE(fs::exists(file("next")));
+    expect_pair("state", "mem");
+  }
+  // Its own state's next snapshot, or that of none, may.
+  must(create_as(monitor, "state", "mem"));
+  fs::rename(file("mem"), file("mem.mayfly-new"));
+  fs::remove(file("state"));
+  must(create_as(monitor, "next", "mem"));
+  expect_pair("next", "mem");
+}
+
 TEST_F(SnapshotPairTest, FifosHoldNobodyUp) {
   const auto fifo = [&](const std::string& name) { ASSERT_EQ(::mkfifo(file(name).c_str(), 0600), 0) << name; };
   Monitor monitor;
