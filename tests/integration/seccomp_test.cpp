@@ -19,12 +19,16 @@ namespace {
 /// Of each thread of a process, by its name: the number of its filters.
 std::map<std::string, int> filters_of(pid_t pid) {
   std::map<std::string, int> found;
+  std::string first;
   for (const auto& task : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid) + "/task"}) {
     std::istringstream status{content_of(task.path() / "status")};
     std::string name;
     for (std::string key; status >> key;) {
       if (key == "Name:") status >> name;
-      if (key == "Seccomp_filters:") status >> found[name];
+      // The first thread comes first. Another that has not run yet still bears the name of whoever made it.
+      if (first.empty()) first = name;
+      const bool unnamed = name == first && task.path().filename() != std::to_string(pid);
+      if (key == "Seccomp_filters:") status >> found[unnamed ? "not named yet" : name];
     }
   }
   return found;
