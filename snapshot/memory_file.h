@@ -85,10 +85,12 @@ struct MemoryFileContent {
 
 /// The file at `path` where it is the memory of `base`: a diff of `base` that is to be written there is merged with it
 /// (write_merged_memory_file()), since without it the diff would be worth nothing. nullopt where nothing is there, or
-/// what has nothing to do with the diff. Errors, each of which leaves all as it is: a memory file that is damaged, or
-/// the file that `memory` is mapped from and that is none any more; one that cannot be read.
+/// what has nothing to do with the diff. `may_be_diff`: whether that memory can be a diff itself, as it is of a machine
+/// that took it; one that was loaded has a whole base, and a diff of the same id is what that was merged from. Errors,
+/// each of which leaves all as it is: a memory file that is damaged, or the file that `memory` is mapped from and that
+/// is none any more; one that cannot be read.
 [[nodiscard]] Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
-                                                            const GuestMemory& memory);
+                                                            const GuestMemory& memory, bool may_be_diff);
 
 /// Has `to`, which is empty, share all content of `from`. False, and `to` is empty as before, where the file
 /// system cannot.

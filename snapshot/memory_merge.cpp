@@ -136,12 +136,13 @@ bool has_magic(int file, std::uint64_t memory_size) {
 }  // namespace
 
 Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
-                                              const GuestMemory& memory) {
+                                              const GuestMemory& memory, bool may_be_diff) {
   auto file = open_for_reading(path);
   if (!file && file.error().kind == ErrorKind::NotFound) return std::nullopt;
   if (!file) return propagate(file, "mem_file_path");
   const auto footer = read_footer(file->get(), path, memory.size());
-  if (footer && footer->id == base) return std::optional{std::move(*file)};
+  if (footer && footer->id == base && (may_be_diff || footer->kind == MemoryFileKind::Full))
+    return std::optional{std::move(*file)};
   if (footer || !(has_magic(file->get(), memory.size()) || is_mapped(memory, file->get()))) return std::nullopt;
   return fail(footer.error().kind,
               "mem_file_path: {}; if it is the diff's base, it is lost: give another path, or take a full snapshot",

@@ -153,6 +153,7 @@ class Controller final : public CommandTarget {
   std::unique_ptr<Microvm> microvm_;
   std::optional<MachineEnd> end_;
   std::optional<SnapshotId> last_snapshot_;  // that was taken or loaded: what a diff is of
+  bool took_last_snapshot_ = false;          // here
   std::atomic<bool> prepared_{false};        // what answered() could make is there, or of no use any more
   bool machine_configured_ = false;          // by a request; a snapshot brings its own
   bool entered_running_ = false;

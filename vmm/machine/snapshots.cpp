@@ -131,12 +131,12 @@ Result<Pages> pages_for(Microvm& machine, const GuestMemory& memory, bool diff) 
 
 /// The file that a diff is to be merged with, if mem_file_path names the diff's base.
 Result<std::optional<OwnedFd>> base_at(const std::string& path, const MemoryFileContent& content,
-                                       const GuestMemory& memory) {
+                                       const GuestMemory& memory, bool may_be_diff) {
   if (content.kind != MemoryFileKind::Diff) return std::nullopt;
-  auto base = open_diff_base(path, content.base_id, memory);
+  auto base = open_diff_base(path, content.base_id, memory, may_be_diff);
   if (!base || *base) return base;
   // A killed monitor left it there, and its state is not the one that snapshot_path names, or it would have its name.
-  auto left = open_diff_base(new_name(path), content.base_id, memory);
+  auto left = open_diff_base(new_name(path), content.base_id, memory, may_be_diff);
   if (left && *left)
     return fail(ErrorKind::State,
                 "mem_file_path {}: the diff's base is {}, as the monitor that wrote it was killed; give it its name by "
@@ -172,7 +172,7 @@ Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const 
                                   .pages = std::move(pages->ranges)};
   if (auto checked = check_new_file(params.mem_file_path, "mem_file_path"); !checked) return checked;
   if (auto settled = settle_pair(params.snapshot_path, params.mem_file_path); !settled) return settled;
-  auto base = base_at(params.mem_file_path, content, memory);
+  auto base = base_at(params.mem_file_path, content, memory, took_last_snapshot_);
   if (!base) return propagate(base);
   auto memory_file = NewFile::create(params.mem_file_path, "mem_file_path");
   if (!memory_file) return propagate(memory_file);
@@ -186,6 +186,7 @@ Status Controller::write_snapshot(Snapshot snapshot, GuestMemory& memory, const 
   if (outcome.counts) {
     microvm_->forget_changes();
     last_snapshot_ = *id;
+    took_last_snapshot_ = true;
   }
   return std::move(outcome.status);
 }

@@ -476,7 +476,7 @@ bool cannot_clone(int /*to*/, int /*from*/) noexcept { return false; }
 class InPlaceDiff : public MergedMemory, public ::testing::WithParamInterface<bool> {
  protected:
   [[nodiscard]] Status write_onto(const std::string& path, std::uint8_t base, std::uint8_t id, PageRanges changed) {
-    auto found = open_diff_base(path, id_of(base), *memory_);
+    auto found = open_diff_base(path, id_of(base), *memory_, true);
     if (!found) return propagate(found);
     EXPECT_TRUE(found->has_value());
     auto file = NewFile::create(path, "mem_file_path");
@@ -563,7 +563,7 @@ INSTANTIATE_TEST_SUITE_P(All, InPlaceDiff, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Cloned" : "Copied"; });
 
 TEST_F(MergedMemory, ABaseIsKnownByItsFooter) {
-  const auto base_at = [this](const std::string& path) { return open_diff_base(path, id_of(1), *memory_); };
+  const auto base_at = [this](const std::string& path) { return open_diff_base(path, id_of(1), *memory_, true); };
   auto found = base_at(base_);
   EXPECT_TRUE(found && found->has_value());
   for (const std::string& other :
@@ -576,6 +576,16 @@ TEST_F(MergedMemory, ABaseIsKnownByItsFooter) {
   EXPECT_EQ(refusal(base_at(base_)), "mem_file_path: memory file " + base_ +
                                          " is damaged: what says whose it is has changed; if it is the diff's base, "
                                          "it is lost: give another path, or take a full snapshot");
+}
+
+// `snapshot merge --output BASE` gives the base the diff's id, and the diff stays where it was.
+TEST_F(MergedMemory, ADiffIsNoBaseOfAMachineThatWasLoaded) {
+  const auto footer = find_footer(OwnedFd{::open(diff_.c_str(), O_RDONLY | O_CLOEXEC)}.get(), diff_);
+  ASSERT_TRUE(footer);
+  const auto of_taker = open_diff_base(diff_, footer->id, *memory_, true);
+  EXPECT_TRUE(of_taker && of_taker->has_value());
+  const auto of_loaded = open_diff_base(diff_, footer->id, *memory_, false);
+  EXPECT_TRUE(of_loaded && !of_loaded->has_value());
 }
 
 }  // namespace

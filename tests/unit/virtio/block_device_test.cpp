@@ -470,7 +470,8 @@ TEST(BlockDevice, ItsStateIsTakenOverByAnotherOfTheSameKind) {
   // What is accepted and not offered, the transport refuses; here are the words for it.
   BlockFixture read_only{{.read_only = true}};
   EXPECT_EQ(state.features & ~read_only.device->features(), bit(VIRTIO_BLK_F_DISCARD) | bit(VIRTIO_BLK_F_WRITE_ZEROES));
-  for (const unsigned feature : {VIRTIO_BLK_F_RO, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES})
+  for (const unsigned feature :
+       std::to_array<unsigned>({VIRTIO_BLK_F_RO, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES}))
     EXPECT_NE(read_only.device->feature_text(feature).name, "") << feature;
 }
 
