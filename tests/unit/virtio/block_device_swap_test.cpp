@@ -86,10 +86,19 @@ class SwappedDrive : public ::testing::Test {
   static constexpr std::uint64_t kPart = 128;  // sectors a request
 
   void SetUp() override {
-    fill(drive_.config.path_on_host);
-    const auto unstable = unstable_pages(old_path_);
-    if (!unstable || *unstable == 0) GTEST_SKIP() << "this kernel or file system does not tell dirty pages";
+    if (!tells_dirty_pages()) GTEST_SKIP() << "this kernel or file system does not tell dirty pages";
     for (const std::string& path : {old_path_, new_path_}) stabilize(path);
+  }
+  /// Tried again where somebody else's sync was faster: a journal's commit takes all files along.
+  bool tells_dirty_pages() {
+    constexpr int kTries = 100;
+    for (int i = 0; i < kTries; ++i) {
+      fill(old_path_);
+      const auto unstable = unstable_pages(old_path_);
+      if (!unstable) return false;
+      if (*unstable > 0) return true;
+    }
+    return false;
   }
   void fill(const std::string& path) { drive_.make_image(path.substr(path.rfind('/') + 1), Bytes(kSectors * 512)); }
   static void stabilize(const std::string& path) {
