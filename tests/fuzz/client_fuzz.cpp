@@ -2,11 +2,11 @@
 // typed there. The first byte says which of them it is, the second how it is cut into pieces.
 
 #include "api/client/answer_reader.h"
-#include "vmm/base/printable.h"
 #include "api/client/top/keys.h"
 #include "api/client/top/rates.h"
 #include "api/client/top/view.h"
 #include "tests/fuzz/input.h"
+#include "vmm/base/printable.h"
 
 #include <algorithm>
 #include <array>
