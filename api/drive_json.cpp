@@ -1,7 +1,7 @@
 #include "api/drive_json.h"
 
 #include "api/rate_limiter_json.h"
-#include "vmm/device_names.h"
+#include "vmm/config/device_names.h"
 
 #include <algorithm>
 

@@ -1,5 +1,7 @@
 #include "api/machine_json.h"
 
+#include "vmm/memory/guest_memory.h"
+
 namespace mayfly {
 namespace {
 

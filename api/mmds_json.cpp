@@ -1,7 +1,7 @@
 #include "api/mmds_json.h"
 
 #include "virtio/mmds/ipv4_address.h"
-#include "vmm/device_names.h"
+#include "vmm/config/device_names.h"
 
 namespace mayfly {
 namespace {

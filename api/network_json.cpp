@@ -1,8 +1,8 @@
 #include "api/network_json.h"
 
 #include "api/rate_limiter_json.h"
-#include "virtio/mac_address.h"
-#include "vmm/device_names.h"
+#include "virtio/net/mac_address.h"
+#include "vmm/config/device_names.h"
 
 namespace mayfly {
 namespace {

@@ -2,7 +2,7 @@
 
 #include "api/json_reader.h"
 #include "vmm/base/json_writer.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 /// JSON of network interfaces.
 ///

@@ -8,7 +8,7 @@
 #include "api/network_json.h"
 #include "api/output_json.h"
 #include "api/snapshot_json.h"
-#include "vmm/device_names.h"
+#include "vmm/config/device_names.h"
 
 #include <algorithm>
 #include <array>

@@ -1,6 +1,6 @@
 #include "api/snapshot_json.h"
 
-#include "vmm/device_names.h"
+#include "vmm/config/device_names.h"
 
 #include <algorithm>
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "api/json_reader.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 /// JSON of requests about snapshots. What is judged here needs neither files nor a machine.
 namespace mayfly {

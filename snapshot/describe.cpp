@@ -2,8 +2,8 @@
 
 #include "snapshot/sections.h"
 #include "snapshot/state_file.h"
-#include "virtio/mac_address.h"
 #include "virtio/mmds/ipv4_address.h"
+#include "virtio/net/mac_address.h"
 #include "vmm/base/json_writer.h"
 
 namespace mayfly {

@@ -3,7 +3,7 @@
 #include "snapshot/pages.h"
 #include "snapshot/snapshot.h"
 #include "vmm/base/owned_fd.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
 
 #include <array>
 #include <cstdint>

@@ -1,10 +1,10 @@
 #pragma once
 
 #include "snapshot/host_cpu.h"
-#include "virtio/block_device.h"
+#include "virtio/block/block_device.h"
 #include "virtio/mmio_transport.h"
-#include "virtio/net_device.h"
-#include "vmm/configuration.h"
+#include "virtio/net/net_device.h"
+#include "vmm/config/configuration.h"
 #include "vmm/devices/acpi_sleep_ports.h"
 #include "vmm/devices/boot_timer.h"
 #include "vmm/devices/dual_pic.h"

@@ -4,7 +4,7 @@
 #include "snapshot/sections.h"
 #include "snapshot/small_file.h"
 #include "virtio/mmds/ipv4_address.h"
-#include "vmm/device_names.h"
+#include "vmm/config/device_names.h"
 
 #include <algorithm>
 #include <array>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "snapshot/pages.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <cstddef>

@@ -5,9 +5,9 @@
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/base/owned_fd.h"
-#include "vmm/bus/bus.h"
+#include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
 
 #include <array>
 #include <atomic>

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "vmm/configuration.h"
-#include "vmm/event_loop.h"
-#include "vmm/token_bucket.h"
+#include "vmm/config/configuration.h"
+#include "vmm/io/event_loop.h"
+#include "vmm/io/token_bucket.h"
 
 #include <functional>
 #include <memory>

@@ -10,15 +10,15 @@
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/raw_terminal.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/options.h"
 #include "vmm/cli/snapshot_tools.h"
 #include "vmm/doctor/doctor.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
+#include "vmm/io/signals.h"
 #include "vmm/machine/controller.h"
 #include "vmm/machine/machine_state.h"
-#include "vmm/raw_terminal.h"
-#include "vmm/signals.h"
 #if defined(MAYFLY_BACK_DOOR)  // a binary for tests, never the product
 #include "tests/attacks/back_door.h"
 #endif

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "vmm/base/thread_kind.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
 
 #include <string_view>
 #include <vector>

@@ -6,7 +6,7 @@
 
 #include "tests/fuzz/input.h"
 #include "tests/unit/virtio/fake_driver.h"
-#include "virtio/block_device.h"
+#include "virtio/block/block_device.h"
 
 #include <sys/mman.h>
 

@@ -3,8 +3,8 @@
 
 #include "api/cpu_config_json.h"
 #include "tests/fuzz/input.h"
-#include "vmm/cpu/cpu_template.h"
-#include "vmm/cpu/cpuid.h"
+#include "vmm/kvm/cpu_template.h"
+#include "vmm/kvm/cpuid.h"
 
 #include <algorithm>
 #include <cstdint>

@@ -3,9 +3,9 @@
 // round trip.
 
 #include "vmm/boot/layout.h"
-#include "vmm/bus/bus.h"
 #include "vmm/devices/acpi_sleep_ports.h"
 #include "vmm/devices/boot_timer.h"
+#include "vmm/devices/bus.h"
 #include "vmm/devices/dual_pic.h"
 #include "vmm/devices/i8042.h"
 #include "vmm/devices/ioapic.h"

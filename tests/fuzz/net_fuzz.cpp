@@ -4,7 +4,7 @@
 
 #include "tests/fuzz/input.h"
 #include "tests/unit/virtio/fake_driver.h"
-#include "virtio/net_device.h"
+#include "virtio/net/net_device.h"
 
 #include <sys/socket.h>
 

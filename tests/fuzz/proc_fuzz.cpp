@@ -7,7 +7,7 @@
 #include "jailer/cgroups.h"
 #include "jailer/privileges.h"
 #include "jailer/small_file.h"
-#include "virtio/lock_holder.h"
+#include "virtio/block/lock_holder.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/doctor/host_text.h"
 

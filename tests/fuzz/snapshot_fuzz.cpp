@@ -112,7 +112,7 @@ void restore_platform(const PlatformState& state) {
   use(pic.slave_ports(), {.end = kPicPortCount});
   use(pit, {.end = kPitPortCount});
   use(pit.speaker_port(), {.end = 1});
-  use(serial, {.end = kSerialPortCount});
+  use(serial, {.end = layout::kSerialPorts});
   use(i8042, {.end = 1});
   survive();
 }

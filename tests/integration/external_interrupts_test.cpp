@@ -1,6 +1,6 @@
 // The PIC's way into a vCPU, on this machine's /dev/kvm, without a guest: KVM_RUN returns before the first instruction.
 
-#include "vmm/external_interrupts.h"
+#include "vmm/machine/external_interrupts.h"
 
 #include "tests/integration/kvm_required.h"
 #include "vmm/kvm/kvm.h"

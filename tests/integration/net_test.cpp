@@ -96,7 +96,7 @@ TEST_F(NetTest, ManyFramesComeBackInTheirOrder) {
   }
 }
 
-/// From below, which holds however busy the host is; exactly in tests/unit/vmm/token_bucket_test.cpp.
+/// From below, which holds however busy the host is; exactly in tests/unit/vmm/io/token_bucket_test.cpp.
 TEST_F(NetTest, LimitsHoldBothWays) {
   constexpr double kRate = 1'000'000;  // bytes a second
   constexpr std::size_t kFrames = 250;

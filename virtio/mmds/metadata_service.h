@@ -4,7 +4,7 @@
 #include "virtio/mmds/metadata_store.h"
 #include "virtio/mmds/session_tokens.h"
 #include "vmm/base/metrics.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 #include <cstdint>
 #include <string>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 #include <cstddef>
 #include <cstdint>

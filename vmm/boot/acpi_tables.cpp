@@ -117,7 +117,7 @@ struct [[gnu::packed]] MadtIoApic {
   std::uint8_t length = 12;
   std::uint8_t id;
   std::uint8_t reserved = 0;
-  std::uint32_t address = layout::kIoApicBase;
+  std::uint32_t address = layout::kIoapicBase;
   std::uint32_t first_gsi = 0;
 };
 static_assert(sizeof(MadtIoApic) == 12);
@@ -213,7 +213,6 @@ void write_acpi_tables(const GuestMemory& memory, unsigned vcpu_count, std::span
   const std::uint64_t fadt = placer.place(fadt_table(dsdt));
   const std::uint64_t madt = placer.place(madt_table(vcpu_count));
   const std::uint64_t xsdt = placer.place(xsdt_table({fadt, madt}));
-  static_assert(layout::kRsdp.value + sizeof(Rsdp) <= layout::kAcpiTables.value);
   const TableBytes rsdp = rsdp_table(xsdt);
   ensure(memory.write(layout::kRsdp, std::as_bytes(std::span{rsdp})), "the RSDP lies outside guest memory");
 }

@@ -10,6 +10,7 @@
 #include "vmm/boot/mp_table.h"
 #include "vmm/boot/pvh_start_info.h"
 #include "vmm/boot/zero_page.h"
+#include "vmm/kvm/message_port.h"
 
 #include <algorithm>
 #include <array>
@@ -67,16 +68,16 @@ Result<std::optional<Initrd>> plan_initrd(const BootOptions& options, const Kern
 Status check_windows(const BootOptions& options) {
   std::vector<VirtioMmioWindow> sorted = options.windows;
   std::ranges::sort(sorted, {}, &VirtioMmioWindow::base);
-  std::array<bool, layout::kIoApicPins> taken{};
+  std::array<bool, kIoapicPins> taken{};
   for (const unsigned gsi : {0U, layout::kKeyboardGsi, layout::kTimerGsi, layout::kSerialGsi, layout::kEventGsi})
     taken[gsi] = true;
   std::uint64_t floor = kMmioHoleStart;
   for (const VirtioMmioWindow& window : sorted) {
-    if (window.base.value < floor || window.base.value >= layout::kIoApicBase || window.size == 0 ||
-        window.size > layout::kIoApicBase - window.base.value)
+    if (window.base.value < floor || window.base.value >= layout::kIoapicBase || window.size == 0 ||
+        window.size > layout::kIoapicBase - window.base.value)
       return fail(ErrorKind::InvalidArgument,
                   "the virtio window at {:#x} with {:#x} bytes overlaps another, or leaves [{:#x}, {:#x})",
-                  window.base.value, window.size, kMmioHoleStart, layout::kIoApicBase);
+                  window.base.value, window.size, kMmioHoleStart, layout::kIoapicBase);
     if (window.gsi >= taken.size() || taken[window.gsi])
       return fail(ErrorKind::InvalidArgument,
                   "the virtio window at {:#x} has interrupt line {}, which is taken or not below {}", window.base.value,

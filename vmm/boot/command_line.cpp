@@ -1,7 +1,7 @@
 #include "vmm/boot/command_line.h"
 
 #include "vmm/boot/layout.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 namespace mayfly {
 namespace {

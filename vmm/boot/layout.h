@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <cstdint>
@@ -53,16 +53,15 @@ inline constexpr GuestAddress kKernelFloor{0x10'0000};
 /// What the page tables of the Linux 64-bit entry cover, from 0.
 inline constexpr std::uint64_t kIdentityMapped = 1024 * kMiB;
 
-inline constexpr std::uint32_t kIoApicBase = 0xFEC0'0000;
+inline constexpr std::uint32_t kIoapicBase = 0xFEC0'0000;
+inline constexpr std::uint64_t kIoapicLength = 0x1000;
 inline constexpr std::uint32_t kLocalApicBase = 0xFEE0'0000;
-inline constexpr unsigned kIoApicPins = 24;
 
 /// Interrupt lines (GSIs: pins of the IOAPIC).
 inline constexpr unsigned kTimerGsi = 2;     ///< ISA IRQ 0, the PIT, is wired to pin 2.
 inline constexpr unsigned kKeyboardGsi = 1;  ///< The i8042.
 inline constexpr unsigned kSerialGsi = 4;    ///< COM1.
 inline constexpr unsigned kEventGsi = 9;     ///< ACPI generic event device: "the generation id has changed".
-inline constexpr unsigned kFirstWindowGsi = 5;
 
 /// I/O ports.
 inline constexpr std::uint16_t kSerialPort = 0x3F8;
@@ -73,6 +72,7 @@ inline constexpr std::uint8_t kKeyboardResetCommand = 0xFE;
 inline constexpr std::uint16_t kPvpanicPort = 0x505;
 inline constexpr std::uint16_t kSleepControlPort = 0x600;
 inline constexpr std::uint16_t kSleepStatusPort = 0x601;
+inline constexpr std::uint16_t kSleepPorts = 2;
 /// What a guest that powers off writes to the sleep control port: SLP_EN and SLP_TYP 5 (ACPI 6.5, 4.8.3.7).
 inline constexpr std::uint8_t kSleepTypeOff = 5;
 inline constexpr std::uint8_t kSleepControlOff = 0x20 | (kSleepTypeOff << 2);

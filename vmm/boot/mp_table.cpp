@@ -2,6 +2,7 @@
 
 #include "vmm/boot/layout.h"
 #include "vmm/boot/table_bytes.h"
+#include "vmm/kvm/message_port.h"
 
 #include <array>
 
@@ -78,7 +79,7 @@ struct [[gnu::packed]] IoApicEntry {
   std::uint8_t id;
   std::uint8_t version = kIoApicVersion;
   std::uint8_t flags = kEnabled;
-  std::uint32_t address = layout::kIoApicBase;
+  std::uint32_t address = layout::kIoapicBase;
 };
 static_assert(sizeof(IoApicEntry) == 8);
 
@@ -97,7 +98,7 @@ static_assert(sizeof(InterruptEntry) == 8);
 
 // One entry a processor, the bus, the IOAPIC, every pin but 0, two local lines.
 static_assert(sizeof(FloatingPointer) + sizeof(ConfigurationHeader) + kMaximumVcpus * sizeof(ProcessorEntry) +
-                  sizeof(BusEntry) + sizeof(IoApicEntry) + (layout::kIoApicPins + 1) * sizeof(InterruptEntry) <=
+                  sizeof(BusEntry) + sizeof(IoApicEntry) + (kIoapicPins + 1) * sizeof(InterruptEntry) <=
               layout::kMpTableRoom);
 
 class ConfigurationTable {
@@ -132,7 +133,7 @@ void write_mp_table(const GuestMemory& memory, unsigned vcpu_count) {
                              .flags = static_cast<std::uint8_t>(id == 0 ? kEnabled | kBootProcessor : kEnabled)});
   table.add(BusEntry{});
   table.add(IoApicEntry{.id = io_apic});
-  for (std::uint8_t line = 0; line < layout::kIoApicPins; ++line) {
+  for (std::uint8_t line = 0; line < kIoapicPins; ++line) {
     if (line == layout::kTimerGsi) continue;
     table.add(InterruptEntry{.type = EntryType::IoInterrupt,
                              .source_line = line,

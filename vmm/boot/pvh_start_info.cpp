@@ -4,14 +4,7 @@
 #include "vmm/boot/memory_map.h"
 
 namespace mayfly {
-namespace {
-
-static_assert(layout::kPvhStartInfo.value + sizeof(PvhStartInfo) <= layout::kPvhModuleList.value);
-static_assert(layout::kPvhModuleList.value + sizeof(PvhModule) <= layout::kPvhMemoryMap.value);
-static_assert(layout::kPvhMemoryMap.value + kMaximumMemoryMapEntries * sizeof(PvhMemoryMapEntry) <=
-              layout::kZeroPage.value);
-
-}  // namespace
+namespace {}  // namespace
 
 void write_pvh_start_info(const GuestMemory& memory, const std::optional<AddressRange>& initrd) {
   PvhStartInfo info{.magic = kPvhMagic,

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 #include <span>
 #include <string>

@@ -1,6 +1,6 @@
 #include "vmm/cli/override_options.h"
 
-#include "vmm/device_names.h"
+#include "vmm/config/device_names.h"
 
 #include <algorithm>
 #include <string_view>

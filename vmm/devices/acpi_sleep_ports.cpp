@@ -1,5 +1,7 @@
 #include "vmm/devices/acpi_sleep_ports.h"
 
+#include "vmm/boot/layout.h"
+
 namespace mayfly {
 namespace {
 
@@ -11,7 +13,7 @@ constexpr std::uint8_t kSleepEnable = 1U << 5;
 }  // namespace
 
 std::uint8_t AcpiSleepPorts::load(std::uint64_t port) noexcept {
-  if (port >= kAcpiSleepPortCount) return kFloatingPort;
+  if (port >= layout::kSleepPorts) return kFloatingPort;
   return port == 0 ? static_cast<std::uint8_t>(sleep_type_.load() << kSleepTypeShift) : std::uint8_t{0};
 }
 
@@ -19,7 +21,7 @@ void AcpiSleepPorts::store(std::uint64_t port, std::uint8_t value) noexcept {
   if (port != 0) return;
   const auto sleep_type = static_cast<std::uint8_t>((value >> kSleepTypeShift) & kSleepTypeMask);
   sleep_type_.store(sleep_type);
-  if ((value & kSleepEnable) != 0 && sleep_type == kAcpiSleepTypeSoftOff) signals_.power_off_requested();
+  if ((value & kSleepEnable) != 0 && sleep_type == layout::kSleepTypeOff) signals_.power_off_requested();
 }
 
 void AcpiSleepPorts::restore(const AcpiSleepPortsState& state) noexcept {

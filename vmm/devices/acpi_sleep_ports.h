@@ -8,12 +8,6 @@
 
 namespace mayfly {
 
-/// SLEEP_CONTROL_REG as the FADT names it; SLEEP_STATUS_REG is the port after it.
-inline constexpr std::uint64_t kAcpiSleepControlPort = 0x600;
-inline constexpr std::uint64_t kAcpiSleepPortCount = 2;
-/// SLP_TYP of S5 (soft off), which the DSDT's \_S5 object must hold.
-inline constexpr std::uint8_t kAcpiSleepTypeSoftOff = 5;
-
 struct AcpiSleepPortsState {
   std::uint8_t sleep_type = 0;
   friend bool operator==(const AcpiSleepPortsState&, const AcpiSleepPortsState&) = default;
@@ -22,7 +16,7 @@ struct AcpiSleepPortsState {
 /// The sleep registers of hardware-reduced ACPI (ACPI 6.5, 4.8.3.7): how `poweroff` ends a machine that uses ACPI.
 ///
 ///   AcpiSleepPorts sleep{signals};
-///   ports.attach("ACPI sleep", kAcpiSleepControlPort, kAcpiSleepPortCount, sleep);
+///   ports.attach("ACPI sleep", layout::kSleepControlPort, layout::kSleepPorts, sleep);
 ///
 /// A write of SLP_EN with SLP_TYP 5 is a request for power off. No other sleep state exists, so none is entered and
 /// WAK_STS never reads as one. Any thread.

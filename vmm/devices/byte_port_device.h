@@ -1,6 +1,6 @@
 #pragma once
 
-#include "vmm/bus/bus.h"
+#include "vmm/devices/bus.h"
 
 #include <cstddef>
 #include <cstdint>

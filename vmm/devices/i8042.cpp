@@ -1,12 +1,14 @@
 #include "vmm/devices/i8042.h"
 
+#include "vmm/boot/layout.h"
+
 #include <algorithm>
 #include <iterator>
 
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kCommandOffset = kI8042CommandPort - kI8042DataPort;
+constexpr std::uint64_t kCommandOffset = layout::kKeyboardCommandPort - layout::kKeyboardDataPort;
 
 // Status register.
 constexpr unsigned kOutputFull = 1U << 0;

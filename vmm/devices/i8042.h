@@ -12,9 +12,6 @@
 
 namespace mayfly {
 
-inline constexpr std::uint64_t kI8042DataPort = 0x60;
-inline constexpr std::uint64_t kI8042CommandPort = 0x64;
-
 /// Bytes on their way to the guest, the oldest first.
 struct I8042Queue {
   static constexpr std::size_t kCapacity = 16;
@@ -40,8 +37,8 @@ struct I8042State {
 /// host asks a guest to shut down (Ctrl+Alt+Del).
 ///
 ///   I8042 i8042{InterruptLine{wiring, layout::kKeyboardGsi}, signals};
-///   ports.attach("i8042 data", kI8042DataPort, 1, i8042);           // 0x61 between them is the PIT's
-///   ports.attach("i8042 command", kI8042CommandPort, 1, i8042.command_port());
+///   ports.attach("i8042 data", layout::kKeyboardDataPort, 1, i8042);           // 0x61 between them is the PIT's
+///   ports.attach("i8042 command", layout::kKeyboardCommandPort, 1, i8042.command_port());
 ///   if (!i8042.press_ctrl_alt_del()) ...                            // the guest does not listen to a keyboard
 ///
 /// Commands after the IBM PS/2 technical reference, "Keyboard and Auxiliary Device Controller". It starts as firmware

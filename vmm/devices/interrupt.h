@@ -37,13 +37,6 @@ class InterruptLine {
   unsigned pin_;
 };
 
-/// A message-signalled interrupt as a device would write it (Intel SDM volume 3, "Message Signalled Interrupts").
-struct MsiMessage {
-  std::uint64_t address = 0;
-  std::uint32_t data = 0;
-  friend bool operator==(const MsiMessage&, const MsiMessage&) = default;
-};
-
 /// A device whose interrupts KVM sends when an event descriptor is written. Safe on any thread.
 class InterruptSource {
  public:
@@ -54,21 +47,6 @@ class InterruptSource {
   /// The pin was closed and is open again: interrupts once more where the driver has not acknowledged the last one.
   /// Called without locks of the interrupt controllers; must not wait for anybody.
   virtual void interrupt_again() noexcept = 0;
-};
-
-/// Where the IOAPIC's messages go. Safe on any thread.
-class MessagePort {
- public:
-  MessagePort() = default;
-  MessagePort(const MessagePort&) = delete;
-  MessagePort& operator=(const MessagePort&) = delete;
-  virtual ~MessagePort() = default;
-  /// Delivers one interrupt message now.
-  virtual void send(const MsiMessage& message) noexcept = 0;
-  /// Tells KVM which message a pin sends; nullopt: none. For level-triggered pins, so that the guest's end of interrupt
-  /// for that vector comes back to us (Ioapic::end_of_interrupt); for pins that an event descriptor raises, so that KVM
-  /// sends it by itself (Ioapic::let_kvm_send).
-  virtual void route(unsigned pin, const std::optional<MsiMessage>& message) noexcept = 0;
 };
 
 }  // namespace mayfly

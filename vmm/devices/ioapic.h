@@ -1,7 +1,8 @@
 #pragma once
 
-#include "vmm/bus/bus.h"
+#include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt.h"
+#include "vmm/kvm/message_port.h"
 
 #include <array>
 #include <cstdint>
@@ -11,13 +12,10 @@
 
 namespace mayfly {
 
-/// Where the IOAPIC's registers are (boot.md; the MADT and the MP table say the same).
-inline constexpr std::uint64_t kIoapicBase = 0xFEC0'0000;
-inline constexpr std::uint64_t kIoapicLength = 0x1000;
 inline constexpr std::uint8_t kIoapicVersion = 0x20;
 
 struct IoapicState {
-  static constexpr unsigned kPins = 24;
+  static constexpr unsigned kPins = kIoapicPins;
   std::uint8_t select = 0;                         ///< IOREGSEL
   std::uint32_t id = 0;                            ///< IOAPICID, the id in bits 24-27.
   std::array<std::uint64_t, kPins> redirection{};  ///< IOREDTBL
@@ -28,7 +26,7 @@ struct IoapicState {
 /// An 82093AA I/O APIC with the EOI register of its successors: turns a pin into an interrupt message.
 ///
 ///   Ioapic ioapic{message_port};
-///   memory_bus.attach("ioapic", kIoapicBase, kIoapicLength, ioapic);
+///   memory_bus.attach("ioapic", layout::kIoapicBase, layout::kIoapicLength, ioapic);
 ///   Serial serial{InterruptLine{ioapic, layout::kSerialGsi}, ...};
 ///
 /// The local APICs are KVM's (split irqchip); what it would know only if the IOAPIC were its own, we tell it: which
@@ -37,8 +35,7 @@ struct IoapicState {
 /// * An edge-triggered pin sends at each rise of its line. A rise while the pin is masked is lost (82093AA, 3.2.4),
 ///   unless KVM sends for the pin: see let_kvm_send().
 /// * A level-triggered pin sends while its line is asserted, unless its last message has not been ended: Remote IRR.
-/// The
-///   end of interrupt clears that, and the pin sends again if the line is still asserted.
+///   The end of interrupt clears that, and the pin sends again if the line is still asserted.
 /// * "Asserted" is what InterruptLine::set(true) means, whatever polarity the guest programs: there are no wires here.
 ///
 /// Registers take accesses of any width at their first byte, of which the low 32 bits count; anything else reads as

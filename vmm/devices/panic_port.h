@@ -7,13 +7,11 @@
 
 namespace mayfly {
 
-inline constexpr std::uint64_t kPanicPort = 0x505;
-
 /// The pvpanic device (QEMU's docs/specs/pvpanic; ACPI id QEMU0001): how a guest's kernel says that it panicked, before
 /// it halts, reboots or hands over to its crash kernel.
 ///
 ///   PanicPort panic{signals};
-///   ports.attach("pvpanic", kPanicPort, 1, panic);
+///   ports.attach("pvpanic", layout::kPvpanicPort, 1, panic);
 ///
 /// A load gives the events that are understood; a store reports those whose bits are set. Any thread; has no state.
 class PanicPort final : public BytePortDevice {

@@ -11,8 +11,6 @@
 
 namespace mayfly {
 
-inline constexpr std::uint64_t kSerialPort = 0x3F8;  ///< COM1
-inline constexpr std::uint64_t kSerialPortCount = 8;
 inline constexpr std::size_t kSerialFifoSize = 16;
 
 /// Takes what the guest sends. Called on vCPU threads, one byte after the other, without the device's lock.
@@ -56,7 +54,7 @@ struct SerialState {
 /// A 16550A UART (National Semiconductor PC16550D): the guest's console.
 ///
 ///   Serial serial{InterruptLine{wiring, layout::kSerialGsi}, output_buffer, input_port};
-///   ports.attach("serial", kSerialPort, kSerialPortCount, serial);
+///   ports.attach("serial", layout::kSerialPort, layout::kSerialPorts, serial);
 ///   const std::size_t taken = serial.offer(typed);   // loop thread; the rest is offered after room_available()
 ///
 /// The transmitter sends in no time: it is always empty, whatever the baud rate, and the guest never waits for the

@@ -1,10 +1,10 @@
 #pragma once
 
 #include "vmm/base/metrics.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 #include "vmm/devices/monotonic_clock.h"
 #include "vmm/devices/serial.h"
-#include "vmm/token_bucket.h"
+#include "vmm/io/token_bucket.h"
 
 #include <cstddef>
 #include <memory>

@@ -26,7 +26,7 @@ Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm) {
   if (::ioctl(fd, KVM_SET_TSS_ADDR, kTssAddress) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_TSS_ADDR failed");
   kvm_enable_cap split{};
   split.cap = KVM_CAP_SPLIT_IRQCHIP;
-  split.args[0] = Ioapic::kPins;  // routes that KVM reserves for end-of-interrupt exits
+  split.args[0] = kIoapicPins;  // routes that KVM reserves for end-of-interrupt exits
   if (::ioctl(fd, KVM_ENABLE_CAP, &split) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP failed");
   return vm;
@@ -113,7 +113,7 @@ void Vm::route(unsigned pin, const std::optional<MsiMessage>& message) noexcept 
   const std::scoped_lock lock{routes_mutex_};
   routes_.at(pin) = message;
   kvm_abi::RoutingTable table;
-  for (unsigned gsi = 0; gsi < Ioapic::kPins; ++gsi) {
+  for (unsigned gsi = 0; gsi < kIoapicPins; ++gsi) {
     if (!routes_[gsi]) continue;
     kvm_irq_routing_entry& entry = table.entries[table.count++];
     entry.gsi = gsi;

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "vmm/devices/ioapic.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/message_port.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <array>
@@ -58,7 +58,7 @@ class Vm final : public MessagePort {
   OwnedFd fd_;
   std::size_t xsave_size_;
   std::mutex routes_mutex_;
-  std::array<std::optional<MsiMessage>, Ioapic::kPins> routes_;  // guarded by routes_mutex_
+  std::array<std::optional<MsiMessage>, kIoapicPins> routes_;  // guarded by routes_mutex_
 };
 
 }  // namespace mayfly

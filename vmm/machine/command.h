@@ -2,7 +2,7 @@
 
 #include "vmm/base/error.h"
 #include "vmm/base/json_value.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 #include <string>
 #include <string_view>

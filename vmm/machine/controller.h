@@ -4,12 +4,12 @@
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/base/thread_kind.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
 #include "vmm/machine/command.h"
 #include "vmm/machine/configured_devices.h"
+#include "vmm/machine/machine_end.h"
+#include "vmm/machine/metrics_sink.h"
 #include "vmm/machine/microvm.h"
-#include "vmm/machine_end.h"
-#include "vmm/metrics_sink.h"
 
 #include <atomic>
 #include <functional>

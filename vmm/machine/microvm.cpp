@@ -6,12 +6,9 @@
 #include "vmm/boot/boot.h"
 #include "vmm/boot/generation_id.h"
 #include "vmm/boot/layout.h"
-#include "vmm/bus/bus.h"
-#include "vmm/cpu/boot_msrs.h"
-#include "vmm/cpu/cpu_template.h"
-#include "vmm/cpu/cpuid.h"
 #include "vmm/devices/acpi_sleep_ports.h"
 #include "vmm/devices/boot_timer.h"
+#include "vmm/devices/bus.h"
 #include "vmm/devices/dual_pic.h"
 #include "vmm/devices/guest_signals.h"
 #include "vmm/devices/i8042.h"
@@ -19,7 +16,10 @@
 #include "vmm/devices/ioapic.h"
 #include "vmm/devices/panic_port.h"
 #include "vmm/devices/pit.h"
-#include "vmm/vcpu_set.h"
+#include "vmm/kvm/boot_msrs.h"
+#include "vmm/kvm/cpu_template.h"
+#include "vmm/kvm/cpuid.h"
+#include "vmm/machine/vcpu_set.h"
 
 #include <atomic>
 #include <ctime>
@@ -195,15 +195,15 @@ Status Microvm::Parts::attach_devices(bool with_boot_timer) {
       Place{"speaker port", kSpeakerPort, 1, pit.speaker_port()},
       Place{"i8042 data", layout::kKeyboardDataPort, 1, i8042},
       Place{"i8042 command", layout::kKeyboardCommandPort, 1, i8042.command_port()},
-      Place{"serial", kSerialPort, kSerialPortCount, console.serial()},
-      Place{"pvpanic", kPanicPort, 1, panic_port},
-      Place{"ACPI sleep", kAcpiSleepControlPort, kAcpiSleepPortCount, sleep_ports},
+      Place{"serial", layout::kSerialPort, layout::kSerialPorts, console.serial()},
+      Place{"pvpanic", layout::kPvpanicPort, 1, panic_port},
+      Place{"ACPI sleep", layout::kSleepControlPort, layout::kSleepPorts, sleep_ports},
   };
   for (const Place& place : places)
     if (auto attached = ports.attach(place.name, place.base, place.length, place.device); !attached) return attached;
   if (with_boot_timer)
     if (auto attached = ports.attach("boot timer", kBootTimerPort, 1, boot_timer); !attached) return attached;
-  return mmio.attach("ioapic", kIoapicBase, kIoapicLength, ioapic);
+  return mmio.attach("ioapic", layout::kIoapicBase, layout::kIoapicLength, ioapic);
 }
 
 namespace {

@@ -5,16 +5,16 @@
 #include "snapshot/working_set_recorder.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
+#include "vmm/base/standby_thread.h"
 #include "vmm/base/thread_kind.h"
-#include "vmm/configuration.h"
-#include "vmm/console.h"
-#include "vmm/event_loop.h"
+#include "vmm/config/configuration.h"
+#include "vmm/devices/console.h"
+#include "vmm/io/event_loop.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vm.h"
+#include "vmm/machine/machine_end.h"
 #include "vmm/machine/virtio_devices.h"
-#include "vmm/machine_end.h"
-#include "vmm/standby_thread.h"
 
 #include <functional>
 #include <memory>

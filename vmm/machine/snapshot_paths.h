@@ -2,7 +2,7 @@
 
 #include "snapshot/snapshot.h"
 #include "vmm/base/error.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 #include "vmm/machine/virtio_devices.h"
 
 #include <cstdint>

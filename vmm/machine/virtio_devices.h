@@ -1,12 +1,12 @@
 #pragma once
 
 #include "snapshot/snapshot.h"
-#include "virtio/block_device.h"
+#include "virtio/block/block_device.h"
 #include "virtio/mmds/metadata_service.h"
 #include "virtio/mmio_transport.h"
-#include "virtio/net_device.h"
+#include "virtio/net/net_device.h"
 #include "vmm/boot/command_line.h"
-#include "vmm/bus/bus.h"
+#include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt_wiring.h"
 #include "vmm/devices/ioapic.h"
 #include "vmm/kvm/vm.h"

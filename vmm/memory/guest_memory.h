@@ -3,6 +3,7 @@
 #include "vmm/base/error.h"
 #include "vmm/base/mapping.h"
 #include "vmm/base/owned_fd.h"
+#include "vmm/config/configuration.h"
 
 #include <compare>
 #include <cstddef>
@@ -26,10 +27,6 @@ struct GuestAddress {
   std::uint64_t value = 0;
   friend constexpr auto operator<=>(GuestAddress, GuestAddress) = default;
 };
-
-/// What backs guest memory: 4 KiB pages, transparent huge pages (madvise; regions then begin at a multiple of 2 MiB, so
-/// that KVM can map as much at once), or 2 MiB pages from the host's pool, all of them reserved (huge_page_pool.h).
-enum class HugePages { None, Transparent, Explicit2M };
 
 /// Where RAM stops for devices, and goes on (see ARCHITECTURE.md, "Guest address space").
 inline constexpr std::uint64_t kMmioHoleStart = 0xD000'0000;

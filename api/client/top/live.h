@@ -7,7 +7,7 @@
 #include "api/client/top/view.h"
 #include "vmm/base/error.h"
 #include "vmm/base/owned_fd.h"
-#include "vmm/raw_terminal.h"
+#include "vmm/base/raw_terminal.h"
 
 #include <chrono>
 #include <memory>

@@ -2,7 +2,7 @@
 
 #include "virtio/device.h"
 #include "virtio/ring_abi.h"
-#include "vmm/event_loop.h"
+#include "vmm/io/event_loop.h"
 
 #include <cstring>
 #include <deque>

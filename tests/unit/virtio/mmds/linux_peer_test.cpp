@@ -2,9 +2,9 @@
 // own.
 
 #include "tests/unit/virtio/mmds/stack_fixture.h"
-#include "tests/unit/virtio/tap_namespace.h"
-#include "virtio/net_header.h"
-#include "virtio/tap.h"
+#include "tests/unit/virtio/net/tap_namespace.h"
+#include "virtio/net/net_header.h"
+#include "virtio/net/tap.h"
 #include "vmm/base/clock.h"
 
 #include <arpa/inet.h>

@@ -3,7 +3,7 @@
 #include "tests/unit/vmm/boot/boot_images.h"
 #include "vmm/boot/layout.h"
 #include "vmm/boot/pvh_start_info.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 namespace mayfly {
 namespace {

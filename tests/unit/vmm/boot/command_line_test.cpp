@@ -2,7 +2,7 @@
 
 #include "tests/unit/vmm/boot/boot_images.h"
 #include "vmm/boot/layout.h"
-#include "vmm/configuration.h"
+#include "vmm/config/configuration.h"
 
 #include <array>
 

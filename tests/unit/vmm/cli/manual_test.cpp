@@ -1,7 +1,7 @@
 #include "tests/support/files.h"
 #include "tests/support/manual_page.h"
 #include "vmm/cli/options.h"
-#include "vmm/machine_end.h"
+#include "vmm/machine/machine_end.h"
 
 #include <array>
 #include <map>

@@ -1,10 +1,11 @@
 #pragma once
 
-#include "vmm/bus/bus.h"
+#include "vmm/devices/bus.h"
 #include "vmm/devices/guest_signals.h"
 #include "vmm/devices/interrupt.h"
 #include "vmm/devices/monotonic_clock.h"
 #include "vmm/devices/pit.h"
+#include "vmm/kvm/message_port.h"
 
 #include <array>
 #include <cstdint>

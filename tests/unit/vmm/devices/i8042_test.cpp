@@ -9,7 +9,6 @@ namespace mayfly {
 namespace {
 
 // What the guest is told is where the device is.
-static_assert(kI8042DataPort == layout::kKeyboardDataPort && kI8042CommandPort == layout::kKeyboardCommandPort);
 
 constexpr unsigned kPin = 1;
 constexpr std::uint8_t kOutputFull = 0x01;

@@ -12,7 +12,6 @@ namespace mayfly {
 namespace {
 
 // What the guest is told is where the device is.
-static_assert(kIoapicBase == layout::kIoApicBase && Ioapic::kPins == layout::kIoApicPins);
 
 using fakes::load;
 using fakes::store;

@@ -9,7 +9,6 @@ namespace mayfly {
 namespace {
 
 // What the guest is told is where the device is.
-static_assert(kPanicPort == layout::kPvpanicPort);
 
 using fakes::load;
 using fakes::store;

@@ -13,7 +13,6 @@ namespace mayfly {
 namespace {
 
 // What the guest is told is where the device is.
-static_assert(kSerialPort == layout::kSerialPort && kSerialPortCount == layout::kSerialPorts);
 
 constexpr unsigned kPin = 4;
 

@@ -1,0 +1,572 @@
+#include "virtio/block/block_device.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/virtio_blk.h>
+#include <linux/virtio_ids.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// Chains that are taken before the rest of the loop gets its turn: a guest on another CPU can offer for ever.
+constexpr unsigned kMaximumTurn = BlockDevice::kQueueSize;
+/// A read of more is not worth trying without waiting: copying dwarfs the round through the ring.
+constexpr std::uint64_t kMaximumCachedRead = 64 * 1024;
+/// After misses of the page cache in a row, every so many reads are tried again.
+constexpr unsigned kMaximumSkip = 63;
+
+constexpr std::uint64_t bit(unsigned feature) noexcept { return 1ULL << feature; }
+
+/// How the log and the metrics speak of a command.
+struct CommandNames {
+  std::string_view doing;
+  Counter BlockMetrics::* count;
+  Counter BlockMetrics::* bytes;
+};
+constexpr CommandNames names_of(BlockCommand command) noexcept {
+  switch (command) {
+    case BlockCommand::Read:
+      return {"reading", &BlockMetrics::read_count, &BlockMetrics::read_bytes};
+    case BlockCommand::Write:
+      return {"writing", &BlockMetrics::write_count, &BlockMetrics::write_bytes};
+    case BlockCommand::Flush:
+      return {"flushing", &BlockMetrics::flush_count, nullptr};
+    case BlockCommand::Discard:
+      return {"discarding", &BlockMetrics::discard_count, nullptr};
+    case BlockCommand::WriteZeroes:
+      return {"writing zeroes", &BlockMetrics::write_zeroes_count, nullptr};
+    case BlockCommand::GetId:
+      break;
+  }
+  return {"serving", nullptr, nullptr};
+}
+
+bool is_transfer(BlockCommand command) noexcept {
+  return command == BlockCommand::Read || command == BlockCommand::Write;
+}
+
+}  // namespace
+
+/// One request in flight.
+struct BlockDevice::Slot final : Operation {
+  explicit Slot(BlockDevice& owner_in) noexcept : owner(owner_in) {}
+  void on_complete(int result, bool more) noexcept override;
+
+  BlockDevice& owner;
+  Slot* next = nullptr;  // free, or a flush that waits
+  std::optional<Chain> chain;
+  std::shared_ptr<Backing> backing;
+  BlockRequest request;  // `data` and `offset` move on with what was transferred
+  std::uint64_t transferred = 0;
+  std::size_t range = 0;  // of request.range_count: at work
+  unsigned retries = 0;
+  bool buffered = false;  // a direct image refused the alignment
+  bool syncing = false;   // a write-through drive's data is stored, and on its way to stable storage
+  std::array<BlockRange, kMaximumBlockRanges> ranges;  // filled as far as it is used
+  VirtQueue::Storage segments;                         // the same
+};
+
+// --- Construction ----------------------------------------------------------------------------------------------------
+
+BlockDevice::BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log)
+    : config_(config), name_("drive " + config.drive_id), loop_(loop), metrics_(metrics), log_(log) {}
+
+Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& config, DiskImage image, EventLoop& loop,
+                                                         BlockMetrics& metrics, Log& log) {
+  std::unique_ptr<BlockDevice> device{new BlockDevice{config, loop, metrics, log}};
+  auto backing = make_backing(std::move(image), loop);
+  if (!backing) return propagate(backing, device->name_);
+  device->backing_ = std::move(*backing);
+  device->may_read_cached_ = !device->backing_->image.direct();
+  constexpr std::size_t kArenaBytes = sizeof(Slot) * kQueueSize;
+  device->arena_ =
+      Mapping{::mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+              kArenaBytes};
+  if (!device->arena_) return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
+  auto limiter = RateLimiter::create(loop, config.rate_limiter, [owner = device.get()] { owner->on_tokens(); });
+  if (!limiter) return propagate(limiter, device->name_);
+  device->limiter_ = std::move(*limiter);
+  return device;
+}
+
+BlockDevice::~BlockDevice() {
+  auto* slots = reinterpret_cast<Slot*>(arena_.address());
+  for (std::size_t i = 0; i < made_slots_; ++i) {
+    // The loop was closed over requests in flight: nobody waits for them any more.
+    if (slots[i].chain) std::move(*slots[i].chain).abandon();
+    std::destroy_at(&slots[i]);
+  }
+}
+
+Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image, EventLoop& loop) {
+  auto backing = std::make_shared<Backing>(std::move(image));
+  auto file = loop.register_file(backing->image.fd());
+  if (!file) return propagate(file, backing->image.path());
+  backing->file = std::move(*file);
+  if (!backing->image.direct()) return backing;
+  auto buffered = loop.register_file(backing->image.buffered_fd());
+  if (!buffered) return propagate(buffered, backing->image.path());
+  backing->buffered_file = std::move(*buffered);
+  return backing;
+}
+
+// --- What it is ------------------------------------------------------------------------------------------------------
+
+std::uint32_t BlockDevice::type() const noexcept { return VIRTIO_ID_BLOCK; }
+
+std::uint64_t BlockDevice::features() const noexcept {
+  std::uint64_t features = bit(VIRTIO_BLK_F_SEG_MAX) | bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_TOPOLOGY);
+  features |= config_.is_read_only ? bit(VIRTIO_BLK_F_RO) : bit(VIRTIO_BLK_F_WRITE_ZEROES);
+  if (gives_up_space()) features |= bit(VIRTIO_BLK_F_DISCARD);
+  if (config_.cache_type == CacheType::Writeback) features |= bit(VIRTIO_BLK_F_FLUSH);
+  return features;
+}
+
+FeatureText BlockDevice::feature_text(unsigned feature) const noexcept {
+  switch (feature) {  // the rest is always offered
+    case VIRTIO_BLK_F_RO:
+      return {"VIRTIO_BLK_F_RO", "configure the drive with is_read_only"};
+    case VIRTIO_BLK_F_FLUSH:
+      return {"VIRTIO_BLK_F_FLUSH", "configure the drive with cache_type Writeback"};
+    case VIRTIO_BLK_F_DISCARD:
+      return {"VIRTIO_BLK_F_DISCARD", "configure the drive as it was, to be written, with discard Unmap"};
+    case VIRTIO_BLK_F_WRITE_ZEROES:
+      return {"VIRTIO_BLK_F_WRITE_ZEROES", "configure the drive as it was, to be written"};
+    default:
+      return {};
+  }
+}
+
+void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
+  const DiskImage& image = backing_->image;
+  const std::uint32_t logical = image.logical_block_size();
+  const std::uint32_t per_physical = image.physical_block_size() / logical;
+  virtio_blk_config config{};
+  config.capacity = image.sectors();
+  config.seg_max = kMaximumDataSegments;
+  config.blk_size = logical;
+  config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(per_physical));
+  config.min_io_size = static_cast<std::uint16_t>(per_physical);
+  config.num_queues = 1;
+  if (gives_up_space()) {
+    config.max_discard_sectors = kMaximumRangeSectors;
+    config.max_discard_seg = kMaximumBlockRanges;
+    config.discard_sector_alignment = static_cast<std::uint32_t>(image.physical_block_size() / kSectorSize);
+  }
+  if (!config_.is_read_only) {
+    config.max_write_zeroes_sectors = kMaximumRangeSectors;
+    config.max_write_zeroes_seg = kMaximumBlockRanges;
+    config.write_zeroes_may_unmap = gives_up_space() ? 1 : 0;
+  }
+  std::ranges::fill(data, std::byte{0});
+  if (offset >= sizeof config) return;
+  std::memcpy(data.data(), reinterpret_cast<const std::byte*>(&config) + offset,
+              std::min<std::size_t>(data.size(), sizeof config - offset));
+}
+
+// --- Control path ----------------------------------------------------------------------------------------------------
+
+void BlockDevice::activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept {
+  features_ = features;
+  queue_ = &queues.front();
+  quiescing_ = throttled_ = starved_ = false;
+}
+
+void BlockDevice::reset() noexcept {
+  ensure(in_flight_ == 0, "a drive was reset with requests in flight");
+  queue_ = nullptr;
+  features_ = 0;
+  quiescing_ = throttled_ = starved_ = false;
+}
+
+void BlockDevice::begin_quiesce() noexcept {
+  quiescing_ = true;
+  if (at_rest()) host().quiet();
+}
+
+void BlockDevice::resume() noexcept { quiescing_ = false; }
+
+void BlockDevice::update_rate_limiter(const RateLimiterConfig& config) {
+  const auto lock = host().lock();
+  limiter_->update(config);
+  metrics_.update_count.add();
+}
+
+void BlockDevice::on_tokens() noexcept {
+  const auto lock = host().lock();
+  throttled_ = false;
+  serve();
+}
+
+bool BlockDevice::writes_through() const noexcept {
+  // 5.2.6.2: without flushes, a completed write must be stable, where flushes are to be had. An Unsafe drive's user
+  // has said that he does not want that.
+  return config_.cache_type == CacheType::Writeback && (features_ & bit(VIRTIO_BLK_F_FLUSH)) == 0;
+}
+
+// --- Data path: what the driver offers -------------------------------------------------------------------------------
+
+void BlockDevice::on_kick(unsigned /*queue*/) noexcept { serve(); }
+
+void BlockDevice::GoOn::on_complete(int /*result*/, bool /*more*/) noexcept {
+  const auto lock = owner.host().lock();
+  asked = false;
+  owner.serve();
+}
+
+/// Takes chains as long as there are any, and room and tokens for them.
+void BlockDevice::serve() noexcept {
+  for (unsigned turn = 0; queue_ != nullptr && !quiescing_ && !throttled_; ++turn) {
+    if (turn == kMaximumTurn) {
+      // A read of nothing comes back in the next round.
+      if (!std::exchange(go_on_.asked, true)) loop_.readv(backing_->file, {}, 0, go_on_);
+      return;
+    }
+    Slot* slot = take_slot();
+    if (slot == nullptr) {  // only a driver that offers chains twice over comes to this
+      starved_ = true;
+      return;
+    }
+    auto taken = queue_->take(slot->segments);
+    if (!taken || !*taken) {
+      give_back(*slot);
+      if (!taken) host().broken(taken.error().what);
+      return;
+    }
+    slot->chain.emplace(std::move(**taken));
+    const bool alone = turn == 0 && in_flight_ == 1 && !queue_->has_more();
+    begin(*slot, alone);
+  }
+}
+
+void BlockDevice::begin(Slot& slot, bool alone) noexcept {
+  const std::size_t readable = slot.chain->readable().size();
+  const std::size_t writable = slot.chain->writable().size();
+  const std::span<iovec> segments{slot.segments};
+  slot.request = parse_block_request(
+      {.readable = segments.first(readable), .writable = segments.subspan(readable, writable), .ranges = slot.ranges},
+      {.sectors = backing_->image.sectors(), .read_only = config_.is_read_only, .discard = gives_up_space()});
+  if (!admit(slot)) {
+    queue_->untake(std::move(*slot.chain));
+    slot.chain.reset();
+    give_back(slot);
+    return;
+  }
+  slot.backing = backing_;
+  slot.transferred = 0;
+  slot.range = 0;
+  slot.retries = 0;
+  slot.buffered = slot.syncing = false;
+
+  if (slot.request.status == nullptr || slot.request.refusal != VIRTIO_BLK_S_OK) {
+    metrics_.invalid_reqs_count.add();
+    return answer(slot, slot.request.refusal);
+  }
+  const BlockCommand command = slot.request.command;
+  if (command == BlockCommand::GetId) return answer_id(slot);
+  const bool nothing_to_do = (is_transfer(command) && slot.request.length == 0) ||
+                             (command == BlockCommand::Flush && config_.cache_type == CacheType::Unsafe);
+  if (nothing_to_do) return answer(slot, VIRTIO_BLK_S_OK);
+  if (command == BlockCommand::Flush) return flush(slot);
+  if (alone && command == BlockCommand::Read && read_cached(slot)) return;
+  submit(slot);
+}
+
+/// What a request takes from the bucket of bytes.
+std::uint64_t BlockDevice::charge(const Slot& slot) const noexcept {
+  const BlockRequest& request = slot.request;
+  if (request.refusal != VIRTIO_BLK_S_OK) return 0;
+  switch (request.command) {
+    case BlockCommand::Read:
+    case BlockCommand::Write:
+      return request.length;
+    case BlockCommand::WriteZeroes:
+      return std::accumulate(slot.ranges.begin(), slot.ranges.begin() + request.range_count, std::uint64_t{0},
+                             [](std::uint64_t sum, const BlockRange& range) { return sum + range.length; });
+    case BlockCommand::Discard:
+      return kFixedCharge * request.range_count;
+    case BlockCommand::Flush:
+      return config_.cache_type == CacheType::Unsafe ? 0 : kFixedCharge;
+    case BlockCommand::GetId:
+      break;
+  }
+  return 0;
+}
+
+bool BlockDevice::admit(const Slot& slot) noexcept {
+  if (!limiter_->limited() || limiter_->admit(charge(slot))) return true;
+  throttled_ = true;
+  metrics_.rate_limiter_throttled_events.add();
+  return false;
+}
+
+/// Tries to read without waiting; whether that was all of it.
+bool BlockDevice::read_cached(Slot& slot) noexcept {
+  if (!may_read_cached_ || slot.request.length > kMaximumCachedRead) return false;
+  if (skip_cached_ > 0) {
+    --skip_cached_;
+    return false;
+  }
+  const BlockRequest& request = slot.request;
+  const ssize_t result = ::preadv2(slot.backing->image.fd(), request.data.data(), static_cast<int>(request.data.size()),
+                                   static_cast<off_t>(request.offset), RWF_NOWAIT);
+  if (result > 0 && static_cast<std::uint64_t>(result) == request.length) {
+    cache_misses_ = 0;
+    on_transferred(slot, request.length);
+    return true;
+  }
+  if (result < 0 && errno == EOPNOTSUPP) may_read_cached_ = false;
+  // A part of it counts as nothing: the ring reads it all again.
+  cache_misses_ = std::min(2 * cache_misses_ + 1, kMaximumSkip);
+  skip_cached_ = cache_misses_;
+  return false;
+}
+
+// --- Data path: the host's side --------------------------------------------------------------------------------------
+
+/// A flush covers what was written to images that were swapped out as well, and waits for their syncs. Until then it is
+/// on no image: another swap may follow.
+void BlockDevice::flush(Slot& slot) noexcept {
+  slot.backing.reset();
+  slot.next = std::exchange(waiting_flushes_, &slot);
+  if (retired_.empty()) release_flushes();
+}
+
+void BlockDevice::release_flushes() noexcept {
+  const bool lost = waiting_flushes_ != nullptr && std::exchange(lost_writes_, false);
+  while (Slot* slot = waiting_flushes_) {
+    waiting_flushes_ = slot->next;
+    slot->backing = backing_;
+    if (lost)
+      answer(*slot, VIRTIO_BLK_S_IOERR);
+    else
+      submit(*slot);
+  }
+}
+
+void BlockDevice::submit(Slot& slot) noexcept {
+  const BlockRequest& request = slot.request;
+  if (slot.syncing) return loop_.sync_data(slot.backing->file, slot);
+  switch (request.command) {
+    case BlockCommand::Read:
+      return loop_.readv(file_for(slot), request.data, request.offset, slot);
+    case BlockCommand::Write:
+      return loop_.writev(file_for(slot), request.data, request.offset, slot);
+    case BlockCommand::Flush:
+      return loop_.sync_data(slot.backing->file, slot);
+    case BlockCommand::Discard:
+    case BlockCommand::WriteZeroes:
+      return submit_range(slot);
+    case BlockCommand::GetId:
+      break;
+  }
+  ensure(false, "a request without an operation was submitted");
+}
+
+/// Ranges go one after another: a request of many is rare, and one operation a slot keeps the ring's bounds.
+void BlockDevice::submit_range(Slot& slot) noexcept {
+  while (slot.range < slot.request.range_count && slot.ranges[slot.range].length == 0) ++slot.range;
+  if (slot.range == slot.request.range_count) return stored(slot);
+  const BlockRange& range = slot.ranges[slot.range];
+  // 5.2.6.2: an unmap of zeroes is a wish.
+  const bool hole = slot.request.command == BlockCommand::Discard || (range.unmap && gives_up_space());
+  const int mode = FALLOC_FL_KEEP_SIZE | (hole ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+  loop_.fallocate(slot.backing->file, mode, range.offset, range.length, slot);
+}
+
+/// The image as it is open, or past O_DIRECT where place, lengths or the guest's buffers do not suit it.
+const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
+  const Backing& backing = *slot.backing;
+  if (!backing.image.direct()) return backing.file;
+  const std::uint64_t memory_mask = backing.image.memory_alignment() - 1;
+  const std::uint64_t file_mask = backing.image.file_alignment() - 1;
+  std::uint64_t in_file = slot.request.offset;
+  std::uint64_t in_memory = 0;
+  for (const iovec& buffer : slot.request.data) {
+    in_file |= buffer.iov_len;
+    in_memory |= std::bit_cast<std::uintptr_t>(buffer.iov_base);
+  }
+  const bool suits = !slot.buffered && (in_file & file_mask) == 0 && (in_memory & memory_mask) == 0;
+  return suits ? backing.file : backing.buffered_file;
+}
+
+void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
+  const auto lock = owner.host().lock();
+  owner.on_result(*this, result);
+  if (owner.quiescing_ && owner.at_rest()) owner.host().quiet();
+  if (std::exchange(owner.starved_, false)) owner.serve();
+}
+
+void BlockDevice::on_result(Slot& slot, int result) noexcept {
+  if (result < 0) {
+    if (retry(slot, -result)) return submit(slot);
+    return fail_request(slot, -result);
+  }
+  if (slot.syncing) return answer(slot, VIRTIO_BLK_S_OK);
+  switch (slot.request.command) {
+    case BlockCommand::Read:
+    case BlockCommand::Write:
+      // Nothing, though something was asked for: the file ends before the drive does. ENODATA says so in the log.
+      if (result == 0) return fail_request(slot, ENODATA);
+      return on_transferred(slot, static_cast<std::uint64_t>(result));
+    case BlockCommand::Discard:
+    case BlockCommand::WriteZeroes:
+      ++slot.range;
+      return submit_range(slot);
+    case BlockCommand::Flush:
+    case BlockCommand::GetId:
+      return answer(slot, VIRTIO_BLK_S_OK);
+  }
+}
+
+void BlockDevice::on_transferred(Slot& slot, std::uint64_t count) noexcept {
+  BlockRequest& request = slot.request;
+  slot.transferred += count;
+  request.offset += count;
+  request.data = without_front(request.data, count);
+  if (slot.transferred < request.length) return submit(slot);
+  if (request.command == BlockCommand::Write) return stored(slot);
+  answer(slot, VIRTIO_BLK_S_OK);
+}
+
+/// A request that changed the image is done, but perhaps for stable storage.
+void BlockDevice::stored(Slot& slot) noexcept {
+  if (!writes_through()) return answer(slot, VIRTIO_BLK_S_OK);
+  slot.syncing = true;
+  submit(slot);
+}
+
+bool BlockDevice::retry(Slot& slot, int error_number) noexcept {
+  if (error_number == EINVAL && is_transfer(slot.request.command) && slot.backing->image.direct())
+    return !std::exchange(slot.buffered, true);  // O_DIRECT wants more than it says
+  return (error_number == EINTR || error_number == EAGAIN) && slot.retries++ < kMaximumRetries;
+}
+
+void BlockDevice::fail_request(Slot& slot, int error_number) noexcept {
+  const BlockRequest& request = slot.request;
+  const bool ranges = request.command == BlockCommand::Discard || request.command == BlockCommand::WriteZeroes;
+  if (error_number == EOPNOTSUPP && ranges && !slot.syncing) {
+    limiter_->give_back(charge(slot));  // the driver writes the zeroes itself, and pays for them then
+    return answer(slot, VIRTIO_BLK_S_UNSUPP);
+  }
+  metrics_.execute_fails.add();
+  if (log_rate_.allow()) {
+    const std::uint64_t at =
+        ranges && slot.range < request.range_count ? slot.ranges[slot.range].offset : request.offset;
+    log_.warning(
+        "{}: {} {} at byte {} failed: {}", name_, names_of(request.command).doing, slot.backing->image.path(), at,
+        error_number == ENODATA ? std::string{"the file ends there; it was made shorter"} : errno_text(error_number));
+  }
+  answer(slot, VIRTIO_BLK_S_IOERR);
+}
+
+// --- Data path: what the driver gets back ----------------------------------------------------------------------------
+
+void BlockDevice::answer_id(Slot& slot) noexcept {
+  // 5.2.6: 20 bytes, padded with zeroes; all of them are used by a longer name.
+  std::array<std::byte, VIRTIO_BLK_ID_BYTES> id{};
+  std::memcpy(id.data(), config_.drive_id.data(), std::min(config_.drive_id.size(), id.size()));
+  scatter(slot.request.data, id);
+  slot.transferred = std::min<std::uint64_t>(slot.request.length, id.size());
+  answer(slot, VIRTIO_BLK_S_OK);
+}
+
+/// Status byte last, then the chain: what the driver finds with the chain is complete.
+void BlockDevice::answer(Slot& slot, std::uint8_t status) noexcept {
+  const BlockRequest& request = slot.request;
+  std::uint32_t written = 0;
+  if (request.status != nullptr) {
+    *request.status = std::byte{status};
+    const bool fills = request.command == BlockCommand::Read || request.command == BlockCommand::GetId;
+    written = static_cast<std::uint32_t>(fills ? slot.transferred : 0) + 1;
+  }
+  if (status == VIRTIO_BLK_S_OK) count(slot);
+  queue_->put(std::move(*slot.chain), written);
+  slot.chain.reset();
+  slot.backing.reset();
+  give_back(slot);
+  if (!retired_.empty()) sync_retired();
+  host().used(0);
+}
+
+void BlockDevice::count(const Slot& slot) noexcept {
+  const CommandNames names = names_of(slot.request.command);
+  if (names.count != nullptr) (metrics_.*names.count).add();
+  if (names.bytes != nullptr) (metrics_.*names.bytes).add(slot.transferred);
+}
+
+// --- Slots -----------------------------------------------------------------------------------------------------------
+
+/// The slot that was used last, while its memory is warm; a new one only for a depth not seen before.
+BlockDevice::Slot* BlockDevice::take_slot() noexcept {
+  Slot* slot = free_slots_;
+  if (slot != nullptr) {
+    free_slots_ = slot->next;
+  } else {
+    if (made_slots_ == kQueueSize) return nullptr;
+    slot = ::new (arena_.bytes().data() + sizeof(Slot) * made_slots_) Slot{*this};
+    ++made_slots_;
+  }
+  ++in_flight_;
+  return slot;
+}
+
+void BlockDevice::give_back(Slot& slot) noexcept {
+  slot.next = std::exchange(free_slots_, &slot);
+  --in_flight_;
+}
+
+// --- Snapshot --------------------------------------------------------------------------------------------------------
+
+BlockDeviceState BlockDevice::state() const {
+  return {.features = features_,
+          .rate_limiter = limiter_->state(),
+          .image = backing_->image.present_identity(),
+          .lost_writes = lost_writes_};
+}
+
+Status BlockDevice::sync() {
+  auto synced = backing_->image.sync();
+  if (!synced && config_.cache_type == CacheType::Writeback) {
+    // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
+    const auto lock = host().lock();
+    lost_writes_ = true;
+  }
+  return synced;
+}
+
+Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
+  const DiskImage& image = backing_->image;
+  if (image.size_bytes() != state.image.size_bytes)
+    return fail(ErrorKind::InvalidArgument,
+                "{}: {} has {} bytes, and had {} when the snapshot was taken; give the image that belongs to the "
+                "snapshot",
+                name_, image.path(), image.size_bytes(), state.image.size_bytes);
+  const bool changed = images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns;
+  if (changed && !config_.is_read_only)
+    return fail(ErrorKind::InvalidArgument,
+                "{}: {} has changed since the snapshot was taken, so the guest would find other data than it knows; "
+                "give the image as it was, or set allow_changed_drives if the change does no harm",
+                name_, image.path());
+  if (changed)
+    log_.warning(
+        "{}: {} has another time of change than when the snapshot was taken: if its content differs as well, the guest "
+        "finds other data than it knows",
+        name_, image.path());
+  limiter_->restore(state.rate_limiter);
+  lost_writes_ = state.lost_writes;
+  return {};
+}
+
+}  // namespace mayfly

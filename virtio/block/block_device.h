@@ -1,0 +1,213 @@
+#pragma once
+
+#include "virtio/block/block_request.h"
+#include "virtio/block/disk_image.h"
+#include "virtio/device.h"
+#include "virtio/rate_limiter.h"
+#include "vmm/base/error.h"
+#include "vmm/base/log.h"
+#include "vmm/base/mapping.h"
+#include "vmm/base/metrics.h"
+#include "vmm/config/configuration.h"
+#include "vmm/io/event_loop.h"
+
+#include <array>
+#include <list>
+#include <memory>
+#include <string>
+
+/// A drive: virtio-blk (virtio 1.2, 5.2) over a DiskImage.
+///
+///   auto image = DiskImage::open(config);
+///   auto drive = BlockDevice::create(config, std::move(*image), loop, metrics.block, log);
+///   auto transport = MmioTransport::create(**drive, place);
+///
+/// Each request is one operation of the loop's ring, straight from or to guest memory; as many are in flight as the
+/// queue holds, and they come back in any order. Nothing is allocated for one, and nothing is copied.
+///
+/// A read that comes alone is first tried without waiting (RWF_NOWAIT): what is in the host's page cache is answered
+/// within the kick, which saves a round through the ring. Cached 4 KiB reads, with the driver on the loop's thread: at
+/// depth 1 1.7 us of CPU against 2.4 by the ring, one system call each; at depth 32, where all go through the ring
+/// together, 1.5 us and 0.03 system calls.
+///
+/// Limits count what the host has to do: the bytes that cross, the length of zeroes to write (where the host cannot
+/// write them, they are given back), and a fixed sum for a flush and for each range of a discard.
+///
+/// What the host fails is VIRTIO_BLK_S_IOERR for the guest, a metric, and a line in the log at a bounded rate; what its
+/// file system cannot do (holes) is VIRTIO_BLK_S_UNSUPP, upon which Linux writes zeroes itself.
+///
+/// SIGXFSZ must be ignored by the process: a limit on file sizes is then such a failure, too.
+namespace mayfly {
+
+/// A drive as a snapshot keeps it, beside its transport and queue.
+struct BlockDeviceState {
+  std::uint64_t features = 0;  ///< That the driver accepted; 0: none yet.
+  RateLimiterState rate_limiter{};
+  ImageIdentity image{};
+  bool lost_writes = false;  ///< Writes to an image that was swapped out did not become stable; a flush will say so.
+  friend bool operator==(const BlockDeviceState&, const BlockDeviceState&) = default;
+};
+
+class BlockDevice final : public VirtioDevice {
+ public:
+  static constexpr std::uint16_t kQueueSize = 256;
+  /// Data buffers of one request: a chain's segments without header and status.
+  static constexpr std::uint32_t kMaximumDataSegments = VirtQueue::kMaximumSegments - 2;
+  /// Bytes that the limiter takes for a flush, and for each range of a discard: work for the host's disk and file
+  /// system that has no length. One block of most file systems.
+  static constexpr std::uint64_t kFixedCharge = 4096;
+
+  /// `image` was opened by the same config. Loop's thread. Errors: the ring takes no more files, no descriptors left.
+  [[nodiscard]] static Result<std::unique_ptr<BlockDevice>> create(const DriveConfig& config, DiskImage image,
+                                                                   EventLoop& loop, BlockMetrics& metrics, Log& log);
+  /// Loop's thread; nothing is in flight, or the loop was closed.
+  ~BlockDevice() override;
+
+  [[nodiscard]] std::uint32_t type() const noexcept override;
+  [[nodiscard]] std::string_view name() const noexcept override { return name_; }
+  [[nodiscard]] std::uint64_t features() const noexcept override;
+  [[nodiscard]] FeatureText feature_text(unsigned feature) const noexcept override;
+  [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const noexcept override { return kQueueSizes; }
+
+  // VirtioDevice: under the lock
+  void read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept override;
+  void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept override;
+  void reset() noexcept override;
+  void on_kick(unsigned queue) noexcept override;
+  void begin_quiesce() noexcept override;
+  void resume() noexcept override;
+
+  // For the API: loop's thread; these take the lock themselves.
+
+  /// PATCH of the limits, as RateLimiter::update().
+  void update_rate_limiter(const RateLimiterConfig& config);
+  /// Puts another image behind the drive while it runs. Requests in flight end on the old one, which is unlocked with
+  /// the last of them; the driver is told of the new capacity. What the guest has written to the old one goes to stable
+  /// storage then (Writeback): flushes wait for that, and the next one fails where that fails. The old one is closed
+  /// afterwards. Errors, with nothing changed: read-only behind a writable drive or the reverse, another block size,
+  /// the ring takes no more files.
+  [[nodiscard]] Status replace_image(DiskImage image);
+  /// PATCH of path_on_host: opens it as this drive's image was, and replaces it. The drive's own file may be given
+  /// again, for its new size, and so may one that is still being synced. Errors: those of DiskImage::open() and
+  /// replace_image().
+  [[nodiscard]] Status replace_path(const std::string& path);
+
+  // For snapshots: loop's thread, quiesced or never activated.
+
+  [[nodiscard]] BlockDeviceState state() const;
+  /// Puts what the guest has written on stable storage. Waits for the disk. Error: the disk's; the guest's next flush
+  /// fails, too.
+  [[nodiscard]] Status sync();
+  /// Whether an image that was swapped out is still to be synced, as it can be of a device that is not active, too.
+  /// Loop's thread.
+  [[nodiscard]] bool syncs_old_images() const noexcept { return !retired_.empty(); }
+  /// Whether the image may have changed since the snapshot.
+  enum class Images { Unchanged, MayDiffer };
+  /// Before the transport's restore(). The features are the transport's to give back. Where a read-only image should
+  /// be Unchanged and has another time of change, the log says so: copies have one, and only content matters. Errors:
+  /// the image has another size than it had or, where it is written and must be Unchanged, another time of change.
+  [[nodiscard]] Status restore(const BlockDeviceState& state, Images images);
+
+ private:
+  /// An image and its place in the ring; alive as long as it is the drive's, or a request is on it.
+  struct Backing {
+    explicit Backing(DiskImage image_in) noexcept : image(std::move(image_in)) {}
+    DiskImage image;
+    RegisteredFile file;
+    RegisteredFile buffered_file;  // of image.buffered_fd()
+  };
+  struct Slot;
+  /// An image that was swapped out, until what the guest has written to it is on stable storage.
+  struct Retired final : Operation {
+    Retired(BlockDevice& owner_in, std::shared_ptr<Backing> backing_in) noexcept
+        : owner(owner_in), backing(std::move(backing_in)) {}
+    void on_complete(int result, bool more) noexcept override;
+    BlockDevice& owner;
+    std::shared_ptr<Backing> backing;
+    bool syncing = false;
+    unsigned retries = 0;
+  };
+  /// Comes back at once: serves what was left for the sake of others in the loop.
+  struct GoOn final : Operation {
+    explicit GoOn(BlockDevice& owner_in) noexcept : owner(owner_in) {}
+    void on_complete(int result, bool more) noexcept override;
+    BlockDevice& owner;
+    bool asked = false;
+  };
+
+  static constexpr std::array<std::uint16_t, 1> kQueueSizes{kQueueSize};
+  /// EINTR and EAGAIN of one operation; the kernel gives neither for long.
+  static constexpr unsigned kMaximumRetries = 64;
+
+  BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log);
+  [[nodiscard]] static Result<std::shared_ptr<Backing>> make_backing(DiskImage image, EventLoop& loop);
+
+  // Images that were swapped out: under the lock, on the loop's thread
+  void retire(std::shared_ptr<Backing> backing);
+  void sync_retired() noexcept;
+  void on_retired_synced(Retired& retired, int error_number) noexcept;
+  void release_flushes() noexcept;
+  [[nodiscard]] bool at_rest() const noexcept { return in_flight_ == 0 && retired_.empty(); }
+
+  // Requests: under the lock, on the loop's thread
+  void serve() noexcept;
+  void begin(Slot& slot, bool alone) noexcept;
+  [[nodiscard]] bool admit(const Slot& slot) noexcept;
+  [[nodiscard]] std::uint64_t charge(const Slot& slot) const noexcept;
+  [[nodiscard]] bool read_cached(Slot& slot) noexcept;
+  void flush(Slot& slot) noexcept;
+  void submit(Slot& slot) noexcept;
+  void submit_range(Slot& slot) noexcept;
+  [[nodiscard]] const RegisteredFile& file_for(const Slot& slot) const noexcept;
+  void on_result(Slot& slot, int result) noexcept;
+  void on_transferred(Slot& slot, std::uint64_t count) noexcept;
+  [[nodiscard]] bool retry(Slot& slot, int error_number) noexcept;
+  void fail_request(Slot& slot, int error_number) noexcept;
+  void stored(Slot& slot) noexcept;
+  void answer(Slot& slot, std::uint8_t status) noexcept;
+  void answer_id(Slot& slot) noexcept;
+  void count(const Slot& slot) noexcept;
+
+  [[nodiscard]] Slot* take_slot() noexcept;
+  void give_back(Slot& slot) noexcept;
+  void on_tokens() noexcept;
+  [[nodiscard]] bool writes_through() const noexcept;
+  /// Whether the guest may punch holes into the image.
+  [[nodiscard]] bool gives_up_space() const noexcept {
+    return config_.discard == Discard::Unmap && !config_.is_read_only;
+  }
+
+  // Configuration
+  const DriveConfig config_;
+  const std::string name_;
+  EventLoop& loop_;
+  BlockMetrics& metrics_;
+  Log& log_;
+  LogRate log_rate_;
+
+  // State
+  std::shared_ptr<Backing> backing_;
+  std::list<Retired> retired_;
+  bool lost_writes_ = false;  // as in BlockDeviceState
+  std::unique_ptr<RateLimiter> limiter_;
+  std::uint64_t features_ = 0;
+  VirtQueue* queue_ = nullptr;  // none: not activated
+  bool quiescing_ = false;
+  bool throttled_ = false;  // the limiter refused, and will call
+  bool starved_ = false;    // there was no slot for the next chain
+  unsigned in_flight_ = 0;  // slots in use
+
+  // Room for the queue's size of requests. Made as mapped: pages, and slots on them, come with the depth that a guest
+  // really uses.
+  Mapping arena_;
+  std::size_t made_slots_ = 0;
+  Slot* free_slots_ = nullptr;
+  Slot* waiting_flushes_ = nullptr;  // for retired_ to be empty
+  GoOn go_on_{*this};
+  // Reads that were not in the page cache teach to try less often.
+  unsigned cache_misses_ = 0;
+  unsigned skip_cached_ = 0;
+  bool may_read_cached_ = true;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,102 @@
+// The drive's part that swaps images.
+
+#include "virtio/block/block_device.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+namespace mayfly {
+
+Status BlockDevice::replace_path(const std::string& path) {
+  DriveConfig config = config_;
+  config.path_on_host = path;
+  // Only this thread changes which images there are: no lock for a look at them.
+  const auto comes_back =
+      std::ranges::find_if(retired_, [&](const Retired& each) { return each.backing->image.is_at(path); });
+  auto image = DiskImage::open(config, (comes_back == retired_.end() ? backing_ : comes_back->backing)->image);
+  if (!image) {
+    metrics_.update_fails.add();
+    return propagate(image);
+  }
+  return replace_image(std::move(*image));
+}
+
+Status BlockDevice::replace_image(DiskImage image) {
+  const auto refuse = [this](std::unexpected<Error> error) {
+    metrics_.update_fails.add();
+    return error;
+  };
+  const std::uint32_t block_size = backing_->image.logical_block_size();
+  if (image.read_only() != config_.is_read_only)
+    return refuse(fail(ErrorKind::InvalidArgument,
+                       "{}: path_on_host {} was opened {}, and the drive is {}; that cannot change while the machine "
+                       "runs",
+                       name_, image.path(), image.read_only() ? "read-only" : "to be written",
+                       config_.is_read_only ? "read-only" : "writable"));
+  if (image.logical_block_size() != block_size)
+    return refuse(fail(ErrorKind::InvalidArgument,
+                       "{}: path_on_host {} has blocks of {} bytes, and the guest was told {}; give an image with "
+                       "blocks of {} bytes",
+                       name_, image.path(), image.logical_block_size(), block_size, block_size));
+  auto made = make_backing(std::move(image), loop_);
+  if (!made) return refuse(propagate(made, name_));
+
+  const auto lock = host().lock();
+  retire(std::exchange(backing_, std::move(*made)));
+  may_read_cached_ = !backing_->image.direct();
+  cache_misses_ = skip_cached_ = 0;
+  metrics_.update_count.add();
+  host().config_changed();
+  return {};
+}
+
+// --- The old image ---------------------------------------------------------------------------------------------------
+
+/// Keeps an image that the drive has no more, if a flush must cover what was written to it.
+void BlockDevice::retire(std::shared_ptr<Backing> backing) {
+  if (config_.cache_type == CacheType::Unsafe || config_.is_read_only) return;
+  // A flush of the same file covers what has been written to it; what is being written is waited for.
+  if (backing->image.is_same_file(backing_->image) && backing.use_count() == 1) return;
+  retired_.emplace_back(*this, std::move(backing));
+  sync_retired();
+}
+
+/// Begins to sync what no request is on any more. Others may lock it from then on: nothing is written any more but to
+/// its disk. Not where the same file is in use here, which shares the lock.
+void BlockDevice::sync_retired() noexcept {
+  for (Retired& each : retired_) {
+    if (each.syncing || each.backing.use_count() > 1) continue;
+    each.syncing = true;
+    const DiskImage& image = each.backing->image;
+    const bool in_use = image.is_same_file(backing_->image) || std::ranges::any_of(retired_, [&](const Retired& other) {
+                          return !other.syncing && image.is_same_file(other.backing->image);
+                        });
+    if (!in_use) image.unlock();
+    loop_.sync_data(each.backing->file, each);
+  }
+}
+
+void BlockDevice::Retired::on_complete(int result, bool /*more*/) noexcept {
+  const auto lock = owner.host().lock();
+  if ((result == -EINTR || result == -EAGAIN) && retries++ < kMaximumRetries)
+    return owner.loop_.sync_data(backing->file, *this);
+  owner.on_retired_synced(*this, -result);  // ends this
+}
+
+void BlockDevice::on_retired_synced(Retired& retired, int error_number) noexcept {
+  if (error_number != 0) {
+    lost_writes_ = true;
+    metrics_.execute_fails.add();
+    if (log_rate_.allow())
+      log_.warning("{}: flushing {}, which was replaced, failed: {}", name_, retired.backing->image.path(),
+                   errno_text(error_number));
+  }
+  retired_.remove_if([&](const Retired& each) { return &each == &retired; });
+  if (!retired_.empty()) return;
+  release_flushes();
+  if (quiescing_ && at_rest()) host().quiet();
+  if (std::exchange(starved_, false)) serve();
+}
+
+}  // namespace mayfly

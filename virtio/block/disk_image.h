@@ -1,0 +1,113 @@
+#pragma once
+
+#include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/config/configuration.h"
+
+#include <cstdint>
+#include <string>
+
+struct stat;
+
+/// The file behind a drive: a regular file or a block device of the host, opened, checked and locked.
+///
+///   auto image = DiskImage::open(config);
+///   if (!image) return propagate(image);          // a sentence for the user, with the field, the path and the remedy
+///   image->sectors(), image->fd()...
+///
+/// The lock is advisory and on the whole file: any number of machines may read an image together, a machine that writes
+/// it has it alone. It is of the open-file-description kind (F_OFD_SETLK), so it holds between two drives of one
+/// process as well, and ends with the last descriptor of the image, whatever else the process closes.
+///
+/// Such a lock belongs to an inode, and a block device has one for each of its nodes: two jails' nodes of one device
+/// lock apart. A block device that is written is therefore opened with O_EXCL as well: the kernel gives that claim once
+/// a device, and not while the device is mounted. Who only reads a block device has no claim.
+///
+/// Move-only. Opening and closing make system calls; the rest are plain values. Any thread.
+namespace mayfly {
+
+/// The unit of a drive's capacity and of every request's place: 512 bytes, whatever the block size (virtio 1.2, 5.2.4).
+inline constexpr std::uint64_t kSectorSize = 512;
+
+/// Which file it was, and of which moment: a snapshot keeps this to say later that a drive's file has changed.
+struct ImageIdentity {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::uint64_t size_bytes = 0;
+  std::int64_t modified_ns = 0;  ///< Of the file's data, since 1970.
+  friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
+};
+
+class DiskImage {
+ public:
+  /// Opens config.path_on_host, read-only or not, direct or not, and locks it. Errors, each with its remedy: no such
+  /// file, not permitted, nothing that can be a disk (a directory, FIFO, socket or character device), a size that is no
+  /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked or claimed by another.
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config);
+  /// The same for a drive that has `predecessor` open: where that is the same file, its lock is shared instead of
+  /// refused, so that a drive can be given its own image again after it has grown. A guest may be running: who holds a
+  /// lock is not looked for in other processes, since reading all their descriptors takes longer than its I/O can wait.
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
+
+  /// The same open file once more, with the same lock: it ends with the last of them. Error: no descriptors left.
+  [[nodiscard]] Result<DiskImage> duplicate() const;
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  /// Only with direct(): the same file through the page cache, for what is not aligned as O_DIRECT wants it. The host
+  /// keeps both views coherent.
+  [[nodiscard]] int buffered_fd() const noexcept { return buffered_fd_.get(); }
+  [[nodiscard]] bool read_only() const noexcept { return read_only_; }
+  [[nodiscard]] bool direct() const noexcept { return static_cast<bool>(buffered_fd_); }
+
+  [[nodiscard]] std::uint64_t size_bytes() const noexcept { return identity_.size_bytes; }
+  [[nodiscard]] std::uint64_t sectors() const noexcept { return identity_.size_bytes / kSectorSize; }
+  /// The least that a guest may address: 512, or what a host's block device says. Not more for a file under O_DIRECT:
+  /// partition tables count in this unit, so it must not hang on how the image is opened.
+  [[nodiscard]] std::uint32_t logical_block_size() const noexcept { return logical_block_size_; }
+  /// What is written without reading first; at least logical_block_size(), a power of two, at most 64 KiB.
+  [[nodiscard]] std::uint32_t physical_block_size() const noexcept { return physical_block_size_; }
+  /// What O_DIRECT asks of addresses in memory, and of places and lengths in the file: powers of two.
+  [[nodiscard]] std::uint32_t memory_alignment() const noexcept { return memory_alignment_; }
+  [[nodiscard]] std::uint32_t file_alignment() const noexcept { return file_alignment_; }
+  /// As it was when opened.
+  [[nodiscard]] const ImageIdentity& identity() const noexcept { return identity_; }
+  /// As it is now; of a host's block device, which has no time of change, modified_ns is 0.
+  [[nodiscard]] ImageIdentity present_identity() const noexcept;
+  /// Puts what was written on stable storage, and the time of change with it (fsync(2)): a snapshot records that time.
+  /// Waits for the disk.
+  [[nodiscard]] Status sync() const;
+
+  /// Whether both are one file, or one block device by whichever nodes.
+  [[nodiscard]] bool is_same_file(const DiskImage& other) const noexcept;
+  /// Whether the file at `path` is this one; false where there is none.
+  [[nodiscard]] bool is_at(const std::string& path) const noexcept;
+  /// Ends the lock, also for duplicates. The claim on a block device ends when the image is closed.
+  void unlock() const noexcept;
+
+ private:
+  DiskImage() = default;
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage* predecessor);
+  [[nodiscard]] Status open_fd(const DriveConfig& config, const std::string& who, const DiskImage* predecessor);
+  [[nodiscard]] bool is(const struct stat& status) const noexcept;
+  [[nodiscard]] Status look(const std::string& who);
+  [[nodiscard]] Status measure_blocks(const std::string& who, bool is_device);
+  /// Where others may be looked through for who holds the lock.
+  enum class Search { ThisProcess, AllProcesses };
+  [[nodiscard]] Status lock(const std::string& who, Search search) const;
+  [[nodiscard]] Status open_buffered(const std::string& who);
+
+  std::string path_;
+  OwnedFd fd_;
+  OwnedFd buffered_fd_;  // only with O_DIRECT
+  bool read_only_ = false;
+  bool claimed_ = false;            // opened with O_EXCL
+  std::uint64_t block_device_ = 0;  // its number; 0: a regular file
+  std::uint32_t logical_block_size_ = kSectorSize;
+  std::uint32_t physical_block_size_ = kSectorSize;
+  std::uint32_t memory_alignment_ = 1;
+  std::uint32_t file_alignment_ = 1;
+  ImageIdentity identity_;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,208 @@
+#include "virtio/net/net_device.h"
+
+#include "virtio/net/mac_address.h"
+#include "vmm/base/clock.h"
+
+#include <linux/virtio_ids.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+using net_abi::bit;
+
+/// What every TAP can do. UFO is not among it: IP fragments from one frame, which kernels only emulate any more.
+constexpr std::uint64_t kAlwaysOffered = bit(net_abi::kMac) | bit(net_abi::kStatus) | bit(net_abi::kMergeable) |
+                                         bit(net_abi::kCsum) | bit(net_abi::kHostTso4) | bit(net_abi::kHostTso6) |
+                                         bit(net_abi::kHostEcn) | bit(net_abi::kGuestCsum) | bit(net_abi::kGuestTso4) |
+                                         bit(net_abi::kGuestTso6) | bit(net_abi::kGuestEcn);
+constexpr std::uint64_t kUso = bit(net_abi::kHostUso) | bit(net_abi::kGuestUso4) | bit(net_abi::kGuestUso6);
+
+/// Changes of a TAP's offloads that a driver may cause. Each takes a lock that all of the host's networking shares
+/// (rtnl). A boot needs one, or a few where the loader has a driver of its own; later there are none.
+constexpr TokenBucketConfig kOffloadChanges{.size = 32, .refill_time_ms = 32'000};
+
+TapOffloads offloads_for(std::uint64_t features) noexcept {
+  const auto has = [features](net_abi::Feature feature) { return (features & bit(feature)) != 0; };
+  return {.checksum = has(net_abi::kGuestCsum),
+          .tso4 = has(net_abi::kGuestTso4),
+          .tso6 = has(net_abi::kGuestTso6),
+          .ecn = has(net_abi::kGuestEcn),
+          // The host knows UDP over both or neither.
+          .uso = has(net_abi::kGuestUso4) && has(net_abi::kGuestUso6)};
+}
+
+}  // namespace
+
+// --- Construction ----------------------------------------------------------------------------------------------------
+
+NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap host_end, std::unique_ptr<FrameResponder> in_its_place,
+                     EventLoop& ring, NetMetrics& counters, Log& messages)
+    : NetPort(ring, counters, messages, "network interface " + config.iface_id, std::move(host_end),
+              std::move(in_its_place)),
+      mac_(config.guest_mac.value_or(derive_mac_address(config.iface_id))),
+      mtu_(config.mtu),
+      offered_(kAlwaysOffered | (tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
+      offload_changes_(kOffloadChanges, monotonic_ns()),
+      receiver_(*this),
+      transmitter_(*this, config.check_source_mac ? std::optional{mac_} : std::nullopt) {}
+
+Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfig& config, Tap tap,
+                                                     std::unique_ptr<FrameResponder> responder, EventLoop& loop,
+                                                     NetMetrics& metrics, Log& log) {
+  std::unique_ptr<NetDevice> device{new NetDevice{config, std::move(tap), std::move(responder), loop, metrics, log}};
+  auto file = loop.register_file(device->tap.fd());
+  if (!file) return propagate(file, device->name());
+  device->file = std::move(*file);
+  if (auto made = device->receiver_.prepare(config.rx_rate_limiter); !made) return propagate(made, device->name());
+  if (auto made = device->transmitter_.prepare(config.tx_rate_limiter); !made) return propagate(made, device->name());
+  return device;
+}
+
+// --- Control path ----------------------------------------------------------------------------------------------------
+
+std::uint32_t NetDevice::type() const noexcept { return VIRTIO_ID_NET; }
+
+FeatureText NetDevice::feature_text(unsigned feature) const noexcept {
+  constexpr std::string_view kNewKernel =
+      "restore it on a host with Linux 6.2 or later, which segments UDP as the host of the snapshot did";
+  switch (feature) {  // the rest is always offered
+    case net_abi::kMtu:
+      return {"VIRTIO_NET_F_MTU", "configure the interface with its mtu"};
+    case net_abi::kGuestUso4:
+      return {"VIRTIO_NET_F_GUEST_USO4", kNewKernel};
+    case net_abi::kGuestUso6:
+      return {"VIRTIO_NET_F_GUEST_USO6", kNewKernel};
+    case net_abi::kHostUso:
+      return {"VIRTIO_NET_F_HOST_USO", kNewKernel};
+    default:
+      return {};
+  }
+}
+
+void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
+  net_abi::Config space{.mac = {},
+                        .status = link_up_ ? net_abi::kLinkUp : std::uint16_t{0},
+                        .max_virtqueue_pairs = 1,
+                        .mtu = mtu_.value_or(0)};
+  std::ranges::copy(mac_, space.mac);
+  const auto bytes = std::as_bytes(std::span{&space, 1});
+  std::ranges::fill(data, std::byte{0});
+  if (offset < bytes.size()) std::memcpy(data.data(), &bytes[offset], std::min(data.size(), bytes.size() - offset));
+}
+
+void NetDevice::prepare(std::uint64_t accepted) noexcept {
+  const TapOffloads wanted = offloads_for(accepted);
+  offloads_refused_ = tap.would_change(wanted) && !offload_changes_.take(1, monotonic_ns());
+  if (offloads_refused_) return;
+  // Refused only by a TAP that is gone, which the first read finds out.
+  if (auto set = tap.set_offloads(wanted); !set && log_rate.allow()) log.warning("{}: {}", name(), set.error().message);
+}
+
+/// A driver whose offloads were refused is stopped, not let wait: its vCPU could not be paused meanwhile, and frames
+/// that it cannot read must not reach it. The loop tells it.
+void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) noexcept {
+  NetPort::features = accepted;
+  receiver_.activate(queues[kNetReceiveQueue]);
+  transmitter_.activate(queues[kNetTransmitQueue]);
+  active_ = true;
+  quiescing = false;
+  broken_ = offloads_refused_;
+  running = !broken_;
+}
+
+void NetDevice::reset() noexcept {
+  receiver_.reset();
+  transmitter_.reset();
+  if (responder) responder->reset();
+  NetPort::features = 0;
+  active_ = broken_ = running = quiescing = offloads_refused_ = link_news_ = false;
+}
+
+void NetDevice::on_kick(unsigned queue) noexcept {
+  if (std::exchange(offloads_refused_, false)) return broken("offloads that change faster than the host lets them");
+  if (std::exchange(link_news_, false) && has_feature(net_abi::kStatus)) host().config_changed();
+  if (queue == kNetReceiveQueue)
+    receiver_.go_on();
+  else
+    transmitter_.go_on();
+}
+
+void NetDevice::begin_quiesce() noexcept {
+  running = false;
+  quiescing = true;
+  receiver_.cancel();
+  transmitter_.cancel();
+  at_rest();
+}
+
+void NetDevice::resume() noexcept {
+  quiescing = false;
+  running = active_ && !broken_;
+  receiver_.resume();
+}
+
+void NetDevice::at_rest() noexcept {
+  if (receiver_.at_rest() && transmitter_.at_rest()) host().quiet();
+}
+
+void NetDevice::broken(std::string_view what) noexcept {
+  broken_ = true;
+  running = false;
+  host().broken(what);
+}
+
+void NetDevice::set_link(bool up) noexcept {
+  if (up == link_up_) return;
+  link_up_ = up;
+  if (!up) metrics.tap_gone_count.add();
+  if (log_rate.allow()) log.warning("{}: the TAP {} is {}", name(), tap.name(), up ? "back" : "gone");
+  if (has_feature(net_abi::kStatus)) host().config_changed();
+}
+
+void NetDevice::update_rate_limiters(const NetworkInterfacePatch& patch) {
+  const auto held = lock();
+  if (patch.rx_rate_limiter) receiver_.limiter().update(*patch.rx_rate_limiter);
+  if (patch.tx_rate_limiter) transmitter_.limiter().update(*patch.tx_rate_limiter);
+  metrics.update_count.add();
+}
+
+void NetDevice::stand_still() {
+  const auto held = lock();
+  if (!still_since) still_since = monotonic_ns();
+}
+
+void NetDevice::move_on() {
+  const auto held = lock();
+  const auto since = std::exchange(still_since, std::nullopt);
+  if (!since || !responder) return;
+  responder->stood_still(*since, monotonic_ns());
+  receiver_.move_on();
+}
+
+// --- Snapshot --------------------------------------------------------------------------------------------------------
+
+NetDeviceState NetDevice::state() {
+  const auto held = lock();
+  return {.features = NetPort::features,
+          .receive_heads = receiver_.held_heads(),
+          .receive_limiter = receiver_.limiter().state(),
+          .transmit_limiter = transmitter_.limiter().state(),
+          .link_up = link_up_ && !link_news_};
+}
+
+void NetDevice::restore(const NetDeviceState& state) {
+  const auto held = lock();
+  NetPort::features = state.features;
+  receiver_.hold_again(state.receive_heads);
+  receiver_.limiter().restore(state.receive_limiter);
+  transmitter_.limiter().restore(state.transmit_limiter);
+  // The link of a TAP that was just opened is up, and a driver asks again only where it is told to.
+  link_news_ = state.link_up != true;
+}
+
+}  // namespace mayfly

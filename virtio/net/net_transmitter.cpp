@@ -1,0 +1,202 @@
+#include "virtio/net/net_transmitter.h"
+
+#include "virtio/vector_bytes.h"
+#include "vmm/base/clock.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// Vectors before a chain's segments: the header's copy, and that of the frame's beginning.
+constexpr std::size_t kOwnVectors = 2;
+constexpr std::size_t kVectorsPerSlot = kOwnVectors + VirtQueue::kMaximumSegments;
+constexpr std::size_t kSourceOffset = 6;  // in an Ethernet header
+
+}  // namespace
+
+NetTransmitter::NetTransmitter(NetPort& port, const std::optional<MacAddress>& only_source)
+    : port_(port),
+      only_source_(only_source),
+      vectors_(std::make_unique_for_overwrite<iovec[]>(kSlots * kVectorsPerSlot)) {
+  for (Slot& slot : slots_) slot.owner = this;
+  for (std::size_t i = 0; i < kSlots; ++i) free_[i] = static_cast<std::uint8_t>(kSlots - 1 - i);
+}
+
+Status NetTransmitter::prepare(const std::optional<RateLimiterConfig>& limit) {
+  auto limiter = RateLimiter::create(port_.loop, limit, [this] {
+    const auto lock = port_.lock();
+    throttled_ = false;
+    go_on();
+  });
+  if (!limiter) return propagate(limiter);
+  limiter_ = std::move(*limiter);
+  return {};
+}
+
+NetTransmitter::~NetTransmitter() {
+  for (Slot& slot : slots_)
+    if (slot.chain) std::move(*slot.chain).abandon();  // the ring was closed while they were in flight
+}
+
+std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
+  const auto index = static_cast<std::size_t>(&slot - slots_.data());
+  return {&vectors_[index * kVectorsPerSlot], kVectorsPerSlot};
+}
+
+// --- Sending ---------------------------------------------------------------------------------------------------------
+
+void NetTransmitter::go_on() noexcept {
+  if (!port_.running || throttled_ || queue_ == nullptr) return;
+  take_offered();
+  if (std::exchange(claimed_, false)) port_.responder_heard();
+}
+
+void NetTransmitter::take_offered() noexcept {
+  starved_ = false;
+  for (unsigned looked_at = 0;; ++looked_at) {
+    // What is dropped takes no slot; but nothing that is taken here is the driver's again before the round's end.
+    if (looked_at > queue_->maximum_size()) return port_.broken("more chains than the queue holds");
+    if (free_count_ == 0) {
+      starved_ = true;  // the next completion goes on
+      return;
+    }
+    Slot& slot = slots_[free_[free_count_ - 1]];
+    auto taken = queue_->take(vectors_of(slot).subspan(kOwnVectors));
+    if (!taken) return port_.broken(taken.error().what);
+    if (!*taken) return;
+    slot.chain.emplace(std::move(**taken));
+    const Verdict verdict = check(slot, vectors_of(slot));
+    if (verdict == Verdict::Send && !limiter_->admit(slot.frame_length)) {
+      throttled_ = true;
+      port_.metrics.tx_rate_limiter_throttled.add();
+      queue_->untake(std::move(*slot.chain));
+      slot.chain.reset();
+      return;
+    }
+    if (verdict == Verdict::Send)
+      send(slot);
+    else
+      drop(*std::exchange(slot.chain, std::nullopt));
+  }
+}
+
+/// Copies and checks what the host acts on, and lays out what is to be sent.
+NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vectors) noexcept {
+  const Chain& chain = *slot.chain;
+  if (chain.writable_length() != 0) return malformed("buffers that the device is to write");
+  if (chain.readable_length() < sizeof(NetHeader)) return malformed("no header");
+  slot.frame_length = chain.readable_length() - sizeof(NetHeader);
+  NetHeader raw{};
+  copy_from(chain.readable(), std::as_writable_bytes(std::span{&raw, 1}));
+  const auto checked = check_net_header(raw, slot.frame_length, port_.features);
+  if (!checked) return malformed(checked.error());
+  slot.header = *checked;
+
+  const std::size_t segments = chain.readable().size();
+  std::span<iovec> frame = drop_front(vectors.subspan(kOwnVectors, segments), sizeof(NetHeader));
+  std::size_t begin = kOwnVectors + segments - frame.size();
+  if (only_source_ || port_.responder) {
+    const std::size_t wanted = port_.responder ? slot.head.size() : kEthernetHeaderLength;
+    const std::size_t length = copy_from(frame, std::as_writable_bytes(std::span{slot.head}.first(wanted)));
+    const auto head = std::span{slot.head}.first(length);
+    // Behind it may be what is for the responder; the host would look there.
+    if (port_.responder && has_third_tag(head)) return malformed("a third VLAN tag");
+    // The kernel would write it where an address is that has been looked at.
+    if (port_.responder && (slot.header.flags & net_abi::kNeedsCsum) != 0 &&
+        slot.header.csum_start < network_header_at(head) + kLeastNetworkHeader)
+      return malformed("a checksum that begins in its network header");
+    const Verdict verdict = judge(head);
+    frame = drop_front(frame, length);
+    if (verdict == Verdict::Claimed) hand_over(slot, length, frame);
+    if (verdict != Verdict::Send) return verdict;
+    begin = kOwnVectors + segments - frame.size();
+    vectors[--begin] = {.iov_base = slot.head.data(), .iov_len = length};
+  }
+  vectors[--begin] = {.iov_base = &slot.header, .iov_len = sizeof slot.header};
+  slot.out = vectors.subspan(begin, kOwnVectors + segments - begin);
+  return Verdict::Send;
+}
+
+NetTransmitter::Verdict NetTransmitter::judge(std::span<const std::uint8_t> head) noexcept {
+  if (only_source_ && !std::ranges::equal(*only_source_, head.subspan(kSourceOffset, only_source_->size()))) {
+    port_.metrics.tx_spoofed_mac_count.add();
+    return Verdict::Spoofed;
+  }
+  return port_.responder && port_.responder->claims(head) ? Verdict::Claimed : Verdict::Send;
+}
+
+void NetTransmitter::hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept {
+  if (slot.frame_length > FrameResponder::kLongestReceived) return;  // of no interest to it
+  claimed_ = true;
+  std::array<std::uint8_t, FrameResponder::kLongestReceived> frame;
+  const auto head = std::span{slot.head}.first(head_length);
+  std::ranges::copy(head, frame.begin());
+  const std::span<std::uint8_t> behind = std::span{frame}.subspan(head_length, slot.frame_length - head_length);
+  copy_from(rest, std::as_writable_bytes(behind));
+  const bool complete = (slot.header.flags & net_abi::kNeedsCsum) == 0;
+  port_.responder->receive(std::span{frame}.first(slot.frame_length),
+                           complete ? TcpChecksum::Complete : TcpChecksum::LeftToUs, monotonic_ns());
+}
+
+NetTransmitter::Verdict NetTransmitter::malformed(std::string_view what) noexcept {
+  port_.metrics.tx_malformed_frames.add();
+  if (port_.log_rate.allow()) port_.log.warning("{}: dropped a frame with {}", port_.name, what);
+  return Verdict::Malformed;
+}
+
+void NetTransmitter::send(Slot& slot) noexcept {
+  --free_count_;
+  port_.loop.writev(port_.file, slot.out, 0, slot);
+}
+
+void NetTransmitter::drop(Chain chain) noexcept {
+  queue_->put(std::move(chain), 0);
+  port_.used(kNetTransmitQueue);
+}
+
+void NetTransmitter::cancel() noexcept {
+  for (Slot& slot : slots_)
+    if (slot.chain) port_.loop.cancel(slot);
+}
+
+// --- Completions -----------------------------------------------------------------------------------------------------
+
+void NetTransmitter::Slot::on_complete(int result, bool /*more*/) noexcept {
+  const auto lock = owner->port_.lock();
+  owner->on_written(*this, result);
+}
+
+void NetTransmitter::on_written(Slot& slot, int result) noexcept {
+  const bool waited = std::exchange(slot.waits_for_room, false);
+  if (waited && result >= 0 && !port_.quiescing) return port_.loop.writev(port_.file, slot.out, 0, slot);
+  if (result == -EAGAIN && !port_.quiescing) {  // only from a non-blocking descriptor
+    slot.waits_for_room = true;
+    return port_.loop.poll_once(port_.tap.fd(), POLLOUT, slot);
+  }
+  if (result == static_cast<int>(slot.frame_length + sizeof(NetHeader))) {
+    port_.metrics.tx_packets_count.add();
+    port_.metrics.tx_bytes_count.add(slot.frame_length);
+  } else if (!port_.quiescing || !(waited || result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
+    // Gone, down, or refused by the kernel: networks lose frames, and the driver goes on. So it does where a pause or a
+    // reset finds one that waits for room; but that is no failure of the TAP's.
+    port_.metrics.tx_fails.add();
+    if (port_.log_rate.allow())
+      port_.log.warning("{}: the TAP {} refused a frame: {}", port_.name, port_.tap.name(),
+                        result < 0 ? errno_text(-result) : "it took a part of it");
+  }
+  free_[free_count_++] = static_cast<std::uint8_t>(&slot - slots_.data());
+  drop(*std::exchange(slot.chain, std::nullopt));
+  if (port_.quiescing) {
+    if (at_rest()) port_.at_rest();
+  } else if (starved_) {
+    go_on();
+  }
+}
+
+}  // namespace mayfly

@@ -1,0 +1,86 @@
+#pragma once
+
+#include "virtio/net/net_port.h"
+#include "virtio/rate_limiter.h"
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+/// Frames from the guest to the host.
+///
+/// Each chain is one write, from the guest's memory; all that one kick brings go to the kernel together. The header is
+/// copied, checked, and the copy is sent, so that a guest cannot change what was checked. The frame itself is read by
+/// the kernel alone, once; with a check of the source address, or with a responder, its beginning is copied and sent as
+/// a copy, too. A frame that the responder claims is copied for it, and done with.
+namespace mayfly {
+
+/// Under the device's lock, but for what the ring and timers call, which take it.
+class NetTransmitter {
+ public:
+  /// Frames in flight. They are as good as always done when the kernel has seen them, so this is how many go with one
+  /// system call.
+  static constexpr std::size_t kSlots = 64;
+
+  NetTransmitter(NetPort& port, const std::optional<MacAddress>& only_source);
+  NetTransmitter(const NetTransmitter&) = delete;
+  NetTransmitter& operator=(const NetTransmitter&) = delete;
+  ~NetTransmitter();
+
+  /// Makes the limiter. Once, before anything else.
+  [[nodiscard]] Status prepare(const std::optional<RateLimiterConfig>& limit);
+  void activate(VirtQueue& queue) noexcept { queue_ = &queue; }
+  /// Nothing is in flight.
+  void reset() noexcept { queue_ = nullptr; }
+
+  /// Sends what is offered, as far as slots and the limiter allow; at any time.
+  void go_on() noexcept;
+  /// Gives up what waits for room in the TAP.
+  void cancel() noexcept;
+  [[nodiscard]] bool at_rest() const noexcept { return free_count_ == kSlots; }
+
+  [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
+
+ private:
+  /// One frame on its way.
+  struct Slot final : Operation {
+    void on_complete(int result, bool more) noexcept override;
+    NetTransmitter* owner = nullptr;
+    std::optional<Chain> chain{};
+    NetHeader header{};                                 // the checked copy
+    std::array<std::uint8_t, kFrameHeadLength> head{};  // the same, where the frame is looked at
+    std::span<const iovec> out{};
+    std::uint64_t frame_length = 0;
+    bool waits_for_room = false;
+  };
+  enum class Verdict { Send, Malformed, Spoofed, Claimed };
+
+  void take_offered() noexcept;
+  [[nodiscard]] Verdict check(Slot& slot, std::span<iovec> vectors) noexcept;
+  /// What the frame's beginning says; `head` is the copy of it.
+  [[nodiscard]] Verdict judge(std::span<const std::uint8_t> head) noexcept;
+  /// Gives the responder its frame: the copied beginning, and what is left in the driver's buffers.
+  void hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept;
+  [[nodiscard]] Verdict malformed(std::string_view what) noexcept;
+  void send(Slot& slot) noexcept;
+  void drop(Chain chain) noexcept;
+  void on_written(Slot& slot, int result) noexcept;
+  /// Our copies' vectors and a chain's segments behind them.
+  [[nodiscard]] std::span<iovec> vectors_of(const Slot& slot) noexcept;
+
+  NetPort& port_;
+  std::optional<MacAddress> only_source_;
+  VirtQueue* queue_ = nullptr;
+  std::unique_ptr<RateLimiter> limiter_;
+  std::array<Slot, kSlots> slots_;
+  std::unique_ptr<iovec[]> vectors_;         // apart from the slots: what is not used is not touched
+  std::array<std::uint8_t, kSlots> free_{};  // slots; used from the end, so that few are in turn
+  std::size_t free_count_ = kSlots;
+  bool starved_ = false;    // chains wait for a slot
+  bool throttled_ = false;  // until the limiter calls
+  bool claimed_ = false;    // the responder has been given frames
+};
+
+}  // namespace mayfly

@@ -1,0 +1,128 @@
+#include "vmm/devices/console.h"
+
+#include <poll.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+constexpr std::byte kControlA{0x01};
+/// Between two writes of little: nobody sees it, and a line is one write instead of eighty.
+constexpr __kernel_timespec kGather{.tv_sec = 0, .tv_nsec = 1'000'000};
+constexpr int kMuch = 4096;
+
+}  // namespace
+
+Console::Console(EventLoop& loop, const MonotonicClock& clock, UartMetrics& metrics, ConsoleOptions options,
+                 InterruptLine line)
+    : loop_(loop),
+      metrics_(metrics),
+      options_(std::move(options)),
+      output_(options_.rate_limiter, clock, metrics, *this),
+      serial_(line, output_, *this),
+      write_operation_([this](int result, bool) { on_written(result); }),
+      gather_operation_([this](int, bool) { on_gathered(); }),
+      read_operation_([this](int result, bool) { on_read(result); }) {}
+
+void Console::start() {
+  if (options_.input_fd >= 0) read_next();
+}
+
+void Console::flush_wanted() noexcept {
+  loop_.post([this] { write_next(); });
+}
+
+void Console::write_next() {
+  if (writing_ || gathering_) return;
+  if (options_.output_fd < 0) output_.consume(output_.front().size());
+  const auto bytes = output_.front();
+  if (bytes.empty()) {
+    if (drained_) std::exchange(drained_, nullptr)();
+    return;
+  }
+  if (options_.output_fd < 0) return write_next();  // the buffer wrapped around
+  writing_ = true;
+  if (waiting_)
+    loop_.poll_once(options_.output_fd, POLLOUT, write_operation_);
+  else
+    loop_.write(options_.output_fd, bytes, EventLoop::kNoOffset, write_operation_);
+}
+
+void Console::on_written(int result) {
+  writing_ = false;
+  if (result == -ECANCELED) return;
+  if (std::exchange(waiting_, false)) return write_next();
+  if (result == -EAGAIN) {  // a descriptor that somebody made non-blocking, with a slow reader
+    waiting_ = true;
+    return write_next();
+  }
+  if (result < 0) {
+    // The reader is gone for good (EPIPE), or the disk is full: the guest's console goes on, unheard.
+    metrics_.flush_errors.add();
+    output_.consume(output_.front().size());
+  } else {
+    output_.consume(static_cast<std::size_t>(result));
+  }
+  if (drained_ || result >= kMuch) return write_next();
+  gathering_ = true;
+  loop_.sleep(kGather, gather_operation_);
+}
+
+void Console::on_gathered() {
+  gathering_ = false;
+  write_next();
+}
+
+void Console::when_drained(std::function<void()> done) {
+  drained_ = std::move(done);
+  if (gathering_) return loop_.cancel(gather_operation_);
+  write_next();
+}
+
+void Console::read_next() { loop_.read(options_.input_fd, input_, EventLoop::kNoOffset, read_operation_); }
+
+void Console::on_read(int result) {
+  if (std::exchange(input_waiting_, false) && result > 0) return read_next();
+  if (result == -EAGAIN) {  // a descriptor that somebody made non-blocking
+    input_waiting_ = true;
+    loop_.poll_once(options_.input_fd, POLLIN, read_operation_);
+    return;
+  }
+  if (result <= 0) return;  // the end of the input, or of the terminal: the guest just hears nothing more
+  pending_ = std::span{input_}.first(static_cast<std::size_t>(result));
+  if (options_.on_quit && !filter_escapes()) {
+    options_.on_quit();
+    return;
+  }
+  offer_pending();
+}
+
+bool Console::filter_escapes() {
+  std::size_t kept = 0;
+  for (const std::byte key : pending_) {
+    if (!escape_ && key == kControlA) {
+      escape_ = true;
+      continue;
+    }
+    if (escape_ && (key == std::byte{'x'} || key == std::byte{'X'})) return false;
+    escape_ = false;
+    pending_[kept++] = key;  // what follows Ctrl-A is the guest's, Ctrl-A itself included
+  }
+  pending_ = pending_.first(kept);
+  return true;
+}
+
+void Console::offer_pending() {
+  const std::size_t taken = serial_.offer(pending_);
+  metrics_.read_count.add(taken);
+  pending_ = pending_.subspan(taken);
+  if (pending_.empty()) read_next();  // otherwise room_available() follows
+}
+
+void Console::room_available() noexcept {
+  loop_.post([this] { offer_pending(); });
+}
+
+}  // namespace mayfly

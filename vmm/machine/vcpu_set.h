@@ -1,0 +1,103 @@
+#pragma once
+
+#include "vmm/base/metrics.h"
+#include "vmm/base/standby_thread.h"
+#include "vmm/base/thread_kind.h"
+#include "vmm/devices/bus.h"
+#include "vmm/devices/dual_pic.h"
+#include "vmm/devices/ioapic.h"
+#include "vmm/kvm/vcpu.h"
+#include "vmm/machine/external_interrupts.h"
+#include "vmm/machine/machine_end.h"
+
+#include <pthread.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+/// The threads of a machine's vCPUs: KVM_RUN, the exits that reach user space, and a clean kick.
+///
+///   VcpuSet vcpus{std::move(made), world};   // threads exist, parked
+///   vcpus.resume();                          // all run
+///   vcpus.request_pause();
+///   loop.serve_until([&] { return vcpus.parked(); });   // now none is in KVM_RUN and no access is half done
+///
+/// All members but look_at_pic() are for one thread (the loop's); the world's parts are called from the vCPU threads.
+namespace mayfly {
+
+/// What vCPU threads meet when they leave KVM_RUN. Everything outlives the set.
+struct VcpuWorld {
+  const Bus& ports;
+  const Bus& mmio;
+  Ioapic& ioapic;
+  DualPic& pic;
+  const GuestMemory& memory;
+  VcpuMetrics& metrics;
+  /// Told once by each vCPU that cannot go on, on that vCPU's thread.
+  std::function<void(MachineEnd)> on_end;
+  /// The last vCPU has parked; on its thread.
+  std::function<void()> on_parked;
+  /// By the threads of all vCPUs but the first; none may be given.
+  ThreadEntry enter_thread{};
+};
+
+class VcpuSet {
+ public:
+  /// A thread for vCPU `index`, which calls `enter_thread`, where there is one, at once: a filter of system calls takes
+  /// about 0.1 ms to be compiled. Error: the host gives no more threads.
+  [[nodiscard]] static Result<StandbyThread> start_thread(std::size_t index, const ThreadEntry& enter_thread);
+  /// One thread a vCPU, parked; `first`, by start_thread(0), becomes that of the first. Error: as start_thread().
+  [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuWorld world,
+                                                               StandbyThread first);
+  VcpuSet(const VcpuSet&) = delete;
+  VcpuSet& operator=(const VcpuSet&) = delete;
+  /// Stops and joins the threads.
+  ~VcpuSet();
+
+  void resume();
+  /// Asks every vCPU to park. Whoever waits for that must go on serving the ring: a vCPU that resets a device parks
+  /// only when the device's requests are back.
+  void request_pause();
+  [[nodiscard]] bool parked();
+
+  /// The PIC's output has risen: brings the first vCPU out of KVM_RUN, also where it halts, to take the interrupt. Any
+  /// thread, also under the locks of devices.
+  void look_at_pic() noexcept;
+  /// Of the first vCPU; while parked: ExternalInterrupts.
+  [[nodiscard]] std::optional<std::uint8_t> undelivered_interrupt(const VcpuState& first) const noexcept {
+    return external_.undelivered(vcpus_.front(), first);
+  }
+  void restore_undelivered_interrupt(std::optional<std::uint8_t> vector) noexcept { external_.restore(vector); }
+
+  [[nodiscard]] const std::vector<Vcpu>& vcpus() const noexcept { return vcpus_; }
+
+ private:
+  enum class Wanted { Park, Run, Stop };
+  VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world);
+  void want(Wanted wanted);
+  void thread_main(std::size_t index);
+  /// After a kick: whether the vCPU is to go on, as it was not for parking.
+  [[nodiscard]] bool goes_on(const Vcpu& vcpu);
+  /// Parks while that is wanted; false when the thread is to end.
+  [[nodiscard]] bool wait_for_turn(const Vcpu& vcpu);
+  /// Serves one exit; an end where the vCPU cannot go on.
+  [[nodiscard]] std::optional<MachineEnd> serve_exit(const Vcpu& vcpu);
+  void serve_port(kvm_run& run);
+  void serve_mmio(kvm_run& run);
+
+  std::vector<Vcpu> vcpus_;
+  VcpuWorld world_;
+  ExternalInterrupts external_;  // of the first vCPU
+  std::mutex mutex_;
+  std::condition_variable turn_;  // wanted_ changed
+  Wanted wanted_ = Wanted::Park;  // guarded by mutex_
+  std::size_t running_count_;     // guarded by mutex_: threads that are not parked
+  std::vector<std::thread> threads_;
+  pthread_t first_{};  // constant once made: threads_ belong to who stops them
+};
+
+}  // namespace mayfly
