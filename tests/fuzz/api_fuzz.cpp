@@ -17,7 +17,8 @@ namespace {
 /// Answers with what it was given, so that the writers run on whatever the readers let through.
 class Machine : public CommandTarget {
  public:
-  Result<Answer> execute(Command command) override {
+  void submit(Command command, Reply reply) override { std::move(reply).give(answer_to(std::move(command))); }
+  Result<Answer> answer_to(Command command) {
     VmConfig config;
     if (auto* put = std::get_if<PutCpuConfig>(&command)) config.cpu = std::move(put->value);
     if (auto* put = std::get_if<PutBootSource>(&command)) config.boot_source = std::move(put->value);

@@ -5,6 +5,7 @@
 
 #include "snapshot/describe.h"
 #include "snapshot/state_file.h"
+#include "tests/support/run_until.h"
 #include "tests/unit/snapshot/state_file_parts.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/mmio_transport.h"
@@ -136,7 +137,7 @@ class Drive {
     std::array<std::byte, 4> word{};
     for (std::uint64_t at = 0; at < kMmioWindowSize; at += word.size()) transport_->read(at, word);
     transport_->quiesce();
-    loop_->serve_until([this] { return transport_->at_rest(); });
+    run_until(*loop_, [this] { return transport_->at_rest(); });
     (void)transport_->state();
     (void)device_->state();
     transport_->resume();

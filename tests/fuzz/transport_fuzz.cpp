@@ -3,6 +3,7 @@
 // and returns it, at once or when it is told to stop. After each input a driver that keeps the rules is served.
 
 #include "tests/fuzz/input.h"
+#include "tests/support/run_until.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/mmio_transport.h"
 
@@ -129,12 +130,12 @@ class World {
   }
   void rest() {
     transport_->quiesce();
-    loop_->serve_until([this] { return transport_->at_rest(); });
+    run_until(*loop_, [this] { return transport_->at_rest(); });
   }
   void go_round() {
     loop_->wake();
     unsigned rounds = 0;
-    loop_->serve_until([&] { return rounds++ > 0; });
+    run_until(*loop_, [&] { return rounds++ > 0; });
   }
 
   void step(std::span<const std::uint8_t>& input) {

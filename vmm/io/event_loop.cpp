@@ -156,22 +156,29 @@ void EventLoop::stop() {
 }
 
 Status EventLoop::run() {
-  while (!stopping_) {
-    settle();
-    poll_closely();
-    file_operations_queued_ = false;
-    // A task may have come while another waited in serve_until(), which took its wake-up.
-    const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
-    if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
-      errno = -submitted;
-      return fail_errno(ErrorKind::System, "io_uring_enter failed");
-    }
-    reap(true);
-    end_round();
-    run_tasks();
-    end_round();
-  }
+  while (!stopping_)
+    if (auto served = run_once(); !served) return served;
   stopping_ = false;
+  return {};
+}
+
+Status EventLoop::run_once() {
+  ensure(!std::exchange(serving_, true), "a round of the event loop within another");
+  settle();
+  poll_closely();
+  file_operations_queued_ = false;
+  // A task may have come while another waited in serve_until(), which took its wake-up.
+  const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
+  if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
+    serving_ = false;
+    errno = -submitted;
+    return fail_errno(ErrorKind::System, "io_uring_enter failed");
+  }
+  reap(true);
+  end_round();
+  run_tasks();
+  end_round();
+  serving_ = false;
   return {};
 }
 

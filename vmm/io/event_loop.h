@@ -127,6 +127,9 @@ class EventLoop {
   void stop();
   /// Serves completions and tasks until stop(). Error: the ring broke.
   [[nodiscard]] Status run();
+  /// One round of it: waits for a completion or a task, and serves what has come. Loop's thread, and neither from
+  /// within a completion nor from within a task: what they wait for may be in their own batch. Error: the ring broke.
+  [[nodiscard]] Status run_once();
 
   // What follows is for the loop's thread only.
   void read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation);
@@ -215,6 +218,7 @@ class EventLoop {
   std::uint64_t wake_count_ = 0;
   WakeOperation wake_{*this};
   bool stopping_ = false;        // loop's thread
+  bool serving_ = false;         // loop's thread: in a round, so that nobody begins another within
   bool telling_ = false;         // loop's thread: completions are being told
   std::uint64_t in_flight_ = 0;  // loop's thread: submissions whose last completion is still to come
   std::mutex mutex_;

@@ -4,8 +4,10 @@
 #include "vmm/base/json_value.h"
 #include "vmm/config/configuration.h"
 
+#include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 
 /// The typed requests that the API, the configuration file and the command line make of a machine, and its answers.
@@ -98,6 +100,27 @@ struct MmdsContents {
 /// What a command answers with: std::monostate for those that only do.
 using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents>;
 
+/// Gives a command's answer to whoever asked, exactly once: where it is dropped, that the machine has ended.
+///
+///   Reply reply{[](Result<Answer> answer) { ... }};   // called on the thread that gives or drops it
+///   std::move(reply).give(answer);
+class Reply {
+ public:
+  using Taker = std::move_only_function<void(Result<Answer>)>;
+  explicit Reply(Taker taker) : taker_(std::move(taker)) {}
+  Reply(Reply&& other) noexcept : taker_(std::exchange(other.taker_, nullptr)) {}
+  Reply& operator=(Reply&&) = delete;
+  Reply(const Reply&) = delete;
+  Reply& operator=(const Reply&) = delete;
+  ~Reply() {
+    if (taker_) taker_(fail(ErrorKind::State, "the machine has ended"));
+  }
+  void give(Result<Answer> answer) && { std::exchange(taker_, nullptr)(std::move(answer)); }
+
+ private:
+  Taker taker_;
+};
+
 /// Whoever carries commands out. The API sees nothing else of the machine.
 class CommandTarget {
  public:
@@ -105,9 +128,12 @@ class CommandTarget {
   CommandTarget(const CommandTarget&) = delete;
   CommandTarget& operator=(const CommandTarget&) = delete;
   virtual ~CommandTarget() = default;
-  /// Carries one command out and waits for its answer. Safe on any thread but the loop's. An error means that nothing
-  /// changed; its message is what a client is told.
-  [[nodiscard]] virtual Result<Answer> execute(Command command) = 0;
+  /// Carries one command out, after those that were submitted before it, and gives its answer to `reply` when there is
+  /// one: reads are answered at once, also while an earlier command takes its time. Any thread; the reply is given on
+  /// the loop's. An error means that nothing changed; its message is what a client is told.
+  virtual void submit(Command command, Reply reply) = 0;
+  /// The same, and waits for the answer. Any thread but the loop's.
+  [[nodiscard]] Result<Answer> execute(Command command);
   /// Answers have been sent, and the next request is still to come: time for what it may need. The same threads.
   virtual void answered() {}
   /// A request of that method has made no command, and its client was told why. The same threads.

@@ -8,9 +8,7 @@
 #include "vmm/machine/request_metrics.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <ctime>
-#include <mutex>
 #include <utility>
 
 namespace mayfly {
@@ -18,43 +16,6 @@ namespace {
 
 /// The dialect's clients count on a metrics line at least this often.
 constexpr std::uint64_t kMetricsPeriodNs = 60'000'000'000;
-
-/// An answer that one thread waits for and another gives, or drops.
-class PendingAnswer {
- public:
-  void set(Result<Answer> answer) {
-    const std::scoped_lock lock{mutex_};
-    answer_.emplace(std::move(answer));
-    given_.notify_one();
-  }
-  Result<Answer> wait() {
-    std::unique_lock lock{mutex_};
-    given_.wait(lock, [this] { return answer_.has_value(); });
-    return std::move(*answer_);
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable given_;
-  std::optional<Result<Answer>> answer_;
-};
-
-/// Gives an answer exactly once: a task that is dropped unrun tells its waiter so.
-class Reply {
- public:
-  explicit Reply(std::shared_ptr<PendingAnswer> pending) : pending_(std::move(pending)) {}
-  Reply(Reply&&) = default;
-  Reply& operator=(Reply&&) = delete;
-  Reply(const Reply&) = delete;
-  Reply& operator=(const Reply&) = delete;
-  ~Reply() {
-    if (pending_) pending_->set(fail(ErrorKind::State, "the machine has ended"));
-  }
-  void give(Result<Answer> answer) { std::exchange(pending_, nullptr)->set(std::move(answer)); }
-
- private:
-  std::shared_ptr<PendingAnswer> pending_;
-};
 
 }  // namespace
 
@@ -70,16 +31,14 @@ Controller::Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOp
 
 Controller::~Controller() = default;
 
-Result<Answer> Controller::execute(Command command) {
-  const auto pending = std::make_shared<PendingAnswer>();
-  loop_.post([this, command = std::move(command), reply = Reply{pending}]() mutable {
+void Controller::submit(Command command, Reply reply) {
+  loop_.post([this, command = std::move(command), reply = std::move(reply)]() mutable {
     const std::string_view name = name_of(command);
     if (options_.before_command) options_.before_command();
     auto answer = carry_out(std::move(command));
     if (!answer && refusals_.allow()) log_.error("{} refused: {}", name, answer.error().message);
-    reply.give(std::move(answer));
+    std::move(reply).give(std::move(answer));
   });
-  return pending->wait();
 }
 
 Result<Answer> Controller::carry_out(Command command) {

@@ -62,15 +62,15 @@ class Controller final : public CommandTarget {
   Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options);
   ~Controller() override;
 
-  /// Any thread but the loop's. Fails when the machine's life is over before the command is carried out.
-  [[nodiscard]] Result<Answer> execute(Command command) override;
+  /// Fails when the machine's life is over before the command is carried out.
+  void submit(Command command, Reply reply) override;
 
   /// Makes ahead what every start or load needs; a host without KVM is told then, not here.
   void answered() override;
   void refused(std::string_view method, std::string_view why) override;
 
   // The rest is for the loop's thread.
-  /// A refusal is the caller's to tell; execute() logs those of clients.
+  /// A refusal is the caller's to tell; submit() logs those of clients.
   [[nodiscard]] Result<Answer> carry_out(Command command);
   /// Ends the machine (if it has not ended) and stops the loop.
   void finish(MachineEnd end);

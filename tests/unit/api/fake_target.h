@@ -11,7 +11,8 @@ namespace mayfly {
 /// A machine that remembers what it was told and answers as a machine of its kind would.
 class FakeTarget : public CommandTarget {
  public:
-  Result<Answer> execute(Command command) override {
+  void submit(Command command, Reply reply) override { std::move(reply).give(answer_to(std::move(command))); }
+  Result<Answer> answer_to(Command command) {
     const std::lock_guard lock{mutex_};
     commands_.push_back(command);
     if (refusal_) return std::unexpected(*refusal_);

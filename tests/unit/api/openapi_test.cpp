@@ -240,7 +240,8 @@ void expect_described(const ApiDescription& description, const JsonValue& schema
 /// A machine where everything is configured.
 class WholeTarget : public CommandTarget {
  public:
-  Result<Answer> execute(Command command) override {
+  void submit(Command command, Reply reply) override { std::move(reply).give(answer_to(std::move(command))); }
+  Result<Answer> answer_to(Command command) {
     if (std::holds_alternative<GetInstanceInfo>(command)) return InstanceInfo{.id = "i", .state = MachineState::Paused};
     if (std::holds_alternative<GetMachineConfig>(command))
       return MachineConfig{.huge_pages = HugePages::Transparent, .cpu_template = CpuTemplate::T2};

@@ -312,7 +312,8 @@ TEST_F(ServerTest, APathInUseIsAnErrorAndLeavesTheServerThere) {
 /// A machine that takes its time over one command.
 class SlowTarget : public CommandTarget {
  public:
-  Result<Answer> execute(Command) override {
+  void submit(Command command, Reply reply) override { std::move(reply).give(answer_to(std::move(command))); }
+  Result<Answer> answer_to(Command) {
     entered.set_value();
     release.get_future().wait();
     return std::monostate{};

@@ -3,6 +3,7 @@
 #include "snapshot/memory_file.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/support/run_until.h"
 #include "vmm/base/clock.h"
 
 #include <fcntl.h>
@@ -66,7 +67,7 @@ class Replay : public ::testing::Test {
     while (!std::ranges::all_of(ranges, done) && monotonic_ns() < deadline) {
       loop_->wake();
       bool once = false;
-      loop_->serve_until([&] { return std::exchange(once, true); });
+      testing::run_until(*loop_, [&] { return std::exchange(once, true); });
     }
     ASSERT_TRUE(std::ranges::all_of(ranges, done)) << std::ranges::count_if(ranges, done) << " of " << ranges.size();
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "tests/support/run_until.h"
 #include "virtio/device.h"
 #include "virtio/ring_abi.h"
 #include "vmm/io/event_loop.h"
@@ -212,7 +213,7 @@ class FakeHost final : public DeviceHost, private RoundTask {
   template <typename Reached>
   void serve_until(Reached reached) {
     on_round_end();
-    if (!reached()) loop_.serve_until(reached);
+    if (!reached()) run_until(loop_, reached);
   }
   /// Quiesces the device and waits for it.
   void quiesce() {

@@ -1,6 +1,7 @@
 #include "virtio/mmio_transport.h"
 
 #include "tests/support/files.h"
+#include "tests/support/run_until.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "vmm/base/clock.h"
 #include "vmm/devices/dual_pic.h"
@@ -148,13 +149,13 @@ class MmioTransportTest : public ::testing::Test {
   void kick(std::size_t queue) { ASSERT_EQ(::eventfd_write(transport_->kick_fd(queue), 1), 0); }
   template <typename Reached>
   void serve_until(Reached reached) {
-    loop_->serve_until(reached);
+    testing::run_until(*loop_, reached);
   }
   /// Lets the loop submit what is queued, and serve what is there.
   void go_round() {
     loop_->wake();
     bool went = false;
-    loop_->serve_until([&] { return std::exchange(went, true); });
+    testing::run_until(*loop_, [&] { return std::exchange(went, true); });
   }
   /// Interrupts since the last look.
   std::uint64_t interrupts() {
@@ -170,7 +171,7 @@ class MmioTransportTest : public ::testing::Test {
       done = true;
       loop_->wake();
     }};
-    loop_->serve_until([&] { return done.load(); });
+    testing::run_until(*loop_, [&] { return done.load(); });
     vcpu.join();
   }
 
@@ -562,7 +563,7 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   EXPECT_EQ(device.activations, 1);
   driver_.offer({{ram_.room(8), 8, true}});
   ASSERT_EQ(::eventfd_write((*made)->kick_fd(0), 1), 0);
-  loop_->serve_until([&] { return driver_.used_index() == 2; });
+  testing::run_until(*loop_, [&] { return driver_.used_index() == 2; });
 }
 
 TEST_F(MmioTransportTest, WhatItsDriverHasAcceptedAndNobodyOffersHereIsNotRestored) {

@@ -1,5 +1,6 @@
 #include "virtio/rate_limiter.h"
 
+#include "tests/support/run_until.h"
 #include "vmm/base/clock.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +24,7 @@ class RateLimiterTest : public ::testing::Test {
   }
   void wait_for_retry() {
     retried_ = false;
-    loop_->serve_until([this] { return retried_; });
+    testing::run_until(*loop_, [this] { return retried_; });
   }
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<RateLimiter> limiter_;
@@ -91,7 +92,7 @@ TEST_F(RateLimiterTest, AWaitOfCenturiesDoesNotEndAtOnce) {
   ASSERT_TRUE(later);
   (*later)->listen();
   (*later)->arm(monotonic_ns() + 5 * kMs);
-  loop_->serve_until([&] { return passed; });
+  testing::run_until(*loop_, [&] { return passed; });
   EXPECT_FALSE(retried_);
 }
 

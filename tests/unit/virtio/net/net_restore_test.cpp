@@ -1,4 +1,5 @@
 // A saved interface in another monitor, on another host: device and transport together, as a load makes them.
+#include "tests/support/run_until.h"
 #include "tests/unit/virtio/net/fake_network.h"
 #include "virtio/mmio_transport.h"
 
@@ -51,10 +52,10 @@ class NetRestore : public ::testing::Test {
     device_->restore(device);
     if (auto restored = transport_->restore(transport); !restored) return restored;
     transport_->start();
-    loop_->serve_until([&] { return metrics_.virtio.kicks.value() >= 2; });
+    run_until(*loop_, [&] { return metrics_.virtio.kicks.value() >= 2; });
     loop_->wake();
     bool went = false;
-    loop_->serve_until([&] { return std::exchange(went, true); });
+    run_until(*loop_, [&] { return std::exchange(went, true); });
     return {};
   }
   std::uint32_t read(std::uint64_t offset) {

@@ -2,9 +2,7 @@
 
 #include "tests/support/files.h"
 
-#include <poll.h>
 #include <pthread.h>
-#include <sys/eventfd.h>
 
 #include <csignal>
 
@@ -39,23 +37,6 @@ TEST_F(StopSignalsTest, TellsTheNumberOfEachSignal) {
   ASSERT_EQ(::pthread_kill(::pthread_self(), SIGTERM), 0);
   ASSERT_TRUE(loop_->run());
   EXPECT_EQ(told, std::vector{SIGTERM});
-}
-
-// The end of a machine waits until its vCPUs are parked; one of them may wait for a completion that came in one batch
-// with the signal.
-TEST_F(StopSignalsTest, WhoIsToldMayWaitForACompletionOfTheSameBatch) {
-  const OwnedFd event{::eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK)};
-  bool came = false;
-  CallbackOperation other{[&](int, bool) { came = true; }};
-  auto signals = StopSignals::watch(*loop_, [&](int) {
-    loop_->serve_until([&] { return came; });
-    loop_->stop();
-  });
-  ASSERT_TRUE(signals);
-  ASSERT_EQ(::pthread_kill(::pthread_self(), SIGTERM), 0);
-  loop_->poll_once(event.get(), POLLIN, other);  // after the signal's, and both are ready when they are submitted
-  ASSERT_TRUE(loop_->run());
-  EXPECT_TRUE(came);
 }
 
 }  // namespace
