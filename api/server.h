@@ -9,10 +9,12 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 /// The API on its Unix socket: one thread, one epoll, any number of clients up to a bound.
 ///
@@ -34,6 +36,8 @@ struct ApiServerOptions {
       5000};                         ///< From a request's first byte to its last; as long for its answer.
   std::size_t max_connections = 32;  ///< The next one closes the one that is idle longest, or waits until one ends.
   ThreadEntry enter_thread{};        ///< Called by the thread once it is set up, before it hears of any client.
+  std::vector<int> watched_fds{};
+  std::function<int()> watch{};
 };
 
 class ApiServer {

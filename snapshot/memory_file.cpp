@@ -21,10 +21,10 @@ using memory_parts::kVersion;
 using memory_parts::read_at;
 using memory_parts::size_of;
 
-Status write_memory_file(EventLoop& loop, const OwnedFd& file, const std::string& path, const GuestMemory& memory,
+Status write_memory_file(const PageWriting& pages, const OwnedFd& file, const std::string& path,
                          const MemoryFileContent& content) {
   std::vector<MemoryStretch> stretches;
-  memory_parts::PageWriter writer{loop, file, memory};
+  memory_parts::PageWriter writer{pages, file};
   for (const PageRange& range : content.pages) {
     for (std::uint64_t at = range.offset; at < range.end(); at = stretches.back().range.end()) {
       const auto written = writer.write(writer.piece_at(at, range.end() - at), at);
@@ -34,8 +34,8 @@ Status write_memory_file(EventLoop& loop, const OwnedFd& file, const std::string
   }
   if (auto finished = writer.finish(path); !finished) return finished;
   return memory_parts::write_end(
-      file.get(), path, memory_parts::make_footer(content.kind, content.id, content.base_id, memory.size(), stretches),
-      stretches);
+      file.get(), path,
+      memory_parts::make_footer(content.kind, content.id, content.base_id, pages.memory.size(), stretches), stretches);
 }
 
 Result<MemoryFileFooter> read_footer(int file, const std::string& path, std::uint64_t memory_size) {

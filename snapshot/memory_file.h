@@ -6,7 +6,9 @@
 #include "vmm/io/event_loop.h"
 
 #include <array>
+#include <chrono>
 #include <cstdint>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -59,10 +61,19 @@ struct MemoryFileContent {
   PageRanges pages{};
 };
 
-/// Writes an empty file, through the loop's ring: large pieces, many in flight. Loop's thread; nobody writes to the
-/// memory meanwhile. On an error (a full disk...) the file is the caller's to remove.
-[[nodiscard]] Status write_memory_file(EventLoop& loop, const OwnedFd& file, const std::string& path,
-                                       const GuestMemory& memory, const MemoryFileContent& content);
+/// How pages get into a file: through a loop's ring, in large pieces, many in flight, while the caller sums them up.
+struct PageWriting {
+  EventLoop& loop;            ///< Which runs, on another thread than the caller's.
+  const GuestMemory& memory;  ///< To which nobody writes meanwhile.
+  std::stop_token stop{};     ///< Ends the writing with an error.
+  /// How long no piece may come to its end.
+  std::chrono::milliseconds patience = std::chrono::seconds{60};
+};
+
+/// Writes an empty file. On an error (a full disk, one that does not answer, a stop) the file is the caller's to
+/// remove.
+[[nodiscard]] Status write_memory_file(const PageWriting& pages, const OwnedFd& file, const std::string& path,
+                                       const MemoryFileContent& content);
 
 /// Reads the footer of an open file whose RAM part is `memory_size` bytes. Errors: no memory file, of another size,
 /// damaged.
@@ -101,8 +112,8 @@ using CloneFile = bool (*)(int to, int from) noexcept;
 /// belongs to content.id, and is full or a diff of another snapshot as `base` is. `base` is only read. Where the file
 /// system shares blocks between files (FICLONE), the changed pages alone are written and the stretches of the base that
 /// they lie in are read; elsewhere the base's data is read and written, too. What is read is compared with its
-/// checksum. Loop's thread; nobody writes to the memory meanwhile. Errors: a full disk; the base is damaged.
-[[nodiscard]] Status write_merged_memory_file(EventLoop& loop, const NewFile& file, const GuestMemory& memory,
+/// checksum. Errors: as write_memory_file(); the base is damaged.
+[[nodiscard]] Status write_merged_memory_file(const PageWriting& pages, const NewFile& file,
                                               const MemoryFileContent& content, OwnedFd base,
                                               CloneFile clone = &clone_file);
 

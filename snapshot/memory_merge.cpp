@@ -151,14 +151,14 @@ Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const Sna
 
 bool clone_file(int to, int from) noexcept { return ::ioctl(to, FICLONE, from) == 0; }
 
-Status write_merged_memory_file(EventLoop& loop, const NewFile& file, const GuestMemory& memory,
-                                const MemoryFileContent& content, OwnedFd base_file, CloneFile clone) {
-  auto footer = read_footer(base_file.get(), file.path(), memory.size());
+Status write_merged_memory_file(const PageWriting& pages, const NewFile& file, const MemoryFileContent& content,
+                                OwnedFd base_file, CloneFile clone) {
+  auto footer = read_footer(base_file.get(), file.path(), pages.memory.size());
   if (!footer) return propagate(footer);
   auto base = Source::read(std::move(base_file), file.path(), *footer);
   if (!base) return propagate(base);
   MergedFile merged{*base, file, clone(file.fd().get(), base->file.get())};
-  memory_parts::PageWriter writer{loop, file.fd(), memory};
+  memory_parts::PageWriter writer{pages, file.fd()};
   for (const PageRange& range : content.pages) {
     for (std::uint64_t at = range.offset; at < range.end();) {
       if (auto filled = merged.fill_to(at); !filled) return filled;

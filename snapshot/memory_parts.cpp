@@ -2,13 +2,17 @@
 
 #include "snapshot/checksum.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <condition_variable>
 #include <cstddef>
 #include <deque>
+#include <memory>
+#include <mutex>
 
 namespace mayfly::memory_parts {
 namespace {
@@ -104,66 +108,86 @@ Result<std::uint64_t> size_of(int file, const std::string& path) {
 
 // --- Guest memory ----------------------------------------------------------------------------------------------------
 
-/// Writes with several in flight; what fails first is kept.
-class PageWriter::Pieces {
+/// Writes with several in flight: begun here, submitted and completed on the loop's thread. What fails first is kept.
+class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
  public:
-  Pieces(EventLoop& loop, int file) : loop_(loop), file_(file) {
-    for (std::size_t i = 0; i < kWritesAtOnce; ++i) pieces_.emplace_back(*this);
-  }
+  Pieces(const PageWriting& pages, OwnedFd file)
+      : loop_(pages.loop),
+        file_(std::move(file)),
+        stop_(pages.stop),
+        patience_(pages.patience),
+        pieces_(kWritesAtOnce) {}
 
   /// Waits until there is room for it. False after a failure.
   [[nodiscard]] bool write(std::span<const std::byte> bytes, std::uint64_t offset) {
-    loop_.serve_until([this] { return failure_ != 0 || in_flight_ < kWritesAtOnce; });
+    std::unique_lock lock{mutex_};
+    while (failure_ == 0 && in_flight_ == kWritesAtOnce) await_progress(lock);
+    if (failure_ == 0 && stop_.stop_requested()) failure_ = ECANCELED;
     if (failure_ != 0) return false;
-    std::ranges::find(pieces_, true, [](const Piece& piece) { return piece.rest.empty(); })->begin(bytes, offset);
+    Piece& piece = *std::ranges::find(pieces_, nullptr, &Piece::owner);
+    piece.owner = shared_from_this();
+    piece.rest = bytes;
+    piece.at = offset;
+    ++in_flight_;
+    lock.unlock();
+    loop_.post([&piece] { piece.submit(); });
     return true;
   }
   /// Waits for all of it; the errno of the first failure, or 0.
   [[nodiscard]] int finish() {
-    loop_.serve_until([this] { return in_flight_ == 0; });
+    std::unique_lock lock{mutex_};
+    while (in_flight_ > 0 && failure_ != ETIMEDOUT) await_progress(lock);
     return failure_;
   }
 
  private:
   struct Piece final : Operation {
-    explicit Piece(Pieces& owner_in) noexcept : owner(owner_in) {}
-    void begin(std::span<const std::byte> bytes, std::uint64_t offset) {
-      rest = bytes;
-      at = offset;
-      ++owner.in_flight_;
-      owner.loop_.write(owner.file_, rest, at, *this);
-    }
+    void submit() { owner->loop_.write(owner->file_.get(), rest, at, *this); }
     void on_complete(int result, bool /*more*/) noexcept override {
-      if (result == -EINTR || result == -EAGAIN) {
-        owner.loop_.write(owner.file_, rest, at, *this);
-        return;
-      }
-      if (result <= 0) {
-        if (owner.failure_ == 0) owner.failure_ = result == 0 ? ENOSPC : -result;
-        rest = {};
-      } else {
+      if (result == -EINTR || result == -EAGAIN) return submit();
+      if (result > 0) {
         rest = rest.subspan(static_cast<std::size_t>(result));
         at += static_cast<std::uint64_t>(result);
+        if (!rest.empty()) return submit();
       }
-      if (!rest.empty())
-        owner.loop_.write(owner.file_, rest, at, *this);
-      else
-        --owner.in_flight_;
+      owner->end(*this, result > 0 ? 0 : result == 0 ? ENOSPC : -result);
     }
-    Pieces& owner;
+    std::shared_ptr<Pieces> owner;  // none: free
     std::span<const std::byte> rest;
     std::uint64_t at = 0;
   };
 
+  /// Until a piece has ended; or none has for so long that none will.
+  void await_progress(std::unique_lock<std::mutex>& lock) {
+    const bool went_on = changed_.wait_for(lock, patience_, [this, before = ended_] { return ended_ != before; });
+    if (!went_on) failure_ = ETIMEDOUT;
+  }
+
+  void end(Piece& piece, int failure) {
+    const std::shared_ptr<Pieces> kept = piece.owner;  // this, until the lock is gone
+    const std::scoped_lock lock{mutex_};
+    piece.owner = nullptr;
+    if (failure_ == 0) failure_ = failure;
+    --in_flight_;
+    ++ended_;
+    changed_.notify_one();
+  }
+
   EventLoop& loop_;
-  int file_;
-  std::deque<Piece> pieces_;  // operations do not move
-  std::size_t in_flight_ = 0;
-  int failure_ = 0;
+  const OwnedFd file_;  // its own: a piece may outlive the writer
+  std::stop_token stop_;
+  std::chrono::milliseconds patience_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Piece> pieces_;  // operations do not move; each is its writer's while it is free, and the loop's while not
+  std::size_t in_flight_ = 0;  // guarded by mutex_
+  std::uint64_t ended_ = 0;    // guarded by mutex_
+  int failure_ = 0;            // guarded by mutex_
 };
 
-PageWriter::PageWriter(EventLoop& loop, const OwnedFd& file, const GuestMemory& memory)
-    : memory_(memory), pieces_(std::make_unique<Pieces>(loop, file.get())) {}
+PageWriter::PageWriter(const PageWriting& pages, const OwnedFd& file)
+    : memory_(pages.memory),
+      pieces_(std::make_shared<Pieces>(pages, OwnedFd{::fcntl(file.get(), F_DUPFD_CLOEXEC, 0)})) {}
 
 PageWriter::~PageWriter() { (void)pieces_->finish(); }
 
@@ -179,10 +203,17 @@ std::optional<MemoryStretch> PageWriter::write(std::span<const std::byte> piece,
 }
 
 Status PageWriter::finish(const std::string& path) {
-  const int failure = pieces_->finish();
-  if (failure == 0) return {};
-  errno = failure;
-  return cannot_write(path);
+  switch (const int failure = pieces_->finish(); failure) {
+    case 0:
+      return {};
+    case ECANCELED:
+      return fail(ErrorKind::State, "memory file {}: the machine ended before it was written", path);
+    case ETIMEDOUT:
+      return fail(ErrorKind::System, "memory file {}: its disk has not answered for a minute", path);
+    default:
+      errno = failure;
+      return cannot_write(path);
+  }
 }
 
 }  // namespace mayfly::memory_parts

@@ -35,10 +35,11 @@ inline constexpr std::uint32_t kVersion = 1;
 /// The error of a stretch whose checksum is another.
 [[nodiscard]] std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch);
 
-/// Writes guest memory through the loop's ring, piece by piece, and sums it up: its stretches are the table's.
+/// Writes guest memory piece by piece, and sums it up: its stretches are the table's. The pieces are the ring's; who
+/// writes waits for room among them.
 class PageWriter {
  public:
-  PageWriter(EventLoop& loop, const OwnedFd& file, const GuestMemory& memory);
+  PageWriter(const PageWriting& pages, const OwnedFd& file);
   PageWriter(const PageWriter&) = delete;
   PageWriter& operator=(const PageWriter&) = delete;
   ~PageWriter();
@@ -46,15 +47,15 @@ class PageWriter {
   /// The guest's bytes at `offset`, as many as one stretch holds and at most `length`.
   [[nodiscard]] std::span<const std::byte> piece_at(std::uint64_t offset, std::uint64_t length) const;
   /// Writes a piece at `offset` of the file; it is read until finish() returns. The stretch that the table is to have;
-  /// nullopt after a failed write.
+  /// nullopt after a failed write, a stop, or where no piece has ended for too long.
   [[nodiscard]] std::optional<MemoryStretch> write(std::span<const std::byte> piece, std::uint64_t offset);
-  /// Waits for all writes. Error: the first one's that failed.
+  /// Waits for all writes. Error: the first one's that failed; the stop; a disk that does not answer.
   [[nodiscard]] Status finish(const std::string& path);
 
  private:
   class Pieces;
   const GuestMemory& memory_;
-  std::unique_ptr<Pieces> pieces_;
+  std::shared_ptr<Pieces> pieces_;  // theirs as well, while any is in flight
 };
 
 }  // namespace mayfly::memory_parts

@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include <array>
 #include <cstring>
@@ -58,9 +59,10 @@ Status send_with_descriptor(int socket, const std::string& text, int descriptor,
 
 /// Waits for a page on a thread of its own, since a server that is gone would never let it go on.
 Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int socket, const std::string& path,
-                        const PageServerPatience& patience) {
+                        const std::stop_token& stop, const PageServerPatience& patience) {
   const OwnedFd served{::eventfd(0, EFD_CLOEXEC)};
-  if (!served) return fail_errno(ErrorKind::System, "mem_backend: cannot make an event descriptor");
+  const OwnedFd stopped{::eventfd(0, EFD_CLOEXEC)};
+  if (!served || !stopped) return fail_errno(ErrorKind::System, "mem_backend: cannot make an event descriptor");
   std::thread look;
   try {
     look = std::thread{[&] {
@@ -70,35 +72,42 @@ Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int
   } catch (const std::system_error& error) {
     return fail(ErrorKind::System, "mem_backend: cannot start a thread: {}", error.code().message());
   }
-  std::array<pollfd, 2> events{
-      {{.fd = served.get(), .events = POLLIN, .revents = 0}, {.fd = socket, .events = 0, .revents = 0}}};
+  const std::stop_callback tell{stop, [&stopped] { (void)::eventfd_write(stopped.get(), 1); }};
+  std::array<pollfd, 3> events{{{.fd = served.get(), .events = POLLIN, .revents = 0},
+                                {.fd = stopped.get(), .events = POLLIN, .revents = 0},
+                                {.fd = socket, .events = 0, .revents = 0}}};
   (void)::poll(events.data(), events.size(), patience.first_page_ms);
-  if ((events[1].revents & POLLHUP) != 0) (void)::poll(events.data(), 1, patience.after_hang_up_ms);
+  if ((events[2].revents & POLLHUP) != 0) (void)::poll(events.data(), 2, patience.after_hang_up_ms);
   const bool good = (events[0].revents & POLLIN) != 0;
   if (!good) stop_faults(userfault, memory);
   look.join();
   if (good) return {};
+  if (stop.stop_requested()) return fail(ErrorKind::State, "backend_path {}: the machine has ended", path);
   return fail(ErrorKind::System, "backend_path {}: the page server {} gives no page", path,
-              (events[1].revents & POLLHUP) != 0 ? "has hung up and" : "has the memory, but");
+              (events[2].revents & POLLHUP) != 0 ? "has hung up and" : "has the memory, but");
 }
 
 }  // namespace
 
 Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
-                                    const PageServerPatience& patience) {
+                                    const std::stop_token& stop, const PageServerPatience& patience) {
   if (socket_path.size() > kLongestSocketPath)
     return fail(ErrorKind::InvalidArgument, "backend_path has {} bytes, and the kernel takes at most {}: {}",
                 socket_path.size(), kLongestSocketPath, socket_path);
   const sockaddr_un address = unix_address(socket_path);
   const OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "mem_backend: cannot make a socket");
+  // Nobody may be there to accept, or to read.
+  const timeval longest{.tv_sec = patience.first_page_ms / 1000, .tv_usec = patience.first_page_ms % 1000 * 1000};
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
+    return fail_errno(ErrorKind::System, "mem_backend: cannot set a socket's time limit");
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
     return fail_errno(ErrorKind::System, "backend_path {}: no page server to connect to", socket_path);
   auto userfault = watch_for_faults(memory, "mem_backend");
   if (!userfault) return propagate(userfault);
   if (auto sent = send_with_descriptor(socket.get(), describe_mappings(memory), userfault->get(), socket_path); !sent)
     return propagate(sent);
-  if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path, patience); !served)
+  if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path, stop, patience); !served)
     return propagate(served);
   return std::move(*userfault);
 }

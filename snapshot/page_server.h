@@ -4,6 +4,7 @@
 #include "vmm/base/owned_fd.h"
 #include "vmm/memory/guest_memory.h"
 
+#include <stop_token>
 #include <string>
 
 /// Guest memory whose pages another process gives at the first touch (userfaultfd(2)).
@@ -21,9 +22,11 @@ struct PageServerPatience {
 };
 
 /// Hands `memory`, which must be anonymous and untouched, to the server at `socket_path`, and waits for a first page.
-/// What is returned must live as long as the memory is used. Errors: no userfaultfd on this host or no right to it,
-/// nobody listens at the socket, no page comes; then untouched memory is zeros.
+/// What is returned must live as long as the memory is used. Any thread but one that others wait for. Errors: no
+/// userfaultfd on this host or no right to it, nobody listens at the socket, no page comes, it was told to stop; then
+/// untouched memory is zeros.
 [[nodiscard]] Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
+                                                  const std::stop_token& stop = {},
                                                   const PageServerPatience& patience = {});
 
 }  // namespace mayfly

@@ -1,7 +1,9 @@
 #include "snapshot/working_set.h"
 
 #include "snapshot/checksum.h"
+#include "snapshot/file_pair.h"
 #include "snapshot/small_file.h"
+#include "vmm/base/try.h"
 
 #include <algorithm>
 #include <array>
@@ -133,6 +135,14 @@ Result<WorkingSet> read_working_set(const std::string& path, const SnapshotId& s
         path, format_snapshot_id(set->snapshot), set->memory_size / kMiB, format_snapshot_id(snapshot),
         memory_size / kMiB);
   return set;
+}
+
+Status write_working_set(const std::string& path, const WorkingSet& set) {
+  auto file = TRY(NewFile::create(path, "working_set.path"));
+  TRY(file.write(encode_working_set(set)));
+  TRY(file.sync());
+  auto published = file.publish();
+  return file.published() ? Status{} : published;
 }
 
 }  // namespace mayfly

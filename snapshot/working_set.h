@@ -31,6 +31,9 @@ struct WorkingSet {
 /// Of more than four million ranges, the first ones.
 [[nodiscard]] std::vector<std::byte> encode_working_set(const WorkingSet& set);
 
+/// Writes it to a new file, which is on stable storage then. Errors, with the field working_set.path: the file's.
+[[nodiscard]] Status write_working_set(const std::string& path, const WorkingSet& set);
+
 /// Errors: not a working set, of a newer version, cut short, changed since it was written, ranges that overlap or are
 /// not in the memory.
 [[nodiscard]] Result<WorkingSet> decode_working_set(std::span<const std::byte> bytes);

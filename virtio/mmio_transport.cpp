@@ -369,21 +369,29 @@ void MmioTransport::stop_polling() noexcept {
   }
 }
 
-void MmioTransport::quiesce() {
-  const std::lock_guard lock{mutex_};
-  if (activity_ != Activity::Active) return;
-  activity_ = Activity::Quiescing;
-  device_.begin_quiesce();
+void MmioTransport::drain(std::function<void()> drained) {
+  {
+    const std::lock_guard lock{mutex_};
+    goes_on_when_quiet_ = false;
+    if (activity_ == Activity::Active || activity_ == Activity::Quiescing) {
+      drained_ = std::move(drained);
+      if (std::exchange(activity_, Activity::Quiescing) == Activity::Active) device_.begin_quiesce();
+      return;
+    }
+  }
+  drained();
 }
 
-bool MmioTransport::at_rest() const {
+bool MmioTransport::is_drained() const {
   const std::lock_guard lock{mutex_};
   return activity_ == Activity::Idle || activity_ == Activity::Quiet;
 }
 
-void MmioTransport::resume() {
+void MmioTransport::undrain() {
   const std::lock_guard lock{mutex_};
+  drained_ = nullptr;
   if (activity_ == Activity::Quiet) go_on();
+  if (activity_ == Activity::Quiescing) goes_on_when_quiet_ = true;
 }
 
 void MmioTransport::go_on() noexcept {
@@ -398,6 +406,11 @@ void MmioTransport::quiet() noexcept {
   activity_ = Activity::Quiet;
   ++drains_;
   at_rest_.notify_all();
+  if (std::exchange(goes_on_when_quiet_, false)) go_on();
+  if (drained_)
+    place_.loop.post([this] {
+      if (drained_) std::exchange(drained_, nullptr)();
+    });
 }
 
 void MmioTransport::used(unsigned queue) noexcept {

@@ -71,11 +71,12 @@ class MmioTransport final : public BusDevice,
 
   /// Begins to listen for kicks. Loop's thread, once, before the vCPUs run.
   void start();
-  /// Stops the device between two requests, for a snapshot: at_rest() says when nothing is in flight any more. The
-  /// vCPUs must be paused, and the loop's ring served. Ends with resume(). Loop's thread.
-  void quiesce();
-  [[nodiscard]] bool at_rest() const;
-  void resume();
+  /// Stops the device between two requests, for a snapshot. `drained` follows once, when nothing is in flight any more,
+  /// in a task of its own; at once where the device is not active; not after undrain(). Loop's thread.
+  void drain(std::function<void()> drained);
+  /// Goes on as if nothing had been; also before the device has drained.
+  void undrain();
+  [[nodiscard]] bool is_drained() const;
 
   // BusDevice: vCPU threads
   void read(std::uint64_t offset, std::span<std::byte> data) override;
@@ -157,6 +158,8 @@ class MmioTransport final : public BusDevice,
   std::uint64_t drains_ = 0;  // how many have ended: what a vCPU waits for
   Activity activity_ = Activity::Idle;
   bool rest_wanted_ = false;  // a vCPU waits for it
+  bool goes_on_when_quiet_ = false;
+  std::function<void()> drained_;  // loop's thread
   std::uint32_t device_features_select_ = 0;
   std::uint32_t driver_features_select_ = 0;
   std::uint64_t driver_features_ = 0;

@@ -11,6 +11,7 @@
 #include "vmm/base/metrics.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/raw_terminal.h"
+#include "vmm/base/try.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/options.h"
 #include "vmm/cli/snapshot_tools.h"
@@ -18,6 +19,7 @@
 #include "vmm/io/event_loop.h"
 #include "vmm/io/signals.h"
 #include "vmm/machine/controller.h"
+#include "vmm/machine/end_deadline.h"
 #include "vmm/machine/machine_state.h"
 #if defined(MAYFLY_BACK_DOOR)  // a binary for tests, never the product
 #include "tests/attacks/back_door.h"
@@ -33,6 +35,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <iterator>
 
@@ -104,14 +107,16 @@ class Process {
   /// From here on this thread, and those that it makes, can make only the system calls that their filters allow; and
   /// clients are served.
   [[nodiscard]] Status lock_in();
-  /// Carries the commands out until one is refused.
-  [[nodiscard]] Status carry_out(std::vector<Command> commands);
-  /// Serves until the machine ends; the exit code.
-  [[nodiscard]] int run();
+  /// Carries the commands out until one is refused, and serves until the machine ends: the exit code. Error: the
+  /// refusal.
+  [[nodiscard]] Result<int> run(std::vector<Command> commands);
 
  private:
   void enter_thread(ThreadKind kind);
   void open_gate();
+  /// The next of the commands, which tells its successor.
+  void carry_out_next();
+  [[noreturn]] void leave(int code);
 
   CommonOptions common_;
   ConsoleOptions console_;
@@ -121,8 +126,12 @@ class Process {
   Metrics metrics_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<StopSignals> signals_;
+  std::unique_ptr<EndDeadline> deadline_;
   std::unique_ptr<Controller> controller_;
+  std::unique_ptr<EndWatch> watch_;  // without an API
   std::unique_ptr<ApiServer> api_;
+  std::deque<Command> commands_;  // that are still to be carried out
+  std::optional<Error> refusal_;
 };
 
 Status Process::prepare(std::size_t metadata_limit) {
@@ -133,11 +142,15 @@ Status Process::prepare(std::size_t metadata_limit) {
   auto loop = EventLoop::create();
   if (!loop) return propagate(loop);
   loop_ = std::move(*loop);
+  auto signals = StopSignals::watch(*loop_, [this](int number) {
+    controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
+                         number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
+  });
+  if (!signals) return propagate(signals);
+  signals_ = std::move(*signals);
+  deadline_ = TRY(EndDeadline::create(log_, signals_->fd(), [this](int code) { leave(code); }));
   if (console_.on_quit)
-    console_.on_quit = [this] {
-      // A task, since the end waits for vCPUs, and this is told in a completion.
-      loop_->post([this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); });
-    };
+    console_.on_quit = [this] { loop_->post([this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); }); };
   controller_ =
       std::make_unique<Controller>(*loop_, log_, metrics_,
                                    ControllerOptions{.id = common_.id,
@@ -145,22 +158,16 @@ Status Process::prepare(std::size_t metadata_limit) {
                                                      .boot_timer = common_.boot_timer,
                                                      .metadata_limit = metadata_limit,
                                                      .console = console_,
-                                                     .before_command =
-                                                         [this] {
-                                                           if (signals_) signals_->look();
-                                                         },
-                                                     .enter_thread = [this](ThreadKind kind) { enter_thread(kind); }});
-  auto signals = StopSignals::watch(*loop_, [this](int number) {
-    controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
-                         number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
-  });
-  if (!signals) return propagate(signals);
-  signals_ = std::move(*signals);
+                                                     .before_command = [this] { signals_->look(); },
+                                                     .enter_thread = [this](ThreadKind kind) { enter_thread(kind); },
+                                                     .deadline = deadline_.get()});
   // Through the controller once more, so that GET /vm/config shows it.
   if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
-    if (auto logging = carry_out({PutLogger{common_.logger}}); !logging) return logging;
-  if (!common_.metrics_path) return {};
-  return carry_out({PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}});
+    TRY(controller_->carry_out(PutLogger{common_.logger}));
+  if (common_.metrics_path)
+    TRY(controller_->carry_out(
+        PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}));
+  return {};
 }
 
 Status Process::serve_api(const std::string& socket_path, std::size_t max_payload) {
@@ -172,7 +179,9 @@ Status Process::serve_api(const std::string& socket_path, std::size_t max_payloa
                                        [this](ThreadKind kind) {
                                          enter_thread(kind);
                                          gate_open_.wait(false);
-                                       }},
+                                       },
+                                   .watched_fds = {deadline_->begun_fd(), deadline_->signal_fd()},
+                                   .watch = [this] { return deadline_->watch(); }},
                                   *controller_);
   if (!server) return propagate(server);
   api_ = std::move(*server);
@@ -183,6 +192,7 @@ Status Process::serve_api(const std::string& socket_path, std::size_t max_payloa
 }
 
 Status Process::lock_in() {
+  if (!api_) watch_ = TRY(EndWatch::start(*deadline_, [this] { enter_thread(ThreadKind::Api); }));
   if (auto in = filters_.enter(ThreadKind::Loop); !in) return in;
   open_gate();
 #if defined(MAYFLY_BACK_DOOR)
@@ -208,23 +218,34 @@ void Process::enter_thread(ThreadKind kind) {
   std::_Exit(report(in.error(), kExitError));
 }
 
-Status Process::carry_out(std::vector<Command> commands) {
-  for (Command& command : commands) {
-    const std::string_view name = name_of(command);
-    auto answer = controller_->carry_out(std::move(command));
-    if (answer) continue;
-    // Our caller prints the sentence: a log in the same place would say it twice.
-    if (!log_.on_standard_error()) log_.error("{} refused: {}", name, answer.error().message);
-    return propagate(answer);
-  }
-  return {};
+void Process::leave(int code) {
+  RawTerminal::put_back();
+  ::_exit(code);  // threads hang, so that nothing is destroyed
 }
 
-int Process::run() {
-  const auto served = loop_->run();
+void Process::carry_out_next() {
+  if (commands_.empty()) return;
+  Command command = std::move(commands_.front());
+  commands_.pop_front();
+  const std::string_view name = name_of(command);
+  controller_->perform(std::move(command), Reply{[this, name](const Result<Answer>& answer) {
+                         if (answer) return loop_->post([this] { carry_out_next(); });
+                         if (controller_->end()) return;  // which is how the process ends
+                         // Our caller prints the sentence: a log in the same place would say it twice.
+                         if (!log_.on_standard_error()) log_.error("{} refused: {}", name, answer.error().message);
+                         refusal_ = answer.error();
+                         loop_->stop();
+                       }});
+}
+
+Result<int> Process::run(std::vector<Command> commands) {
+  std::ranges::move(commands, std::back_inserter(commands_));
+  loop_->post([this] { carry_out_next(); });
+  auto served = loop_->run();
+  if (refusal_) return std::unexpected(*refusal_);
   loop_->close();
-  if (api_) api_->stop();
   controller_->shut_down();
+  if (api_) api_->stop();
   if (!served) return report(served.error(), kExitError);
   return static_cast<int>(controller_->end()->reason);
 }
@@ -282,8 +303,8 @@ int serve(const ServeOptions& options) {
     if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
       return report(serving.error(), kExitError);
   if (auto in = process.lock_in(); !in) return report(in.error(), kExitError);
-  if (auto done = process.carry_out(std::move(*commands)); !done) return report(done.error(), code_of(done.error()));
-  return process.run();
+  const auto code = process.run(std::move(*commands));
+  return code ? *code : report(code.error(), code_of(code.error()));
 }
 
 int run(RunOptions options) {
@@ -304,9 +325,8 @@ int run(RunOptions options) {
     if (auto serving = process.serve_api(*options.api_sock, options.limits.max_payload); !serving)
       return refuse(serving.error(), kExitError);
   if (auto in = process.lock_in(); !in) return refuse(in.error(), kExitError);
-  if (auto done = process.carry_out(std::move(options.commands)); !done)
-    return refuse(done.error(), code_of(done.error()));
-  return process.run();
+  const auto code = process.run(std::move(options.commands));
+  return code ? *code : refuse(code.error(), code_of(code.error()));
 }
 
 Status ask(const RemoteOptions& options) {

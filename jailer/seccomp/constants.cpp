@@ -196,6 +196,8 @@ constexpr std::array kConstants = {
     NAMED(AF_UNIX),
     NAMED(MSG_NOSIGNAL),
     NAMED(SHUT_WR),
+    NAMED(SOL_SOCKET),
+    NAMED(SO_SNDTIMEO),
     NAMED(SOCK_CLOEXEC),
     NAMED(SOCK_DGRAM),
     NAMED(SOCK_NONBLOCK),

@@ -5,6 +5,7 @@
 
 #include "snapshot/checksum.h"
 #include "snapshot/memory_file.h"
+#include "tests/support/on_worker.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -45,9 +46,10 @@ class World {
     const auto loop = must(EventLoop::create());
     const OwnedFd file = open(base_);
     SnapshotId id{};
-    must(write_memory_file(*loop, file, base_, memory,
-                           {.kind = MemoryFileKind::Full, .id = id, .pages = must(touched_pages(memory))})
-             .has_value());
+    must(testing::on_worker(*loop, [&] {
+           return write_memory_file({.loop = *loop, .memory = memory}, file, base_,
+                                    {.kind = MemoryFileKind::Full, .id = id, .pages = must(touched_pages(memory))});
+         }).has_value());
     loop->close();
   }
   ~World() { std::filesystem::remove_all(directory_); }

@@ -223,7 +223,7 @@ void play(std::span<const std::uint8_t> input) {
     must(memory.has_value());
     std::thread peer{[&] { Server{listener.fd(), input}.run(); }};
     const auto began = std::chrono::steady_clock::now();
-    const auto handed = hand_to_page_server(*memory, listener.path(), kPatience);
+    const auto handed = hand_to_page_server(*memory, listener.path(), {}, kPatience);
     const auto took = std::chrono::steady_clock::now() - began;
     peer.join();
     must(took < std::chrono::seconds{5});

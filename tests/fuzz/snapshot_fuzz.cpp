@@ -136,11 +136,11 @@ class Drive {
     // Only read: a write that stops the device would wait for the loop, on its own thread.
     std::array<std::byte, 4> word{};
     for (std::uint64_t at = 0; at < kMmioWindowSize; at += word.size()) transport_->read(at, word);
-    transport_->quiesce();
-    run_until(*loop_, [this] { return transport_->at_rest(); });
+    transport_->drain([] {});
+    run_until(*loop_, [this] { return transport_->is_drained(); });
     (void)transport_->state();
     (void)device_->state();
-    transport_->resume();
+    transport_->undrain();
   }
 
  private:

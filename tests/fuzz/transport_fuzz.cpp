@@ -126,11 +126,11 @@ class World {
     const bool stops = offset == VIRTIO_MMIO_STATUS || offset == VIRTIO_MMIO_QUEUE_READY;
     if (stops) rest();
     transport_->write(offset, std::as_bytes(std::span{&value, 1}).first(width));
-    if (stops) transport_->resume();
+    if (stops) transport_->undrain();
   }
   void rest() {
-    transport_->quiesce();
-    run_until(*loop_, [this] { return transport_->at_rest(); });
+    transport_->drain([] {});
+    run_until(*loop_, [this] { return transport_->is_drained(); });
   }
   void go_round() {
     loop_->wake();
@@ -188,12 +188,12 @@ class World {
         break;
       case 2:
         rest();
-        transport_->resume();
+        transport_->undrain();
         break;
       default:
         rest();
         must(transport_->state() == transport_->state());
-        transport_->resume();
+        transport_->undrain();
     }
   }
 
@@ -235,7 +235,7 @@ class World {
     rest();  // it may have been kept until then
     must(ram_.memory().load<std::uint16_t>(GuestAddress{kAt + 0x302}) == 1);
     must((read(VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_VRING) != 0);
-    transport_->resume();
+    transport_->undrain();
   }
 
   FakeMemory ram_{1};

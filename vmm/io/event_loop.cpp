@@ -167,7 +167,7 @@ Status EventLoop::run_once() {
   settle();
   poll_closely();
   file_operations_queued_ = false;
-  // A task may have come while another waited in serve_until(), which took its wake-up.
+  // settle() may have taken the wake-up for tasks that wait.
   const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
   if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
     serving_ = false;
@@ -180,18 +180,6 @@ Status EventLoop::run_once() {
   end_round();
   serving_ = false;
   return {};
-}
-
-void EventLoop::serve_until(const std::function<bool()>& reached) {
-  ensure(!telling_, "a completion waits for others, which may be in its own batch");
-  while (!reached()) {
-    send_signals();
-    const int submitted = ::io_uring_submit_and_wait(&ring_, 1);
-    ensure(submitted >= 0 || submitted == -EINTR || submitted == -EAGAIN || submitted == -EBUSY,
-           "io_uring refused to wait");
-    reap(true);
-    end_round();
-  }
 }
 
 bool EventLoop::has_news() const noexcept {
@@ -306,13 +294,11 @@ void EventLoop::reap(bool tell) {
                 .result = entries[i]->res,
                 .more = (entries[i]->flags & IORING_CQE_F_MORE) != 0};
   ::io_uring_cq_advance(&ring_, count);
-  telling_ = true;
   for (const auto& [operation, result, more] : std::span{batch}.first(count)) {
     if (operation == &unwatched_) continue;  // it failed, which nobody wanted to know
     if (!more) --in_flight_;
     if (tell && operation != nullptr) operation->on_complete(result, more);
   }
-  telling_ = false;
 }
 
 bool EventLoop::has_tasks() {

@@ -161,10 +161,6 @@ class EventLoop {
   /// served one request at a time. While that does not pay, it is done ever more rarely; Found::Plenty ends it, since
   /// waiting makes batches, which are cheaper still. stop_polling() always follows.
   void watch_closely(Poller& poller);
-  /// Serves completions (and no tasks) until `reached`, which is looked at after every round; whoever makes it true
-  /// calls wake(). For waiting on another thread that may itself wait for the ring. Never from within a completion:
-  /// those of its batch that are still to be told would be waited for in vain; post() what has to wait.
-  void serve_until(const std::function<bool()>& reached);
   /// Makes the loop go round once. Any thread.
   void wake();
   /// Completes each time that `fd` is ready for `events` (POLLIN...), until cancelled.
@@ -219,7 +215,6 @@ class EventLoop {
   WakeOperation wake_{*this};
   bool stopping_ = false;        // loop's thread
   bool serving_ = false;         // loop's thread: in a round, so that nobody begins another within
-  bool telling_ = false;         // loop's thread: completions are being told
   std::uint64_t in_flight_ = 0;  // loop's thread: submissions whose last completion is still to come
   std::mutex mutex_;
   std::vector<Task> tasks_;                // guarded by mutex_

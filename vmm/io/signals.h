@@ -24,6 +24,9 @@ class StopSignals {
   /// thread.
   void look();
 
+  /// Readable while a signal waits that nobody has been told of.
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
  private:
   StopSignals(EventLoop& loop, OwnedFd fd, std::function<void(int)> on_signal);
   void on_ready(int result, bool more);

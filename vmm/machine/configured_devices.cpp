@@ -56,7 +56,7 @@ Status ConfiguredDevices::put(DriveConfig drive) {
   return {};
 }
 
-Status ConfiguredDevices::patch(const DrivePatch& patch, Microvm& machine) {
+Status ConfiguredDevices::patch(const DrivePatch& patch, Machine& machine) {
   const auto drive = std::ranges::find(drives_, patch.drive_id, &DriveConfig::drive_id);
   if (drive == drives_.end()) return fail(ErrorKind::NotFound, "there is no drive {}", patch.drive_id);
   BlockDevice& device = machine.drive(patch.drive_id);
@@ -109,7 +109,7 @@ Status ConfiguredDevices::put(NetworkInterfaceConfig interface) {
   return {};
 }
 
-Status ConfiguredDevices::patch(const NetworkInterfacePatch& patch, Microvm& machine) {
+Status ConfiguredDevices::patch(const NetworkInterfacePatch& patch, Machine& machine) {
   const auto interface = std::ranges::find(interfaces_, patch.iface_id, &NetworkInterfaceConfig::iface_id);
   if (interface == interfaces_.end())
     return fail(ErrorKind::NotFound, "there is no network interface {}", patch.iface_id);

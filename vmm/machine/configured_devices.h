@@ -1,6 +1,7 @@
 #pragma once
 
-#include "vmm/machine/microvm.h"
+#include "vmm/machine/machine.h"
+#include "vmm/machine/virtio_devices.h"
 
 #include <string>
 #include <vector>
@@ -22,8 +23,8 @@ class ConfiguredDevices {
   [[nodiscard]] Status put(DriveConfig drive);
   [[nodiscard]] Status put(NetworkInterfaceConfig interface);
   /// Changes a device of a running machine. Errors: no such device, a file that cannot be had or does not fit.
-  [[nodiscard]] Status patch(const DrivePatch& patch, Microvm& machine);
-  [[nodiscard]] Status patch(const NetworkInterfacePatch& patch, Microvm& machine);
+  [[nodiscard]] Status patch(const DrivePatch& patch, Machine& machine);
+  [[nodiscard]] Status patch(const NetworkInterfacePatch& patch, Machine& machine);
   /// Whether interfaces can serve metadata so. Errors: it names none, or one that is not configured.
   [[nodiscard]] Status check(const MmdsConfig& mmds) const;
 

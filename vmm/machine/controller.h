@@ -1,17 +1,21 @@
 #pragma once
 
-#include "virtio/mmds/metadata_store.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/io/event_loop.h"
 #include "vmm/machine/command.h"
-#include "vmm/machine/configured_devices.h"
+#include "vmm/machine/configured_machine.h"
+#include "vmm/machine/end_deadline.h"
+#include "vmm/machine/load.h"
+#include "vmm/machine/machine.h"
 #include "vmm/machine/machine_end.h"
-#include "vmm/machine/metrics_sink.h"
-#include "vmm/machine/microvm.h"
+#include "vmm/machine/metrics_file.h"
+#include "vmm/machine/save.h"
+#include "vmm/machine/worker.h"
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -20,9 +24,15 @@
 /// The machine's life, whoever asks: the API, the configuration file or the command line.
 ///
 ///   Controller controller{loop, log, metrics, {.id = "vm-7"}};
-///   controller.carry_out(PutBootSource{...});    // on the loop's thread
-///   controller.execute(StartInstance{});         // from any other: posts, waits, answers
+///   controller.submit(PutBootSource{...}, std::move(reply));   // any thread; execute() waits
 ///   loop.run(); return static_cast<int>(controller.end()->reason);
+///
+/// What takes time is a state, and never waits: the machine is Pausing, Draining, Saving... until a callback says that
+/// it is done, and gives the answer then. Reads are answered meanwhile, other commands wait for their turn, and an end
+/// gets through.
+///
+///   Not started -> (Loading) -> Running <-> (Pausing) <-> Paused <-> (Draining -> Saving)
+///                               any of them -> Ending -> gone
 ///
 /// A refused command changes nothing. Files are opened when they are configured, so that a path's error is told at
 /// once.
@@ -43,6 +53,15 @@ struct ProcessTimes {
 };
 [[nodiscard]] ProcessTimes times_since(const ProcessStart& start) noexcept;
 
+/// Who makes what takes KVM and threads; tests have others.
+struct MachineMakers {
+  std::function<Result<PreparedVm>(const ThreadEntry&)> prepare;
+  std::function<Result<std::unique_ptr<Machine>>(BootPlan, MachineContext)> boot;
+  std::function<Result<std::unique_ptr<Machine>>(RestorePlan, MachineContext)> restore;
+  std::unique_ptr<Worker> worker;
+  [[nodiscard]] static MachineMakers real(EventLoop& loop);
+};
+
 struct ControllerOptions {
   std::string id = "anonymous-instance";
   ProcessStart start{};
@@ -55,11 +74,16 @@ struct ControllerOptions {
   /// Called by each thread that the machine makes, once it is set up; and by the loop's with ThreadKind::Running, once
   /// the machine runs or is loaded: after that request's answer, before the next command.
   ThreadEntry enter_thread{};
+  /// Told of the machine's end, and of what the loop's thread is about to wait for; none may be given.
+  EndDeadline* deadline = nullptr;
+  /// How long a pause or a drain may take.
+  std::uint64_t patience_ns = 30'000'000'000;
 };
 
 class Controller final : public CommandTarget {
  public:
   Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options);
+  Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options, MachineMakers makers);
   ~Controller() override;
 
   /// Fails when the machine's life is over before the command is carried out.
@@ -70,100 +94,115 @@ class Controller final : public CommandTarget {
   void refused(std::string_view method, std::string_view why) override;
 
   // The rest is for the loop's thread.
-  /// A refusal is the caller's to tell; submit() logs those of clients.
+  /// As submit(), from now on. A refusal is the caller's to tell; submit() logs those of clients.
+  void perform(Command command, Reply reply);
+  /// A command that takes no time: everything but what pauses, loads, snapshots or records.
   [[nodiscard]] Result<Answer> carry_out(Command command);
-  /// Ends the machine (if it has not ended) and stops the loop.
+  /// Ends the machine (if it has not ended) and, when it has, stops the loop.
   void finish(MachineEnd end);
   [[nodiscard]] const std::optional<MachineEnd>& end() const noexcept { return end_; }
-  /// Frees the machine, and writes the last metrics line.
+  /// After the loop's end: frees the machine, and writes the last metrics line.
   void shut_down();
 
  private:
-  void prepare_shell();
-  /// Makes a shell where there is none. Errors: no usable KVM.
-  [[nodiscard]] Status need_shell();
-  [[nodiscard]] MachineShell take_shell();
-  struct OpenFiles {
-    OwnedFd kernel;
-    OwnedFd initrd;
+  /// What the machine is on its way to.
+  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording };
+  struct Waiting {
+    Command command;
+    Reply reply;
   };
-
-  /// The machine has come to life.
-  void go_live(MachineState state);
-  /// Tells the loop's thread, once.
-  void enter_running();
-
-  Result<Answer> dispatch(Command& command);
-  Result<Answer> apply(GetInstanceInfo& command);
-  Result<Answer> apply(GetMachineConfig& command);
-  Result<Answer> apply(GetVmConfig& command);
-  Result<Answer> apply(GetPrometheusMetrics& command);
-  Result<Answer> apply(GetMmds& command);
-  Result<Answer> apply(PutBootSource& command);
-  Result<Answer> apply(PutMachineConfig& command);
-  Result<Answer> apply(PatchMachineConfig& command);
-  Result<Answer> apply(PutCpuConfig& command);
-  Result<Answer> apply(PutSerial& command);
-  Result<Answer> apply(PutDrive& command);
-  Result<Answer> apply(PatchDrive& command);
-  Result<Answer> apply(PutNetworkInterface& command);
-  Result<Answer> apply(PatchNetworkInterface& command);
-  Result<Answer> apply(PutMmdsConfig& command);
-  Result<Answer> apply(PutMmds& command);
-  Result<Answer> apply(PatchMmds& command);
-  Result<Answer> apply(PutLogger& command);
-  Result<Answer> apply(PutMetrics& command);
-  Result<Answer> apply(StartInstance& command);
-  Result<Answer> apply(FlushMetrics& command);
-  Result<Answer> apply(SendCtrlAltDel& command);
-  Result<Answer> apply(FinishWorkingSet& command);
-  Result<Answer> apply(PauseVm& command);
-  Result<Answer> apply(ResumeVm& command);
-  Result<Answer> apply(CreateSnapshot& command);
-  Result<Answer> apply(LoadSnapshot& command);
-  /// Writes the pair of files, with the devices at rest.
-  Status write_snapshot(Snapshot snapshot, GuestMemory& memory, const SnapshotCreateParams& params);
-  Result<RestorePlan> plan_restore(const SnapshotLoadParams& params, ConfiguredDevices& devices);
-  /// Writes what was recorded. After an error the recording goes on.
-  Status finish_recording();
-  /// The same where nobody asked for it, if there is one: an error is logged.
-  void end_recording();
-  [[nodiscard]] ConsoleOptions console_options() const;
-  [[nodiscard]] MicrovmContext context();
-  Result<MicrovmPlan> plan_start();
-  void log_boot_time() const;
-  void warn_of_template();
-  /// Brings what the log has counted into the metrics.
-  void note_missed_log_lines();
-  [[nodiscard]] Status flush_metrics();
-
-  EventLoop& loop_;
-  Log& log_;
-  Metrics& metrics_;
-  ControllerOptions options_;
-  MachineState state_ = MachineState::NotStarted;
-  VmConfig config_;
-  OpenFiles files_;
-  ConfiguredDevices devices_;
-  MetadataStore metadata_;
-  OwnedFd serial_out_;
-  std::optional<MetricsSink> metrics_sink_;
-  std::unique_ptr<LoopTimer> metrics_timer_;
-  std::optional<MachineShell> shell_;
-  std::unique_ptr<Microvm> microvm_;
-  std::optional<MachineEnd> end_;
-  std::optional<SnapshotId> last_snapshot_;  // that was taken or loaded: what a diff is of
-  bool took_last_snapshot_ = false;          // here
-  std::atomic<bool> prepared_{false};        // what answered() could make is there, or of no use any more
-  bool machine_configured_ = false;          // by a request; a snapshot brings its own
-  bool entered_running_ = false;
   struct Recording {
     std::string path;
     SnapshotId snapshot;
     bool until_boot_timer;
   };
+
+  void dispatch(Command& command, Reply reply);
+  // Commands that are carried out at once
+  Result<Answer> apply(const GetInstanceInfo& command);
+  Result<Answer> apply(const GetMachineConfig& command);
+  Result<Answer> apply(const GetVmConfig& command);
+  Result<Answer> apply(const GetPrometheusMetrics& command);
+  Result<Answer> apply(const GetMmds& command);
+  Result<Answer> apply(PutBootSource& command);
+  Result<Answer> apply(const PutMachineConfig& command);
+  Result<Answer> apply(const PatchMachineConfig& command);
+  Result<Answer> apply(PutCpuConfig& command);
+  Result<Answer> apply(PutSerial& command);
+  Result<Answer> apply(PutDrive& command);
+  Result<Answer> apply(const PatchDrive& command);
+  Result<Answer> apply(PutNetworkInterface& command);
+  Result<Answer> apply(const PatchNetworkInterface& command);
+  Result<Answer> apply(PutMmdsConfig& command);
+  Result<Answer> apply(PutMmds& command);
+  Result<Answer> apply(PatchMmds& command);
+  Result<Answer> apply(const PutLogger& command);
+  Result<Answer> apply(const PutMetrics& command);
+  Result<Answer> apply(const StartInstance& command);
+  Result<Answer> apply(const FlushMetrics& command);
+  Result<Answer> apply(const SendCtrlAltDel& command);
+  Result<Answer> apply(const ResumeVm& command);
+  // Commands that take time: each gives its reply when its transition ends
+  void begin(const PauseVm& command, Reply reply);
+  void begin(CreateSnapshot& command, Reply reply);
+  void begin(LoadSnapshot& command, Reply reply);
+  void begin(const FinishWorkingSet& command, Reply reply);
+
+  /// From here until leave() commands wait; `what` names it for the deadline of an end.
+  void enter(Transition transition, const char* what, Reply reply);
+  /// The same request's next transition.
+  void go_on_to(Transition transition, const char* what);
+  /// Back to rest: gives the answer, and carries out what has waited; or goes on ending.
+  void leave(Result<Answer> answer);
+  /// Goes on once the machine has paused or drained, or calls `late` after the patience. Error: no timer.
+  [[nodiscard]] Status arm_patience(std::function<void()> late);
+  void disarm_patience();
+  void carry_out_waiting();
+
+  void prepare_vm();
+  /// Prepares a VM where there is none. Errors: no usable KVM.
+  [[nodiscard]] Status need_prepared_vm();
+  [[nodiscard]] MachineContext context();
+  /// The machine has come to life.
+  void go_live(MachineState state);
+  /// Tells the loop's thread, once.
+  void enter_running();
+  void log_boot_time() const;
+
+  // Snapshots
+  void save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns);
+  void saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome);
+  [[nodiscard]] Status finish_load(Load load, Result<RestoredMemory> memory, std::uint64_t begun_ns);
+  [[nodiscard]] Status write_recording(std::function<void(Status)> written);
+  /// Ends the recording where nobody asked for it, if there is one: an error is logged.
+  void end_recording();
+
+  // The end: vCPUs, working set, console, loop
+  void end_vcpus();
+  void end_console();
+
+  EventLoop& loop_;
+  Log& log_;
+  Metrics& metrics_;
+  ControllerOptions options_;
+  MachineMakers makers_;
+  MachineState state_ = MachineState::NotStarted;
+  Transition transition_ = Transition::None;
+  std::optional<Reply> pending_;  // of the transition
+  std::deque<Waiting> waiting_;
+  ConfiguredMachine configured_;
+  MetricsFile metrics_file_;
+  std::optional<PreparedVm> prepared_;
+  std::unique_ptr<Machine> machine_;
+  std::optional<MachineEnd> end_;
+  std::optional<DiffBase> last_snapshot_;      // that was taken or loaded: what a diff is of
+  std::atomic<bool> need_not_prepare_{false};  // what answered() could make is there, or of no use any more
+  bool entered_running_ = false;
+  std::unique_ptr<LoopTimer> patience_timer_;
+  std::function<void()> late_;
   std::optional<Recording> recording_;          // of the working set
   std::unique_ptr<LoopTimer> recording_timer_;  // that ends it
+  bool recording_is_over_ = false;              // and is to be written when a transition has ended
   LogRate refusals_;                            // a client can cause as many as it likes
 };
 

@@ -33,8 +33,8 @@ void kick(pthread_t thread) noexcept {
 
 }  // namespace
 
-VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world)
-    : vcpus_(std::move(vcpus)), world_(std::move(world)), external_(world_.pic), running_count_(vcpus_.size()) {
+VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuContext context)
+    : vcpus_(std::move(vcpus)), context_(std::move(context)), external_(context_.pic), running_count_(vcpus_.size()) {
   install_kick_handler();
   threads_.reserve(vcpus_.size());
 }
@@ -50,8 +50,8 @@ Result<StandbyThread> VcpuSet::start_thread(std::size_t index, const ThreadEntry
   });
 }
 
-Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWorld world, StandbyThread first) {
-  std::unique_ptr<VcpuSet> set{new VcpuSet{std::move(vcpus), std::move(world)}};
+Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuContext context, StandbyThread first) {
+  std::unique_ptr<VcpuSet> set{new VcpuSet{std::move(vcpus), std::move(context)}};
   const auto begin = [&set = *set](StandbyThread thread) {
     const std::size_t index = set.threads_.size();
     set.threads_.push_back(std::move(thread).begin([&set, index] { set.thread_main(index); }));
@@ -59,7 +59,7 @@ Result<std::unique_ptr<VcpuSet>> VcpuSet::create(std::vector<Vcpu> vcpus, VcpuWo
   };
   begin(std::move(first));
   while (set->threads_.size() < set->vcpus_.size()) {
-    auto thread = start_thread(set->threads_.size(), set->world_.enter_thread);
+    auto thread = start_thread(set->threads_.size(), set->context_.enter_thread);
     if (!thread) return propagate(thread);
     begin(std::move(*thread));
   }
@@ -112,7 +112,7 @@ bool VcpuSet::parked() {
 
 bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
   std::unique_lock lock{mutex_};
-  if (--running_count_ == 0) world_.on_parked();
+  if (--running_count_ == 0) context_.on_parked();
   turn_.wait(lock, [this] { return wanted_ != Wanted::Park; });
   ++running_count_;
   vcpu.request_exit(false);  // under the lock: a kick that comes next sets it again
@@ -133,18 +133,18 @@ void VcpuSet::thread_main(std::size_t index) {
       const int error_number = vcpu.run();
       // Only KVM_RUN's return is a point to park at: it completes the access that the exit before asked for.
       if (error_number == EINTR) {
-        world_.metrics.exit_kicked.add();
+        context_.metrics.exit_kicked.add();
         if (goes_on(vcpu)) continue;
         break;
       }
       if (error_number == EAGAIN) continue;
       auto end = error_number == 0
                      ? serve_exit(vcpu)
-                     : MachineEnd{EndReason::VcpuFailure, describe_run_failure(vcpu, world_.memory, error_number)};
+                     : MachineEnd{EndReason::VcpuFailure, describe_run_failure(vcpu, context_.memory, error_number)};
       if (!end) continue;
       can_run = false;
-      if (is_failure(end->reason)) world_.metrics.failures.add();
-      world_.on_end(std::move(*end));
+      if (is_failure(end->reason)) context_.metrics.failures.add();
+      context_.on_end(std::move(*end));
     }
   }
 }
@@ -159,7 +159,7 @@ std::optional<MachineEnd> VcpuSet::serve_exit(const Vcpu& vcpu) {
       serve_mmio(run);
       return std::nullopt;
     case KVM_EXIT_IOAPIC_EOI:
-      world_.ioapic.end_of_interrupt(run.eoi.vector);
+      context_.ioapic.end_of_interrupt(run.eoi.vector);
       return std::nullopt;
     case KVM_EXIT_INTR:
     case KVM_EXIT_IRQ_WINDOW_OPEN:
@@ -168,11 +168,11 @@ std::optional<MachineEnd> VcpuSet::serve_exit(const Vcpu& vcpu) {
     case KVM_EXIT_SHUTDOWN:
       return MachineEnd{EndReason::TripleFault, describe_triple_fault(vcpu)};
     case KVM_EXIT_INTERNAL_ERROR:
-      return MachineEnd{EndReason::InternalError, describe_internal_error(vcpu, world_.memory)};
+      return MachineEnd{EndReason::InternalError, describe_internal_error(vcpu, context_.memory)};
     case KVM_EXIT_FAIL_ENTRY:
-      return MachineEnd{EndReason::FailedEntry, describe_failed_entry(vcpu, world_.memory)};
+      return MachineEnd{EndReason::FailedEntry, describe_failed_entry(vcpu, context_.memory)};
     default:
-      return MachineEnd{EndReason::VcpuFailure, describe_unexpected_exit(vcpu, world_.memory)};
+      return MachineEnd{EndReason::VcpuFailure, describe_unexpected_exit(vcpu, context_.memory)};
   }
 }
 
@@ -180,22 +180,22 @@ void VcpuSet::serve_port(kvm_run& run) {
   const auto& io = run.io;
   std::byte* data = reinterpret_cast<std::byte*>(&run) + io.data_offset;
   const bool out = io.direction == KVM_EXIT_IO_OUT;
-  (out ? world_.metrics.exit_io_out : world_.metrics.exit_io_in).add();
+  (out ? context_.metrics.exit_io_out : context_.metrics.exit_io_in).add();
   // A string instruction brings several accesses of one port at once; KVM bounds them to a page.
   for (std::uint32_t i = 0; i < io.count; ++i, data += io.size) {
     const std::span access{data, io.size};
-    const bool served = out ? world_.ports.write(io.port, access) : world_.ports.read(io.port, access);
-    if (!served) world_.metrics.unclaimed_accesses.add();
+    const bool served = out ? context_.ports.write(io.port, access) : context_.ports.read(io.port, access);
+    if (!served) context_.metrics.unclaimed_accesses.add();
   }
 }
 
 void VcpuSet::serve_mmio(kvm_run& run) {
   auto& mmio = run.mmio;
   const std::span access{reinterpret_cast<std::byte*>(mmio.data), std::min<std::size_t>(mmio.len, sizeof mmio.data)};
-  (mmio.is_write != 0 ? world_.metrics.exit_mmio_write : world_.metrics.exit_mmio_read).add();
+  (mmio.is_write != 0 ? context_.metrics.exit_mmio_write : context_.metrics.exit_mmio_read).add();
   const bool served =
-      mmio.is_write != 0 ? world_.mmio.write(mmio.phys_addr, access) : world_.mmio.read(mmio.phys_addr, access);
-  if (!served) world_.metrics.unclaimed_accesses.add();
+      mmio.is_write != 0 ? context_.mmio.write(mmio.phys_addr, access) : context_.mmio.read(mmio.phys_addr, access);
+  if (!served) context_.metrics.unclaimed_accesses.add();
 }
 
 }  // namespace mayfly

@@ -21,16 +21,17 @@
 
 /// The threads of a machine's vCPUs: KVM_RUN, the exits that reach user space, and a clean kick.
 ///
-///   VcpuSet vcpus{std::move(made), world};   // threads exist, parked
+///   VcpuSet vcpus{std::move(made), context};   // threads exist, parked
 ///   vcpus.resume();                          // all run
 ///   vcpus.request_pause();
-///   loop.serve_until([&] { return vcpus.parked(); });   // now none is in KVM_RUN and no access is half done
+///   ...                                      // on_parked(), and parked(): none is in KVM_RUN, no access is half done
 ///
-/// All members but look_at_pic() are for one thread (the loop's); the world's parts are called from the vCPU threads.
+/// All members but look_at_pic() are for one thread (the loop's); what the context names are called from the vCPU
+/// threads.
 namespace mayfly {
 
 /// What vCPU threads meet when they leave KVM_RUN. Everything outlives the set.
-struct VcpuWorld {
+struct VcpuContext {
   const Bus& ports;
   const Bus& mmio;
   Ioapic& ioapic;
@@ -51,7 +52,7 @@ class VcpuSet {
   /// about 0.1 ms to be compiled. Error: the host gives no more threads.
   [[nodiscard]] static Result<StandbyThread> start_thread(std::size_t index, const ThreadEntry& enter_thread);
   /// One thread a vCPU, parked; `first`, by start_thread(0), becomes that of the first. Error: as start_thread().
-  [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuWorld world,
+  [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuContext context,
                                                                StandbyThread first);
   VcpuSet(const VcpuSet&) = delete;
   VcpuSet& operator=(const VcpuSet&) = delete;
@@ -77,7 +78,7 @@ class VcpuSet {
 
  private:
   enum class Wanted { Park, Run, Stop };
-  VcpuSet(std::vector<Vcpu> vcpus, VcpuWorld world);
+  VcpuSet(std::vector<Vcpu> vcpus, VcpuContext context);
   void want(Wanted wanted);
   void thread_main(std::size_t index);
   /// After a kick: whether the vCPU is to go on, as it was not for parking.
@@ -90,7 +91,7 @@ class VcpuSet {
   void serve_mmio(kvm_run& run);
 
   std::vector<Vcpu> vcpus_;
-  VcpuWorld world_;
+  VcpuContext context_;
   ExternalInterrupts external_;  // of the first vCPU
   std::mutex mutex_;
   std::condition_variable turn_;  // wanted_ changed

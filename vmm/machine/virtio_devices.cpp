@@ -48,27 +48,27 @@ std::vector<std::string> virtio_arguments(const std::vector<DriveConfig>& drives
   return arguments;
 }
 
-Status VirtioDevices::create(DevicePlans plans, const Sockets& sockets) {
+Status VirtioDevices::create(DevicePlans plans, const MachineBuses& buses) {
+  loop_ = &buses.loop;
   const auto windows = virtio_windows(plans.count());
   auto window = windows.begin();
   for (DrivePlan& plan : plans.drives) {
-    auto device =
-        BlockDevice::create(plan.config, std::move(plan.image), sockets.loop, sockets.metrics.block, sockets.log);
+    auto device = BlockDevice::create(plan.config, std::move(plan.image), buses.loop, buses.metrics.block, buses.log);
     if (!device) return propagate(device);
-    auto transport = plug(**device, *window++, sockets);
+    auto transport = plug(**device, *window++, buses);
     drives_.push_back({std::move(plan.config), std::move(*device), nullptr});
     if (!transport) return propagate(transport);
     drives_.back().transport = *transport;
   }
   if (plans.mmds)
-    if (auto served = serve_metadata(std::move(*plans.mmds), sockets); !served) return served;
+    if (auto served = serve_metadata(std::move(*plans.mmds), buses); !served) return served;
   for (NetworkInterfacePlan& plan : plans.network_interfaces) {
-    auto responder = responder_for(plan.config.iface_id, sockets);
+    auto responder = responder_for(plan.config.iface_id, buses);
     if (!responder) return propagate(responder);
-    auto device = NetDevice::create(plan.config, std::move(plan.tap), std::move(*responder), sockets.loop,
-                                    sockets.metrics.net, sockets.log);
+    auto device = NetDevice::create(plan.config, std::move(plan.tap), std::move(*responder), buses.loop,
+                                    buses.metrics.net, buses.log);
     if (!device) return propagate(device);
-    auto transport = plug(**device, *window++, sockets);
+    auto transport = plug(**device, *window++, buses);
     interfaces_.push_back({std::move(plan.config), std::move(*device), nullptr});
     if (!transport) return propagate(transport);
     interfaces_.back().transport = *transport;
@@ -76,42 +76,40 @@ Status VirtioDevices::create(DevicePlans plans, const Sockets& sockets) {
   return {};
 }
 
-Status VirtioDevices::serve_metadata(MmdsConfig config, const Sockets& sockets) {
+Status VirtioDevices::serve_metadata(MmdsConfig config, const MachineBuses& buses) {
   auto key = make_key();
   if (!key) return propagate(key);
-  metadata_service_ = std::make_unique<MetadataService>(std::move(config), sockets.metadata,
-                                                        SessionTokens{*key, monotonic_ns()}, sockets.metrics.mmds);
+  metadata_service_ = std::make_unique<MetadataService>(std::move(config), buses.metadata,
+                                                        SessionTokens{*key, monotonic_ns()}, buses.metrics.mmds);
   return {};
 }
 
 Result<std::unique_ptr<FrameResponder>> VirtioDevices::responder_for(const std::string& iface_id,
-                                                                     const Sockets& sockets) const {
+                                                                     const MachineBuses& buses) const {
   if (!metadata_service_ || std::ranges::count(metadata_service_->config().network_interfaces, iface_id) == 0)
     return nullptr;
   auto key = make_key();
   if (!key) return propagate(key);
-  return std::make_unique<NetworkStack>(*metadata_service_, *key, sockets.metrics.mmds);
+  return std::make_unique<NetworkStack>(*metadata_service_, *key, buses.metrics.mmds);
 }
 
 Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,
-                                           const Sockets& sockets) {
-  auto transport = MmioTransport::create(device, {.memory = sockets.memory,
-                                                  .loop = sockets.loop,
-                                                  .log = sockets.log,
-                                                  .metrics = sockets.metrics.virtio,
-                                                  .pic_line = sockets.wiring.pic_line(window.gsi)});
+                                           const MachineBuses& buses) {
+  auto transport = MmioTransport::create(device, {.memory = buses.memory,
+                                                  .loop = buses.loop,
+                                                  .log = buses.log,
+                                                  .metrics = buses.metrics.virtio,
+                                                  .pic_line = buses.wiring.pic_line(window.gsi)});
   if (!transport) return propagate(transport);
   MmioTransport& made = *transports_.emplace_back(std::move(*transport));
-  if (auto attached = sockets.mmio.attach(device.name(), window.base.value, window.size, made); !attached)
+  if (auto attached = buses.mmio.attach(device.name(), window.base.value, window.size, made); !attached)
     return propagate(attached);
   const GuestAddress notify{window.base.value + kQueueNotifyOffset};
   for (std::size_t queue = 0; queue < made.queue_count(); ++queue)
-    if (auto attached = sockets.vm.attach_kick(notify, static_cast<std::uint32_t>(queue), made.kick_fd(queue));
-        !attached)
+    if (auto attached = buses.vm.attach_kick(notify, static_cast<std::uint32_t>(queue), made.kick_fd(queue)); !attached)
       return propagate(attached);
-  sockets.ioapic.let_kvm_send(window.gsi, made);
-  if (auto attached = sockets.vm.attach_interrupt(window.gsi, made.interrupt_fd()); !attached)
-    return propagate(attached);
+  buses.ioapic.let_kvm_send(window.gsi, made);
+  if (auto attached = buses.vm.attach_interrupt(window.gsi, made.interrupt_fd()); !attached) return propagate(attached);
   return &made;
 }
 
@@ -119,33 +117,57 @@ void VirtioDevices::start() {
   for (const auto& transport : transports_) transport->start();
 }
 
-void VirtioDevices::stand_still() {
+void VirtioDevices::freeze() {
   for (const auto& interface : interfaces_) interface.device->stand_still();
 }
 
-void VirtioDevices::move_on() {
+void VirtioDevices::thaw() {
   for (const auto& interface : interfaces_) interface.device->move_on();
 }
 
-void VirtioDevices::quiesce(EventLoop& loop) {
-  for (const auto& transport : transports_) transport->quiesce();
-  loop.serve_until([this] {
-    return std::ranges::all_of(transports_, [](const auto& transport) { return transport->at_rest(); }) &&
-           std::ranges::none_of(drives_, [](const auto& drive) { return drive.device->syncs_old_images(); });
-  });
+void VirtioDevices::drain(std::function<void()> drained) {
+  drained_ = std::move(drained);
+  draining_ = transports_.size() + 1;
+  const auto one_has = [this, turn = ++drains_] {
+    if (--draining_ > 0) return;
+    loop_->post([this, turn] {
+      if (drained_ && turn == drains_) std::exchange(drained_, nullptr)();
+    });
+  };
+  for (const auto& transport : transports_) transport->drain(one_has);
+  one_has();  // of none at all
 }
 
-void VirtioDevices::go_on() {
-  for (const auto& transport : transports_) transport->resume();
+void VirtioDevices::undrain() {
+  drained_ = nullptr;
+  for (const auto& transport : transports_) transport->undrain();
 }
 
-Status VirtioDevices::save(Snapshot& snapshot) {
-  for (const auto& [config, device, transport] : drives_) {
-    if (auto synced = device->sync(); !synced) return propagate(synced, device->name());
+std::string VirtioDevices::undrained() const {
+  std::string names;
+  const auto add = [&names](const auto& plugged) {
+    if (plugged.transport->is_drained()) return;
+    if (!names.empty()) names += ", ";
+    names += plugged.device->name();
+  };
+  std::ranges::for_each(drives_, add);
+  std::ranges::for_each(interfaces_, add);
+  return names;
+}
+
+void VirtioDevices::save(Snapshot& snapshot) {
+  for (const auto& [config, device, transport] : drives_)
     snapshot.drives.push_back({.transport = transport->state(), .device = device->state()});
-  }
   for (const auto& [config, device, transport] : interfaces_)
     snapshot.network_interfaces.push_back({.transport = transport->state(), .device = device->state()});
+}
+
+Status VirtioDevices::sync(Snapshot& snapshot) const {
+  for (std::size_t i = 0; i < drives_.size(); ++i) {
+    BlockDevice& device = *drives_[i].device;
+    if (auto synced = device.sync(); !synced) return propagate(synced, device.name());
+    snapshot.drives[i].device.image = device.state().image;
+  }
   return {};
 }
 

@@ -11,6 +11,7 @@
 #include "vmm/devices/ioapic.h"
 #include "vmm/kvm/vm.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,7 +21,7 @@
 /// A machine's drives and network interfaces, each with its window, its interrupt line and its transport.
 ///
 ///   VirtioDevices devices;
-///   devices.create(std::move(plans), sockets);   // plugged into bus, KVM and IOAPIC, drives first
+///   devices.create(std::move(plans), buses);   // plugged into bus, KVM and IOAPIC, drives first
 ///   devices.start();                             // they listen for kicks
 namespace mayfly {
 
@@ -54,7 +55,7 @@ struct DevicePlans {
 class VirtioDevices {
  public:
   /// What the devices are plugged into. Everything outlives them.
-  struct Sockets {
+  struct MachineBuses {
     const GuestMemory& memory;
     Vm& vm;
     Ioapic& ioapic;
@@ -67,20 +68,26 @@ class VirtioDevices {
   };
 
   /// Before the vCPUs exist. Takes the files of the plans.
-  [[nodiscard]] Status create(DevicePlans plans, const Sockets& sockets);
+  [[nodiscard]] Status create(DevicePlans plans, const MachineBuses& buses);
   /// Begins to listen for kicks; from here on the ring holds operations of the devices.
   void start();
 
   /// The vCPUs are paused, and are about to go on: no time passes in between for what waits for the guest.
-  void stand_still();
-  void move_on();
+  void freeze();
+  void thaw();
 
-  /// For a snapshot, with the vCPUs paused: brings every device to rest, and lets it go on as if nothing had been.
-  void quiesce(EventLoop& loop);
-  void go_on();
-  /// At rest. Puts what drives have written on stable storage first. The configurations, which PATCH changes, are the
-  /// caller's to add. Error: a disk's.
-  [[nodiscard]] Status save(Snapshot& snapshot);
+  /// For a snapshot, with the vCPUs paused. `drained` follows once, in a task of its own, when nothing is in flight,
+  /// unless undrain() comes first.
+  void drain(std::function<void()> drained);
+  /// The devices go on as if nothing had been.
+  void undrain();
+  /// The names of those that have not drained.
+  [[nodiscard]] std::string undrained() const;
+  /// Drained: adds the devices' states. The configurations, which PATCH changes, are the caller's to add.
+  void save(Snapshot& snapshot);
+  /// Puts what drives have written on stable storage, and notes the images' times of change as they are then. Any
+  /// thread, while the devices are drained. Error: a disk's.
+  [[nodiscard]] Status sync(Snapshot& snapshot) const;
   /// Gives devices of the snapshot's configuration its state; before start(). Errors: images that have changed, what
   /// does not fit this machine.
   [[nodiscard]] Status restore(const Snapshot& snapshot, bool allow_changed_drives);
@@ -91,11 +98,11 @@ class VirtioDevices {
 
  private:
   [[nodiscard]] Result<MmioTransport*> plug(VirtioDevice& device, const VirtioMmioWindow& window,
-                                            const Sockets& sockets);
-  [[nodiscard]] Status serve_metadata(MmdsConfig config, const Sockets& sockets);
+                                            const MachineBuses& buses);
+  [[nodiscard]] Status serve_metadata(MmdsConfig config, const MachineBuses& buses);
   /// What answers on that interface in the network's place; null: nothing does.
   [[nodiscard]] Result<std::unique_ptr<FrameResponder>> responder_for(const std::string& iface_id,
-                                                                      const Sockets& sockets) const;
+                                                                      const MachineBuses& buses) const;
 
   template <typename Device, typename Config>
   struct Plugged {
@@ -103,6 +110,10 @@ class VirtioDevices {
     std::unique_ptr<Device> device;
     MmioTransport* transport = nullptr;
   };
+  EventLoop* loop_ = nullptr;
+  std::function<void()> drained_;
+  std::size_t draining_ = 0;  // transports that have not drained
+  unsigned drains_ = 0;       // how many have begun: what an earlier one's task tells from this
   std::unique_ptr<MetadataService> metadata_service_;  // which the interfaces use
   std::vector<Plugged<BlockDevice, DriveConfig>> drives_;
   std::vector<Plugged<NetDevice, NetworkInterfaceConfig>> interfaces_;

@@ -6,6 +6,7 @@
 #include "snapshot/verify.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/support/on_worker.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
 #include "tests/unit/snapshot/no_override.h"
 
@@ -50,8 +51,10 @@ class Leftovers : public ::testing::Test {
     auto loop = EventLoop::create();
     ASSERT_TRUE(memory && loop);
     const OwnedFd open{::open(file(name).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-    ASSERT_TRUE(write_memory_file(**loop, open, file(name), *memory,
-                                  {.kind = kind, .id = id_of(id), .base_id = {}, .pages = {{0, kGuestPageSize}}}));
+    ASSERT_TRUE(testing::on_worker(**loop, [&] {
+      return write_memory_file({.loop = **loop, .memory = *memory}, open, file(name),
+                               {.kind = kind, .id = id_of(id), .base_id = {}, .pages = {{0, kGuestPageSize}}});
+    }));
     (*loop)->close();
   }
   /// What becomes of each file, by its name; a dry run says the same and changes nothing.

@@ -4,6 +4,7 @@
 #include "snapshot/file_pair.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/support/on_worker.h"
 #include "tests/unit/snapshot/file_size_limit.h"
 
 #include <fcntl.h>
@@ -50,7 +51,8 @@ class MemoryFile : public ::testing::Test {
   }
   [[nodiscard]] Status try_to_write(const std::string& path, const MemoryFileContent& content) const {
     const OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-    return write_memory_file(*loop_, file, path, *memory_, content);
+    return testing::on_worker(
+        *loop_, [&] { return write_memory_file({.loop = *loop_, .memory = *memory_}, file, path, content); });
   }
   /// Writes what the memory has in `ranges`; the file's path.
   std::string write(const std::string& name, std::uint8_t id, PageRanges ranges,
@@ -481,10 +483,12 @@ class InPlaceDiff : public MergedMemory, public ::testing::WithParamInterface<bo
     EXPECT_TRUE(found->has_value());
     auto file = NewFile::create(path, "mem_file_path");
     if (!file) return propagate(file);
-    auto written = write_merged_memory_file(
-        *loop_, *file, *memory_,
-        {.kind = MemoryFileKind::Diff, .id = id_of(id), .base_id = id_of(base), .pages = std::move(changed)},
-        std::move(**found), GetParam() ? &copy_whole : &cannot_clone);
+    auto written = testing::on_worker(*loop_, [&] {
+      return write_merged_memory_file(
+          {.loop = *loop_, .memory = *memory_}, *file,
+          {.kind = MemoryFileKind::Diff, .id = id_of(id), .base_id = id_of(base), .pages = std::move(changed)},
+          std::move(**found), GetParam() ? &copy_whole : &cannot_clone);
+    });
     return written ? file->publish() : written;
   }
   const PageRanges both_ = {pages(10, 3), pages(250, 20), pages(598, 10), pages(800), pages(1023)};

@@ -4,6 +4,7 @@
 #include "snapshot/state_file.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/support/on_worker.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
 
 #include <fcntl.h>
@@ -30,8 +31,10 @@ class VerifyPair : public ::testing::Test {
     auto loop = EventLoop::create();
     ASSERT_TRUE(memory && loop && memory->store(GuestAddress{0x5000}, 1));
     const OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-    ASSERT_TRUE(write_memory_file(**loop, file, path, *memory,
-                                  {.kind = kind, .id = id, .base_id = {}, .pages = {{0x5000, kGuestPageSize}}}));
+    ASSERT_TRUE(testing::on_worker(**loop, [&] {
+      return write_memory_file({.loop = **loop, .memory = *memory}, file, path,
+                               {.kind = kind, .id = id, .base_id = {}, .pages = {{0x5000, kGuestPageSize}}});
+    }));
     (*loop)->close();
   }
   [[nodiscard]] std::string refusal() const {

@@ -355,9 +355,9 @@ class TwoVcpusTest : public MmioTransportTest {
       serve_for_a_while([&] { return returned.load() == 2; });
       EXPECT_EQ(returned.load(), 2) << "in round " << round << " a store never returned";
       // Ends a wait that was for a state: the test itself is to end.
-      transport_->quiesce();
+      transport_->drain([] {});
       serve_until([&] { return returned.load() == 2; });
-      transport_->resume();
+      transport_->undrain();
       one.join();
       other.join();
     }
@@ -500,13 +500,13 @@ TEST_F(MmioTransportTest, AResetOfADeviceThatIsBeingStartedWaitsForTheStart) {
 
 TEST_F(MmioTransportTest, QuiescedAndResumedTheDriverNoticesNothing) {
   drive();
-  transport_->quiesce();
-  serve_until([&] { return transport_->at_rest(); });
+  transport_->drain([] {});
+  serve_until([&] { return transport_->is_drained(); });
   driver_.offer({{ram_.room(8), 8, true}});
   kick(0);
   go_round();
   EXPECT_EQ(driver_.used_index(), 0U);
-  transport_->resume();
+  transport_->undrain();
   serve_until([&] { return driver_.used_index() == 1; });
   EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 15U);
 }
@@ -549,8 +549,8 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   driver_.offer({{ram_.room(8), 8, true}});
   kick(0);
   serve_until([&] { return driver_.used_index() == 1; });
-  transport_->quiesce();
-  serve_until([&] { return transport_->at_rest(); });
+  transport_->drain([] {});
+  serve_until([&] { return transport_->is_drained(); });
   const MmioTransportState state = transport_->state();
 
   FakeDevice device;

@@ -5,6 +5,7 @@
 #include "snapshot/state_file.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/support/on_worker.h"
 #include "tests/unit/snapshot/filled_snapshot.h"
 #include "vmm/cli/options.h"
 
@@ -47,8 +48,10 @@ class SnapshotTools : public ::testing::Test {
     auto loop = EventLoop::create();
     ASSERT_TRUE(memory && loop);
     const OwnedFd file{::open(memory_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-    ASSERT_TRUE(write_memory_file(**loop, file, memory_, *memory,
-                                  {.kind = kind, .id = snapshot_.id, .base_id = {}, .pages = {{0, 512 * 1024}}}));
+    ASSERT_TRUE(testing::on_worker(**loop, [&] {
+      return write_memory_file({.loop = **loop, .memory = *memory}, file, memory_,
+                               {.kind = kind, .id = snapshot_.id, .base_id = {}, .pages = {{0, 512 * 1024}}});
+    }));
     (*loop)->close();
   }
   [[nodiscard]] Outcome verify() const {

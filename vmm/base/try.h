@@ -1,0 +1,30 @@
+#pragma once
+
+#include "vmm/base/error.h"
+
+#include <type_traits>
+#include <utility>
+
+/// Set-up code is a list of steps, each of which may fail:
+///
+///   auto memory = TRY(GuestMemory::create(options));   // the value, or the enclosing function returns the error
+///   TRY(vm.map_memory(memory, false));                 // a Status
+///
+/// A macro, since no function can return from its caller. With it the steps and their order are what one reads.
+namespace mayfly::detail {
+
+template <typename Value>
+[[nodiscard]] Value take_value(Result<Value>& result) {
+  if constexpr (!std::is_void_v<Value>) return std::move(*result);
+}
+
+}  // namespace mayfly::detail
+
+// NOLINTBEGIN(cppcoreguidelines-macro-usage)
+#define TRY(...)                                             \
+  ({                                                         \
+    auto try_result = (__VA_ARGS__);                         \
+    if (!try_result) return ::mayfly::propagate(try_result); \
+    ::mayfly::detail::take_value(try_result);                \
+  })
+// NOLINTEND(cppcoreguidelines-macro-usage)

@@ -1,0 +1,212 @@
+// The controller's transitions that take, load and record.
+
+#include "snapshot/file_pair.h"
+#include "snapshot/host_cpu.h"
+#include "snapshot/working_set.h"
+#include "vmm/base/clock.h"
+#include "vmm/base/try.h"
+#include "vmm/machine/controller.h"
+
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+constexpr std::uint64_t kNsPerMs = 1'000'000;
+
+std::uint64_t us_since(std::uint64_t begun_ns) { return (monotonic_ns() - begun_ns) / 1000; }
+
+}  // namespace
+
+// --- A snapshot: drained, saved, written -----------------------------------------------------------------------------
+
+void Controller::begin(CreateSnapshot& command, Reply reply) {
+  const SnapshotCreateParams& params = command.value;
+  if (params.snapshot_path == params.mem_file_path)
+    return std::move(reply).give(fail(ErrorKind::InvalidArgument,
+                                      "snapshot_path and mem_file_path are both {}; give each its own",
+                                      params.snapshot_path));
+  if (paths_clash(params.snapshot_path, params.mem_file_path))
+    return std::move(reply).give(fail(ErrorKind::InvalidArgument,
+                                      "snapshot_path {} and mem_file_path {} name one file; give each its own",
+                                      params.snapshot_path, params.mem_file_path));
+  const std::uint64_t begun = monotonic_ns();
+  enter(Transition::Draining, "the devices' requests to come back", std::move(reply));
+  if (auto armed = arm_patience([this] {
+        const std::string undrained = machine_->undrained();
+        machine_->undrain();
+        leave(fail(
+            ErrorKind::System,
+            "no snapshot was taken: the requests of {} did not come back in {} s; the machine is paused as before: "
+            "look at its storage",
+            undrained, options_.patience_ns / 1'000'000'000));
+      });
+      !armed)
+    return leave(propagate(armed));
+  machine_->drain([this, params, begun] { save_drained(params, begun); });
+}
+
+void Controller::save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns) {
+  go_on_to(Transition::Saving, "the snapshot's files to be written");
+  const auto refuse = [this](std::unexpected<Error> error) {
+    machine_->undrain();
+    leave(std::move(error));
+  };
+  auto snapshot = machine_->save();
+  if (!snapshot) return refuse(propagate(snapshot));
+  configured_.describe(*snapshot);
+  // Looked at for a full snapshot as well: a diff that follows begins here.
+  auto changes = machine_->changes();
+  if (!changes) return refuse(propagate(changes));
+  snapshot->producer = MAYFLY_VERSION;
+  snapshot->host = this_host_cpu();
+  struct Job {
+    SnapshotOrder order;
+    SnapshotOutcome outcome{};
+  };
+  // A diff of nothing is everything.
+  const auto job = std::make_shared<Job>(SnapshotOrder{.params = params,
+                                                       .snapshot = std::move(*snapshot),
+                                                       .base = params.diff ? last_snapshot_ : std::nullopt,
+                                                       .changes = std::move(*changes),
+                                                       .machine = *machine_,
+                                                       .loop = loop_});
+  auto begun = makers_.worker->begin(
+      [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
+      [this, job, params, begun_ns] { saved(params, begun_ns, std::move(job->outcome)); });
+  if (!begun) refuse(propagate(begun));
+}
+
+void Controller::saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome) {
+  machine_->undrain();
+  if (outcome.counts) {
+    machine_->forget_changes();
+    last_snapshot_ = DiffBase{.id = *outcome.counts, .taken_here = true};
+  }
+  if (!outcome.status) return leave(propagate(outcome.status));
+  Gauge& latency = params.diff ? metrics_.latency.diff_create_snapshot_us : metrics_.latency.full_create_snapshot_us;
+  latency.set(us_since(begun_ns));
+  log_.info("snapshot {} taken to {} and {} in {} us", format_snapshot_id(last_snapshot_->id), params.snapshot_path,
+            params.mem_file_path, latency.value());
+  leave({});
+}
+
+// --- A load ----------------------------------------------------------------------------------------------------------
+
+void Controller::begin(LoadSnapshot& command, Reply reply) {
+  const std::uint64_t begun = monotonic_ns();
+  if (!configured_.empty())
+    return std::move(reply).give(
+        fail(ErrorKind::State,
+             "a machine has been configured; a snapshot brings all of its own, but logger, metrics, serial and "
+             "metadata: send PUT /snapshot/load to a fresh Mayfly"));
+  if (command.value.working_set && command.value.working_set->record)
+    if (auto checked = check_recording_path(command.value); !checked) return std::move(reply).give(propagate(checked));
+  auto load = begin_load(std::move(command.value));
+  if (!load) return std::move(reply).give(propagate(load));
+  if (load->params.backend == MemoryBackend::File) {
+    auto memory = memory_of_file(*load, log_, options_.enter_thread);
+    return std::move(reply).give(answer_of(finish_load(std::move(*load), std::move(memory), begun)));
+  }
+  struct Job {
+    Load load;
+    std::optional<Result<RestoredMemory>> memory{};
+  };
+  const auto job = std::make_shared<Job>(std::move(*load));
+  enter(Transition::Loading, "the page server to give the first page", std::move(reply));
+  auto started = makers_.worker->begin(
+      [job](const std::stop_token& stop) { job->memory.emplace(memory_of_page_server(job->load, stop)); },
+      [this, job, begun] {
+        if (end_) return leave(has_ended());
+        leave(answer_of(finish_load(std::move(job->load), std::move(*job->memory), begun)));
+      });
+  if (!started) leave(propagate(started));
+}
+
+Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::uint64_t begun_ns) {
+  const SnapshotLoadParams& params = load.params;
+  const Snapshot& snapshot = *load.snapshot;
+  RestoredMemory restored = TRY(std::move(memory));
+  TRY(need_prepared_vm());
+  DevicePlans lent;
+  TRY(load.devices.lend(lent));
+  TRY(check_same_files(load.beside, lent.drives));
+  lent.mmds = snapshot.mmds;
+  std::unique_ptr<LoopTimer> recording_timer;
+  const bool records = params.working_set && params.working_set->record;
+  if (records) recording_timer = TRY(LoopTimer::create(loop_, [this] { end_recording(); }));
+  RestorePlan plan{.prepared = std::move(*prepared_),
+                   .snapshot = load.snapshot,
+                   .memory = std::move(restored),
+                   .devices = std::move(lent),
+                   .console = configured_.console(),
+                   .clock_realtime = params.clock_realtime,
+                   .allow_changed_drives = params.allow_changed_drives};
+  prepared_.reset();
+  machine_ = TRY(makers_.restore(std::move(plan), context()));
+  configured_.take_over(snapshot, std::move(load.devices));
+  last_snapshot_ = DiffBase{.id = snapshot.id, .taken_here = false};
+  if (params.resume_vm) machine_->resume();
+  go_live(params.resume_vm ? MachineState::Running : MachineState::Paused);
+  machine_->fetch_working_set();
+  if (records) {
+    recording_.emplace(params.working_set->path, snapshot.id, params.working_set->until_boot_timer);
+    recording_timer_ = std::move(recording_timer);
+    recording_timer_->listen();
+    if (params.working_set->for_ms) recording_timer_->arm(begun_ns + *params.working_set->for_ms * kNsPerMs);
+  }
+  metrics_.latency.load_snapshot_us.set(us_since(begun_ns));
+  log_.info("loaded snapshot {} with {} vCPUs and {} MiB in {} us", format_snapshot_id(snapshot.id),
+            snapshot.vcpus.size(), snapshot.machine.mem_size_mib, metrics_.latency.load_snapshot_us.value());
+  return {};
+}
+
+// --- Working sets ----------------------------------------------------------------------------------------------------
+
+Status Controller::write_recording(std::function<void(Status)> written) {
+  struct Job {
+    std::string path;
+    WorkingSet set;
+    std::size_t pages;
+    Status status{};
+  };
+  const std::vector<std::uint64_t> touched = machine_->touched();
+  const auto job = std::make_shared<Job>(recording_->path,
+                                         WorkingSet{.snapshot = recording_->snapshot,
+                                                    .memory_size = configured_.config.machine.mem_size_mib * kMiB,
+                                                    .ranges = ranges_in_order(touched)},
+                                         touched.size());
+  return makers_.worker->begin([job](const std::stop_token&) { job->status = write_working_set(job->path, job->set); },
+                               [this, job, written = std::move(written)] {
+                                 if (job->status) {
+                                   machine_->stop_recording();
+                                   log_.info("working set recorded to {}: {} pages in {} ranges", job->path, job->pages,
+                                             job->set.ranges.size());
+                                   recording_.reset();
+                                 }
+                                 written(std::move(job->status));
+                               });
+}
+
+void Controller::begin(const FinishWorkingSet&, Reply reply) {
+  if (!recording_)
+    return std::move(reply).give(
+        fail(ErrorKind::State,
+             "no working set is being recorded: load a snapshot with working_set, whose mode is Record, first"));
+  enter(Transition::Recording, "the working set to be written", std::move(reply));
+  auto begun = write_recording([this](Status written) { leave(answer_of(std::move(written))); });
+  if (!begun) leave(propagate(begun));
+}
+
+void Controller::end_recording() {
+  if (!recording_ || end_) return;
+  if (transition_ != Transition::None) {
+    recording_is_over_ = true;
+    return;
+  }
+  begin(FinishWorkingSet{}, Reply{[this](const Result<Answer>& answer) {
+          if (!answer) log_.error("the working set is not written: {}", answer.error().message);
+        }});
+}
+
+}  // namespace mayfly

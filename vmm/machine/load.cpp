@@ -1,0 +1,115 @@
+#include "vmm/machine/load.h"
+
+#include "snapshot/file_pair.h"
+#include "snapshot/host_cpu.h"
+#include "snapshot/memory_file.h"
+#include "snapshot/page_server.h"
+#include "snapshot/state_file.h"
+#include "snapshot/working_set.h"
+#include "vmm/base/try.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// The devices of a snapshot, opened anew with what the request puts in their place.
+Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, ConfiguredDevices& devices) {
+  std::vector<DriveConfig> drives;
+  std::vector<NetworkInterfaceConfig> interfaces;
+  std::ranges::transform(snapshot.drives, std::back_inserter(drives), &DriveState::config);
+  std::ranges::transform(snapshot.network_interfaces, std::back_inserter(interfaces), &NetworkInterfaceState::config);
+  for (const DriveOverride& each : params.drive_overrides) {
+    const auto found = std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id);
+    if (found == drives.end())
+      return fail(ErrorKind::NotFound, "drive_overrides: the snapshot has no drive {}", each.drive_id);
+    found->path_on_host = each.path_on_host;
+  }
+  for (const NetworkOverride& each : params.network_overrides) {
+    const auto found = std::ranges::find(interfaces, each.iface_id, &NetworkInterfaceConfig::iface_id);
+    if (found == interfaces.end())
+      return fail(ErrorKind::NotFound, "network_overrides: the snapshot has no network interface {}", each.iface_id);
+    found->host_dev_name = each.host_dev_name;
+  }
+  for (DriveConfig& drive : drives)
+    if (auto put = devices.put(std::move(drive)); !put) return put;
+  for (NetworkInterfaceConfig& interface : interfaces)
+    if (auto put = devices.put(std::move(interface)); !put) return put;
+  return {};
+}
+
+Status check_working_set(const Snapshot& snapshot, const SnapshotLoadParams& params) {
+  if (snapshot.machine.huge_pages == HugePages::Explicit2M)
+    return fail(ErrorKind::InvalidArgument,
+                "working_set is for pages of 4 KiB, and huge_pages is 2M: leave one of them out");
+  if (params.working_set->record && params.working_set->until_boot_timer && !snapshot.platform.has_boot_timer)
+    return fail(ErrorKind::InvalidArgument,
+                "working_set.until_boot_timer is true, and the snapshot's machine has no boot timer: take the snapshot "
+                "of one that was started with --boot-timer, or leave it out");
+  return {};
+}
+
+Result<RestoredMemory> restore_recorded(GuestMemory::Options options, OwnedFd file, Log& log,
+                                        const ThreadEntry& enter_thread) {
+  options.pages = HugePages::None;  // each page is to be seen
+  auto memory = GuestMemory::create(options);
+  if (!memory) return propagate(memory);
+  const auto shared = std::make_shared<OwnedFd>(std::move(file));
+  auto recorder = WorkingSetRecorder::start(*memory, shared, log, enter_thread);
+  if (!recorder) return propagate(recorder);
+  memory->set_served(shared);
+  return RestoredMemory{.memory = std::move(*memory), .recorder = std::move(*recorder)};
+}
+
+GuestMemory::Options memory_options(const Snapshot& snapshot) {
+  return {.size_mib = snapshot.machine.mem_size_mib, .pages = snapshot.machine.huge_pages};
+}
+
+}  // namespace
+
+Result<Load> begin_load(SnapshotLoadParams params) {
+  auto snapshot = std::make_shared<Snapshot>(TRY(read_state_file(params.snapshot_path)));
+  if (auto fits = check_host_cpu(snapshot->host, this_host_cpu()); !fits)
+    return propagate(fits, "snapshot_path " + params.snapshot_path);
+  snapshot->machine.track_dirty_pages = params.track_dirty_pages;
+  if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
+  auto beside = TRY(check_named_paths(*snapshot, params));
+  ConfiguredDevices devices;
+  TRY(open_devices(*snapshot, params, devices));
+  return Load{.params = std::move(params),
+              .snapshot = std::move(snapshot),
+              .beside = std::move(beside),
+              .devices = std::move(devices)};
+}
+
+Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread) {
+  const GuestMemory::Options options = memory_options(*load.snapshot);
+  auto file = TRY(open_memory_file(load.params.backend_path, load.snapshot->id, options.size_mib * kMiB));
+  WorkingSet set;
+  if (load.params.working_set) {
+    TRY(check_working_set(*load.snapshot, load.params));
+    if (load.params.working_set->record) return restore_recorded(options, std::move(file), log, enter_thread);
+    set = TRY(read_working_set(load.params.working_set->path, load.snapshot->id, options.size_mib * kMiB));
+  }
+  return RestoredMemory{.memory = TRY(GuestMemory::map(options, std::move(file))),
+                        .needed_first = std::move(set.ranges)};
+}
+
+Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop) {
+  auto memory = TRY(GuestMemory::create(memory_options(*load.snapshot)));
+  auto userfault = TRY(hand_to_page_server(memory, load.params.backend_path, stop));
+  memory.set_served();
+  return RestoredMemory{.memory = std::move(memory), .userfault = std::move(userfault)};
+}
+
+Status check_recording_path(const SnapshotLoadParams& params) {
+  const std::string& path = params.working_set->path;
+  for (const std::string& file : {params.snapshot_path, params.backend_path})
+    if (paths_clash(path, file))
+      return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path", path);
+  return check_new_file(path, "working_set.path");
+}
+
+}  // namespace mayfly

@@ -1,0 +1,39 @@
+#pragma once
+
+#include "vmm/base/log.h"
+#include "vmm/base/thread_kind.h"
+#include "vmm/config/configuration.h"
+#include "vmm/machine/configured_devices.h"
+#include "vmm/machine/restore.h"
+#include "vmm/machine/snapshot_paths.h"
+
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <vector>
+
+/// What PUT /snapshot/load needs before restore(): the state file, the devices, and the memory, in this order.
+namespace mayfly {
+
+/// A snapshot that is about to be restored; its memory is still to come.
+struct Load {
+  SnapshotLoadParams params;
+  std::shared_ptr<const Snapshot> snapshot;  ///< With the request's track_dirty_pages and huge_pages.
+  std::vector<ImageBeside> beside;
+  ConfiguredDevices devices;
+};
+
+/// Reads the state file and opens the devices. Errors: what is wrong with either, or does not fit this host.
+[[nodiscard]] Result<Load> begin_load(SnapshotLoadParams params);
+
+/// Memory of a file: mapped, replayed or recorded, as the request says. Errors: the file's, a working set's.
+[[nodiscard]] Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread);
+
+/// Memory of a page server, which may take its time: any thread. Errors: as hand_to_page_server().
+[[nodiscard]] Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop);
+
+/// Whether a working set can be recorded to the path that the request names, as far as can be known beforehand, and
+/// destroys nothing of the snapshot's.
+[[nodiscard]] Status check_recording_path(const SnapshotLoadParams& params);
+
+}  // namespace mayfly

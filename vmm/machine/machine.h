@@ -1,0 +1,71 @@
+#pragma once
+
+#include "snapshot/pages.h"
+#include "snapshot/snapshot.h"
+#include "vmm/base/error.h"
+#include "vmm/machine/virtio_devices.h"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// One started machine, as its controller sees it: a Microvm, or a fake in tests.
+///
+/// What takes time has a beginning and tells its end, on the loop's thread and in a task of its own: nobody waits.
+/// Members are for the loop's thread, but where they say otherwise.
+namespace mayfly {
+
+class Machine {
+ public:
+  using Done = std::function<void()>;
+  Machine() = default;
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+  virtual ~Machine() = default;
+
+  // --- The vCPUs, and time as the guest sees it
+  /// Asks the vCPUs to park; `paused` follows once, when all have and the guest's time stands still, unless resume()
+  /// comes first. A vCPU that resets a device parks only when the device's requests are back.
+  virtual void pause(Done paused) = 0;
+  /// Lets them run, also those that have not parked yet.
+  virtual void resume() = 0;
+
+  // --- Devices' I/O: while paused
+  /// `drained` follows once, when nothing is in flight, unless undrain() comes first.
+  virtual void drain(Done drained) = 0;
+  virtual void undrain() = 0;
+  /// Which drives and interfaces have not drained: their names, for an error.
+  [[nodiscard]] virtual std::string undrained() const = 0;
+
+  // --- For a snapshot: drained
+  /// Everything of the machine but its memory and what was configured. Error: KVM's.
+  [[nodiscard]] virtual Result<Snapshot> save() = 0;
+  /// Puts what drives have written on stable storage, and notes their images' times of change as they are then. Any
+  /// thread. Error: a disk's.
+  [[nodiscard]] virtual Status sync_drives(Snapshot& snapshot) = 0;
+  /// The pages that the guest and the devices have written to since the last forget_changes(), or more; nullopt where
+  /// nothing kept track. Error: KVM's.
+  [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
+  virtual void forget_changes() = 0;
+  [[nodiscard]] virtual GuestMemory& memory() = 0;
+
+  // --- Working sets
+  /// Begins to bring the working set in, if there is one: once, after the machine was resumed if it is to be.
+  virtual void fetch_working_set() = 0;
+  // Of the recorder, for a machine that was restored with one.
+  [[nodiscard]] virtual std::vector<std::uint64_t> touched() const = 0;
+  virtual void stop_recording() = 0;
+
+  // --- Devices
+  /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.
+  [[nodiscard]] virtual Status press_ctrl_alt_del() = 0;
+  [[nodiscard]] virtual BlockDevice& drive(std::string_view id) = 0;
+  [[nodiscard]] virtual NetDevice& network_interface(std::string_view id) = 0;
+  /// Paused, for good: `written` follows when the serial port's output is out, or after 200 ms if its reader is slow.
+  virtual void drain_console(Done written) = 0;
+};
+
+}  // namespace mayfly

@@ -1,0 +1,36 @@
+#pragma once
+
+#include "snapshot/pages.h"
+#include "vmm/machine/board.h"
+#include "vmm/machine/prepared_vm.h"
+
+#include <memory>
+#include <vector>
+
+namespace mayfly {
+
+/// Guest memory as it was, and who gives its pages.
+struct RestoredMemory {
+  GuestMemory memory;
+  OwnedFd userfault{};                             ///< Of a page server; none: the memory is a file's.
+  std::unique_ptr<WorkingSetRecorder> recorder{};  ///< That gives the pages; none: nobody wants to know.
+  std::vector<PageRange> needed_first{};           ///< A working set to be replayed.
+};
+
+/// A machine to restore.
+struct RestorePlan {
+  PreparedVm prepared;
+  /// Decoded and checked; track_dirty_pages and huge_pages are those of the new machine.
+  std::shared_ptr<const Snapshot> snapshot;
+  RestoredMemory memory;
+  DevicePlans devices;  ///< By the snapshot's configuration and what the load request overrides, in its order.
+  ConsoleOptions console;
+  bool clock_realtime = false;        ///< The guest's clock goes ahead by the time since the snapshot.
+  bool allow_changed_drives = false;  ///< Restore though an image has changed since.
+};
+
+/// Puts the machine of a snapshot together, with a new generation id, vCPUs parked. Loop's thread. Errors: KVM's, what
+/// does not fit this host, or has changed; nothing is left behind then.
+[[nodiscard]] Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context);
+
+}  // namespace mayfly

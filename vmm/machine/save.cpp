@@ -1,0 +1,116 @@
+#include "vmm/machine/save.h"
+
+#include "snapshot/host_cpu.h"
+#include "snapshot/leftovers.h"
+#include "snapshot/memory_file.h"
+#include "snapshot/pages.h"
+#include "snapshot/state_file.h"
+#include "vmm/base/clock.h"
+#include "vmm/base/try.h"
+#include "vmm/kvm/kvm.h"
+
+#include <ctime>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+PlatformState platform_of(Board& board, const VcpuState& first_vcpu) {
+  return {.ioapic = board.ioapic.state(),
+          .pic = board.pic.state(),
+          .pit = board.pit.state(),
+          .serial = board.console.serial().state(),
+          .i8042 = board.i8042.state(),
+          .sleep_ports = board.sleep_ports.state(),
+          .has_boot_timer = board.has_boot_timer,
+          .boot_timer = board.boot_timer.state(),
+          .undelivered_interrupt = board.vcpus->undelivered_interrupt(first_vcpu)};
+}
+
+/// Which pages the memory file of a snapshot gets, and of what it is a diff.
+Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id) {
+  const GuestMemory& memory = order.machine.memory();
+  MemoryFileContent content{.kind = MemoryFileKind::Full, .id = id, .base_id = {}, .pages = {}};
+  if (!order.base) {
+    content.pages = TRY(touched_pages(memory));
+    return content;
+  }
+  content.kind = MemoryFileKind::Diff;
+  content.base_id = order.base->id;
+  // Where nobody kept track: what the guest has made its own since the start or the load is that, and perhaps more.
+  content.pages = order.changes ? std::move(*order.changes) : TRY(private_pages(memory));
+  return content;
+}
+
+/// The file that a diff is to be merged with, if mem_file_path names the diff's base.
+Result<std::optional<OwnedFd>> base_at(const std::string& path, const MemoryFileContent& content,
+                                       const GuestMemory& memory, bool may_be_diff) {
+  if (content.kind != MemoryFileKind::Diff) return std::nullopt;
+  auto base = open_diff_base(path, content.base_id, memory, may_be_diff);
+  if (!base || *base) return base;
+  // A killed monitor left it there, and its state is not the one that snapshot_path names, or it would have its name.
+  auto left = open_diff_base(new_name(path), content.base_id, memory, may_be_diff);
+  if (left && *left)
+    return fail(ErrorKind::State,
+                "mem_file_path {}: the diff's base is {}, as the monitor that wrote it was killed; give it its name by "
+                "mayfly snapshot sweep {}, or give another path",
+                path, new_name(path), directory_of(path));
+  return std::nullopt;
+}
+
+/// Both files, whole, under their new names; publish_pair() gives them theirs.
+struct NewPair {
+  NewFile memory;
+  NewFile state;
+};
+
+Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
+  const SnapshotCreateParams& params = order.params;
+  const GuestMemory& memory = order.machine.memory();
+  order.snapshot.id = id;
+  const auto state = TRY(encode_loadable(order.snapshot));
+  const MemoryFileContent content = TRY(content_of(order, id));
+  TRY(check_new_file(params.mem_file_path, "mem_file_path"));
+  TRY(settle_pair(params.snapshot_path, params.mem_file_path));
+  auto base = TRY(base_at(params.mem_file_path, content, memory, order.base && order.base->taken_here));
+  auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
+  auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
+  const PageWriting pages{.loop = order.loop, .memory = memory, .stop = stop};
+  if (base)
+    TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
+  else
+    TRY(write_memory_file(pages, memory_file.fd(), params.mem_file_path, content));
+  TRY(state_file.write(state));
+  return NewPair{.memory = std::move(memory_file), .state = std::move(state_file)};
+}
+
+}  // namespace
+
+Result<Snapshot> save(Board& board) {
+  Snapshot snapshot;
+  const auto kvm = TRY(Kvm::open());
+  const auto indices = TRY(kvm.msr_indices());
+  const KeptMsrs kept = kept_msrs(indices, board.own_msrs);
+  for (const Vcpu& vcpu : board.vcpus->vcpus()) snapshot.vcpus.push_back(TRY(save_vcpu(vcpu, kept)));
+  const kvm_clock_data clock = TRY(board.vm->clock());
+  // KVM tells both clocks of one moment where it can.
+  const bool together = (clock.flags & KVM_CLOCK_REALTIME) != 0;
+  snapshot.clock = {.guest_ns = clock.clock, .realtime_ns = together ? clock.realtime : clock_ns(CLOCK_REALTIME)};
+  snapshot.platform = platform_of(board, snapshot.vcpus.front());
+  board.virtio.save(snapshot);
+  return snapshot;
+}
+
+SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop) {
+  const auto id = make_snapshot_id();
+  if (!id) return {.status = std::unexpected(id.error())};
+  // What the guest was told is written is on the disk before the snapshot says so.
+  if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
+  auto pair = write_pair(order, *id, stop);
+  if (!pair) return {.status = propagate(pair)};
+  if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the machine has ended")};
+  PairOutcome outcome = publish_pair(pair->memory, pair->state);
+  return {.counts = outcome.counts ? std::optional{*id} : std::nullopt, .status = std::move(outcome.status)};
+}
+
+}  // namespace mayfly

@@ -1,0 +1,46 @@
+#pragma once
+
+#include "snapshot/file_pair.h"
+#include "snapshot/snapshot.h"
+#include "vmm/config/configuration.h"
+#include "vmm/machine/board.h"
+#include "vmm/machine/machine.h"
+
+#include <optional>
+#include <stop_token>
+
+/// A snapshot is taken in two parts: save() reads KVM and the devices, on the loop's thread; write_snapshot() puts that
+/// and the memory into files, on a thread of its own, while the loop goes on answering.
+namespace mayfly {
+
+/// Paused and drained: everything of the machine but its memory and what was configured. Error: KVM's.
+[[nodiscard]] Result<Snapshot> save(Board& board);
+
+/// What a machine's last snapshot is to a diff.
+struct DiffBase {
+  SnapshotId id{};
+  bool taken_here = false;  ///< By this machine; or it was loaded.
+};
+
+/// What write_snapshot() writes. The machine stays drained, and nobody else touches what is borrowed, until it returns.
+struct SnapshotOrder {
+  SnapshotCreateParams params;
+  Snapshot snapshot;                    ///< Complete, but for its id.
+  std::optional<DiffBase> base{};       ///< None: a full snapshot.
+  std::optional<PageRanges> changes{};  ///< Since the base; none: nobody kept track.
+  Machine& machine;                     ///< Its drives, and memory.
+  EventLoop& loop;                      ///< Writes the pages.
+};
+
+/// What became of it.
+struct SnapshotOutcome {
+  std::optional<SnapshotId>
+      counts{};     ///< The new pair loads. If not, nothing has changed, or `status` says what is lost.
+  Status status{};  ///< Good only where the new pair is in place for good.
+};
+
+/// Writes the pair of files: all of the old pair, or all of the new one, counts at every moment. Any thread but the
+/// loop's, which must be running. Errors: a disk's, a path's; that it was told to stop.
+[[nodiscard]] SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop);
+
+}  // namespace mayfly
