@@ -19,7 +19,7 @@ struct Owner {
 };
 
 /// What is being made, and where.
-struct Place {
+struct JailDirectory {
   int fd;
   std::string path;
   Undo& undo;
@@ -41,14 +41,14 @@ Status check_mount(int directory, const std::string& path) {
   return {};
 }
 
-Result<OwnedFd> make_file(Place& place, const std::string& name, mode_t mode) {
+Result<OwnedFd> make_file(JailDirectory& place, const std::string& name, mode_t mode) {
   OwnedFd file{::openat(place.fd, name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)};
   if (!file) return fail_errno(ErrorKind::System, "cannot make {}", place.child(name));
   place.undo_file(name);
   return file;
 }
 
-Status copy_executable(Place& root, const Executable& executable) {
+Status copy_executable(JailDirectory& root, const Executable& executable) {
   auto copy = make_file(root, executable.name, 0555);
   if (!copy) return propagate(copy);
   off_t offset = 0;
@@ -64,7 +64,7 @@ Status copy_executable(Place& root, const Executable& executable) {
 }
 
 /// Where the host lacks it, so does the jail; the monitor says what it misses.
-Status make_device(Place& place, const std::string& name, const char* host_path, Owner owner) {
+Status make_device(JailDirectory& place, const std::string& name, const char* host_path, Owner owner) {
   struct stat host{};
   if (::stat(host_path, &host) != 0 || !S_ISCHR(host.st_mode)) return {};
   if (::mknodat(place.fd, name.c_str(), S_IFCHR | 0600, host.st_rdev) != 0)
@@ -75,13 +75,13 @@ Status make_device(Place& place, const std::string& name, const char* host_path,
   return {};
 }
 
-Status make_devices(Place& root, Owner owner, bool userfaultfd) {
+Status make_devices(JailDirectory& root, Owner owner, bool userfaultfd) {
   const auto dev = make_directory(root.fd, "dev", 0755, root.child("dev"), root.undo);
   if (!dev) return std::unexpected(dev.error());
-  Place in_dev{dev->get(), root.child("dev"), root.undo};
+  JailDirectory in_dev{dev->get(), root.child("dev"), root.undo};
   const auto net = make_directory(in_dev.fd, "net", 0755, in_dev.child("net"), root.undo);
   if (!net) return std::unexpected(net.error());
-  Place in_net{net->get(), in_dev.child("net"), root.undo};
+  JailDirectory in_net{net->get(), in_dev.child("net"), root.undo};
   if (auto made = make_device(in_net, "tun", "/dev/net/tun", owner); !made) return made;
   for (const std::string name : {"kvm", "urandom"})
     if (auto made = make_device(in_dev, name, ("/dev/" + name).c_str(), owner); !made) return made;
@@ -89,7 +89,7 @@ Status make_devices(Place& root, Owner owner, bool userfaultfd) {
   return userfaultfd ? make_device(in_dev, "userfaultfd", "/dev/userfaultfd", owner) : Status{};
 }
 
-Status make_proc(Place& root) {
+Status make_proc(JailDirectory& root) {
   const auto proc = make_directory(root.fd, "proc", 0555, root.child("proc"), root.undo);
   if (!proc) return std::unexpected(proc.error());
   const auto self = make_directory(proc->get(), "self", 0555, root.child("proc/self"), root.undo);
@@ -97,7 +97,7 @@ Status make_proc(Place& root) {
 }
 
 /// As whoever mounted /proc sees us, also where we are process 1 of a namespace of our own.
-Status write_pid(Place& place, const std::string& exec_name) {
+Status write_pid(JailDirectory& place, const std::string& exec_name) {
   std::array<char, 16> number{};
   const ssize_t length = ::readlink("/proc/self", number.data(), number.size());
   if (length < 0) return fail_errno(ErrorKind::System, "cannot read /proc/self; is /proc mounted?");
@@ -109,7 +109,7 @@ Status write_pid(Place& place, const std::string& exec_name) {
   return {};
 }
 
-Status give_to(const Place& place, Owner owner) {
+Status give_to(const JailDirectory& place, Owner owner) {
   struct stat before{};
   if (::fstat(place.fd, &before) != 0) return fail_errno(ErrorKind::System, "cannot look at {}", place.path);
   place.undo.add([fd = duplicate(place.fd), before] {
@@ -121,7 +121,7 @@ Status give_to(const Place& place, Owner owner) {
 }
 
 /// The last thing given away is the root: until then nobody but us can change what is in it.
-Status fill_root(Place& root, const JailArguments& jail, const Executable& executable) {
+Status fill_root(JailDirectory& root, const JailArguments& jail, const Executable& executable) {
   const Owner owner{jail.uid, jail.gid};
   if (auto copied = copy_executable(root, executable); !copied) return copied;
   if (auto made = make_devices(root, owner, jail.allow_userfaultfd); !made) return made;
@@ -188,13 +188,13 @@ Result<JailRoot> make_root(const JailArguments& jail, const Executable& executab
   // A jail that was removed by hand, or whose jailer was killed, has left its number there.
   (void)::unlinkat(directory->get(), (executable.name + ".pid").c_str(), 0);
   // Where the monitor cannot write. What lies in its root is for clients of the dialect, who look there.
-  Place beside_root{directory->get(), directory_path, undo};
+  JailDirectory beside_root{directory->get(), directory_path, undo};
   if (auto written = write_pid(beside_root, executable.name); !written) return propagate(written);
   auto root = make_directory(directory->get(), "root", 0755, made.path, undo);
   if (!root) return propagate(root);
   made.root = std::move(*root);
   if (auto good = check_mount(made.root.get(), made.path); !good) return propagate(good);
-  Place place{made.root.get(), made.path, undo};
+  JailDirectory place{made.root.get(), made.path, undo};
   if (auto filled = fill_root(place, jail, executable); !filled) return propagate(filled);
   return made;
 }

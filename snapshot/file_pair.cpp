@@ -209,7 +209,7 @@ PairOutcome publish_pair(NewFile& memory, NewFile& state) {
             .status = propagate(memory_named, fmt::format("the new snapshot is in place, and its memory is {}",
                                                           new_name(memory.path())))};
   }
-  // Another process that wants the same pair may have given it its name: settle_pair().
+  // Another process that wants the same pair may have given it its name: finish_interrupted_pair().
   if (names_file(memory.path(), memory.fd().get())) {
     memory.keep();
     return {.counts = true};

@@ -248,7 +248,7 @@ Status check_unneeded(const MemoryFileFooter& left, const std::string& state_pat
 
 }  // namespace
 
-Status settle_pair(const std::string& state_path, const std::string& memory_path) {
+Status finish_interrupted_pair(const std::string& state_path, const std::string& memory_path) {
   const std::string left = new_name(memory_path);
   struct stat status{};
   if (::lstat(left.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) return {};

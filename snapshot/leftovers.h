@@ -15,7 +15,7 @@ namespace mayfly {
 /// locked. Any thread. Errors: the state is there and cannot be read, while MEMORY.mayfly-new is a whole memory file;
 /// that is the memory of another state in the directory of either path; the state's name cannot be put on stable
 /// storage, or the memory cannot be renamed.
-[[nodiscard]] Status settle_pair(const std::string& state_path, const std::string& memory_path);
+[[nodiscard]] Status finish_interrupted_pair(const std::string& state_path, const std::string& memory_path);
 
 /// One file that ends in .mayfly-new.
 struct Leftover {

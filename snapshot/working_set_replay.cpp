@@ -45,7 +45,7 @@ WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, s
 void WorkingSetReplay::begin() {
   if (ranges_.empty() || is_in_page_cache()) return;
   read_around(false);
-  go_on();
+  next_step();
 }
 
 bool WorkingSetReplay::is_in_page_cache() const {
@@ -69,10 +69,10 @@ void WorkingSetReplay::on_complete(int /*result*/, bool /*more*/) noexcept {
   if (step_ == Step::Done)
     read_around(true);
   else
-    go_on();
+    next_step();
 }
 
-void WorkingSetReplay::go_on() {
+void WorkingSetReplay::next_step() {
   const int advice = step_ == Step::Read ? MADV_WILLNEED : MADV_POPULATE_READ;
   const std::size_t end = std::min(next_ + kBatch, ranges_.size());
   for (; next_ + 1 < end; ++next_)

@@ -29,7 +29,7 @@ class WorkingSetReplay final : Operation {
  private:
   void on_complete(int result, bool more) noexcept override;
   /// Submits some of what is left, the last of which tells its end: the others are about as far then.
-  void go_on();
+  void next_step();
   void read_around(bool wanted) const;
   [[nodiscard]] bool is_in_page_cache() const;
 

@@ -16,7 +16,7 @@
 /// (Operation::on_complete, timers), with DeviceHost::lock().
 ///
 /// A reset waits: registers read as busy until everything in flight has come back, since a buffer that is still being
-/// filled belongs to nobody else. begin_quiesce() makes a device hurry; it says DeviceHost::quiet() when it is done.
+/// filled belongs to nobody else. drain() makes a device hurry; it says DeviceHost::drained() when it is done.
 namespace mayfly {
 
 /// What a device asks of its transport. Under the device's lock, on the loop's thread.
@@ -36,8 +36,8 @@ class DeviceHost {
   virtual void config_changed() noexcept = 0;
   /// The driver broke the protocol: DEVICE_NEEDS_RESET, one rate-limited log line, no more kicks until the reset.
   virtual void broken(std::string_view what) noexcept = 0;
-  /// What begin_quiesce() asked for is so: nothing is in flight.
-  virtual void quiet() noexcept = 0;
+  /// What drain() asked for is so: nothing is in flight.
+  virtual void drained() noexcept = 0;
 };
 
 /// A feature's bit in words, for errors.
@@ -90,10 +90,10 @@ class VirtioDevice {
   /// The driver has offered something in `queue` (or may have).
   virtual void on_kick(unsigned queue) noexcept = 0;
   /// Take no more chains and let what is in flight come back soon (cancelling what could wait for ever); then say
-  /// quiet(), perhaps at once. Ends with reset() or resume().
-  virtual void begin_quiesce() noexcept = 0;
-  /// Goes on after begin_quiesce() as if nothing had been: the driver is not told. on_kick() follows for every queue.
-  virtual void resume() noexcept = 0;
+  /// drained(), perhaps at once. Ends with reset() or undrain().
+  virtual void drain() noexcept = 0;
+  /// Goes on after drain() as if nothing had been: the driver is not told. on_kick() follows for every queue.
+  virtual void undrain() noexcept = 0;
 
  protected:
   [[nodiscard]] DeviceHost& host() noexcept { return *host_; }

@@ -47,16 +47,17 @@ bool is_word(std::uint64_t offset, std::size_t length) noexcept {
 
 // --- Construction ----------------------------------------------------------------------------------------------------
 
-MmioTransport::MmioTransport(VirtioDevice& device, const Place& place) : device_(device), place_(place) {
-  for (const std::uint16_t size : device.queue_sizes()) queues_.emplace_back(place.memory, size);
+MmioTransport::MmioTransport(VirtioDevice& device, const TransportContext& context)
+    : device_(device), context_(context) {
+  for (const std::uint16_t size : device.queue_sizes()) queues_.emplace_back(context.memory, size);
   used_.resize(queues_.size());
   device.connect(*this);
 }
 
 MmioTransport::~MmioTransport() = default;
 
-Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device, const Place& place) {
-  std::unique_ptr<MmioTransport> transport{new MmioTransport{device, place}};
+Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device, const TransportContext& context) {
+  std::unique_ptr<MmioTransport> transport{new MmioTransport{device, context}};
   const auto make_event = [] { return OwnedFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}; };
   for (unsigned index = 0; index <= transport->queues_.size(); ++index) {
     auto kick = std::make_unique<Kick>(*transport, index);
@@ -201,9 +202,9 @@ void MmioTransport::set_queue_ready(VirtQueue& queue, bool ready, std::unique_lo
     if (!queue.ready()) return;
     // 4.2.2.2: the driver waits for 0 before it takes the memory back. One queue cannot be told from the device here,
     // so all of it comes to rest, and the other queues go on afterwards.
-    wait_until_quiet(lock);
+    wait_until_drained(lock);
     queue.reset();
-    if (activity_ == Activity::Quiet) go_on();
+    if (phase_ == Phase::Drained) reactivate();
     return;
   }
   if (queue.ready()) return;
@@ -238,43 +239,43 @@ void MmioTransport::write_status(std::uint32_t value, std::unique_lock<std::mute
 
 void MmioTransport::start_device(std::unique_lock<std::mutex>& lock) {
   // Until it is Active: DRIVER_OK refuses other stores to features, queues and Status, and resets wait.
-  activity_ = Activity::Starting;
+  phase_ = Phase::Starting;
   const std::uint64_t features = driver_features_;
   lock.unlock();
   device_.prepare(features);
   lock.lock();
-  activity_ = Activity::Active;
+  phase_ = Phase::Active;
   device_.activate(features, queues_);
-  at_rest_.notify_all();
+  phase_changed_.notify_all();
   // The device looks at all its queues once: what was offered before DRIVER_OK is served too.
   kick_all();
 }
 
 void MmioTransport::reset(std::unique_lock<std::mutex>& lock) {
-  wait_until_quiet(lock);
+  wait_until_drained(lock);
   device_.reset();
   for (VirtQueue& queue : queues_) queue.reset();
   std::ranges::fill(used_, char{0});
-  activity_ = Activity::Idle;
+  phase_ = Phase::Idle;
   status_ = 0;
   driver_features_ = 0;
   device_features_select_ = driver_features_select_ = queue_select_ = 0;
   interrupt_status_.store(0, std::memory_order_release);
 }
 
-void MmioTransport::wait_until_quiet(std::unique_lock<std::mutex>& lock) {
+void MmioTransport::wait_until_drained(std::unique_lock<std::mutex>& lock) {
   // Another vCPU that waited for the same drain may have let the device go on before this one has the lock again. So
   // this waits for the end of a drain, not for a state that others leave, and asks anew where it came too late.
-  while (activity_ != Activity::Idle && activity_ != Activity::Quiet) {
-    if (activity_ == Activity::Starting) {
-      at_rest_.wait(lock, [this] { return activity_ != Activity::Starting; });
+  while (phase_ != Phase::Idle && phase_ != Phase::Drained) {
+    if (phase_ == Phase::Starting) {
+      phase_changed_.wait(lock, [this] { return phase_ != Phase::Starting; });
       continue;
     }
-    if (activity_ == Activity::Active) {
-      rest_wanted_ = true;
+    if (phase_ == Phase::Active) {
+      drain_wanted_ = true;
       kicks_.back()->kick();
     }
-    at_rest_.wait(lock, [this, before = drains_] { return drains_ != before; });
+    phase_changed_.wait(lock, [this, before = drains_] { return drains_ != before; });
   }
 }
 
@@ -287,13 +288,13 @@ std::uint64_t MmioTransport::offered_features() const noexcept { return device_.
 // --- What is wrong ---------------------------------------------------------------------------------------------------
 
 void MmioTransport::ignore(std::string_view what) noexcept {
-  place_.metrics.driver_errors.add();
-  if (log_rate_.allow()) place_.log.warning("{}: ignored: {}", device_.name(), what);
+  context_.metrics.driver_errors.add();
+  if (log_rate_.allow()) context_.log.warning("{}: ignored: {}", device_.name(), what);
 }
 
 void MmioTransport::fail_protocol(std::string_view what) noexcept {
-  place_.metrics.needs_reset.add();
-  if (log_rate_.allow()) place_.log.warning("{}: stopped until its driver resets it: {}", device_.name(), what);
+  context_.metrics.needs_reset.add();
+  if (log_rate_.allow()) context_.log.warning("{}: stopped until its driver resets it: {}", device_.name(), what);
   status_ |= VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
@@ -307,7 +308,7 @@ void MmioTransport::broken(std::string_view what) noexcept {
 // --- The loop's side -------------------------------------------------------------------------------------------------
 
 void MmioTransport::Kick::listen() {
-  owner.place_.loop.read(fd.get(), std::as_writable_bytes(std::span{&count, 1}), EventLoop::kNoOffset, *this);
+  owner.context_.loop.read(fd.get(), std::as_writable_bytes(std::span{&count, 1}), EventLoop::kNoOffset, *this);
 }
 
 void MmioTransport::Kick::kick() noexcept {
@@ -324,26 +325,26 @@ void MmioTransport::Kick::on_complete(int result, bool /*more*/) noexcept {
 void MmioTransport::serve_kick(unsigned index) {
   const std::lock_guard lock{mutex_};
   if (index == queues_.size()) {
-    if (std::exchange(rest_wanted_, false) && activity_ == Activity::Active) {
-      activity_ = Activity::Quiescing;
-      device_.begin_quiesce();
+    if (std::exchange(drain_wanted_, false) && phase_ == Phase::Active) {
+      phase_ = Phase::Draining;
+      device_.drain();
     }
     return;
   }
-  place_.metrics.kicks.add();
+  context_.metrics.kicks.add();
   // Requests that come one by one are likely to go on so, and a kick for each would be dear. No kick is asked for until
   // that is known.
   VirtQueue& queue = queues_[index];
   queue.set_polled(true);
   const std::uint16_t taken = serve_queue(index);
-  if (taken > 0 && taken <= kFewChains) return place_.loop.watch_closely(*this);
+  if (taken > 0 && taken <= kFewChains) return context_.loop.watch_closely(*this);
   queue.set_polled(false);
   if (queue.has_more()) serve_queue(index);
 }
 
 std::uint16_t MmioTransport::serve_queue(unsigned index) noexcept {
   VirtQueue& queue = queues_[index];
-  if (activity_ != Activity::Active || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0 || !queue.ready()) return 0;
+  if (phase_ != Phase::Active || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0 || !queue.ready()) return 0;
   const std::uint16_t before = queue.taken();
   device_.on_kick(index);
   return static_cast<std::uint16_t>(queue.taken() - before);
@@ -372,10 +373,10 @@ void MmioTransport::stop_polling() noexcept {
 void MmioTransport::drain(std::function<void()> drained) {
   {
     const std::lock_guard lock{mutex_};
-    goes_on_when_quiet_ = false;
-    if (activity_ == Activity::Active || activity_ == Activity::Quiescing) {
+    undrain_when_drained_ = false;
+    if (phase_ == Phase::Active || phase_ == Phase::Draining) {
       drained_ = std::move(drained);
-      if (std::exchange(activity_, Activity::Quiescing) == Activity::Active) device_.begin_quiesce();
+      if (std::exchange(phase_, Phase::Draining) == Phase::Active) device_.drain();
       return;
     }
   }
@@ -384,38 +385,38 @@ void MmioTransport::drain(std::function<void()> drained) {
 
 bool MmioTransport::is_drained() const {
   const std::lock_guard lock{mutex_};
-  return activity_ == Activity::Idle || activity_ == Activity::Quiet;
+  return phase_ == Phase::Idle || phase_ == Phase::Drained;
 }
 
 void MmioTransport::undrain() {
   const std::lock_guard lock{mutex_};
   drained_ = nullptr;
-  if (activity_ == Activity::Quiet) go_on();
-  if (activity_ == Activity::Quiescing) goes_on_when_quiet_ = true;
+  if (phase_ == Phase::Drained) reactivate();
+  if (phase_ == Phase::Draining) undrain_when_drained_ = true;
 }
 
-void MmioTransport::go_on() noexcept {
-  activity_ = Activity::Active;
-  device_.resume();
+void MmioTransport::reactivate() noexcept {
+  phase_ = Phase::Active;
+  device_.undrain();
   kick_all();
 }
 
-void MmioTransport::quiet() noexcept {
-  if (activity_ != Activity::Quiescing) return;
+void MmioTransport::drained() noexcept {
+  if (phase_ != Phase::Draining) return;
   publish();
-  activity_ = Activity::Quiet;
+  phase_ = Phase::Drained;
   ++drains_;
-  at_rest_.notify_all();
-  if (std::exchange(goes_on_when_quiet_, false)) go_on();
+  phase_changed_.notify_all();
+  if (std::exchange(undrain_when_drained_, false)) reactivate();
   if (drained_)
-    place_.loop.post([this] {
+    context_.loop.post([this] {
       if (drained_) std::exchange(drained_, nullptr)();
     });
 }
 
 void MmioTransport::used(unsigned queue) noexcept {
   used_[queue] = 1;
-  place_.loop.at_round_end(*this);
+  context_.loop.at_round_end(*this);
 }
 
 void MmioTransport::on_round_end() noexcept {
@@ -437,66 +438,18 @@ void MmioTransport::config_changed() noexcept {
 
 void MmioTransport::interrupt(std::uint32_t cause) noexcept {
   interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
-  if (place_.loop.signal(interrupt_fd_.get())) place_.metrics.interrupts.add();
-  if (place_.pic_line) place_.pic_line->pulse();
+  if (context_.loop.signal(interrupt_fd_.get())) context_.metrics.interrupts.add();
+  if (context_.pic_line) context_.pic_line->pulse();
 }
 
 void MmioTransport::interrupt_again() noexcept {
   if (interrupt_status_.load(std::memory_order_acquire) == 0) return;
   // Not by the loop's ring: this is a vCPU's thread, and rare.
-  if (::eventfd_write(interrupt_fd_.get(), kOne) == 0) place_.metrics.interrupts.add();
+  if (::eventfd_write(interrupt_fd_.get(), kOne) == 0) context_.metrics.interrupts.add();
 }
 
 void MmioTransport::kick_all() noexcept {
   for (std::size_t i = 0; i < queues_.size(); ++i) kicks_[i]->kick();
-}
-
-// --- Snapshot --------------------------------------------------------------------------------------------------------
-
-MmioTransportState MmioTransport::state() const {
-  const std::lock_guard lock{mutex_};
-  MmioTransportState state{.device_features_select = device_features_select_,
-                           .driver_features_select = driver_features_select_,
-                           .driver_features = driver_features_,
-                           .queue_select = queue_select_,
-                           .status = status_,
-                           .interrupt_status = interrupt_status_.load(std::memory_order_acquire),
-                           .config_generation = config_generation_};
-  for (const VirtQueue& queue : queues_) state.queues.push_back(queue.state());
-  return state;
-}
-
-Status MmioTransport::check_features(const MmioTransportState& state) const {
-  const std::uint64_t missing = state.driver_features & ~offered_features();
-  // 3.1.1: what is written before FEATURES_OK is not agreed on; that step checks it.
-  const bool agreed = (state.status & (VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK)) != 0;
-  if (!agreed || missing == 0) return {};
-  const auto bit = static_cast<unsigned>(std::countr_zero(missing));
-  const auto [name, remedy] = device_.feature_text(bit);
-  return fail(
-      ErrorKind::InvalidArgument, "{}: the snapshot's guest uses {}, which this device does not offer: {}",
-      device_.name(), name.empty() ? fmt::format("feature {}", bit) : name,
-      remedy.empty() ? "restore it with the version of Mayfly and the configuration that it was taken with" : remedy);
-}
-
-Status MmioTransport::restore(const MmioTransportState& state) {
-  std::unique_lock lock{mutex_};
-  if (auto offered = check_features(state); !offered) return offered;
-  if (state.queues.size() != queues_.size())
-    return fail(ErrorKind::InvalidArgument, "{}: the saved device has {} queues, this one {}", device_.name(),
-                state.queues.size(), queues_.size());
-  for (std::size_t i = 0; i < queues_.size(); ++i)
-    if (auto restored = queues_[i].restore(state.queues[i]); !restored)
-      return fail(ErrorKind::InvalidArgument, "{}: saved queue {}: {}", device_.name(), i, restored.error().what);
-  device_features_select_ = state.device_features_select;
-  driver_features_select_ = state.driver_features_select;
-  driver_features_ = state.driver_features;
-  queue_select_ = state.queue_select;
-  status_ = state.status;
-  interrupt_status_.store(state.interrupt_status, std::memory_order_release);
-  config_generation_ = state.config_generation;
-  if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) start_device(lock);
-  return {};
 }
 
 }  // namespace mayfly

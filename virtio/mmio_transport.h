@@ -52,7 +52,7 @@ class MmioTransport final : public BusDevice,
                             private RoundTask,
                             private Poller {
  public:
-  struct Place {
+  struct TransportContext {
     const GuestMemory& memory;
     EventLoop& loop;
     Log& log;
@@ -62,7 +62,8 @@ class MmioTransport final : public BusDevice,
   };
 
   /// Makes the event descriptors. `device` outlives the transport and its use. Errors: the host gives no descriptors.
-  [[nodiscard]] static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device, const Place& place);
+  [[nodiscard]] static Result<std::unique_ptr<MmioTransport>> create(VirtioDevice& device,
+                                                                     const TransportContext& context);
   ~MmioTransport() override;
 
   [[nodiscard]] std::size_t queue_count() const noexcept { return queues_.size(); }
@@ -90,7 +91,7 @@ class MmioTransport final : public BusDevice,
   void used(unsigned queue) noexcept override;
   void config_changed() noexcept override;
   void broken(std::string_view what) noexcept override;
-  void quiet() noexcept override;
+  void drained() noexcept override;
 
   /// Quiesced, or never started.
   [[nodiscard]] MmioTransportState state() const;
@@ -100,7 +101,7 @@ class MmioTransport final : public BusDevice,
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:
-  enum class Activity { Idle, Starting, Active, Quiescing, Quiet };
+  enum class Phase { Idle, Starting, Active, Draining, Drained };
   /// One event descriptor that the ring reads for ever.
   struct Kick final : Operation {
     Kick(MmioTransport& owner_in, unsigned index_in) noexcept : owner(owner_in), index(index_in) {}
@@ -113,7 +114,7 @@ class MmioTransport final : public BusDevice,
     std::uint64_t count = 0;
   };
 
-  MmioTransport(VirtioDevice& device, const Place& place);
+  MmioTransport(VirtioDevice& device, const TransportContext& context);
 
   // Registers, under the lock
   [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) const noexcept;
@@ -129,7 +130,7 @@ class MmioTransport final : public BusDevice,
   void reset(std::unique_lock<std::mutex>& lock);
   /// On a vCPU's thread: waits until the loop has drained the device. Returns with the lock held and the device still
   /// drained, whatever other vCPUs do with it meanwhile.
-  void wait_until_quiet(std::unique_lock<std::mutex>& lock);
+  void wait_until_drained(std::unique_lock<std::mutex>& lock);
   void ignore(std::string_view what) noexcept;
   void fail_protocol(std::string_view what) noexcept;
 
@@ -144,21 +145,21 @@ class MmioTransport final : public BusDevice,
   void interrupt(std::uint32_t cause) noexcept;
   void kick_all() noexcept;
   /// From rest, as if nothing had been: under the lock.
-  void go_on() noexcept;
+  void reactivate() noexcept;
   [[nodiscard]] bool status_has(std::uint32_t bits) const noexcept { return (status_ & bits) == bits; }
 
   VirtioDevice& device_;
-  Place place_;
+  TransportContext context_;
   std::vector<std::unique_ptr<Kick>> kicks_;  // one a queue, and the transport's own
   OwnedFd interrupt_fd_;
   LogRate log_rate_;
 
   mutable std::mutex mutex_;  // the device's lock; what follows is under it
-  std::condition_variable at_rest_;
+  std::condition_variable phase_changed_;
   std::uint64_t drains_ = 0;  // how many have ended: what a vCPU waits for
-  Activity activity_ = Activity::Idle;
-  bool rest_wanted_ = false;  // a vCPU waits for it
-  bool goes_on_when_quiet_ = false;
+  Phase phase_ = Phase::Idle;
+  bool drain_wanted_ = false;  // a vCPU waits for it
+  bool undrain_when_drained_ = false;
   std::function<void()> drained_;  // loop's thread
   std::uint32_t device_features_select_ = 0;
   std::uint32_t driver_features_select_ = 0;

@@ -99,7 +99,7 @@ std::expected<void, QueueFault> VirtQueue::enable(bool event_index) noexcept {
 
 void VirtQueue::reset() noexcept {
   state_ = QueueState{.size = maximum_size_};
-  faulty_ = polled_ = sated_ = false;
+  faulty_ = polled_ = notifications_off_ = false;
   descriptors_ = available_ = used_ = nullptr;
 }
 
@@ -123,11 +123,14 @@ bool VirtQueue::has_more() const noexcept {
 }
 
 void VirtQueue::set_polled(bool polled) noexcept {
-  if (std::exchange(polled_, polled) && !polled && !sated_ && state_.ready && !faulty_) request_notification();
+  if (std::exchange(polled_, polled) && !polled && !notifications_off_ && state_.ready && !faulty_)
+    request_notification();
 }
 
-void VirtQueue::set_sated(bool sated) noexcept {
-  if (std::exchange(sated_, sated) && !sated && !polled_ && state_.ready && !faulty_) request_notification();
+void VirtQueue::set_notifications_off(bool notifications_off) noexcept {
+  if (std::exchange(notifications_off_, notifications_off) && !notifications_off && !polled_ && state_.ready &&
+      !faulty_)
+    request_notification();
 }
 
 void VirtQueue::request_notification() noexcept {
@@ -144,7 +147,7 @@ std::expected<std::optional<Chain>, QueueFault> VirtQueue::take(std::span<iovec>
   if (!state_.ready || faulty_) return std::nullopt;
   std::uint16_t offered = available_index();
   if (offered == state_.next_available) {
-    if (polled_ || sated_) return std::nullopt;
+    if (polled_ || notifications_off_) return std::nullopt;
     request_notification();
     offered = available_index();
     if (offered == state_.next_available) return std::nullopt;
@@ -175,7 +178,7 @@ std::expected<Chain, QueueFault> VirtQueue::chain_at(std::uint16_t head, std::sp
   return chain;
 }
 
-void VirtQueue::untake(Chain chain) noexcept {
+void VirtQueue::put_back(Chain chain) noexcept {
   chain.owned_ = false;
   --state_.next_available;
 }

@@ -31,7 +31,7 @@ struct QueueFault {
   std::string_view what;
 };
 
-/// A taken descriptor chain: the driver's buffers, as host memory. Given back with VirtQueue::put() (used), untake()
+/// A taken descriptor chain: the driver's buffers, as host memory. Given back with VirtQueue::put() (used), put_back()
 /// (never seen) or abandon() (the queue is gone), exactly once: the destructor checks it.
 class Chain {
  public:
@@ -93,7 +93,7 @@ struct QueueState {
   friend bool operator==(const QueueState&, const QueueState&) = default;
 };
 
-/// One queue. Members are called under the device's lock; the data path (take, untake, put, publish) on one thread.
+/// One queue. Members are called under the device's lock; the data path (take, put_back, put, publish) on one thread.
 class VirtQueue {
  public:
   /// Longest chain that is served, in segments: seg_max of a drive, and headroom for any frame.
@@ -122,11 +122,11 @@ class VirtQueue {
   /// take().
   [[nodiscard]] std::expected<Chain, QueueFault> retake(std::uint16_t head, std::span<iovec> storage) noexcept;
   /// Gives back the chain that was taken last, as if it had not been taken.
-  void untake(Chain chain) noexcept;
+  void put_back(Chain chain) noexcept;
   /// While a queue is polled, drivers with EVENT_IDX are not asked for kicks. Ending it asks; look at has_more() then.
   void set_polled(bool polled) noexcept;
   /// The same, where the device has no use for more chains for the time being; independent of polling.
-  void set_sated(bool sated) noexcept;
+  void set_notifications_off(bool notifications_off) noexcept;
   /// How many chains were taken since the queue was enabled, modulo 2^16.
   [[nodiscard]] std::uint16_t taken() const noexcept { return state_.next_available; }
   /// Whether the driver offers something that has not been taken.
@@ -162,7 +162,7 @@ class VirtQueue {
   QueueState state_;
   bool faulty_ = false;
   bool polled_ = false;
-  bool sated_ = false;
+  bool notifications_off_ = false;
   // Host addresses of the three parts while ready: regions do not move.
   std::byte* descriptors_ = nullptr;
   std::byte* available_ = nullptr;

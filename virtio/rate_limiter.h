@@ -10,8 +10,8 @@
 
 /// Limits bytes and operations of one direction of a device.
 ///
-///   auto limiter = RateLimiter::create(loop, config, [this] { go_on(); });
-///   if (!limiter->admit(bytes)) return;      // go_on() is called when it is worth trying again
+///   auto limiter = RateLimiter::create(loop, config, [this] { serve(); });
+///   if (!limiter->admit(bytes)) return;      // serve() is called when it is worth trying again
 ///
 /// Idle, it costs nothing and wakes nobody: its timer is armed only while somebody waits.
 namespace mayfly {

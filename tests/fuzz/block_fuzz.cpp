@@ -92,7 +92,7 @@ class World {
     host_.kick(0);
     if ((plan.disturb & 4) != 0) pause();
     host_.reset();
-    must(host_.is_quiet);
+    must(host_.is_drained);
   }
 
  private:
@@ -179,10 +179,10 @@ class World {
     host_.activate((plan.features & 2) != 0 ? device_->features() : 0);
   }
   void pause() {
-    host_.quiesce();
+    host_.drain();
     {
       const auto held = host_.lock();
-      device_->resume();
+      device_->undrain();
     }
     host_.kick(0);
   }

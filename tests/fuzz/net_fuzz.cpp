@@ -158,12 +158,12 @@ class World {
           host_->reset();
           begin(take<std::uint64_t>(input));
         } else {
-          host_->quiesce();
+          host_->drain();
           const NetDeviceState state = device_->state();
           must(state.receive_heads.size() <= NetReceiveBuffers::kMaximumChains);
           if (what / 8 % 4 == 1) {
             const auto lock = host_->lock();
-            device_->resume();
+            device_->undrain();
           } else {
             device_->reset();
             device_->restore(state);

@@ -68,15 +68,15 @@ class TakingDevice final : public VirtioDevice {
       }
     }
   }
-  void begin_quiesce() noexcept override {
+  void drain() noexcept override {
     if (held_) {
       queues_[held_queue_].put(std::move(*held_), 0);
       held_.reset();
       host().used(held_queue_);
     }
-    host().quiet();
+    host().drained();
   }
-  void resume() noexcept override { must(active_); }
+  void undrain() noexcept override { must(active_); }
   void change_config() {
     const auto lock = host().lock();
     host().config_changed();

@@ -149,7 +149,8 @@ TEST_F(WorkingSetTest, AMachineThatIsRecordedIsSnapshotted) {
 
 TEST_F(WorkingSetTest, IsOnTheDiskBeforeItHasItsName) {
   if (::access("/usr/bin/strace", X_OK) != 0) GTEST_SKIP() << "strace is missing";
-  // The first fsync of a recording's end is of the file, on a thread of its own; without filters, which would see strace's call -1.
+  // The first fsync of a recording's end is of the file, on a thread of its own; without filters, which would see
+  // strace's call -1.
   Monitor monitor{{"--no-seccomp"},
                   {"/usr/bin/env", "ASAN_OPTIONS=detect_leaks=0", "/usr/bin/strace", "-f", "-qq", "-o", "/dev/null",
                    "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=1"}};

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/virtio_blk.h>
-#include <linux/virtio_ids.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
@@ -121,81 +120,27 @@ Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImag
   return backing;
 }
 
-// --- What it is ------------------------------------------------------------------------------------------------------
-
-std::uint32_t BlockDevice::type() const noexcept { return VIRTIO_ID_BLOCK; }
-
-std::uint64_t BlockDevice::features() const noexcept {
-  std::uint64_t features = bit(VIRTIO_BLK_F_SEG_MAX) | bit(VIRTIO_BLK_F_BLK_SIZE) | bit(VIRTIO_BLK_F_TOPOLOGY);
-  features |= config_.is_read_only ? bit(VIRTIO_BLK_F_RO) : bit(VIRTIO_BLK_F_WRITE_ZEROES);
-  if (gives_up_space()) features |= bit(VIRTIO_BLK_F_DISCARD);
-  if (config_.cache_type == CacheType::Writeback) features |= bit(VIRTIO_BLK_F_FLUSH);
-  return features;
-}
-
-FeatureText BlockDevice::feature_text(unsigned feature) const noexcept {
-  switch (feature) {  // the rest is always offered
-    case VIRTIO_BLK_F_RO:
-      return {"VIRTIO_BLK_F_RO", "configure the drive with is_read_only"};
-    case VIRTIO_BLK_F_FLUSH:
-      return {"VIRTIO_BLK_F_FLUSH", "configure the drive with cache_type Writeback"};
-    case VIRTIO_BLK_F_DISCARD:
-      return {"VIRTIO_BLK_F_DISCARD", "configure the drive as it was, to be written, with discard Unmap"};
-    case VIRTIO_BLK_F_WRITE_ZEROES:
-      return {"VIRTIO_BLK_F_WRITE_ZEROES", "configure the drive as it was, to be written"};
-    default:
-      return {};
-  }
-}
-
-void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
-  const DiskImage& image = backing_->image;
-  const std::uint32_t logical = image.logical_block_size();
-  const std::uint32_t per_physical = image.physical_block_size() / logical;
-  virtio_blk_config config{};
-  config.capacity = image.sectors();
-  config.seg_max = kMaximumDataSegments;
-  config.blk_size = logical;
-  config.physical_block_exp = static_cast<std::uint8_t>(std::countr_zero(per_physical));
-  config.min_io_size = static_cast<std::uint16_t>(per_physical);
-  config.num_queues = 1;
-  if (gives_up_space()) {
-    config.max_discard_sectors = kMaximumRangeSectors;
-    config.max_discard_seg = kMaximumBlockRanges;
-    config.discard_sector_alignment = static_cast<std::uint32_t>(image.physical_block_size() / kSectorSize);
-  }
-  if (!config_.is_read_only) {
-    config.max_write_zeroes_sectors = kMaximumRangeSectors;
-    config.max_write_zeroes_seg = kMaximumBlockRanges;
-    config.write_zeroes_may_unmap = gives_up_space() ? 1 : 0;
-  }
-  std::ranges::fill(data, std::byte{0});
-  if (offset >= sizeof config) return;
-  std::memcpy(data.data(), reinterpret_cast<const std::byte*>(&config) + offset,
-              std::min<std::size_t>(data.size(), sizeof config - offset));
-}
-
 // --- Control path ----------------------------------------------------------------------------------------------------
 
 void BlockDevice::activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept {
   features_ = features;
   queue_ = &queues.front();
-  quiescing_ = throttled_ = starved_ = false;
+  draining_ = throttled_ = starved_ = false;
 }
 
 void BlockDevice::reset() noexcept {
   ensure(in_flight_ == 0, "a drive was reset with requests in flight");
   queue_ = nullptr;
   features_ = 0;
-  quiescing_ = throttled_ = starved_ = false;
+  draining_ = throttled_ = starved_ = false;
 }
 
-void BlockDevice::begin_quiesce() noexcept {
-  quiescing_ = true;
-  if (at_rest()) host().quiet();
+void BlockDevice::drain() noexcept {
+  draining_ = true;
+  if (is_idle()) host().drained();
 }
 
-void BlockDevice::resume() noexcept { quiescing_ = false; }
+void BlockDevice::undrain() noexcept { draining_ = false; }
 
 void BlockDevice::update_rate_limiter(const RateLimiterConfig& config) {
   const auto lock = host().lock();
@@ -219,7 +164,7 @@ bool BlockDevice::writes_through() const noexcept {
 
 void BlockDevice::on_kick(unsigned /*queue*/) noexcept { serve(); }
 
-void BlockDevice::GoOn::on_complete(int /*result*/, bool /*more*/) noexcept {
+void BlockDevice::Requeue::on_complete(int /*result*/, bool /*more*/) noexcept {
   const auto lock = owner.host().lock();
   asked = false;
   owner.serve();
@@ -227,10 +172,10 @@ void BlockDevice::GoOn::on_complete(int /*result*/, bool /*more*/) noexcept {
 
 /// Takes chains as long as there are any, and room and tokens for them.
 void BlockDevice::serve() noexcept {
-  for (unsigned turn = 0; queue_ != nullptr && !quiescing_ && !throttled_; ++turn) {
+  for (unsigned turn = 0; queue_ != nullptr && !draining_ && !throttled_; ++turn) {
     if (turn == kMaximumTurn) {
       // A read of nothing comes back in the next round.
-      if (!std::exchange(go_on_.asked, true)) loop_.readv(backing_->file, {}, 0, go_on_);
+      if (!std::exchange(requeue_.asked, true)) loop_.readv(backing_->file, {}, 0, requeue_);
       return;
     }
     Slot* slot = take_slot();
@@ -258,7 +203,7 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
       {.readable = segments.first(readable), .writable = segments.subspan(readable, writable), .ranges = slot.ranges},
       {.sectors = backing_->image.sectors(), .read_only = config_.is_read_only, .discard = gives_up_space()});
   if (!admit(slot)) {
-    queue_->untake(std::move(*slot.chain));
+    queue_->put_back(std::move(*slot.chain));
     slot.chain.reset();
     give_back(slot);
     return;
@@ -404,7 +349,7 @@ const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
 void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
   const auto lock = owner.host().lock();
   owner.on_result(*this, result);
-  if (owner.quiescing_ && owner.at_rest()) owner.host().quiet();
+  if (owner.draining_ && owner.is_idle()) owner.host().drained();
   if (std::exchange(owner.starved_, false)) owner.serve();
 }
 
@@ -525,48 +470,6 @@ BlockDevice::Slot* BlockDevice::take_slot() noexcept {
 void BlockDevice::give_back(Slot& slot) noexcept {
   slot.next = std::exchange(free_slots_, &slot);
   --in_flight_;
-}
-
-// --- Snapshot --------------------------------------------------------------------------------------------------------
-
-BlockDeviceState BlockDevice::state() const {
-  return {.features = features_,
-          .rate_limiter = limiter_->state(),
-          .image = backing_->image.present_identity(),
-          .lost_writes = lost_writes_};
-}
-
-Status BlockDevice::sync() {
-  auto synced = backing_->image.sync();
-  if (!synced && config_.cache_type == CacheType::Writeback) {
-    // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
-    const auto lock = host().lock();
-    lost_writes_ = true;
-  }
-  return synced;
-}
-
-Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
-  const DiskImage& image = backing_->image;
-  if (image.size_bytes() != state.image.size_bytes)
-    return fail(ErrorKind::InvalidArgument,
-                "{}: {} has {} bytes, and had {} when the snapshot was taken; give the image that belongs to the "
-                "snapshot",
-                name_, image.path(), image.size_bytes(), state.image.size_bytes);
-  const bool changed = images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns;
-  if (changed && !config_.is_read_only)
-    return fail(ErrorKind::InvalidArgument,
-                "{}: {} has changed since the snapshot was taken, so the guest would find other data than it knows; "
-                "give the image as it was, or set allow_changed_drives if the change does no harm",
-                name_, image.path());
-  if (changed)
-    log_.warning(
-        "{}: {} has another time of change than when the snapshot was taken: if its content differs as well, the guest "
-        "finds other data than it knows",
-        name_, image.path());
-  limiter_->restore(state.rate_limiter);
-  lost_writes_ = state.lost_writes;
-  return {};
 }
 
 }  // namespace mayfly

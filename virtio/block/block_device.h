@@ -74,8 +74,8 @@ class BlockDevice final : public VirtioDevice {
   void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept override;
   void reset() noexcept override;
   void on_kick(unsigned queue) noexcept override;
-  void begin_quiesce() noexcept override;
-  void resume() noexcept override;
+  void drain() noexcept override;
+  void undrain() noexcept override;
 
   // For the API: loop's thread; these take the lock themselves.
 
@@ -128,8 +128,8 @@ class BlockDevice final : public VirtioDevice {
     unsigned retries = 0;
   };
   /// Comes back at once: serves what was left for the sake of others in the loop.
-  struct GoOn final : Operation {
-    explicit GoOn(BlockDevice& owner_in) noexcept : owner(owner_in) {}
+  struct Requeue final : Operation {
+    explicit Requeue(BlockDevice& owner_in) noexcept : owner(owner_in) {}
     void on_complete(int result, bool more) noexcept override;
     BlockDevice& owner;
     bool asked = false;
@@ -147,7 +147,7 @@ class BlockDevice final : public VirtioDevice {
   void sync_retired() noexcept;
   void on_retired_synced(Retired& retired, int error_number) noexcept;
   void release_flushes() noexcept;
-  [[nodiscard]] bool at_rest() const noexcept { return in_flight_ == 0 && retired_.empty(); }
+  [[nodiscard]] bool is_idle() const noexcept { return in_flight_ == 0 && retired_.empty(); }
 
   // Requests: under the lock, on the loop's thread
   void serve() noexcept;
@@ -192,7 +192,7 @@ class BlockDevice final : public VirtioDevice {
   std::unique_ptr<RateLimiter> limiter_;
   std::uint64_t features_ = 0;
   VirtQueue* queue_ = nullptr;  // none: not activated
-  bool quiescing_ = false;
+  bool draining_ = false;
   bool throttled_ = false;  // the limiter refused, and will call
   bool starved_ = false;    // there was no slot for the next chain
   unsigned in_flight_ = 0;  // slots in use
@@ -203,7 +203,7 @@ class BlockDevice final : public VirtioDevice {
   std::size_t made_slots_ = 0;
   Slot* free_slots_ = nullptr;
   Slot* waiting_flushes_ = nullptr;  // for retired_ to be empty
-  GoOn go_on_{*this};
+  Requeue requeue_{*this};
   // Reads that were not in the page cache teach to try less often.
   unsigned cache_misses_ = 0;
   unsigned skip_cached_ = 0;

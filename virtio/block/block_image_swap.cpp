@@ -95,7 +95,7 @@ void BlockDevice::on_retired_synced(Retired& retired, int error_number) noexcept
   retired_.remove_if([&](const Retired& each) { return &each == &retired; });
   if (!retired_.empty()) return;
   release_flushes();
-  if (quiescing_ && at_rest()) host().quiet();
+  if (draining_ && is_idle()) host().drained();
   if (std::exchange(starved_, false)) serve();
 }
 

@@ -110,7 +110,7 @@ void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) no
   receiver_.activate(queues[kNetReceiveQueue]);
   transmitter_.activate(queues[kNetTransmitQueue]);
   active_ = true;
-  quiescing = false;
+  draining = false;
   broken_ = offloads_refused_;
   running = !broken_;
 }
@@ -120,34 +120,34 @@ void NetDevice::reset() noexcept {
   transmitter_.reset();
   if (responder) responder->reset();
   NetPort::features = 0;
-  active_ = broken_ = running = quiescing = offloads_refused_ = link_news_ = false;
+  active_ = broken_ = running = draining = offloads_refused_ = link_news_ = false;
 }
 
 void NetDevice::on_kick(unsigned queue) noexcept {
   if (std::exchange(offloads_refused_, false)) return broken("offloads that change faster than the host lets them");
   if (std::exchange(link_news_, false) && has_feature(net_abi::kStatus)) host().config_changed();
   if (queue == kNetReceiveQueue)
-    receiver_.go_on();
+    receiver_.post_reads();
   else
-    transmitter_.go_on();
+    transmitter_.process_queue();
 }
 
-void NetDevice::begin_quiesce() noexcept {
+void NetDevice::drain() noexcept {
   running = false;
-  quiescing = true;
+  draining = true;
   receiver_.cancel();
   transmitter_.cancel();
-  at_rest();
+  direction_drained();
 }
 
-void NetDevice::resume() noexcept {
-  quiescing = false;
+void NetDevice::undrain() noexcept {
+  draining = false;
   running = active_ && !broken_;
-  receiver_.resume();
+  receiver_.undrain();
 }
 
-void NetDevice::at_rest() noexcept {
-  if (receiver_.at_rest() && transmitter_.at_rest()) host().quiet();
+void NetDevice::direction_drained() noexcept {
+  if (receiver_.is_idle() && transmitter_.is_idle()) host().drained();
 }
 
 void NetDevice::broken(std::string_view what) noexcept {
@@ -171,17 +171,17 @@ void NetDevice::update_rate_limiters(const NetworkInterfacePatch& patch) {
   metrics.update_count.add();
 }
 
-void NetDevice::stand_still() {
+void NetDevice::freeze() {
   const auto held = lock();
   if (!still_since) still_since = monotonic_ns();
 }
 
-void NetDevice::move_on() {
+void NetDevice::thaw() {
   const auto held = lock();
   const auto since = std::exchange(still_since, std::nullopt);
   if (!since || !responder) return;
   responder->stood_still(*since, monotonic_ns());
-  receiver_.move_on();
+  receiver_.thaw();
 }
 
 // --- Snapshot --------------------------------------------------------------------------------------------------------

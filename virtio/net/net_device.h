@@ -60,15 +60,15 @@ class NetDevice final : public VirtioDevice, private NetPort {
   void activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept override;
   void reset() noexcept override;
   void on_kick(unsigned queue) noexcept override;
-  void begin_quiesce() noexcept override;
-  void resume() noexcept override;
+  void drain() noexcept override;
+  void undrain() noexcept override;
 
   /// PATCH: only what is present changes. Loop's thread, without the lock.
   void update_rate_limiters(const NetworkInterfacePatch& patch);
 
   /// The machine is paused, and goes on: the responder does not count that time. Loop's thread, without the lock.
-  void stand_still();
-  void move_on();
+  void freeze();
+  void thaw();
 
   /// Quiesced, or never activated. Loop's thread, without the lock.
   [[nodiscard]] NetDeviceState state();
@@ -85,7 +85,7 @@ class NetDevice final : public VirtioDevice, private NetPort {
   [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return host().lock(); }
   void used(unsigned queue) noexcept override { host().used(queue); }
   void broken(std::string_view what) noexcept override;
-  void at_rest() noexcept override;
+  void direction_drained() noexcept override;
   void set_link(bool up) noexcept override;
   void responder_heard() noexcept override { receiver_.respond(); }
 

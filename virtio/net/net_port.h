@@ -43,8 +43,8 @@ class NetPort {
   virtual void used(unsigned queue) noexcept = 0;
   /// The driver broke the protocol: stops both directions until the reset.
   virtual void broken(std::string_view what) noexcept = 0;
-  /// While quiescing: one direction has nothing in flight any more.
-  virtual void at_rest() noexcept = 0;
+  /// While draining: one direction has nothing in flight any more.
+  virtual void direction_drained() noexcept = 0;
   /// Whether the TAP still serves frames: the link's state.
   virtual void set_link(bool up) noexcept = 0;
   /// The responder was given frames.
@@ -65,8 +65,8 @@ class NetPort {
 
   LogRate log_rate{};
   std::uint64_t features = 0;  ///< As the driver has accepted them.
-  bool running = false;        ///< Chains may be taken: active, not quiescing, not broken.
-  bool quiescing = false;
+  bool running = false;        ///< Chains may be taken: active, not draining, not broken.
+  bool draining = false;
   std::optional<std::uint64_t> still_since{};  ///< While the machine is paused: the responder's time stands still.
 
  protected:

@@ -13,7 +13,7 @@ class NetReceiveBuffers::Builder {
 
   [[nodiscard]] bool satisfied() const noexcept { return closed_ == wanted_; }
   void add(std::size_t position) noexcept {
-    const Chain& chain = *owner_.place(position).chain;
+    const Chain& chain = *owner_.record(position).chain;
     if (used_ == begin_) open_.first = position;
     used_ = static_cast<std::size_t>(std::ranges::copy(chain.writable(), &owner_.vectors_[used_]).out -
                                      owner_.vectors_.get());
@@ -46,7 +46,7 @@ class NetReceiveBuffers::Builder {
 };
 
 void NetReceiveBuffers::forget_used() noexcept {
-  while (begin_ != end_ && !place(begin_).chain) ++begin_;
+  while (begin_ != end_ && !record(begin_).chain) ++begin_;
   if (begin_ == end_) segments_end_ = 0;
 }
 
@@ -54,8 +54,8 @@ std::span<iovec> NetReceiveBuffers::storage() noexcept {
   constexpr std::size_t kLongest = VirtQueue::kMaximumSegments;
   const std::span all{segments_.get(), kSegments};
   if (begin_ == end_) return all.first(kLongest);
-  if (end_ - begin_ == kPlaces) return {};
-  const std::size_t oldest = place(begin_).segments;
+  if (end_ - begin_ == kRecords) return {};
+  const std::size_t oldest = record(begin_).segments;
   if (oldest < segments_end_) {
     if (segments_end_ + kLongest <= kSegments) return all.subspan(segments_end_, kLongest);
     segments_end_ = 0;
@@ -70,7 +70,7 @@ std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiveBuffers::arr
   forget_used();
   Builder builder{*this, wanted, mergeable};
   for (std::size_t position = begin_; position != end_ && !builder.satisfied(); ++position)
-    if (place(position).chain) builder.add(position);
+    if (record(position).chain) builder.add(position);
   while (!builder.satisfied()) {
     const auto taken = take_one(queue);
     if (!taken) return std::unexpected(taken.error());
@@ -97,7 +97,7 @@ std::expected<bool, QueueFault> NetReceiveBuffers::take_one(VirtQueue& queue) no
   }
   // 5.1.6.3.1: a buffer holds at least the header; the device reads nothing here.
   if (chain->readable_length() == 0 && chain->writable_length() >= sizeof(NetHeader)) {
-    Place& last = place(end_++);
+    ChainRecord& last = record(end_++);
     last.chain.emplace(std::move(*chain));
     last.segments = static_cast<std::size_t>(segments.data() - segments_.get());
     segments_end_ = last.segments + last.chain->writable().size();
@@ -113,7 +113,7 @@ std::size_t NetReceiveBuffers::chains_for(const ReceiveWindow& window, std::uint
   std::size_t count = 0;
   std::uint64_t held = 0;
   for (std::size_t position = window.first; held < std::min(length, window.capacity); ++position) {
-    const std::optional<Chain>& chain = place(position).chain;
+    const std::optional<Chain>& chain = record(position).chain;
     if (!chain) continue;
     held += chain->writable_length();
     ++count;
@@ -124,7 +124,7 @@ std::size_t NetReceiveBuffers::chains_for(const ReceiveWindow& window, std::uint
 void NetReceiveBuffers::use(const ReceiveWindow& window, VirtQueue& queue, std::uint64_t length) noexcept {
   ensure(length <= window.capacity, "a frame was longer than its window");
   for (std::size_t position = window.first; length > 0; ++position) {
-    std::optional<Chain>& chain = place(position).chain;
+    std::optional<Chain>& chain = record(position).chain;
     if (!chain) continue;
     const std::uint64_t part = std::min(length, chain->writable_length());
     queue.put(std::move(*chain), static_cast<std::uint32_t>(part));
@@ -136,7 +136,7 @@ void NetReceiveBuffers::use(const ReceiveWindow& window, VirtQueue& queue, std::
 std::vector<std::uint16_t> NetReceiveBuffers::heads() const {
   std::vector<std::uint16_t> heads;
   for (std::size_t position = begin_; position != end_; ++position)
-    if (const std::optional<Chain>& chain = place(position).chain) heads.push_back(chain->head());
+    if (const std::optional<Chain>& chain = record(position).chain) heads.push_back(chain->head());
   heads.insert(heads.end(), restored_.begin(), restored_.end());
   return heads;
 }
@@ -148,7 +148,7 @@ void NetReceiveBuffers::restore(std::vector<std::uint16_t> heads) {
 
 void NetReceiveBuffers::abandon() noexcept {
   for (; begin_ != end_; ++begin_) {
-    std::optional<Chain>& chain = place(begin_).chain;
+    std::optional<Chain>& chain = record(begin_).chain;
     if (chain) std::move(*chain).abandon();
     chain.reset();
   }

@@ -71,24 +71,24 @@ class NetReceiveBuffers {
 
  private:
   /// Places for chains: twice what a driver can have offered, as used ones leave holes until all before them are used.
-  static constexpr std::size_t kPlaces = 2 * kMaximumChains;
+  static constexpr std::size_t kRecords = 2 * kMaximumChains;
   /// Segments of all chains. More are not needed: a frame of 64 KiB in buffers of half a page has 32; and one read may
   /// have 1024 (UIO_MAXIOV).
   static constexpr std::size_t kSegments = 1000;
-  struct Place {
+  struct ChainRecord {
     std::optional<Chain> chain;  // empty: used
     std::size_t segments = 0;    // where its segments begin
   };
   class Builder;
 
-  [[nodiscard]] Place& place(std::size_t position) const noexcept { return places_[position % kPlaces]; }
+  [[nodiscard]] ChainRecord& record(std::size_t position) const noexcept { return records_[position % kRecords]; }
   void forget_used() noexcept;
   /// Where the next chain's segments may lie; empty: there is no room.
   [[nodiscard]] std::span<iovec> storage() noexcept;
   [[nodiscard]] std::expected<bool, QueueFault> take_one(VirtQueue& queue) noexcept;
 
   // Two rings: chains, at positions from begin_ to end_, which count on for ever; and their segments.
-  std::unique_ptr<Place[]> places_ = std::make_unique<Place[]>(kPlaces);
+  std::unique_ptr<ChainRecord[]> records_ = std::make_unique<ChainRecord[]>(kRecords);
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
   std::unique_ptr<iovec[]> segments_ = std::make_unique_for_overwrite<iovec[]>(kSegments);

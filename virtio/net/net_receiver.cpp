@@ -30,7 +30,7 @@ Status NetReceiver::prepare(const std::optional<RateLimiterConfig>& limit) {
   auto limiter = RateLimiter::create(port_.loop, limit, [this] {
     const auto lock = port_.lock();
     throttled_ = false;
-    go_on();
+    post_reads();
   });
   if (!limiter) return propagate(limiter);
   limiter_ = std::move(*limiter);
@@ -52,7 +52,7 @@ void NetReceiver::reset() noexcept {
   forget_response();
 }
 
-void NetReceiver::resume() noexcept {
+void NetReceiver::undrain() noexcept {
   if (queue_ == nullptr || queue_->ready()) return;
   buffers_.abandon();
   parked_length_ = 0;
@@ -62,12 +62,12 @@ void NetReceiver::on_timer() noexcept {
   backing_off_ = false;
   if (parked_length_ > 0) port_.metrics.rx_fails.add();
   parked_length_ = 0;
-  go_on();
+  post_reads();
 }
 
 // --- Posting ---------------------------------------------------------------------------------------------------------
 
-void NetReceiver::go_on() noexcept {
+void NetReceiver::post_reads() noexcept {
   if (!port_.running || queue_ == nullptr || !queue_->ready() || in_flight_ > 0) return;
   if (parked_length_ > 0 && !unpark()) return;
   if (port_.responder && !give_responses()) return;
@@ -90,10 +90,10 @@ void NetReceiver::go_on() noexcept {
 std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(std::size_t wanted,
                                                                                std::uint64_t least) noexcept {
   const bool mergeable = port_.has_feature(net_abi::kMergeable);
-  queue_->set_sated(true);
+  queue_->set_notifications_off(true);
   const auto windows = buffers_.arrange(*queue_, wanted, mergeable);
   if (!windows || (!windows->empty() && windows->front().capacity >= least)) return windows;
-  queue_->set_sated(false);
+  queue_->set_notifications_off(false);
   return buffers_.arrange(*queue_, wanted, mergeable);  // with what came before the driver saw that
 }
 
@@ -157,8 +157,8 @@ void NetReceiver::end_volley() noexcept {
     retry_timer_->arm(monotonic_ns() + retry_ns_);
     retry_ns_ = std::min(2 * retry_ns_, kLongestRetryNs);
   }
-  if (port_.quiescing) return port_.at_rest();
-  if (!dry || !port_.running || has_response()) return go_on();
+  if (port_.draining) return port_.direction_drained();
+  if (!dry || !port_.running || has_response()) return post_reads();
   ++in_flight_;
   port_.loop.poll_once(port_.tap.fd(), POLLIN, wait_);
 }
@@ -235,7 +235,7 @@ void NetReceiver::respond() noexcept {
   if (!port_.running) return;
   if (!has_response()) return wait_to_respond();
   if (in_flight_ > 0) return cancel();  // the volley's end goes on
-  go_on();
+  post_reads();
 }
 
 /// False where the driver has no more buffers, or has broken the protocol.
@@ -302,10 +302,10 @@ void NetReceiver::on_response_timer() noexcept {
   if (!response_until_ || now < *response_until_) return respond();
   forget_response();
   port_.metrics.rx_fails.add();
-  go_on();  // with what had to wait behind it
+  post_reads();  // with what had to wait behind it
 }
 
-void NetReceiver::move_on() noexcept {
+void NetReceiver::thaw() noexcept {
   if (response_until_) response_until_ = monotonic_ns() + kParkNs;
   respond();
 }

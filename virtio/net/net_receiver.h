@@ -38,16 +38,16 @@ class NetReceiver {
   void reset() noexcept;
 
   /// Posts what can be posted; at any time.
-  void go_on() noexcept;
+  void post_reads() noexcept;
   /// The responder may have something to say, now or later.
   void respond() noexcept;
   /// The machine has stood still: what waits for its driver does so anew.
-  void move_on() noexcept;
+  void thaw() noexcept;
   /// Takes back what is posted.
   void cancel() noexcept;
-  [[nodiscard]] bool at_rest() const noexcept { return in_flight_ == 0; }
+  [[nodiscard]] bool is_idle() const noexcept { return in_flight_ == 0; }
   /// Held chains of a queue that was reset meanwhile are forgotten.
-  void resume() noexcept;
+  void undrain() noexcept;
 
   [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
   [[nodiscard]] std::vector<std::uint16_t> held_heads() const { return buffers_.heads(); }

@@ -32,7 +32,7 @@ Status NetTransmitter::prepare(const std::optional<RateLimiterConfig>& limit) {
   auto limiter = RateLimiter::create(port_.loop, limit, [this] {
     const auto lock = port_.lock();
     throttled_ = false;
-    go_on();
+    process_queue();
   });
   if (!limiter) return propagate(limiter);
   limiter_ = std::move(*limiter);
@@ -51,7 +51,7 @@ std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
 
 // --- Sending ---------------------------------------------------------------------------------------------------------
 
-void NetTransmitter::go_on() noexcept {
+void NetTransmitter::process_queue() noexcept {
   if (!port_.running || throttled_ || queue_ == nullptr) return;
   take_offered();
   if (std::exchange(claimed_, false)) port_.responder_heard();
@@ -75,7 +75,7 @@ void NetTransmitter::take_offered() noexcept {
     if (verdict == Verdict::Send && !limiter_->admit(slot.frame_length)) {
       throttled_ = true;
       port_.metrics.tx_rate_limiter_throttled.add();
-      queue_->untake(std::move(*slot.chain));
+      queue_->put_back(std::move(*slot.chain));
       slot.chain.reset();
       return;
     }
@@ -174,15 +174,15 @@ void NetTransmitter::Slot::on_complete(int result, bool /*more*/) noexcept {
 
 void NetTransmitter::on_written(Slot& slot, int result) noexcept {
   const bool waited = std::exchange(slot.waits_for_room, false);
-  if (waited && result >= 0 && !port_.quiescing) return port_.loop.writev(port_.file, slot.out, 0, slot);
-  if (result == -EAGAIN && !port_.quiescing) {  // only from a non-blocking descriptor
+  if (waited && result >= 0 && !port_.draining) return port_.loop.writev(port_.file, slot.out, 0, slot);
+  if (result == -EAGAIN && !port_.draining) {  // only from a non-blocking descriptor
     slot.waits_for_room = true;
     return port_.loop.poll_once(port_.tap.fd(), POLLOUT, slot);
   }
   if (result == static_cast<int>(slot.frame_length + sizeof(NetHeader))) {
     port_.metrics.tx_packets_count.add();
     port_.metrics.tx_bytes_count.add(slot.frame_length);
-  } else if (!port_.quiescing || !(waited || result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
+  } else if (!port_.draining || !(waited || result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
     // Gone, down, or refused by the kernel: networks lose frames, and the driver goes on. So it does where a pause or a
     // reset finds one that waits for room; but that is no failure of the TAP's.
     port_.metrics.tx_fails.add();
@@ -192,10 +192,10 @@ void NetTransmitter::on_written(Slot& slot, int result) noexcept {
   }
   free_[free_count_++] = static_cast<std::uint8_t>(&slot - slots_.data());
   drop(*std::exchange(slot.chain, std::nullopt));
-  if (port_.quiescing) {
-    if (at_rest()) port_.at_rest();
+  if (port_.draining) {
+    if (is_idle()) port_.direction_drained();
   } else if (starved_) {
-    go_on();
+    process_queue();
   }
 }
 

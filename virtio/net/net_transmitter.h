@@ -36,10 +36,10 @@ class NetTransmitter {
   void reset() noexcept { queue_ = nullptr; }
 
   /// Sends what is offered, as far as slots and the limiter allow; at any time.
-  void go_on() noexcept;
+  void process_queue() noexcept;
   /// Gives up what waits for room in the TAP.
   void cancel() noexcept;
-  [[nodiscard]] bool at_rest() const noexcept { return free_count_ == kSlots; }
+  [[nodiscard]] bool is_idle() const noexcept { return free_count_ == kSlots; }
 
   [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
 

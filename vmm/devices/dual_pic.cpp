@@ -18,26 +18,26 @@ void DualPic::set_pin(unsigned irq, bool level) noexcept {
   if (irq >= kLines || irq == PicChip::kCascade) return;
   const std::lock_guard lock{mutex_};
   chip_of(irq).set_line(irq % PicChip::kInputs, level);
-  settle();
+  drive_output();
 }
 
 void DualPic::pulse_pin(unsigned irq) noexcept {
   if (irq >= kLines || irq == PicChip::kCascade) return;
   const std::lock_guard lock{mutex_};
   chip_of(irq).pulse(irq % PicChip::kInputs);
-  settle();
+  drive_output();
 }
 
 std::uint8_t DualPic::acknowledge() noexcept {
   const std::lock_guard lock{mutex_};
   const unsigned input = master_.acknowledge();
   const std::uint8_t vector = input == PicChip::kCascade ? slave_.vector(slave_.acknowledge()) : master_.vector(input);
-  settle();
+  drive_output();
   return vector;
 }
 
 /// Carries what has changed from chip to chip and out: under mutex_.
-void DualPic::settle() noexcept {
+void DualPic::drive_output() noexcept {
   master_.set_line(PicChip::kCascade, slave_.request().has_value());
   const bool level = master_.request().has_value();
   if (level == output_level_.load(std::memory_order_relaxed)) return;
@@ -50,7 +50,7 @@ void DualPic::settle() noexcept {
 std::uint8_t DualPic::load(std::uint64_t port) noexcept {
   const std::lock_guard lock{mutex_};
   const std::uint8_t value = load_locked(port);
-  settle();  // a poll acknowledges
+  drive_output();  // a poll acknowledges
   return value;
 }
 
@@ -76,7 +76,7 @@ std::uint8_t DualPic::load_locked(std::uint64_t port) noexcept {
 void DualPic::store(std::uint64_t port, std::uint8_t value) noexcept {
   const std::lock_guard lock{mutex_};
   store_locked(port, value);
-  settle();
+  drive_output();
 }
 
 void DualPic::store_locked(std::uint64_t port, std::uint8_t value) noexcept {
@@ -109,7 +109,7 @@ void DualPic::restore(const DualPicState& state) {
   const std::lock_guard lock{mutex_};
   master_.restore(state.chips[0]);
   slave_.restore(state.chips[1]);
-  settle();
+  drive_output();
 }
 
 }  // namespace mayfly

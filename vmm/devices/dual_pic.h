@@ -66,7 +66,7 @@ class DualPic final : public BytePortDevice, public InterruptSink {
   [[nodiscard]] PicChip& chip_of(unsigned irq) noexcept { return irq < PicChip::kInputs ? master_ : slave_; }
   [[nodiscard]] std::uint8_t load_locked(std::uint64_t port) noexcept;
   void store_locked(std::uint64_t port, std::uint8_t value) noexcept;
-  void settle() noexcept;
+  void drive_output() noexcept;
 
   std::optional<InterruptLine> output_;
   mutable std::mutex mutex_;

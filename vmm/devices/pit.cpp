@@ -104,7 +104,7 @@ void Pit::on_timer() noexcept {
 /// Sets the deadline to the next edge of channel 0 that may interrupt.
 void Pit::await_edge(std::uint64_t now_ns) noexcept {
   PitChannel& channel = channels_[0];
-  channel.settle(now_ns);
+  channel.catch_up(now_ns);
   const std::uint64_t elapsed = channel.elapsed_ns(now_ns);
   const std::uint64_t earliest = elapsed + (earliest_ns_ > now_ns ? earliest_ns_ - now_ns : 0);
   // A periodic edge that would come too early is skipped, a single one is put off.

@@ -49,7 +49,7 @@ void PitChannel::write_control(std::uint8_t control_word) noexcept {
 }
 
 void PitChannel::write_count(std::uint8_t value, std::uint64_t now_ns) noexcept {
-  settle(now_ns);
+  catch_up(now_ns);
   if (state_.access == PitAccess::LowThenHigh && !state_.write_high_next) {
     state_.written_low = value;
     state_.write_high_next = true;
@@ -81,7 +81,7 @@ void PitChannel::write_count(std::uint8_t value, std::uint64_t now_ns) noexcept 
 }
 
 void PitChannel::set_gate(bool gate, std::uint64_t now_ns) noexcept {
-  settle(now_ns);
+  catch_up(now_ns);
   if (gate == state_.gate) return;
   state_.gate = gate;
   const bool resumes = state_.mode == PitMode::TerminalCount || state_.mode == PitMode::SoftwareStrobe;
@@ -109,7 +109,7 @@ void PitChannel::stop(std::uint64_t now_ns) noexcept {
   state_.counting = false;
 }
 
-void PitChannel::settle(std::uint64_t now_ns) noexcept {
+void PitChannel::catch_up(std::uint64_t now_ns) noexcept {
   if (!periodic() || !state_.counting || !state_.null_count || ticks(now_ns) < state_.reload_tick) return;
   started_ns_ += pit_ns(state_.reload_tick);
   state_.cycle = programmed_cycle();
@@ -131,7 +131,7 @@ std::uint64_t PitChannel::elapsed_ns(std::uint64_t now_ns) const noexcept {
 }
 
 bool PitChannel::output(std::uint64_t now_ns) noexcept {
-  settle(now_ns);
+  catch_up(now_ns);
   const std::uint64_t tick = ticks(now_ns);
   if (state_.cycle == 0) return state_.mode != PitMode::TerminalCount;
   switch (state_.mode) {
@@ -160,7 +160,7 @@ std::optional<std::uint64_t> PitChannel::rising_edge_after(std::uint64_t tick) c
 }
 
 std::uint16_t PitChannel::live_count(std::uint64_t now_ns) noexcept {
-  settle(now_ns);
+  catch_up(now_ns);
   if (state_.cycle == 0) return 0;
   const std::uint64_t tick = ticks(now_ns);
   const std::uint32_t range = state_.bcd ? kBcdRange : kBinaryRange;

@@ -86,7 +86,7 @@ class PitChannel {
   /// word may raise it too; that is no event.)
   [[nodiscard]] std::optional<std::uint64_t> rising_edge_after(std::uint64_t tick) const noexcept;
   /// Takes a new count of a periodic mode over if its time has come; tick 0 is then the start of its first cycle.
-  void settle(std::uint64_t now_ns) noexcept;
+  void catch_up(std::uint64_t now_ns) noexcept;
 
   [[nodiscard]] PitChannelState state(std::uint64_t now_ns) const noexcept;
   void restore(const PitChannelState& state, std::uint64_t now_ns) noexcept;

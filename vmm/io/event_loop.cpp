@@ -164,10 +164,10 @@ Status EventLoop::run() {
 
 Status EventLoop::run_once() {
   ensure(!std::exchange(serving_, true), "a round of the event loop within another");
-  settle();
+  serve_prompt_completions();
   poll_closely();
   file_operations_queued_ = false;
-  // settle() may have taken the wake-up for tasks that wait.
+  // serve_prompt_completions() may have taken the wake-up for tasks that wait.
   const int submitted = ::io_uring_submit_and_wait(&ring_, has_tasks() ? 0 : 1);
   if (submitted < 0 && submitted != -EINTR && submitted != -EAGAIN && submitted != -EBUSY) {
     serving_ = false;
@@ -248,7 +248,7 @@ void EventLoop::end_round() {
   ending_tasks_.clear();
 }
 
-void EventLoop::settle() {
+void EventLoop::serve_prompt_completions() {
   if (signals_.empty() || !file_operations_queued_) return send_signals();
   const std::uint64_t until = monotonic_ns() + kLongestSettlingNs;
   for (unsigned round = 0; round < kRoundsBeforeSignals && file_operations_queued_; ++round) {

@@ -182,7 +182,7 @@ class EventLoop {
   void reap(bool tell);
   void end_round();
   /// While signals are due, serves operations on registered files that complete at once; then sends the signals.
-  void settle();
+  void serve_prompt_completions();
   void send_signals();
   /// Asks the pollers, for as long as that is promising.
   void poll_closely();

@@ -105,10 +105,10 @@ Result<Answer> Controller::carry_out(Command command) {
 
 void Controller::enter(Transition transition, const char* what, Reply reply) {
   pending_.emplace(std::move(reply));
-  go_on_to(transition, what);
+  advance_to(transition, what);
 }
 
-void Controller::go_on_to(Transition transition, const char* what) {
+void Controller::advance_to(Transition transition, const char* what) {
   disarm_patience();
   transition_ = transition;
   if (options_.deadline != nullptr) options_.deadline->waiting_for(what);

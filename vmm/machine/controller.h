@@ -151,7 +151,7 @@ class Controller final : public CommandTarget {
   /// From here until leave() commands wait; `what` names it for the deadline of an end.
   void enter(Transition transition, const char* what, Reply reply);
   /// The same request's next transition.
-  void go_on_to(Transition transition, const char* what);
+  void advance_to(Transition transition, const char* what);
   /// Back to rest: gives the answer, and carries out what has waited; or goes on ending.
   void leave(Result<Answer> answer);
   /// Goes on once the machine has paused or drained, or calls `late` after the patience. Error: no timer.

@@ -47,7 +47,7 @@ void Controller::begin(CreateSnapshot& command, Reply reply) {
 }
 
 void Controller::save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns) {
-  go_on_to(Transition::Saving, "the snapshot's files to be written");
+  advance_to(Transition::Saving, "the snapshot's files to be written");
   const auto refuse = [this](std::unexpected<Error> error) {
     machine_->undrain();
     leave(std::move(error));

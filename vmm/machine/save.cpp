@@ -71,7 +71,7 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   const auto state = TRY(encode_loadable(order.snapshot));
   const MemoryFileContent content = TRY(content_of(order, id));
   TRY(check_new_file(params.mem_file_path, "mem_file_path"));
-  TRY(settle_pair(params.snapshot_path, params.mem_file_path));
+  TRY(finish_interrupted_pair(params.snapshot_path, params.mem_file_path));
   auto base = TRY(base_at(params.mem_file_path, content, memory, order.base && order.base->taken_here));
   auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
   auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));

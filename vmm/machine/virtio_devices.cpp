@@ -118,11 +118,11 @@ void VirtioDevices::start() {
 }
 
 void VirtioDevices::freeze() {
-  for (const auto& interface : interfaces_) interface.device->stand_still();
+  for (const auto& interface : interfaces_) interface.device->freeze();
 }
 
 void VirtioDevices::thaw() {
-  for (const auto& interface : interfaces_) interface.device->move_on();
+  for (const auto& interface : interfaces_) interface.device->thaw();
 }
 
 void VirtioDevices::drain(std::function<void()> drained) {

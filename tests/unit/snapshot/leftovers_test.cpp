@@ -183,7 +183,7 @@ TEST_F(Leftovers, WholeMemoryIsLeftWhereAStateCannotBeOpened) {
     const testing::NoOverride modes_hold;
     EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"mem.mayfly-new", Fate::Uncertain}}));
     const auto before = files();
-    const auto settled = settle_pair(file("a/state"), file("a/mem"));
+    const auto settled = finish_interrupted_pair(file("a/state"), file("a/mem"));
     ASSERT_FALSE(settled);
     EXPECT_NE(settled.error().message.find("may be the memory of a state that cannot be read: snapshot_path " +
                                            file("a/state") + " cannot be opened: Permission denied (EACCES)"),
@@ -258,7 +258,7 @@ TEST_F(Leftovers, ASettledPairHasItsNames) {
   write_state("b/state", 2);
   write_memory("a/mem", 1);
   write_memory("a/mem.mayfly-new", 2);
-  ASSERT_TRUE(settle_pair(file("b/state"), file("a/mem")));
+  ASSERT_TRUE(finish_interrupted_pair(file("b/state"), file("a/mem")));
   EXPECT_FALSE(fs::exists(file("a/mem.mayfly-new")));
   EXPECT_TRUE(pair_is_whole("b/state", "a/mem"));
 }
@@ -271,7 +271,7 @@ TEST_F(Leftovers, MemoryOfAnotherStateIsNotReplaced) {
     write_state(other, 2);
     for (const std::string path : {"a/state", "a/next"}) {
       const auto before = files();
-      const auto settled = settle_pair(file(path), file("b/mem"));
+      const auto settled = finish_interrupted_pair(file(path), file("b/mem"));
       ASSERT_FALSE(settled);
       EXPECT_TRUE(settled.error().message.starts_with("mem_file_path " + file("b/mem") + ": " +
                                                       file("b/mem.mayfly-new") + " is the memory of " + file(other) +
@@ -281,7 +281,7 @@ TEST_F(Leftovers, MemoryOfAnotherStateIsNotReplaced) {
     }
     fs::remove(file(other));
   }
-  EXPECT_TRUE(settle_pair(file("a/state"), file("b/mem"))) << "its state never was";
+  EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("b/mem"))) << "its state never was";
 }
 
 TEST_F(Leftovers, WhatAnotherProcessHasLockedIsNotSettled) {
@@ -294,10 +294,10 @@ TEST_F(Leftovers, WhatAnotherProcessHasLockedIsNotSettled) {
     struct flock whole{};
     whole.l_type = F_WRLCK;
     ASSERT_EQ(::fcntl(other.get(), F_OFD_SETLK, &whole), 0);
-    EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
+    EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("a/mem")));
     EXPECT_EQ(files(), before);
   }
-  EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
+  EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("a/mem")));
   EXPECT_TRUE(pair_is_whole("a/state", "a/mem"));
 }
 
@@ -306,20 +306,20 @@ TEST_F(Leftovers, WhatIsNotThePairsIsLeftToWhoMakesItsFile) {
   write_memory("a/mem", 1);
   write_memory("a/mem.mayfly-new", 2);
   const auto before = files();
-  EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
-  EXPECT_TRUE(settle_pair(file("a/none"), file("a/mem")));
-  EXPECT_TRUE(settle_pair(file("a/state"), file("a/none")));
+  EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("a/mem")));
+  EXPECT_TRUE(finish_interrupted_pair(file("a/none"), file("a/mem")));
+  EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("a/none")));
   EXPECT_EQ(files(), before);
 }
 
 TEST_F(Leftovers, AFifoInTheWayOfSettlingHoldsNobodyUp) {
   write_state("a/state", 2);
   ASSERT_EQ(::mkfifo(file("a/mem.mayfly-new").c_str(), 0600), 0);
-  EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
+  EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("a/mem")));
   fs::remove(file("a/mem.mayfly-new"));
   write_memory("a/mem.mayfly-new", 2);
   ASSERT_EQ(::mkfifo(file("a/mem").c_str(), 0600), 0);
-  EXPECT_TRUE(settle_pair(file("a/state"), file("a/mem")));
+  EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("a/mem")));
 }
 
 }  // namespace

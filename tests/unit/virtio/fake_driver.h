@@ -216,16 +216,16 @@ class FakeHost final : public DeviceHost, private RoundTask {
     if (!reached()) run_until(loop_, reached);
   }
   /// Quiesces the device and waits for it.
-  void quiesce() {
-    is_quiet = false;
+  void drain() {
+    is_drained = false;
     {
       const auto held = lock();
-      device_.begin_quiesce();
+      device_.drain();
     }
-    serve_until([this] { return is_quiet; });
+    serve_until([this] { return is_drained; });
   }
   void reset() {
-    quiesce();
+    drain();
     const auto held = lock();
     device_.reset();
     for (VirtQueue& queue : queues_) queue.reset();
@@ -235,11 +235,11 @@ class FakeHost final : public DeviceHost, private RoundTask {
   void used(unsigned /*queue*/) noexcept override { loop_.at_round_end(*this); }
   void config_changed() noexcept override { ++config_changes; }
   void broken(std::string_view what) noexcept override { faults.emplace_back(what); }
-  void quiet() noexcept override { is_quiet = true; }
+  void drained() noexcept override { is_drained = true; }
 
   int interrupts = 0;
   int config_changes = 0;
-  bool is_quiet = false;
+  bool is_drained = false;
   std::vector<std::string> faults;
 
  private:

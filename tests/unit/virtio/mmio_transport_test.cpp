@@ -61,19 +61,19 @@ class FakeDevice final : public VirtioDevice {
     queues_[queue].put(std::move(**taken), 5);
     host().used(queue);
   }
-  void begin_quiesce() noexcept override {
-    ++quiesces;
+  void drain() noexcept override {
+    ++drains;
     if (held) queues_[0].put(std::move(*held), 0), held.reset();
-    host().quiet();
+    host().drained();
   }
-  void resume() noexcept override { ++resumes; }
+  void undrain() noexcept override { ++undrains; }
   void change_config() {
     const auto lock = host().lock();
     host().config_changed();
   }
 
   static constexpr std::array<std::uint16_t, 2> kSizes{256, 16};
-  int activations = 0, resets = 0, kicks = 0, quiesces = 0, resumes = 0;
+  int activations = 0, resets = 0, kicks = 0, drains = 0, undrains = 0;
   std::uint64_t accepted = 0, written_config = 0;
   bool hold = false;
   std::optional<Chain> held;
@@ -314,7 +314,7 @@ TEST_F(MmioTransportTest, AResetWaitsForWhatIsInFlight) {
   drive_with_a_chain_in_flight();
   as_vcpu([&] { write_status(0); });
   EXPECT_FALSE(device_.held);
-  EXPECT_EQ(device_.quiesces, 1);
+  EXPECT_EQ(device_.drains, 1);
   EXPECT_EQ(device_.resets, 2) << "one at the start of the driver, too";
   EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 0U);
   write(VIRTIO_MMIO_QUEUE_SEL, 0);
@@ -328,7 +328,7 @@ TEST_F(MmioTransportTest, AQueueThatIsMadeUnreadyComesToRestAndTheDeviceGoesOn) 
     write(VIRTIO_MMIO_QUEUE_READY, 0);
   });
   EXPECT_FALSE(device_.held);
-  EXPECT_EQ(device_.resumes, 1);
+  EXPECT_EQ(device_.undrains, 1);
   EXPECT_EQ(read(VIRTIO_MMIO_QUEUE_READY), 0U);
   EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 15U);
 }

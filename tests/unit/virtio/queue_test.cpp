@@ -95,7 +95,7 @@ TEST_F(VirtQueueTest, TheDriverSeesNothingBeforeThePublication) {
 
 TEST_F(VirtQueueTest, AnUntakenChainComesAgain) {
   const std::uint16_t head = driver_.offer({{ram_.room(4), 4, true}});
-  queue_.untake(take());
+  queue_.put_back(take());
   EXPECT_TRUE(queue_.has_more());
   Chain again = take();
   EXPECT_EQ(again.head(), head);

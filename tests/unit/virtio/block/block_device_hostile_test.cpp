@@ -138,16 +138,16 @@ TEST(BlockDeviceLife, QuiescingWaitsForWhatIsInFlightAndTakesNothingMore) {
   drive.kick();
   {
     const auto held = drive.host->lock();
-    drive.device->begin_quiesce();
+    drive.device->drain();
   }
-  EXPECT_FALSE(drive.host->is_quiet);
+  EXPECT_FALSE(drive.host->is_drained);
   drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(4096), drive.status()});
   drive.kick();
-  drive.host->serve_until([&] { return drive.host->is_quiet; });
+  drive.host->serve_until([&] { return drive.host->is_drained; });
   EXPECT_EQ(drive.collect(8).size(), 8U);
   {
     const auto held = drive.host->lock();
-    drive.device->resume();
+    drive.device->undrain();
   }
   drive.kick();
   EXPECT_EQ(drive.collect(1).size(), 1U);
@@ -156,8 +156,8 @@ TEST(BlockDeviceLife, QuiescingWaitsForWhatIsInFlightAndTakesNothingMore) {
 TEST(BlockDeviceLife, AnIdleDriveIsQuietAtOnce) {
   BlockFixture drive;
   const auto held = drive.host->lock();
-  drive.device->begin_quiesce();
-  EXPECT_TRUE(drive.host->is_quiet);
+  drive.device->drain();
+  EXPECT_TRUE(drive.host->is_drained);
 }
 
 TEST(BlockDeviceLife, WhatTheLimiterHoldsBackIsNotInFlight) {
@@ -165,7 +165,7 @@ TEST(BlockDeviceLife, WhatTheLimiterHoldsBackIsNotInFlight) {
       {.rate_limiter = RateLimiterConfig{.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 3'600'000}}}};
   for (int i = 0; i < 3; ++i) drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(512), drive.status()});
   drive.kick();
-  drive.host->quiesce();
+  drive.host->drain();
   EXPECT_EQ(drive.collect(1).size(), 1U);
   EXPECT_EQ(drive.host->queues().front().state().next_available, 1U);
 }

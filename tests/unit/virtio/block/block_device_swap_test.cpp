@@ -169,7 +169,7 @@ TEST_F(SwappedDrive, ComesToRestWithTheOldImageOnStableStorage) {
   write_all();
   swap_to(new_path_);
   EXPECT_TRUE(drive_.device->syncs_old_images());
-  drive_.host->quiesce();
+  drive_.host->drain();
   EXPECT_FALSE(drive_.device->syncs_old_images());
   EXPECT_EQ(unstable_pages(old_path_), 0U);
   EXPECT_FALSE(drive_.device->state().lost_writes);
@@ -210,7 +210,7 @@ TEST(BlockDevice, AFlushFailsWhereTheOldImageCannotBeSynced) {
 TEST(BlockDevice, AFailedSyncIsToldByTheNextFlushEvenAfterASnapshot) {
   BlockFixture drive{{.path = kNeverStable}};
   ASSERT_TRUE(drive.device->replace_path(drive.make_image("other", BlockFixture::pattern(64))));
-  drive.host->quiesce();
+  drive.host->drain();
   const BlockDeviceState state = drive.device->state();
   EXPECT_TRUE(state.lost_writes);
 

@@ -455,7 +455,7 @@ TEST(BlockDevice, ItsStateIsTakenOverByAnotherOfTheSameKind) {
   const RateLimiterConfig limits{.ops = TokenBucketConfig{.size = 10, .refill_time_ms = 3'600'000}};
   BlockFixture saved{{.rate_limiter = limits}};
   for (int i = 0; i < 7; ++i) (void)saved.read(0, 1);
-  saved.host->quiesce();
+  saved.host->drain();
   const BlockDeviceState state = saved.device->state();
   EXPECT_EQ(state.features, saved.device->features());
   EXPECT_EQ(state.image.size_bytes, 64 * 512U);
@@ -477,7 +477,7 @@ TEST(BlockDevice, ItsStateIsTakenOverByAnotherOfTheSameKind) {
 
 /// The state of a drive over an image, and that image's time of change moved by a nanosecond.
 BlockDeviceState changed_since(BlockFixture& drive) {
-  drive.host->quiesce();
+  drive.host->drain();
   BlockDeviceState state = drive.device->state();
   state.image.modified_ns -= 1;
   return state;
@@ -485,7 +485,7 @@ BlockDeviceState changed_since(BlockFixture& drive) {
 
 TEST(BlockDevice, IsRestoredOverTheImageAsItWas) {
   BlockFixture drive;
-  drive.host->quiesce();
+  drive.host->drain();
   EXPECT_TRUE(drive.device->restore(drive.device->state(), BlockDevice::Images::Unchanged));
 }
 

@@ -134,7 +134,7 @@ TEST(NetDevice, ADriverThatChangesOffloadsWithoutEndIsStopped) {
   net.post(50, 1536);
   net.offer_transmit(FakeNetwork::bytes_of({{}, make_frame(60)}));
   net.host->kick(kNetTransmitQueue);
-  net.host->quiesce();
+  net.host->drain();
   EXPECT_EQ(net.device->state().receive_heads.size(), 0u);
   EXPECT_FALSE(net.try_from_guest());
 }
@@ -163,12 +163,12 @@ TEST(NetDevice, PausedItTakesNothingAndGoesOnWithTheBuffersItHeld) {
   net.start();
   net.post(100, 1536);
   for (unsigned round = 0; round < 20; ++round) {
-    net.host->quiesce();
+    net.host->drain();
     net.to_guest({{}, make_frame(3000, round)});
     net.offer_transmit(FakeNetwork::bytes_of({{}, make_frame(60, round)}));
     net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(net.transmit_queue->used_index(), round);
-    net.device->resume();
+    net.device->undrain();
     net.host->kick(kNetReceiveQueue);
     net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(net.receive_one(false).frame, make_frame(3000, round));
@@ -186,7 +186,7 @@ TEST(NetDevice, ARestoredOneHoldsTheBuffersThatTheSavedOneHeld) {
   net.post(50, 1536);
   for (unsigned i = 0; i < 3; ++i) net.to_guest({{}, make_frame(2000, i)});
   (void)net.receive(3, false);
-  net.host->quiesce();
+  net.host->drain();
   const NetDeviceState saved = net.device->state();
   EXPECT_EQ(saved.receive_heads.size(), 43u);  // what the longest frame needs
   EXPECT_EQ(saved.receive_limiter.ops->budget, 47u);
@@ -221,9 +221,9 @@ TEST(NetDevice, AReceiveQueueThatWasResetAloneIsForgotten) {
   FakeNetwork net;
   net.start();
   net.post(50, 1536);
-  net.host->quiesce();
+  net.host->drain();
   net.host->queues()[kNetReceiveQueue].reset();
-  net.device->resume();
+  net.device->undrain();
   net.host->kick(kNetReceiveQueue);
   net.host->kick(kNetTransmitQueue);
   net.transmit({{}, make_frame(60)});

@@ -470,10 +470,10 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
   for (unsigned i = 0; i < 10; ++i) {
     world.responder.wants_time = monotonic_ns() + kMillisecondNs;
     world.transmit(claimed(60));
-    world.net.host->quiesce();
+    world.net.host->drain();
     clock.let_pass(world, 3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
-    world.net.device->resume();
+    world.net.device->undrain();
     world.net.host->kick(kNetReceiveQueue);
     world.net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(world.net.receive_one().frame, make_frame(77));
@@ -488,13 +488,13 @@ TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
   world.net.post(50, 1536);
   world.let_reads_wait();
   for (unsigned i = 0; i < 5; ++i) {
-    world.net.device->stand_still();
+    world.net.device->freeze();
     world.responder.wants_time = monotonic_ns() + kMillisecondNs;
     world.transmit(claimed(60));  // which it sent before
-    world.net.device->stand_still();
+    world.net.device->freeze();
     clock.let_pass(world, 3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
-    world.net.device->move_on();
+    world.net.device->thaw();
     const std::uint64_t at = world.responder.wants_time.value();
     EXPECT_EQ(world.net.receive_one().frame, make_frame(77));
     EXPECT_GE(monotonic_ns(), at);

@@ -125,7 +125,7 @@ TEST_F(NetRestore, WhatTheDriverKnowsOfTheLinkIsSaved) {
   net.wire.reset();
   net.post(60, 1536);
   net.serve_until([&] { return net.metrics.tap_gone_count.value() == 1; });
-  net.host->quiesce();
+  net.host->drain();
   EXPECT_EQ(net.device->state().link_up, false);
   make();
 }

@@ -174,7 +174,7 @@ void pause_with_frames_waiting(bool nowait) {
   net.start();
   for (unsigned i = 0; i < 100; ++i) net.offer_transmit(FakeNetwork::bytes_of({{}, make_frame(60'000, i)}));
   net.host->kick(kNetTransmitQueue);
-  net.host->quiesce();
+  net.host->drain();
   EXPECT_LT(net.metrics.tx_packets_count.value(), net.take_transmitted());
   EXPECT_EQ(net.metrics.tx_fails.value(), 0u);
   EXPECT_EQ(content_of(log), "");

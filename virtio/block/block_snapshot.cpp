@@ -1,0 +1,59 @@
+// The drive's part that snapshots are made of.
+
+#include "virtio/block/block_device.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+namespace mayfly {
+
+BlockDeviceState BlockDevice::state() const {
+  return {.features = features_,
+          .rate_limiter = limiter_->state(),
+          .image = backing_->image.present_identity(),
+          .lost_writes = lost_writes_};
+}
+
+Status BlockDevice::sync() {
+  // Images that were swapped out, too: the ring's own syncs of them may still be under way.
+  std::vector<std::shared_ptr<Backing>> all{backing_};
+  {
+    const auto lock = host().lock();
+    for (const Retired& each : retired_) all.push_back(each.backing);
+  }
+  Status synced;
+  for (const auto& backing : all)
+    if (auto one = backing->image.sync(); !one && synced) synced = std::move(one);
+  if (!synced && config_.cache_type == CacheType::Writeback) {
+    // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
+    const auto lock = host().lock();
+    lost_writes_ = true;
+  }
+  return synced;
+}
+
+Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
+  const DiskImage& image = backing_->image;
+  if (image.size_bytes() != state.image.size_bytes)
+    return fail(ErrorKind::InvalidArgument,
+                "{}: {} has {} bytes, and had {} when the snapshot was taken; give the image that belongs to the "
+                "snapshot",
+                name_, image.path(), image.size_bytes(), state.image.size_bytes);
+  const bool changed = images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns;
+  if (changed && !config_.is_read_only)
+    return fail(ErrorKind::InvalidArgument,
+                "{}: {} has changed since the snapshot was taken, so the guest would find other data than it knows; "
+                "give the image as it was, or set allow_changed_drives if the change does no harm",
+                name_, image.path());
+  if (changed)
+    log_.warning(
+        "{}: {} has another time of change than when the snapshot was taken: if its content differs as well, the guest "
+        "finds other data than it knows",
+        name_, image.path());
+  limiter_->restore(state.rate_limiter);
+  lost_writes_ = state.lost_writes;
+  return {};
+}
+
+}  // namespace mayfly
