@@ -2,11 +2,14 @@
 
 #include "vmm/base/error.h"
 #include "vmm/base/json_value.h"
+#include "vmm/base/metrics.h"
 #include "vmm/config/configuration.h"
 
+#include <concepts>
 #include <functional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -15,64 +18,159 @@ namespace mayfly {
 
 enum class MachineState { NotStarted, Running, Paused };
 
-struct GetInstanceInfo {};
-struct GetMachineConfig {};
-struct GetVmConfig {};
-struct GetPrometheusMetrics {};
-struct GetMmds {};
+/// In which states a command is legal.
+struct LegalStates {
+  bool not_started;
+  bool running;
+  bool paused;
+};
+inline constexpr LegalStates kAlways{true, true, true};
+inline constexpr LegalStates kBeforeStart{true, false, false};
+inline constexpr LegalStates kAfterStart{false, true, true};
+inline constexpr LegalStates kWhileRunning{false, true, false};
+inline constexpr LegalStates kWhilePaused{false, false, true};
+
+enum class CommandMethod { Get, Put, Patch };
+
+/// Reads are answered at once, also while an earlier command takes its time.
+enum class CommandKind { Read, Change };
+
+/// The facts of a command. A constructor, since an aggregate would let one of them be left out.
+struct CommandInfo {
+  using Counters = RequestCounters RequestMetrics::*;
+
+  consteval CommandInfo(std::string_view name, CommandMethod method, LegalStates legal, Counters counters,
+                        CommandKind kind)
+      : name(name), method(method), legal(legal), counters(counters), kind(kind) {}
+
+  std::string_view name;  ///< As a client writes it.
+  CommandMethod method;
+  LegalStates legal;
+  Counters counters;  ///< Null where the dialect has none.
+  CommandKind kind;
+};
+
+struct GetInstanceInfo {
+  static constexpr CommandInfo info{"GET /", CommandMethod::Get, kAlways, &RequestMetrics::get_instance_info,
+                                    CommandKind::Read};
+};
+struct GetMachineConfig {
+  static constexpr CommandInfo info{"GET /machine-config", CommandMethod::Get, kAlways,
+                                    &RequestMetrics::get_machine_cfg, CommandKind::Read};
+};
+struct GetVmConfig {
+  static constexpr CommandInfo info{"GET /vm/config", CommandMethod::Get, kAlways, nullptr, CommandKind::Read};
+};
+struct GetPrometheusMetrics {
+  static constexpr CommandInfo info{"GET /metrics/prometheus", CommandMethod::Get, kAlways, nullptr, CommandKind::Read};
+};
+struct GetMmds {
+  static constexpr CommandInfo info{"GET /mmds", CommandMethod::Get, kAlways, &RequestMetrics::get_mmds,
+                                    CommandKind::Read};
+};
 struct PutBootSource {
+  static constexpr CommandInfo info{"PUT /boot-source", CommandMethod::Put, kBeforeStart,
+                                    &RequestMetrics::put_boot_source, CommandKind::Change};
   BootSource value;
 };
 struct PutMachineConfig {
+  static constexpr CommandInfo info{"PUT /machine-config", CommandMethod::Put, kBeforeStart,
+                                    &RequestMetrics::put_machine_cfg, CommandKind::Change};
   MachineConfig value;
 };
 struct PatchMachineConfig {
+  static constexpr CommandInfo info{"PATCH /machine-config", CommandMethod::Patch, kBeforeStart,
+                                    &RequestMetrics::patch_machine_cfg, CommandKind::Change};
   MachineConfigPatch value;
 };
 struct PutCpuConfig {
+  static constexpr CommandInfo info{"PUT /cpu-config", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_cpu_cfg,
+                                    CommandKind::Change};
   CpuConfig value;
 };
 struct PutSerial {
+  static constexpr CommandInfo info{"PUT /serial", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_serial,
+                                    CommandKind::Change};
   SerialConfig value;
 };
 struct PutDrive {
+  static constexpr CommandInfo info{"PUT /drives", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_drive,
+                                    CommandKind::Change};
   DriveConfig value;
 };
 struct PatchDrive {
+  static constexpr CommandInfo info{"PATCH /drives", CommandMethod::Patch, kAfterStart, &RequestMetrics::patch_drive,
+                                    CommandKind::Change};
   DrivePatch value;
 };
 struct PutNetworkInterface {
+  static constexpr CommandInfo info{"PUT /network-interfaces", CommandMethod::Put, kBeforeStart,
+                                    &RequestMetrics::put_network, CommandKind::Change};
   NetworkInterfaceConfig value;
 };
 struct PatchNetworkInterface {
+  static constexpr CommandInfo info{"PATCH /network-interfaces", CommandMethod::Patch, kAfterStart,
+                                    &RequestMetrics::patch_network, CommandKind::Change};
   NetworkInterfacePatch value;
 };
 struct PutMmdsConfig {
+  static constexpr CommandInfo info{"PUT /mmds/config", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_mmds,
+                                    CommandKind::Change};
   MmdsConfig value;
 };
 struct PutMmds {
+  static constexpr CommandInfo info{"PUT /mmds", CommandMethod::Put, kAlways, &RequestMetrics::put_mmds,
+                                    CommandKind::Change};
   JsonValue value;
 };
 /// The value is a JSON merge patch (RFC 7396).
 struct PatchMmds {
+  static constexpr CommandInfo info{"PATCH /mmds", CommandMethod::Patch, kAlways, &RequestMetrics::patch_mmds,
+                                    CommandKind::Change};
   JsonValue value;
 };
 struct PutLogger {
+  static constexpr CommandInfo info{"PUT /logger", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_logger,
+                                    CommandKind::Change};
   LoggerConfig value;
 };
 struct PutMetrics {
+  static constexpr CommandInfo info{"PUT /metrics", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_metrics,
+                                    CommandKind::Change};
   MetricsConfig value;
 };
-struct StartInstance {};
-struct FlushMetrics {};
-struct SendCtrlAltDel {};
-struct FinishWorkingSet {};
-struct PauseVm {};
-struct ResumeVm {};
+struct StartInstance {
+  static constexpr CommandInfo info{"InstanceStart", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_actions,
+                                    CommandKind::Change};
+};
+struct FlushMetrics {
+  static constexpr CommandInfo info{"FlushMetrics", CommandMethod::Put, kAlways, &RequestMetrics::put_actions,
+                                    CommandKind::Read};
+};
+struct SendCtrlAltDel {
+  static constexpr CommandInfo info{"SendCtrlAltDel", CommandMethod::Put, kWhileRunning, &RequestMetrics::put_actions,
+                                    CommandKind::Change};
+};
+struct FinishWorkingSet {
+  static constexpr CommandInfo info{"FinishWorkingSet", CommandMethod::Put, kAfterStart, &RequestMetrics::put_actions,
+                                    CommandKind::Change};
+};
+struct PauseVm {
+  static constexpr CommandInfo info{"PATCH /vm Paused", CommandMethod::Patch, kAfterStart, nullptr,
+                                    CommandKind::Change};
+};
+struct ResumeVm {
+  static constexpr CommandInfo info{"PATCH /vm Resumed", CommandMethod::Patch, kAfterStart, nullptr,
+                                    CommandKind::Change};
+};
 struct CreateSnapshot {
+  static constexpr CommandInfo info{"PUT /snapshot/create", CommandMethod::Put, kWhilePaused, nullptr,
+                                    CommandKind::Change};
   SnapshotCreateParams value;
 };
 struct LoadSnapshot {
+  static constexpr CommandInfo info{"PUT /snapshot/load", CommandMethod::Put, kBeforeStart, nullptr,
+                                    CommandKind::Change};
   SnapshotLoadParams value;
 };
 
@@ -81,6 +179,21 @@ using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, Get
                              PatchDrive, PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds,
                              PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet,
                              PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
+
+/// A command without its facts does not compile.
+template <typename C>
+concept DescribedCommand = requires {
+  { C::info } -> std::same_as<const CommandInfo&>;
+};
+template <typename Variant>
+inline constexpr bool kAllDescribed = false;
+template <typename... C>
+inline constexpr bool kAllDescribed<std::variant<C...>> = (DescribedCommand<C> && ...);
+static_assert(kAllDescribed<Command>);
+
+[[nodiscard]] inline const CommandInfo& info_of(const Command& command) noexcept {
+  return std::visit([]<typename C>(const C&) -> const CommandInfo& { return C::info; }, command);
+}
 
 /// GET /
 struct InstanceInfo {

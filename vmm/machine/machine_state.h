@@ -4,8 +4,8 @@
 
 #include <string_view>
 
-/// The machine's life, `Not started -> Running <-> Paused`, and which command is legal in which state: one table, which
-/// the API, the configuration file and the command line all go through.
+/// The machine's life, `Not started -> Running <-> Paused`, and which command is legal in which state (command.h says
+/// so of each): the API, the configuration file and the command line all go through check_legal().
 namespace mayfly {
 
 /// The state's name in the API.
@@ -13,6 +13,9 @@ namespace mayfly {
 
 /// The command as a client writes it, such as "PUT /boot-source".
 [[nodiscard]] std::string_view name_of(const Command& command) noexcept;
+
+/// True where `command` is answered at once, also while an earlier one takes its time.
+[[nodiscard]] bool is_read(const Command& command) noexcept;
 
 /// Nothing where `command` may be carried out in `state`; otherwise the refusal, naming both and what to do.
 [[nodiscard]] Status check_legal(const Command& command, MachineState state);

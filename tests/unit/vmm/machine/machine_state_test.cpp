@@ -90,5 +90,29 @@ TEST(MachineState, EveryCommandIsInOneOfTheListsAbove) {
   EXPECT_EQ(seen.size(), std::variant_size_v<Command>);
 }
 
+TEST(MachineState, WhatIsAnsweredWhileTheMachineIsBusyChangesNothing) {
+  const std::vector<Command> reads = {GetInstanceInfo{},      GetMachineConfig{}, GetVmConfig{},
+                                      GetPrometheusMetrics{}, GetMmds{},          FlushMetrics{}};
+  std::set<std::size_t> are_reads;
+  for (const Command& command : reads) {
+    EXPECT_TRUE(is_read(command)) << name_of(command);
+    are_reads.insert(command.index());
+  }
+  for (const auto& list : {always(), before_start(), after_start(), while_paused()})
+    for (const Command& command : list) EXPECT_EQ(is_read(command), are_reads.contains(command.index()));
+}
+
+TEST(MachineState, EveryCommandHasANameOfItsOwnThatBeginsWithItsMethod) {
+  std::set<std::string_view> names;
+  for (const auto& list : {always(), before_start(), after_start(), while_paused()}) {
+    for (const Command& command : list) {
+      EXPECT_TRUE(names.insert(name_of(command)).second) << name_of(command);
+      const CommandMethod method = info_of(command).method;
+      EXPECT_EQ(name_of(command).starts_with("GET "), method == CommandMethod::Get) << name_of(command);
+      EXPECT_EQ(name_of(command).starts_with("PATCH "), method == CommandMethod::Patch) << name_of(command);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mayfly
