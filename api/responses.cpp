@@ -99,13 +99,13 @@ ApiResponse command_response(const Result<Answer>& answer) {
   return std::visit([](const auto& held) { return response_to(held); }, *answer);
 }
 
-ApiResponse answer_request(const ApiRequest& request, CommandTarget& target) {
+std::variant<ApiResponse, Command> begin_request(const ApiRequest& request, CommandTarget& target) {
   auto call = parse_request(request);
   if (!call) {
     target.refused(request.method, call.error().fault_message);
     return refusal_response(call.error());
   }
-  if (auto* command = std::get_if<Command>(&*call)) return command_response(target.execute(std::move(*command)));
+  if (auto* command = std::get_if<Command>(&*call)) return std::move(*command);
   return version_response();
 }
 
