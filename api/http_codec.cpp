@@ -1,5 +1,7 @@
 #include "api/http_codec.h"
 
+#include "vmm/base/text.h"
+
 #include <httplib.h>
 
 #include <algorithm>
@@ -18,10 +20,6 @@ constexpr std::size_t kLongestRequestLine = 8192;  // with its line end
 
 constexpr std::array<std::string_view, 10> kMethods = {"GET",    "HEAD",    "POST",    "PUT",   "PATCH",
                                                        "DELETE", "CONNECT", "OPTIONS", "TRACE", "PRI"};
-
-bool equals(std::string_view text, std::string_view lower) {
-  return std::ranges::equal(text, lower, [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a + 32 : a) == b; });
-}
 
 std::vector<std::string> words_of(const std::string& line) {
   std::vector<std::string> words;
@@ -46,7 +44,7 @@ std::string head_of(int status, httplib::Headers& headers) {
 }  // namespace
 
 std::expected<ReceivedRequest, HttpReply> read_request(HttpMessage message) {
-  const bool close = equals(message.connection, "close");
+  const bool close = equal_ignoring_case(message.connection, "close");
   ReplyForm form{.close = close, .announce_close = close};
   const auto refuse = [&form](int status, std::string why) {
     return std::unexpected(write_reply(refusal_response({.status = status, .fault_message = std::move(why)}), form));
@@ -59,7 +57,7 @@ std::expected<ReceivedRequest, HttpReply> read_request(HttpMessage message) {
   const std::string& target = words[1];
   if (std::ranges::find(kMethods, method) == kMethods.end())
     return refuse(404, fmt::format("{} {}: the API has no such method", method, target));
-  form.close = close || (words[2] == "HTTP/1.0" && !equals(message.connection, "keep-alive"));
+  form.close = close || (words[2] == "HTTP/1.0" && !equal_ignoring_case(message.connection, "keep-alive"));
   form.head_only = method == "HEAD";
   return ReceivedRequest{.method = method, .path = path_of(target), .body = std::move(message.body), .form = form};
 }

@@ -1,11 +1,6 @@
 #include "api/responses.h"
 
-#include "api/cpu_config_json.h"
-#include "api/drive_json.h"
-#include "api/machine_json.h"
-#include "api/mmds_json.h"
-#include "api/network_json.h"
-#include "api/output_json.h"
+#include "api/schema.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/machine/machine_state.h"
 
