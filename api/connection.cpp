@@ -75,10 +75,12 @@ void Connection::advance() {
   }
 }
 
-void Connection::on_deadline() {
+void Connection::on_deadline() noexcept {
   if (phase_ == Phase::Serving && pending_.empty()) {
-    reply(
-        write_refusal({408, fmt::format("the request did not arrive within {} ms", limits_.request_deadline.count())}));
+    guarded([this] {
+      reply(write_refusal(
+          {408, fmt::format("the request did not arrive within {} ms", limits_.request_deadline.count())}));
+    });
   }
   phase_ = Phase::Done;
 }

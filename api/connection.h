@@ -42,7 +42,7 @@ class Connection {
   /// After answer(): begins what the client has sent meanwhile.
   void go_on() noexcept;
   /// The client was too slow: it is told so where nothing else is under way, and cut off.
-  void on_deadline();
+  void on_deadline() noexcept;
 
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }

@@ -9,9 +9,8 @@
 #include <utility>
 #include <vector>
 
-// cpp-httplib's public classes read and write HTTP on sockets of their own alone: Server::process_request() is
-// protected, and answers before it returns. So these are functions of httplib::detail, the same in 0.11 (Debian 12) and
-// 0.18 (13).
+// cpp-httplib has no public interface without a socket: Server::process_request() is protected, and answers before it
+// returns. So httplib::detail it is, by functions that 0.11 (Debian 12) and 0.18 (Debian 13) have.
 
 namespace mayfly {
 namespace {
