@@ -32,7 +32,7 @@ do_not_optimize(mayfly_cli ${cli}/options.cpp ${cli}/terminal_options.cpp ${cli}
 do_not_optimize(mayfly-seccompile ${CMAKE_SOURCE_DIR}/jailer/seccomp/compile_main.cpp)
 if(NOT MAYFLY_FUZZ)
   do_not_optimize(mayfly_jailer ${CMAKE_SOURCE_DIR}/jailer/arguments.cpp)
-  do_not_optimize(mayfly_api ${CMAKE_SOURCE_DIR}/api/http_engine.cpp)
+  do_not_optimize(mayfly_api ${CMAKE_SOURCE_DIR}/api/http_codec.cpp)
 endif()
 if(MAYFLY_TESTS)
   do_not_optimize(host_agent ${CMAKE_SOURCE_DIR}/tests/host-agent/main.cpp)

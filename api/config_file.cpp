@@ -1,13 +1,8 @@
 #include "api/config_file.h"
 
-#include "api/cpu_config_json.h"
-#include "api/drive_json.h"
 #include "api/json_reader.h"
-#include "api/machine_json.h"
-#include "api/mmds_json.h"
-#include "api/network_json.h"
-#include "api/output_json.h"
 #include "api/requests.h"
+#include "api/schema.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>

@@ -18,18 +18,47 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 
 }  // namespace
 
-Connection::Connection(OwnedFd fd, const Limits& limits, HttpEngine& engine)
-    : fd_(std::move(fd)), limits_(limits), engine_(engine), framer_(limits.http) {}
+Connection::Connection(std::uint64_t id, OwnedFd fd, const Limits& limits, const RequestHandler& handler)
+    : id_(id), fd_(std::move(fd)), limits_(limits), handler_(handler), framer_(limits.http) {}
 
-std::uint32_t Connection::awaited() const noexcept { return pending_.empty() ? EPOLLIN : EPOLLOUT; }
-
-bool Connection::idle() const noexcept {
-  return phase_ == Phase::Serving && pending_.empty() && framer_.state() == HttpFramer::State::Idle;
+std::uint32_t Connection::awaited() const noexcept {
+  // Few clients send more before they have their answer: epoll is told only when one has. Edge-triggered it reports a
+  // hang-up, which it reports unasked, once.
+  if (waiting_) return muted_ ? EPOLLET : EPOLLIN;
+  return pending_.empty() ? EPOLLIN : EPOLLOUT;
 }
 
-void Connection::on_ready() noexcept {
+bool Connection::idle() const noexcept {
+  return phase_ == Phase::Serving && !waiting_ && pending_.empty() && framer_.state() == HttpFramer::State::Idle;
+}
+
+void Connection::on_ready(std::uint32_t events) noexcept {
+  if (waiting_) {
+    muted_ = true;
+    if ((events & (EPOLLHUP | EPOLLERR)) != 0) phase_ = Phase::Done;
+    return;
+  }
+  guarded([this] { advance(); });
+}
+
+void Connection::answer(const Result<Answer>& answer) noexcept {
+  waiting_ = false;
+  muted_ = false;
+  if (phase_ != Phase::Serving) return;
+  guarded([&] {
+    reply(write_reply(command_response(answer), form_));
+    renew_deadline();
+  });
+}
+
+void Connection::go_on() noexcept {
+  if (phase_ == Phase::Serving && pending_.empty()) guarded([this] { serve(std::exchange(unread_, {})); });
+}
+
+template <typename Step>
+void Connection::guarded(Step step) noexcept {
   try {
-    advance();
+    step();
   } catch (const std::exception&) {
     phase_ = Phase::Done;
   }
@@ -40,16 +69,18 @@ void Connection::advance() {
     drain();
   } else if (!pending_.empty()) {
     send_pending();
-    if (pending_.empty() && phase_ == Phase::Serving) serve(std::exchange(unread_, {}));
+    go_on();
   } else {
     receive();
   }
 }
 
-void Connection::on_deadline() {
+void Connection::on_deadline() noexcept {
   if (phase_ == Phase::Serving && pending_.empty()) {
-    reply(engine_.refuse(
-        {408, fmt::format("the request did not arrive within {} ms", limits_.request_deadline.count())}));
+    guarded([this] {
+      reply(write_refusal(
+          {408, fmt::format("the request did not arrive within {} ms", limits_.request_deadline.count())}));
+    });
   }
   phase_ = Phase::Done;
 }
@@ -69,25 +100,42 @@ void Connection::receive() {
 /// The client sends no more; it may still read (a half-closed connection).
 void Connection::on_end_of_input() {
   if (framer_.state() == HttpFramer::State::Reading) {
-    reply(engine_.refuse({400, "the connection ended in the middle of the request"}));
+    reply(write_refusal({400, "the connection ended in the middle of the request"}));
   }
   phase_ = Phase::Done;
 }
 
 void Connection::serve(std::string_view bytes) {
-  while (!bytes.empty() && pending_.empty() && phase_ == Phase::Serving) {
+  while (!bytes.empty() && !waiting_ && pending_.empty() && phase_ == Phase::Serving) {
     bytes.remove_prefix(framer_.feed(bytes));
     if (framer_.take_wants_continue()) reply({.bytes = "HTTP/1.1 100 Continue\r\n\r\n"});
     if (framer_.state() == HttpFramer::State::Complete) {
-      deadline_ = Clock::time_point::max();
-      reply(engine_.answer(framer_.take()));
+      begin(framer_.take());
     } else if (framer_.state() == HttpFramer::State::Faulty) {
       refused_ = true;
-      reply(engine_.refuse(framer_.fault()));
+      reply(write_refusal(framer_.fault()));
     }
   }
   if (phase_ == Phase::Serving) unread_ = bytes;
   renew_deadline();
+}
+
+void Connection::begin(HttpMessage message) {
+  deadline_ = Clock::time_point::max();
+  const auto request = read_request(std::move(message));
+  if (!request) return reply(request.error());
+  form_ = request->form;
+  const auto response = handle(*request);
+  waiting_ = !response;
+  if (response) reply(write_reply(*response, form_));
+}
+
+std::optional<ApiResponse> Connection::handle(const ReceivedRequest& request) {
+  try {
+    return handler_(id_, {.method = request.method, .path = request.path, .body = request.body});
+  } catch (const std::exception&) {
+    return refusal_response({.status = 500, .fault_message = "Mayfly failed to answer; its log says more"});
+  }
 }
 
 void Connection::reply(const HttpReply& reply) {
@@ -126,7 +174,7 @@ void Connection::drain() {
 /// A message, or the sending of an answer, has one deadline from its first byte to its last: a client that sends a byte
 /// now and then gains nothing by it.
 void Connection::renew_deadline() {
-  if (idle()) {
+  if (idle() || waiting_) {
     deadline_ = Clock::time_point::max();
   } else if (deadline_ == Clock::time_point::max()) {
     deadline_ = Clock::now() + limits_.request_deadline;

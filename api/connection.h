@@ -1,18 +1,27 @@
 #pragma once
 
-#include "api/http_engine.h"
+#include "api/http_codec.h"
 #include "api/http_framer.h"
 #include "vmm/base/owned_fd.h"
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 
-/// One client's connection, without blocking: what has arrived is framed and answered, what cannot be sent yet waits.
+/// One client's connection, without blocking: what has arrived is framed and handled, what cannot be sent yet waits.
 ///
 /// The loop that owns it (api/server.cpp) calls on_ready() when epoll reports the descriptor and on_deadline() when
 /// deadline() has passed, and destroys it when done(). One thread.
+///
+/// A request that is not answered at once makes the connection wait: nothing more is read, and nothing that has been
+/// read is begun, until answer(). It is kept until then, even if its client hangs up, so that the number of connections
+/// bounds that of commands under way.
 namespace mayfly {
+
+/// Answers a request of the connection with that id: nothing where the answer comes later, by Connection::answer().
+using RequestHandler = std::function<std::optional<ApiResponse>(std::uint64_t connection, const ApiRequest& request)>;
 
 class Connection {
  public:
@@ -23,21 +32,29 @@ class Connection {
   };
 
   /// Takes over a non-blocking socket.
-  Connection(OwnedFd fd, const Limits& limits, HttpEngine& engine);
+  Connection(std::uint64_t id, OwnedFd fd, const Limits& limits, const RequestHandler& handler);
 
-  /// Never throws: a client that memory is too short to serve is cut off.
-  void on_ready() noexcept;
+  // These never throw: a client that memory is too short to serve is cut off.
+  /// `events`: what epoll reports.
+  void on_ready(std::uint32_t events) noexcept;
+  /// The answer to the request that waits for it.
+  void answer(const Result<Answer>& answer) noexcept;
+  /// After answer(): begins what the client has sent meanwhile.
+  void go_on() noexcept;
   /// The client was too slow: it is told so where nothing else is under way, and cut off.
-  void on_deadline();
+  void on_deadline() noexcept;
 
+  [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-  /// What to wait for: EPOLLIN or EPOLLOUT.
+  /// What epoll is to wait for.
   [[nodiscard]] std::uint32_t awaited() const noexcept;
   /// When the client must have sent or taken what it is at; max() while it is idle.
   [[nodiscard]] Clock::time_point deadline() const noexcept { return deadline_; }
   /// Nothing is under way: it can be closed without anyone losing a request.
   [[nodiscard]] bool idle() const noexcept;
-  [[nodiscard]] bool done() const noexcept { return phase_ == Phase::Done; }
+  /// A request has been begun and not been answered.
+  [[nodiscard]] bool waiting() const noexcept { return waiting_; }
+  [[nodiscard]] bool done() const noexcept { return phase_ == Phase::Done && !waiting_; }
 
  private:
   enum class Phase {
@@ -46,22 +63,30 @@ class Connection {
     Done,
   };
 
+  template <typename Step>
+  void guarded(Step step) noexcept;
   void advance();
   void receive();
   void serve(std::string_view bytes);
+  void begin(HttpMessage message);
+  [[nodiscard]] std::optional<ApiResponse> handle(const ReceivedRequest& request);
   void reply(const HttpReply& reply);
   void on_end_of_input();
   void send_pending();
   void drain();
   void renew_deadline();
 
+  std::uint64_t id_;
   OwnedFd fd_;
   Limits limits_;
-  HttpEngine& engine_;
+  const RequestHandler& handler_;
   HttpFramer framer_;
   Phase phase_ = Phase::Serving;
-  std::string unread_;       ///< Received, but not looked at while an answer cannot be sent.
+  std::string unread_;       ///< Received, but not looked at while an answer is waited for or cannot be sent.
   std::string pending_;      ///< Answers that the socket did not take yet.
+  ReplyForm form_;           ///< Of the answer that is waited for.
+  bool waiting_ = false;     ///< For it.
+  bool muted_ = false;       ///< The client sent more meanwhile: epoll is not to repeat it.
   bool closing_ = false;     ///< Nothing is read any more once pending_ is sent.
   bool refused_ = false;     ///< The last answer was a refusal to read on.
   std::size_t drained_ = 0;  ///< Bytes thrown away.

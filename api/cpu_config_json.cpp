@@ -1,4 +1,4 @@
-#include "api/cpu_config_json.h"
+#include "api/schema.h"
 
 #include <charconv>
 #include <concepts>

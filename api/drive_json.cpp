@@ -1,6 +1,4 @@
-#include "api/drive_json.h"
-
-#include "api/rate_limiter_json.h"
+#include "api/schema.h"
 #include "vmm/config/device_names.h"
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 #include "api/http_framer.h"
 
 #include "vmm/base/error.h"
+#include "vmm/base/text.h"
 
 #include <algorithm>
 #include <charconv>
@@ -10,22 +11,6 @@ namespace mayfly {
 namespace {
 
 constexpr std::size_t kLongestChunkLine = 256;  // bytes of a chunk's size and extensions
-
-bool equal_ignoring_case(std::string_view text, std::string_view lower) {
-  return std::ranges::equal(text, lower, [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a + 32 : a) == b; });
-}
-
-std::string_view trimmed(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
-}
-
-/// A character of a header field's name (RFC 9110, 5.6.2).
-bool is_token(char c) {
-  return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-         std::string_view{"!#$%&'*+-.^_`|~"}.contains(c);
-}
 
 }  // namespace
 
@@ -98,8 +83,8 @@ void HttpFramer::end_head() {
 bool HttpFramer::read_header_line(std::string_view line) {
   const std::size_t colon = line.find(':');
   // A name may not end in a space, nor a line be folded: what reads those differently is how requests are smuggled.
-  if (colon == std::string_view::npos || colon == 0 || !std::ranges::all_of(line.substr(0, colon), is_token) ||
-      line.contains('\r')) {
+  if (colon == std::string_view::npos || colon == 0 ||
+      !std::ranges::all_of(line.substr(0, colon), is_token_character) || line.contains('\r')) {
     fail(400, "a header field of the request is malformed");
     return false;
   }

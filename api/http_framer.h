@@ -14,10 +14,9 @@
 ///     if (framer.state() == HttpFramer::State::Faulty) refuse(framer.fault());   // then close
 ///   }
 ///
-/// cpp-httplib reads bodies without bound where they are chunked, waits for the end of the connection where a length is
-/// missing, takes a malformed length for 0 and runs a regular expression over a header of the client's choice. So
-/// nothing reaches it but a complete message that was judged here (RFC 9112): strict line ends, one length, bounded
-/// everything. No thread-affinity; memory is bounded by the limits.
+/// As RFC 9112 has it, strictly: line ends, one length, bounded everything. cpp-httplib's own reader skips malformed
+/// header lines, decodes "%31" in a Content-Length, and reads chunked bodies without bound. No thread-affinity; memory
+/// is bounded by the limits.
 namespace mayfly {
 
 struct HttpLimits {

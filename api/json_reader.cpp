@@ -1,6 +1,7 @@
 #include "api/json_reader.h"
 
-#include <cctype>
+#include "vmm/base/text.h"
+
 #include <climits>
 #include <type_traits>
 
@@ -15,11 +16,6 @@ std::string joined(std::span<const std::string_view> names) { return fmt::format
 
 std::unexpected<Error> wrong_type(const std::string& where, std::string_view wanted, const JsonValue& value) {
   return fail(ErrorKind::InvalidArgument, "{} must be {}, not {}", where, wanted, describe(value));
-}
-
-bool equal_ignoring_case(std::string_view left, std::string_view right) {
-  return std::ranges::equal(left, right,
-                            [](unsigned char a, unsigned char b) { return std::tolower(a) == std::tolower(b); });
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-#include "api/machine_json.h"
-
+#include "api/schema.h"
 #include "vmm/memory/guest_memory.h"
 
 namespace mayfly {

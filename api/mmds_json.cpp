@@ -1,5 +1,4 @@
-#include "api/mmds_json.h"
-
+#include "api/schema.h"
 #include "virtio/mmds/ipv4_address.h"
 #include "vmm/config/device_names.h"
 

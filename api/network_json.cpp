@@ -1,6 +1,4 @@
-#include "api/network_json.h"
-
-#include "api/rate_limiter_json.h"
+#include "api/schema.h"
 #include "virtio/net/mac_address.h"
 #include "vmm/config/device_names.h"
 

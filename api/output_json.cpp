@@ -1,6 +1,4 @@
-#include "api/output_json.h"
-
-#include "api/rate_limiter_json.h"
+#include "api/schema.h"
 
 namespace mayfly {
 namespace {

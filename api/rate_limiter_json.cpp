@@ -1,4 +1,4 @@
-#include "api/rate_limiter_json.h"
+#include "api/schema.h"
 
 namespace mayfly {
 namespace {

@@ -1,13 +1,7 @@
 #include "api/requests.h"
 
-#include "api/cpu_config_json.h"
-#include "api/drive_json.h"
 #include "api/json_reader.h"
-#include "api/machine_json.h"
-#include "api/mmds_json.h"
-#include "api/network_json.h"
-#include "api/output_json.h"
-#include "api/snapshot_json.h"
+#include "api/schema.h"
 #include "vmm/config/device_names.h"
 
 #include <algorithm>

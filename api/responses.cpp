@@ -1,11 +1,6 @@
 #include "api/responses.h"
 
-#include "api/cpu_config_json.h"
-#include "api/drive_json.h"
-#include "api/machine_json.h"
-#include "api/mmds_json.h"
-#include "api/network_json.h"
-#include "api/output_json.h"
+#include "api/schema.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/machine/machine_state.h"
 
@@ -99,13 +94,13 @@ ApiResponse command_response(const Result<Answer>& answer) {
   return std::visit([](const auto& held) { return response_to(held); }, *answer);
 }
 
-ApiResponse answer_request(const ApiRequest& request, CommandTarget& target) {
+std::variant<ApiResponse, Command> begin_request(const ApiRequest& request, CommandTarget& target) {
   auto call = parse_request(request);
   if (!call) {
     target.refused(request.method, call.error().fault_message);
     return refusal_response(call.error());
   }
-  if (auto* command = std::get_if<Command>(&*call)) return command_response(target.execute(std::move(*command)));
+  if (auto* command = std::get_if<Command>(&*call)) return std::move(*command);
   return version_response();
 }
 

@@ -5,11 +5,13 @@
 
 #include <string>
 #include <string_view>
+#include <variant>
 
 /// What a client is told: answers and refusals as HTTP status and body.
 ///
-///   const ApiResponse response = answer_request({.method = "GET", .path = "/", .body = ""}, controller);
-///   // 200 {"id":"anonymous-instance","state":"Not started","vmm_version":"0.1.0","app_name":"Mayfly"}
+///   auto begun = begin_request({.method = "GET", .path = "/", .body = ""}, controller);
+///   if (auto* response = std::get_if<ApiResponse>(&begun)) return *response;
+///   controller.submit(std::get<Command>(std::move(begun)), std::move(reply));   // its answer: command_response()
 namespace mayfly {
 
 /// The version of the dialect that is spoken: what GET /version names as firecracker_version.
@@ -27,8 +29,9 @@ struct ApiResponse {
 /// What a command answered: 204, 200 with a body, or 400 with the error's message.
 [[nodiscard]] ApiResponse command_response(const Result<Answer>& answer);
 
-/// A request from parsing to answer. Waits for the target; on the thread that asks.
-[[nodiscard]] ApiResponse answer_request(const ApiRequest& request, CommandTarget& target);
+/// The command that a request makes; or its response, where that takes no command: a refusal, which `target` is told
+/// of, or the version.
+[[nodiscard]] std::variant<ApiResponse, Command> begin_request(const ApiRequest& request, CommandTarget& target);
 
 /// The whole configuration in the shape that parse_config_file() loads.
 [[nodiscard]] std::string vm_config_json(const VmConfig& config);

@@ -1,17 +1,20 @@
 #pragma once
 
+#include "api/answer_box.h"
 #include "api/connection.h"
-#include "api/http_engine.h"
 #include "api/unix_listener.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/machine/command.h"
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,9 +27,9 @@
 ///   ...
 ///   (*server)->stop();   // or the destructor
 ///
-/// A request is carried out where it was read, one at a time and in the order of arrival, as the machine's loop carries
-/// out commands anyway. Waiting for a client never blocks: one that is idle, slow, or does not read its answers costs a
-/// buffer, and others are served meanwhile. An idle API does not wake up.
+/// The thread waits for clients, for the machine's answers and for nothing else. A request is submitted to the machine,
+/// and its connection waits for the answer; the others are served meanwhile, also where one command takes minutes. A
+/// client that is idle, slow, or does not read its answers costs a buffer. An idle API does not wake up.
 namespace mayfly {
 
 struct ApiServerOptions {
@@ -36,7 +39,11 @@ struct ApiServerOptions {
       5000};                         ///< From a request's first byte to its last; as long for its answer.
   std::size_t max_connections = 32;  ///< The next one closes the one that is idle longest, or waits until one ends.
   ThreadEntry enter_thread{};        ///< Called by the thread once it is set up, before it hears of any client.
+  /// Descriptors that wake the thread when they become readable, edge-triggered: it does not read them. Who reads one
+  /// before the thread has looked takes the wake-up away. They must stay open until stop() has returned.
   std::vector<int> watched_fds{};
+  /// Called by the thread, whatever clients do: when one of `watched_fds` has become readable, and when the time that
+  /// it asked for has come. Returns the milliseconds until it is to be called again, or -1. Must not block.
   std::function<int()> watch{};
 };
 
@@ -53,37 +60,48 @@ class ApiServer {
 
   /// Starts the thread that serves; it has all signals blocked. Once. Error: no thread can be made.
   [[nodiscard]] Status start();
-  /// Waits for the request that is being carried out, if any, closes all connections and removes the socket file. From
-  /// any thread but the server's own, hence never from CommandTarget::execute. May be called twice.
+  /// Begins no further request, waits until those that were submitted are answered (or dropped by the machine), closes
+  /// all connections and removes the socket file. From neither the server's own thread nor, unless the loop is closed,
+  /// the machine's. May be called twice.
   void stop();
 
  private:
   ApiServer(const ApiServerOptions& options, CommandTarget& target, UnixListener listener, OwnedFd epoll,
-            OwnedFd stop_event);
-
-  void serve();
-  /// True where a client was served.
-  bool serve_events();
-  void watch(int operation, int fd, std::uint32_t events, void* whose);
-  void accept_one();
-  void drop_done_and_late();
-  bool close_longest_idle();
-  void listen_again();
-  [[nodiscard]] int milliseconds_to_next_deadline() const;
+            std::shared_ptr<AnswerBox> answers);
 
   struct Client {
     Connection connection;
     std::uint32_t watched;
   };
 
+  void serve();
+  /// True where a client was served.
+  bool serve_events();
+  std::optional<ApiResponse> begin(std::uint64_t connection, const ApiRequest& request);
+  bool deliver_answers();
+  void call_watch(bool woken);
+  void tell_epoll(int operation, int fd, std::uint32_t events, void* whose);
+  void heard_of(const Client& client);
+  void accept_one();
+  void drop_done_and_late();
+  bool close_longest_idle();
+  void listen_again();
+  void stop_listening();
+  [[nodiscard]] int milliseconds_to_wait() const;
+
   ApiServerOptions options_;
   CommandTarget& target_;
-  HttpEngine engine_;
+  RequestHandler handler_;
   std::unique_ptr<UnixListener> listener_;
   OwnedFd epoll_;
-  OwnedFd stop_event_;
-  std::list<Client> clients_;  // the one heard of longest ago first
-  bool listening_ = false;     // the listener is in the epoll
+  std::shared_ptr<AnswerBox> answers_;
+  std::vector<AnswerBox::Given> taken_;  // of answers_, while they are delivered
+  std::size_t in_flight_ = 0;            // commands that were submitted and are not answered
+  std::uint64_t last_id_ = 0;            // of a connection
+  std::list<Client> clients_;            // the one heard of longest ago first
+  bool listening_ = false;               // the listener is in the epoll
+  Connection::Clock::time_point watch_at_ = Connection::Clock::time_point::max();
+  std::atomic<bool> stop_asked_{false};
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -1,5 +1,4 @@
-#include "api/snapshot_json.h"
-
+#include "api/schema.h"
 #include "vmm/config/device_names.h"
 
 #include <algorithm>

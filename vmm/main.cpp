@@ -1,8 +1,8 @@
 #include "api/client/remote.h"
 #include "api/client/top/top.h"
 #include "api/config_file.h"
-#include "api/mmds_json.h"
 #include "api/responses.h"
+#include "api/schema.h"
 #include "api/server.h"
 #include "jailer/seccomp/thread_filters.h"
 #include "vmm/base/clock.h"
@@ -99,6 +99,7 @@ class Process {
   ~Process() {
     open_gate();  // for whoever waits there, and is to be joined
     if (loop_) loop_->close();
+    if (controller_) controller_->shut_down();
   }
 
   /// Everything but the API; no thread exists yet. `metadata_limit`: see ControllerOptions.

@@ -1,8 +1,9 @@
 #include "api/config_file.h"
-#include "api/http_engine.h"
+#include "api/http_codec.h"
 #include "api/http_framer.h"
 #include "api/json_reader.h"
 #include "api/responses.h"
+#include "tests/unit/api/answer_request.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -53,16 +54,18 @@ void fuzz_request(std::string_view bytes) {
 
 void fuzz_connection(std::string_view bytes) {
   Machine machine;
-  HttpEngine engine{[&](const ApiRequest& request) { return answer_request(request, machine); }};
   HttpFramer framer{{.head = 512, .body = 512}};
   while (!bytes.empty() && framer.state() != HttpFramer::State::Faulty) {
     bytes.remove_prefix(framer.feed(bytes));
     if (framer.state() != HttpFramer::State::Complete) continue;
-    const HttpReply reply = engine.answer(framer.take());
+    const auto request = read_request(framer.take());
+    const HttpReply reply =
+        request ? write_reply(answer_request({request->method, request->path, request->body}, machine), request->form)
+                : request.error();
     ensure(reply.bytes.starts_with("HTTP/1.1 ") && !reply.bytes.starts_with("HTTP/1.1 5"), "no client causes a 500");
     if (reply.close) return;
   }
-  if (framer.state() == HttpFramer::State::Faulty) ensure(engine.refuse(framer.fault()).close, "a fault closes");
+  if (framer.state() == HttpFramer::State::Faulty) ensure(write_refusal(framer.fault()).close, "a fault closes");
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Any text as a CPU template, on CPUID tables of any content: what is read is written and read as the same, and
 // whatever is taken, the table stays one. An input is a template (JSON), a zero, and what the host's table has.
 
-#include "api/cpu_config_json.h"
+#include "api/schema.h"
 #include "tests/fuzz/input.h"
 #include "vmm/kvm/cpu_template.h"
 #include "vmm/kvm/cpuid.h"

@@ -1,5 +1,7 @@
 #include "virtio/mmds/http_request.h"
 
+#include "vmm/base/text.h"
+
 #include <algorithm>
 #include <charconv>
 
@@ -10,29 +12,11 @@ constexpr std::string_view kLineEnd = "\r\n";
 constexpr std::string_view kHeadEnd = "\r\n\r\n";
 constexpr std::string_view kScheme = "http://";
 
-constexpr char lower(char c) noexcept { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
-bool equal_ignoring_case(std::string_view left, std::string_view right) noexcept {
-  return std::ranges::equal(left, right, {}, lower, lower);
-}
-
-/// RFC 9110, 5.6.2: tchar.
-bool is_token(std::string_view text) noexcept {
-  return !text.empty() && std::ranges::all_of(text, [](char c) {
-    return (c >= '0' && c <= '9') || (lower(c) >= 'a' && lower(c) <= 'z') ||
-           std::string_view{"!#$%&'*+-.^_`|~"}.contains(c);
-  });
-}
+bool is_token(std::string_view text) noexcept { return !text.empty() && std::ranges::all_of(text, is_token_character); }
 
 /// Visible characters and what is not ASCII.
 bool is_visible(char c) noexcept { return static_cast<unsigned char>(c) > 0x20 && c != 0x7F; }
 bool is_blank(char c) noexcept { return c == ' ' || c == '\t'; }
-
-std::string_view trimmed(std::string_view text) noexcept {
-  while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
-  while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
-  return text;
-}
 
 /// Takes what precedes `end` from the front of `text`, and `end` with it; all of it where there is no `end`.
 std::string_view take_until(std::string_view& text, std::string_view end) noexcept {

@@ -373,6 +373,9 @@ void Controller::end_console() {
 }
 
 void Controller::shut_down() {
+  if (std::exchange(shut_down_, true)) return;
+  waiting_.clear();
+  pending_.reset();
   machine_.reset();
   (void)metrics_file_.flush();
 }

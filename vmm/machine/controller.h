@@ -101,7 +101,8 @@ class Controller final : public CommandTarget {
   /// Ends the machine (if it has not ended) and, when it has, stops the loop.
   void finish(MachineEnd end);
   [[nodiscard]] const std::optional<MachineEnd>& end() const noexcept { return end_; }
-  /// After the loop's end: frees the machine, and writes the last metrics line.
+  /// After the loop's end: tells those who wait so, frees the machine, and writes the last metrics line. May be called
+  /// twice.
   void shut_down();
 
  private:
@@ -198,6 +199,7 @@ class Controller final : public CommandTarget {
   std::optional<DiffBase> last_snapshot_;      // that was taken or loaded: what a diff is of
   std::atomic<bool> need_not_prepare_{false};  // what answered() could make is there, or of no use any more
   bool entered_running_ = false;
+  bool shut_down_ = false;
   std::unique_ptr<LoopTimer> patience_timer_;
   std::function<void()> late_;
   std::optional<Recording> recording_;          // of the working set

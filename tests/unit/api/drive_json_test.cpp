@@ -1,5 +1,4 @@
-#include "api/drive_json.h"
-
+#include "api/schema.h"
 #include "tests/unit/api/parsed_requests.h"
 
 #include <gtest/gtest.h>

@@ -1,7 +1,6 @@
-#include "api/mmds_json.h"
-
 #include "api/config_file.h"
 #include "api/responses.h"
+#include "api/schema.h"
 #include "tests/unit/api/parsed_requests.h"
 
 #include <gtest/gtest.h>

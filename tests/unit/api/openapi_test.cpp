@@ -2,6 +2,7 @@
 #include "api/requests.h"
 #include "api/responses.h"
 #include "tests/support/api_description.h"
+#include "tests/unit/api/answer_request.h"
 #include "tests/unit/api/fake_target.h"
 
 #include <algorithm>

@@ -1,5 +1,6 @@
 #include "api/responses.h"
 
+#include "tests/unit/api/answer_request.h"
 #include "tests/unit/api/fake_target.h"
 
 #include <gtest/gtest.h>

@@ -3,9 +3,10 @@
 #include "tests/unit/api/fake_target.h"
 #include "tests/unit/api/unix_client.h"
 
-#include <future>
-#include <optional>
-#include <vector>
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -307,33 +308,6 @@ TEST_F(ServerTest, APathInUseIsAnErrorAndLeavesTheServerThere) {
   EXPECT_NE(second.error().message.find("another process is listening"), std::string::npos) << second.error().message;
   UnixClient one = client();
   expect_served(one);
-}
-
-/// A machine that takes its time over one command.
-class SlowTarget : public CommandTarget {
- public:
-  void submit(Command command, Reply reply) override { std::move(reply).give(answer_to(std::move(command))); }
-  Result<Answer> answer_to(Command) {
-    entered.set_value();
-    release.get_future().wait();
-    return std::monostate{};
-  }
-  std::promise<void> entered;
-  std::promise<void> release;
-};
-
-TEST_F(ServerTest, ACommandThatIsCarriedOutIsAnsweredBeforeTheStop) {
-  SlowTarget target;
-  auto server = ApiServer::create({.socket_path = path_}, target);
-  ASSERT_TRUE(server);
-  ASSERT_TRUE((*server)->start());
-  UnixClient one = client();
-  ASSERT_TRUE(one.send(put("/actions", R"({"action_type": "InstanceStart"})")));
-  target.entered.get_future().wait();
-  auto stopped = std::async(std::launch::async, [&] { (*server)->stop(); });
-  target.release.set_value();
-  stopped.wait();
-  EXPECT_TRUE(one.receive_all().starts_with("HTTP/1.1 204"));
 }
 
 }  // namespace

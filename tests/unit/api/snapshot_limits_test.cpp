@@ -1,10 +1,6 @@
 // What the API accepts, a snapshot keeps and gives back: the extremes of every field, through the state file.
 
-#include "api/cpu_config_json.h"
-#include "api/drive_json.h"
-#include "api/machine_json.h"
-#include "api/mmds_json.h"
-#include "api/network_json.h"
+#include "api/schema.h"
 #include "snapshot/state_file.h"
 
 #include <fmt/format.h>
