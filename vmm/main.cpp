@@ -164,9 +164,9 @@ Status Process::prepare(std::size_t metadata_limit) {
                                                      .deadline = deadline_.get()});
   // Through the controller once more, so that GET /vm/config shows it.
   if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
-    TRY(controller_->carry_out(PutLogger{common_.logger}));
+    (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
   if (common_.metrics_path)
-    TRY(controller_->carry_out(
+    (void)TRY(controller_->carry_out(
         PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}));
   return {};
 }

@@ -137,7 +137,8 @@ TEST_P(AttackFromAThread, IsRefusedByItsFilter) {
   const auto& [thread, name] = GetParam();
   const Attack& attack = attack_named(name);
   const End end = attack_from(thread, name);
-  if (attack.call == "clone3" && (thread == "loop" || thread == "running")) {  // answered, so that the C library uses clone
+  if (attack.call == "clone3" &&
+      (thread == "loop" || thread == "running")) {  // answered, so that the C library uses clone
     ASSERT_EQ(end.code, back_door::kExitTried) << end.said;
     ASSERT_NE(end.said.find("clone3 refused: Function not implemented (ENOSYS)"), std::string::npos) << end.said;
     print_row(name, thread, "seccomp", "ENOSYS");

@@ -137,7 +137,7 @@ class Drive {
     std::array<std::byte, 4> word{};
     for (std::uint64_t at = 0; at < kMmioWindowSize; at += word.size()) transport_->read(at, word);
     transport_->drain([] {});
-    run_until(*loop_, [this] { return transport_->is_drained(); });
+    testing::run_until(*loop_, [this] { return transport_->is_drained(); });
     (void)transport_->state();
     (void)device_->state();
     transport_->undrain();

@@ -130,12 +130,12 @@ class World {
   }
   void rest() {
     transport_->drain([] {});
-    run_until(*loop_, [this] { return transport_->is_drained(); });
+    testing::run_until(*loop_, [this] { return transport_->is_drained(); });
   }
   void go_round() {
     loop_->wake();
     unsigned rounds = 0;
-    run_until(*loop_, [&] { return rounds++ > 0; });
+    testing::run_until(*loop_, [&] { return rounds++ > 0; });
   }
 
   void step(std::span<const std::uint8_t>& input) {

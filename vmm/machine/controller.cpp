@@ -295,6 +295,11 @@ void Controller::go_live(MachineState state) {
   loop_.post([this] { enter_running(); });
 }
 
+void Controller::adopt(std::unique_ptr<Machine> machine) {
+  machine_ = std::move(machine);
+  state_ = MachineState::Running;
+}
+
 void Controller::enter_running() {
   if (state_ == MachineState::NotStarted || std::exchange(entered_running_, true)) return;
   if (options_.enter_thread) options_.enter_thread(ThreadKind::Running);
@@ -339,7 +344,7 @@ void Controller::finish(MachineEnd end) {
   else
     log_.info("the machine ended: {} (exit code {})", end.message, static_cast<int>(end.reason));
   end_.emplace(std::move(end));
-  waiting_.clear();
+  while (!waiting_.empty()) waiting_.pop_front();  // told so, in their order
   switch (transition_) {
     case Transition::Loading:
     case Transition::Saving:

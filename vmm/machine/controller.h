@@ -104,6 +104,8 @@ class Controller final : public CommandTarget {
   /// After the loop's end: tells those who wait so, frees the machine, and writes the last metrics line. May be called
   /// twice.
   void shut_down();
+  /// Begins with a machine that runs, as after a start. For tests.
+  void adopt(std::unique_ptr<Machine> machine);
 
  private:
   /// What the machine is on its way to.

@@ -1,0 +1,347 @@
+#include "tests/support/child_process.h"
+#include "tests/support/run_until.h"
+#include "vmm/machine/controller.h"
+
+#include <algorithm>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <random>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+/// A machine without KVM, whose every wait ends when the test says so.
+class FakeMachine final : public Machine {
+ public:
+  struct State {
+    Done paused, drained, console;
+    bool running = false, drains = false, save_fails = false;
+    int saves = 0;
+  };
+  explicit FakeMachine(State& state) : state_(state) {}
+  void pause(Done paused) override { state_.paused = std::move(paused); }
+  void resume() override {
+    state_.paused = nullptr;
+    state_.running = true;
+  }
+  void drain(Done drained) override {
+    state_.drains = true;
+    state_.drained = std::move(drained);
+  }
+  void undrain() override {
+    state_.drains = false;
+    state_.drained = nullptr;
+  }
+  [[nodiscard]] std::string undrained() const override { return "drive rootfs"; }
+  [[nodiscard]] Result<Snapshot> save() override {
+    ++state_.saves;
+    if (state_.save_fails) return fail(ErrorKind::Kvm, "KVM_GET_REGS failed");
+    return Snapshot{};
+  }
+  [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/) override { return {}; }
+  [[nodiscard]] Result<std::optional<PageRanges>> changes() override { return std::nullopt; }
+  void forget_changes() override {}
+  [[nodiscard]] GuestMemory& memory() override { return *memory_; }
+  void fetch_working_set() override {}
+  [[nodiscard]] std::vector<std::uint64_t> touched() const override { return {}; }
+  void stop_recording() override {}
+  [[nodiscard]] Status press_ctrl_alt_del() override { return {}; }
+  [[nodiscard]] BlockDevice& drive(std::string_view /*id*/) override { std::abort(); }
+  [[nodiscard]] NetDevice& network_interface(std::string_view /*id*/) override { std::abort(); }
+  void drain_console(Done written) override { state_.console = std::move(written); }
+
+ private:
+  State& state_;
+  Result<GuestMemory> memory_ = GuestMemory::create({.size_mib = 1});
+};
+
+/// A worker whose job is done when the test says so. (A snapshot of a machine without vCPUs is refused.)
+class FakeWorker final : public Worker {
+ public:
+  struct State {
+    Job job;
+    Done done;
+    bool stopped = false, refuses = false;
+  };
+  explicit FakeWorker(State& state) : state_(state) {}
+  [[nodiscard]] Status begin(Job job, Done done) override {
+    if (state_.refuses) return fail(ErrorKind::System, "the host gives no more threads");
+    state_.job = std::move(job);
+    state_.done = std::move(done);
+    return {};
+  }
+  void stop() noexcept override { state_.stopped = true; }
+
+ private:
+  State& state_;
+};
+
+class ControllerModel : public ::testing::Test {
+ protected:
+  ControllerModel() {
+    auto loop = EventLoop::create();
+    if (!loop) std::abort();
+    loop_ = std::move(*loop);
+    make();
+  }
+  ~ControllerModel() override { loop_->close(); }
+
+  void make() {
+    controller_.reset();
+    machine_ = {};
+    worker_ = {};
+    ControllerOptions options{.id = "model"};
+    options.patience_ns = 3'600'000'000'000;
+    controller_.emplace(*loop_, log_, metrics_, std::move(options),
+                        MachineMakers{.prepare = [](const ThreadEntry&) -> Result<PreparedVm> {
+                                        return fail(ErrorKind::Kvm, "no KVM here");
+                                      },
+                                      .boot = {},
+                                      .restore = {},
+                                      .worker = std::make_unique<FakeWorker>(worker_)});
+    controller_->adopt(std::make_unique<FakeMachine>(machine_));
+    machine_.running = true;
+  }
+  /// What a command is answered, as soon as it is.
+  struct Asked {
+    std::optional<bool> ok{};
+    std::string why{};
+  };
+  std::shared_ptr<Asked> ask(Command command) {
+    auto asked = std::make_shared<Asked>();
+    controller_->perform(std::move(command), Reply{[asked](const Result<Answer>& answer) {
+                           ASSERT_FALSE(asked->ok) << "answered twice";
+                           asked->ok = answer.has_value();
+                           if (!answer) asked->why = answer.error().message;
+                         }});
+    return asked;
+  }
+  Command snapshot() {
+    CreateSnapshot command;
+    command.value.snapshot_path = scratch_.file("state");
+    command.value.mem_file_path = scratch_.file("memory");
+    return command;
+  }
+  static bool come(Machine::Done& done) {
+    if (!done) return false;
+    std::exchange(done, nullptr)();
+    return true;
+  }
+  bool come_worker() {
+    if (!worker_.done) return false;
+    worker_.job(std::stop_token{});
+    std::exchange(worker_.done, nullptr)();
+    return true;
+  }
+
+  testing::ScratchDirectory scratch_;
+  std::unique_ptr<EventLoop> loop_;
+  Log log_{"unit"};
+  Metrics metrics_;
+  FakeMachine::State machine_;
+  FakeWorker::State worker_;
+  std::optional<Controller> controller_;
+};
+
+TEST_F(ControllerModel, ReadsAreAnsweredAndChangesWaitWhileAMachinePauses) {
+  const auto paused = ask(PauseVm{});
+  EXPECT_FALSE(paused->ok);
+  EXPECT_EQ(ask(GetInstanceInfo{})->ok, true);
+  EXPECT_EQ(ask(GetPrometheusMetrics{})->ok, true);
+  const auto resumed = ask(ResumeVm{});
+  EXPECT_FALSE(resumed->ok);
+  ASSERT_TRUE(come(machine_.paused));
+  EXPECT_EQ(paused->ok, true);
+  EXPECT_EQ(resumed->ok, true);
+}
+
+TEST_F(ControllerModel, ASnapshotHoldsNoReadsAndLeavesTheDevicesGoingOn) {
+  (void)ask(PauseVm{});
+  ASSERT_TRUE(come(machine_.paused));
+  const auto taken = ask(snapshot());
+  EXPECT_EQ(ask(GetVmConfig{})->ok, true);
+  ASSERT_TRUE(come(machine_.drained));
+  EXPECT_EQ(ask(GetMmds{})->ok, true);
+  EXPECT_FALSE(taken->ok);
+  ASSERT_TRUE(come_worker());
+  EXPECT_TRUE(taken->ok.has_value());
+  EXPECT_FALSE(machine_.drains);
+}
+
+TEST_F(ControllerModel, WhatFailsInASnapshotUndrainsTheDevices) {
+  (void)ask(PauseVm{});
+  ASSERT_TRUE(come(machine_.paused));
+  machine_.save_fails = true;
+  auto taken = ask(snapshot());
+  ASSERT_TRUE(come(machine_.drained));
+  EXPECT_EQ(taken->why, "KVM_GET_REGS failed");
+  EXPECT_FALSE(machine_.drains);
+  machine_.save_fails = false;
+  worker_.refuses = true;
+  taken = ask(snapshot());
+  ASSERT_TRUE(come(machine_.drained));
+  EXPECT_EQ(taken->why, "the host gives no more threads");
+  EXPECT_FALSE(machine_.drains);
+  EXPECT_EQ(ask(ResumeVm{})->ok, true);
+}
+
+TEST_F(ControllerModel, AnEndStopsASnapshotAndGoesOnWhenItHasStopped) {
+  (void)ask(PauseVm{});
+  ASSERT_TRUE(come(machine_.paused));
+  const auto taken = ask(snapshot());
+  const auto waits = ask(ResumeVm{});
+  ASSERT_TRUE(come(machine_.drained));
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_TRUE(worker_.stopped);
+  EXPECT_NE(waits->why.find("has ended"), std::string::npos);
+  EXPECT_FALSE(machine_.paused) << "the vCPUs' turn comes when the files are done with";
+  ASSERT_TRUE(come_worker());
+  EXPECT_TRUE(taken->ok.has_value());
+  ASSERT_TRUE(come(machine_.paused));
+  EXPECT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
+TEST_F(ControllerModel, APauseThatTakesTooLongIsUndone) {
+  ControllerOptions options{.id = "model"};
+  options.patience_ns = 1;
+  controller_.emplace(
+      *loop_, log_, metrics_, std::move(options),
+      MachineMakers{.prepare = {}, .boot = {}, .restore = {}, .worker = std::make_unique<FakeWorker>(worker_)});
+  controller_->adopt(std::make_unique<FakeMachine>(machine_));
+  machine_.running = false;
+  const auto paused = ask(PauseVm{});
+  testing::run_until(*loop_, [&] { return paused->ok.has_value(); });
+  EXPECT_NE(paused->why.find("was not paused"), std::string::npos) << paused->why;
+  EXPECT_TRUE(machine_.running);
+  EXPECT_EQ(std::get<InstanceInfo>(*controller_->carry_out(GetInstanceInfo{})).state, MachineState::Running);
+}
+
+/// Which commands are legal when, and which wait: the plain model that the controller is held against.
+class Model {
+ public:
+  enum class Busy { No, Pausing, Draining, Saving };
+  enum class What { Pause, Resume, Snapshot, Read };
+  /// The answers that a step brings, in their order: by the number of the command.
+  using Answers = std::vector<std::pair<int, bool>>;
+
+  void ask(int number, What what, Answers& answers) {
+    if (what == What::Read) return answers.emplace_back(number, !ended_), void();
+    if (ended_) return answers.emplace_back(number, false), void();
+    if (busy_ != Busy::No) return waiting_.emplace_back(number, what), void();
+    begin(number, what, answers);
+  }
+  void parked(Answers& answers) {
+    paused_ = true;
+    leave(true, answers);
+  }
+  void drained() { busy_ = Busy::Saving; }
+  void written(Answers& answers) { leave(false, answers); }
+  void end(Answers& answers) {
+    if (std::exchange(ended_, true)) return;
+    for (const auto& [number, what] : std::exchange(waiting_, {})) answers.emplace_back(number, false);
+    if (busy_ == Busy::Pausing || busy_ == Busy::Draining) leave(false, answers);
+  }
+  [[nodiscard]] Busy busy() const { return busy_; }
+  [[nodiscard]] bool ended() const { return ended_; }
+
+ private:
+  void begin(int number, What what, Answers& answers) {
+    if (what == What::Pause && !paused_) return start(number, Busy::Pausing);
+    if (what == What::Snapshot && paused_) return start(number, Busy::Draining);
+    if (what == What::Resume) paused_ = false;
+    answers.emplace_back(number, what != What::Snapshot);
+  }
+  void start(int number, Busy busy) {
+    current_ = number;
+    busy_ = busy;
+  }
+  void leave(bool ok, Answers& answers) {
+    busy_ = Busy::No;
+    answers.emplace_back(current_, ok);
+    while (busy_ == Busy::No && !waiting_.empty()) {
+      const auto [number, what] = waiting_.front();
+      waiting_.pop_front();
+      begin(number, what, answers);
+    }
+  }
+
+  Busy busy_ = Busy::No;
+  bool paused_ = false, ended_ = false;
+  int current_ = 0;
+  std::deque<std::pair<int, What>> waiting_;
+};
+
+TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
+#ifdef MAYFLY_SANITIZED
+  constexpr int kMachines = 2'000;
+#else
+  constexpr int kMachines = 20'000;
+#endif
+  static_cast<void>(
+      log_.configure({.log_path = {}, .level = LogLevel::Off, .show_level = {}, .show_log_origin = {}, .module = {}}));
+  std::mt19937 random{18};  // NOLINT(cert-msc51-cpp): the same each time
+  std::uint64_t steps = 0;
+  for (int round = 0; round < kMachines; ++round) {
+    make();
+    Model model;
+    Model::Answers expected, given;
+    const int length = std::uniform_int_distribution{1, 100}(random);
+    for (int number = 0; number < length; ++number, ++steps) {
+      const auto reply = [&](int of) {
+        return Reply{[&given, of](const Result<Answer>& answer) { given.emplace_back(of, answer.has_value()); }};
+      };
+      const auto both = [&](Model::What what, Command command) {
+        model.ask(number, what, expected);
+        controller_->perform(std::move(command), reply(number));
+      };
+      switch (std::uniform_int_distribution{0, 60}(random) % 10 + (number == length - 1 && round % 3 == 0 ? 10 : 0)) {
+        case 0:
+          both(Model::What::Read, GetInstanceInfo{});
+          break;
+        case 1:
+        case 2:
+          both(Model::What::Pause, PauseVm{});
+          break;
+        case 3:
+          both(Model::What::Resume, ResumeVm{});
+          break;
+        case 4:
+        case 5:
+          both(Model::What::Snapshot, snapshot());
+          break;
+        case 6:
+        case 7:
+          if (model.busy() == Model::Busy::Pausing) {
+            model.parked(expected);
+            ASSERT_TRUE(come(machine_.paused));
+          }
+          break;
+        case 8:
+        case 9:
+          if (model.busy() == Model::Busy::Draining) {
+            model.drained();
+            ASSERT_TRUE(come(machine_.drained));
+          } else if (model.busy() == Model::Busy::Saving) {
+            model.written(expected);
+            ASSERT_TRUE(come_worker());
+          }
+          break;
+        default:
+          model.end(expected);
+          controller_->finish({EndReason::Terminated, "told to stop"});
+          break;
+      }
+      ASSERT_EQ(given, expected) << "machine " << round << ", step " << number;
+    }
+    controller_.reset();  // whose replies are of this round
+  }
+  RecordProperty("steps", std::to_string(steps));
+  std::printf("the model and the controller agreed in %llu steps\n", static_cast<unsigned long long>(steps));
+}
+
+}  // namespace
+}  // namespace mayfly
