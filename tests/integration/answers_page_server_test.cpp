@@ -89,7 +89,7 @@ class PoorPageServerTest : public AnswersTest {
 
 TEST_F(PoorPageServerTest, TermEndsAMachineWhoseQueueNeverComes) {
   PoorPageServer server{file("pages"), file("one.mem"), kQueue};
-  Monitor monitor;
+  Monitor monitor{{"--level", "Error"}};
   load(monitor);
   monitor.type("k");
   server.await_withheld();
