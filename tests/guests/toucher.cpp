@@ -1,4 +1,5 @@
 #include "runtime/guest.h"
+#include "runtime/high_memory.h"
 
 /// Touches pages of its memory here and there, for what it costs after a restore.
 ///
@@ -16,11 +17,23 @@ constexpr std::uint64_t kBase = 64 << 20;
 constexpr std::uint64_t kPageSize = 4096;
 constexpr std::uint64_t kPattern = 0x0123'4567'89AB'CDEF;
 constexpr std::uint16_t kBootTimer = 0x3F0;
+constexpr std::uint64_t kHighMemory = 4ULL << 30U;
+
+/// Where the memory below the hole ends; what does not fit there lies from 4 GiB on.
+std::uint64_t low_end = 0;
 
 std::uint64_t word_of(std::uint64_t page) { return (page + 1) * kPattern; }
 
 volatile std::uint64_t& word_at(std::uint64_t page) {
-  return memory_at<volatile std::uint64_t>(kBase + page * kPageSize);
+  std::uint64_t address = kBase + page * kPageSize;
+  if (address >= low_end) address += kHighMemory - low_end;
+  return memory_at<volatile std::uint64_t>(address);
+}
+
+void find_memory(const BootInfo& boot, std::uint64_t pages) {
+  for (const MemoryRange& range : boot.memory)
+    if (range.usable() && range.start <= kBase && kBase < range.end()) low_end = range.end();
+  if (kBase + pages * kPageSize > low_end) map_high_memory();
 }
 
 void fill(std::uint64_t first, std::uint64_t count) {
@@ -43,6 +56,7 @@ void guest::guest_main(const BootInfo& boot) {
   const std::uint64_t span = boot.number("span_mib", 64) * 256;
   const std::uint64_t pages = boot.number("pages", 100);
   const std::uint64_t more = boot.number("more_mib", 0) * 256;
+  find_memory(boot, span + more);
   fill(0, span);
   print("toucher ready\n");
   for (;;) {

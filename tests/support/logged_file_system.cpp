@@ -13,7 +13,10 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <filesystem>
 #include <optional>
@@ -24,6 +27,7 @@ namespace {
 
 constexpr std::uint64_t kPage = 4096;
 constexpr std::uint32_t kLargestWrite = 1 << 20;
+constexpr std::chrono::seconds kHeldDeadline{20};
 
 /// A file's bytes, sparse.
 class Content {
@@ -39,6 +43,8 @@ class Content {
       offset += count;
     }
   }
+  /// What write() does to the size, alone.
+  void extend(std::uint64_t size) noexcept { size_ = std::max(size_, size); }
   void truncate(std::uint64_t size) {
     size_ = size;
     pages_.erase(pages_.lower_bound((size + kPage - 1) / kPage), pages_.end());
@@ -93,9 +99,9 @@ std::span<const std::byte> bytes_of(const T& value) {
 /// Serves the kernel's requests (linux/fuse.h), one after the other.
 class LoggedFileSystem::Server {
  public:
-  explicit Server(const std::vector<std::string>& directories)
-      : fuse_(::open("/dev/fuse", O_RDWR | O_CLOEXEC)), stop_(::eventfd(0, EFD_CLOEXEC)) {
-    if (!fuse_ || !stop_) give_up(std::string{"cannot open /dev/fuse: "} + std::strerror(errno));
+  Server(const std::vector<std::string>& directories, Keep keep)
+      : keep_(keep), fuse_(::open("/dev/fuse", O_RDWR | O_CLOEXEC)), wake_(::eventfd(0, EFD_CLOEXEC)) {
+    if (!fuse_ || !wake_) give_up(std::string{"cannot open /dev/fuse: "} + std::strerror(errno));
     nodes_[FUSE_ROOT_ID].is_directory = true;
     for (const std::string& name : directories) {
       nodes_[FUSE_ROOT_ID].entries[name] = next_;
@@ -105,8 +111,8 @@ class LoggedFileSystem::Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
   ~Server() {
-    const std::uint64_t one = 1;
-    (void)!::write(stop_.get(), &one, sizeof one);
+    stop_ = true;
+    wake();
     if (thread_.joinable()) thread_.join();
   }
   void start() {
@@ -122,22 +128,91 @@ class LoggedFileSystem::Server {
     const std::lock_guard lock{mutex_};
     return nodes_.at(FUSE_ROOT_ID).entries.at(name);
   }
+  void delay(DiskDelay rule) {
+    {
+      const std::lock_guard lock{mutex_};
+      if (!rule) held_.release();
+      rule_ = std::move(rule);
+    }
+    wake();
+  }
+  void await_held(std::size_t count) {
+    std::unique_lock lock{mutex_};
+    if (!held_more_.wait_for(lock, kHeldDeadline, [&] { return held_.count() >= count; }))
+      give_up("nothing asks the file system for more than " + std::to_string(held_.count()) + " things at once");
+  }
+  [[nodiscard]] std::uint64_t written() const {
+    const std::lock_guard lock{mutex_};
+    return written_;
+  }
 
  private:
+  void wake() const {
+    const std::uint64_t one = 1;
+    (void)!::write(wake_.get(), &one, sizeof one);
+  }
+  [[nodiscard]] int poll_timeout() const {
+    const std::lock_guard lock{mutex_};
+    return held_.poll_timeout();
+  }
   void serve() {
     std::vector<std::byte> buffer(kLargestWrite + (64 << 10));
     for (;;) {
       std::array<pollfd, 2> events{
-          {{.fd = fuse_.get(), .events = POLLIN, .revents = 0}, {.fd = stop_.get(), .events = POLLIN, .revents = 0}}};
-      if (::poll(events.data(), events.size(), -1) < 0 && errno != EINTR) return;
-      if (events[1].revents != 0) return;
+          {{.fd = fuse_.get(), .events = POLLIN, .revents = 0}, {.fd = wake_.get(), .events = POLLIN, .revents = 0}}};
+      if (::poll(events.data(), events.size(), poll_timeout()) < 0 && errno != EINTR) return;
+      if (stop_) return;
+      std::uint64_t count = 0;
+      if (events[1].revents != 0) (void)!::read(wake_.get(), &count, sizeof count);
+      answer_held();
       if (events[0].revents == 0) continue;
       const ssize_t size = ::read(fuse_.get(), buffer.data(), buffer.size());
       if (size < 0 && errno == ENODEV) return;  // not mounted any more
       if (size < static_cast<ssize_t>(sizeof(fuse_in_header))) continue;
       const std::lock_guard lock{mutex_};
-      answer(std::span{buffer}.first(static_cast<std::size_t>(size)));
+      answer_or_hold(std::span{buffer}.first(static_cast<std::size_t>(size)));
     }
+  }
+
+  void answer_held() {
+    const std::lock_guard lock{mutex_};
+    while (const auto due = held_.take_due()) answer(due->message);
+    while (const auto killed = held_.take_killed()) {
+      std::memcpy(&header_, killed->message.data(), sizeof header_);
+      refuse(EINTR);
+    }
+  }
+  void answer_or_hold(std::span<const std::byte> message) {
+    const double delay_us = rule_ ? rule_(describe(message)) : 0;
+    if (delay_us <= 0) return answer(message);
+    // Data that is thrown away is not kept while it waits, either.
+    const bool is_write = describe(message).kind == DiskRequest::Kind::Write;
+    if (is_write && keep_ == Keep::NamesAlone) message = message.first(sizeof(fuse_in_header) + sizeof(fuse_write_in));
+    held_.add(message, delay_us);
+    held_more_.notify_all();
+  }
+  [[nodiscard]] DiskRequest describe(std::span<const std::byte> rest) const {
+    const auto header = take<fuse_in_header>(rest);
+    switch (header.opcode) {
+      case FUSE_READ:
+        return {DiskRequest::Kind::Read, name_of(header.nodeid), take<fuse_read_in>(rest).size};
+      case FUSE_WRITE:
+        return {DiskRequest::Kind::Write, name_of(header.nodeid), take<fuse_write_in>(rest).size};
+      case FUSE_FSYNC:
+        return {.kind = DiskRequest::Kind::Sync, .name = name_of(header.nodeid)};
+      case FUSE_CREATE:
+        (void)take<fuse_create_in>(rest);
+        return {.kind = DiskRequest::Kind::Create, .name = take_name(rest)};
+      default:
+        return {.kind = DiskRequest::Kind::Other, .name = name_of(header.nodeid)};
+    }
+  }
+  /// Nothing of the root, and of a file that is unlinked.
+  [[nodiscard]] std::string name_of(std::uint64_t number) const {
+    for (const auto& [directory, node] : nodes_)
+      for (const auto& [name, entry] : node.entries)
+        if (entry == number) return name;
+    return {};
   }
 
   template <typename T>
@@ -219,7 +294,7 @@ class LoggedFileSystem::Server {
         return read(take<fuse_read_in>(rest));
       case FUSE_WRITE: {
         const auto write_in = take<fuse_write_in>(rest);
-        return write(write_in, rest.first(write_in.size));
+        return write(write_in, rest.first(std::min<std::size_t>(write_in.size, rest.size())));
       }
       case FUSE_LSEEK:
         return seek(take<fuse_lseek_in>(rest));
@@ -255,7 +330,8 @@ class LoggedFileSystem::Server {
     agreed.major = FUSE_KERNEL_VERSION;
     agreed.minor = 31;
     agreed.max_readahead = 128 << 10;
-    agreed.flags = FUSE_BIG_WRITES | FUSE_MAX_PAGES;
+    // Reads ahead do not wait, as on other file systems: the page is waited for.
+    agreed.flags = FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_MAX_PAGES;
     agreed.max_background = 16;
     agreed.congestion_threshold = 12;
     agreed.max_write = kLargestWrite;
@@ -296,11 +372,17 @@ class LoggedFileSystem::Server {
   }
   void read(const fuse_read_in& wanted) { reply(nodes_.at(header_.nodeid).content.read(wanted.offset, wanted.size)); }
   void write(const fuse_write_in& wanted, std::span<const std::byte> bytes) {
-    nodes_.at(header_.nodeid).content.write(wanted.offset, bytes);
-    log_.push_back({.kind = DiskOperation::Kind::Write,
-                    .file = header_.nodeid,
-                    .offset = wanted.offset,
-                    .data = {bytes.begin(), bytes.end()}});
+    Content& content = nodes_.at(header_.nodeid).content;
+    if (keep_ == Keep::Everything) {
+      content.write(wanted.offset, bytes);
+      log_.push_back({.kind = DiskOperation::Kind::Write,
+                      .file = header_.nodeid,
+                      .offset = wanted.offset,
+                      .data = {bytes.begin(), bytes.end()}});
+    } else {
+      content.extend(wanted.offset + wanted.size);
+    }
+    written_ += wanted.size;
     fuse_write_out written{};
     written.size = wanted.size;
     reply(bytes_of(written));
@@ -356,18 +438,24 @@ class LoggedFileSystem::Server {
     reply(listed);
   }
 
+  const Keep keep_;
   OwnedFd fuse_;
-  OwnedFd stop_;
+  OwnedFd wake_;
+  std::atomic<bool> stop_ = false;
   std::thread thread_;
   mutable std::mutex mutex_;  // of all below
-  fuse_in_header header_{};   // of the request that is served
+  DiskDelay rule_;
+  HeldRequests held_;
+  std::condition_variable held_more_;
+  std::uint64_t written_ = 0;
+  fuse_in_header header_{};  // of the request that is served
   std::map<std::uint64_t, Node> nodes_;
   std::uint64_t next_ = FUSE_ROOT_ID + 1;
   std::vector<DiskOperation> log_;
 };
 
-LoggedFileSystem::LoggedFileSystem(std::string where, const std::vector<std::string>& directories)
-    : where_(std::move(where)), server_(std::make_unique<Server>(directories)) {
+LoggedFileSystem::LoggedFileSystem(std::string where, const std::vector<std::string>& directories, Keep keep)
+    : where_(std::move(where)), server_(std::make_unique<Server>(directories, keep)) {
   std::filesystem::create_directory(where_);
   const std::string options =
       "fd=" + std::to_string(server_->fuse()) + ",rootmode=40000,user_id=0,group_id=0,allow_other";
@@ -381,5 +469,11 @@ LoggedFileSystem::~LoggedFileSystem() { ::umount2(where_.c_str(), MNT_DETACH); }
 std::vector<DiskOperation> LoggedFileSystem::log() const { return server_->log(); }
 
 std::uint64_t LoggedFileSystem::directory(const std::string& name) const { return server_->directory(name); }
+
+void LoggedFileSystem::delay(DiskDelay rule) { server_->delay(std::move(rule)); }
+
+void LoggedFileSystem::await_held(std::size_t count) const { server_->await_held(count); }
+
+std::uint64_t LoggedFileSystem::written() const { return server_->written(); }
 
 }  // namespace mayfly::testing

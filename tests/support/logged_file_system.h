@@ -1,5 +1,6 @@
 #pragma once
 
+#include "tests/support/held_requests.h"
 #include "vmm/base/owned_fd.h"
 
 #include <cstddef>
@@ -16,6 +17,13 @@
 ///   LoggedFileSystem disk{scratch.file("disk"), {"a", "b"}};   // two directories
 ///   ...                                                        // processes write to disk/a and disk/b
 ///   for (const DiskOperation& operation : disk.log()) ...
+///
+/// It can be slow, and it can hang:
+///
+///   disk.delay([](const DiskRequest& request) { return request.kind == DiskRequest::Kind::Read ? kNeverAnswered : 0;
+///   });
+///   ...                                                        // processes wait
+///   disk.delay({});                                            // and have their answers
 ///
 /// It needs root. It has regular files and renames, all that snapshots need, and nothing of what they do not.
 namespace mayfly::testing {
@@ -34,8 +42,12 @@ struct DiskOperation {
 
 class LoggedFileSystem {
  public:
+  enum class Keep {
+    Everything,
+    NamesAlone,  ///< What is written is thrown away, and not logged; files keep their sizes, and read as zeros.
+  };
   /// Makes the directory `where`, and mounts the file system there, with `directories` in it. Throws where it cannot.
-  LoggedFileSystem(std::string where, const std::vector<std::string>& directories);
+  LoggedFileSystem(std::string where, const std::vector<std::string>& directories, Keep keep = Keep::Everything);
   LoggedFileSystem(const LoggedFileSystem&) = delete;
   LoggedFileSystem& operator=(const LoggedFileSystem&) = delete;
   ~LoggedFileSystem();
@@ -44,6 +56,13 @@ class LoggedFileSystem {
   [[nodiscard]] std::vector<DiskOperation> log() const;
   /// The number of one of the directories.
   [[nodiscard]] std::uint64_t directory(const std::string& name) const;
+
+  /// From now on, requests are answered as `rule` says. None: at once; what is held is answered, too.
+  void delay(DiskDelay rule);
+  /// Waits until `count` requests are held; throws at a deadline.
+  void await_held(std::size_t count) const;
+  /// Bytes of all writes that were answered.
+  [[nodiscard]] std::uint64_t written() const;
 
  private:
   class Server;

@@ -1,9 +1,10 @@
 // A page server such as users write: gives a restored machine its memory from a file, a page at each first touch. It
 // knows the protocol, and nothing of the product's code.
 //
-//   page_server SOCKET MEMORY-FILE
+//   page_server SOCKET MEMORY-FILE [WITHHELD-FROM WITHHELD-TO]
 //
-// Prints "listening" once it does, takes one machine, and serves it until it is killed.
+// Prints "listening" once it does, takes one machine, and serves it until it is killed. Pages of the file from
+// WITHHELD-FROM on and before WITHHELD-TO, in bytes, it never gives: it prints "withheld" for each that is asked for.
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -113,13 +114,25 @@ const char* map_file(const char* path, const std::vector<Region>& regions) {
   return static_cast<const char*>(bytes);
 }
 
-void give_page(const Handover& handover, const char* memory, std::uint64_t address) {
+/// Of the file.
+struct Withheld {
+  std::uint64_t from = 0;
+  std::uint64_t to = 0;
+};
+
+void give_page(const Handover& handover, const char* memory, const Withheld& withheld, std::uint64_t address) {
   for (const Region& region : handover.regions) {
     if (address < region.address || address - region.address >= region.size) continue;
     const std::uint64_t page = address / region.page_size * region.page_size;
+    const std::uint64_t offset = region.offset + (page - region.address);
+    if (offset >= withheld.from && offset < withheld.to) {
+      std::puts("withheld");
+      std::fflush(stdout);
+      return;
+    }
     uffdio_copy copy{};
     copy.dst = page;
-    copy.src = reinterpret_cast<std::uintptr_t>(memory + region.offset + (page - region.address));
+    copy.src = reinterpret_cast<std::uintptr_t>(memory + offset);
     copy.len = region.page_size;
     // Two may touch a page at once: the second finds it there.
     must(::ioctl(handover.userfault, UFFDIO_COPY, &copy) == 0 || errno == EEXIST, "UFFDIO_COPY");
@@ -128,7 +141,7 @@ void give_page(const Handover& handover, const char* memory, std::uint64_t addre
   must(false, "a fault outside the machine's memory");
 }
 
-[[noreturn]] void serve(const Handover& handover, const char* memory) {
+[[noreturn]] void serve(const Handover& handover, const char* memory, const Withheld& withheld) {
   for (;;) {
     pollfd ready{.fd = handover.userfault, .events = POLLIN, .revents = 0};
     must(::poll(&ready, 1, -1) == 1, "poll");
@@ -136,7 +149,7 @@ void give_page(const Handover& handover, const char* memory, std::uint64_t addre
     const ssize_t count = ::read(handover.userfault, &event, sizeof event);
     if (count < 0 && errno == EAGAIN) continue;
     must(count == sizeof event, "read of the userfaultfd");
-    if (event.event == UFFD_EVENT_PAGEFAULT) give_page(handover, memory, event.arg.pagefault.address);
+    if (event.event == UFFD_EVENT_PAGEFAULT) give_page(handover, memory, withheld, event.arg.pagefault.address);
   }
 }
 
@@ -144,7 +157,12 @@ void give_page(const Handover& handover, const char* memory, std::uint64_t addre
 
 int main(int argc, char** argv) {
   const std::vector<const char*> words{argv, argv + argc};
-  if (words.size() != 3) return std::fprintf(stderr, "usage: page_server SOCKET MEMORY-FILE\n"), 2;
-  const Handover handover = receive(await_connection(words[1]));
-  serve(handover, map_file(words[2], handover.regions));
+  if (words.size() != 3 && words.size() != 5)
+    return std::fprintf(stderr, "usage: page_server SOCKET MEMORY-FILE [WITHHELD-FROM WITHHELD-TO]\n"), 2;
+  Withheld withheld;
+  if (words.size() == 5) withheld = {std::strtoull(words[3], nullptr, 0), std::strtoull(words[4], nullptr, 0)};
+  // The connection stays open: a client of this protocol may take its end for the server's.
+  const int connection = await_connection(words[1]);
+  const Handover handover = receive(connection);
+  serve(handover, map_file(words[2], handover.regions), withheld);
 }
