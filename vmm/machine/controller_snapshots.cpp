@@ -118,7 +118,9 @@ void Controller::begin(LoadSnapshot& command, Reply reply) {
       [job](const std::stop_token& stop) { job->memory.emplace(memory_of_page_server(job->load, stop)); },
       [this, job, begun] {
         if (end_) return leave(has_ended());
-        leave(answer_of(finish_load(std::move(job->load), std::move(*job->memory), begun)));
+        // Before leave(): what failed lets go of its images first, which the next load may want.
+        Status loaded = finish_load(std::move(job->load), std::move(*job->memory), begun);
+        leave(answer_of(std::move(loaded)));
       });
   if (!started) leave(propagate(started));
 }
