@@ -121,7 +121,7 @@ std::optional<ApiResponse> ApiServer::begin(std::uint64_t connection, const ApiR
   ++in_flight_;
   try {
     target_.submit(std::get<Command>(std::move(begun)), std::move(reply));
-  } catch (const std::exception&) {
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
     // The reply is dropped, which is an answer, too.
   }
   return std::nullopt;

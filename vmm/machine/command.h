@@ -191,7 +191,8 @@ template <typename... C>
 inline constexpr bool kAllDescribed<std::variant<C...>> = (DescribedCommand<C> && ...);
 static_assert(kAllDescribed<Command>);
 
-[[nodiscard]] inline const CommandInfo& info_of(const Command& command) noexcept {
+// No command is valueless.
+[[nodiscard]] inline const CommandInfo& info_of(const Command& command) noexcept {  // NOLINT(bugprone-exception-escape)
   return std::visit([]<typename C>(const C&) -> const CommandInfo& { return C::info; }, command);
 }
 

@@ -29,11 +29,13 @@ MachineMakers MachineMakers::real(EventLoop& loop) {
   const auto run = [](Result<std::unique_ptr<Board>> board) -> Result<std::unique_ptr<Machine>> {
     return std::make_unique<Microvm>(TRY(std::move(board)));
   };
-  return {.prepare = &PreparedVm::prepare,
-          .boot = [run](BootPlan plan, MachineContext context) { return run(mayfly::boot(std::move(plan), context)); },
-          .restore = [run](RestorePlan plan,
-                           MachineContext context) { return run(mayfly::restore(std::move(plan), context)); },
-          .worker = std::make_unique<ThreadWorker>(loop)};
+  return {
+      .prepare = &PreparedVm::prepare,
+      .boot = [run](BootPlan plan,
+                    MachineContext context) { return run(mayfly::boot(std::move(plan), std::move(context))); },
+      .restore = [run](RestorePlan plan,
+                       MachineContext context) { return run(mayfly::restore(std::move(plan), std::move(context))); },
+      .worker = std::make_unique<ThreadWorker>(loop)};
 }
 
 Controller::Controller(EventLoop& loop, Log& log, Metrics& metrics, ControllerOptions options)
@@ -79,7 +81,8 @@ void Controller::perform(Command command, Reply reply) {
 
 void Controller::dispatch(Command& command, Reply reply) {
   if (options_.deadline != nullptr && transition_ == Transition::None)
-    options_.deadline->waiting_for(name_of(command).data());
+    // A literal, which ends with a NUL.
+    options_.deadline->waiting_for(name_of(command).data());  // NOLINT(bugprone-suspicious-stringview-data-usage)
   std::visit(
       [&]<typename Kind>(Kind& one) {
         if constexpr (requires { apply(one); }) {
