@@ -296,11 +296,11 @@ TEST_F(OtherDev, WithoutThePermissionForKvmAStartIsRefusedAndTheApiGoesOn) {
 }
 
 TEST(KvmDevice, AHostWithoutItIsToldWhatToDo) {
-  const auto missing = Kvm::open("/nonexistent/kvm");
+  const auto missing = Kvm::open(KvmCalls::host(), "/nonexistent/kvm");
   ASSERT_FALSE(missing);
   EXPECT_NE(missing.error().message.find("/nonexistent/kvm is not there"), std::string::npos);
   EXPECT_NE(missing.error().message.find("kvm_intel or kvm_amd"), std::string::npos);
-  const auto other = Kvm::open("/dev/null");
+  const auto other = Kvm::open(KvmCalls::host(), "/dev/null");
   ASSERT_FALSE(other);
   EXPECT_NE(other.error().message.find("is it KVM's device?"), std::string::npos) << other.error().message;
 }

@@ -1,7 +1,5 @@
 #include "vmm/kvm/kvm.h"
 
-#include <fcntl.h>
-
 #include <array>
 #include <cerrno>
 
@@ -38,16 +36,16 @@ std::unexpected<Error> open_error(const std::string& path) {
 
 }  // namespace
 
-Result<Kvm> Kvm::open(const std::string& path) {
-  OwnedFd fd{::open(path.c_str(), O_RDWR | O_CLOEXEC)};
+Result<Kvm> Kvm::open(KvmCalls& calls, const std::string& path) {
+  KvmFd fd{OwnedFd{calls.open(path.c_str())}, calls};
   if (!fd) return open_error(path);
-  const int version = ::ioctl(fd.get(), KVM_GET_API_VERSION, 0);
+  const int version = fd.control(KVM_GET_API_VERSION);
   if (version < 0)
     return fail_errno(ErrorKind::Kvm, "{} does not answer KVM_GET_API_VERSION; is it KVM's device?", path);
   if (version != KVM_API_VERSION)
     return fail(ErrorKind::Unsupported, "{} speaks KVM API version {}; Mayfly needs {}", path, version,
                 KVM_API_VERSION);
-  const int run_size = ::ioctl(fd.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
+  const int run_size = fd.control(KVM_GET_VCPU_MMAP_SIZE);
   if (run_size < 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_VCPU_MMAP_SIZE failed");
   if (run_size < static_cast<int>(sizeof(kvm_run)))
     return fail(ErrorKind::Unsupported, "{} gives a run area of {} bytes; Mayfly needs {}", path, run_size,
@@ -59,14 +57,23 @@ Result<Kvm> Kvm::open(const std::string& path) {
   return kvm;
 }
 
+Result<KvmFd> Kvm::create_vm() const {
+  int vm = -1;
+  do {
+    vm = fd_.control(KVM_CREATE_VM);
+  } while (vm < 0 && errno == EINTR);
+  if (vm < 0) return fail_errno(ErrorKind::Kvm, "KVM_CREATE_VM failed");
+  return KvmFd{OwnedFd{vm}, fd_.calls()};
+}
+
 int Kvm::check_extension(int capability) const noexcept {
-  return ::ioctl(fd_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
+  return fd_.control(KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
 }
 
 Result<std::unique_ptr<kvm_abi::CpuidTable>> Kvm::supported_cpuid() const {
   auto table = std::make_unique<kvm_abi::CpuidTable>();
   table->count = static_cast<std::uint32_t>(table->entries.size());
-  if (::ioctl(fd_.get(), kvm_abi::kGetSupportedCpuid, table.get()) != 0)
+  if (fd_.control(kvm_abi::kGetSupportedCpuid, table.get()) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_GET_SUPPORTED_CPUID failed");
   return table;
 }
@@ -74,7 +81,7 @@ Result<std::unique_ptr<kvm_abi::CpuidTable>> Kvm::supported_cpuid() const {
 Result<std::vector<std::uint32_t>> Kvm::msr_indices() const {
   auto table = std::make_unique<kvm_abi::MsrIndexTable>();
   table->count = static_cast<std::uint32_t>(table->indices.size());
-  if (::ioctl(fd_.get(), kvm_abi::kGetMsrIndexList, table.get()) != 0)
+  if (fd_.control(kvm_abi::kGetMsrIndexList, table.get()) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_GET_MSR_INDEX_LIST failed");
   return std::vector<std::uint32_t>{table->indices.begin(), table->indices.begin() + table->count};
 }

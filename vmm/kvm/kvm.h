@@ -1,8 +1,8 @@
 #pragma once
 
 #include "vmm/base/error.h"
-#include "vmm/base/owned_fd.h"
 #include "vmm/kvm/abi.h"
+#include "vmm/kvm/kvm_calls.h"
 
 #include <cstdint>
 #include <memory>
@@ -19,7 +19,7 @@ class Kvm {
  public:
   /// Opens the device and checks its API version and the capabilities that Mayfly cannot do without. Errors: not
   /// there, not permitted, too old; each says what to do.
-  [[nodiscard]] static Result<Kvm> open(const std::string& path = "/dev/kvm");
+  [[nodiscard]] static Result<Kvm> open(KvmCalls& calls = KvmCalls::host(), const std::string& path = "/dev/kvm");
 
   /// KVM_CHECK_EXTENSION: 0 where the capability is absent.
   [[nodiscard]] int check_extension(int capability) const noexcept;
@@ -29,14 +29,15 @@ class Kvm {
   /// KVM_GET_MSR_INDEX_LIST: the model-specific registers that make up a vCPU's state here.
   [[nodiscard]] Result<std::vector<std::uint32_t>> msr_indices() const;
 
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  /// KVM_CREATE_VM
+  [[nodiscard]] Result<KvmFd> create_vm() const;
   /// Bytes of the kvm_run area of a vCPU.
   [[nodiscard]] std::size_t run_size() const noexcept { return run_size_; }
 
  private:
-  Kvm(OwnedFd fd, std::size_t run_size) noexcept : fd_(std::move(fd)), run_size_(run_size) {}
+  Kvm(KvmFd fd, std::size_t run_size) noexcept : fd_(std::move(fd)), run_size_(run_size) {}
 
-  OwnedFd fd_;
+  KvmFd fd_;
   std::size_t run_size_;
 };
 

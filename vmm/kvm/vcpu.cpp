@@ -16,13 +16,12 @@ Result<Vcpu> Vcpu::create(std::size_t run_size, const Vm& vm, unsigned index) {
 }
 
 Status Vcpu::control(unsigned long request, void* argument, std::string_view name) const {
-  if (::ioctl(fd_.get(), request, argument) != 0)
-    return fail_errno(ErrorKind::Kvm, "{} of vCPU {} failed", name, index_);
+  if (fd_.control(request, argument) != 0) return fail_errno(ErrorKind::Kvm, "{} of vCPU {} failed", name, index_);
   return {};
 }
 
 Status Vcpu::set_cpuid(const kvm_abi::CpuidTable& table) const {
-  if (::ioctl(fd_.get(), kvm_abi::kSetCpuid2, &table) != 0)
+  if (fd_.control(kvm_abi::kSetCpuid2, &table) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_SET_CPUID2 of vCPU {} ({} entries) failed", index_, table.count);
   return {};
 }
@@ -50,7 +49,7 @@ Status Vcpu::set_msrs(std::span<const MsrValue> values) const {
     table.count = static_cast<std::uint32_t>(std::min(values.size(), table.entries.size()));
     for (std::size_t i = 0; i < table.count; ++i)
       table.entries[i] = {.index = values[i].index, .reserved = 0, .data = values[i].value};
-    const int done = ::ioctl(fd_.get(), kvm_abi::kSetMsrs, &table);
+    const int done = fd_.control(kvm_abi::kSetMsrs, &table);
     if (done < 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_MSRS of vCPU {} failed", index_);
     values = values.subspan(static_cast<std::size_t>(done));
     if (static_cast<std::uint32_t>(done) == table.count) continue;
@@ -69,7 +68,7 @@ Result<std::uint64_t> Vcpu::msr(std::uint32_t index) const {
   kvm_abi::MsrTable table;
   table.count = 1;
   table.entries[0].index = index;
-  const int done = ::ioctl(fd_.get(), kvm_abi::kGetMsrs, &table);
+  const int done = fd_.control(kvm_abi::kGetMsrs, &table);
   if (done < 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_MSRS of vCPU {} failed", index_);
   if (done == 0) return fail(ErrorKind::Unsupported, "this host's KVM does not have MSR {:#x}", index);
   return table.entries[0].data;
@@ -82,7 +81,7 @@ Result<std::vector<kvm_msr_entry>> Vcpu::msrs(std::span<const std::uint32_t> ind
     kvm_abi::MsrTable table;
     table.count = static_cast<std::uint32_t>(std::min(indices.size(), table.entries.size()));
     for (std::size_t i = 0; i < table.count; ++i) table.entries[i].index = indices[i];
-    const int done = ::ioctl(fd_.get(), kvm_abi::kGetMsrs, &table);
+    const int done = fd_.control(kvm_abi::kGetMsrs, &table);
     if (done < 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_MSRS of vCPU {} failed", index_);
     present.insert(present.end(), table.entries.begin(), table.entries.begin() + done);
     // KVM stops at the first that this vCPU does not have.
@@ -109,7 +108,7 @@ Status Vcpu::set_xsave(std::span<const std::byte> area) const {
 }
 
 Status Vcpu::set_tsc_khz(std::uint32_t khz) const {
-  if (::ioctl(fd_.get(), KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz)) != 0)
+  if (fd_.control(KVM_SET_TSC_KHZ, static_cast<unsigned long>(khz)) != 0)
     return fail_errno(ErrorKind::Unsupported,
                       "vCPU {}: its time stamp counter ran at {} kHz, and this host cannot make it so", index_, khz);
   return {};
@@ -117,49 +116,49 @@ Status Vcpu::set_tsc_khz(std::uint32_t khz) const {
 
 Result<kvm_regs> Vcpu::regs() const {
   kvm_regs regs{};
-  if (::ioctl(fd_.get(), KVM_GET_REGS, &regs) != 0)
+  if (fd_.control(KVM_GET_REGS, &regs) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_GET_REGS of vCPU {} failed", index_);
   return regs;
 }
 
 Status Vcpu::set_regs(const kvm_regs& regs) const {
-  if (::ioctl(fd_.get(), KVM_SET_REGS, &regs) != 0)
+  if (fd_.control(KVM_SET_REGS, &regs) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_SET_REGS of vCPU {} failed", index_);
   return {};
 }
 
 Result<kvm_sregs> Vcpu::sregs() const {
   kvm_sregs sregs{};
-  if (::ioctl(fd_.get(), KVM_GET_SREGS, &sregs) != 0)
+  if (fd_.control(KVM_GET_SREGS, &sregs) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_GET_SREGS of vCPU {} failed", index_);
   return sregs;
 }
 
 Status Vcpu::set_sregs(const kvm_sregs& sregs) const {
-  if (::ioctl(fd_.get(), KVM_SET_SREGS, &sregs) != 0)
+  if (fd_.control(KVM_SET_SREGS, &sregs) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_SET_SREGS of vCPU {} failed", index_);
   return {};
 }
 
 std::uint32_t Vcpu::tsc_khz() const noexcept {
-  const int khz = ::ioctl(fd_.get(), KVM_GET_TSC_KHZ, 0);
+  const int khz = fd_.control(KVM_GET_TSC_KHZ);
   return khz > 0 ? static_cast<std::uint32_t>(khz) : 0;
 }
 
 std::optional<GuestAddress> Vcpu::translate(std::uint64_t linear) const noexcept {
   kvm_translation translation{};
   translation.linear_address = linear;
-  if (::ioctl(fd_.get(), KVM_TRANSLATE, &translation) != 0 || translation.valid == 0) return std::nullopt;
+  if (fd_.control(KVM_TRANSLATE, &translation) != 0 || translation.valid == 0) return std::nullopt;
   return GuestAddress{translation.physical_address};
 }
 
-void Vcpu::notify_paused() const noexcept { (void)::ioctl(fd_.get(), KVM_KVMCLOCK_CTRL, 0); }
+void Vcpu::notify_paused() const noexcept { (void)fd_.control(KVM_KVMCLOCK_CTRL); }
 
 void Vcpu::interrupt(std::uint8_t vector) const noexcept {
   const kvm_interrupt request{.irq = vector};
-  ensure(::ioctl(fd_.get(), KVM_INTERRUPT, &request) == 0, "KVM_INTERRUPT was refused by a vCPU that is ready for one");
+  ensure(fd_.control(KVM_INTERRUPT, &request) == 0, "KVM_INTERRUPT was refused by a vCPU that is ready for one");
 }
 
-int Vcpu::run() const noexcept { return ::ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno; }
+int Vcpu::run() const noexcept { return fd_.control(KVM_RUN) == 0 ? 0 : errno; }
 
 }  // namespace mayfly

@@ -2,7 +2,6 @@
 
 #include "vmm/base/error.h"
 #include "vmm/base/mapping.h"
-#include "vmm/base/owned_fd.h"
 #include "vmm/kvm/vm.h"
 
 #include <cstddef>
@@ -74,10 +73,10 @@ class Vcpu {
   [[nodiscard]] unsigned index() const noexcept { return index_; }
 
  private:
-  Vcpu(OwnedFd fd, Mapping run, unsigned index, std::size_t xsave_size) noexcept
+  Vcpu(KvmFd fd, Mapping run, unsigned index, std::size_t xsave_size) noexcept
       : fd_(std::move(fd)), run_(std::move(run)), index_(index), xsave_size_(xsave_size) {}
 
-  OwnedFd fd_;
+  KvmFd fd_;
   Mapping run_;
   unsigned index_;
   std::size_t xsave_size_;

@@ -11,23 +11,20 @@ constexpr unsigned long kTssAddress = 0xFFFB'D000;
 
 }  // namespace
 
-Vm::Vm(OwnedFd fd) noexcept : fd_(std::move(fd)) {
+Vm::Vm(KvmFd fd) noexcept : fd_(std::move(fd)) {
   const int size = check_extension(KVM_CAP_XSAVE2);
   xsave_size_ = std::max(size > 0 ? static_cast<std::size_t>(size) : 0, kvm_abi::kLeastXsaveSize);
 }
 
 Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm) {
-  int fd = -1;
-  do {
-    fd = ::ioctl(kvm.fd(), KVM_CREATE_VM, 0);
-  } while (fd < 0 && errno == EINTR);
-  if (fd < 0) return fail_errno(ErrorKind::Kvm, "KVM_CREATE_VM failed");
-  std::unique_ptr<Vm> vm{new Vm{OwnedFd{fd}}};
-  if (::ioctl(fd, KVM_SET_TSS_ADDR, kTssAddress) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_TSS_ADDR failed");
+  auto fd = kvm.create_vm();
+  if (!fd) return propagate(fd);
+  std::unique_ptr<Vm> vm{new Vm{std::move(*fd)}};
+  if (vm->fd_.control(KVM_SET_TSS_ADDR, kTssAddress) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_TSS_ADDR failed");
   kvm_enable_cap split{};
   split.cap = KVM_CAP_SPLIT_IRQCHIP;
   split.args[0] = kIoapicPins;  // routes that KVM reserves for end-of-interrupt exits
-  if (::ioctl(fd, KVM_ENABLE_CAP, &split) != 0)
+  if (vm->fd_.control(KVM_ENABLE_CAP, &split) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_ENABLE_CAP of KVM_CAP_SPLIT_IRQCHIP failed");
   return vm;
 }
@@ -42,7 +39,7 @@ Status Vm::map_memory(const GuestMemory& memory, bool log_dirty) {
         .memory_size = region.size(),
         .userspace_addr = reinterpret_cast<std::uintptr_t>(region.mapping.address()),
     };
-    if (::ioctl(fd_.get(), KVM_SET_USER_MEMORY_REGION, &request) != 0)
+    if (fd_.control(KVM_SET_USER_MEMORY_REGION, &request) != 0)
       return fail_errno(ErrorKind::Kvm, "KVM_SET_USER_MEMORY_REGION of {} MiB at {:#x} failed", region.size() / kMiB,
                         region.start.value);
   }
@@ -53,19 +50,19 @@ Status Vm::take_dirty_log(std::uint32_t region, std::span<std::uint64_t> bitmap)
   kvm_dirty_log request{};
   request.slot = region;
   request.dirty_bitmap = bitmap.data();
-  if (::ioctl(fd_.get(), KVM_GET_DIRTY_LOG, &request) != 0)
+  if (fd_.control(KVM_GET_DIRTY_LOG, &request) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_GET_DIRTY_LOG of memory slot {} failed", region);
   return {};
 }
 
 Result<kvm_clock_data> Vm::clock() const {
   kvm_clock_data clock{};
-  if (::ioctl(fd_.get(), KVM_GET_CLOCK, &clock) != 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_CLOCK failed");
+  if (fd_.control(KVM_GET_CLOCK, &clock) != 0) return fail_errno(ErrorKind::Kvm, "KVM_GET_CLOCK failed");
   return clock;
 }
 
 Status Vm::set_clock(const kvm_clock_data& clock) const {
-  if (::ioctl(fd_.get(), KVM_SET_CLOCK, &clock) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_CLOCK failed");
+  if (fd_.control(KVM_SET_CLOCK, &clock) != 0) return fail_errno(ErrorKind::Kvm, "KVM_SET_CLOCK failed");
   return {};
 }
 
@@ -76,7 +73,7 @@ Status Vm::attach_kick(GuestAddress at, std::uint32_t value, int event_fd) const
   request.len = sizeof value;
   request.fd = event_fd;
   request.flags = KVM_IOEVENTFD_FLAG_DATAMATCH;
-  if (::ioctl(fd_.get(), KVM_IOEVENTFD, &request) != 0)
+  if (fd_.control(KVM_IOEVENTFD, &request) != 0)
     return fail_errno(ErrorKind::Kvm, "KVM_IOEVENTFD at {:#x} failed", at.value);
   return {};
 }
@@ -85,19 +82,18 @@ Status Vm::attach_interrupt(unsigned gsi, int event_fd) const {
   kvm_irqfd request{};
   request.fd = static_cast<std::uint32_t>(event_fd);
   request.gsi = gsi;
-  if (::ioctl(fd_.get(), KVM_IRQFD, &request) != 0)
-    return fail_errno(ErrorKind::Kvm, "KVM_IRQFD of interrupt {} failed", gsi);
+  if (fd_.control(KVM_IRQFD, &request) != 0) return fail_errno(ErrorKind::Kvm, "KVM_IRQFD of interrupt {} failed", gsi);
   return {};
 }
 
-Result<OwnedFd> Vm::create_vcpu(unsigned index) const {
-  OwnedFd vcpu{::ioctl(fd_.get(), KVM_CREATE_VCPU, static_cast<unsigned long>(index))};
+Result<KvmFd> Vm::create_vcpu(unsigned index) const {
+  KvmFd vcpu{OwnedFd{fd_.control(KVM_CREATE_VCPU, static_cast<unsigned long>(index))}, fd_.calls()};
   if (!vcpu) return fail_errno(ErrorKind::Kvm, "KVM_CREATE_VCPU of vCPU {} failed", index);
   return vcpu;
 }
 
 int Vm::check_extension(int capability) const noexcept {
-  return ::ioctl(fd_.get(), KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
+  return fd_.control(KVM_CHECK_EXTENSION, static_cast<unsigned long>(capability));
 }
 
 void Vm::send(const MsiMessage& message) noexcept {
@@ -106,7 +102,7 @@ void Vm::send(const MsiMessage& message) noexcept {
   msi.address_hi = static_cast<std::uint32_t>(message.address >> 32);
   msi.data = message.data;
   // A message to a vCPU that is not there, or whose LAPIC is off, is lost as on a real bus: nothing to report.
-  (void)::ioctl(fd_.get(), KVM_SIGNAL_MSI, &msi);
+  (void)fd_.control(KVM_SIGNAL_MSI, &msi);
 }
 
 void Vm::route(unsigned pin, const std::optional<MsiMessage>& message) noexcept {
@@ -122,7 +118,7 @@ void Vm::route(unsigned pin, const std::optional<MsiMessage>& message) noexcept 
     entry.u.msi.address_hi = static_cast<std::uint32_t>(routes_[gsi]->address >> 32);
     entry.u.msi.data = routes_[gsi]->data;
   }
-  ensure(::ioctl(fd_.get(), kvm_abi::kSetGsiRouting, &table) == 0, "KVM_SET_GSI_ROUTING refused a valid table");
+  ensure(fd_.control(kvm_abi::kSetGsiRouting, &table) == 0, "KVM_SET_GSI_ROUTING refused a valid table");
 }
 
 }  // namespace mayfly

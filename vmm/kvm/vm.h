@@ -42,7 +42,7 @@ class Vm final : public MessagePort {
   [[nodiscard]] std::size_t xsave_size() const noexcept { return xsave_size_; }
 
   /// KVM_CREATE_VCPU; the vCPU's descriptor.
-  [[nodiscard]] Result<OwnedFd> create_vcpu(unsigned index) const;
+  [[nodiscard]] Result<KvmFd> create_vcpu(unsigned index) const;
 
   /// KVM_CHECK_EXTENSION on this VM.
   [[nodiscard]] int check_extension(int capability) const noexcept;
@@ -50,12 +50,10 @@ class Vm final : public MessagePort {
   void send(const MsiMessage& message) noexcept override;
   void route(unsigned pin, const std::optional<MsiMessage>& message) noexcept override;
 
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
-
  private:
-  explicit Vm(OwnedFd fd) noexcept;
+  explicit Vm(KvmFd fd) noexcept;
 
-  OwnedFd fd_;
+  KvmFd fd_;
   std::size_t xsave_size_;
   std::mutex routes_mutex_;
   std::array<std::optional<MsiMessage>, kIoapicPins> routes_;  // guarded by routes_mutex_

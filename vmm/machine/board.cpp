@@ -18,8 +18,10 @@ void VirtualWire::set_pin(unsigned /*pin*/, bool level) noexcept {
   if (VcpuSet* vcpus = vcpus_.load(std::memory_order_acquire)) vcpus->look_at_pic();
 }
 
-Board::Board(MachineContext outside, std::unique_ptr<Vm> machine, GuestMemory ram, ConsoleOptions console_options)
+Board::Board(MachineContext outside, Kvm host, std::unique_ptr<Vm> machine, GuestMemory ram,
+             ConsoleOptions console_options)
     : context(std::move(outside)),
+      kvm(std::move(host)),
       memory(std::move(ram)),
       vm(std::move(machine)),
       ioapic(*vm),
@@ -116,11 +118,14 @@ void Board::crash_loaded() noexcept {
   if (crash_log_rate.allow()) context.log.warning("the guest's kernel panicked; its crash kernel takes over");
 }
 
-Result<std::vector<Vcpu>> make_vcpus(const Vm& vm, std::size_t run_size, Vcpu first, std::size_t count) {
+Result<std::vector<Vcpu>> make_vcpus(const Board& board, Vcpu first, std::size_t count) {
   std::vector<Vcpu> made;
   made.reserve(count);
   made.push_back(std::move(first));
-  while (made.size() < count) made.push_back(TRY(Vcpu::create(run_size, vm, static_cast<unsigned>(made.size()))));
+  while (made.size() < count) {
+    auto next = TRY(Vcpu::create(board.kvm.run_size(), *board.vm, static_cast<unsigned>(made.size())));
+    made.push_back(std::move(next));
+  }
   return made;
 }
 

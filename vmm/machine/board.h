@@ -77,7 +77,7 @@ class VirtualWire final : public InterruptSink {
 /// Destroyed from the end: vCPUs stop before the devices they use go. Members are for the loop's thread, but where they
 /// say otherwise.
 struct Board final : GuestSignals {
-  Board(MachineContext outside, std::unique_ptr<Vm> machine, GuestMemory ram, ConsoleOptions console_options);
+  Board(MachineContext outside, Kvm host, std::unique_ptr<Vm> machine, GuestMemory ram, ConsoleOptions console_options);
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
   ~Board() override;
@@ -110,6 +110,7 @@ struct Board final : GuestSignals {
   // These answer the faults of `memory`, while anybody touches it.
   OwnedFd userfault;
   std::unique_ptr<WorkingSetRecorder> recorder;
+  Kvm kvm;             // for snapshots
   GuestMemory memory;  // outlives the VM that maps it
   std::optional<WorkingSetReplay> replay;
   std::unique_ptr<Vm> vm;
@@ -135,8 +136,8 @@ struct Board final : GuestSignals {
   std::unique_ptr<VcpuSet> vcpus;
 };
 
-/// `count` vCPUs of a VM that was prepared: its first, and as many more.
-[[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const Vm& vm, std::size_t run_size, Vcpu first, std::size_t count);
+/// `count` vCPUs: the one that was prepared, and as many more.
+[[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const Board& board, Vcpu first, std::size_t count);
 
 /// The MSRs that a snapshot keeps though KVM does not list them: those that the boot sets, and those that the user
 /// edits.

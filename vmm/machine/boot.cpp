@@ -73,13 +73,13 @@ Result<std::unique_ptr<Board>> boot(BootPlan plan, MachineContext context) {
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   TRY(prepared.vm->map_memory(memory, plan.machine.track_dirty_pages));
   if (plan.machine.track_dirty_pages) memory.track_writes();
-  auto board =
-      std::make_unique<Board>(std::move(context), std::move(prepared.vm), std::move(memory), std::move(plan.console));
+  auto board = std::make_unique<Board>(std::move(context), std::move(prepared.kvm), std::move(prepared.vm),
+                                       std::move(memory), std::move(plan.console));
   board->tracks_changes = plan.machine.track_dirty_pages;
   board->own_msrs = own_msr_indices(plan.cpu.msrs);
   TRY(board->attach_devices(plan.boot_timer));
   TRY(board->plug(std::move(plan.devices)));
-  auto vcpus = TRY(make_vcpus(*board->vm, prepared.run_size, std::move(prepared.first_vcpu), plan.machine.vcpu_count));
+  auto vcpus = TRY(make_vcpus(*board, std::move(prepared.first_vcpu), plan.machine.vcpu_count));
   TRY(check_capabilities(*board->vm, plan.cpu.capabilities));
   TRY(set_vcpus_up(vcpus, plan));
   TRY(enter_boot_processor(vcpus.front(), entry));

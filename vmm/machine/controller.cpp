@@ -27,10 +27,11 @@ ProcessTimes times_since(const ProcessStart& start) noexcept {
 
 MachineMakers MachineMakers::real(EventLoop& loop) {
   const auto run = [](Result<std::unique_ptr<Board>> board) -> Result<std::unique_ptr<Machine>> {
-    return std::make_unique<Microvm>(TRY(std::move(board)));
+    auto whole = TRY(std::move(board));
+    return std::make_unique<Microvm>(std::move(whole));
   };
   return {
-      .prepare = &PreparedVm::prepare,
+      .prepare = [](const ThreadEntry& enter_thread) { return PreparedVm::prepare(enter_thread); },
       .boot = [run](BootPlan plan,
                     MachineContext context) { return run(mayfly::boot(std::move(plan), std::move(context))); },
       .restore = [run](RestorePlan plan,
@@ -253,7 +254,10 @@ void Controller::prepare_vm() {
 }
 
 Status Controller::need_prepared_vm() {
-  if (!prepared_) prepared_.emplace(TRY(makers_.prepare(options_.enter_thread)));
+  if (!prepared_) {
+    auto prepared = TRY(makers_.prepare(options_.enter_thread));
+    prepared_.emplace(std::move(prepared));
+  }
   return {};
 }
 

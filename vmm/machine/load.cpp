@@ -70,7 +70,8 @@ GuestMemory::Options memory_options(const Snapshot& snapshot) {
 }  // namespace
 
 Result<Load> begin_load(SnapshotLoadParams params) {
-  auto snapshot = std::make_shared<Snapshot>(TRY(read_state_file(params.snapshot_path)));
+  auto read = TRY(read_state_file(params.snapshot_path));
+  auto snapshot = std::make_shared<Snapshot>(std::move(read));
   if (auto fits = check_host_cpu(snapshot->host, this_host_cpu()); !fits)
     return propagate(fits, "snapshot_path " + params.snapshot_path);
   snapshot->machine.track_dirty_pages = params.track_dirty_pages;
@@ -93,8 +94,8 @@ Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEn
     if (load.params.working_set->record) return restore_recorded(options, std::move(file), log, enter_thread);
     set = TRY(read_working_set(load.params.working_set->path, load.snapshot->id, options.size_mib * kMiB));
   }
-  return RestoredMemory{.memory = TRY(GuestMemory::map(options, std::move(file))),
-                        .needed_first = std::move(set.ranges)};
+  auto memory = TRY(GuestMemory::map(options, std::move(file)));
+  return RestoredMemory{.memory = std::move(memory), .needed_first = std::move(set.ranges)};
 }
 
 Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop) {

@@ -14,8 +14,8 @@ namespace mayfly {
 /// What of a machine does not depend on its configuration, made ahead of the start or load request: most of what a
 /// start costs beside the guest's memory.
 struct PreparedVm {
+  Kvm kvm;
   std::unique_ptr<Vm> vm;
-  std::size_t run_size = 0;
   Vcpu first_vcpu;
   StandbyThread first_thread;
   // By learn_cpuid(): not for restored machines, whose CPUID is the snapshot's.
@@ -24,7 +24,7 @@ struct PreparedVm {
 
   /// The first vCPU's thread calls `enter_thread`; none may be given. Errors: no usable KVM on this host, no more
   /// threads.
-  [[nodiscard]] static Result<PreparedVm> prepare(const ThreadEntry& enter_thread);
+  [[nodiscard]] static Result<PreparedVm> prepare(const ThreadEntry& enter_thread, KvmCalls& calls = KvmCalls::host());
   /// Once is enough. Errors: as prepare().
   [[nodiscard]] Status learn_cpuid();
 };

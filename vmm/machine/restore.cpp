@@ -55,8 +55,8 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   TRY(prepared.vm->map_memory(memory, snapshot.machine.track_dirty_pages));
   if (snapshot.machine.track_dirty_pages) memory.track_writes();
-  auto board =
-      std::make_unique<Board>(std::move(context), std::move(prepared.vm), std::move(memory), std::move(plan.console));
+  auto board = std::make_unique<Board>(std::move(context), std::move(prepared.kvm), std::move(prepared.vm),
+                                       std::move(memory), std::move(plan.console));
   board->tracks_changes = snapshot.machine.track_dirty_pages;
   board->userfault = std::move(plan.memory.userfault);
   board->recorder = std::move(plan.memory.recorder);
@@ -68,7 +68,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   TRY(board->plug(std::move(plan.devices)));
   TRY(board->virtio.restore(snapshot, plan.allow_changed_drives));
   TRY(renew_generation_id(board->memory));
-  auto vcpus = TRY(make_vcpus(*board->vm, prepared.run_size, std::move(prepared.first_vcpu), snapshot.vcpus.size()));
+  auto vcpus = TRY(make_vcpus(*board, std::move(prepared.first_vcpu), snapshot.vcpus.size()));
   TRY(restore_time_and_vcpus(*board, snapshot, vcpus, time_since(snapshot.clock, plan.clock_realtime)));
   TRY(board->start_vcpus(std::move(vcpus), std::move(prepared.first_thread)));
   TRY(board->make_timers());

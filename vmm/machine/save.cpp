@@ -7,7 +7,6 @@
 #include "snapshot/state_file.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/try.h"
-#include "vmm/kvm/kvm.h"
 
 #include <ctime>
 #include <utility>
@@ -88,10 +87,12 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
 
 Result<Snapshot> save(Board& board) {
   Snapshot snapshot;
-  const auto kvm = TRY(Kvm::open());
-  const auto indices = TRY(kvm.msr_indices());
+  const auto indices = TRY(board.kvm.msr_indices());
   const KeptMsrs kept = kept_msrs(indices, board.own_msrs);
-  for (const Vcpu& vcpu : board.vcpus->vcpus()) snapshot.vcpus.push_back(TRY(save_vcpu(vcpu, kept)));
+  for (const Vcpu& vcpu : board.vcpus->vcpus()) {
+    auto state = TRY(save_vcpu(vcpu, kept));
+    snapshot.vcpus.push_back(std::move(state));
+  }
   const kvm_clock_data clock = TRY(board.vm->clock());
   // KVM tells both clocks of one moment where it can.
   const bool together = (clock.flags & KVM_CLOCK_REALTIME) != 0;

@@ -1,0 +1,545 @@
+#include "vmm/machine/microvm.h"
+
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+#include "tests/support/run_until.h"
+#include "tests/unit/vmm/boot/boot_images.h"
+#include "tests/unit/vmm/kvm/fake_kvm.h"
+#include "vmm/base/try.h"
+#include "vmm/boot/layout.h"
+#include "vmm/machine/boot.h"
+#include "vmm/machine/restore.h"
+
+#include <sched.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+
+#include <gtest/gtest.h>
+
+/// boot(), restore(), save() and Microvm over a KVM that is made up: what is asked in which order, and what is left
+/// when any of it fails.
+namespace mayfly::testing {
+namespace {
+
+constexpr std::uint64_t kKernelBase = 0x100'0000;
+constexpr std::uint64_t kKernelEntry = kKernelBase + 0x10;
+/// A size that no other mapping of a test's process has.
+constexpr std::uint64_t kMemoryMib = 53;
+constexpr unsigned kVcpus = 2;
+constexpr std::uint32_t kOwnMsr = 0x140;
+
+/// Calls that a machine does without, or asks for what only newer hosts have.
+const std::set<std::string, std::less<>> kMayFail{"KVM_CHECK_EXTENSION", "KVM_KVMCLOCK_CTRL", "KVM_SIGNAL_MSI",
+                                                  "KVM_GET_TSC_KHZ"};
+
+/// What an error says of a call that failed.
+std::string word_for(const std::string& call) {
+  if (call == "open") return "/dev/kvm";
+  return call == "KVM_CHECK_EXTENSION" ? "KVM lacks KVM_CAP_" : call;
+}
+
+class MicrovmTest : public ::testing::Test {
+ protected:
+  MicrovmTest() {
+    auto loop = EventLoop::create();
+    if (!loop) std::abort();
+    loop_ = std::move(*loop);
+    make_file(drive_.path_on_host, std::string(1 << 20, 'd'));
+  }
+  ~MicrovmTest() override { close_loop(); }
+
+  /// A machine goes after its loop, which has its operations.
+  void close_loop() {
+    loop_->close();
+    machine_.reset();
+    board_.reset();
+  }
+  void renew_loop() {
+    close_loop();
+    auto loop = EventLoop::create();
+    ASSERT_TRUE(loop);
+    loop_ = std::move(*loop);
+  }
+
+  MachineContext context() {
+    return {.loop = *loop_,
+            .log = log_,
+            .metrics = metrics_,
+            .metadata = metadata_,
+            .on_end = [this](MachineEnd end) { end_ = std::move(end); },
+            .on_booted = [] {}};
+  }
+  Result<DevicePlans> devices() {
+    DevicePlans plans;
+    auto image = TRY(DiskImage::open(drive_));
+    plans.drives.push_back({.config = drive_, .image = std::move(image)});
+    return plans;
+  }
+  Result<std::unique_ptr<Board>> boot(FakeKvm& kvm) {
+    auto prepared = TRY(PreparedVm::prepare({}, kvm));
+    TRY(prepared.learn_cpuid());
+    auto plans = TRY(devices());
+    CpuConfig cpu;
+    cpu.msrs.push_back({.address = kOwnMsr, .bits = {.mask = ~0ULL, .value = 5}});
+    return mayfly::boot({.prepared = std::move(prepared),
+                         .machine = {.vcpu_count = kVcpus, .mem_size_mib = kMemoryMib, .track_dirty_pages = true},
+                         .cpu = std::move(cpu),
+                         .kernel_fd = kernel_.fd(),
+                         .kernel_path = "/images/kernel",
+                         .initrd_fd = std::nullopt,
+                         .initrd_path = {},
+                         .command_line = "console=ttyS0",
+                         .devices = std::move(plans),
+                         .console = {},
+                         .boot_timer = true},
+                        context());
+  }
+  Result<std::unique_ptr<Board>> restore(FakeKvm& kvm, const Snapshot& snapshot) {
+    auto prepared = TRY(PreparedVm::prepare({}, kvm));
+    auto memory = TRY(GuestMemory::create({.size_mib = kMemoryMib}));
+    auto plans = TRY(devices());
+    return mayfly::restore({.prepared = std::move(prepared),
+                            .snapshot = std::make_shared<const Snapshot>(snapshot),
+                            .memory = {.memory = std::move(memory)},
+                            .devices = std::move(plans),
+                            .console = {}},
+                           context());
+  }
+  Microvm* booted() {
+    auto board = boot(kvm_);
+    if (!board) {
+      ADD_FAILURE() << board.error().message;
+      std::abort();
+    }
+    machine_ = std::make_unique<Microvm>(std::move(*board));
+    return machine_.get();
+  }
+  void pause(Microvm& machine) {
+    bool paused = false;
+    machine.pause([&paused] { paused = true; });
+    run_until(*loop_, [&paused] { return paused; });
+  }
+  void drain(Microvm& machine) {
+    bool drained = false;
+    machine.drain([&drained] { drained = true; });
+    run_until(*loop_, [&drained] { return drained; });
+  }
+  Snapshot saved(Microvm& machine) {
+    auto snapshot = machine.save();
+    EXPECT_TRUE(snapshot) << snapshot.error().message;
+    if (!snapshot) return {};
+    const auto synced = machine.sync_drives(*snapshot);
+    EXPECT_TRUE(synced) << synced.error().message;
+    snapshot->machine = {.vcpu_count = kVcpus, .mem_size_mib = kMemoryMib, .track_dirty_pages = true};
+    return std::move(*snapshot);
+  }
+  void await_entries(std::size_t count) const {
+    while (kvm_.entries() < count) ::sched_yield();
+  }
+
+  // --- What a failure must not leave behind
+  struct Footprint {
+    std::size_t descriptors, threads, memories;
+    friend bool operator==(const Footprint&, const Footprint&) = default;
+  };
+  static Footprint footprint() {
+    const std::filesystem::directory_iterator tasks{"/proc/self/task"};
+    Footprint now{.descriptors = open_descriptors(),
+                  .threads = static_cast<std::size_t>(std::distance(begin(tasks), end(tasks))),
+                  .memories = 0};
+    std::istringstream maps{content_of("/proc/self/maps")};
+    for (std::string line; std::getline(maps, line);) {
+      std::uint64_t first = 0;
+      std::uint64_t last = 0;
+      char dash = 0;
+      std::istringstream{line} >> std::hex >> first >> dash >> last;
+      if (last - first == kMemoryMib * kMiB || line.find("fake-kvm") != std::string::npos) ++now.memories;
+    }
+    return now;
+  }
+  /// A joined thread may be seen for a moment longer.
+  static void expect_nothing_left(const Footprint& before) {
+    while (footprint().threads > before.threads) ::sched_yield();
+    const Footprint after = footprint();
+    EXPECT_EQ(after.descriptors, before.descriptors);
+    EXPECT_EQ(after.memories, before.memories);
+  }
+  void turn_loop() {
+    loop_->post([] {});
+    ASSERT_TRUE(loop_->run_once());
+  }
+  /// `make` makes a machine with a KVM; each of its calls fails once.
+  template <typename Make>
+  void expect_each_call_to_fail(Make make) {
+    std::vector<std::string> calls;
+    {
+      FakeKvm kvm;
+      auto whole = make(kvm);
+      ASSERT_TRUE(whole) << whole.error().message;
+      calls = kvm.calls();
+      board_ = std::move(*whole);
+      renew_loop();
+    }
+    ASSERT_GT(calls.size(), 20U);
+    const Footprint before = footprint();
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      if (calls[i] == "KVM_SET_GSI_ROUTING") continue;  // that KVM refuses a valid table is a fault of the program
+      SCOPED_TRACE(calls[i] + ", call " + std::to_string(i));
+      {
+        FakeKvm kvm;
+        kvm.fail_once(i, EIO);
+        auto made = make(kvm);
+        EXPECT_EQ(kvm.failed(), calls[i]);
+        if (made && kMayFail.contains(calls[i])) {
+          board_ = std::move(*made);
+          renew_loop();
+          continue;
+        }
+        ASSERT_FALSE(made);
+        EXPECT_NE(made.error().message.find(word_for(calls[i])), std::string::npos) << made.error().message;
+      }
+      turn_loop();
+      expect_nothing_left(before);
+    }
+  }
+  /// The same of descriptors: the process may have one more each time.
+  template <typename Make>
+  void expect_descriptors_to_run_out(Make make) {
+    const Footprint before = footprint();
+    rlimit own{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &own), 0);
+    bool succeeded = false;
+    std::size_t failures = 0;
+    for (std::size_t more = 0; !succeeded && more < 64; ++more) {
+      SCOPED_TRACE(more);
+      {
+        FakeKvm kvm;
+        const rlimit few{.rlim_cur = before.descriptors + more, .rlim_max = own.rlim_max};
+        ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+        auto made = make(kvm);
+        ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &own), 0);
+        succeeded = made.has_value();
+        if (succeeded) {
+          board_ = std::move(*made);
+          renew_loop();
+        } else {
+          ++failures;
+          EXPECT_NE(made.error().message.find("Too many open files"), std::string::npos) << made.error().message;
+        }
+      }
+      turn_loop();
+      expect_nothing_left(before);
+    }
+    EXPECT_TRUE(succeeded);
+    EXPECT_GE(failures, 8U);
+  }
+
+  ScratchDirectory scratch_;
+  DriveConfig drive_{.drive_id = "data", .path_on_host = scratch_.file("image")};
+  MemoryFile kernel_{ElfBuilder{}.load(kKernelBase, pattern(0x2345), 0x6000).entry(kKernelEntry).build()};
+  std::unique_ptr<EventLoop> loop_;
+  Log log_{"test"};
+  Metrics metrics_;
+  MetadataStore metadata_;
+  std::optional<MachineEnd> end_;
+  FakeKvm kvm_;
+  std::unique_ptr<Microvm> machine_;
+  std::unique_ptr<Board> board_;
+};
+
+std::size_t first_of(const std::vector<std::string>& calls, std::string_view name) {
+  const auto found = std::ranges::find(calls, name);
+  EXPECT_NE(found, calls.end()) << name << " was not called";
+  return static_cast<std::size_t>(found - calls.begin());
+}
+
+std::size_t last_of(const std::vector<std::string>& calls, std::string_view name) {
+  const auto found = std::ranges::find(calls.rbegin(), calls.rend(), name);
+  EXPECT_NE(found, calls.rend()) << name << " was not called";
+  return calls.size() - 1 - static_cast<std::size_t>(found - calls.rbegin());
+}
+
+// --- Boot ------------------------------------------------------------------------------------------------------------
+
+TEST_F(MicrovmTest, ABootMapsMemoryBeforeAnythingOnKvmsBus) {
+  booted();
+  const auto calls = kvm_.calls();
+  EXPECT_LT(last_of(calls, "KVM_SET_USER_MEMORY_REGION"), first_of(calls, "KVM_IOEVENTFD"));
+  EXPECT_LT(last_of(calls, "KVM_SET_USER_MEMORY_REGION"), first_of(calls, "KVM_IRQFD"));
+}
+
+TEST_F(MicrovmTest, ABootShowsVcpusTheirCpuidBeforeItsRegisters) {
+  booted();
+  const auto calls = kvm_.calls();
+  EXPECT_LT(first_of(calls, "KVM_SET_CPUID2"), first_of(calls, "KVM_SET_MSRS"));
+  ASSERT_EQ(kvm_.vcpu_count(), kVcpus);
+  for (unsigned i = 0; i < kVcpus; ++i) {
+    const auto registers = kvm_.registers(i);
+    ASSERT_FALSE(registers.cpuid.empty());
+    EXPECT_EQ(registers.msrs.at(kOwnMsr), 5U);
+  }
+  EXPECT_EQ(kvm_.registers(0).regs.rip, kKernelEntry);
+  EXPECT_EQ(kvm_.registers(1).regs.rip, 0U) << "only the boot processor enters the kernel";
+}
+
+TEST_F(MicrovmTest, ABootEntersNoGuestBeforeItIsResumed) {
+  Microvm* const machine = booted();
+  turn_loop();
+  EXPECT_EQ(kvm_.entries(), 0U);
+  machine->resume();
+  await_entries(kVcpus);
+}
+
+TEST_F(MicrovmTest, ABootWhoseAnyCallFailsLeavesNothing) {
+  expect_each_call_to_fail([this](FakeKvm& kvm) { return boot(kvm); });
+}
+
+TEST_F(MicrovmTest, ABootWithoutDescriptorsLeavesNothing) {
+  expect_descriptors_to_run_out([this](FakeKvm& kvm) { return boot(kvm); });
+}
+
+TEST_F(MicrovmTest, ABootNamesACapabilityThatTheHostLacks) {
+  FakeKvm kvm;
+  kvm.lack(KVM_CAP_IRQFD);
+  const auto made = boot(kvm);
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().kind, ErrorKind::Unsupported);
+  EXPECT_NE(made.error().message.find("KVM_CAP_IRQFD"), std::string::npos) << made.error().message;
+}
+
+// --- Run and pause ---------------------------------------------------------------------------------------------------
+
+TEST_F(MicrovmTest, APauseBringsAllVcpusOutAndTellsTheGuest) {
+  Microvm* const machine = booted();
+  machine->resume();
+  await_entries(kVcpus);
+  kvm_.forget();
+  pause(*machine);
+  EXPECT_EQ(kvm_.calls(), (std::vector<std::string>(kVcpus, "KVM_KVMCLOCK_CTRL")));
+  const std::size_t entered = kvm_.entries();
+  turn_loop();
+  EXPECT_EQ(kvm_.entries(), entered);
+  machine->resume();
+  await_entries(entered + kVcpus);
+}
+
+TEST_F(MicrovmTest, APauseAndAResumeMayFollowEachOtherAtAnyMoment) {
+  Microvm* const machine = booted();
+  for (int i = 0; i < 200; ++i) {
+    machine->resume();
+    if (i % 3 == 0) await_entries(kVcpus);
+    bool paused = false;
+    machine->pause([&paused] { paused = true; });
+    if (i % 2 == 0) continue;  // resumed before all have parked
+    run_until(*loop_, [&paused] { return paused; });
+  }
+}
+
+TEST_F(MicrovmTest, AGuestThatPullsTheResetLineEndsItsMachine) {
+  Microvm* const machine = booted();
+  kvm_.leave([](kvm_run& run) {
+    run.exit_reason = KVM_EXIT_IO;
+    run.io.direction = KVM_EXIT_IO_OUT;
+    run.io.port = layout::kKeyboardCommandPort;
+    run.io.size = 1;
+    run.io.count = 1;
+    run.io.data_offset = sizeof(kvm_run);
+    reinterpret_cast<std::uint8_t*>(&run)[sizeof(kvm_run)] = 0xFE;
+    return 0;
+  });
+  machine->resume();
+  run_until(*loop_, [this] { return end_.has_value(); });
+  EXPECT_EQ(end_->reason, EndReason::Reset);
+  pause(*machine);
+}
+
+struct FailureCase {
+  const char* name;
+  int error_number;
+  std::uint32_t exit_reason;
+  EndReason reason;
+};
+
+class VcpuFailureTest : public MicrovmTest, public ::testing::WithParamInterface<FailureCase> {};
+
+TEST_P(VcpuFailureTest, EndsTheMachineAndCanBePausedAfterwards) {
+  Microvm* const machine = booted();
+  kvm_.leave([failure = GetParam()](kvm_run& run) {
+    run.exit_reason = failure.exit_reason;
+    return failure.error_number;
+  });
+  machine->resume();
+  run_until(*loop_, [this] { return end_.has_value(); });
+  EXPECT_EQ(end_->reason, GetParam().reason);
+  EXPECT_NE(end_->message.find("vCPU 0"), std::string::npos) << end_->message;
+  pause(*machine);
+}
+
+INSTANTIATE_TEST_SUITE_P(Each, VcpuFailureTest,
+                         ::testing::Values(FailureCase{"KvmRunFails", EFAULT, 0, EndReason::VcpuFailure},
+                                           FailureCase{"UnknownExit", 0, KVM_EXIT_HYPERCALL, EndReason::VcpuFailure},
+                                           FailureCase{"Shutdown", 0, KVM_EXIT_SHUTDOWN, EndReason::TripleFault},
+                                           FailureCase{"InternalError", 0, KVM_EXIT_INTERNAL_ERROR,
+                                                       EndReason::InternalError},
+                                           FailureCase{"FailedEntry", 0, KVM_EXIT_FAIL_ENTRY, EndReason::FailedEntry}),
+                         [](const auto& test) { return test.param.name; });
+
+// --- Save ------------------------------------------------------------------------------------------------------------
+
+TEST_F(MicrovmTest, ASaveWhoseAnyCallFailsLeavesAMachineThatCanBeSaved) {
+  Microvm* const machine = booted();
+  machine->resume();
+  await_entries(kVcpus);
+  pause(*machine);
+  drain(*machine);
+  kvm_.forget();
+  const Snapshot whole = saved(*machine);
+  const auto calls = kvm_.calls();
+  ASSERT_GT(calls.size(), 20U);
+  const Footprint before = footprint();
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    SCOPED_TRACE(calls[i] + ", call " + std::to_string(i));
+    kvm_.fail_once(i, EIO);
+    const auto failed = machine->save();
+    EXPECT_EQ(kvm_.failed(), calls[i]);
+    if (!kMayFail.contains(calls[i])) {
+      ASSERT_FALSE(failed);
+      EXPECT_NE(failed.error().message.find(calls[i]), std::string::npos) << failed.error().message;
+    }
+    expect_nothing_left(before);
+  }
+  const Snapshot again = saved(*machine);
+  EXPECT_EQ(again.vcpus.size(), whole.vcpus.size());
+  EXPECT_EQ(std::memcmp(&again.vcpus[0].regs, &whole.vcpus[0].regs, sizeof(kvm_regs)), 0);
+  machine->undrain();
+  const std::size_t entered = kvm_.entries();
+  machine->resume();
+  await_entries(entered + kVcpus);
+}
+
+TEST_F(MicrovmTest, ChangesThatCouldNotBeToldAreToldByTheNextCall) {
+  Microvm* const machine = booted();
+  pause(*machine);
+  drain(*machine);
+  ASSERT_TRUE(machine->changes());
+  machine->forget_changes();
+  const GuestAddress written{40 * kMiB};
+  ASSERT_TRUE(machine->memory().store(written, std::uint32_t{1}));  // a device's: the memory keeps the log of those
+  kvm_.fail_once(0, EIO);
+  ASSERT_FALSE(machine->changes());
+  kvm_.set_dirty({1ULL << 7});
+  const auto changes = machine->changes();
+  ASSERT_TRUE(changes && *changes);
+  const auto holds = [&](std::uint64_t page) {
+    return std::ranges::any_of(
+        **changes, [page](const PageRange& range) { return page * 4096 >= range.offset && page * 4096 < range.end(); });
+  };
+  EXPECT_TRUE(holds(written.value / 4096)) << "lost with the log that failed";
+  EXPECT_TRUE(holds(7));
+  EXPECT_FALSE(holds(8));
+}
+
+// --- Restore ---------------------------------------------------------------------------------------------------------
+
+class RestoreTest : public MicrovmTest {
+ protected:
+  /// A machine whose vCPUs have registers that no machine begins with.
+  Snapshot snapshot() {
+    Microvm* const machine = booted();
+    for (unsigned i = 0; i < kVcpus; ++i) {
+      FakeKvm::VcpuRegisters registers = kvm_.registers(i);
+      registers.regs.rax = 0x1234 + i;
+      registers.sregs.cr3 = 0x5000 + i;
+      registers.msrs[0x10] = 1'000'000;
+      registers.msrs[0x6E0] = 7'000'000;
+      registers.msrs[0x277] = 0x0007'0406'0007'0406;
+      registers.xsave[100] = std::byte{0x77};
+      registers.lapic.regs[0x20] = 3;
+      registers.debug_regs.db[0] = 0xDB;
+      registers.xcrs.nr_xcrs = 1;
+      registers.mp_state.mp_state = i == 0 ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_HALTED;
+      registers.events.nmi.masked = 1;
+      kvm_.set_registers(i, std::move(registers));
+    }
+    kvm_.set_clock_ns(5'000'000'000);
+    drain(*machine);
+    return saved(*machine);
+  }
+  /// In place of the machine that it was taken of.
+  void restore_from(const Snapshot& from) {
+    renew_loop();
+    auto board = restore(other_, from);
+    ASSERT_TRUE(board) << board.error().message;
+    board_ = std::move(*board);
+  }
+
+  FakeKvm other_;
+};
+
+TEST_F(RestoreTest, GivesVcpusWhatTheyHad) {
+  const Snapshot from = snapshot();
+  restore_from(from);
+  ASSERT_EQ(other_.vcpu_count(), kVcpus);
+  for (unsigned i = 0; i < kVcpus; ++i) {
+    SCOPED_TRACE(i);
+    const auto was = kvm_.registers(i);
+    const auto is = other_.registers(i);
+    EXPECT_EQ(std::memcmp(&is.regs, &was.regs, sizeof is.regs), 0);
+    EXPECT_EQ(std::memcmp(&is.sregs, &was.sregs, sizeof is.sregs), 0);
+    EXPECT_EQ(is.xsave, was.xsave);
+    EXPECT_EQ(std::memcmp(&is.lapic, &was.lapic, sizeof is.lapic), 0);
+    EXPECT_EQ(std::memcmp(&is.debug_regs, &was.debug_regs, sizeof is.debug_regs), 0);
+    EXPECT_EQ(std::memcmp(&is.xcrs, &was.xcrs, sizeof is.xcrs), 0);
+    EXPECT_EQ(is.mp_state.mp_state, was.mp_state.mp_state);
+    EXPECT_EQ(is.events.nmi.masked, 1);
+    EXPECT_EQ(is.cpuid.size(), was.cpuid.size());
+    for (const std::uint32_t msr : {0x10U, 0x277U, 0x6E0U, kOwnMsr})
+      EXPECT_EQ(is.msrs.at(msr), was.msrs.at(msr)) << msr;
+  }
+  EXPECT_EQ(other_.clock_ns(), 5'000'000'000U);
+}
+
+TEST_F(RestoreTest, AsksInTheOrderThatKvmNeeds) {
+  const Snapshot from = snapshot();
+  restore_from(from);
+  const auto calls = other_.calls();
+  EXPECT_LT(last_of(calls, "KVM_SET_USER_MEMORY_REGION"), first_of(calls, "KVM_IOEVENTFD"));
+  EXPECT_LT(first_of(calls, "KVM_SET_CPUID2"), first_of(calls, "KVM_SET_XSAVE"));
+  EXPECT_LT(first_of(calls, "KVM_SET_SREGS"), first_of(calls, "KVM_SET_LAPIC"));
+  EXPECT_LT(first_of(calls, "KVM_SET_LAPIC"), first_of(calls, "KVM_SET_MSRS"));
+  EXPECT_LT(last_of(calls, "KVM_SET_MSRS"), first_of(calls, "KVM_SET_CLOCK"));
+  EXPECT_EQ(std::ranges::count(calls, "KVM_SET_MSRS"), kVcpus) << "one call a vCPU";
+  EXPECT_EQ(std::ranges::count(calls, "KVM_GET_SUPPORTED_CPUID"), 0) << "60 us that a restore does not need";
+}
+
+TEST_F(RestoreTest, WhoseAnyCallFailsLeavesNothing) {
+  const Snapshot from = snapshot();
+  renew_loop();
+  expect_each_call_to_fail([&](FakeKvm& kvm) { return restore(kvm, from); });
+}
+
+TEST_F(RestoreTest, WithoutDescriptorsLeavesNothing) {
+  const Snapshot from = snapshot();
+  renew_loop();
+  expect_descriptors_to_run_out([&](FakeKvm& kvm) { return restore(kvm, from); });
+}
+
+TEST_F(RestoreTest, RefusesAnXsaveAreaOfAnotherHost) {
+  Snapshot from = snapshot();
+  from.vcpus[1].xsave.resize(8192);
+  renew_loop();
+  const auto board = restore(other_, from);
+  ASSERT_FALSE(board);
+  EXPECT_NE(board.error().message.find("vCPU 1: its XSAVE area has 8192 bytes"), std::string::npos)
+      << board.error().message;
+}
+
+}  // namespace
+}  // namespace mayfly::testing
