@@ -20,7 +20,7 @@ void AnswerBox::wake() noexcept { ::eventfd_write(event_.get(), 1); }
 void AnswerBox::give(std::uint64_t connection, Result<Answer> answer) noexcept {
   bool first = false;
   {
-    const std::scoped_lock lock{mutex_};
+    const MutexLock lock{mutex_};
     first = given_.empty();
     given_.push_back({connection, std::move(answer)});
   }
@@ -29,7 +29,7 @@ void AnswerBox::give(std::uint64_t connection, Result<Answer> answer) noexcept {
 
 void AnswerBox::take(std::vector<Given>& answers) {
   answers.clear();
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   answers.swap(given_);
 }
 

@@ -1,13 +1,13 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/mutex.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/machine/command.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 /// Answers on their way from the machine's thread to the server's, and what wakes the server.
@@ -40,8 +40,8 @@ class AnswerBox {
 
  private:
   OwnedFd event_;
-  std::mutex mutex_;
-  std::vector<Given> given_;  // guarded by mutex_
+  Mutex mutex_;
+  std::vector<Given> given_ GUARDED_BY(mutex_);
 };
 
 }  // namespace mayfly

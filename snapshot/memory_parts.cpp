@@ -1,6 +1,7 @@
 #include "snapshot/memory_parts.h"
 
 #include "snapshot/checksum.h"
+#include "vmm/base/mutex.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -8,11 +9,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <memory>
-#include <mutex>
 
 namespace mayfly::memory_parts {
 namespace {
@@ -120,8 +119,8 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
 
   /// Waits until there is room for it. False after a failure.
   [[nodiscard]] bool write(std::span<const std::byte> bytes, std::uint64_t offset) {
-    std::unique_lock lock{mutex_};
-    while (failure_ == 0 && in_flight_ == kWritesAtOnce) await_progress(lock);
+    MutexLock lock{mutex_};
+    while (failure_ == 0 && in_flight_ == kWritesAtOnce) await_progress();
     if (failure_ == 0 && stop_.stop_requested()) failure_ = ECANCELED;
     if (failure_ != 0) return false;
     Piece& piece = *std::ranges::find(pieces_, nullptr, &Piece::owner);
@@ -135,8 +134,8 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   }
   /// Waits for all of it; the errno of the first failure, or 0.
   [[nodiscard]] int finish() {
-    std::unique_lock lock{mutex_};
-    while (in_flight_ > 0 && failure_ != ETIMEDOUT) await_progress(lock);
+    const MutexLock lock{mutex_};
+    while (in_flight_ > 0 && failure_ != ETIMEDOUT) await_progress();
     return failure_;
   }
 
@@ -158,14 +157,17 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   };
 
   /// Until a piece has ended; or none has for so long that none will.
-  void await_progress(std::unique_lock<std::mutex>& lock) {
-    const bool went_on = changed_.wait_for(lock, patience_, [this, before = ended_] { return ended_ != before; });
-    if (!went_on) failure_ = ETIMEDOUT;
+  void await_progress() REQUIRES(mutex_) {
+    const auto deadline = std::chrono::steady_clock::now() + patience_;
+    const std::uint64_t before = ended_;
+    while (ended_ == before)
+      if (!changed_.wait_until(mutex_, deadline)) break;
+    if (ended_ == before) failure_ = ETIMEDOUT;
   }
 
   void end(Piece& piece, int failure) {
     const std::shared_ptr<Pieces> kept = piece.owner;  // this, until the lock is gone
-    const std::scoped_lock lock{mutex_};
+    const MutexLock lock{mutex_};
     piece.owner = nullptr;
     if (failure_ == 0) failure_ = failure;
     --in_flight_;
@@ -177,12 +179,12 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   const OwnedFd file_;  // its own: a piece may outlive the writer
   std::stop_token stop_;
   std::chrono::milliseconds patience_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
+  ConditionVariable changed_;
   std::deque<Piece> pieces_;  // operations do not move; each is its writer's while it is free, and the loop's while not
-  std::size_t in_flight_ = 0;  // guarded by mutex_
-  std::uint64_t ended_ = 0;    // guarded by mutex_
-  int failure_ = 0;            // guarded by mutex_
+  std::size_t in_flight_ GUARDED_BY(mutex_) = 0;
+  std::uint64_t ended_ GUARDED_BY(mutex_) = 0;
+  int failure_ GUARDED_BY(mutex_) = 0;
 };
 
 PageWriter::PageWriter(const PageWriting& pages, const OwnedFd& file)

@@ -69,17 +69,17 @@ WorkingSetRecorder::~WorkingSetRecorder() {
 }
 
 std::vector<std::uint64_t> WorkingSetRecorder::touched() const {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   return touched_;
 }
 
 void WorkingSetRecorder::ignore(bool all) {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   ignoring_ = all;
 }
 
 void WorkingSetRecorder::stop() {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   stopped_ = true;
   touched_ = {};
 }
@@ -121,7 +121,7 @@ void WorkingSetRecorder::give_page(std::uint64_t address) {
   copy.src = reinterpret_cast<std::uintptr_t>(content.data());
   copy.len = kGuestPageSize;
   // Before whoever touched it goes on: the touch is recorded when it is done.
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   while (::ioctl(userfault_.get(), UFFDIO_COPY, &copy) != 0) {
     if (errno == EAGAIN) continue;           // the address space is changing
     if (errno == EEXIST) return wake(page);  // another vCPU has asked for it before

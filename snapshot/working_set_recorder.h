@@ -3,13 +3,13 @@
 #include "snapshot/pages.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
+#include "vmm/base/mutex.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -63,10 +63,10 @@ class WorkingSetRecorder {
   std::shared_ptr<OwnedFd> file_;
   Log& log_;
   std::vector<Stretch> stretches_;
-  mutable std::mutex mutex_;
-  bool ignoring_ = false;               // guarded by mutex_
-  bool stopped_ = false;                // guarded by mutex_
-  std::vector<std::uint64_t> touched_;  // guarded by mutex_
+  mutable Mutex mutex_;
+  bool ignoring_ GUARDED_BY(mutex_) = false;
+  bool stopped_ GUARDED_BY(mutex_) = false;
+  std::vector<std::uint64_t> touched_ GUARDED_BY(mutex_);
   std::thread thread_;
 };
 

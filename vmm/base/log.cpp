@@ -124,7 +124,7 @@ Status Log::configure(const LoggerConfig& config) {
     if (!opened) return propagate(opened);
     file = std::move(*opened);
   }
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (file) {
     descriptor_.store(file.get(), std::memory_order_relaxed);  // before the old one closes
     file_ = std::move(file);
@@ -149,7 +149,7 @@ void Log::urgent(std::string_view message) const noexcept {  // NOLINT(bugprone-
 }
 
 bool Log::on_standard_error() {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   return !file_;
 }
 
@@ -161,7 +161,7 @@ void Log::greet() {
 }
 
 void Log::write_line(LogLevel level, std::string_view file, int line, std::string_view message) {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (!module_.empty() && file.find(module_) == std::string_view::npos) return;
   fmt::memory_buffer text;
   format_time(std::back_inserter(text));

@@ -1,12 +1,12 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/mutex.h"
 #include "vmm/base/owned_fd.h"
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -104,19 +104,19 @@ class Log {
     if (enabled(level))
       write_line(level, format.file, format.line, fmt::format(format.format, std::forward<Args>(args)...));
   }
-  void greet();
+  void greet() REQUIRES(mutex_);
   void write_line(LogLevel level, std::string_view file, int line, std::string_view message);
 
   const std::string id_;
   std::atomic<LogLevel> level_{LogLevel::Info};
   std::atomic<std::uint64_t> missed_{0};
   std::atomic<int> descriptor_{2};  // where lines go: file_'s, or standard error
-  std::mutex mutex_;                // guards what follows
-  std::string greeting_;
-  OwnedFd file_;  // none: standard error
-  bool show_level_ = true;
-  bool show_origin_ = false;
-  std::string module_;
+  Mutex mutex_;
+  std::string greeting_ GUARDED_BY(mutex_);
+  OwnedFd file_ GUARDED_BY(mutex_);  // none: standard error
+  bool show_level_ GUARDED_BY(mutex_) = true;
+  bool show_origin_ GUARDED_BY(mutex_) = false;
+  std::string module_ GUARDED_BY(mutex_);
 };
 
 /// Opens a file, FIFO or character device for lines of log, metrics or the guest's console: created 0600 where missing,

@@ -16,20 +16,20 @@ DualPic::DualPic(std::optional<InterruptLine> output) noexcept
 
 void DualPic::set_pin(unsigned irq, bool level) noexcept {
   if (irq >= kLines || irq == PicChip::kCascade) return;
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   chip_of(irq).set_line(irq % PicChip::kInputs, level);
   drive_output();
 }
 
 void DualPic::pulse_pin(unsigned irq) noexcept {
   if (irq >= kLines || irq == PicChip::kCascade) return;
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   chip_of(irq).pulse(irq % PicChip::kInputs);
   drive_output();
 }
 
 std::uint8_t DualPic::acknowledge() noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const unsigned input = master_.acknowledge();
   const std::uint8_t vector = input == PicChip::kCascade ? slave_.vector(slave_.acknowledge()) : master_.vector(input);
   drive_output();
@@ -48,7 +48,7 @@ void DualPic::drive_output() noexcept {
 // --- Registers -------------------------------------------------------------------------------------------------------
 
 std::uint8_t DualPic::load(std::uint64_t port) noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const std::uint8_t value = load_locked(port);
   drive_output();  // a poll acknowledges
   return value;
@@ -74,7 +74,7 @@ std::uint8_t DualPic::load_locked(std::uint64_t port) noexcept {
 }
 
 void DualPic::store(std::uint64_t port, std::uint8_t value) noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   store_locked(port, value);
   drive_output();
 }
@@ -101,12 +101,12 @@ void DualPic::store_locked(std::uint64_t port, std::uint8_t value) noexcept {
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 DualPicState DualPic::state() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   return {.chips = {master_.state(), slave_.state()}};
 }
 
 void DualPic::restore(const DualPicState& state) {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   master_.restore(state.chips[0]);
   slave_.restore(state.chips[1]);
   drive_output();

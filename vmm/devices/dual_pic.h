@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/base/mutex.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/interrupt.h"
 #include "vmm/devices/pic_chip.h"
@@ -7,7 +8,6 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 
 namespace mayfly {
@@ -63,15 +63,17 @@ class DualPic final : public BytePortDevice, public InterruptSink {
   void restore(const DualPicState& state);
 
  private:
-  [[nodiscard]] PicChip& chip_of(unsigned irq) noexcept { return irq < PicChip::kInputs ? master_ : slave_; }
-  [[nodiscard]] std::uint8_t load_locked(std::uint64_t port) noexcept;
-  void store_locked(std::uint64_t port, std::uint8_t value) noexcept;
-  void drive_output() noexcept;
+  [[nodiscard]] PicChip& chip_of(unsigned irq) noexcept REQUIRES(mutex_) {
+    return irq < PicChip::kInputs ? master_ : slave_;
+  }
+  [[nodiscard]] std::uint8_t load_locked(std::uint64_t port) noexcept REQUIRES(mutex_);
+  void store_locked(std::uint64_t port, std::uint8_t value) noexcept REQUIRES(mutex_);
+  void drive_output() noexcept REQUIRES(mutex_);
 
   std::optional<InterruptLine> output_;
-  mutable std::mutex mutex_;
-  PicChip master_{PicChip::Role::Master};
-  PicChip slave_{PicChip::Role::Slave};
+  mutable Mutex mutex_;
+  PicChip master_ GUARDED_BY(mutex_){PicChip::Role::Master};
+  PicChip slave_ GUARDED_BY(mutex_){PicChip::Role::Slave};
   std::atomic<bool> output_level_ = false;  // written under mutex_
   PortWindow slave_ports_;
   PortWindow trigger_ports_;

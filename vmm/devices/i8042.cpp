@@ -102,7 +102,7 @@ I8042::I8042(InterruptLine line, GuestSignals& signals) noexcept
 // --- Control path ----------------------------------------------------------------------------------------------------
 
 std::uint8_t I8042::load(std::uint64_t port) noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   if (port == kCommandOffset) return status();
   if (port != 0) return kFloatingPort;
   const std::uint8_t value = read_data();
@@ -114,7 +114,7 @@ void I8042::store(std::uint64_t port, std::uint8_t value) noexcept {
   if (port != 0 && port != kCommandOffset) return;
   bool reset = false;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     state_.last_was_command = port != 0;
     reset = port != 0 ? write_command(value) : write_data(value);
     update_line(false);
@@ -238,7 +238,7 @@ void I8042::write_keyboard_argument(std::uint8_t command, std::uint8_t value) no
 }
 
 bool I8042::press_ctrl_alt_del() {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const bool listens =
       (state_.command_byte & (kKeyboardInterrupt | kKeyboardOff)) == kKeyboardInterrupt && state_.scanning;
   std::span<const std::uint8_t> codes = kRawCtrlAltDel;
@@ -285,12 +285,12 @@ void I8042::update_line(bool byte_was_taken) noexcept {
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 I8042State I8042::state() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   return state_;
 }
 
 void I8042::restore(const I8042State& state) {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   state_ = state;
   sanitize(state_.answers);
   sanitize(state_.keys);

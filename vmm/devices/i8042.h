@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/base/mutex.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/guest_signals.h"
 #include "vmm/devices/interrupt.h"
@@ -7,7 +8,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <span>
 
 namespace mayfly {
@@ -67,22 +67,22 @@ class I8042 final : public BytePortDevice {
   void restore(const I8042State& state);
 
  private:
-  [[nodiscard]] std::uint8_t read_data() noexcept;
-  [[nodiscard]] std::uint8_t status() const noexcept;
-  [[nodiscard]] bool write_command(std::uint8_t command) noexcept;
-  [[nodiscard]] bool write_data(std::uint8_t value) noexcept;
-  void write_keyboard(std::uint8_t value) noexcept;
-  void write_keyboard_argument(std::uint8_t command, std::uint8_t value) noexcept;
-  void answer(std::uint8_t value) noexcept;
-  void send_keys(std::span<const std::uint8_t> bytes) noexcept;
-  [[nodiscard]] bool output_full() const noexcept;
-  void update_line(bool byte_was_taken) noexcept;
+  [[nodiscard]] std::uint8_t read_data() noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::uint8_t status() const noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool write_command(std::uint8_t command) noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool write_data(std::uint8_t value) noexcept REQUIRES(mutex_);
+  void write_keyboard(std::uint8_t value) noexcept REQUIRES(mutex_);
+  void write_keyboard_argument(std::uint8_t command, std::uint8_t value) noexcept REQUIRES(mutex_);
+  void answer(std::uint8_t value) noexcept REQUIRES(mutex_);
+  void send_keys(std::span<const std::uint8_t> bytes) noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool output_full() const noexcept REQUIRES(mutex_);
+  void update_line(bool byte_was_taken) noexcept REQUIRES(mutex_);
 
   InterruptLine line_;
   GuestSignals& signals_;
-  mutable std::mutex mutex_;
-  I8042State state_;
-  bool line_asserted_ = false;
+  mutable Mutex mutex_;
+  I8042State state_ GUARDED_BY(mutex_);
+  bool line_asserted_ GUARDED_BY(mutex_) = false;
   PortWindow command_port_;
 };
 

@@ -78,7 +78,7 @@ void Ioapic::set_pin(unsigned pin, bool level) noexcept {
   if (pin >= kPins) return;
   std::optional<MsiMessage> due;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     const bool rises = level && !asserted(pin);
     const std::uint32_t bit = std::uint32_t{1} << pin;
     state_.levels = level ? state_.levels | bit : state_.levels & ~bit;
@@ -95,7 +95,7 @@ void Ioapic::end_of_interrupt(std::uint8_t vector) noexcept {
   std::array<MsiMessage, kPins> due;
   std::size_t count = 0;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     for (unsigned pin = 0; pin < kPins; ++pin) {
       std::uint64_t& entry = state_.redirection[pin];
       if ((entry & kVectorBits) != vector || (entry & kRemoteIrr) == 0) continue;
@@ -119,7 +119,7 @@ std::optional<MsiMessage> Ioapic::raise_level(unsigned pin) noexcept {
 void Ioapic::read(std::uint64_t offset, std::span<std::byte> data) {
   std::uint32_t value = 0;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     if (offset == kSelect) value = state_.select;
     if (offset == kWindow) value = selected();
   }
@@ -135,7 +135,7 @@ void Ioapic::write(std::uint64_t offset, std::span<const std::byte> data) {
   } else if (offset == kEndOfInterrupt) {
     end_of_interrupt(static_cast<std::uint8_t>(value));
   } else if (offset == kSelect) {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     state_.select = static_cast<std::uint8_t>(value);
   }
 }
@@ -153,7 +153,7 @@ std::uint32_t Ioapic::selected() const noexcept {
 void Ioapic::write_selected(std::uint32_t value) {
   std::uint8_t index = 0;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     index = state_.select;
     if (index == kId) state_.id = value & kIdBits;
   }
@@ -167,11 +167,11 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
   std::optional<MsiMessage> due;
   bool opened = false;  // for KVM, which sent nothing while the pin was masked
   {
-    const std::lock_guard control{control_mutex_};
+    const MutexLock control{control_mutex_};
     const unsigned shift = high_half ? 32 : 0;
     std::uint64_t next = 0;
     {
-      const std::lock_guard lock{mutex_};
+      const MutexLock lock{mutex_};
       next = state_.redirection[pin];
     }
     next = (next & ~(std::uint64_t{0xFFFF'FFFF} << shift)) | std::uint64_t{value} << shift;
@@ -183,7 +183,7 @@ void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
 
     bool unwatched = false;
     {
-      const std::lock_guard lock{mutex_};
+      const MutexLock lock{mutex_};
       std::uint64_t& entry = state_.redirection[pin];
       // Becoming edge-triggered clears Remote IRR, which is how Linux ends an interrupt by force.
       entry = next | (is_level(next) ? entry & kRemoteIrr : 0);
@@ -206,7 +206,7 @@ void Ioapic::let_kvm_send(unsigned pin, InterruptSource& source) {
   sources_[pin] = &source;
 }
 
-/// Tells the port what it has not been told yet, as that costs KVM a change of its routing table: under control_mutex_.
+/// Tells the port what it has not been told yet, as that costs KVM a change of its routing table.
 void Ioapic::watch(unsigned pin, const std::optional<MsiMessage>& message) {
   if (watched_[pin] == message) return;
   watched_[pin] = message;
@@ -216,15 +216,15 @@ void Ioapic::watch(unsigned pin, const std::optional<MsiMessage>& message) {
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 IoapicState Ioapic::state() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   return state_;
 }
 
 void Ioapic::restore(const IoapicState& state) {
-  const std::lock_guard control{control_mutex_};
+  const MutexLock control{control_mutex_};
   std::array<std::optional<MsiMessage>, kPins> wanted{};
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     state_ = state;
     state_.id &= kIdBits;
     state_.levels &= (std::uint32_t{1} << kPins) - 1;

@@ -1,12 +1,12 @@
 #pragma once
 
+#include "vmm/base/mutex.h"
 #include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt.h"
 #include "vmm/kvm/message_port.h"
 
 #include <array>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <span>
 
@@ -72,18 +72,18 @@ class Ioapic final : public BusDevice, public InterruptSink {
  private:
   void write_selected(std::uint32_t value);
   void redirect(unsigned pin, bool high_half, std::uint32_t value);
-  void watch(unsigned pin, const std::optional<MsiMessage>& message);
+  void watch(unsigned pin, const std::optional<MsiMessage>& message) REQUIRES(control_mutex_);
   [[nodiscard]] bool is_routed(unsigned pin, std::uint64_t entry) const noexcept;
-  [[nodiscard]] std::uint32_t selected() const noexcept;
-  [[nodiscard]] std::optional<MsiMessage> raise_level(unsigned pin) noexcept;
-  [[nodiscard]] bool asserted(unsigned pin) const noexcept { return (state_.levels >> pin & 1U) != 0; }
+  [[nodiscard]] std::uint32_t selected() const noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::optional<MsiMessage> raise_level(unsigned pin) noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool asserted(unsigned pin) const noexcept REQUIRES(mutex_) { return (state_.levels >> pin & 1U) != 0; }
 
   MessagePort& port_;
-  std::mutex control_mutex_;                                // taken before mutex_
-  std::array<std::optional<MsiMessage>, kPins> watched_{};  // what the port was told; under control_mutex_
-  std::array<InterruptSource*, kPins> sources_{};           // of what KVM sends; constant once the vCPUs run
-  mutable std::mutex mutex_;
-  IoapicState state_;  // under mutex_; the entries' writable bits change under both
+  Mutex control_mutex_;                                                                // taken before mutex_
+  std::array<std::optional<MsiMessage>, kPins> watched_ GUARDED_BY(control_mutex_){};  // what the port was told
+  std::array<InterruptSource*, kPins> sources_{};  // of what KVM sends; constant once the vCPUs run
+  mutable Mutex mutex_;
+  IoapicState state_ GUARDED_BY(mutex_);  // the entries' writable bits change under both
 };
 
 }  // namespace mayfly

@@ -36,14 +36,14 @@ Pit::Pit(InterruptLine line, const MonotonicClock& clock, PitTimer& timer) noexc
 // --- Control path ----------------------------------------------------------------------------------------------------
 
 std::uint8_t Pit::load(std::uint64_t port) noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const std::uint64_t now = clock_.now_ns();
   if (port < channels_.size()) return channels_[port].read(now);
   return port == kSpeaker ? read_speaker(now) : kFloatingPort;
 }
 
 void Pit::store(std::uint64_t port, std::uint8_t value) noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const std::uint64_t now = clock_.now_ns();
   if (port == kControl) {
     write_control(value, now);
@@ -88,7 +88,7 @@ void Pit::write_speaker(std::uint8_t value, std::uint64_t now_ns) noexcept {
 
 void Pit::on_timer() noexcept {
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     if (!deadline_ns_) return;
     const std::uint64_t now = clock_.now_ns();
     if (now < *deadline_ns_) {  // a call for an earlier programme
@@ -128,7 +128,7 @@ void Pit::disarm() noexcept {
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 PitState Pit::state() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const std::uint64_t now = clock_.now_ns();
   PitState state;
   for (unsigned i = 0; i < channels_.size(); ++i) state.channels[i] = channels_[i].state(now);
@@ -139,7 +139,7 @@ PitState Pit::state() const {
 }
 
 void Pit::restore(const PitState& state) {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const std::uint64_t now = clock_.now_ns();
   disarm();
   for (unsigned i = 0; i < channels_.size(); ++i) channels_[i].restore(state.channels[i], now);

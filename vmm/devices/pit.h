@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/base/mutex.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/interrupt.h"
 #include "vmm/devices/monotonic_clock.h"
@@ -7,7 +8,6 @@
 
 #include <array>
 #include <cstdint>
-#include <mutex>
 #include <optional>
 
 namespace mayfly {
@@ -73,21 +73,21 @@ class Pit final : public BytePortDevice {
   void restore(const PitState& state);
 
  private:
-  [[nodiscard]] std::uint8_t read_speaker(std::uint64_t now_ns) noexcept;
-  void write_speaker(std::uint8_t value, std::uint64_t now_ns) noexcept;
-  void write_control(std::uint8_t value, std::uint64_t now_ns) noexcept;
-  void await_edge(std::uint64_t now_ns) noexcept;
-  void arm(std::uint64_t deadline_ns) noexcept;
-  void disarm() noexcept;
+  [[nodiscard]] std::uint8_t read_speaker(std::uint64_t now_ns) noexcept REQUIRES(mutex_);
+  void write_speaker(std::uint8_t value, std::uint64_t now_ns) noexcept REQUIRES(mutex_);
+  void write_control(std::uint8_t value, std::uint64_t now_ns) noexcept REQUIRES(mutex_);
+  void await_edge(std::uint64_t now_ns) noexcept REQUIRES(mutex_);
+  void arm(std::uint64_t deadline_ns) noexcept REQUIRES(mutex_);
+  void disarm() noexcept REQUIRES(mutex_);
 
   InterruptLine line_;
   const MonotonicClock& clock_;
   PitTimer& timer_;
-  mutable std::mutex mutex_;
-  std::array<PitChannel, 3> channels_;
-  std::uint8_t speaker_control_ = 0;
-  std::optional<std::uint64_t> deadline_ns_;  // of the interrupt to come, if one is
-  std::uint64_t earliest_ns_ = 0;             // no interrupt before
+  mutable Mutex mutex_;
+  std::array<PitChannel, 3> channels_ GUARDED_BY(mutex_);
+  std::uint8_t speaker_control_ GUARDED_BY(mutex_) = 0;
+  std::optional<std::uint64_t> deadline_ns_ GUARDED_BY(mutex_);  // of the interrupt to come, if one is
+  std::uint64_t earliest_ns_ GUARDED_BY(mutex_) = 0;             // no interrupt before
   PortWindow speaker_port_;
 };
 

@@ -92,7 +92,7 @@ std::uint8_t Serial::load(std::uint64_t port) noexcept {
   std::uint8_t value = 0;
   bool room = false;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     value = read_register(port);
     update_line();
     room = take_room_notice();
@@ -105,7 +105,7 @@ void Serial::store(std::uint64_t port, std::uint8_t value) noexcept {
   bool sent = false;
   bool room = false;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     sent = port == kData && !divisor_access() && !looped_back();
     write_register(port, value);
     update_line();
@@ -216,7 +216,7 @@ void Serial::write_modem_control(std::uint8_t value) noexcept {
 // --- Data path -------------------------------------------------------------------------------------------------------
 
 std::size_t Serial::offer(std::span<const std::byte> input) {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   const std::size_t taken = std::min(input.size(), room_locked());
   for (const std::byte byte : input.first(taken))
     state_.received[state_.received_count++] = std::to_integer<std::uint8_t>(byte);
@@ -226,7 +226,7 @@ std::size_t Serial::offer(std::span<const std::byte> input) {
 }
 
 std::size_t Serial::room() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   return room_locked();
 }
 
@@ -294,12 +294,12 @@ bool Serial::divisor_access() const noexcept { return (state_.line_control & kDi
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 SerialState Serial::state() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   return state_;
 }
 
 void Serial::restore(const SerialState& state) {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   state_ = state;
   state_.interrupt_enable &= kInterruptEnableBits;
   state_.fifo_control &= kFifoEnable | kTriggerBits;

@@ -1,12 +1,12 @@
 #pragma once
 
+#include "vmm/base/mutex.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/interrupt.h"
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <span>
 
 namespace mayfly {
@@ -84,31 +84,31 @@ class Serial final : public BytePortDevice {
   void restore(const SerialState& state);
 
  private:
-  [[nodiscard]] std::uint8_t read_register(std::uint64_t port) noexcept;
-  void write_register(std::uint64_t port, std::uint8_t value) noexcept;
-  [[nodiscard]] std::uint8_t take_received() noexcept;
-  [[nodiscard]] std::uint8_t identify_interrupt() noexcept;
-  void receive_looped_back(std::uint8_t value) noexcept;
-  void write_fifo_control(std::uint8_t value) noexcept;
-  void write_modem_control(std::uint8_t value) noexcept;
-  void clear_receiver() noexcept;
+  [[nodiscard]] std::uint8_t read_register(std::uint64_t port) noexcept REQUIRES(mutex_);
+  void write_register(std::uint64_t port, std::uint8_t value) noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::uint8_t take_received() noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::uint8_t identify_interrupt() noexcept REQUIRES(mutex_);
+  void receive_looped_back(std::uint8_t value) noexcept REQUIRES(mutex_);
+  void write_fifo_control(std::uint8_t value) noexcept REQUIRES(mutex_);
+  void write_modem_control(std::uint8_t value) noexcept REQUIRES(mutex_);
+  void clear_receiver() noexcept REQUIRES(mutex_);
 
-  [[nodiscard]] std::size_t room_locked() const noexcept;
-  [[nodiscard]] std::uint8_t line_status() const noexcept;
-  [[nodiscard]] std::uint8_t pending_causes() const noexcept;
-  void update_line() noexcept;
-  [[nodiscard]] bool take_room_notice() noexcept;
-  [[nodiscard]] bool fifo_enabled() const noexcept;
-  [[nodiscard]] bool looped_back() const noexcept;
-  [[nodiscard]] bool divisor_access() const noexcept;
+  [[nodiscard]] std::size_t room_locked() const noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::uint8_t line_status() const noexcept REQUIRES(mutex_);
+  [[nodiscard]] std::uint8_t pending_causes() const noexcept REQUIRES(mutex_);
+  void update_line() noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool take_room_notice() noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool fifo_enabled() const noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool looped_back() const noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool divisor_access() const noexcept REQUIRES(mutex_);
 
   InterruptLine line_;
   SerialOutput& output_;
   SerialInputPort& input_port_;
-  mutable std::mutex mutex_;
-  SerialState state_;
-  std::uint8_t signalled_causes_ = 0;  // those whose edge has been given
-  bool offer_came_short_ = false;
+  mutable Mutex mutex_;
+  SerialState state_ GUARDED_BY(mutex_);
+  std::uint8_t signalled_causes_ GUARDED_BY(mutex_) = 0;  // those whose edge has been given
+  bool offer_came_short_ GUARDED_BY(mutex_) = false;
 };
 
 }  // namespace mayfly

@@ -16,7 +16,7 @@ SerialOutputBuffer::SerialOutputBuffer(const std::optional<TokenBucketConfig>& r
 void SerialOutputBuffer::put(std::byte byte) noexcept {
   bool was_empty = false;
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     if (count_ == kSerialOutputCapacity) {
       metrics_.dropped_bytes.add();
       return;
@@ -34,12 +34,12 @@ void SerialOutputBuffer::put(std::byte byte) noexcept {
 }
 
 std::span<const std::byte> SerialOutputBuffer::front() const noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   return {bytes_.get() + first_, std::min(count_, kSerialOutputCapacity - first_)};
 }
 
 void SerialOutputBuffer::consume(std::size_t count) noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   count = std::min(count, count_);
   count_ -= count;
   // An empty buffer starts again at its first page: a console that keeps up touches no other.

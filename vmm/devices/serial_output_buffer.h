@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/metrics.h"
+#include "vmm/base/mutex.h"
 #include "vmm/config/configuration.h"
 #include "vmm/devices/monotonic_clock.h"
 #include "vmm/devices/serial.h"
@@ -8,7 +9,6 @@
 
 #include <cstddef>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 
@@ -58,10 +58,10 @@ class SerialOutputBuffer final : public SerialOutput {
   FlushRequest& flush_request_;
   std::unique_ptr<std::byte[]> bytes_;
 
-  mutable std::mutex mutex_;
-  std::optional<TokenBucket> rate_;
-  std::size_t first_ = 0;
-  std::size_t count_ = 0;
+  mutable Mutex mutex_;
+  std::optional<TokenBucket> rate_ GUARDED_BY(mutex_);
+  std::size_t first_ GUARDED_BY(mutex_) = 0;
+  std::size_t count_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace mayfly

@@ -106,7 +106,7 @@ void Vm::send(const MsiMessage& message) noexcept {
 }
 
 void Vm::route(unsigned pin, const std::optional<MsiMessage>& message) noexcept {
-  const std::scoped_lock lock{routes_mutex_};
+  const MutexLock lock{routes_mutex_};
   routes_.at(pin) = message;
   kvm_abi::RoutingTable table;
   for (unsigned gsi = 0; gsi < kIoapicPins; ++gsi) {

@@ -1,11 +1,11 @@
 #pragma once
 
+#include "vmm/base/mutex.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/message_port.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <array>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -55,8 +55,8 @@ class Vm final : public MessagePort {
 
   KvmFd fd_;
   std::size_t xsave_size_;
-  std::mutex routes_mutex_;
-  std::array<std::optional<MsiMessage>, kIoapicPins> routes_;  // guarded by routes_mutex_
+  Mutex routes_mutex_;
+  std::array<std::optional<MsiMessage>, kIoapicPins> routes_ GUARDED_BY(routes_mutex_);
 };
 
 }  // namespace mayfly

@@ -1,22 +1,22 @@
 #include "vmm/machine/command.h"
 
-#include <condition_variable>
-#include <mutex>
+#include "vmm/base/mutex.h"
+
 #include <optional>
 
 namespace mayfly {
 
 Result<Answer> CommandTarget::execute(Command command) {
-  std::mutex mutex;
-  std::condition_variable given;
+  Mutex mutex;
+  ConditionVariable given;
   std::optional<Result<Answer>> taken;
   submit(std::move(command), Reply{[&](Result<Answer> answer) {
-           const std::scoped_lock lock{mutex};
+           const MutexLock lock{mutex};
            taken.emplace(std::move(answer));
            given.notify_one();  // under the lock: the waiter's frame is gone once it has it
          }});
-  std::unique_lock lock{mutex};
-  given.wait(lock, [&] { return taken.has_value(); });
+  const MutexLock lock{mutex};
+  while (!taken) given.wait(mutex);
   return std::move(*taken);
 }
 

@@ -72,7 +72,7 @@ VcpuSet::~VcpuSet() {
 }
 
 void VcpuSet::want(Wanted wanted) {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   wanted_ = wanted;
   turn_.notify_all();
   if (wanted == Wanted::Run) return;
@@ -89,7 +89,7 @@ void VcpuSet::request_pause() { want(Wanted::Park); }
 
 void VcpuSet::look_at_pic() noexcept {
   if (::pthread_equal(first_, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (wanted_ != Wanted::Run) return;  // so does who is resumed
   // Who has been asked to come out and has not yet will look. So one signal waits at most, however often a guest has
   // the output rise.
@@ -99,21 +99,21 @@ void VcpuSet::look_at_pic() noexcept {
 }
 
 bool VcpuSet::goes_on(const Vcpu& vcpu) {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (wanted_ != Wanted::Run) return false;
   vcpu.request_exit(false);  // under the lock: as in wait_for_turn()
   return true;
 }
 
 bool VcpuSet::parked() {
-  const std::scoped_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   return running_count_ == 0;
 }
 
 bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
-  std::unique_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (--running_count_ == 0) context_.on_parked();
-  turn_.wait(lock, [this] { return wanted_ != Wanted::Park; });
+  while (wanted_ == Wanted::Park) turn_.wait(mutex_);
   ++running_count_;
   vcpu.request_exit(false);  // under the lock: a kick that comes next sets it again
   return wanted_ == Wanted::Run;
@@ -124,8 +124,8 @@ void VcpuSet::thread_main(std::size_t index) {
   bool can_run = true;
   while (wait_for_turn(vcpu)) {
     if (!can_run) {  // ended: nothing to do but wait for the machine's stop
-      std::unique_lock lock{mutex_};
-      turn_.wait(lock, [this] { return wanted_ != Wanted::Run; });
+      const MutexLock lock{mutex_};
+      while (wanted_ == Wanted::Run) turn_.wait(mutex_);
       continue;
     }
     while (can_run) {

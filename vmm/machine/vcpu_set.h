@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/metrics.h"
+#include "vmm/base/mutex.h"
 #include "vmm/base/standby_thread.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/devices/bus.h"
@@ -12,10 +13,8 @@
 
 #include <pthread.h>
 
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -93,10 +92,10 @@ class VcpuSet {
   std::vector<Vcpu> vcpus_;
   VcpuContext context_;
   ExternalInterrupts external_;  // of the first vCPU
-  std::mutex mutex_;
-  std::condition_variable turn_;  // wanted_ changed
-  Wanted wanted_ = Wanted::Park;  // guarded by mutex_
-  std::size_t running_count_;     // guarded by mutex_: threads that are not parked
+  Mutex mutex_;
+  ConditionVariable turn_;  // wanted_ changed
+  Wanted wanted_ GUARDED_BY(mutex_) = Wanted::Park;
+  std::size_t running_count_ GUARDED_BY(mutex_);  // threads that are not parked
   std::vector<std::thread> threads_;
   pthread_t first_{};  // constant once made: threads_ belong to who stops them
 };
