@@ -54,7 +54,7 @@ MmioTransport::MmioTransport(VirtioDevice& device, const TransportContext& conte
   device.connect(*this);
 }
 
-MmioTransport::~MmioTransport() = default;
+MmioTransport::~MmioTransport() { context_.service.forget(*this); }
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device, const TransportContext& context) {
   std::unique_ptr<MmioTransport> transport{new MmioTransport{device, context}};
@@ -308,7 +308,8 @@ void MmioTransport::broken(std::string_view what) noexcept {
 // --- The loop's side -------------------------------------------------------------------------------------------------
 
 void MmioTransport::Kick::listen() {
-  owner.context_.loop.read(fd.get(), std::as_writable_bytes(std::span{&count, 1}), EventLoop::kNoOffset, *this);
+  owner.context_.service.loop().read(fd.get(), std::as_writable_bytes(std::span{&count, 1}), EventLoop::kNoOffset,
+                                     *this);
 }
 
 void MmioTransport::Kick::kick() noexcept {
@@ -337,7 +338,7 @@ void MmioTransport::serve_kick(unsigned index) {
   VirtQueue& queue = queues_[index];
   queue.set_polled(true);
   const std::uint16_t taken = serve_queue(index);
-  if (taken > 0 && taken <= kFewChains) return context_.loop.watch_closely(*this);
+  if (taken > 0 && taken <= kFewChains) return context_.service.poll_before_wait(*this);
   queue.set_polled(false);
   if (queue.has_more()) serve_queue(index);
 }
@@ -350,7 +351,7 @@ std::uint16_t MmioTransport::serve_queue(unsigned index) noexcept {
   return static_cast<std::uint16_t>(queue.taken() - before);
 }
 
-Poller::Found MmioTransport::poll() noexcept {
+VirtioService::Client::Found MmioTransport::busy_poll() noexcept {
   const std::lock_guard lock{mutex_};
   Found found = Found::Nothing;
   for (unsigned index = 0; index < queues_.size(); ++index) {
@@ -409,17 +410,17 @@ void MmioTransport::drained() noexcept {
   phase_changed_.notify_all();
   if (std::exchange(undrain_when_drained_, false)) reactivate();
   if (drained_)
-    context_.loop.post([this] {
+    context_.service.loop().post([this] {
       if (drained_) std::exchange(drained_, nullptr)();
     });
 }
 
 void MmioTransport::used(unsigned queue) noexcept {
   used_[queue] = 1;
-  context_.loop.at_round_end(*this);
+  context_.service.publish_later(*this);
 }
 
-void MmioTransport::on_round_end() noexcept {
+void MmioTransport::publish_used() noexcept {
   const std::lock_guard lock{mutex_};
   publish();
 }
@@ -438,7 +439,7 @@ void MmioTransport::config_changed() noexcept {
 
 void MmioTransport::interrupt(std::uint32_t cause) noexcept {
   interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
-  if (context_.loop.signal(interrupt_fd_.get())) context_.metrics.interrupts.add();
+  if (context_.service.interrupt(interrupt_fd_.get())) context_.metrics.interrupts.add();
   if (context_.pic_line) context_.pic_line->pulse();
 }
 

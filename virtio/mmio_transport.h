@@ -1,13 +1,13 @@
 #pragma once
 
 #include "virtio/device.h"
+#include "virtio/service.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
 #include "vmm/base/metrics.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt.h"
-#include "vmm/io/event_loop.h"
 
 #include <array>
 #include <atomic>
@@ -18,14 +18,14 @@
 
 /// The registers of a virtio device in memory (virtio 1.2, 4.2), and its way between guest and loop.
 ///
-///   auto transport = MmioTransport::create(device, memory, loop, log, metrics);
+///   auto transport = MmioTransport::create(device, context);
 ///   mmio.attach("virtio-blk rootfs", window.base.value, window.size, **transport);
 ///   vm.attach_kick(window.base + kQueueNotify, queue, (*transport)->kick_fd(queue));   // for each queue
 ///   vm.attach_interrupt(window.gsi, (*transport)->interrupt_fd());
 ///   (*transport)->start();
 ///
 /// A kick comes as a write to an event descriptor that KVM makes without leaving the kernel; an interrupt leaves as
-/// one, through the ring together with whatever else is due. The interrupt's line is an edge: the driver acknowledges
+/// one (VirtioService). The interrupt's line is an edge: the driver acknowledges
 /// in InterruptStatus, and an edge that comes while its handler runs makes the handler run again, so nothing is lost,
 /// and no end of interrupt has to leave KVM.
 namespace mayfly {
@@ -46,15 +46,11 @@ struct MmioTransportState {
   friend bool operator==(const MmioTransportState&, const MmioTransportState&) = default;
 };
 
-class MmioTransport final : public BusDevice,
-                            public DeviceHost,
-                            public InterruptSource,
-                            private RoundTask,
-                            private Poller {
+class MmioTransport final : public BusDevice, public DeviceHost, public InterruptSource, private VirtioService::Client {
  public:
   struct TransportContext {
     const GuestMemory& memory;
-    EventLoop& loop;
+    VirtioService& service;
     Log& log;
     VirtioMetrics& metrics;
     /// The interrupt line's other end, where it has one: KVM sends to the IOAPIC alone.
@@ -136,8 +132,8 @@ class MmioTransport final : public BusDevice,
 
   // The loop's side
   void serve_kick(unsigned index);
-  void on_round_end() noexcept override;
-  Found poll() noexcept override;
+  void publish_used() noexcept override;
+  Found busy_poll() noexcept override;
   void stop_polling() noexcept override;
   /// Lets the device look at a queue; how many chains it took.
   std::uint16_t serve_queue(unsigned index) noexcept;

@@ -2,6 +2,7 @@
 
 #include "vmm/config/configuration.h"
 #include "vmm/io/event_loop.h"
+#include "vmm/io/loop_timer.h"
 #include "vmm/io/token_bucket.h"
 
 #include <functional>

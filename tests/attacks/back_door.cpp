@@ -32,10 +32,10 @@
 
 namespace mayfly {
 
-/// The ring itself, past what EventLoop does with it: its owner's memory is the attacker's.
+/// The ring itself, past what Ring does with it: its owner's memory is the attacker's.
 class RingAttacker {
  public:
-  [[nodiscard]] static io_uring& ring_of(EventLoop& loop) { return loop.ring_; }
+  [[nodiscard]] static io_uring& ring_of(Ring& ring) { return ring.ring_; }
 };
 
 namespace back_door {

@@ -156,10 +156,11 @@ class Drive {
   OwnedFd file_{::memfd_create("image", MFD_CLOEXEC)};
   DriveConfig config_ = make_config(file_);
   std::unique_ptr<EventLoop> loop_ = must(EventLoop::create());
+  VirtioService service_{*loop_};
   std::unique_ptr<BlockDevice> device_ =
       must(BlockDevice::create(config_, must(DiskImage::open(config_)), *loop_, metrics_.block, log_));
   std::unique_ptr<MmioTransport> transport_ = must(MmioTransport::create(
-      *device_, {.memory = ram_.memory(), .loop = *loop_, .log = log_, .metrics = metrics_.virtio}));
+      *device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio}));
 };
 
 void play(std::span<const std::uint8_t> input) {

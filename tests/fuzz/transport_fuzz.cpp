@@ -97,7 +97,7 @@ class World {
   World() {
     must(log_.configure({.level = LogLevel::Off}).has_value());
     auto made = MmioTransport::create(
-        device_, {.memory = ram_.memory(), .loop = *loop_, .log = log_, .metrics = metrics_.virtio});
+        device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio});
     must(made.has_value());
     transport_ = std::move(*made);
     transport_->start();
@@ -242,6 +242,7 @@ class World {
   Metrics metrics_;
   Log log_{"fuzz"};
   std::unique_ptr<EventLoop> loop_ = EventLoop::create().value();
+  VirtioService service_{*loop_};
   TakingDevice device_;
   std::unique_ptr<MmioTransport> transport_;
 };

@@ -18,6 +18,7 @@
 #include "vmm/devices/panic_port.h"
 #include "vmm/devices/pit.h"
 #include "vmm/io/event_loop.h"
+#include "vmm/io/loop_timer.h"
 #include "vmm/kvm/vm.h"
 #include "vmm/machine/machine_end.h"
 #include "vmm/machine/vcpu_set.h"

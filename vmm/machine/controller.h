@@ -4,6 +4,7 @@
 #include "vmm/base/metrics.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/io/event_loop.h"
+#include "vmm/io/loop_timer.h"
 #include "vmm/machine/command.h"
 #include "vmm/machine/configured_machine.h"
 #include "vmm/machine/end_deadline.h"

@@ -4,6 +4,7 @@
 #include "vmm/base/metrics.h"
 #include "vmm/config/configuration.h"
 #include "vmm/io/event_loop.h"
+#include "vmm/io/loop_timer.h"
 #include "vmm/machine/metrics_sink.h"
 
 #include <memory>

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/io/loop_timer.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/machine.h"
 

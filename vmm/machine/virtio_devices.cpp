@@ -49,7 +49,7 @@ std::vector<std::string> virtio_arguments(const std::vector<DriveConfig>& drives
 }
 
 Status VirtioDevices::create(DevicePlans plans, const MachineBuses& buses) {
-  loop_ = &buses.loop;
+  service_.emplace(buses.loop);
   const auto windows = virtio_windows(plans.count());
   auto window = windows.begin();
   for (DrivePlan& plan : plans.drives) {
@@ -96,7 +96,7 @@ Result<std::unique_ptr<FrameResponder>> VirtioDevices::responder_for(const std::
 Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,
                                            const MachineBuses& buses) {
   auto transport = MmioTransport::create(device, {.memory = buses.memory,
-                                                  .loop = buses.loop,
+                                                  .service = *service_,
                                                   .log = buses.log,
                                                   .metrics = buses.metrics.virtio,
                                                   .pic_line = buses.wiring.pic_line(window.gsi)});
@@ -130,7 +130,7 @@ void VirtioDevices::drain(std::function<void()> drained) {
   draining_ = transports_.size() + 1;
   const auto one_has = [this, turn = ++drains_] {
     if (--draining_ > 0) return;
-    loop_->post([this, turn] {
+    service_->loop().post([this, turn] {
       if (drained_ && turn == drains_) std::exchange(drained_, nullptr)();
     });
   };

@@ -110,7 +110,7 @@ class VirtioDevices {
     std::unique_ptr<Device> device;
     MmioTransport* transport = nullptr;
   };
-  EventLoop* loop_ = nullptr;
+  std::optional<VirtioService> service_;  // from create() on
   std::function<void()> drained_;
   std::size_t draining_ = 0;  // transports that have not drained
   unsigned drains_ = 0;       // how many have begun: what an earlier one's task tells from this

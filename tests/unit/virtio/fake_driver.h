@@ -3,6 +3,7 @@
 #include "tests/support/run_until.h"
 #include "virtio/device.h"
 #include "virtio/ring_abi.h"
+#include "virtio/service.h"
 #include "vmm/io/event_loop.h"
 
 #include <cstring>
@@ -193,9 +194,9 @@ class FakeQueue {
 
 /// A transport that only remembers: for tests of a device by itself, on a real ring. used() queues are published at
 /// the round's end, as in a machine.
-class FakeHost final : public DeviceHost, private RoundTask {
+class FakeHost final : public DeviceHost, private VirtioService::Client {
  public:
-  FakeHost(EventLoop& loop, VirtioDevice& device, const GuestMemory& memory) : loop_(loop), device_(device) {
+  FakeHost(EventLoop& loop, VirtioDevice& device, const GuestMemory& memory) : service_(loop), device_(device) {
     for (const std::uint16_t size : device.queue_sizes()) queues_.emplace_back(memory, size);
     device.connect(*this);
   }
@@ -212,8 +213,8 @@ class FakeHost final : public DeviceHost, private RoundTask {
   /// Serves the ring until `reached` (loop's thread, so nothing else can happen meanwhile).
   template <typename Reached>
   void serve_until(Reached reached) {
-    on_round_end();
-    if (!reached()) run_until(loop_, reached);
+    publish_used();
+    if (!reached()) run_until(service_.loop(), reached);
   }
   /// Quiesces the device and waits for it.
   void drain() {
@@ -232,7 +233,7 @@ class FakeHost final : public DeviceHost, private RoundTask {
   }
 
   [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return std::unique_lock{mutex_}; }
-  void used(unsigned /*queue*/) noexcept override { loop_.at_round_end(*this); }
+  void used(unsigned /*queue*/) noexcept override { service_.publish_later(*this); }
   void config_changed() noexcept override { ++config_changes; }
   void broken(std::string_view what) noexcept override { faults.emplace_back(what); }
   void drained() noexcept override { is_drained = true; }
@@ -243,13 +244,15 @@ class FakeHost final : public DeviceHost, private RoundTask {
   std::vector<std::string> faults;
 
  private:
-  void on_round_end() noexcept override {
+  void publish_used() noexcept override {
     const auto held = lock();
     for (VirtQueue& queue : queues_)
       if (queue.ready() && queue.publish()) ++interrupts;
   }
+  Found busy_poll() noexcept override { return Found::Nothing; }
+  void stop_polling() noexcept override {}
 
-  EventLoop& loop_;
+  VirtioService service_;
   VirtioDevice& device_;
   std::mutex mutex_;
   std::vector<VirtQueue> queues_;

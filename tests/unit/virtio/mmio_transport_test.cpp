@@ -5,6 +5,7 @@
 #include "tests/unit/virtio/fake_driver.h"
 #include "vmm/base/clock.h"
 #include "vmm/devices/dual_pic.h"
+#include "vmm/io/loop_timer.h"
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
@@ -88,11 +89,8 @@ class FakeDevice final : public VirtioDevice {
 class MmioTransportTest : public ::testing::Test {
  protected:
   MmioTransportTest() {
-    auto loop = EventLoop::create();
-    if (!loop) throw std::runtime_error(loop.error().message);
-    loop_ = std::move(*loop);
     auto made = MmioTransport::create(
-        device_, {.memory = ram_.memory(), .loop = *loop_, .log = log_, .metrics = metrics_.virtio});
+        device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio});
     if (!made) throw std::runtime_error(made.error().message);
     transport_ = std::move(*made);
     transport_->start();
@@ -180,7 +178,8 @@ class MmioTransportTest : public ::testing::Test {
   Log log_{"unit"};
   Metrics metrics_;
   FakeDevice device_;
-  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<EventLoop> loop_ = std::move(EventLoop::create().value());
+  VirtioService service_{*loop_};
   std::unique_ptr<MmioTransport> transport_;
 };
 
@@ -531,7 +530,7 @@ TEST_F(MmioTransportTest, AnInterruptGoesToThePicAsWell) {
   DualPic pic;
   FakeDevice device;
   auto made = MmioTransport::create(device, {.memory = ram_.memory(),
-                                             .loop = *loop_,
+                                             .service = service_,
                                              .log = log_,
                                              .metrics = metrics_.virtio,
                                              .pic_line = InterruptLine{pic, 5}});
@@ -554,8 +553,8 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   const MmioTransportState state = transport_->state();
 
   FakeDevice device;
-  auto made =
-      MmioTransport::create(device, {.memory = ram_.memory(), .loop = *loop_, .log = log_, .metrics = metrics_.virtio});
+  auto made = MmioTransport::create(
+      device, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio});
   ASSERT_TRUE(made);
   ASSERT_TRUE((*made)->restore(state));
   EXPECT_EQ((*made)->state(), state);

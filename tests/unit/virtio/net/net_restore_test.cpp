@@ -35,7 +35,7 @@ class NetRestore : public ::testing::Test {
                                 Tap::adopt(OwnedFd{pair[0]}, "tap0", new_kernel), nullptr, *loop_, metrics_.net, log_)
                   .value();
     transport_ = MmioTransport::create(
-                     *device_, {.memory = ram_.memory(), .loop = *loop_, .log = log_, .metrics = metrics_.virtio})
+                     *device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio})
                      .value();
   }
   /// An interface whose driver runs with `features`.
@@ -79,6 +79,7 @@ class NetRestore : public ::testing::Test {
   Metrics metrics_;
   Log log_{"test"};
   std::unique_ptr<EventLoop> loop_ = EventLoop::create().value();
+  VirtioService service_{*loop_};
   OwnedFd wire_;
   std::unique_ptr<NetDevice> device_;
   std::unique_ptr<MmioTransport> transport_;

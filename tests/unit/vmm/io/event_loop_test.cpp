@@ -2,6 +2,7 @@
 
 #include "tests/support/run_until.h"
 #include "vmm/base/clock.h"
+#include "vmm/io/loop_timer.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -121,111 +122,6 @@ TEST(EventLoop, AMultishotPollCompletesForEachEventUntilCancelled) {
   ASSERT_TRUE(loop->run());
   EXPECT_EQ(events, 3);
   EXPECT_EQ(last, -ECANCELED);
-}
-
-/// What an event descriptor has counted since the last time.
-std::uint64_t count_of(const OwnedFd& event) {
-  std::uint64_t count = 0;
-  return ::read(event.get(), &count, sizeof count) == sizeof count ? count : 0;
-}
-
-/// So many reads of it complete at once, on every kernel.
-OwnedFd make_tokens(unsigned count) { return OwnedFd{::eventfd(count, EFD_SEMAPHORE | EFD_CLOEXEC | EFD_NONBLOCK)}; }
-
-OwnedFd make_event() { return OwnedFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}; }
-
-/// Reads of a token: operations on a registered file.
-class TokenReader {
- public:
-  TokenReader(EventLoop& loop, int tokens) : loop_(loop), file_(*loop.register_file(tokens)) {}
-  void read(Operation& operation) { loop_.readv(file_, vectors_, EventLoop::kNoOffset, operation); }
-
- private:
-  EventLoop& loop_;
-  RegisteredFile file_;
-  std::uint64_t token_ = 0;
-  std::array<iovec, 1> vectors_{iovec{.iov_base = &token_, .iov_len = sizeof token_}};
-};
-
-TEST(EventLoop, ASignalWaitsForWhatCompletesAtOnceAndComesOnce) {
-  const auto loop = make_loop();
-  const OwnedFd event = make_event();
-  const OwnedFd tokens = make_tokens(2);
-  TokenReader reader{*loop, tokens.get()};
-  std::uint64_t early = 1;
-  std::uint64_t late = 0;
-  CallbackOperation second{[&](int, bool) {
-    early = count_of(event);
-    EXPECT_FALSE(loop->signal(event.get()));
-  }};
-  CallbackOperation first{[&](int, bool) {
-    EXPECT_TRUE(loop->signal(event.get()));
-    reader.read(second);
-  }};
-  CallbackOperation woken{[&](int, bool) {
-    late = count_of(event);
-    loop->stop();
-  }};
-  reader.read(first);
-  loop->poll_once(event.get(), POLLIN, woken);
-  ASSERT_TRUE(loop->run());
-  EXPECT_EQ(early, 0U);
-  EXPECT_EQ(late, 1U);
-}
-
-TEST(EventLoop, ASignalDoesNotWaitForWorkThatNeverEnds) {
-  const auto loop = make_loop();
-  const OwnedFd event = make_event();
-  constexpr int kMany = 1000;
-  const OwnedFd tokens = make_tokens(kMany);
-  TokenReader reader{*loop, tokens.get()};
-  int completions = 0;
-  bool woke = false;
-  CallbackOperation again{[&](int, bool) {
-    if (++completions == 1) loop->signal(event.get());
-    if (woke || completions == kMany) return loop->stop();
-    reader.read(again);
-  }};
-  CallbackOperation woken{[&](int, bool) { woke = true; }};
-  reader.read(again);
-  loop->poll_once(event.get(), POLLIN, woken);
-  ASSERT_TRUE(loop->run());
-  EXPECT_TRUE(woke);
-  EXPECT_LT(completions, 20);
-}
-
-/// Signals when it is asked for work, or when it is asked no more.
-struct SignallingPoller final : Poller {
-  SignallingPoller(EventLoop& its_loop, int event_fd, bool at_end) : loop(its_loop), event(event_fd), late(at_end) {}
-  Found poll() noexcept override {
-    if (late || std::exchange(signalled, true)) return Found::Nothing;
-    loop.signal(event);
-    return Found::Little;
-  }
-  void stop_polling() noexcept override {
-    if (late) loop.signal(event);
-  }
-  EventLoop& loop;
-  int event;
-  bool late;
-  bool signalled = false;
-};
-
-TEST(EventLoop, SendsTheSignalsOfThosePolled) {
-  for (const bool at_end : {false, true}) {
-    const auto loop = make_loop();
-    const OwnedFd event = make_event();
-    SignallingPoller poller{*loop, event.get(), at_end};
-    std::uint64_t count = 0;
-    CallbackOperation woken{[&](int, bool) {
-      count = count_of(event);
-      loop->stop();
-    }};
-    loop->poll_once(event.get(), POLLIN, woken);
-    loop->watch_closely(poller);
-    ASSERT_TRUE(loop->run());
-    EXPECT_EQ(count, 1U) << at_end;
-  }
 }
 
 TEST(EventLoop, TakesMoreRequestsThanItsQueueHasEntries) {
