@@ -1,9 +1,11 @@
 #pragma once
 
 #include "virtio/queue.h"
+#include "vmm/base/mutex.h"
 
+#include <algorithm>
 #include <cstdint>
-#include <mutex>
+#include <cstring>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -13,11 +15,24 @@
 /// Threads. A vCPU thread writes the transport's registers (set-up, reset); the loop's thread serves kicks and
 /// completions. Both take the device's lock, which is free on the data path but for those moments. So every member of
 /// a VirtioDevice below is called with the lock held; a device takes it itself where the ring calls it
-/// (Operation::on_complete, timers), with DeviceHost::lock().
+/// (Operation::on_complete, timers): DeviceHost::mutex().
 ///
 /// A reset waits: registers read as busy until everything in flight has come back, since a buffer that is still being
 /// filled belongs to nobody else. drain() makes a device hurry; it says DeviceHost::drained() when it is done.
 namespace mayfly {
+
+/// A device's phase. Its transport owns it; the device asks (DeviceHost::phase()) and keeps no flags for the same.
+///
+///   Idle -> Starting -> Active -> Draining -> Drained -> Active | Idle (a reset)
+///                       Active -> Broken -> Draining -> Drained -> Broken | Idle
+enum class DevicePhase {
+  Idle,      ///< As made, or reset: it has no driver.
+  Starting,  ///< The host prepares for a driver.
+  Active,    ///< Takes chains.
+  Broken,    ///< Its driver has broken the protocol: takes none until the reset, and lets what is in flight come back.
+  Draining,  ///< Takes none, and what is in flight comes back soon.
+  Drained,   ///< Nothing is in flight.
+};
 
 /// What a device asks of its transport. Under the device's lock, on the loop's thread.
 class DeviceHost {
@@ -28,7 +43,9 @@ class DeviceHost {
   virtual ~DeviceHost() = default;
 
   /// The device's lock.
-  [[nodiscard]] virtual std::unique_lock<std::mutex> lock() noexcept = 0;
+  [[nodiscard]] Mutex& mutex() const noexcept RETURN_CAPABILITY(mutex_) { return mutex_; }
+  /// Under the lock.
+  [[nodiscard]] DevicePhase phase() const noexcept MAYFLY_THREAD_SAFETY(no_thread_safety_analysis) { return phase_; }
   /// Chains were put into the queue: at the end of the loop's present round they are published and, where the driver
   /// wants it, an interrupt is sent; one for all of the device's queues.
   virtual void used(unsigned queue) noexcept = 0;
@@ -38,6 +55,10 @@ class DeviceHost {
   virtual void broken(std::string_view what) noexcept = 0;
   /// What drain() asked for is so: nothing is in flight.
   virtual void drained() noexcept = 0;
+
+ protected:
+  mutable Mutex mutex_;
+  DevicePhase phase_ GUARDED_BY(mutex_) = DevicePhase::Idle;
 };
 
 /// A feature's bit in words, for errors.
@@ -54,7 +75,7 @@ class VirtioDevice {
   virtual ~VirtioDevice() = default;
 
   /// Tells the device its transport, which outlives its use. Once, before anything else.
-  void connect(DeviceHost& host) noexcept { host_ = &host; }
+  virtual void connect(DeviceHost& host) noexcept { host_ = &host; }
 
   // --- What it is: constant, any thread
 
@@ -97,6 +118,15 @@ class VirtioDevice {
 
  protected:
   [[nodiscard]] DeviceHost& host() noexcept { return *host_; }
+  [[nodiscard]] bool is(DevicePhase phase) const noexcept { return host_->phase() == phase; }
+  /// read_config() of a device whose configuration space is laid out as `Space`.
+  template <typename Space>
+  static void read_space(const Space& space, std::uint64_t offset, std::span<std::byte> data) noexcept {
+    std::ranges::fill(data, std::byte{0});
+    if (offset >= sizeof space) return;
+    std::memcpy(data.data(), reinterpret_cast<const std::byte*>(&space) + offset,
+                std::min<std::size_t>(data.size(), sizeof space - offset));
+  }
 
  private:
   DeviceHost* host_ = nullptr;

@@ -73,7 +73,7 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
 
 void MmioTransport::start() {
   for (const auto& kick : kicks_) kick->listen();
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   if (const std::uint32_t pending = interrupt_status_.load(std::memory_order_acquire); pending != 0) interrupt(pending);
 }
 
@@ -85,7 +85,7 @@ void MmioTransport::read(std::uint64_t offset, std::span<std::byte> data) {
   if (offset == VIRTIO_MMIO_INTERRUPT_STATUS) {
     value = interrupt_status_.load(std::memory_order_acquire);
   } else {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     if (offset >= VIRTIO_MMIO_CONFIG) return device_.read_config(offset - VIRTIO_MMIO_CONFIG, data);
     value = read_register(offset);
   }
@@ -134,16 +134,16 @@ void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> data)
     interrupt_status_.fetch_and(~value, std::memory_order_acq_rel);
     return;
   }
-  std::unique_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (offset >= VIRTIO_MMIO_CONFIG)
     device_.write_config(offset - VIRTIO_MMIO_CONFIG, data);
   else if (word)
-    write_register(offset, value, lock);
+    write_register(offset, value);
   else
     ignore("a store to a register that is no aligned word of 32 bits");
 }
 
-void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock) {
+void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
   switch (offset) {
     case VIRTIO_MMIO_DEVICE_FEATURES_SEL:
       device_features_select_ = value;
@@ -164,17 +164,16 @@ void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value, st
       if (value >= queues_.size()) return ignore("a kick for a queue that is not there");
       return kicks_[value]->kick();
     case VIRTIO_MMIO_STATUS:
-      return write_status(value, lock);
+      return write_status(value);
     default:
-      return write_queue_register(offset, value, lock);
+      return write_queue_register(offset, value);
   }
 }
 
-void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t value,
-                                         std::unique_lock<std::mutex>& lock) {
+void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t value) {
   VirtQueue* queue = selected_queue();
   if (queue == nullptr) return ignore("a register of a queue that is not there");
-  if (offset == VIRTIO_MMIO_QUEUE_READY) return set_queue_ready(*queue, value == 1, lock);
+  if (offset == VIRTIO_MMIO_QUEUE_READY) return set_queue_ready(*queue, value == 1);
   if (queue->ready() || !status_has(VIRTIO_CONFIG_S_FEATURES_OK))
     return ignore("a queue was set up while ready, or before the features");
   QueueState& registers = queue->registers();
@@ -197,14 +196,14 @@ void MmioTransport::write_queue_register(std::uint64_t offset, std::uint32_t val
   }
 }
 
-void MmioTransport::set_queue_ready(VirtQueue& queue, bool ready, std::unique_lock<std::mutex>& lock) {
+void MmioTransport::set_queue_ready(VirtQueue& queue, bool ready) {
   if (!ready) {
     if (!queue.ready()) return;
     // 4.2.2.2: the driver waits for 0 before it takes the memory back. One queue cannot be told from the device here,
     // so all of it comes to rest, and the other queues go on afterwards.
-    wait_until_drained(lock);
+    wait_until_drained();
     queue.reset();
-    if (phase_ == Phase::Drained) reactivate();
+    if (phase_ == DevicePhase::Drained) reactivate();
     return;
   }
   if (queue.ready()) return;
@@ -216,8 +215,8 @@ void MmioTransport::set_queue_ready(VirtQueue& queue, bool ready, std::unique_lo
 
 // --- The device's life (2.1, 3.1) ------------------------------------------------------------------------------------
 
-void MmioTransport::write_status(std::uint32_t value, std::unique_lock<std::mutex>& lock) {
-  if (value == 0) return reset(lock);
+void MmioTransport::write_status(std::uint32_t value) {
+  if (value == 0) return reset();
   // 2.1.1: a driver must not clear a bit; one that does has lost its way, and gets what it asks for by a reset alone.
   if ((status_ & kDriverSteps & ~value) != 0) return ignore("a status bit was cleared without a reset");
   std::uint32_t next = status_ | (value & (kDriverSteps | VIRTIO_CONFIG_S_FAILED));
@@ -234,48 +233,48 @@ void MmioTransport::write_status(std::uint32_t value, std::unique_lock<std::mute
     return ignore("DRIVER_OK without FEATURES_OK");
   }
   status_ = next;
-  if (starts && (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) == 0) start_device(lock);
+  if (starts && (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) == 0) start_device();
 }
 
-void MmioTransport::start_device(std::unique_lock<std::mutex>& lock) {
+void MmioTransport::start_device() {
   // Until it is Active: DRIVER_OK refuses other stores to features, queues and Status, and resets wait.
-  phase_ = Phase::Starting;
+  phase_ = DevicePhase::Starting;
   const std::uint64_t features = driver_features_;
-  lock.unlock();
+  mutex_.unlock();
   device_.prepare(features);
-  lock.lock();
-  phase_ = Phase::Active;
+  mutex_.lock();
+  phase_ = working_phase();
   device_.activate(features, queues_);
   phase_changed_.notify_all();
   // The device looks at all its queues once: what was offered before DRIVER_OK is served too.
   kick_all();
 }
 
-void MmioTransport::reset(std::unique_lock<std::mutex>& lock) {
-  wait_until_drained(lock);
+void MmioTransport::reset() {
+  wait_until_drained();
   device_.reset();
   for (VirtQueue& queue : queues_) queue.reset();
   std::ranges::fill(used_, char{0});
-  phase_ = Phase::Idle;
+  phase_ = DevicePhase::Idle;
   status_ = 0;
   driver_features_ = 0;
   device_features_select_ = driver_features_select_ = queue_select_ = 0;
   interrupt_status_.store(0, std::memory_order_release);
 }
 
-void MmioTransport::wait_until_drained(std::unique_lock<std::mutex>& lock) {
+void MmioTransport::wait_until_drained() {
   // Another vCPU that waited for the same drain may have let the device go on before this one has the lock again. So
   // this waits for the end of a drain, not for a state that others leave, and asks anew where it came too late.
-  while (phase_ != Phase::Idle && phase_ != Phase::Drained) {
-    if (phase_ == Phase::Starting) {
-      phase_changed_.wait(lock, [this] { return phase_ != Phase::Starting; });
+  while (phase_ != DevicePhase::Idle && phase_ != DevicePhase::Drained) {
+    if (phase_ == DevicePhase::Starting) {
+      phase_changed_.wait(mutex_);
       continue;
     }
-    if (phase_ == Phase::Active) {
+    if (phase_ != DevicePhase::Draining) {
       drain_wanted_ = true;
       kicks_.back()->kick();
     }
-    phase_changed_.wait(lock, [this, before = drains_] { return drains_ != before; });
+    for (const std::uint64_t before = drains_; drains_ == before;) phase_changed_.wait(mutex_);
   }
 }
 
@@ -296,6 +295,7 @@ void MmioTransport::fail_protocol(std::string_view what) noexcept {
   context_.metrics.needs_reset.add();
   if (log_rate_.allow()) context_.log.warning("{}: stopped until its driver resets it: {}", device_.name(), what);
   status_ |= VIRTIO_CONFIG_S_NEEDS_RESET;
+  if (phase_ == DevicePhase::Active) phase_ = DevicePhase::Broken;
 }
 
 void MmioTransport::broken(std::string_view what) noexcept {
@@ -324,12 +324,9 @@ void MmioTransport::Kick::on_complete(int result, bool /*more*/) noexcept {
 }
 
 void MmioTransport::serve_kick(unsigned index) {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   if (index == queues_.size()) {
-    if (std::exchange(drain_wanted_, false) && phase_ == Phase::Active) {
-      phase_ = Phase::Draining;
-      device_.drain();
-    }
+    if (std::exchange(drain_wanted_, false) && phase_ == working_phase()) begin_drain();
     return;
   }
   context_.metrics.kicks.add();
@@ -345,14 +342,14 @@ void MmioTransport::serve_kick(unsigned index) {
 
 std::uint16_t MmioTransport::serve_queue(unsigned index) noexcept {
   VirtQueue& queue = queues_[index];
-  if (phase_ != Phase::Active || (status_ & VIRTIO_CONFIG_S_NEEDS_RESET) != 0 || !queue.ready()) return 0;
+  if (phase_ != DevicePhase::Active || !queue.ready()) return 0;
   const std::uint16_t before = queue.taken();
   device_.on_kick(index);
   return static_cast<std::uint16_t>(queue.taken() - before);
 }
 
 VirtioService::Client::Found MmioTransport::busy_poll() noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   Found found = Found::Nothing;
   for (unsigned index = 0; index < queues_.size(); ++index) {
     if (!queues_[index].has_more()) continue;
@@ -364,7 +361,7 @@ VirtioService::Client::Found MmioTransport::busy_poll() noexcept {
 }
 
 void MmioTransport::stop_polling() noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   for (unsigned index = 0; index < queues_.size(); ++index) {
     queues_[index].set_polled(false);
     if (queues_[index].has_more()) serve_queue(index);
@@ -373,11 +370,11 @@ void MmioTransport::stop_polling() noexcept {
 
 void MmioTransport::drain(std::function<void()> drained) {
   {
-    const std::lock_guard lock{mutex_};
+    const MutexLock lock{mutex_};
     undrain_when_drained_ = false;
-    if (phase_ == Phase::Active || phase_ == Phase::Draining) {
+    if (phase_ == working_phase() || phase_ == DevicePhase::Draining) {
       drained_ = std::move(drained);
-      if (std::exchange(phase_, Phase::Draining) == Phase::Active) device_.drain();
+      if (phase_ != DevicePhase::Draining) begin_drain();
       return;
     }
   }
@@ -385,27 +382,36 @@ void MmioTransport::drain(std::function<void()> drained) {
 }
 
 bool MmioTransport::is_drained() const {
-  const std::lock_guard lock{mutex_};
-  return phase_ == Phase::Idle || phase_ == Phase::Drained;
+  const MutexLock lock{mutex_};
+  return phase_ == DevicePhase::Idle || phase_ == DevicePhase::Drained;
 }
 
 void MmioTransport::undrain() {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   drained_ = nullptr;
-  if (phase_ == Phase::Drained) reactivate();
-  if (phase_ == Phase::Draining) undrain_when_drained_ = true;
+  if (phase_ == DevicePhase::Drained) reactivate();
+  if (phase_ == DevicePhase::Draining) undrain_when_drained_ = true;
+}
+
+void MmioTransport::begin_drain() noexcept {
+  phase_ = DevicePhase::Draining;
+  device_.drain();
+}
+
+DevicePhase MmioTransport::working_phase() const noexcept {
+  return status_has(VIRTIO_CONFIG_S_NEEDS_RESET) ? DevicePhase::Broken : DevicePhase::Active;
 }
 
 void MmioTransport::reactivate() noexcept {
-  phase_ = Phase::Active;
+  phase_ = working_phase();
   device_.undrain();
   kick_all();
 }
 
 void MmioTransport::drained() noexcept {
-  if (phase_ != Phase::Draining) return;
+  if (phase_ != DevicePhase::Draining) return;
   publish();
-  phase_ = Phase::Drained;
+  phase_ = DevicePhase::Drained;
   ++drains_;
   phase_changed_.notify_all();
   if (std::exchange(undrain_when_drained_, false)) reactivate();
@@ -421,7 +427,7 @@ void MmioTransport::used(unsigned queue) noexcept {
 }
 
 void MmioTransport::publish_used() noexcept {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   publish();
 }
 

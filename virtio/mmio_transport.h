@@ -11,7 +11,6 @@
 
 #include <array>
 #include <atomic>
-#include <condition_variable>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -83,11 +82,10 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   void interrupt_again() noexcept override;
 
   // DeviceHost: the loop's thread, under the lock
-  [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return std::unique_lock{mutex_}; }
-  void used(unsigned queue) noexcept override;
-  void config_changed() noexcept override;
-  void broken(std::string_view what) noexcept override;
-  void drained() noexcept override;
+  void used(unsigned queue) noexcept override REQUIRES(mutex_);
+  void config_changed() noexcept override REQUIRES(mutex_);
+  void broken(std::string_view what) noexcept override REQUIRES(mutex_);
+  void drained() noexcept override REQUIRES(mutex_);
 
   /// Quiesced, or never started.
   [[nodiscard]] MmioTransportState state() const;
@@ -97,7 +95,6 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:
-  enum class Phase { Idle, Starting, Active, Draining, Drained };
   /// One event descriptor that the ring reads for ever.
   struct Kick final : Operation {
     Kick(MmioTransport& owner_in, unsigned index_in) noexcept : owner(owner_in), index(index_in) {}
@@ -113,22 +110,25 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   MmioTransport(VirtioDevice& device, const TransportContext& context);
 
   // Registers, under the lock
-  [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) const noexcept;
-  void write_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock);
-  void write_queue_register(std::uint64_t offset, std::uint32_t value, std::unique_lock<std::mutex>& lock);
-  void write_status(std::uint32_t value, std::unique_lock<std::mutex>& lock);
+  [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) const noexcept REQUIRES(mutex_);
+  void write_register(std::uint64_t offset, std::uint32_t value) REQUIRES(mutex_);
+  void write_queue_register(std::uint64_t offset, std::uint32_t value) REQUIRES(mutex_);
+  void write_status(std::uint32_t value) REQUIRES(mutex_);
   /// DRIVER_OK: with the lock given away while the host prepares, as others would wait for more than this device.
-  void start_device(std::unique_lock<std::mutex>& lock);
-  void set_queue_ready(VirtQueue& queue, bool ready, std::unique_lock<std::mutex>& lock);
-  [[nodiscard]] VirtQueue* selected_queue() noexcept;
+  void start_device() REQUIRES(mutex_);
+  void set_queue_ready(VirtQueue& queue, bool ready) REQUIRES(mutex_);
+  [[nodiscard]] VirtQueue* selected_queue() noexcept REQUIRES(mutex_);
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
   [[nodiscard]] Status check_features(const MmioTransportState& state) const;
-  void reset(std::unique_lock<std::mutex>& lock);
+  void reset() REQUIRES(mutex_);
   /// On a vCPU's thread: waits until the loop has drained the device. Returns with the lock held and the device still
   /// drained, whatever other vCPUs do with it meanwhile.
-  void wait_until_drained(std::unique_lock<std::mutex>& lock);
+  void wait_until_drained() REQUIRES(mutex_);
   void ignore(std::string_view what) noexcept;
-  void fail_protocol(std::string_view what) noexcept;
+  void fail_protocol(std::string_view what) noexcept REQUIRES(mutex_);
+  /// The phase of a device that has a driver, and is not drained.
+  [[nodiscard]] DevicePhase working_phase() const noexcept REQUIRES(mutex_);
+  void begin_drain() noexcept REQUIRES(mutex_);
 
   // The loop's side
   void serve_kick(unsigned index);
@@ -136,13 +136,13 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   Found busy_poll() noexcept override;
   void stop_polling() noexcept override;
   /// Lets the device look at a queue; how many chains it took.
-  std::uint16_t serve_queue(unsigned index) noexcept;
-  void publish() noexcept;
+  std::uint16_t serve_queue(unsigned index) noexcept REQUIRES(mutex_);
+  void publish() noexcept REQUIRES(mutex_);
   void interrupt(std::uint32_t cause) noexcept;
   void kick_all() noexcept;
-  /// From rest, as if nothing had been: under the lock.
-  void reactivate() noexcept;
-  [[nodiscard]] bool status_has(std::uint32_t bits) const noexcept { return (status_ & bits) == bits; }
+  /// Drained, as if nothing had been.
+  void reactivate() noexcept REQUIRES(mutex_);
+  [[nodiscard]] bool status_has(std::uint32_t bits) const noexcept REQUIRES(mutex_) { return (status_ & bits) == bits; }
 
   VirtioDevice& device_;
   TransportContext context_;
@@ -150,21 +150,20 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   OwnedFd interrupt_fd_;
   LogRate log_rate_;
 
-  mutable std::mutex mutex_;  // the device's lock; what follows is under it
-  std::condition_variable phase_changed_;
-  std::uint64_t drains_ = 0;  // how many have ended: what a vCPU waits for
-  Phase phase_ = Phase::Idle;
-  bool drain_wanted_ = false;  // a vCPU waits for it
-  bool undrain_when_drained_ = false;
+  ConditionVariable phase_changed_;
+  std::uint64_t drains_ GUARDED_BY(mutex_) = 0;   // how many have ended: what a vCPU waits for
+  bool drain_wanted_ GUARDED_BY(mutex_) = false;  // a vCPU waits for it
+  bool undrain_when_drained_ GUARDED_BY(mutex_) = false;
   std::function<void()> drained_;  // loop's thread
-  std::uint32_t device_features_select_ = 0;
-  std::uint32_t driver_features_select_ = 0;
-  std::uint64_t driver_features_ = 0;
-  std::uint32_t queue_select_ = 0;
-  std::uint32_t status_ = 0;
-  std::uint32_t config_generation_ = 0;
+  std::uint32_t device_features_select_ GUARDED_BY(mutex_) = 0;
+  std::uint32_t driver_features_select_ GUARDED_BY(mutex_) = 0;
+  std::uint64_t driver_features_ GUARDED_BY(mutex_) = 0;
+  std::uint32_t queue_select_ GUARDED_BY(mutex_) = 0;
+  std::uint32_t status_ GUARDED_BY(mutex_) = 0;
+  std::uint32_t config_generation_ GUARDED_BY(mutex_) = 0;
   std::vector<VirtQueue> queues_;
-  std::vector<char> used_;  // queues with something to publish; char: vector<bool> has no plain elements
+  std::vector<char> used_
+      GUARDED_BY(mutex_);  // queues with something to publish; char: vector<bool> has no plain elements
   std::atomic<std::uint32_t> interrupt_status_{0};  // set by the loop, cleared by the driver
 };
 

@@ -11,7 +11,7 @@
 namespace mayfly {
 
 MmioTransportState MmioTransport::state() const {
-  const std::lock_guard lock{mutex_};
+  const MutexLock lock{mutex_};
   MmioTransportState state{.device_features_select = device_features_select_,
                            .driver_features_select = driver_features_select_,
                            .driver_features = driver_features_,
@@ -37,7 +37,7 @@ Status MmioTransport::check_features(const MmioTransportState& state) const {
 }
 
 Status MmioTransport::restore(const MmioTransportState& state) {
-  std::unique_lock lock{mutex_};
+  const MutexLock lock{mutex_};
   if (auto offered = check_features(state); !offered) return offered;
   if (state.queues.size() != queues_.size())
     return fail(ErrorKind::InvalidArgument, "{}: the saved device has {} queues, this one {}", device_.name(),
@@ -52,7 +52,7 @@ Status MmioTransport::restore(const MmioTransportState& state) {
   status_ = state.status;
   interrupt_status_.store(state.interrupt_status, std::memory_order_release);
   config_generation_ = state.config_generation;
-  if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) start_device(lock);
+  if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) start_device();
   return {};
 }
 

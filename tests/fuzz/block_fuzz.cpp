@@ -92,7 +92,7 @@ class World {
     host_.kick(0);
     if ((plan.disturb & 4) != 0) pause();
     host_.reset();
-    must(host_.is_drained);
+    must(host_.phase() == DevicePhase::Idle);
   }
 
  private:
@@ -180,10 +180,7 @@ class World {
   }
   void pause() {
     host_.drain();
-    {
-      const auto held = host_.lock();
-      device_->undrain();
-    }
+    host_.undrain();
     host_.kick(0);
   }
 

@@ -162,8 +162,7 @@ class World {
           const NetDeviceState state = device_->state();
           must(state.receive_heads.size() <= NetReceiveBuffers::kMaximumChains);
           if (what / 8 % 4 == 1) {
-            const auto lock = host_->lock();
-            device_->undrain();
+            host_->undrain();
           } else {
             device_->reset();
             device_->restore(state);

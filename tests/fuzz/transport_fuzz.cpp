@@ -78,7 +78,7 @@ class TakingDevice final : public VirtioDevice {
   }
   void undrain() noexcept override { must(active_); }
   void change_config() {
-    const auto lock = host().lock();
+    const MutexLock lock{host().mutex()};
     host().config_changed();
   }
 

@@ -5,9 +5,7 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
 
-#include <algorithm>
 #include <bit>
-#include <cstring>
 
 namespace mayfly {
 namespace {
@@ -62,10 +60,7 @@ void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) c
     config.max_write_zeroes_seg = kMaximumBlockRanges;
     config.write_zeroes_may_unmap = gives_up_space() ? 1 : 0;
   }
-  std::ranges::fill(data, std::byte{0});
-  if (offset >= sizeof config) return;
-  std::memcpy(data.data(), reinterpret_cast<const std::byte*>(&config) + offset,
-              std::min<std::size_t>(data.size(), sizeof config - offset));
+  read_space(config, offset, data);
 }
 
 }  // namespace mayfly

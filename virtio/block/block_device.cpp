@@ -125,31 +125,33 @@ Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImag
 void BlockDevice::activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept {
   features_ = features;
   queue_ = &queues.front();
-  draining_ = throttled_ = starved_ = false;
+  throttled_ = starved_ = false;
 }
 
 void BlockDevice::reset() noexcept {
   ensure(in_flight_ == 0, "a drive was reset with requests in flight");
   queue_ = nullptr;
   features_ = 0;
-  draining_ = throttled_ = starved_ = false;
+  throttled_ = starved_ = false;
 }
 
-void BlockDevice::drain() noexcept {
-  draining_ = true;
-  if (is_idle()) host().drained();
+void BlockDevice::drain() noexcept { end_drain(); }
+
+/// Says so where nothing is in flight any more.
+void BlockDevice::end_drain() noexcept {
+  if (is(DevicePhase::Draining) && is_idle()) host().drained();
 }
 
-void BlockDevice::undrain() noexcept { draining_ = false; }
+void BlockDevice::undrain() noexcept {}
 
 void BlockDevice::update_rate_limiter(const RateLimiterConfig& config) {
-  const auto lock = host().lock();
+  const MutexLock lock{host().mutex()};
   limiter_->update(config);
   metrics_.update_count.add();
 }
 
 void BlockDevice::on_tokens() noexcept {
-  const auto lock = host().lock();
+  const MutexLock lock{host().mutex()};
   throttled_ = false;
   serve();
 }
@@ -165,14 +167,14 @@ bool BlockDevice::writes_through() const noexcept {
 void BlockDevice::on_kick(unsigned /*queue*/) noexcept { serve(); }
 
 void BlockDevice::Requeue::on_complete(int /*result*/, bool /*more*/) noexcept {
-  const auto lock = owner.host().lock();
+  const MutexLock lock{owner.host().mutex()};
   asked = false;
   owner.serve();
 }
 
 /// Takes chains as long as there are any, and room and tokens for them.
 void BlockDevice::serve() noexcept {
-  for (unsigned turn = 0; queue_ != nullptr && !draining_ && !throttled_; ++turn) {
+  for (unsigned turn = 0; is(DevicePhase::Active) && !throttled_; ++turn) {
     if (turn == kMaximumTurn) {
       // A read of nothing comes back in the next round.
       if (!std::exchange(requeue_.asked, true)) loop_.readv(backing_->file, {}, 0, requeue_);
@@ -347,9 +349,9 @@ const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
 }
 
 void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
-  const auto lock = owner.host().lock();
+  const MutexLock lock{owner.host().mutex()};
   owner.on_result(*this, result);
-  if (owner.draining_ && owner.is_idle()) owner.host().drained();
+  owner.end_drain();
   if (std::exchange(owner.starved_, false)) owner.serve();
 }
 

@@ -148,6 +148,7 @@ class BlockDevice final : public VirtioDevice {
   void on_retired_synced(Retired& retired, int error_number) noexcept;
   void release_flushes() noexcept;
   [[nodiscard]] bool is_idle() const noexcept { return in_flight_ == 0 && retired_.empty(); }
+  void end_drain() noexcept;
 
   // Requests: under the lock, on the loop's thread
   void serve() noexcept;
@@ -191,11 +192,10 @@ class BlockDevice final : public VirtioDevice {
   bool lost_writes_ = false;  // as in BlockDeviceState
   std::unique_ptr<RateLimiter> limiter_;
   std::uint64_t features_ = 0;
-  VirtQueue* queue_ = nullptr;  // none: not activated
-  bool draining_ = false;
-  bool throttled_ = false;  // the limiter refused, and will call
-  bool starved_ = false;    // there was no slot for the next chain
-  unsigned in_flight_ = 0;  // slots in use
+  VirtQueue* queue_ = nullptr;  // of the driver
+  bool throttled_ = false;      // the limiter refused, and will call
+  bool starved_ = false;        // there was no slot for the next chain
+  unsigned in_flight_ = 0;      // slots in use
 
   // Room for the queue's size of requests. Made as mapped: pages, and slots on them, come with the depth that a guest
   // really uses.

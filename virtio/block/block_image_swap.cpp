@@ -42,7 +42,7 @@ Status BlockDevice::replace_image(DiskImage image) {
   auto made = make_backing(std::move(image), loop_);
   if (!made) return refuse(propagate(made, name_));
 
-  const auto lock = host().lock();
+  const MutexLock lock{host().mutex()};
   retire(std::exchange(backing_, std::move(*made)));
   may_read_cached_ = !backing_->image.direct();
   cache_misses_ = skip_cached_ = 0;
@@ -78,7 +78,7 @@ void BlockDevice::sync_retired() noexcept {
 }
 
 void BlockDevice::Retired::on_complete(int result, bool /*more*/) noexcept {
-  const auto lock = owner.host().lock();
+  const MutexLock lock{owner.host().mutex()};
   if ((result == -EINTR || result == -EAGAIN) && retries++ < kMaximumRetries)
     return owner.loop_.sync_data(backing->file, *this);
   owner.on_retired_synced(*this, -result);  // ends this
@@ -95,7 +95,7 @@ void BlockDevice::on_retired_synced(Retired& retired, int error_number) noexcept
   retired_.remove_if([&](const Retired& each) { return &each == &retired; });
   if (!retired_.empty()) return;
   release_flushes();
-  if (draining_ && is_idle()) host().drained();
+  end_drain();
   if (std::exchange(starved_, false)) serve();
 }
 

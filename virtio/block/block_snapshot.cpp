@@ -19,7 +19,7 @@ Status BlockDevice::sync() {
   // Images that were swapped out, too: the ring's own syncs of them may still be under way.
   std::vector<std::shared_ptr<Backing>> all{backing_};
   {
-    const auto lock = host().lock();
+    const MutexLock lock{host().mutex()};
     for (const Retired& each : retired_) all.push_back(each.backing);
   }
   Status synced;
@@ -27,7 +27,7 @@ Status BlockDevice::sync() {
     if (auto one = backing->image.sync(); !one && synced) synced = std::move(one);
   if (!synced && config_.cache_type == CacheType::Writeback) {
     // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
-    const auto lock = host().lock();
+    const MutexLock lock{host().mutex()};
     lost_writes_ = true;
   }
   return synced;

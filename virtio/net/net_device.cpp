@@ -6,8 +6,6 @@
 #include <linux/virtio_ids.h>
 
 #include <algorithm>
-#include <cstddef>
-#include <cstring>
 #include <utility>
 
 namespace mayfly {
@@ -40,30 +38,34 @@ TapOffloads offloads_for(std::uint64_t features) noexcept {
 
 // --- Construction ----------------------------------------------------------------------------------------------------
 
-NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap host_end, std::unique_ptr<FrameResponder> in_its_place,
-                     EventLoop& ring, NetMetrics& counters, Log& messages)
-    : NetPort(ring, counters, messages, "network interface " + config.iface_id, std::move(host_end),
-              std::move(in_its_place)),
+NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap tap, std::unique_ptr<FrameResponder> responder,
+                     EventLoop& loop, NetMetrics& metrics, Log& log)
+    : context_(loop, metrics, log, "network interface " + config.iface_id, std::move(tap), std::move(responder)),
       mac_(config.guest_mac.value_or(derive_mac_address(config.iface_id))),
       mtu_(config.mtu),
-      offered_(kAlwaysOffered | (tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
+      offered_(kAlwaysOffered | (context_.tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
       offload_changes_(kOffloadChanges, monotonic_ns()),
-      receiver_(*this),
-      transmitter_(*this, config.check_source_mac ? std::optional{mac_} : std::nullopt) {}
+      receiver_(context_),
+      transmitter_(context_, receiver_, config.check_source_mac ? std::optional{mac_} : std::nullopt) {}
 
 Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfig& config, Tap tap,
                                                      std::unique_ptr<FrameResponder> responder, EventLoop& loop,
                                                      NetMetrics& metrics, Log& log) {
   std::unique_ptr<NetDevice> device{new NetDevice{config, std::move(tap), std::move(responder), loop, metrics, log}};
-  auto file = loop.register_file(device->tap.fd());
+  auto file = loop.register_file(device->context_.tap.fd());
   if (!file) return propagate(file, device->name());
-  device->file = std::move(*file);
+  device->context_.file = std::move(*file);
   if (auto made = device->receiver_.prepare(config.rx_rate_limiter); !made) return propagate(made, device->name());
   if (auto made = device->transmitter_.prepare(config.tx_rate_limiter); !made) return propagate(made, device->name());
   return device;
 }
 
 // --- Control path ----------------------------------------------------------------------------------------------------
+
+void NetDevice::connect(DeviceHost& host) noexcept {
+  VirtioDevice::connect(host);
+  context_.host = &host;
+}
 
 std::uint32_t NetDevice::type() const noexcept { return VIRTIO_ID_NET; }
 
@@ -86,46 +88,42 @@ FeatureText NetDevice::feature_text(unsigned feature) const noexcept {
 
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
   net_abi::Config space{.mac = {},
-                        .status = link_up_ ? net_abi::kLinkUp : std::uint16_t{0},
+                        .status = context_.link_up ? net_abi::kLinkUp : std::uint16_t{0},
                         .max_virtqueue_pairs = 1,
                         .mtu = mtu_.value_or(0)};
   std::ranges::copy(mac_, space.mac);
-  const auto bytes = std::as_bytes(std::span{&space, 1});
-  std::ranges::fill(data, std::byte{0});
-  if (offset < bytes.size()) std::memcpy(data.data(), &bytes[offset], std::min(data.size(), bytes.size() - offset));
+  read_space(space, offset, data);
 }
 
 void NetDevice::prepare(std::uint64_t accepted) noexcept {
   const TapOffloads wanted = offloads_for(accepted);
-  offloads_refused_ = tap.would_change(wanted) && !offload_changes_.take(1, monotonic_ns());
-  if (offloads_refused_) return;
+  context_.offloads_refused = context_.tap.would_change(wanted) && !offload_changes_.take(1, monotonic_ns());
+  if (context_.offloads_refused) return;
   // Refused only by a TAP that is gone, which the first read finds out.
-  if (auto set = tap.set_offloads(wanted); !set && log_rate.allow()) log.warning("{}: {}", name(), set.error().message);
+  if (auto set = context_.tap.set_offloads(wanted); !set && context_.log_rate.allow())
+    context_.log.warning("{}: {}", name(), set.error().message);
 }
 
 /// A driver whose offloads were refused is stopped, not let wait: its vCPU could not be paused meanwhile, and frames
 /// that it cannot read must not reach it. The loop tells it.
 void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) noexcept {
-  NetPort::features = accepted;
+  context_.features = accepted;
   receiver_.activate(queues[kNetReceiveQueue]);
   transmitter_.activate(queues[kNetTransmitQueue]);
-  active_ = true;
-  draining = false;
-  broken_ = offloads_refused_;
-  running = !broken_;
 }
 
 void NetDevice::reset() noexcept {
   receiver_.reset();
   transmitter_.reset();
-  if (responder) responder->reset();
-  NetPort::features = 0;
-  active_ = broken_ = running = draining = offloads_refused_ = link_news_ = false;
+  if (context_.responder) context_.responder->reset();
+  context_.features = 0;
+  context_.offloads_refused = link_news_ = false;
 }
 
 void NetDevice::on_kick(unsigned queue) noexcept {
-  if (std::exchange(offloads_refused_, false)) return broken("offloads that change faster than the host lets them");
-  if (std::exchange(link_news_, false) && has_feature(net_abi::kStatus)) host().config_changed();
+  if (std::exchange(context_.offloads_refused, false))
+    return host().broken("offloads that change faster than the host lets them");
+  if (std::exchange(link_news_, false) && context_.has_feature(net_abi::kStatus)) host().config_changed();
   if (queue == kNetReceiveQueue)
     receiver_.post_reads();
   else
@@ -133,71 +131,47 @@ void NetDevice::on_kick(unsigned queue) noexcept {
 }
 
 void NetDevice::drain() noexcept {
-  running = false;
-  draining = true;
   receiver_.cancel();
   transmitter_.cancel();
-  direction_drained();
+  context_.end_drain();
 }
 
-void NetDevice::undrain() noexcept {
-  draining = false;
-  running = active_ && !broken_;
-  receiver_.undrain();
-}
-
-void NetDevice::direction_drained() noexcept {
-  if (receiver_.is_idle() && transmitter_.is_idle()) host().drained();
-}
-
-void NetDevice::broken(std::string_view what) noexcept {
-  broken_ = true;
-  running = false;
-  host().broken(what);
-}
-
-void NetDevice::set_link(bool up) noexcept {
-  if (up == link_up_) return;
-  link_up_ = up;
-  if (!up) metrics.tap_gone_count.add();
-  if (log_rate.allow()) log.warning("{}: the TAP {} is {}", name(), tap.name(), up ? "back" : "gone");
-  if (has_feature(net_abi::kStatus)) host().config_changed();
-}
+void NetDevice::undrain() noexcept { receiver_.undrain(); }
 
 void NetDevice::update_rate_limiters(const NetworkInterfacePatch& patch) {
-  const auto held = lock();
+  const MutexLock lock{host().mutex()};
   if (patch.rx_rate_limiter) receiver_.limiter().update(*patch.rx_rate_limiter);
   if (patch.tx_rate_limiter) transmitter_.limiter().update(*patch.tx_rate_limiter);
-  metrics.update_count.add();
+  context_.metrics.update_count.add();
 }
 
 void NetDevice::freeze() {
-  const auto held = lock();
-  if (!still_since) still_since = monotonic_ns();
+  const MutexLock lock{host().mutex()};
+  if (!context_.still_since) context_.still_since = monotonic_ns();
 }
 
 void NetDevice::thaw() {
-  const auto held = lock();
-  const auto since = std::exchange(still_since, std::nullopt);
-  if (!since || !responder) return;
-  responder->stood_still(*since, monotonic_ns());
+  const MutexLock lock{host().mutex()};
+  const auto since = std::exchange(context_.still_since, std::nullopt);
+  if (!since || !context_.responder) return;
+  context_.responder->stood_still(*since, monotonic_ns());
   receiver_.thaw();
 }
 
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 NetDeviceState NetDevice::state() {
-  const auto held = lock();
-  return {.features = NetPort::features,
+  const MutexLock lock{host().mutex()};
+  return {.features = context_.features,
           .receive_heads = receiver_.held_heads(),
           .receive_limiter = receiver_.limiter().state(),
           .transmit_limiter = transmitter_.limiter().state(),
-          .link_up = link_up_ && !link_news_};
+          .link_up = context_.link_up && !link_news_};
 }
 
 void NetDevice::restore(const NetDeviceState& state) {
-  const auto held = lock();
-  NetPort::features = state.features;
+  const MutexLock lock{host().mutex()};
+  context_.features = state.features;
   receiver_.hold_again(state.receive_heads);
   receiver_.limiter().restore(state.receive_limiter);
   transmitter_.limiter().restore(state.transmit_limiter);

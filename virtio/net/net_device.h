@@ -34,7 +34,7 @@ struct NetDeviceState {
   friend bool operator==(const NetDeviceState&, const NetDeviceState&) = default;
 };
 
-class NetDevice final : public VirtioDevice, private NetPort {
+class NetDevice final : public VirtioDevice {
  public:
   /// Entries of each queue.
   static constexpr std::uint16_t kQueueSize = 256;
@@ -50,8 +50,9 @@ class NetDevice final : public VirtioDevice, private NetPort {
   [[nodiscard]] const MacAddress& mac() const noexcept { return mac_; }
 
   // VirtioDevice
+  void connect(DeviceHost& host) noexcept override;
   [[nodiscard]] std::uint32_t type() const noexcept override;
-  [[nodiscard]] std::string_view name() const noexcept override { return NetPort::name; }
+  [[nodiscard]] std::string_view name() const noexcept override { return context_.name; }
   [[nodiscard]] std::uint64_t features() const noexcept override { return offered_; }
   [[nodiscard]] FeatureText feature_text(unsigned feature) const noexcept override;
   [[nodiscard]] std::span<const std::uint16_t> queue_sizes() const noexcept override { return kQueueSizes; }
@@ -81,23 +82,12 @@ class NetDevice final : public VirtioDevice, private NetPort {
   NetDevice(const NetworkInterfaceConfig& config, Tap tap, std::unique_ptr<FrameResponder> responder, EventLoop& loop,
             NetMetrics& metrics, Log& log);
 
-  // NetPort
-  [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return host().lock(); }
-  void used(unsigned queue) noexcept override { host().used(queue); }
-  void broken(std::string_view what) noexcept override;
-  void direction_drained() noexcept override;
-  void set_link(bool up) noexcept override;
-  void responder_heard() noexcept override { receiver_.respond(); }
-
+  NetContext context_;
   const MacAddress mac_;
   const std::optional<std::uint16_t> mtu_;
   const std::uint64_t offered_;
-  bool link_up_ = true;
-  bool link_news_ = false;  // restored to a driver that may know the link as another; the loop tells it
-  bool active_ = false;
-  bool broken_ = false;
-  bool offloads_refused_ = false;  // by prepare(), to the driver that starts
-  TokenBucket offload_changes_;    // prepare()'s
+  bool link_news_ = false;       // restored to a driver that may know the link as another; the loop tells it
+  TokenBucket offload_changes_;  // prepare()'s
   NetReceiver receiver_;
   NetTransmitter transmitter_;
 };

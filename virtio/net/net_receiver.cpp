@@ -21,67 +21,69 @@ constexpr std::uint64_t kParkNs = 100'000'000;
 
 }  // namespace
 
-NetReceiver::NetReceiver(NetPort& port) : port_(port), retry_ns_(kFirstRetryNs) {
+NetReceiver::NetReceiver(NetContext& context) : context_(context), retry_ns_(kFirstRetryNs) {
   for (Read& read : reads_) read.owner = this;
   wait_.owner = this;
 }
 
 Status NetReceiver::prepare(const std::optional<RateLimiterConfig>& limit) {
-  auto limiter = RateLimiter::create(port_.loop, limit, [this] {
-    const auto lock = port_.lock();
-    throttled_ = false;
+  auto limiter = context_.make_limiter(limit, [this] {
+    if (phase_ == Phase::Throttled) phase_ = Phase::Idle;
     post_reads();
   });
   if (!limiter) return propagate(limiter);
   limiter_ = std::move(*limiter);
-  auto timer = LoopTimer::create(port_.loop, [this] {
-    const auto lock = port_.lock();
+  auto timer = LoopTimer::create(context_.loop, [this] {
+    const MutexLock lock{context_.host->mutex()};
     on_timer();
   });
   if (!timer) return propagate(timer);
   retry_timer_ = std::move(*timer);
-  return port_.responder ? prepare_responses() : Status{};
+  return context_.responder ? prepare_responses() : Status{};
 }
 
 void NetReceiver::reset() noexcept {
   buffers_.abandon();
   queue_ = nullptr;
+  volley_ = {};
   wanted_ = 1;
-  parked_length_ = 0;
-  cancelling_ = dry_ = failed_ = false;
+  forget_parked();
   forget_response();
 }
 
 void NetReceiver::undrain() noexcept {
   if (queue_ == nullptr || queue_->ready()) return;
   buffers_.abandon();
-  parked_length_ = 0;
+  forget_parked();
+}
+
+void NetReceiver::forget_parked() noexcept {
+  if (phase_ == Phase::Parked) phase_ = Phase::Idle;
 }
 
 void NetReceiver::on_timer() noexcept {
-  backing_off_ = false;
-  if (parked_length_ > 0) port_.metrics.rx_fails.add();
-  parked_length_ = 0;
+  if (phase_ == Phase::Parked) context_.metrics.rx_fails.add();
+  if (phase_ == Phase::Parked || phase_ == Phase::BackingOff) phase_ = Phase::Idle;
   post_reads();
 }
 
 // --- Posting ---------------------------------------------------------------------------------------------------------
 
 void NetReceiver::post_reads() noexcept {
-  if (!port_.running || queue_ == nullptr || !queue_->ready() || in_flight_ > 0) return;
-  if (parked_length_ > 0 && !unpark()) return;
-  if (port_.responder && !give_responses()) return;
-  if (throttled_ || backing_off_) return;
+  if (!context_.is_active() || queue_ == nullptr || !queue_->ready() || in_flight()) return;
+  if (phase_ == Phase::Parked && !unpark()) return;
+  if (context_.responder && !give_responses()) return;
+  if (phase_ != Phase::Idle) return;
   if (!limiter_->open()) {
-    throttled_ = true;
-    port_.metrics.rx_rate_limiter_throttled.add();
+    phase_ = Phase::Throttled;
+    context_.metrics.rx_rate_limiter_throttled.add();
     return;
   }
   // Each operation of a limited interface is asked for by itself.
   const std::size_t wanted = limiter_->limited() ? 1 : wanted_;
   const auto windows = arrange(wanted, 1);
-  if (!windows) return port_.broken(windows.error().what);
-  if (windows->empty()) return port_.metrics.rx_no_buffer_count.add();
+  if (!windows) return context_.host->broken(windows.error().what);
+  if (windows->empty()) return context_.metrics.rx_no_buffer_count.add();
   post(*windows);
 }
 
@@ -89,7 +91,7 @@ void NetReceiver::post_reads() noexcept {
 /// has less than `least` bytes the driver is asked for one.
 std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(std::size_t wanted,
                                                                                std::uint64_t least) noexcept {
-  const bool mergeable = port_.has_feature(net_abi::kMergeable);
+  const bool mergeable = context_.has_feature(net_abi::kMergeable);
   queue_->set_notifications_off(true);
   const auto windows = buffers_.arrange(*queue_, wanted, mergeable);
   if (!windows || (!windows->empty() && windows->front().capacity >= least)) return windows;
@@ -98,90 +100,93 @@ std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(s
 }
 
 void NetReceiver::post(std::span<const ReceiveWindow> windows) noexcept {
-  posted_ = windows.size();
-  hits_ = 0;
+  volley_ = {.posted = windows.size()};
+  phase_ = Phase::Reading;
   // A host without RWF_NOWAIT has a non-blocking descriptor instead, where a read fails at once or the ring waits for
   // it, as the kernel has it.
-  const bool nowait = port_.tap.has_nowait();
+  const bool nowait = context_.tap.has_nowait();
   for (std::size_t i = 0; i < windows.size(); ++i) {
     Read& read = reads_[i];
     read.window = windows[i];
-    ++in_flight_;
+    begin_operation();
     if (nowait && i + 1 < windows.size())
-      port_.loop.readv_now(port_.file, read.window.vectors, 0, read);
+      context_.loop.readv_now(context_.file, read.window.vectors, 0, read);
     else
-      port_.loop.readv(port_.file, read.window.vectors, 0, read);
+      context_.loop.readv(context_.file, read.window.vectors, 0, read);
   }
 }
 
 void NetReceiver::cancel() noexcept {
-  if (in_flight_ == 0 || std::exchange(cancelling_, true)) return;
+  if (!in_flight() || std::exchange(volley_.cancelling, true)) return;
+  if (phase_ == Phase::Waiting) return context_.loop.cancel(wait_);
   // All of a volley may wait: before Linux 6.4 the ring waits on a non-blocking TAP as well.
-  for (Read& read : std::span{reads_}.first(posted_)) port_.loop.cancel(read);
-  if (posted_ == 0) port_.loop.cancel(wait_);
+  for (Read& read : std::span{reads_}.first(volley_.posted)) context_.loop.cancel(read);
 }
 
 // --- Completions -----------------------------------------------------------------------------------------------------
 
 void NetReceiver::Read::on_complete(int result, bool /*more*/) noexcept {
-  const auto lock = owner->port_.lock();
+  const MutexLock lock{owner->context_.host->mutex()};
   owner->on_read(*this, result);
 }
 
 void NetReceiver::Wait::on_complete(int /*result*/, bool /*more*/) noexcept {
-  const auto lock = owner->port_.lock();
-  --owner->in_flight_;
+  const MutexLock lock{owner->context_.host->mutex()};
+  owner->end_operation();
   owner->end_volley();
 }
 
 void NetReceiver::on_read(Read& read, int result) noexcept {
-  --in_flight_;
+  end_operation();
   if (result >= static_cast<int>(sizeof(NetHeader)))
     deliver(read.window, static_cast<std::uint64_t>(result));
   else if (result == -EAGAIN)
-    dry_ = dry_ || &read == &reads_[posted_ - 1];
+    volley_.dry = volley_.dry || &read == &reads_[volley_.posted - 1];
   else if (result != -ECANCELED && result != -EINTR)
     on_failure(result);
-  if (in_flight_ == 0) end_volley();
+  if (volley_.in_flight == 0) end_volley();
 }
 
 /// The volley is over: the next one, a pause, or rest.
 void NetReceiver::end_volley() noexcept {
-  if (posted_ > 0) wanted_ = hits_ == posted_ ? std::min(2 * posted_, reads_.size()) : std::max<std::size_t>(hits_, 1);
-  posted_ = 0;
-  cancelling_ = false;
-  const bool dry = std::exchange(dry_, false);
-  if (std::exchange(failed_, false) && !backing_off_) {
-    backing_off_ = true;
+  const Volley ended = std::exchange(volley_, {});
+  if (ended.posted > 0)
+    wanted_ =
+        ended.hits == ended.posted ? std::min(2 * ended.posted, reads_.size()) : std::max<std::size_t>(ended.hits, 1);
+  if (phase_ != Phase::Parked) phase_ = Phase::Idle;
+  if (ended.failed) {
+    phase_ = Phase::BackingOff;
     retry_timer_->listen();
     retry_timer_->arm(monotonic_ns() + retry_ns_);
     retry_ns_ = std::min(2 * retry_ns_, kLongestRetryNs);
   }
-  if (port_.draining) return port_.direction_drained();
-  if (!dry || !port_.running || has_response()) return post_reads();
-  ++in_flight_;
-  port_.loop.poll_once(port_.tap.fd(), POLLIN, wait_);
+  if (context_.is_draining()) return context_.end_drain();
+  if (!ended.dry || phase_ != Phase::Idle || !context_.is_active() || has_response()) return post_reads();
+  phase_ = Phase::Waiting;
+  begin_operation();
+  context_.loop.poll_once(context_.tap.fd(), POLLIN, wait_);
 }
 
 void NetReceiver::deliver(const ReceiveWindow& window, std::uint64_t length) noexcept {
-  ++hits_;
+  ++volley_.hits;
   retry_ns_ = kFirstRetryNs;
-  port_.set_link(true);
+  context_.set_link(true);
   // Into our own byte: the rest of the frame is lost, and half a frame is none. A frame for another driver is none
   // for this one. Either way the buffers stay for the next.
   if (window.narrow && length > window.capacity) return park(window, length);
   const std::size_t chains = buffers_.chains_for(window, length);
-  if (length > window.capacity || !prepare_header(window, chains)) return port_.metrics.rx_fails.add();
+  if (length > window.capacity || !prepare_header(window, chains)) return context_.metrics.rx_fails.add();
   buffers_.use(window, *queue_, length);
-  port_.used(kNetReceiveQueue);
+  context_.host->used(kNetReceiveQueue);
   const std::uint64_t frame = length - sizeof(NetHeader);
   limiter_->spend(frame);
-  port_.metrics.rx_packets_count.add();
-  port_.metrics.rx_bytes_count.add(frame);
+  context_.metrics.rx_packets_count.add();
+  context_.metrics.rx_bytes_count.add(frame);
 }
 
 /// A narrow window is its volley's only one, so the spill is this frame's alone.
 void NetReceiver::park(const ReceiveWindow& window, std::uint64_t length) noexcept {
+  phase_ = Phase::Parked;
   parked_length_ = length;
   parked_at_ = window.capacity;
   retry_timer_->listen();
@@ -193,15 +198,15 @@ bool NetReceiver::unpark() noexcept {
   const std::uint64_t length = parked_length_;
   const auto windows = arrange(1, length);
   if (!windows) {
-    port_.broken(windows.error().what);
+    context_.host->broken(windows.error().what);
     return false;
   }
   if (windows->empty() || windows->front().capacity < length) {
-    port_.metrics.rx_no_buffer_count.add();
+    context_.metrics.rx_no_buffer_count.add();
     return false;
   }
   copy_to(windows->front().buffers(), parked_at_, buffers_.spill().first(length - parked_at_));
-  parked_length_ = 0;
+  phase_ = Phase::Idle;
   retry_timer_->cancel();
   deliver(windows->front(), length);
   return true;
@@ -211,9 +216,9 @@ bool NetReceiver::unpark() noexcept {
 bool NetReceiver::prepare_header(const ReceiveWindow& window, std::size_t chains) noexcept {
   NetHeader header{};
   copy_from(window.buffers(), std::as_writable_bytes(std::span{&header, 1}));
-  if (!driver_understands(header.flags, header.gso_type, port_.features)) return false;
+  if (!driver_understands(header.flags, header.gso_type, context_.features)) return false;
   // Without GUEST_CSUM flags are 0, where a TAP may say that it has checked the sum.
-  if (!port_.has_feature(net_abi::kGuestCsum)) header.flags = 0;
+  if (!context_.has_feature(net_abi::kGuestCsum)) header.flags = 0;
   header.num_buffers = static_cast<std::uint16_t>(chains);  // the TAP leaves it as it was
   copy_to(window.buffers(), 0, std::as_bytes(std::span{&header, 1}));
   return true;
@@ -222,8 +227,8 @@ bool NetReceiver::prepare_header(const ReceiveWindow& window, std::size_t chains
 // --- The responder ---------------------------------------------------------------------------------------------------
 
 Status NetReceiver::prepare_responses() {
-  auto timer = LoopTimer::create(port_.loop, [this] {
-    const auto lock = port_.lock();
+  auto timer = LoopTimer::create(context_.loop, [this] {
+    const MutexLock lock{context_.host->mutex()};
     on_response_timer();
   });
   if (!timer) return propagate(timer);
@@ -232,9 +237,9 @@ Status NetReceiver::prepare_responses() {
 }
 
 void NetReceiver::respond() noexcept {
-  if (!port_.running) return;
+  if (!context_.is_active()) return;
   if (!has_response()) return wait_to_respond();
-  if (in_flight_ > 0) return cancel();  // the volley's end goes on
+  if (in_flight()) return cancel();  // the volley's end goes on
   post_reads();
 }
 
@@ -251,31 +256,31 @@ bool NetReceiver::give_responses() noexcept {
 bool NetReceiver::give_response() noexcept {
   const auto windows = arrange(1, sizeof(NetHeader) + FrameResponder::kLongestTransmitted);
   if (!windows) {
-    port_.broken(windows.error().what);
+    context_.host->broken(windows.error().what);
     return false;
   }
   if (windows->empty()) {
-    port_.metrics.rx_no_buffer_count.add();
+    context_.metrics.rx_no_buffer_count.add();
     return false;
   }
   const ReceiveWindow& window = windows->front();
-  if (!response_until_) response_length_ = port_.responder->transmit(response_);
+  if (!response_until_) response_length_ = context_.responder->transmit(response_);
   const std::uint64_t length = sizeof(NetHeader) + response_length_;
   if (length > window.capacity && window.narrow) {
     if (!response_until_) response_until_ = monotonic_ns() + kParkNs;
-    port_.metrics.rx_no_buffer_count.add();
+    context_.metrics.rx_no_buffer_count.add();
     return false;
   }
   response_until_.reset();
   if (length > window.capacity) {  // lost, as on any network: no buffer of this driver is long enough
-    port_.metrics.rx_fails.add();
+    context_.metrics.rx_fails.add();
     return true;
   }
   const NetHeader header{.num_buffers = static_cast<std::uint16_t>(buffers_.chains_for(window, length))};
   copy_to(window.buffers(), 0, std::as_bytes(std::span{&header, 1}));
   copy_to(window.buffers(), sizeof header, std::as_bytes(std::span{response_}.first(response_length_)));
   buffers_.use(window, *queue_, length);
-  port_.used(kNetReceiveQueue);
+  context_.host->used(kNetReceiveQueue);
   return true;
 }
 
@@ -286,7 +291,7 @@ void NetReceiver::forget_response() noexcept {
 
 /// A timer that fires too early is harmless, and cheaper than setting it anew whenever the deadline moves.
 void NetReceiver::wait_to_respond() noexcept {
-  auto deadline = port_.responder->deadline();
+  auto deadline = context_.responder->deadline();
   if (response_until_) deadline = std::min(deadline.value_or(*response_until_), *response_until_);
   if (!deadline || (response_timer_at_ && *response_timer_at_ <= *deadline)) return;
   response_timer_at_ = deadline;
@@ -296,12 +301,12 @@ void NetReceiver::wait_to_respond() noexcept {
 
 void NetReceiver::on_response_timer() noexcept {
   response_timer_at_.reset();
-  if (!port_.running || port_.still_since) return;  // who goes on looks at the deadline again
+  if (!context_.is_active() || context_.still_since) return;  // who goes on looks at the deadline again
   const std::uint64_t now = monotonic_ns();
-  port_.responder->on_time(now);
+  context_.responder->on_time(now);
   if (!response_until_ || now < *response_until_) return respond();
   forget_response();
-  port_.metrics.rx_fails.add();
+  context_.metrics.rx_fails.add();
   post_reads();  // with what had to wait behind it
 }
 
@@ -313,13 +318,14 @@ void NetReceiver::thaw() noexcept {
 // --- Failures --------------------------------------------------------------------------------------------------------
 
 void NetReceiver::on_failure(int result) noexcept {
-  failed_ = true;
-  port_.metrics.rx_fails.add();
+  volley_.failed = true;
+  context_.metrics.rx_fails.add();
   // A TAP that was deleted says EBADFD, or EIO while it goes; the end of a socket is nothing read.
   // That is logged once, by set_link(), however many reads were waiting.
-  if (result == -EBADFD || result == -EIO || result == -ENODEV || result == 0) return port_.set_link(false);
-  if (port_.log_rate.allow())
-    port_.log.warning("{}: reading from the TAP {} failed: {}", port_.name, port_.tap.name(), errno_text(-result));
+  if (result == -EBADFD || result == -EIO || result == -ENODEV || result == 0) return context_.set_link(false);
+  if (context_.log_rate.allow())
+    context_.log.warning("{}: reading from the TAP {} failed: {}", context_.name, context_.tap.name(),
+                         errno_text(-result));
 }
 
 }  // namespace mayfly

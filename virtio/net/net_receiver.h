@@ -1,8 +1,7 @@
 #pragma once
 
-#include "virtio/net/net_port.h"
+#include "virtio/net/net_context.h"
 #include "virtio/net/net_receive_buffers.h"
-#include "virtio/rate_limiter.h"
 
 #include <array>
 #include <expected>
@@ -29,7 +28,7 @@ namespace mayfly {
 /// Under the device's lock, but for what the ring and timers call, which take it.
 class NetReceiver {
  public:
-  explicit NetReceiver(NetPort& port);
+  explicit NetReceiver(NetContext& context);
 
   /// Makes the limiter and the timer. Once, before anything else.
   [[nodiscard]] Status prepare(const std::optional<RateLimiterConfig>& limit);
@@ -45,7 +44,6 @@ class NetReceiver {
   void thaw() noexcept;
   /// Takes back what is posted.
   void cancel() noexcept;
-  [[nodiscard]] bool is_idle() const noexcept { return in_flight_ == 0; }
   /// Held chains of a queue that was reset meanwhile are forgotten.
   void undrain() noexcept;
 
@@ -54,6 +52,23 @@ class NetReceiver {
   void hold_again(std::vector<std::uint16_t> heads) { buffers_.restore(std::move(heads)); }
 
  private:
+  enum class Phase {
+    Idle,        ///< Reads may be posted.
+    Reading,     ///< A volley is in flight.
+    Waiting,     ///< For the TAP to have a frame.
+    Parked,      ///< A frame waits for buffers.
+    Throttled,   ///< Until the limiter calls.
+    BackingOff,  ///< Until the timer fires: the TAP failed.
+  };
+  /// What is in flight, and what has come of it.
+  struct Volley {
+    std::size_t posted = 0;     ///< Reads; 0: a wait.
+    std::size_t hits = 0;       ///< So many of them brought a frame.
+    std::size_t in_flight = 0;  ///< Reads, or the wait.
+    bool cancelling = false;
+    bool dry = false;  ///< The last read found no frame and could not wait.
+    bool failed = false;
+  };
   struct Read final : Operation {
     void on_complete(int result, bool more) noexcept override;
     NetReceiver* owner = nullptr;
@@ -76,9 +91,19 @@ class NetReceiver {
   void end_volley() noexcept;
   void park(const ReceiveWindow& window, std::uint64_t length) noexcept;
   [[nodiscard]] bool unpark() noexcept;
+  void forget_parked() noexcept;
+  [[nodiscard]] bool in_flight() const noexcept { return volley_.in_flight > 0; }
+  void begin_operation() noexcept {
+    ++volley_.in_flight;
+    ++context_.in_flight;
+  }
+  void end_operation() noexcept {
+    --volley_.in_flight;
+    --context_.in_flight;
+  }
   [[nodiscard]] Status prepare_responses();
   [[nodiscard]] bool has_response() const noexcept {
-    return port_.responder && (response_until_ || port_.responder->ready());
+    return context_.responder && (response_until_ || context_.responder->ready());
   }
   [[nodiscard]] bool give_responses() noexcept;
   [[nodiscard]] bool give_response() noexcept;
@@ -86,23 +111,17 @@ class NetReceiver {
   void wait_to_respond() noexcept;
   void on_response_timer() noexcept;
 
-  NetPort& port_;
+  NetContext& context_;
   VirtQueue* queue_ = nullptr;
   std::unique_ptr<RateLimiter> limiter_;
   std::unique_ptr<LoopTimer> retry_timer_;
   NetReceiveBuffers buffers_;
   std::array<Read, NetReceiveBuffers::kMaximumWindows> reads_;
   Wait wait_;
-  std::size_t in_flight_ = 0;  // reads, and the wait
-  std::size_t posted_ = 0;     // reads of the present volley
-  std::size_t hits_ = 0;       // of which so many brought a frame
-  std::size_t wanted_ = 1;     // reads of the next one
-  bool cancelling_ = false;
-  bool dry_ = false;                 // the last read found no frame and could not wait
-  bool throttled_ = false;           // until the limiter calls
-  bool failed_ = false;              // in this volley
-  bool backing_off_ = false;         // until the timer fires
-  std::uint64_t parked_length_ = 0;  // of the frame that waits for buffers; 0: none does
+  Phase phase_ = Phase::Idle;
+  Volley volley_;
+  std::size_t wanted_ = 1;           // reads of the next volley
+  std::uint64_t parked_length_ = 0;  // of the frame that waits for buffers
   std::uint64_t parked_at_ = 0;      // from where on it lies in the spill
   std::uint64_t retry_ns_ = 0;       // the present pause between tries
 

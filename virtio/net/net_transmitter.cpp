@@ -20,8 +20,9 @@ constexpr std::size_t kSourceOffset = 6;  // in an Ethernet header
 
 }  // namespace
 
-NetTransmitter::NetTransmitter(NetPort& port, const std::optional<MacAddress>& only_source)
-    : port_(port),
+NetTransmitter::NetTransmitter(NetContext& context, NetReceiver& receiver, const std::optional<MacAddress>& only_source)
+    : context_(context),
+      receiver_(receiver),
       only_source_(only_source),
       vectors_(std::make_unique_for_overwrite<iovec[]>(kSlots * kVectorsPerSlot)) {
   for (Slot& slot : slots_) slot.owner = this;
@@ -29,8 +30,7 @@ NetTransmitter::NetTransmitter(NetPort& port, const std::optional<MacAddress>& o
 }
 
 Status NetTransmitter::prepare(const std::optional<RateLimiterConfig>& limit) {
-  auto limiter = RateLimiter::create(port_.loop, limit, [this] {
-    const auto lock = port_.lock();
+  auto limiter = context_.make_limiter(limit, [this] {
     throttled_ = false;
     process_queue();
   });
@@ -52,29 +52,29 @@ std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
 // --- Sending ---------------------------------------------------------------------------------------------------------
 
 void NetTransmitter::process_queue() noexcept {
-  if (!port_.running || throttled_ || queue_ == nullptr) return;
+  if (!context_.is_active() || throttled_ || queue_ == nullptr) return;
   take_offered();
-  if (std::exchange(claimed_, false)) port_.responder_heard();
+  if (std::exchange(claimed_, false)) receiver_.respond();
 }
 
 void NetTransmitter::take_offered() noexcept {
   starved_ = false;
   for (unsigned looked_at = 0;; ++looked_at) {
     // What is dropped takes no slot; but nothing that is taken here is the driver's again before the round's end.
-    if (looked_at > queue_->maximum_size()) return port_.broken("more chains than the queue holds");
+    if (looked_at > queue_->maximum_size()) return context_.host->broken("more chains than the queue holds");
     if (free_count_ == 0) {
       starved_ = true;  // the next completion goes on
       return;
     }
     Slot& slot = slots_[free_[free_count_ - 1]];
     auto taken = queue_->take(vectors_of(slot).subspan(kOwnVectors));
-    if (!taken) return port_.broken(taken.error().what);
+    if (!taken) return context_.host->broken(taken.error().what);
     if (!*taken) return;
     slot.chain.emplace(std::move(**taken));
     const Verdict verdict = check(slot, vectors_of(slot));
     if (verdict == Verdict::Send && !limiter_->admit(slot.frame_length)) {
       throttled_ = true;
-      port_.metrics.tx_rate_limiter_throttled.add();
+      context_.metrics.tx_rate_limiter_throttled.add();
       queue_->put_back(std::move(*slot.chain));
       slot.chain.reset();
       return;
@@ -94,21 +94,21 @@ NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vecto
   slot.frame_length = chain.readable_length() - sizeof(NetHeader);
   NetHeader raw{};
   copy_from(chain.readable(), std::as_writable_bytes(std::span{&raw, 1}));
-  const auto checked = check_net_header(raw, slot.frame_length, port_.features);
+  const auto checked = check_net_header(raw, slot.frame_length, context_.features);
   if (!checked) return malformed(checked.error());
   slot.header = *checked;
 
   const std::size_t segments = chain.readable().size();
   std::span<iovec> frame = drop_front(vectors.subspan(kOwnVectors, segments), sizeof(NetHeader));
   std::size_t begin = kOwnVectors + segments - frame.size();
-  if (only_source_ || port_.responder) {
-    const std::size_t wanted = port_.responder ? slot.head.size() : kEthernetHeaderLength;
+  if (only_source_ || context_.responder) {
+    const std::size_t wanted = context_.responder ? slot.head.size() : kEthernetHeaderLength;
     const std::size_t length = copy_from(frame, std::as_writable_bytes(std::span{slot.head}.first(wanted)));
     const auto head = std::span{slot.head}.first(length);
     // Behind it may be what is for the responder; the host would look there.
-    if (port_.responder && has_third_tag(head)) return malformed("a third VLAN tag");
+    if (context_.responder && has_third_tag(head)) return malformed("a third VLAN tag");
     // The kernel would write it where an address is that has been looked at.
-    if (port_.responder && (slot.header.flags & net_abi::kNeedsCsum) != 0 &&
+    if (context_.responder && (slot.header.flags & net_abi::kNeedsCsum) != 0 &&
         slot.header.csum_start < network_header_at(head) + kLeastNetworkHeader)
       return malformed("a checksum that begins in its network header");
     const Verdict verdict = judge(head);
@@ -125,10 +125,10 @@ NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vecto
 
 NetTransmitter::Verdict NetTransmitter::judge(std::span<const std::uint8_t> head) noexcept {
   if (only_source_ && !std::ranges::equal(*only_source_, head.subspan(kSourceOffset, only_source_->size()))) {
-    port_.metrics.tx_spoofed_mac_count.add();
+    context_.metrics.tx_spoofed_mac_count.add();
     return Verdict::Spoofed;
   }
-  return port_.responder && port_.responder->claims(head) ? Verdict::Claimed : Verdict::Send;
+  return context_.responder && context_.responder->claims(head) ? Verdict::Claimed : Verdict::Send;
 }
 
 void NetTransmitter::hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept {
@@ -140,63 +140,62 @@ void NetTransmitter::hand_over(const Slot& slot, std::size_t head_length, std::s
   const std::span<std::uint8_t> behind = std::span{frame}.subspan(head_length, slot.frame_length - head_length);
   copy_from(rest, std::as_writable_bytes(behind));
   const bool complete = (slot.header.flags & net_abi::kNeedsCsum) == 0;
-  port_.responder->receive(std::span{frame}.first(slot.frame_length),
-                           complete ? TcpChecksum::Complete : TcpChecksum::LeftToUs, monotonic_ns());
+  context_.responder->receive(std::span{frame}.first(slot.frame_length),
+                              complete ? TcpChecksum::Complete : TcpChecksum::LeftToUs, monotonic_ns());
 }
 
 NetTransmitter::Verdict NetTransmitter::malformed(std::string_view what) noexcept {
-  port_.metrics.tx_malformed_frames.add();
-  if (port_.log_rate.allow()) port_.log.warning("{}: dropped a frame with {}", port_.name, what);
+  context_.metrics.tx_malformed_frames.add();
+  if (context_.log_rate.allow()) context_.log.warning("{}: dropped a frame with {}", context_.name, what);
   return Verdict::Malformed;
 }
 
 void NetTransmitter::send(Slot& slot) noexcept {
   --free_count_;
-  port_.loop.writev(port_.file, slot.out, 0, slot);
+  ++context_.in_flight;
+  context_.loop.writev(context_.file, slot.out, 0, slot);
 }
 
 void NetTransmitter::drop(Chain chain) noexcept {
   queue_->put(std::move(chain), 0);
-  port_.used(kNetTransmitQueue);
+  context_.host->used(kNetTransmitQueue);
 }
 
 void NetTransmitter::cancel() noexcept {
   for (Slot& slot : slots_)
-    if (slot.chain) port_.loop.cancel(slot);
+    if (slot.chain) context_.loop.cancel(slot);
 }
 
 // --- Completions -----------------------------------------------------------------------------------------------------
 
 void NetTransmitter::Slot::on_complete(int result, bool /*more*/) noexcept {
-  const auto lock = owner->port_.lock();
+  const MutexLock lock{owner->context_.host->mutex()};
   owner->on_written(*this, result);
 }
 
 void NetTransmitter::on_written(Slot& slot, int result) noexcept {
   const bool waited = std::exchange(slot.waits_for_room, false);
-  if (waited && result >= 0 && !port_.draining) return port_.loop.writev(port_.file, slot.out, 0, slot);
-  if (result == -EAGAIN && !port_.draining) {  // only from a non-blocking descriptor
+  if (waited && result >= 0 && !context_.is_draining()) return context_.loop.writev(context_.file, slot.out, 0, slot);
+  if (result == -EAGAIN && !context_.is_draining()) {  // only from a non-blocking descriptor
     slot.waits_for_room = true;
-    return port_.loop.poll_once(port_.tap.fd(), POLLOUT, slot);
+    return context_.loop.poll_once(context_.tap.fd(), POLLOUT, slot);
   }
   if (result == static_cast<int>(slot.frame_length + sizeof(NetHeader))) {
-    port_.metrics.tx_packets_count.add();
-    port_.metrics.tx_bytes_count.add(slot.frame_length);
-  } else if (!port_.draining || !(waited || result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
+    context_.metrics.tx_packets_count.add();
+    context_.metrics.tx_bytes_count.add(slot.frame_length);
+  } else if (!context_.is_draining() || !(waited || result == -ECANCELED || result == -EINTR || result == -EAGAIN)) {
     // Gone, down, or refused by the kernel: networks lose frames, and the driver goes on. So it does where a pause or a
     // reset finds one that waits for room; but that is no failure of the TAP's.
-    port_.metrics.tx_fails.add();
-    if (port_.log_rate.allow())
-      port_.log.warning("{}: the TAP {} refused a frame: {}", port_.name, port_.tap.name(),
-                        result < 0 ? errno_text(-result) : "it took a part of it");
+    context_.metrics.tx_fails.add();
+    if (context_.log_rate.allow())
+      context_.log.warning("{}: the TAP {} refused a frame: {}", context_.name, context_.tap.name(),
+                           result < 0 ? errno_text(-result) : "it took a part of it");
   }
+  --context_.in_flight;
   free_[free_count_++] = static_cast<std::uint8_t>(&slot - slots_.data());
   drop(*std::exchange(slot.chain, std::nullopt));
-  if (port_.draining) {
-    if (is_idle()) port_.direction_drained();
-  } else if (starved_) {
-    process_queue();
-  }
+  context_.end_drain();
+  if (starved_) process_queue();
 }
 
 }  // namespace mayfly

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "virtio/net/net_port.h"
-#include "virtio/rate_limiter.h"
+#include "virtio/net/net_context.h"
+#include "virtio/net/net_receiver.h"
 
 #include <array>
 #include <cstdint>
@@ -24,7 +24,8 @@ class NetTransmitter {
   /// system call.
   static constexpr std::size_t kSlots = 64;
 
-  NetTransmitter(NetPort& port, const std::optional<MacAddress>& only_source);
+  /// `receiver` is told when the responder has been given frames.
+  NetTransmitter(NetContext& context, NetReceiver& receiver, const std::optional<MacAddress>& only_source);
   NetTransmitter(const NetTransmitter&) = delete;
   NetTransmitter& operator=(const NetTransmitter&) = delete;
   ~NetTransmitter();
@@ -39,7 +40,6 @@ class NetTransmitter {
   void process_queue() noexcept;
   /// Gives up what waits for room in the TAP.
   void cancel() noexcept;
-  [[nodiscard]] bool is_idle() const noexcept { return free_count_ == kSlots; }
 
   [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
 
@@ -70,7 +70,8 @@ class NetTransmitter {
   /// Our copies' vectors and a chain's segments behind them.
   [[nodiscard]] std::span<iovec> vectors_of(const Slot& slot) noexcept;
 
-  NetPort& port_;
+  NetContext& context_;
+  NetReceiver& receiver_;
   std::optional<MacAddress> only_source_;
   VirtQueue* queue_ = nullptr;
   std::unique_ptr<RateLimiter> limiter_;

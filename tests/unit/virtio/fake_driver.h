@@ -203,12 +203,13 @@ class FakeHost final : public DeviceHost, private VirtioService::Client {
   [[nodiscard]] std::vector<VirtQueue>& queues() noexcept { return queues_; }
   void activate(std::uint64_t features) {
     device_.prepare(features);
-    const auto held = lock();
+    const MutexLock held{mutex_};
+    phase_ = DevicePhase::Active;
     device_.activate(features, queues_);
   }
   void kick(unsigned queue) {
-    const auto held = lock();
-    device_.on_kick(queue);
+    const MutexLock held{mutex_};
+    if (phase_ == DevicePhase::Active) device_.on_kick(queue);
   }
   /// Serves the ring until `reached` (loop's thread, so nothing else can happen meanwhile).
   template <typename Reached>
@@ -218,34 +219,49 @@ class FakeHost final : public DeviceHost, private VirtioService::Client {
   }
   /// Quiesces the device and waits for it.
   void drain() {
-    is_drained = false;
-    {
-      const auto held = lock();
-      device_.drain();
-    }
-    serve_until([this] { return is_drained; });
+    begin_drain();
+    serve_until([this] { return is_drained(); });
+  }
+  void begin_drain() {
+    const MutexLock held{mutex_};
+    if (phase_ == DevicePhase::Drained) return;
+    phase_ = DevicePhase::Draining;
+    device_.drain();
+  }
+  [[nodiscard]] bool is_drained() const {
+    const MutexLock held{mutex_};
+    return phase_ == DevicePhase::Drained;
+  }
+  void undrain() {
+    const MutexLock held{mutex_};
+    phase_ = faults.empty() ? DevicePhase::Active : DevicePhase::Broken;
+    device_.undrain();
   }
   void reset() {
     drain();
-    const auto held = lock();
+    const MutexLock held{mutex_};
     device_.reset();
+    phase_ = DevicePhase::Idle;
     for (VirtQueue& queue : queues_) queue.reset();
   }
 
-  [[nodiscard]] std::unique_lock<std::mutex> lock() noexcept override { return std::unique_lock{mutex_}; }
   void used(unsigned /*queue*/) noexcept override { service_.publish_later(*this); }
   void config_changed() noexcept override { ++config_changes; }
-  void broken(std::string_view what) noexcept override { faults.emplace_back(what); }
-  void drained() noexcept override { is_drained = true; }
+  void broken(std::string_view what) noexcept override REQUIRES(mutex_) {
+    faults.emplace_back(what);
+    if (phase_ == DevicePhase::Active) phase_ = DevicePhase::Broken;
+  }
+  void drained() noexcept override REQUIRES(mutex_) {
+    if (phase_ == DevicePhase::Draining) phase_ = DevicePhase::Drained;
+  }
 
   int interrupts = 0;
   int config_changes = 0;
-  bool is_drained = false;
   std::vector<std::string> faults;
 
  private:
   void publish_used() noexcept override {
-    const auto held = lock();
+    const MutexLock held{mutex_};
     for (VirtQueue& queue : queues_)
       if (queue.ready() && queue.publish()) ++interrupts;
   }
@@ -254,7 +270,6 @@ class FakeHost final : public DeviceHost, private VirtioService::Client {
 
   VirtioService service_;
   VirtioDevice& device_;
-  std::mutex mutex_;
   std::vector<VirtQueue> queues_;
 };
 

@@ -69,7 +69,7 @@ class FakeDevice final : public VirtioDevice {
   }
   void undrain() noexcept override { ++undrains; }
   void change_config() {
-    const auto lock = host().lock();
+    const MutexLock lock{host().mutex()};
     host().config_changed();
   }
 
@@ -347,7 +347,7 @@ class TwoVcpusTest : public MmioTransportTest {
           loop_->wake();
         }};
       };
-      auto lock = transport_->lock();  // so that they come to their stores together
+      MutexLock lock{transport_->mutex()};  // so that they come to their stores together
       std::thread one = vcpu(first);
       std::thread other = vcpu(second);
       lock.unlock();

@@ -136,28 +136,21 @@ TEST(BlockDeviceLife, QuiescingWaitsForWhatIsInFlightAndTakesNothingMore) {
   BlockFixture drive;
   for (int i = 0; i < 8; ++i) drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(4096), drive.status()});
   drive.kick();
-  {
-    const auto held = drive.host->lock();
-    drive.device->drain();
-  }
-  EXPECT_FALSE(drive.host->is_drained);
+  drive.host->begin_drain();
+  EXPECT_FALSE(drive.host->is_drained());
   drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(4096), drive.status()});
   drive.kick();
-  drive.host->serve_until([&] { return drive.host->is_drained; });
+  drive.host->serve_until([&] { return drive.host->is_drained(); });
   EXPECT_EQ(drive.collect(8).size(), 8U);
-  {
-    const auto held = drive.host->lock();
-    drive.device->undrain();
-  }
+  drive.host->undrain();
   drive.kick();
   EXPECT_EQ(drive.collect(1).size(), 1U);
 }
 
 TEST(BlockDeviceLife, AnIdleDriveIsQuietAtOnce) {
   BlockFixture drive;
-  const auto held = drive.host->lock();
-  drive.device->drain();
-  EXPECT_TRUE(drive.host->is_drained);
+  drive.host->begin_drain();
+  EXPECT_TRUE(drive.host->is_drained());
 }
 
 TEST(BlockDeviceLife, WhatTheLimiterHoldsBackIsNotInFlight) {

@@ -168,7 +168,7 @@ TEST(NetDevice, PausedItTakesNothingAndGoesOnWithTheBuffersItHeld) {
     net.offer_transmit(FakeNetwork::bytes_of({{}, make_frame(60, round)}));
     net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(net.transmit_queue->used_index(), round);
-    net.device->undrain();
+    net.host->undrain();
     net.host->kick(kNetReceiveQueue);
     net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(net.receive_one(false).frame, make_frame(3000, round));
@@ -223,7 +223,7 @@ TEST(NetDevice, AReceiveQueueThatWasResetAloneIsForgotten) {
   net.post(50, 1536);
   net.host->drain();
   net.host->queues()[kNetReceiveQueue].reset();
-  net.device->undrain();
+  net.host->undrain();
   net.host->kick(kNetReceiveQueue);
   net.host->kick(kNetTransmitQueue);
   net.transmit({{}, make_frame(60)});

@@ -473,7 +473,7 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
     world.net.host->drain();
     clock.let_pass(world, 3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
-    world.net.device->undrain();
+    world.net.host->undrain();
     world.net.host->kick(kNetReceiveQueue);
     world.net.host->kick(kNetTransmitQueue);
     EXPECT_EQ(world.net.receive_one().frame, make_frame(77));

@@ -147,7 +147,6 @@ class MicrovmTest : public ::testing::Test {
   // --- What a failure must not leave behind
   struct Footprint {
     std::size_t descriptors, threads, memories;
-    friend bool operator==(const Footprint&, const Footprint&) = default;
   };
   static Footprint footprint() {
     const std::filesystem::directory_iterator tasks{"/proc/self/task"};
