@@ -3,8 +3,8 @@
 #include "snapshot/checksum.h"
 #include "snapshot/sections.h"
 #include "snapshot/small_file.h"
-#include "virtio/mmds/ipv4_address.h"
 #include "vmm/config/device_names.h"
+#include "vmm/config/ipv4_address.h"
 
 #include <algorithm>
 #include <array>
