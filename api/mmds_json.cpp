@@ -1,6 +1,6 @@
 #include "api/schema.h"
-#include "virtio/mmds/ipv4_address.h"
 #include "vmm/config/device_names.h"
+#include "vmm/config/ipv4_address.h"
 
 namespace mayfly {
 namespace {

@@ -1,6 +1,6 @@
 #include "api/schema.h"
-#include "virtio/net/mac_address.h"
 #include "vmm/config/device_names.h"
+#include "vmm/config/mac_address.h"
 
 namespace mayfly {
 namespace {

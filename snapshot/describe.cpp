@@ -2,9 +2,9 @@
 
 #include "snapshot/sections.h"
 #include "snapshot/state_file.h"
-#include "virtio/mmds/ipv4_address.h"
-#include "virtio/net/mac_address.h"
 #include "vmm/base/json_writer.h"
+#include "vmm/config/ipv4_address.h"
+#include "vmm/config/mac_address.h"
 
 namespace mayfly {
 namespace {

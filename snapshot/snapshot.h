@@ -1,21 +1,24 @@
 #pragma once
 
 #include "snapshot/host_cpu.h"
-#include "virtio/block/block_device.h"
-#include "virtio/mmio_transport.h"
-#include "virtio/net/net_device.h"
+#include "virtio/block/block_device_state.h"
+#include "virtio/mmio_transport_state.h"
+#include "virtio/net/net_device_state.h"
+#include "vmm/base/error.h"
 #include "vmm/config/configuration.h"
-#include "vmm/devices/acpi_sleep_ports.h"
-#include "vmm/devices/boot_timer.h"
-#include "vmm/devices/dual_pic.h"
-#include "vmm/devices/i8042.h"
-#include "vmm/devices/ioapic.h"
-#include "vmm/devices/pit.h"
-#include "vmm/devices/serial.h"
+#include "vmm/devices/acpi_sleep_ports_state.h"
+#include "vmm/devices/boot_timer_state.h"
+#include "vmm/devices/dual_pic_state.h"
+#include "vmm/devices/i8042_state.h"
+#include "vmm/devices/ioapic_state.h"
+#include "vmm/devices/pit_state.h"
+#include "vmm/devices/serial_state.h"
 #include "vmm/kvm/vcpu_state.h"
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 

@@ -3,8 +3,9 @@
 #include "snapshot/checksum.h"
 #include "snapshot/sections.h"
 #include "snapshot/small_file.h"
-#include "virtio/mmds/ipv4_address.h"
 #include "vmm/config/device_names.h"
+#include "vmm/config/ipv4_address.h"
+#include "vmm/memory/guest_memory.h"
 
 #include <algorithm>
 #include <array>
@@ -86,7 +87,7 @@ Status check_devices(const Snapshot& snapshot) {
   }
   for (const NetworkInterfaceState& interface : snapshot.network_interfaces) {
     if (!is_device_id(interface.config.iface_id)) return no_machine("a network interface's id");
-    if (interface.device.receive_heads.size() > NetDevice::kQueueSize)
+    if (interface.device.receive_heads.size() > NetDeviceState::kQueueSize)
       return no_machine("a network interface's buffers");
   }
   if (!snapshot.mmds) return {};

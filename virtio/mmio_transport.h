@@ -1,6 +1,7 @@
 #pragma once
 
 #include "virtio/device.h"
+#include "virtio/mmio_transport_state.h"
 #include "virtio/service.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
@@ -32,18 +33,6 @@ namespace mayfly {
 inline constexpr std::uint64_t kMmioWindowSize = 0x1000;
 /// Where a driver writes the number of a queue that it kicks (4.2.2).
 inline constexpr std::uint64_t kQueueNotifyOffset = 0x050;
-
-struct MmioTransportState {
-  std::uint32_t device_features_select = 0;
-  std::uint32_t driver_features_select = 0;
-  std::uint64_t driver_features = 0;
-  std::uint32_t queue_select = 0;
-  std::uint32_t status = 0;
-  std::uint32_t interrupt_status = 0;
-  std::uint32_t config_generation = 0;
-  std::vector<QueueState> queues{};
-  friend bool operator==(const MmioTransportState&, const MmioTransportState&) = default;
-};
 
 class MmioTransport final : public BusDevice, public DeviceHost, public InterruptSource, private VirtioService::Client {
  public:

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "virtio/queue_state.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <sys/uio.h>
@@ -77,20 +78,6 @@ class Chain {
   std::size_t readable_count_ = 0;
   std::uint64_t readable_length_ = 0;
   std::uint64_t writable_length_ = 0;
-};
-
-/// A queue as a snapshot keeps it, and as the transport's registers set it up.
-struct QueueState {
-  std::uint16_t size = 0;  ///< QueueNum: entries, a power of two.
-  bool ready = false;      ///< QueueReady
-  GuestAddress descriptors{};
-  GuestAddress available{};
-  GuestAddress used{};
-  std::uint16_t next_available = 0;  ///< Of the available ring, the index to take next.
-  std::uint16_t next_used = 0;       ///< Of the used ring, the index to fill next: our copy of used.idx.
-  std::uint16_t signalled_used = 0;  ///< next_used when the driver was last interrupted or found not to want it.
-  bool event_index = false;          ///< VIRTIO_F_EVENT_IDX was negotiated.
-  friend bool operator==(const QueueState&, const QueueState&) = default;
 };
 
 /// One queue. Members are called under the device's lock; the data path (take, put_back, put, publish) on one thread.

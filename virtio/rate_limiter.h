@@ -1,5 +1,6 @@
 #pragma once
 
+#include "virtio/rate_limiter_state.h"
 #include "vmm/config/configuration.h"
 #include "vmm/io/event_loop.h"
 #include "vmm/io/loop_timer.h"
@@ -16,13 +17,6 @@
 ///
 /// Idle, it costs nothing and wakes nobody: its timer is armed only while somebody waits.
 namespace mayfly {
-
-/// What is left in the buckets.
-struct RateLimiterState {
-  std::optional<TokenBucketState> bandwidth{};
-  std::optional<TokenBucketState> ops{};
-  friend bool operator==(const RateLimiterState&, const RateLimiterState&) = default;
-};
 
 /// For the loop's thread, under the owner's lock; `retry` is called on that thread without it.
 class RateLimiter {

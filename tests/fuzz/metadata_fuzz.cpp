@@ -3,7 +3,7 @@
 
 #include "snapshot/visit.h"
 #include "tests/fuzz/mmds_guest.h"
-#include "virtio/mmds/ipv4_address.h"
+#include "vmm/config/ipv4_address.h"
 
 namespace mayfly {
 namespace {

@@ -1,10 +1,10 @@
 // Any text as the values of --drive and --net, as addresses and as names: what is taken holds to the rules that the API
 // has for the same fields.
 
-#include "virtio/mmds/ipv4_address.h"
-#include "virtio/net/mac_address.h"
 #include "vmm/cli/device_options.h"
 #include "vmm/config/device_names.h"
+#include "vmm/config/ipv4_address.h"
+#include "vmm/config/mac_address.h"
 
 #include <cstdint>
 #include <cstdlib>

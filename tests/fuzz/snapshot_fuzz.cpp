@@ -8,8 +8,15 @@
 #include "tests/support/run_until.h"
 #include "tests/unit/snapshot/state_file_parts.h"
 #include "tests/unit/virtio/fake_driver.h"
+#include "virtio/block/block_device.h"
 #include "virtio/mmio_transport.h"
 #include "vmm/boot/layout.h"
+#include "vmm/devices/acpi_sleep_ports.h"
+#include "vmm/devices/dual_pic.h"
+#include "vmm/devices/i8042.h"
+#include "vmm/devices/ioapic.h"
+#include "vmm/devices/pit.h"
+#include "vmm/devices/serial.h"
 #include "vmm/devices/serial_output_buffer.h"
 
 #include <sys/mman.h>

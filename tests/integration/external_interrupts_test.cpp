@@ -4,6 +4,7 @@
 
 #include "tests/integration/kvm_required.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/vcpu_snapshot.h"
 #include "vmm/kvm/vm.h"
 
 #include <array>

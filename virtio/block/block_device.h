@@ -1,5 +1,6 @@
 #pragma once
 
+#include "virtio/block/block_device_state.h"
 #include "virtio/block/block_request.h"
 #include "virtio/block/disk_image.h"
 #include "virtio/device.h"
@@ -38,15 +39,6 @@
 ///
 /// SIGXFSZ must be ignored by the process: a limit on file sizes is then such a failure, too.
 namespace mayfly {
-
-/// A drive as a snapshot keeps it, beside its transport and queue.
-struct BlockDeviceState {
-  std::uint64_t features = 0;  ///< That the driver accepted; 0: none yet.
-  RateLimiterState rate_limiter{};
-  ImageIdentity image{};
-  bool lost_writes = false;  ///< Writes to an image that was swapped out did not become stable; a flush will say so.
-  friend bool operator==(const BlockDeviceState&, const BlockDeviceState&) = default;
-};
 
 class BlockDevice final : public VirtioDevice {
  public:

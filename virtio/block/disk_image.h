@@ -1,5 +1,6 @@
 #pragma once
 
+#include "virtio/block/disk_image_state.h"
 #include "vmm/base/error.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/config/configuration.h"
@@ -28,15 +29,6 @@ namespace mayfly {
 
 /// The unit of a drive's capacity and of every request's place: 512 bytes, whatever the block size (virtio 1.2, 5.2.4).
 inline constexpr std::uint64_t kSectorSize = 512;
-
-/// Which file it was, and of which moment: a snapshot keeps this to say later that a drive's file has changed.
-struct ImageIdentity {
-  std::uint64_t device = 0;
-  std::uint64_t inode = 0;
-  std::uint64_t size_bytes = 0;
-  std::int64_t modified_ns = 0;  ///< Of the file's data, since 1970.
-  friend bool operator==(const ImageIdentity&, const ImageIdentity&) = default;
-};
 
 class DiskImage {
  public:

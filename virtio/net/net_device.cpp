@@ -1,7 +1,7 @@
 #include "virtio/net/net_device.h"
 
-#include "virtio/net/mac_address.h"
 #include "vmm/base/clock.h"
+#include "vmm/config/mac_address.h"
 
 #include <linux/virtio_ids.h>
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "virtio/device.h"
+#include "virtio/net/net_device_state.h"
 #include "virtio/net/net_receiver.h"
 #include "virtio/net/net_transmitter.h"
 #include "vmm/io/token_bucket.h"
@@ -9,7 +10,6 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
-#include <vector>
 
 /// A network interface (virtio 1.2, 5.1) on a TAP.
 ///
@@ -25,19 +25,10 @@
 /// those from the TAP do. Rate limiters are for the network: what stays in here does not count.
 namespace mayfly {
 
-struct NetDeviceState {
-  std::uint64_t features = 0;                  ///< As the driver has accepted them.
-  std::vector<std::uint16_t> receive_heads{};  ///< Chains of the receive queue that were taken and are not used.
-  RateLimiterState receive_limiter{};
-  RateLimiterState transmit_limiter{};
-  std::optional<bool> link_up{};  ///< As the driver was told it last; nullopt: of a file that does not say.
-  friend bool operator==(const NetDeviceState&, const NetDeviceState&) = default;
-};
-
 class NetDevice final : public VirtioDevice {
  public:
   /// Entries of each queue.
-  static constexpr std::uint16_t kQueueSize = 256;
+  static constexpr std::uint16_t kQueueSize = NetDeviceState::kQueueSize;
 
   /// Loop's thread. Destroyed on it, too, and not before EventLoop::close() where it has been in use. Errors: the host
   /// gives no descriptors, or the ring no place for the TAP.

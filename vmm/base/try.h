@@ -10,8 +10,8 @@
 ///   auto memory = TRY(GuestMemory::create(options));   // the value, or the enclosing function returns the error
 ///   TRY(vm.map_memory(memory, false));                 // a Status
 ///
-/// A statement, or what a variable is set to: never within the braces or the arguments of something else, since GCC does
-/// not destroy what an expression has made before a return from its middle.
+/// A statement, or what a variable is set to: never within the braces or the arguments of something else, since GCC
+/// does not destroy what an expression has made before a return from its middle.
 ///
 /// A macro, since no function can return from its caller. With it the steps and their order are what one reads.
 namespace mayfly::detail {

@@ -1,7 +1,7 @@
 #include "vmm/cli/device_options.h"
 
-#include "virtio/net/mac_address.h"
 #include "vmm/config/device_names.h"
+#include "vmm/config/mac_address.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/devices/acpi_sleep_ports_state.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/guest_signals.h"
 
@@ -7,11 +8,6 @@
 #include <cstdint>
 
 namespace mayfly {
-
-struct AcpiSleepPortsState {
-  std::uint8_t sleep_type = 0;
-  friend bool operator==(const AcpiSleepPortsState&, const AcpiSleepPortsState&) = default;
-};
 
 /// The sleep registers of hardware-reduced ACPI (ACPI 6.5, 4.8.3.7): how `poweroff` ends a machine that uses ACPI.
 ///

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "vmm/devices/boot_timer_state.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/guest_signals.h"
 
@@ -12,12 +13,6 @@ namespace mayfly {
 inline constexpr std::uint64_t kBootTimerPort = 0x3F0;
 /// The byte that a guest writes there when it has come up.
 inline constexpr std::uint8_t kBootTimerValue = 123;
-
-/// For who looks at a snapshot: a restored machine reports anew.
-struct BootTimerState {
-  bool reported = false;
-  friend bool operator==(const BootTimerState&, const BootTimerState&) = default;
-};
 
 /// One write-only port by which a guest's init says "I am up": the first write of 123 is reported, all else is ignored.
 ///

@@ -2,10 +2,10 @@
 
 #include "vmm/base/mutex.h"
 #include "vmm/devices/byte_port_device.h"
+#include "vmm/devices/dual_pic_state.h"
 #include "vmm/devices/interrupt.h"
 #include "vmm/devices/pic_chip.h"
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -16,11 +16,6 @@ inline constexpr std::uint64_t kMasterPicPort = 0x20;
 inline constexpr std::uint64_t kSlavePicPort = 0xA0;
 inline constexpr std::uint64_t kPicTriggerPort = 0x4D0;  ///< ELCR of the master; the slave's follows.
 inline constexpr std::uint64_t kPicPortCount = 2;        ///< Of each of the three ranges.
-
-struct DualPicState {
-  std::array<PicState, 2> chips;  ///< Master, slave.
-  friend bool operator==(const DualPicState&, const DualPicState&) = default;
-};
 
 /// The pair of 8259A interrupt controllers that a PC has (PicChip), the second behind input 2 of the first.
 ///

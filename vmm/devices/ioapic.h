@@ -3,6 +3,7 @@
 #include "vmm/base/mutex.h"
 #include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt.h"
+#include "vmm/devices/ioapic_state.h"
 #include "vmm/kvm/message_port.h"
 
 #include <array>
@@ -13,15 +14,7 @@
 namespace mayfly {
 
 inline constexpr std::uint8_t kIoapicVersion = 0x20;
-
-struct IoapicState {
-  static constexpr unsigned kPins = kIoapicPins;
-  std::uint8_t select = 0;                         ///< IOREGSEL
-  std::uint32_t id = 0;                            ///< IOAPICID, the id in bits 24-27.
-  std::array<std::uint64_t, kPins> redirection{};  ///< IOREDTBL
-  std::uint32_t levels = 0;                        ///< Bit n: the line at pin n is asserted.
-  friend bool operator==(const IoapicState&, const IoapicState&) = default;
-};
+static_assert(IoapicState::kPins == kIoapicPins);
 
 /// An 82093AA I/O APIC with the EOI register of its successors: turns a pin into an interrupt message.
 ///

@@ -5,6 +5,7 @@
 #include "vmm/devices/interrupt.h"
 #include "vmm/devices/monotonic_clock.h"
 #include "vmm/devices/pit_channel.h"
+#include "vmm/devices/pit_state.h"
 
 #include <array>
 #include <cstdint>
@@ -31,14 +32,6 @@ class PitTimer {
   virtual void arm(std::uint64_t deadline_ns) noexcept = 0;
   /// No call. One that is on its way already does no harm.
   virtual void cancel() noexcept = 0;
-};
-
-struct PitState {
-  std::array<PitChannelState, 3> channels;
-  std::uint8_t speaker_control = 0;  ///< Port 0x61, the four bits that can be written.
-  bool interrupt_awaited = false;    ///< Channel 0 will interrupt, in:
-  std::uint64_t remaining_ns = 0;    ///< 0 also if the host is late with it.
-  friend bool operator==(const PitState&, const PitState&) = default;
 };
 
 /// The 8254 programmable interval timer, and port 0x61 with its speaker gate.

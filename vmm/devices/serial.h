@@ -3,15 +3,13 @@
 #include "vmm/base/mutex.h"
 #include "vmm/devices/byte_port_device.h"
 #include "vmm/devices/interrupt.h"
+#include "vmm/devices/serial_state.h"
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
 namespace mayfly {
-
-inline constexpr std::size_t kSerialFifoSize = 16;
 
 /// Takes what the guest sends. Called on vCPU threads, one byte after the other, without the device's lock.
 class SerialOutput {
@@ -33,22 +31,6 @@ class SerialInputPort {
   /// The receiver has run empty after an offer that it could not take whole. Once for each such offer; on a vCPU
   /// thread, without the device's lock: wake the loop, which offers again.
   virtual void room_available() noexcept = 0;
-};
-
-struct SerialState {
-  std::uint8_t interrupt_enable = 0;  ///< IER
-  std::uint8_t fifo_control = 0;      ///< FCR: the enable bit and the trigger level.
-  std::uint8_t line_control = 0;      ///< LCR
-  std::uint8_t modem_control = 0;     ///< MCR
-  std::uint8_t line_errors = 0;       ///< LSR: the error bits.
-  std::uint8_t modem_status = 0;      ///< MSR
-  std::uint8_t scratch = 0;           ///< SCR
-  std::uint8_t divisor_low = 12;      ///< DLL: 9600 baud, as firmware leaves it.
-  std::uint8_t divisor_high = 0;      ///< DLM
-  bool transmitter_event = false;     ///< The transmitter ran empty, and the guest has not been told so.
-  std::uint8_t received_count = 0;
-  std::array<std::uint8_t, kSerialFifoSize> received{};  ///< The oldest first; zero beyond `received_count`.
-  friend bool operator==(const SerialState&, const SerialState&) = default;
 };
 
 /// A 16550A UART (National Semiconductor PC16550D): the guest's console.

@@ -1,18 +1,14 @@
 #pragma once
 
-#include "vmm/base/error.h"
-#include "vmm/kvm/vcpu.h"
+#include <linux/kvm.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-/// Everything of a vCPU that a snapshot keeps.
-///
-///   auto state = save_vcpu(vcpu, kept_msrs(*listed, others));   // parked: KVM_RUN has returned with EINTR
-///   restore_vcpu(fresh_vcpu, *state);               // of another VM, before its first KVM_RUN
 namespace mayfly {
 
+/// Everything of a vCPU that a snapshot keeps. Saved and restored by vcpu_snapshot.h.
 struct VcpuState {
   std::vector<kvm_cpuid_entry2> cpuid;
   std::uint32_t tsc_khz = 0;  ///< 0: the host cannot tell.
@@ -26,23 +22,5 @@ struct VcpuState {
   std::vector<kvm_msr_entry> msrs;  ///< By KeptMsrs, those that this vCPU has.
   kvm_vcpu_events events{};
 };
-
-/// Which model-specific registers a snapshot keeps. No index is there twice.
-struct KeptMsrs {
-  std::vector<std::uint32_t> always;
-  /// Kept where they are not 0, which is what a new vCPU has in them: most guests set few, and each costs a load time.
-  std::vector<std::uint32_t> where_set;
-};
-
-/// `listed`: Kvm::msr_indices(). `others`: what the boot or the user sets. What KVM keeps for a guest and does not list
-/// is added here: MTRRs, machine check banks, and what only some KVM flavours list.
-[[nodiscard]] KeptMsrs kept_msrs(std::span<const std::uint32_t> listed, std::span<const std::uint32_t> others);
-
-/// The vCPU must be parked. Errors: each KVM call's, by name.
-[[nodiscard]] Result<VcpuState> save_vcpu(const Vcpu& vcpu, const KeptMsrs& kept);
-
-/// A vCPU that has not run. `tsc_advance`: cycles that its time stamp counter is to be ahead of what was saved.
-/// Errors: what this host's KVM does not take, by name, with the MSR where it is one.
-[[nodiscard]] Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance);
 
 }  // namespace mayfly

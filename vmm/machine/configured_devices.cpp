@@ -1,6 +1,6 @@
 #include "vmm/machine/configured_devices.h"
 
-#include "virtio/net/mac_address.h"
+#include "vmm/config/mac_address.h"
 
 #include <algorithm>
 #include <cstddef>

@@ -4,6 +4,7 @@
 #include "vmm/base/try.h"
 #include "vmm/boot/generation_id.h"
 #include "vmm/boot/layout.h"
+#include "vmm/kvm/vcpu_snapshot.h"
 
 #include <ctime>
 #include <utility>

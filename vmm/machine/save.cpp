@@ -7,6 +7,7 @@
 #include "snapshot/state_file.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/try.h"
+#include "vmm/kvm/vcpu_snapshot.h"
 
 #include <ctime>
 #include <utility>

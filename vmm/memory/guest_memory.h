@@ -4,8 +4,8 @@
 #include "vmm/base/mapping.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/config/configuration.h"
+#include "vmm/memory/guest_address.h"
 
-#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -21,12 +21,6 @@
 ///   if (auto header = memory->load<Header>(GuestAddress{0x7000})) ...   // a copy; the guest may change the original
 ///   if (auto room = memory->bytes(at, 4096)) ...                        // nullopt: not RAM, or the sum wraps
 namespace mayfly {
-
-/// An address in guest-physical space. Says nothing about whether memory is there.
-struct GuestAddress {
-  std::uint64_t value = 0;
-  friend constexpr auto operator<=>(GuestAddress, GuestAddress) = default;
-};
 
 /// Where RAM stops for devices, and goes on (see ARCHITECTURE.md, "Guest address space").
 inline constexpr std::uint64_t kMmioHoleStart = 0xD000'0000;

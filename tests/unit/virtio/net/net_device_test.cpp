@@ -4,7 +4,7 @@
 #include "tests/support/tap_network.h"
 #include "tests/unit/virtio/net/fake_network.h"
 #include "tests/unit/virtio/net/tap_namespace.h"
-#include "virtio/net/mac_address.h"
+#include "vmm/config/mac_address.h"
 
 #include <arpa/inet.h>
 #include <linux/if_packet.h>

@@ -4,8 +4,8 @@
 #include "tests/unit/virtio/mmds/fake_guest.h"
 #include "tests/unit/virtio/net/fake_network.h"
 #include "virtio/mmds/network_stack.h"
-#include "virtio/net/mac_address.h"
 #include "vmm/base/clock.h"
+#include "vmm/config/mac_address.h"
 
 #include <algorithm>
 #include <initializer_list>

@@ -1,6 +1,6 @@
 #include "vmm/cli/device_options.h"
 
-#include "virtio/net/mac_address.h"
+#include "vmm/config/mac_address.h"
 
 #include <initializer_list>
 

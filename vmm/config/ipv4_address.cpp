@@ -1,4 +1,4 @@
-#include "virtio/mmds/ipv4_address.h"
+#include "vmm/config/ipv4_address.h"
 
 #include <charconv>
 #include <optional>

@@ -1,4 +1,4 @@
-#include "vmm/kvm/vcpu_state.h"
+#include "vmm/kvm/vcpu_snapshot.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "virtio/net/mac_address.h"
+#include "vmm/config/mac_address.h"
 
 #include <set>
 
