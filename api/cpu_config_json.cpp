@@ -1,6 +1,6 @@
 #include "api/schema.h"
+#include "vmm/base/text.h"
 
-#include <charconv>
 #include <concepts>
 #include <limits>
 
@@ -10,21 +10,13 @@ namespace {
 constexpr JsonName<CpuidRegister> kRegisters[] = {
     {"eax", CpuidRegister::Eax}, {"ebx", CpuidRegister::Ebx}, {"ecx", CpuidRegister::Ecx}, {"edx", CpuidRegister::Edx}};
 
-/// All of `digits` as a 32-bit number.
-std::optional<std::uint32_t> parse_number(std::string_view digits, int base) {
-  std::uint32_t number = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number, base);
-  if (error != std::errc{} || end != digits.data() + digits.size()) return std::nullopt;
-  return number;
-}
-
 Result<std::uint32_t> read_address(const JsonValue& json, const std::string& where) {
   auto text = JsonString{}(json, where);
   if (!text) return propagate(text);
   const std::string_view digits = *text;
-  const auto number = digits.starts_with("0x")   ? parse_number(digits.substr(2), 16)
-                      : digits.starts_with("0b") ? parse_number(digits.substr(2), 2)
-                                                 : parse_number(digits, 10);
+  const auto number = digits.starts_with("0x")   ? whole_number<std::uint32_t>(digits.substr(2), 16)
+                      : digits.starts_with("0b") ? whole_number<std::uint32_t>(digits.substr(2), 2)
+                                                 : whole_number<std::uint32_t>(digits);
   if (number) return *number;
   return fail(
       ErrorKind::InvalidArgument,
@@ -95,7 +87,7 @@ Result<KvmCapabilityEdit> read_capability(const JsonValue& json, const std::stri
   auto text = JsonString{}(json, where);
   if (!text) return propagate(text);
   const bool removed = text->starts_with('!');
-  const auto number = parse_number(std::string_view{*text}.substr(removed ? 1 : 0), 10);
+  const auto number = whole_number<std::uint32_t>(std::string_view{*text}.substr(removed ? 1 : 0));
   if (number) return KvmCapabilityEdit{.number = *number, .removed = removed};
   return fail(ErrorKind::InvalidArgument,
               "{} must be the decimal number of a KVM capability in a string, after a \"!\" to leave it out, not {}",

@@ -81,14 +81,9 @@ void HttpFramer::end_head() {
 }
 
 bool HttpFramer::read_header_line(std::string_view line) {
-  const std::size_t colon = line.find(':');
-  // A name may not end in a space, nor a line be folded: what reads those differently is how requests are smuggled.
-  if (colon == std::string_view::npos || colon == 0 ||
-      !std::ranges::all_of(line.substr(0, colon), is_token_character) || line.contains('\r')) {
-    fail(400, "a header field of the request is malformed");
-    return false;
-  }
-  return read_header(line.substr(0, colon), trimmed(line.substr(colon + 1)));
+  if (const auto field = http_field(line)) return read_header(field->name, field->value);
+  fail(400, "a header field of the request is malformed");
+  return false;
 }
 
 bool HttpFramer::read_header(std::string_view name, std::string_view value) {

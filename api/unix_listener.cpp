@@ -1,6 +1,6 @@
 #include "api/unix_listener.h"
 
-#include "vmm/base/unix_address.h"
+#include "vmm/base/unix_socket.h"
 
 #include <sys/socket.h>
 #include <sys/stat.h>

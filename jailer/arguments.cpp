@@ -1,9 +1,9 @@
 #include "jailer/arguments.h"
 
 #include "jailer/directories.h"
+#include "vmm/base/text.h"
 
 #include <algorithm>
-#include <charconv>
 #include <limits>
 
 #include <CLI/CLI.hpp>
@@ -13,13 +13,6 @@ namespace {
 
 bool is_letter_or_digit(char letter) noexcept {
   return (letter >= 'a' && letter <= 'z') || (letter >= 'A' && letter <= 'Z') || (letter >= '0' && letter <= '9');
-}
-
-std::optional<std::uint64_t> parse_number(std::string_view text) {
-  std::uint64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return number;
 }
 
 /// What CLI11 fills and cannot fill in place.
@@ -153,7 +146,7 @@ bool is_id(std::string_view text) noexcept {
 }
 
 Result<std::uint32_t> parse_user_number(std::string_view field, std::string_view text) {
-  const auto number = parse_number(text);
+  const auto number = whole_number<std::uint64_t>(text);
   if (!number || *number >= std::numeric_limits<std::uint32_t>::max())
     return fail(ErrorKind::InvalidArgument, "{} '{}' must be a number from 0 to 4294967294 (names are not looked up)",
                 field, text);
@@ -179,7 +172,7 @@ Status parse_resource_limit(std::string_view text, ResourceLimits& limits) {
   const std::string_view resource = text.substr(0, equals);
   if (resource != "fsize" && resource != "no-file")
     return fail(ErrorKind::InvalidArgument, "--resource-limit '{}' must be fsize=BYTES or no-file=COUNT", text);
-  const auto number = parse_number(text.substr(std::min(equals + 1, text.size())));
+  const auto number = whole_number<std::uint64_t>(text.substr(std::min(equals + 1, text.size())));
   if (!number)
     return fail(ErrorKind::InvalidArgument, "--resource-limit '{}' needs a number after {}=", text, resource);
   if (resource == "fsize")

@@ -8,6 +8,7 @@
 #include "jailer/root.h"
 #include "jailer/undo.h"
 #include "vmm/base/clock.h"
+#include "vmm/base/held_signals.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>
@@ -22,6 +23,7 @@
 #include <csignal>
 #include <ctime>
 #include <exception>
+#include <initializer_list>
 #include <semaphore>
 #include <thread>
 
@@ -76,40 +78,9 @@ class Rescue {
   std::thread thread_;
 };
 
-/// Signals that would end this process wait while it makes a jail, so that it can take the steps back. Those that the
-/// caller ignores stay ignored. Make it before any thread; at its end what waits is delivered.
-class HeldSignals {
- public:
-  HeldSignals() {
-    ::sigemptyset(&held_);
-    for (const int number : kNumbers) {
-      struct sigaction action{};
-      if (::sigaction(number, nullptr, &action) == 0 && action.sa_handler != SIG_IGN) ::sigaddset(&held_, number);
-    }
-    hold();
-  }
-  ~HeldSignals() { let_through(); }
-  HeldSignals(const HeldSignals&) = delete;
-  HeldSignals& operator=(const HeldSignals&) = delete;
-
-  /// One that waits; 0: none.
-  [[nodiscard]] int waiting() const {
-    sigset_t pending{};
-    ::sigpending(&pending);
-    for (const int number : kNumbers)
-      if (::sigismember(&held_, number) == 1 && ::sigismember(&pending, number) == 1) return number;
-    return 0;
-  }
-  /// The mask of signals as the caller had it; for a monitor, which inherits it.
-  void let_through() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  /// Undoes let_through().
-  void hold() { ::pthread_sigmask(SIG_BLOCK, &held_, &before_); }
-
- private:
-  static constexpr std::array<int, 4> kNumbers = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
-  sigset_t held_{};
-  sigset_t before_{};
-};
+/// Those that would end this process wait while it makes a jail, so that it can take the steps back. Made before any
+/// thread.
+constexpr std::initializer_list<int> kHeldSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
 Status silence_standard_streams(const OwnedFd& null) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
@@ -209,7 +180,7 @@ Status launch_here(const Launch& launch, HeldSignals& signals) {
 
 [[noreturn]] void be_child(const Launch& launch, bool new_session) {
   if (new_session) ::setsid();
-  HeldSignals signals;  // to the end: a report of what came is worth more than an end by it
+  HeldSignals signals{kHeldSignals};  // to the end: a report of what came is worth more than an end by it
   std::string message;
   try {
     message = launch_here(launch, signals).error().message;
@@ -272,7 +243,7 @@ Status launch(const JailArguments& jail, ProcessTime begin) {
   if (!checked) return propagate(checked);
   Launch launch{.jail = jail, .checked = std::move(*checked), .begin = begin, .file_mask = ::umask(0)};
   if (jail.daemonize || jail.new_pid_ns) return launch_in_child(std::move(launch));
-  HeldSignals signals;
+  HeldSignals signals{kHeldSignals};
   return launch_here(launch, signals);
 }
 

@@ -1,6 +1,7 @@
 #include "snapshot/memory_parts.h"
 
 #include "snapshot/checksum.h"
+#include "vmm/base/files.h"
 #include "vmm/base/mutex.h"
 
 #include <fcntl.h>
@@ -49,28 +50,14 @@ std::unexpected<Error> cannot_write(const std::string& path) {
 }
 
 Status write_at(int file, const std::string& path, std::span<const std::byte> bytes, std::uint64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return cannot_write(path);
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
+  if (!write_all_at(file, bytes, offset)) return cannot_write(path);
   return {};
 }
 
 Status read_at(int file, const std::string& path, std::span<std::byte> bytes, std::uint64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::pread(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail_errno(ErrorKind::System, "memory file {} cannot be read", path);
-    if (count == 0)
-      return fail(ErrorKind::InvalidArgument, "memory file {} ends too early: it was not written or copied whole",
-                  path);
-    bytes = bytes.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return {};
+  if (read_all_at(file, bytes, offset) == bytes.size()) return {};
+  if (errno != 0) return fail_errno(ErrorKind::System, "memory file {} cannot be read", path);
+  return fail(ErrorKind::InvalidArgument, "memory file {} ends too early: it was not written or copied whole", path);
 }
 
 Status write_table(int file, const std::string& path, std::uint64_t memory_size,

@@ -2,7 +2,7 @@
 
 #include "snapshot/userfault.h"
 #include "vmm/base/json_writer.h"
-#include "vmm/base/unix_address.h"
+#include "vmm/base/unix_socket.h"
 
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -10,7 +10,6 @@
 #include <sys/time.h>
 
 #include <array>
-#include <cstring>
 #include <system_error>
 #include <thread>
 
@@ -37,24 +36,6 @@ std::string describe_mappings(const GuestMemory& memory) {
   }
   json.end_array();
   return std::move(json).take();
-}
-
-Status send_with_descriptor(int socket, const std::string& text, int descriptor, const std::string& path) {
-  std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  iovec body{.iov_base = const_cast<char*>(text.data()), .iov_len = text.size()};
-  msghdr message{};
-  message.msg_iov = &body;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof descriptor);
-  std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
-  if (::sendmsg(socket, &message, MSG_NOSIGNAL) != static_cast<ssize_t>(text.size()))
-    return fail_errno(ErrorKind::System, "backend_path {}: the page server does not take the memory", path);
-  return {};
 }
 
 /// Waits for a page on a thread of its own, since a server that is gone would never let it go on.
@@ -105,8 +86,8 @@ Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string
     return fail_errno(ErrorKind::System, "backend_path {}: no page server to connect to", socket_path);
   auto userfault = watch_for_faults(memory, "mem_backend");
   if (!userfault) return propagate(userfault);
-  if (auto sent = send_with_descriptor(socket.get(), describe_mappings(memory), userfault->get(), socket_path); !sent)
-    return propagate(sent);
+  if (!send_with_descriptor(socket.get(), describe_mappings(memory), userfault->get()))
+    return fail_errno(ErrorKind::System, "backend_path {}: the page server does not take the memory", socket_path);
   if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path, stop, patience); !served)
     return propagate(served);
   return std::move(*userfault);

@@ -1,10 +1,10 @@
 #include "snapshot/small_file.h"
 
+#include "vmm/base/files.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 
@@ -22,15 +22,10 @@ Result<std::vector<std::byte>> read_small_file(const std::string& path, const Sm
     return fail(ErrorKind::TooLarge, "{} {} has {} bytes, more than any {}; is it the memory file?", kind.field, path,
                 status.st_size, kind.noun);
   std::vector<std::byte> bytes(static_cast<std::size_t>(status.st_size));
-  std::size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t count = ::read(file.get(), bytes.data() + done, bytes.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail_errno(ErrorKind::System, "{} {} cannot be read", kind.field, path);
-    if (count == 0) break;
-    done += static_cast<std::size_t>(count);
-  }
-  bytes.resize(done);
+  const std::size_t count = read_all_at(file.get(), bytes, 0);
+  if (count < bytes.size() && errno != 0)
+    return fail_errno(ErrorKind::System, "{} {} cannot be read", kind.field, path);
+  bytes.resize(count);
   return bytes;
 }
 

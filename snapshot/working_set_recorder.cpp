@@ -1,6 +1,7 @@
 #include "snapshot/working_set_recorder.h"
 
 #include "snapshot/userfault.h"
+#include "vmm/base/files.h"
 
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -22,15 +23,9 @@ namespace {
 constexpr std::size_t kFaultsAtOnce = 16;
 
 bool read_page(int file, std::span<std::byte> page, std::uint64_t offset) {
-  while (!page.empty()) {
-    const ssize_t count = ::pread(file, page.data(), page.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count == 0) errno = ENODATA;
-    if (count <= 0) return false;
-    page = page.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return true;
+  if (read_all_at(file, page, offset) == page.size()) return true;
+  if (errno == 0) errno = ENODATA;
+  return false;
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "vmm/base/json_value.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/text.h"
 
 #include <algorithm>
 #include <charconv>
@@ -16,16 +17,6 @@ constexpr std::size_t kLongestBody = 16 << 20;
 constexpr std::size_t kLongestHead = 64 << 10;
 constexpr std::string_view kEndOfLine = "\r\n";
 constexpr std::string_view kEndOfHead = "\r\n\r\n";
-
-/// The value of a header's line, where it is of this name (in small letters).
-std::optional<std::string_view> value_in(std::string_view line, std::string_view name) {
-  const auto small = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  if (line.size() <= name.size() || line[name.size()] != ':' ||
-      !std::ranges::equal(line.substr(0, name.size()), name, {}, small))
-    return std::nullopt;
-  line.remove_prefix(std::min(line.find_first_not_of(' ', name.size() + 1), line.size()));
-  return line;
-}
 
 template <typename Number>
 Number number_in(std::string_view text) {
@@ -59,7 +50,8 @@ AnswerReader::Head AnswerReader::head_of(std::string_view text) {
     head.status = number_in<int>(text.substr(kBeforeStatus.size(), 3));
   while (!text.empty()) {
     const std::string_view line = text.substr(0, text.find(kEndOfLine));
-    if (const auto length = value_in(line, "content-length")) head.body = number_in<std::size_t>(*length);
+    const auto field = http_field(line);
+    if (field && equal_ignoring_case(field->name, "content-length")) head.body = number_in<std::size_t>(field->value);
     text.remove_prefix(line.size() + kEndOfLine.size());
   }
   constexpr int kNoContent = 204;

@@ -2,7 +2,7 @@
 
 #include "api/client/answer_reader.h"
 #include "vmm/base/printable.h"
-#include "vmm/base/unix_address.h"
+#include "vmm/base/unix_socket.h"
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -4,11 +4,11 @@
 #include "api/client/api_client.h"
 #include "api/client/deadline.h"
 #include "api/client/running.h"
+#include "vmm/base/held_signals.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
 
 #include <poll.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -83,23 +83,6 @@ std::unexpected<Error> undo_pause(const ApiClient& client, Error failure) {
               resumed.error().message);
 }
 
-/// SIGINT and the like wait until the end of this object's life.
-class HeldSignals {
- public:
-  HeldSignals() {
-    sigset_t held;
-    ::sigemptyset(&held);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&held, number);
-    ::pthread_sigmask(SIG_BLOCK, &held, &before_);
-  }
-  ~HeldSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  HeldSignals(const HeldSignals&) = delete;
-  HeldSignals& operator=(const HeldSignals&) = delete;
-
- private:
-  sigset_t before_{};
-};
-
 std::string snapshot_request(const RemoteSnapshot& snapshot) {
   JsonWriter json;
   json.begin_object();
@@ -140,7 +123,7 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
     auto taken = client.send("PUT", "/snapshot/create", request);
     return taken ? Status{} : propagate(taken);
   }
-  const HeldSignals until_it_goes_on;
+  const HeldSignals until_it_resumes{SIGINT, SIGTERM, SIGHUP};
   if (auto paused = set_state(client, "Paused"); !paused)
     return undo_pause(client_of(*machine, kUndoPatience), std::move(paused.error()));
   auto taken = client.send("PUT", "/snapshot/create", request);

@@ -1,11 +1,11 @@
 #include "api/client/running.h"
 
 #include "api/client/command_line.h"
+#include "vmm/base/text.h"
 
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -80,10 +80,9 @@ std::vector<RunningMachine> running_machines(const std::string& proc) {
   std::vector<RunningMachine> found;
   std::error_code none;
   for (const fs::directory_entry& entry : fs::directory_iterator{proc, none}) {
-    const std::string name = entry.path().filename();
-    pid_t pid = 0;
-    if (std::from_chars(name.data(), name.data() + name.size(), pid).ptr != name.data() + name.size()) continue;
-    if (auto machine = machine_in(entry.path(), pid)) found.push_back(std::move(*machine));
+    const auto pid = whole_number<pid_t>(entry.path().filename().native());
+    if (!pid) continue;
+    if (auto machine = machine_in(entry.path(), *pid)) found.push_back(std::move(*machine));
   }
   std::ranges::sort(found, {}, &RunningMachine::pid);
   return found;

@@ -1,7 +1,8 @@
 #include "jailer/seccomp/filter_text.h"
 
+#include "vmm/base/text.h"
+
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 namespace mayfly::seccomp {
@@ -87,13 +88,9 @@ Result<std::uint64_t> LineReader::term() {
     return *known;
   }
   const bool hexadecimal = text.starts_with("0x");
-  const std::string_view digits = text.substr(hexadecimal ? 2 : 0);
-  std::uint64_t number = 0;
-  const auto [end, problem] =
-      std::from_chars(digits.data(), digits.data() + digits.size(), number, hexadecimal ? 16 : 10);
-  if (problem != std::errc{} || end != digits.data() + digits.size())
-    return refuse("{} is no number of 64 bits; write it as 12 or 0xc", quoted(text));
-  return number;
+  const auto number = whole_number<std::uint64_t>(text.substr(hexadecimal ? 2 : 0), hexadecimal ? 16 : 10);
+  if (!number) return refuse("{} is no number of 64 bits; write it as 12 or 0xc", quoted(text));
+  return *number;
 }
 
 Result<std::uint64_t> LineReader::value() {

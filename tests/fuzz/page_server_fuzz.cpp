@@ -6,7 +6,7 @@
 #include "snapshot/page_server.h"
 #include "snapshot/userfault.h"
 #include "vmm/base/json_value.h"
-#include "vmm/base/unix_address.h"
+#include "vmm/base/unix_socket.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -151,21 +151,7 @@ class Server {
   }
   void send_descriptor() {
     const OwnedFd mine{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
-    std::array<char, CMSG_SPACE(sizeof(int))> control{};
-    char byte = 0;
-    iovec body{.iov_base = &byte, .iov_len = 1};
-    msghdr message{};
-    message.msg_iov = &body;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* const header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = mine.get();
-    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
-    (void)::sendmsg(connection_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)send_with_descriptor(connection_.get(), "\n", mine.get(), MSG_DONTWAIT);
   }
   /// Answers a fault, or gives the page before anybody asks.
   void serve(std::uint8_t deed) {

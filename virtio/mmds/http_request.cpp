@@ -16,7 +16,6 @@ bool is_token(std::string_view text) noexcept { return !text.empty() && std::ran
 
 /// Visible characters and what is not ASCII.
 bool is_visible(char c) noexcept { return static_cast<unsigned char>(c) > 0x20 && c != 0x7F; }
-bool is_blank(char c) noexcept { return c == ' ' || c == '\t'; }
 
 /// Takes what precedes `end` from the front of `text`, and `end` with it; all of it where there is no `end`.
 std::string_view take_until(std::string_view& text, std::string_view end) noexcept {
@@ -79,13 +78,9 @@ std::optional<HttpRequestFault> HttpRequest::read_fields() noexcept {
   keep_alive_ = minor_version_ > 0;
   std::optional<std::size_t> body;
   for (std::string_view rest = fields_; !rest.empty();) {
-    std::string_view line = take_until(rest, kLineEnd);
-    const std::size_t colon = line.find(':');
-    if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) return HttpRequestFault::Malformed;
-    const std::string_view name = line.substr(0, colon);
-    const std::string_view value = trimmed(line.substr(colon + 1));
-    if (!std::ranges::all_of(value, [](char c) { return is_visible(c) || is_blank(c); }))
-      return HttpRequestFault::Malformed;
+    const auto field = http_field(take_until(rest, kLineEnd));
+    if (!field) return HttpRequestFault::Malformed;
+    const auto [name, value] = *field;
     if (equal_ignoring_case(name, "Transfer-Encoding")) return HttpRequestFault::NoSuchCoding;
     if (equal_ignoring_case(name, "Connection")) {
       if (http_list_has(value, "close"))

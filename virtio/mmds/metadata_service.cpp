@@ -1,7 +1,8 @@
 #include "virtio/mmds/metadata_service.h"
 
+#include "vmm/base/text.h"
+
 #include <array>
-#include <charconv>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -41,10 +42,9 @@ bool same_path(std::string_view path, std::string_view wanted) {
 }
 
 std::optional<std::uint64_t> read_seconds(std::string_view text) {
-  std::uint64_t seconds = 0;
-  const auto [after, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-  if (error != std::errc{} || after != text.data() + text.size()) return std::nullopt;
-  if (seconds < SessionTokens::kShortestSeconds || seconds > SessionTokens::kLongestSeconds) return std::nullopt;
+  const auto seconds = whole_number<std::uint64_t>(text);
+  if (!seconds || *seconds < SessionTokens::kShortestSeconds || *seconds > SessionTokens::kLongestSeconds)
+    return std::nullopt;
   return seconds;
 }
 

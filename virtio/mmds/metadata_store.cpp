@@ -1,7 +1,8 @@
 #include "virtio/mmds/metadata_store.h"
 
+#include "vmm/base/text.h"
+
 #include <algorithm>
-#include <charconv>
 #include <iterator>
 #include <map>
 #include <optional>
@@ -75,10 +76,8 @@ const JsonValue* step(const JsonValue& from, std::string_view token) {
   }
   const auto* array = std::get_if<Array>(&from.data);
   if (array == nullptr || (token.size() > 1 && token.front() == '0')) return nullptr;
-  std::size_t index = 0;
-  const auto [end, error] = std::from_chars(token.data(), token.data() + token.size(), index);
-  if (error != std::errc{} || end != token.data() + token.size() || index >= array->size()) return nullptr;
-  return &(*array)[index];
+  const auto index = whole_number<std::size_t>(token);
+  return index && *index < array->size() ? &(*array)[*index] : nullptr;
 }
 
 std::string listing(const Object& object) {

@@ -3,6 +3,8 @@
 #include "vmm/base/error.h"
 
 #include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 
 namespace mayfly {
@@ -11,5 +13,11 @@ namespace mayfly {
 /// is empty. Never opened as the controlling terminal. `what`: the option that named it, and its path. Errors, with
 /// `what`: cannot be opened or read, over `longest` bytes.
 [[nodiscard]] Result<std::string> read_file(const std::string& path, const std::string& what, std::size_t longest);
+
+/// Fills `bytes` from `offset` on, in as many calls as the kernel takes. Returns how many bytes were read: fewer than
+/// all where a call fails (errno), and where the file ends (errno is 0).
+[[nodiscard]] std::size_t read_all_at(int file, std::span<std::byte> bytes, std::uint64_t offset) noexcept;
+/// Writes all of `bytes`. False, with errno, where a call fails.
+[[nodiscard]] bool write_all_at(int file, std::span<const std::byte> bytes, std::uint64_t offset) noexcept;
 
 }  // namespace mayfly

@@ -1,8 +1,9 @@
 #include "vmm/boot/image_file.h"
 
+#include "vmm/base/files.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 
@@ -70,16 +71,9 @@ Status ImageFile::read(std::uint64_t offset, std::span<std::byte> target, std::s
     return fail(ErrorKind::InvalidArgument,
                 "{} is truncated: it has {} bytes, and {} should be at [{:#x}, +{:#x}); copy or build it again", name_,
                 size_, what, offset, target.size());
-  while (!target.empty()) {
-    const ssize_t count = ::pread(fd_, target.data(), target.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail_errno(ErrorKind::System, "cannot read {} of {}", what, name_);
-    if (count == 0)
-      return fail(ErrorKind::InvalidArgument, "{} was shortened while it was read; {} is gone", name_, what);
-    target = target.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return {};
+  if (read_all_at(fd_, target, offset) == target.size()) return {};
+  if (errno != 0) return fail_errno(ErrorKind::System, "cannot read {} of {}", what, name_);
+  return fail(ErrorKind::InvalidArgument, "{} was shortened while it was read; {} is gone", name_, what);
 }
 
 }  // namespace mayfly

@@ -1,10 +1,10 @@
 #include "vmm/cli/device_options.h"
 
+#include "vmm/base/text.h"
 #include "vmm/config/device_names.h"
 #include "vmm/config/mac_address.h"
 
 #include <algorithm>
-#include <charconv>
 #include <optional>
 #include <string_view>
 
@@ -143,11 +143,10 @@ Status set_mac(NetworkInterfaceConfig& interface, std::string_view text) {
 }
 
 Status set_mtu(NetworkInterfaceConfig& interface, std::string_view text) {
-  unsigned mtu = 0;
-  const auto [end, error] = std::from_chars(text.begin(), text.end(), mtu);
-  if (error != std::errc{} || end != text.end() || mtu < kSmallestMtu || mtu > kLargestMtu)
+  const auto mtu = whole_number<unsigned>(text);
+  if (!mtu || *mtu < kSmallestMtu || *mtu > kLargestMtu)
     return fail(ErrorKind::InvalidArgument, "mtu must be from {} to {}, not \"{}\"", kSmallestMtu, kLargestMtu, text);
-  interface.mtu = static_cast<std::uint16_t>(mtu);
+  interface.mtu = static_cast<std::uint16_t>(*mtu);
   return {};
 }
 

@@ -1,7 +1,8 @@
 #include "vmm/config/mac_address.h"
 
+#include "vmm/base/text.h"
+
 #include <algorithm>
-#include <charconv>
 #include <optional>
 
 namespace mayfly {
@@ -13,19 +14,12 @@ constexpr std::size_t kTextLength = 17;
 constexpr std::size_t kStride = 3;          // two digits and a colon
 constexpr std::size_t kMostShownText = 64;  // what a message repeats of a wrong one
 
-std::optional<std::uint8_t> byte_of(std::string_view digits) {
-  std::uint8_t byte = 0;
-  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), byte, 16);
-  if (error != std::errc{} || end != digits.end()) return std::nullopt;
-  return byte;
-}
-
 std::optional<MacAddress> bytes_of(std::string_view text) {
   if (text.size() != kTextLength) return std::nullopt;
   MacAddress address{};
   for (std::size_t i = 0; i < address.size(); ++i) {
     if (i > 0 && text[i * kStride - 1] != ':') return std::nullopt;
-    const auto byte = byte_of(text.substr(i * kStride, 2));
+    const auto byte = whole_number<std::uint8_t>(text.substr(i * kStride, 2), 16);
     if (!byte) return std::nullopt;
     address[i] = *byte;
   }

@@ -1,5 +1,6 @@
 #include "vmm/memory/guest_memory.h"
 
+#include "vmm/base/files.h"
 #include "vmm/memory/huge_page_pool.h"
 
 #include <linux/mman.h>
@@ -79,16 +80,11 @@ std::vector<RegionPlan> region_plan(std::uint64_t size) {
 }
 
 Status read_fully(int fd, std::uint64_t offset, std::span<std::byte> target) {
-  while (!target.empty()) {
-    const ssize_t count = ::pread(fd, target.data(), target.size(), static_cast<off_t>(offset));
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return fail_errno(ErrorKind::System, "cannot read {} bytes at offset {}", target.size(), offset);
-    if (count == 0)
-      return fail(ErrorKind::InvalidArgument, "the file ends at offset {}, {} bytes too early", offset, target.size());
-    target = target.subspan(static_cast<std::size_t>(count));
-    offset += static_cast<std::uint64_t>(count);
-  }
-  return {};
+  const std::size_t count = read_all_at(fd, target, offset);
+  const std::size_t rest = target.size() - count;
+  if (rest == 0) return {};
+  if (errno != 0) return fail_errno(ErrorKind::System, "cannot read {} bytes at offset {}", rest, offset + count);
+  return fail(ErrorKind::InvalidArgument, "the file ends at offset {}, {} bytes too early", offset + count, rest);
 }
 
 /// The same, without what the file has no data for.

@@ -2,11 +2,16 @@
 
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "vmm/base/owned_fd.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
+#include <string_view>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -59,6 +64,25 @@ TEST_F(ReadFileTest, NamesWhatCannotBeRead) {
   EXPECT_EQ(refusal_of(missing, 100), "--file " + missing + " cannot be opened: No such file or directory (ENOENT)");
   const std::string directory = scratch_.file("");
   EXPECT_EQ(refusal_of(directory, 100), "--file " + directory + " cannot be read: Is a directory (EISDIR)");
+}
+
+TEST_F(ReadFileTest, ReadsAndWritesAllAtAnOffset) {
+  const OwnedFd file{::open(make_file(scratch_.file("f"), "0123").c_str(), O_RDWR | O_CLOEXEC)};
+  EXPECT_TRUE(write_all_at(file.get(), std::as_bytes(std::span{std::string_view{"abc"}}), 3));
+  std::array<char, 5> read{};
+  EXPECT_EQ(read_all_at(file.get(), std::as_writable_bytes(std::span{read}), 1), 5U);
+  EXPECT_EQ((std::string_view{read.data(), read.size()}), "12abc");
+}
+
+TEST_F(ReadFileTest, TellsTheEndOfAFileFromAFailure) {
+  const OwnedFd file{::open(make_file(scratch_.file("f"), "0123").c_str(), O_RDONLY | O_CLOEXEC)};
+  std::array<std::byte, 8> read{};
+  EXPECT_EQ(read_all_at(file.get(), read, 1), 3U);
+  EXPECT_EQ(errno, 0);
+  EXPECT_EQ(read_all_at(-1, read, 0), 0U);
+  EXPECT_EQ(errno, EBADF);
+  EXPECT_FALSE(write_all_at(file.get(), read, 0));
+  EXPECT_EQ(errno, EBADF);
 }
 
 }  // namespace

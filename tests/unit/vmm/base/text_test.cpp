@@ -1,5 +1,7 @@
 #include "vmm/base/text.h"
 
+#include <cstdint>
+
 #include <gtest/gtest.h>
 
 namespace mayfly {
@@ -24,6 +26,23 @@ TEST(Text, TrimsBlanksAtTheEndsAlone) {
 TEST(Text, TokensHaveNoSeparators) {
   for (const char c : std::string_view{"azAZ09!#$%&'*+-.^_`|~"}) EXPECT_TRUE(is_token_character(c)) << c;
   for (const char c : std::string_view{" \t\r\n:;,()<>@/[]?={}\"\\\x7F\xE4"}) EXPECT_FALSE(is_token_character(c)) << c;
+}
+
+TEST(Text, ANumberIsAllOfTheText) {
+  EXPECT_EQ(whole_number<std::uint8_t>("255"), 255);
+  EXPECT_EQ(whole_number<std::uint32_t>("fF", 16), 255U);
+  for (const char* const text : {"", "256", "-1", "+1", " 1", "1 ", "0x1"})
+    EXPECT_FALSE(whole_number<std::uint8_t>(text)) << text;
+}
+
+TEST(Text, AFieldOfHttpIsANameAndAValue) {
+  const auto field = http_field("Content-Type: \t text/plain; a=b:c ");
+  ASSERT_TRUE(field);
+  EXPECT_EQ(field->name, "Content-Type");
+  EXPECT_EQ(field->value, "text/plain; a=b:c");
+  EXPECT_EQ(http_field("Empty:").value_or(HttpField{"", "x"}).value, "");
+  for (const char* const line : {"", ":", ": v", "Name", "Name : v", " folded: v", "N: a\rb", "N: a\x01", "N: \x7F"})
+    EXPECT_FALSE(http_field(line)) << line;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 namespace mayfly {
 
@@ -18,5 +19,9 @@ inline sockaddr_un unix_address(const std::string& path) {
   path.copy(address.sun_path, kLongestSocketPath);
   return address;
 }
+
+/// Sends all of `text`, which is not empty, and with it a descriptor (unix(7), SCM_RIGHTS), in one call. No SIGPIPE.
+/// False, with errno, where that fails.
+[[nodiscard]] bool send_with_descriptor(int socket, std::string_view text, int descriptor, int flags = 0) noexcept;
 
 }  // namespace mayfly
