@@ -5,7 +5,6 @@
 #include "vmm/boot/elf_image.h"
 #include "vmm/boot/generation_id.h"
 #include "vmm/boot/image_kind.h"
-#include "vmm/boot/initrd.h"
 #include "vmm/boot/layout.h"
 #include "vmm/boot/mp_table.h"
 #include "vmm/boot/pvh_start_info.h"
@@ -41,6 +40,20 @@ Result<KernelImage> parse_kernel(const ImageFile& file, GuestAddress ram_end, st
   }
   return fail(ErrorKind::InvalidArgument, "{} is {}; give an ELF vmlinux or a bzImage for x86-64", file.name(),
               describe_unknown_image(first));
+}
+
+/// The range of an initrd in `free`, which lies between the end of the kernel and the highest address that RAM and the
+/// kernel allow: page-aligned, as high as it fits, so that the kernel can grow below it.
+Result<AddressRange> place_initrd(const ImageFile& file, const AddressRange& free) {
+  const std::uint64_t room = free.end > free.start ? free.size() : 0;
+  if (file.size() <= room) {
+    const std::uint64_t start = align_down(free.end - file.size(), kGuestPageSize);
+    if (start >= free.start) return AddressRange{start, start + file.size()};
+  }
+  return fail(ErrorKind::TooLarge,
+              "{} has {} bytes, and guest memory has {} bytes for it between the end of the kernel at {:#x} and {:#x}; "
+              "raise mem_size_mib or give a smaller initrd",
+              file.name(), file.size(), room, free.start, free.end);
 }
 
 /// The initrd's file and place.

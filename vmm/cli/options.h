@@ -4,6 +4,7 @@
 #include "vmm/base/machine_id.h"
 #include "vmm/cli/command_tree.h"
 #include "vmm/cli/completion.h"
+#include "vmm/cli/exit_codes.h"
 #include "vmm/machine/command.h"
 #include "vmm/machine/controller.h"
 
@@ -18,11 +19,6 @@
 ///   auto invocation = parse_options(argc, argv);
 ///   if (const auto* serve = std::get_if<ServeOptions>(&invocation)) ...
 namespace mayfly {
-
-/// Exit codes of the process that are not a machine's end; the values are the dialect's.
-inline constexpr int kExitError = 1;
-inline constexpr int kExitBadConfiguration = 152;
-inline constexpr int kExitBadArguments = 153;
 
 /// What every way to start a machine has.
 struct CommonOptions {

@@ -5,7 +5,7 @@
 #include "snapshot/state_file.h"
 #include "snapshot/verify.h"
 #include "vmm/base/printable.h"
-#include "vmm/cli/options.h"
+#include "vmm/cli/exit_codes.h"
 
 #include <csignal>
 
@@ -13,12 +13,6 @@
 
 namespace mayfly {
 namespace {
-
-/// Names of files and what is in them are others' choice, and a terminal obeys control characters.
-int report(const Error& error) {
-  std::fprintf(stderr, "mayfly: %s\n", printable(error.message, std::string::npos).c_str());
-  return kExitError;
-}
 
 /// 0, or that of a reader who went away or of a full disk.
 int print(const std::string& text, std::FILE* out) {
@@ -62,19 +56,19 @@ std::string describe_leftover(const Leftover& found, bool dry_run) {
 
 int run_describe(const std::string& state, std::FILE* out) {
   const auto snapshot = read_state_file(state);
-  if (!snapshot) return report(snapshot.error());
+  if (!snapshot) return report(snapshot.error(), kExitError);
   return print(describe_snapshot(*snapshot) + '\n', out);
 }
 
 int run_merge(const std::string& base, const std::string& diff, const std::string& output) {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
-  if (auto merged = merge_memory_files(base, diff, output); !merged) return report(merged.error());
+  if (auto merged = merge_memory_files(base, diff, output); !merged) return report(merged.error(), kExitError);
   return 0;
 }
 
 int run_verify(const std::string& state, const std::string& memory, std::FILE* out) {
   const auto pair = verify_pair(state, memory);
-  if (!pair) return report(pair.error());
+  if (!pair) return report(pair.error(), kExitError);
   return print(printable_lines(describe_pair(*pair)), out);
 }
 
@@ -84,7 +78,7 @@ int run_sweep(std::span<const std::string> directories, bool dry_run, std::FILE*
     if (const int failed = print(printable_lines(describe_leftover(found, dry_run)), out); failed != 0)
       printed = failed;
   });
-  if (!swept) return report(swept.error());
+  if (!swept) return report(swept.error(), kExitError);
   return printed;
 }
 

@@ -20,7 +20,4 @@ void check_kernel(const HostRoot& root, const HostCalls& calls, Findings& findin
 /// Huge pages, swap, overcommit, page merging, user faults.
 void check_memory(const HostRoot& root, const HostCalls& calls, Findings& findings);
 
-/// The TUN device.
-void check_network(const HostRoot& root, const HostCalls& calls, Findings& findings);
-
 }  // namespace mayfly::doctor

@@ -1,0 +1,25 @@
+#include "vmm/cli/exit_codes.h"
+
+#include "vmm/base/printable.h"
+
+#include <cstdio>
+
+namespace mayfly {
+
+int exit_code_of(const Error& error) noexcept {
+  switch (error.kind) {
+    case ErrorKind::Kvm:
+    case ErrorKind::Unsupported:
+    case ErrorKind::System:
+      return kExitError;
+    default:
+      return kExitBadConfiguration;
+  }
+}
+
+int report(const Error& error, int code) {
+  std::fprintf(stderr, "mayfly: %s\n", printable(error.message, std::string::npos).c_str());
+  return code;
+}
+
+}  // namespace mayfly

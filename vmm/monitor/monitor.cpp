@@ -1,0 +1,167 @@
+#include "vmm/monitor/monitor.h"
+
+#include "api/schema.h"
+#include "vmm/base/clock.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/base/raw_terminal.h"
+#include "vmm/base/try.h"
+#include "vmm/cli/exit_codes.h"
+#include "vmm/machine/machine_state.h"
+#if defined(MAYFLY_BACK_DOOR)  // a binary for tests, never the product
+#include "tests/attacks/back_door.h"
+#endif
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <iterator>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace mayfly {
+namespace {
+
+/// Descriptors that the table holds without growing. Growing it later, with threads, waits for a grace period of RCU.
+constexpr int kDescriptorRoom = 255;
+
+void grow_descriptor_table() { const OwnedFd high{::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kDescriptorRoom)}; }
+
+/// Clients of the dialect look for it, to see that the log is one, and whose.
+std::string log_greeting() {
+  return fmt::format("Running Firecracker v{}: the dialect, as Mayfly v{} speaks it", kDialectVersion, MAYFLY_VERSION);
+}
+
+}  // namespace
+
+Monitor::Monitor(const CommonOptions& common, seccomp::ThreadFilters filters, ConsoleOptions console)
+    : common_(common), console_(std::move(console)), log_(common.id, log_greeting()), filters_(std::move(filters)) {
+  if (common_.start.wall_us == 0) common_.start.wall_us = monotonic_ns() / 1000;
+}
+
+Monitor::~Monitor() {
+  open_gate();  // for whoever waits there, and is to be joined
+  if (loop_) loop_->close();
+  if (controller_) controller_->shut_down();
+}
+
+Status Monitor::prepare(std::size_t metadata_limit) {
+  grow_descriptor_table();
+  if (auto blocked = StopSignals::block(); !blocked) return blocked;
+  if (auto configured = log_.configure(common_.logger); !configured) return configured;
+  if (auto watched = filters_.watch(log_); !watched) return watched;
+  auto loop = EventLoop::create();
+  if (!loop) return propagate(loop);
+  loop_ = std::move(*loop);
+  auto signals = StopSignals::watch(*loop_, [this](int number) {
+    controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
+                         number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
+  });
+  if (!signals) return propagate(signals);
+  signals_ = std::move(*signals);
+  deadline_ = TRY(EndDeadline::create(log_, signals_->fd(), [this](int code) { leave(code); }));
+  if (console_.on_quit)
+    console_.on_quit = [this] { loop_->post([this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); }); };
+  controller_ =
+      std::make_unique<Controller>(*loop_, log_, metrics_,
+                                   ControllerOptions{.id = common_.id,
+                                                     .start = common_.start,
+                                                     .boot_timer = common_.boot_timer,
+                                                     .metadata_limit = metadata_limit,
+                                                     .console = console_,
+                                                     .before_command = [this] { signals_->look(); },
+                                                     .enter_thread = [this](ThreadKind kind) { enter_thread(kind); },
+                                                     .deadline = deadline_.get()});
+  // Through the controller once more, so that GET /vm/config shows it.
+  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
+    (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
+  if (common_.metrics_path)
+    (void)TRY(controller_->carry_out(
+        PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}));
+  return {};
+}
+
+Status Monitor::serve_api(const std::string& socket_path, std::size_t max_payload) {
+  // Made before this thread has its filter, which need not allow what serving clients takes then; and serves nobody
+  // until this thread, which carries their commands out, has it.
+  auto server = ApiServer::create({.socket_path = socket_path,
+                                   .max_payload = max_payload,
+                                   .enter_thread =
+                                       [this](ThreadKind kind) {
+                                         enter_thread(kind);
+                                         gate_open_.wait(false);
+                                       },
+                                   .watched_fds = {deadline_->begun_fd(), deadline_->signal_fd()},
+                                   .watch = [this] { return deadline_->watch(); }},
+                                  *controller_);
+  if (!server) return propagate(server);
+  api_ = std::move(*server);
+  const ProcessTimes times = times_since(common_.start);
+  metrics_.api.process_startup_time_us.set(times.wall_us);
+  metrics_.api.process_startup_time_cpu_us.set(times.cpu_us);
+  return api_->start();
+}
+
+Status Monitor::lock_in() {
+  if (!api_) watch_ = TRY(EndWatch::start(*deadline_, [this] { enter_thread(ThreadKind::Api); }));
+  if (auto in = filters_.enter(ThreadKind::Loop); !in) return in;
+  open_gate();
+#if defined(MAYFLY_BACK_DOOR)
+  back_door::attack_from(ThreadKind::Loop, *loop_);
+#endif
+  return {};
+}
+
+void Monitor::open_gate() {
+  gate_open_.store(true);
+  gate_open_.notify_all();
+}
+
+/// A thread that cannot have its filter must not go on; others may be at work, so that nothing is destroyed.
+void Monitor::enter_thread(ThreadKind kind) {
+  const auto in = filters_.enter(kind);
+#if defined(MAYFLY_BACK_DOOR)
+  back_door::attack_from(kind, *loop_);
+#endif
+  if (in) return;
+  RawTerminal::put_back();
+  log_.error("{}", in.error().message);
+  std::_Exit(report(in.error(), kExitError));
+}
+
+void Monitor::leave(int code) {
+  RawTerminal::put_back();
+  ::_exit(code);  // threads hang, so that nothing is destroyed
+}
+
+void Monitor::carry_out_next() {
+  if (commands_.empty()) return;
+  Command command = std::move(commands_.front());
+  commands_.pop_front();
+  const std::string_view name = name_of(command);
+  controller_->perform(std::move(command), Reply{[this, name](const Result<Answer>& answer) {
+                         if (answer) return loop_->post([this] { carry_out_next(); });
+                         if (controller_->end()) return;  // which is how the process ends
+                         // Our caller prints the sentence: a log in the same place would say it twice.
+                         if (!log_.on_standard_error()) log_.error("{} refused: {}", name, answer.error().message);
+                         refusal_ = answer.error();
+                         loop_->stop();
+                       }});
+}
+
+Result<int> Monitor::run(std::vector<Command> commands) {
+  std::ranges::move(commands, std::back_inserter(commands_));
+  loop_->post([this] { carry_out_next(); });
+  auto served = loop_->run();
+  if (refusal_) return std::unexpected(*refusal_);
+  loop_->close();
+  controller_->shut_down();
+  if (api_) api_->stop();
+  if (!served) return report(served.error(), kExitError);
+  return static_cast<int>(controller_->end()->reason);
+}
+
+}  // namespace mayfly
