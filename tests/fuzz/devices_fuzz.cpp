@@ -2,6 +2,7 @@
 // with time passing in between. Each input is a sequence of accesses; after it, every device's state must survive a
 // round trip.
 
+#include "tests/fuzz/platform_surroundings.h"
 #include "vmm/boot/layout.h"
 #include "vmm/devices/acpi_sleep_ports.h"
 #include "vmm/devices/boot_timer.h"
@@ -24,23 +25,6 @@
 namespace mayfly {
 namespace {
 
-struct World final : MessagePort, MonotonicClock, PitTimer, SerialInputPort, FlushRequest, GuestSignals {
-  void send(const MsiMessage&) noexcept override {}
-  void route(unsigned, const std::optional<MsiMessage>&) noexcept override {}
-  [[nodiscard]] std::uint64_t now_ns() const noexcept override { return now; }
-  void arm(std::uint64_t deadline_ns) noexcept override { alarm = deadline_ns; }
-  void cancel() noexcept override { alarm.reset(); }
-  void room_available() noexcept override {}
-  void flush_wanted() noexcept override {}
-  void reset_requested() noexcept override {}
-  void power_off_requested() noexcept override {}
-  void guest_panicked() noexcept override {}
-  void crash_loaded() noexcept override {}
-  void guest_booted() noexcept override {}
-  std::uint64_t now = 1;
-  std::optional<std::uint64_t> alarm;
-};
-
 void must(bool holds) {
   if (!holds) std::abort();
 }
@@ -61,7 +45,7 @@ void survive_round_trip(Device& device) {
 }
 
 void play(std::span<const std::uint8_t> input) {
-  World world;
+  PlatformSurroundings world;
   UartMetrics metrics;
   Ioapic ioapic{world};
   DualPic pic;

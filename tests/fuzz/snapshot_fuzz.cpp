@@ -5,6 +5,7 @@
 
 #include "snapshot/describe.h"
 #include "snapshot/state_file.h"
+#include "tests/fuzz/platform_surroundings.h"
 #include "tests/support/run_until.h"
 #include "tests/unit/snapshot/state_file_parts.h"
 #include "tests/unit/virtio/fake_driver.h"
@@ -40,24 +41,6 @@ T must(Result<T> result) {
   return std::move(*result);
 }
 
-/// What the devices of a platform are wired to.
-struct Surroundings final : MessagePort, MonotonicClock, PitTimer, SerialInputPort, FlushRequest, GuestSignals {
-  void send(const MsiMessage&) noexcept override {}
-  void route(unsigned, const std::optional<MsiMessage>&) noexcept override {}
-  [[nodiscard]] std::uint64_t now_ns() const noexcept override { return now; }
-  void arm(std::uint64_t deadline_ns) noexcept override { alarm = deadline_ns; }
-  void cancel() noexcept override { alarm.reset(); }
-  void room_available() noexcept override {}
-  void flush_wanted() noexcept override {}
-  void reset_requested() noexcept override {}
-  void power_off_requested() noexcept override {}
-  void guest_panicked() noexcept override {}
-  void crash_loaded() noexcept override {}
-  void guest_booted() noexcept override {}
-  std::uint64_t now = std::uint64_t{1} << 40;
-  std::optional<std::uint64_t> alarm;
-};
-
 /// Restored once more from its own state, a device is the same.
 template <typename Device>
 void survive_round_trip(Device& device) {
@@ -83,7 +66,8 @@ void use(BusDevice& device, const Registers& registers) {
 }
 
 void restore_platform(const PlatformState& state) {
-  Surroundings world;
+  PlatformSurroundings world;
+  world.now = std::uint64_t{1} << 40;
   UartMetrics metrics;
   Ioapic ioapic{world};
   DualPic pic;
