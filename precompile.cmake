@@ -9,7 +9,7 @@ set(product_headers
   <fmt/format.h>)
 
 target_precompile_headers(mayfly_base PRIVATE ${product_headers})
-foreach(library config memory io kvm boot devices virtio mmds net block machine cli doctor api client)
+foreach(library config memory io kvm boot devices virtio mmds net block machine cli doctor api client monitor)
   target_precompile_headers(mayfly_${library} REUSE_FROM mayfly_base)
 endforeach()
 
