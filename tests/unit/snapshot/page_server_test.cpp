@@ -133,7 +133,7 @@ class PageServer : public ::testing::Test {
     const auto handed = hand_to_page_server(memory, path);
     ASSERT_FALSE(handed);
     EXPECT_NE(handed.error().message.find(words), std::string::npos) << handed.error().message;
-    EXPECT_EQ(open_descriptors(), before);
+    EXPECT_LE(open_descriptors(), before);  // the server's thread may let go of its own meanwhile
   }
 
   ScratchDirectory scratch_;

@@ -279,7 +279,7 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
 #ifdef MAYFLY_SANITIZED
   constexpr int kMachines = 2'000;
 #else
-  constexpr int kMachines = 20'000;
+  constexpr int kMachines = 60'000;
 #endif
   static_cast<void>(
       log_.configure({.log_path = {}, .level = LogLevel::Off, .show_level = {}, .show_log_origin = {}, .module = {}}));
