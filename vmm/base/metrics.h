@@ -94,9 +94,11 @@ struct Metrics {
   LatencyMetrics latency;
 };
 
-/// Calls visit(group, name, help, counter or gauge) for each metric, in the order of the documentation.
+// In the order of the documentation, which is the alphabet's.
+namespace detail {
+
 template <typename MetricsType, typename Visit>
-void for_each_metric(MetricsType& m, Visit visit) {
+void visit_api_and_drives(MetricsType& m, Visit& visit) {
   visit("api_server", "get_count", "GET requests answered", m.api.get_count);
   visit("api_server", "get_fails", "GET requests refused", m.api.get_fails);
   visit("api_server", "put_count", "PUT requests answered", m.api.put_count);
@@ -120,6 +122,10 @@ void for_each_metric(MetricsType& m, Visit visit) {
         m.block.rate_limiter_throttled_events);
   visit("block", "update_count", "Drives changed while running", m.block.update_count);
   visit("block", "update_fails", "Refused changes of drives", m.block.update_fails);
+}
+
+template <typename MetricsType, typename Visit>
+void visit_latencies_and_metadata(MetricsType& m, Visit& visit) {
   visit("get_api_requests", "instance_info_count", "GET / answered", m.requests.get_instance_info.count);
   visit("get_api_requests", "machine_cfg_count", "GET /machine-config answered", m.requests.get_machine_cfg.count);
   visit("get_api_requests", "mmds_count", "GET /mmds answered", m.requests.get_mmds.count);
@@ -143,6 +149,10 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("mmds", "tx_bytes", "Bytes of those", m.mmds.tx_bytes);
   visit("mmds", "connections_created", "Connections to the metadata service", m.mmds.connections_created);
   visit("mmds", "connections_destroyed", "Of those, ended ones", m.mmds.connections_destroyed);
+}
+
+template <typename MetricsType, typename Visit>
+void visit_interfaces(MetricsType& m, Visit& visit) {
   visit("net", "rx_packets_count", "Frames given to the guest", m.net.rx_packets_count);
   visit("net", "rx_bytes_count", "Bytes given to the guest", m.net.rx_bytes_count);
   visit("net", "rx_fails", "Reads of a TAP that failed", m.net.rx_fails);
@@ -159,6 +169,10 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("net", "tap_gone_count", "TAPs that went away under a running machine", m.net.tap_gone_count);
   visit("net", "update_count", "Interfaces changed while running", m.net.update_count);
   visit("net", "update_fails", "Refused changes of interfaces", m.net.update_fails);
+}
+
+template <typename MetricsType, typename Visit>
+void visit_requests(MetricsType& m, Visit& visit) {
   visit("patch_api_requests", "drive_count", "PATCH /drives carried out", m.requests.patch_drive.count);
   visit("patch_api_requests", "drive_fails", "PATCH /drives refused", m.requests.patch_drive.fails);
   visit("patch_api_requests", "machine_cfg_count", "PATCH /machine-config carried out",
@@ -188,6 +202,10 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("put_api_requests", "network_fails", "PUT /network-interfaces refused", m.requests.put_network.fails);
   visit("put_api_requests", "serial_count", "PUT /serial carried out", m.requests.put_serial.count);
   visit("put_api_requests", "serial_fails", "PUT /serial refused", m.requests.put_serial.fails);
+}
+
+template <typename MetricsType, typename Visit>
+void visit_machine(MetricsType& m, Visit& visit) {
   visit("uart", "read_count", "Bytes given to the guest's serial port", m.uart.read_count);
   visit("uart", "write_count", "Bytes taken from the guest's serial port", m.uart.write_count);
   visit("uart", "dropped_bytes", "Serial output dropped for want of a reader", m.uart.dropped_bytes);
@@ -205,6 +223,18 @@ void for_each_metric(MetricsType& m, Visit visit) {
   visit("virtio", "interrupts", "Interrupts sent", m.virtio.interrupts);
   visit("virtio", "driver_errors", "Register accesses that no driver should make", m.virtio.driver_errors);
   visit("virtio", "needs_reset", "Devices stopped because their driver broke the protocol", m.virtio.needs_reset);
+}
+
+}  // namespace detail
+
+/// Calls visit(group, name, help, counter or gauge) for each metric.
+template <typename MetricsType, typename Visit>
+void for_each_metric(MetricsType& m, Visit visit) {
+  detail::visit_api_and_drives(m, visit);
+  detail::visit_latencies_and_metadata(m, visit);
+  detail::visit_interfaces(m, visit);
+  detail::visit_requests(m, visit);
+  detail::visit_machine(m, visit);
 }
 
 /// All metrics in the Prometheus text format, each as mayfly_<group>_<name>.
