@@ -88,9 +88,10 @@ struct Board final : GuestSignals {
   [[nodiscard]] Status attach_devices(bool with_boot_timer);
   /// Drives and interfaces. Before vCPUs run, for which a change of KVM's buses would have to wait.
   [[nodiscard]] Status plug(DevicePlans plans);
-  /// Threads for vCPUs that are ready to run, parked; `first_thread` is the first one's.
-  [[nodiscard]] Status start_vcpus(std::vector<Vcpu> made, StandbyThread first_thread);
   [[nodiscard]] Status make_timers();
+  /// Threads for vCPUs that are ready to run, parked; `first_thread` is the first one's. They post to the loop: what
+  /// fails afterwards would leave it a task of a board that is gone.
+  [[nodiscard]] Status start_vcpus(std::vector<Vcpu> made, StandbyThread first_thread);
   /// Nothing fails any more: from here on the ring holds operations of this machine.
   void start();
 

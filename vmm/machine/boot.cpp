@@ -83,8 +83,9 @@ Result<std::unique_ptr<Board>> boot(BootPlan plan, MachineContext context) {
   TRY(check_capabilities(*board->vm, plan.cpu.capabilities));
   TRY(set_vcpus_up(vcpus, plan));
   TRY(enter_boot_processor(vcpus.front(), entry));
-  TRY(board->start_vcpus(std::move(vcpus), std::move(prepared.first_thread)));
   TRY(board->make_timers());
+  // The last step that can fail: its threads post to the loop that they have parked.
+  TRY(board->start_vcpus(std::move(vcpus), std::move(prepared.first_thread)));
   board->start();
   return board;
 }

@@ -71,8 +71,9 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   TRY(renew_generation_id(board->memory));
   auto vcpus = TRY(make_vcpus(*board, std::move(prepared.first_vcpu), snapshot.vcpus.size()));
   TRY(restore_time_and_vcpus(*board, snapshot, vcpus, time_since(snapshot.clock, plan.clock_realtime)));
-  TRY(board->start_vcpus(std::move(vcpus), std::move(prepared.first_thread)));
   TRY(board->make_timers());
+  // The last step that can fail: its threads post to the loop that they have parked.
+  TRY(board->start_vcpus(std::move(vcpus), std::move(prepared.first_thread)));
   board->pit_timer->listen();
   restore_platform(*board, snapshot.platform);
   board->start();
