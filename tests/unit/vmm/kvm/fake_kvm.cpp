@@ -194,7 +194,7 @@ int FakeKvm::answer_vm(unsigned long request, unsigned long argument) {
       clock_ns_ = at<kvm_clock_data>(argument).clock;
       return 0;
     case KVM_GET_DIRTY_LOG:
-      std::memcpy(at<kvm_dirty_log>(argument).dirty_bitmap, dirty_.data(), dirty_.size() * sizeof dirty_[0]);
+      std::ranges::copy(dirty_, static_cast<std::uint64_t*>(at<kvm_dirty_log>(argument).dirty_bitmap));
       dirty_.clear();
       return 0;
     case KVM_SET_TSS_ADDR:
