@@ -8,7 +8,7 @@
 // `stay` it prints an "A" after the first instruction, and closes all when its input ends.
 //
 // The best order is the default. The others are what the choice of a split irqchip, a user-space PIT and slots first is
-// measured against (ARCHITECTURE.md, "Start-up").
+// measured against (vmm/README.md, "Start-up").
 
 #include "vmm/base/mapping.h"
 #include "vmm/base/owned_fd.h"

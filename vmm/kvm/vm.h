@@ -12,7 +12,7 @@
 
 /// One KVM virtual machine: memory slots, the interrupt controller's in-kernel half, messages.
 ///
-/// The order of calls is worth milliseconds (ARCHITECTURE.md, "Start-up"): memory slots before anything that registers
+/// The order of calls is worth milliseconds (vmm/README.md, "Start-up"): memory slots before anything that registers
 /// on KVM's I/O bus.
 namespace mayfly {
 

@@ -22,7 +22,7 @@
 ///   if (auto room = memory->bytes(at, 4096)) ...                        // nullopt: not RAM, or the sum wraps
 namespace mayfly {
 
-/// Where RAM stops for devices, and goes on (see ARCHITECTURE.md, "Guest address space").
+/// Where RAM stops for devices, and goes on (see vmm/README.md, "Guest address space").
 inline constexpr std::uint64_t kMmioHoleStart = 0xD000'0000;
 inline constexpr std::uint64_t kMmioHoleEnd = 0x1'0000'0000;
 inline constexpr std::uint64_t kGuestPageSize = 4096;
