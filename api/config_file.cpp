@@ -73,7 +73,7 @@ auto array_section(std::string_view name) {
     for (std::size_t i = 0; values && i < values->size(); ++i) {
       const std::string& own = (*values)[i].*id;
       if (seen.insert(own).second) continue;
-      values = fail(ErrorKind::InvalidArgument, "{}[{}]: the id {} is taken by one before; give each its own", name, i,
+      values = fail(ErrorKind::InvalidArgument, "{}[{}]: the id {} is there twice; give each its own", name, i,
                     in_quotes(own));
     }
     return values;

@@ -204,7 +204,7 @@ Result<Invocation> parse_jailer_arguments(int argc, const char* const* argv) {
   Flags flags;
   add_jail(app, jail, flags);
   CleanupArguments cleanup;
-  CLI::App& cleanup_app = *app.add_subcommand("cleanup", "Remove what a monitor that is gone left of its jail");
+  CLI::App& cleanup_app = *app.add_subcommand("cleanup", "Remove the jail that an ended monitor left");
   add_cleanup(cleanup_app, cleanup, flags);
   try {
     app.parse(static_cast<int>(dashes - argv), argv);

@@ -61,7 +61,7 @@ Result<MemoryFileFooter> read_footer(int file, const std::string& path, std::uin
   if (footer.checksum != checksum_of(footer) || footer.memory_size != memory_size || !has_kind ||
       footer.stretch_count > (*size - memory_size - kFooterRoom) / sizeof(MemoryStretch) ||
       footer.stretch_count > memory_size / kGuestPageSize)
-    return fail(ErrorKind::InvalidArgument, "memory file {} is damaged: what says whose it is has changed", path);
+    return fail(ErrorKind::InvalidArgument, "memory file {} is damaged: its footer has changed", path);
   return footer;
 }
 

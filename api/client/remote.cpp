@@ -79,7 +79,7 @@ std::unexpected<Error> undo_pause(const ApiClient& client, Error failure) {
   const auto resumed = set_state(client, "Resumed");
   // Where that is refused, it does not stand still.
   if (resumed || resumed.error().kind == ErrorKind::State) return std::unexpected(std::move(failure));
-  return fail(failure.kind, "{}; {}; if it stands still, mayfly resume lets it go on", failure.message,
+  return fail(failure.kind, "{}; {}; if it is paused, mayfly resume resumes it", failure.message,
               resumed.error().message);
 }
 
@@ -129,8 +129,8 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
   auto taken = client.send("PUT", "/snapshot/create", request);
   auto resumed = set_state(client, "Resumed");
   if (!resumed)
-    return fail(resumed.error().kind, "{}{}; mayfly resume lets it go on", taken ? "" : taken.error().message + "; ",
-                resumed.error().message);
+    return fail(resumed.error().kind, "{}{}; the machine is paused (mayfly resume)",
+                taken ? "" : taken.error().message + "; ", resumed.error().message);
   return taken ? Status{} : propagate(taken);
 }
 

@@ -194,7 +194,7 @@ TEST_F(SnapshotPairTest, ADamagedBaseIsRefusedAndNothingChanges) {
     EXPECT_EQ(inode("mem"), before);
     EXPECT_TRUE(content_of(file("state")) == state);
   };
-  refused_with_flipped(kMemory + 16, "is damaged: what says whose it is has changed");
+  refused_with_flipped(kMemory + 16, "is damaged: its footer has changed");
   refused_with_flipped(kMemory + 4096 + 8, "is damaged: its table of data has changed");
   refused_with_flipped((32 << 20) + 4096, "has changed since it was written");
   expect_round("state", "mem", 1);

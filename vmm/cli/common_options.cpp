@@ -53,8 +53,8 @@ void add_common(const Describer& describe, CommonOptions& common, LoggerFlags& l
                       filters.excludes(none);
                   });
   describe.option("--start-time-us", common.start.wall_us,
-                  "When this process was begun, in microseconds of\nCLOCK_MONOTONIC", "UINT");
-  describe.option("--start-time-cpu-us", common.start.cpu_us, "CPU time that this process had used then", "UINT");
+                  "When this process began, in microseconds of\nCLOCK_MONOTONIC", "UINT");
+  describe.option("--start-time-cpu-us", common.start.cpu_us, "CPU time that this process had used by then", "UINT");
   describe.option("--parent-cpu-time-us", common.start.parent_cpu_us, "CPU time that its parent used for it", "UINT");
 }
 
@@ -72,7 +72,7 @@ void add_limits(const Describer& describe, ApiLimits& limits) {
   describe.option("--http-api-max-payload-size", limits.max_payload,
                   fmt::format("Largest request body in bytes (default: {})", limits.max_payload), refine);
   describe.option("--mmds-size-limit", limits.metadata_limit,
-                  "Most metadata in bytes (default: as for request\nbodies)", refine);
+                  "Largest metadata in bytes (default: as for request\nbodies)", refine);
 }
 
 }  // namespace mayfly

@@ -29,7 +29,7 @@ struct ServeFlags {
 void add_serve(const Describer& describe, ServeFlags& flags) {
   describe.option("--api-sock", flags.api_sock, "Unix socket of the API",
                   [](CLI::Option& socket) { socket.type_name("PATH")->capture_default_str(); });
-  describe.flag("--no-api", flags.no_api, "Serve no API: --config-file says it all");
+  describe.flag("--no-api", flags.no_api, "Serve no API; needs --config-file");
   describe.option("--config-file", flags.config_file,
                   "JSON file with the whole configuration; the\nmachine starts at once", "FILE");
   describe.option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)",
@@ -53,30 +53,30 @@ void add_machine(CLI::App& app, RemoteOptions& remote) {
 void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   app.require_subcommand(1);
   CLI::App& create = *app.add_subcommand(
-      "create", "Take a snapshot of a machine, which goes on.\nFiles of a jailed machine are within its jail");
+      "create", "Take a snapshot of a machine; it is paused\nmeanwhile. Files of a jailed one are in its jail");
   add_machine(create, flags.create);
   create.add_option("-s,--state", flags.create.state, "State file to write")->option_text("FILE REQUIRED")->required();
   create.add_option("-m,--memory", flags.create.memory, "Memory file to write")
       ->option_text("FILE REQUIRED")
       ->required();
   create.add_flag("--diff", flags.create.diff,
-                  "Only what has changed since the snapshot before;\nmerged where FILE is the memory of that one");
-  CLI::App& merge = *app.add_subcommand("merge", "Put a diff of the memory onto its base");
-  merge.add_option("-b,--base", flags.merge.base, "Memory file that the diff is of")
+                  "Write only what changed since the last snapshot;\nmerged into it if FILE is its memory file");
+  CLI::App& merge = *app.add_subcommand("merge", "Merge a diff of the memory into its base");
+  merge.add_option("-b,--base", flags.merge.base, "Memory file that is the diff's base")
       ->option_text("FILE REQUIRED")
       ->required();
   merge.add_option("-d,--diff", flags.merge.diff, "Memory file of the diff")->option_text("FILE REQUIRED")->required();
   merge.add_option("-o,--output", flags.merge.output, "For the diff's state file; may be base or diff")
       ->option_text("FILE REQUIRED")
       ->required();
-  CLI::App& verify = *app.add_subcommand("verify", "Look whether the files are whole and a pair");
+  CLI::App& verify = *app.add_subcommand("verify", "Check that the files are whole and a pair");
   verify.add_option("-s,--state", flags.verify.state, "State file")->option_text("FILE REQUIRED")->required();
   verify.add_option("-m,--memory", flags.verify.memory, "Memory file")->option_text("FILE REQUIRED")->required();
   CLI::App& sweep = *app.add_subcommand("sweep", "Remove what killed monitors left of snapshots");
   sweep.add_option("directories", flags.sweep.directories, "Where memory files and state files are")
       ->option_text("DIRECTORY... REQUIRED")
       ->required();
-  sweep.add_flag("--dry-run", flags.sweep.dry_run, "Only say what would be done");
+  sweep.add_flag("--dry-run", flags.sweep.dry_run, "Only print what would be done");
 }
 
 /// What is asked of machines in other processes, but for snapshots.
@@ -87,8 +87,8 @@ struct RemoteCommand {
 };
 constexpr std::array kRemoteCommands = {
     RemoteCommand{RemoteOptions::Verb::List, "ps", "List the machines of this host"},
-    RemoteCommand{RemoteOptions::Verb::Pause, "pause", "Let a machine stand still"},
-    RemoteCommand{RemoteOptions::Verb::Resume, "resume", "Let a paused machine go on"},
+    RemoteCommand{RemoteOptions::Verb::Pause, "pause", "Pause a machine"},
+    RemoteCommand{RemoteOptions::Verb::Resume, "resume", "Resume a paused machine"},
     RemoteCommand{RemoteOptions::Verb::Stop, "stop", "Ask a machine's guest to shut down, and wait"},
     RemoteCommand{RemoteOptions::Verb::Config, "config", "Print a machine's configuration as JSON"},
     RemoteCommand{RemoteOptions::Verb::Metrics, "metrics", "Print a machine's metrics as Prometheus reads them"},
@@ -111,8 +111,8 @@ std::string check_interval(const std::string& text) {
 }
 
 void add_top(CLI::App& app, TopOptions& top) {
-  app.add_flag("--once", top.once, "Print one table and end (so it is as well without\na terminal)");
-  app.add_option("--interval", top.interval_s, "Time between two looks (default: 1)")
+  app.add_flag("--once", top.once, "Print one table and end (also without a terminal)");
+  app.add_option("--interval", top.interval_s, "Time between two tables (default: 1)")
       ->option_text("SECONDS")
       ->check(check_interval);
 }
@@ -143,8 +143,8 @@ std::optional<ExitNow> refuse_misplaced(const CLI::App& app) {
       const std::string name = option->get_name();
       const std::string whole = "mayfly " + command->get_name();
       if (command->get_option_no_throw(name) != nullptr)
-        return refuse(fmt::format("{} stands before '{}', where nothing heeds it; write {} {} ...", name,
-                                  command->get_name(), whole, name));
+        return refuse(
+            fmt::format("{} has no effect before '{}'; write {} {} ...", name, command->get_name(), whole, name));
       return refuse(fmt::format("{0} is not for {1}; see {1} --help", name, whole));
     }
   return std::nullopt;
@@ -210,7 +210,7 @@ class CommandLine {
       add_run(app, run_);
       add_common(Describer{app}, terminal_common_, terminal_logger_);
     });
-    subcommand("restore", "Go on with a snapshot on this terminal", [this](CLI::App& app) {
+    subcommand("restore", "Restore a snapshot on this terminal", [this](CLI::App& app) {
       add_restore(app, restore_);
       add_common(Describer{app}, terminal_common_, terminal_logger_);
     });

@@ -30,8 +30,8 @@ Result<std::vector<Override>> read_values(const Option& option, std::span<const 
       return fail(ErrorKind::InvalidArgument, "{} {}: the id must be {}, not \"{}\"", option.name, value, kDeviceIdRule,
                   read.*id);
     if (std::ranges::find(overrides, read.*id, id) != overrides.end())
-      return fail(ErrorKind::InvalidArgument, "{} {}: {} has got another already; name each device once", option.name,
-                  value, read.*id);
+      return fail(ErrorKind::InvalidArgument, "{} {}: {} is named twice; name each device once", option.name, value,
+                  read.*id);
     overrides.push_back(std::move(read));
   }
   return overrides;

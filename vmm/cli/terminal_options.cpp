@@ -25,7 +25,7 @@ void add_devices(CLI::App& app, RunFlags& flags) {
   app.add_option("-d,--drive", flags.drives,
                  "A drive: a file or block device. Parts:\n"
                  "root (has the root file system), ro (read-only),\n"
-                 "direct (past the host's page cache),\n"
+                 "direct (bypasses the host's page cache),\n"
                  "cache=writeback (the guest's flushes count),\n"
                  "discard (the guest may give space back),\n"
                  "id=NAME (default: drive0, drive1 and so on).\n"
@@ -60,7 +60,7 @@ void add_run(CLI::App& app, RunFlags& flags) {
   app.add_option("-c,--cpus", flags.machine.vcpu_count, "vCPUs, 1 to 32")->capture_default_str();
   app.add_option("-m,--memory", flags.machine.mem_size_mib, "Memory in MiB")->capture_default_str();
   app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
-  app.add_option("--huge-pages", flags.machine.huge_pages, "Pages behind the memory")
+  app.add_option("--huge-pages", flags.machine.huge_pages, "Size of the pages behind the memory")
       ->option_text("none|transparent|2M")
       ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
   add_api(app, flags.api_sock, flags.limits);
@@ -96,22 +96,22 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
       ->option_text("ID=PATH")
       ->allow_extra_args(false);
   app.add_flag("--trust-paths", flags.trust_paths,
-               "Open what images and TAPs the state file names,\nnot only images beside it");
+               "Open all images and TAPs of the state file, not\nonly images beside it");
   app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
-               "Restore though an image was written to since");
-  app.add_flag("--clock-realtime", flags.load.clock_realtime, "Put the guest's clock ahead by the time since");
-  app.add_flag("--track-dirty-pages", flags.load.track_dirty_pages, "Remember what changes, for small diffs");
+               "Restore even if an image was written to since");
+  app.add_flag("--clock-realtime", flags.load.clock_realtime, "Advance the guest's clock by the time since");
+  app.add_flag("--track-dirty-pages", flags.load.track_dirty_pages, "Track what changes, for small diffs");
   CLI::Option* const record = app.add_option("--record-working-set", flags.record_working_set,
-                                             "Write down which pages the guest touches until\nthe machine ends")
+                                             "Record which pages the guest touches until\nthe machine ends")
                                   ->option_text("FILE")
                                   ->excludes("--page-server");
-  app.add_option("--working-set", flags.working_set, "Bring in first what was written down")
+  app.add_option("--working-set", flags.working_set, "Read the recorded pages ahead of the guest")
       ->option_text("FILE")
       ->excludes("--page-server")
       ->excludes(record);
   app.add_option_function<HugePages>(
          "--huge-pages", [&flags](HugePages pages) { flags.load.huge_pages = pages; },
-         "Pages behind the memory (default: as they were)")
+         "Size of the pages behind the memory (default: as\nin the snapshot)")
       ->option_text("none|transparent|2M")
       ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
   add_api(app, flags.api_sock, flags.limits);

@@ -84,10 +84,10 @@ TEST(ParseConfigFile, ErrorsOfDrivesAndInterfacesNameTheirPlace) {
             R"(drives[1] needs the field "path_on_host")");
   EXPECT_EQ(with(R"("drives": [{"drive_id": "a", "path_on_host": "/a", "is_root_device": true},
                                {"drive_id": "a", "path_on_host": "/b", "is_root_device": false}])"),
-            R"(drives[1]: the id "a" is taken by one before; give each its own)");
+            R"(drives[1]: the id "a" is there twice; give each its own)");
   EXPECT_EQ(with(R"("network-interfaces": [{"iface_id": "e", "host_dev_name": "t0"},
                                            {"iface_id": "e", "host_dev_name": "t1"}])"),
-            R"(network-interfaces[1]: the id "e" is taken by one before; give each its own)");
+            R"(network-interfaces[1]: the id "e" is there twice; give each its own)");
   EXPECT_EQ(with(R"("network-interfaces": 7)"), "network-interfaces must be an array, not 7");
   EXPECT_EQ(with(R"("network-interfaces": [{"iface_id": "a", "host_dev_name": "t",
                                             "tx_rate_limiter": {"ops": {"size": -1, "refill_time": 1}}}])"),

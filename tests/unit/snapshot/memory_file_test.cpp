@@ -200,7 +200,7 @@ TEST_F(MemoryFile, OneThatIsTooShortIsRefused) {
   write("memory", 1, {pages(0)});
   for (std::uint64_t size = kSize + kFooterRoom; size < whole; ++size) {
     fs::resize_file(path, size);
-    EXPECT_EQ(refusal(footer_of(path)), "memory file " + path + " is damaged: what says whose it is has changed");
+    EXPECT_EQ(refusal(footer_of(path)), "memory file " + path + " is damaged: its footer has changed");
     write("memory", 1, {pages(0)});
   }
 }
@@ -286,7 +286,7 @@ TEST_F(MemoryFile, ATableOfMoreStretchesThanPagesIsRefusedUnread) {
   const OwnedFd file = open(path);
   put_table(file.get(), std::vector<MemoryStretch>(kSize / kPage + 1));
   EXPECT_EQ(refusal(read_footer(file.get(), path, kSize)),
-            "memory file " + path + " is damaged: what says whose it is has changed");
+            "memory file " + path + " is damaged: its footer has changed");
 }
 
 TEST_F(MemoryFile, AFlippedBitOfTheMemoryIsFound) {
@@ -578,7 +578,7 @@ TEST_F(MergedMemory, ABaseIsKnownByItsFooter) {
   }
   flip(base_, kSize + 20);
   EXPECT_EQ(refusal(base_at(base_)), "mem_file_path: memory file " + base_ +
-                                         " is damaged: what says whose it is has changed; if it is the diff's base, "
+                                         " is damaged: its footer has changed; if it is the diff's base, "
                                          "it is lost: give another path, or take a full snapshot");
 }
 

@@ -71,7 +71,7 @@ TEST(RemoteSnapshotTest, SaysThatAMachineMayStandStillWhereNothingIsAnswered) {
   ScriptedMonitor monitor{{kRunning, "", ""}};
   const Status taken = snapshot_machine({.machine = monitor.path(), .state = "/s", .memory = "/m"});
   ASSERT_FALSE(taken);
-  EXPECT_NE(taken.error().message.find("if it stands still, mayfly resume lets it go on"), std::string::npos)
+  EXPECT_NE(taken.error().message.find("if it is paused, mayfly resume resumes it"), std::string::npos)
       << taken.error().message;
 }
 

@@ -118,7 +118,7 @@ TEST(Completion, NamesEverythingForEachShell) {
   EXPECT_TRUE(zsh.starts_with("#compdef mayfly\n"));
   EXPECT_NE(zsh.find("'(-k --kernel)'{-k+,--kernel=}'[ELF vmlinux or bzImage]:FILE:_files'"), std::string::npos) << zsh;
   EXPECT_NE(zsh.find("'*'{-d+,--drive=}'["), std::string::npos);
-  EXPECT_NE(zsh.find("'(--no-api)'--no-api'[Serve no API\\: --config-file says it all]'"), std::string::npos);
+  EXPECT_NE(zsh.find("'(--no-api)'--no-api'[Serve no API; needs --config-file]'"), std::string::npos);
   EXPECT_NE(zsh.find("_mayfly_snapshot_create() {"), std::string::npos);
   EXPECT_NE(zsh.find("'1:ID|PID|SOCKET:_mayfly_machines'"), std::string::npos);
   EXPECT_NE(zsh.find("'stop:Ask a machine'\\''s guest to shut down, and wait'"), std::string::npos);

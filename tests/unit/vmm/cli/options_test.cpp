@@ -133,9 +133,9 @@ TEST(Options, WhatStandsBeforeASubcommandIsRefusedAndSaysWhereItBelongs) {
     return ::testing::internal::GetCapturedStderr();
   };
   EXPECT_EQ(said({"--log-path", "/tmp/log", "run", "--kernel", "k"}),
-            "mayfly: --log-path stands before 'run', where nothing heeds it; write mayfly run --log-path ...\n");
+            "mayfly: --log-path has no effect before 'run'; write mayfly run --log-path ...\n");
   EXPECT_EQ(said({"--boot-timer", "run", "--kernel", "k"}),
-            "mayfly: --boot-timer stands before 'run', where nothing heeds it; write mayfly run --boot-timer ...\n");
+            "mayfly: --boot-timer has no effect before 'run'; write mayfly run --boot-timer ...\n");
   EXPECT_EQ(said({"--config-file", "vm.json", "run", "--kernel", "k"}),
             "mayfly: --config-file is not for mayfly run; see mayfly run --help\n");
   EXPECT_EQ(said({"--id", "vm-7", "doctor"}), "mayfly: --id is not for mayfly doctor; see mayfly doctor --help\n");

@@ -36,7 +36,7 @@ TEST(OverrideOptions, SayWhatIsMissing) {
 }
 
 TEST(OverrideOptions, NameADeviceOnce) {
-  EXPECT_EQ(drive_refusal({"a=1", "b=2", "a=3"}), "--drive a=3: a has got another already; name each device once");
+  EXPECT_EQ(drive_refusal({"a=1", "b=2", "a=3"}), "--drive a=3: a is named twice; name each device once");
 }
 
 TEST(OverrideOptions, ATapHasAnInterfacesName) {
