@@ -11,8 +11,7 @@
 /// HLT, masks and unmasks, and looks at priorities. (8259A data sheet, "Programming the 8259A".) Command line:
 ///   drives=N  reads from the first N drives, each by its interrupt
 ///   stay=1    then prints "pic ready" and waits for commands by the serial port's interrupt: r waits for five ticks
-///   and
-///             prints "round N ok", q passes
+///             and prints "round N ok", q passes
 namespace {
 
 using namespace guest;

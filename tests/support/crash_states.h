@@ -15,11 +15,9 @@
 ///
 /// The model is POSIX's, and weaker than any file system that is in use: after a crash,
 ///   - of a file, what was written before its last fsync is there; of later writes and truncations, each is there or
-///   not,
-///     whichever others are, or its bytes are zeros (the size was stored, the data not);
+///     not, whichever others are, or its bytes are zeros (the size was stored, the data not);
 ///   - of a directory, what was created, removed and renamed in it before its last fsync is; of later changes, each is
-///   or
-///     is not. A rename is atomic. fsync of a file says nothing of its name.
+///     or is not. A rename is atomic. fsync of a file says nothing of its name.
 /// A crash is tried after every operation. Where at most kExhaustive of the operations before it are unsynced, every
 /// combination is tried. Else all of them, none and kRandom random combinations; before a sync or a change of names,
 /// also up to kAlone of them missing alone and there alone; amid writes, kAmidWrites random combinations.

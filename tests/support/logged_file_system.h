@@ -20,7 +20,8 @@
 ///
 /// It can be slow, and it can hang:
 ///
-///   disk.delay([](const DiskRequest& request) { return request.kind == DiskRequest::Kind::Read ? kNeverAnswered : 0;
+///   disk.delay([](const DiskRequest& request) {
+///     return request.kind == DiskRequest::Kind::Read ? kNeverAnswered : 0;
 ///   });
 ///   ...                                                        // processes wait
 ///   disk.delay({});                                            // and have their answers

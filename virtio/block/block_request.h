@@ -9,8 +9,9 @@
 
 /// What a driver asks of a drive, read out of a descriptor chain and checked (virtio 1.2, 5.2.6).
 ///
-///   const BlockRequest request = parse_block_request({.readable = ..., .writable = ..., .ranges = slot.ranges},
-///   rules); if (request.status == nullptr) ...                     // nowhere to answer: the chain goes back as it is
+///   const BlockRequest request =
+///       parse_block_request({.readable = ..., .writable = ..., .ranges = slot.ranges}, rules);
+///   if (request.status == nullptr) ...                     // no room for an answer: the chain goes back as it is
 ///   else if (request.refusal != VIRTIO_BLK_S_OK) ...       // answered at once
 ///   else serve(request.command, request.offset, request.data);
 ///

@@ -5,8 +5,8 @@
 /// Names and limits of devices, as users give them and as the host has them: judged alike by the API, the configuration
 /// file and the command line.
 ///
-///   if (!is_device_id(id)) return fail(ErrorKind::InvalidArgument, "the id must be {}, not \"{}\"", kDeviceIdRule,
-///   id);
+///   if (!is_device_id(id))
+///     return fail(ErrorKind::InvalidArgument, "the id must be {}, not \"{}\"", kDeviceIdRule, id);
 ///
 /// Pure functions: any thread.
 namespace mayfly {
