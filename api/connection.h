@@ -41,7 +41,7 @@ class Connection {
   void answer(const Result<Answer>& answer) noexcept;
   /// After answer(): begins what the client has sent meanwhile.
   void go_on() noexcept;
-  /// The client was too slow: it is told so where nothing else is under way, and cut off.
+  /// The client was too slow: it gets a refusal unless an answer is under way, and is cut off.
   void on_deadline() noexcept;
 
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }

@@ -8,7 +8,7 @@ namespace {
 
 constexpr JsonName<CacheType> kCacheTypes[] = {{"Unsafe", CacheType::Unsafe}, {"Writeback", CacheType::Writeback}};
 constexpr JsonName<Discard> kDiscards[] = {{"Ignore", Discard::Ignore}, {"Unmap", Discard::Unmap}};
-/// Kept by name: they differ in nothing but what is told of them.
+/// Kept by name: they differ only in what clients are shown.
 constexpr JsonName<std::string_view> kIoEngines[] = {{"Sync", "Sync"}, {"Async", "Async"}};
 
 constexpr JsonChecked kDriveId{.good = is_device_id, .rule = kDeviceIdRule};

@@ -26,7 +26,7 @@ struct ApiRequest {
 struct GetVersion {};
 using ApiCall = std::variant<GetVersion, Command>;
 
-/// Why a request is not carried out, as its client is told.
+/// Why a request is refused, as the client reads it.
 struct ApiRefusal {
   int status;  ///< HTTP: 400, 404 (no such path or method).
   std::string fault_message;

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <variant>
 
-/// What a client is told: answers and refusals as HTTP status and body.
+/// Answers and refusals as HTTP status and body.
 ///
 ///   auto begun = begin_request({.method = "GET", .path = "/", .body = ""}, controller);
 ///   if (auto* response = std::get_if<ApiResponse>(&begun)) return *response;

@@ -203,7 +203,7 @@ void ApiServer::drop_done_and_late() {
   for (auto each = clients_.begin(); each != clients_.end();) {
     Connection& connection = each->connection;
     if (connection.deadline() <= now) connection.on_deadline();
-    if (connection.done() || connection.idle()) listen_again();  // there is room for one who waits
+    if (connection.done() || connection.idle()) listen_again();  // there is room for a client that waits
     if (connection.done() || (stopping_ && !connection.waiting())) {
       each = clients_.erase(each);
       continue;

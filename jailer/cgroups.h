@@ -37,13 +37,13 @@ struct Hierarchy {
 class Cgroups {
  public:
   /// Makes what is missing of the path, in version 2 with the controllers switched on, in version 1 with the parent's
-  /// CPUs and memory nodes, and writes the settings. A cgroup that an earlier machine left is made anew, since it has
+  /// CPUs and memory nodes, and writes the settings. A cgroup that an earlier machine left is replaced, since it has
   /// that machine's limits. Errors: a hierarchy, a controller or a file that is not there; a value that the kernel
   /// refuses; processes in the way; a limit of cgroups; no way back to where this process is.
   [[nodiscard]] static Result<Cgroups> make(const std::vector<Hierarchy>& hierarchies, const CgroupArguments& arguments,
                                             const std::string& exec_name, const std::string& id, Undo& undo);
 
-  /// Moves this process into them; taken back by `undo`, which must still be allowed to.
+  /// Moves this process into them. `undo` reverts that, and needs the rights to.
   [[nodiscard]] Status attach(Undo& undo);
 
  private:
@@ -55,7 +55,7 @@ class Cgroups {
   std::vector<Group> groups_;
 };
 
-/// Whether a process, by its number, is none of the machine's.
+/// Whether a process, by its number, is not the machine's.
 using IsForeign = std::function<bool(const std::string& process)>;
 
 /// Removes the cgroups PARENT/ID of every hierarchy; those whose processes are foreign, all of them, stay. Errors:

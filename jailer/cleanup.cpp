@@ -28,7 +28,7 @@ bool is_same(const std::optional<struct stat>& one, const std::optional<struct s
   return one && other && one->st_dev == other->st_dev && one->st_ino == other->st_ino;
 }
 
-/// What tells who is in a jail, as far as it is there.
+/// What identifies a jail's processes, as far as it is still there.
 struct Traces {
   std::optional<struct stat> root;
   std::optional<struct stat> program;

@@ -42,7 +42,7 @@ struct Directory {
 /// Makes a directory of the caller, or opens one that is there already, which must be trustworthy as above.
 [[nodiscard]] Result<Directory> make_directory(int parent, const std::string& name, mode_t mode,
                                                const std::string& what);
-/// The same, to be taken back where it was made.
+/// The same; `undo` removes it if it was made here.
 [[nodiscard]] Result<OwnedFd> make_directory(int parent, const std::string& name, mode_t mode, const std::string& what,
                                              Undo& undo);
 

@@ -85,7 +85,7 @@ Status make_devices(JailDirectory& root, Owner owner, bool userfaultfd) {
   if (auto made = make_device(in_net, "tun", "/dev/net/tun", owner); !made) return made;
   for (const std::string name : {"kvm", "urandom"})
     if (auto made = make_device(in_dev, name, ("/dev/" + name).c_str(), owner); !made) return made;
-  // Who holds faults of the kernel decides how long a race in it stays open.
+  // A process that holds the kernel's page faults can keep a race in the kernel open for as long as it wants.
   return userfaultfd ? make_device(in_dev, "userfaultfd", "/dev/userfaultfd", owner) : Status{};
 }
 

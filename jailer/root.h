@@ -20,7 +20,7 @@
 /// Beside it, in BASE/NAME/ID, NAME.pid once more: root's, in a directory that is root's.
 ///
 /// A host may put files there before (a kernel, drives, a configuration file): BASE/.../root may exist, as long as it
-/// is root's and has no NAME in it. What is made is taken back by `undo`; what was there stays. Until
+/// is root's and has no NAME in it. `undo` removes what was made; what was there stays. Until
 /// then, or until the monitor is executed, no other jailer works on this id.
 namespace mayfly::jailer {
 

@@ -6,7 +6,7 @@
 
 namespace mayfly::jailer {
 
-/// What takes back the steps that were done, last first.
+/// Undoes the steps that were done, last first.
 ///
 ///   Undo undo;
 ///   if (::mkdirat(dir, name, 0755) == 0) undo.add([&] { ::unlinkat(dir, name, AT_REMOVEDIR); });

@@ -35,7 +35,7 @@ concept AbiStruct = kIsAbiStruct<T>;
 template <typename T>
 concept Number = std::integral<T> && !std::same_as<T, bool>;
 
-/// An enumeration's range, by which a reader knows a value that is none: visit.h says it of each.
+/// An enumeration's range, so that a reader can refuse a value outside of it. visit.h states it for each.
 template <typename T>
 struct EnumRange;
 template <typename T>

@@ -64,7 +64,7 @@ class NewFile {
 /// What became of a pair.
 struct PairOutcome {
   bool counts = false;  ///< The new pair loads. If not, nothing has changed, or `status` says that the pair is lost.
-  Status status{};      ///< Good only where the new pair is in place for good.
+  Status status{};      ///< Good only if the new pair is in place, and on stable storage.
 };
 
 /// Puts both files on stable storage and gives them their names, in the order that leaves the old pair or the new one

@@ -44,7 +44,7 @@ using PageRanges = std::vector<PageRange>;
 using TakeDirtyLog = std::function<Status(std::uint32_t region, std::span<std::uint64_t> bitmap)>;
 
 /// Adds what `take` tells of each region to `changed`, a bitmap as pages_of() has it (made as large where it is empty).
-/// Error: the first of `take`; what it told of the regions before is in `changed`, since nobody else remembers it.
+/// Error: the first of `take`; the logs of the regions before it are in `changed`, since KVM has forgotten them.
 [[nodiscard]] Status add_dirty_log(const GuestMemory& memory, const TakeDirtyLog& take,
                                    std::vector<std::uint64_t>& changed);
 

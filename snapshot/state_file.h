@@ -24,7 +24,7 @@ inline constexpr std::uint32_t kStateFormatVersion = 1;
 
 [[nodiscard]] std::vector<std::byte> encode_snapshot(const Snapshot& snapshot);
 
-/// The same, and decoded again, so that nobody is told of a snapshot that cannot be loaded. Errors: what
+/// The same, and decoded again, so that a snapshot that cannot be loaded is refused. Errors: what
 /// decode_snapshot() says of it; more than kLargestStateFile bytes.
 [[nodiscard]] Result<std::vector<std::byte>> encode_loadable(const Snapshot& snapshot);
 

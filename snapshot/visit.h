@@ -198,7 +198,7 @@ void visit(Archive& archive, PicState& pic) {
   archive.field("awaited_word", pic.awaited_word);
   archive.field("single", pic.single);
   archive.field("wants_mode", pic.wants_mode);
-  if (!archive.since(2)) return;  // such a chip asked for nothing, and goes on so until it is initialized anew
+  if (!archive.since(2)) return;  // such a chip asked for nothing, and does not until it is initialized again
   archive.field("initialized", pic.initialized);
   archive.field("lines", pic.lines);
   archive.field("edges", pic.edges);

@@ -37,7 +37,7 @@ class WorkingSetRecorder {
 
   /// What was touched so far, as offsets in the memory file in the order of the first touch. Any thread, as the next.
   [[nodiscard]] std::vector<std::uint64_t> touched() const;
-  /// What is touched until it is told otherwise does not count.
+  /// While `all` is true, touches do not count.
   void ignore(bool all);
   /// Nothing is remembered any more.
   void stop();

@@ -69,7 +69,7 @@ void RateLimiter::spend(std::uint64_t bytes) noexcept {
 void RateLimiter::give_back(std::uint64_t bytes) noexcept {
   if (!bandwidth_) return;
   bandwidth_->give_back(bytes);
-  // Who waits was told of a time by which all of it would have been paid for.
+  // Waiters computed their time from the full debt.
   timer_->listen();
   timer_->arm(monotonic_ns());
 }

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-/// The split virtqueue's structures and flags (virtio 1.2, 2.7), for C++: <linux/virtio_ring.h> holds C that is none.
+/// The split virtqueue's structures and flags (virtio 1.2, 2.7), for C++: <linux/virtio_ring.h> is not valid C++.
 namespace mayfly::ring_abi {
 
 inline constexpr unsigned kIndirectDescriptors = 28;  ///< VIRTIO_F_INDIRECT_DESC, bit of the features.

@@ -14,7 +14,7 @@ constexpr std::uint64_t kPollNs = 20'000;
 /// Polling in vain costs at most kPollNs in so many waits.
 constexpr unsigned kMostSkippedPolls = 1024;
 /// What completes as soon as it is submitted (a frame to a TAP, pages in the host's cache) brings more that does;
-/// interrupts wait for so many rounds of that at most, and for no further one after such a time.
+/// interrupts wait for at most so many rounds of that, and for none after such a time.
 constexpr unsigned kRoundsBeforeInterrupts = 4;
 constexpr std::uint64_t kLongestDelayNs = 100'000;
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-/// What a machine answers, taken as it comes: for who waits for one answer, and for who waits for many at once.
+/// Reads a machine's answer as it comes; usable for one answer, and for many at once.
 ///
 ///   AnswerReader reader;
 ///   while (!reader.is_whole()) ... reader.take(piece) ...
@@ -46,7 +46,7 @@ class AnswerReader {
 /// what was asked (`what`); printable.
 [[nodiscard]] Result<std::string> body_of(Answer answer, std::string_view what);
 
-/// A text member of a body; empty where it is none, or the body no object.
+/// A member of a body as text; empty if it is no text, or the body no object.
 [[nodiscard]] std::string text_member(const std::string& body, std::string_view name);
 
 }  // namespace mayfly

@@ -70,7 +70,7 @@ int connect_by(Deadline deadline, const OwnedFd& socket, const sockaddr_un& addr
   }
 }
 
-/// Whoever called listen(), of whom nothing says that it still lives, nor that it is who was meant.
+/// The process that called listen(). It may have ended, and may be another one than was meant.
 Result<pid_t> listener_of(const OwnedFd& socket) {
   ucred owner{};
   socklen_t length = sizeof owner;

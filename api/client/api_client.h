@@ -20,7 +20,7 @@ namespace mayfly {
 struct ApiClientOptions {
   /// For a request and its answer as a whole: a snapshot of a large machine takes its time.
   std::chrono::milliseconds patience = std::chrono::hours{1};
-  /// Who must listen at the socket, or nothing is said there; 0: whoever does.
+  /// The process that must listen at the socket, or nothing is sent; 0: any.
   pid_t process = 0;
 };
 

@@ -54,7 +54,7 @@ bool is_serving(const std::vector<std::string>& words) {
   return std::ranges::none_of(kOnlyAnswered, [&](std::string_view flag) { return has_flag(words, flag); });
 }
 
-/// As the process is told it; none: no API.
+/// As its command line has it; none: no API.
 std::optional<std::string> socket_in(const std::vector<std::string>& words) {
   auto socket = option(words, "--api-sock");
   if (is_on_terminal(words)) return socket;

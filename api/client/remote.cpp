@@ -77,7 +77,7 @@ Status set_state(const std::string& machine, const char* state) {
 std::unexpected<Error> undo_pause(const ApiClient& client, Error failure) {
   if (failure.kind == ErrorKind::State) return std::unexpected(std::move(failure));
   const auto resumed = set_state(client, "Resumed");
-  // Where that is refused, it does not stand still.
+  // If the resume is refused, the machine is not paused.
   if (resumed || resumed.error().kind == ErrorKind::State) return std::unexpected(std::move(failure));
   return fail(failure.kind, "{}; {}; if it is paused, mayfly resume resumes it", failure.message,
               resumed.error().message);

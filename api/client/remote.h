@@ -22,7 +22,7 @@ struct RemoteSnapshot {
   std::string memory;
   bool diff = false;
 };
-/// Of a running machine too, which stands still meanwhile and goes on whatever comes of it.
+/// A running machine is paused meanwhile, and resumed whether or not the snapshot succeeds.
 [[nodiscard]] Status snapshot_machine(const RemoteSnapshot& snapshot);
 
 struct RemoteStop {

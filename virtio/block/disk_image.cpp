@@ -68,7 +68,7 @@ std::unexpected<Error> open_error(const std::string& who, const std::string& pat
 /// Who holds the lock that was refused: "mayfly (process 1234)", as far as it can be known.
 std::string describe_holder(int fd, struct flock wanted, std::uint64_t inode, bool in_all_processes) {
   std::optional<int> pid;
-  // A lock of the older kind bears its process; one of ours says -1.
+  // A POSIX lock names its process; an open file description lock, as Mayfly's, says -1.
   if (::fcntl(fd, F_OFD_GETLK, &wanted) == 0 && wanted.l_type != F_UNLCK && wanted.l_pid > 0) pid = wanted.l_pid;
   if (!pid && we_hold_lock(inode)) pid = ::getpid();
   if (!pid && in_all_processes) pid = find_lock_holder(inode);

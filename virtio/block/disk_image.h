@@ -22,7 +22,7 @@ struct stat;
 ///
 /// Such a lock belongs to an inode, and a block device has one for each of its nodes: two jails' nodes of one device
 /// lock apart. A block device that is written is therefore opened with O_EXCL as well: the kernel gives that claim once
-/// a device, and not while the device is mounted. Who only reads a block device has no claim.
+/// a device, and not while the device is mounted. A reader of a block device makes no claim.
 ///
 /// Move-only. Opening and closing make system calls; the rest are plain values. Any thread.
 namespace mayfly {

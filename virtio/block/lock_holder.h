@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-/// Who keeps a drive's image from us, for the sentence that says so.
+/// Which process has locked a drive's image, for the refusal.
 namespace mayfly {
 
 /// Whether a line of /proc/PID/fdinfo/FD is of a lock on `inode`. The kernel tells no process for a lock of an open

@@ -42,7 +42,7 @@ class FrameResponder {
 
   /// Whether transmit() has a frame.
   [[nodiscard]] virtual bool ready() const noexcept = 0;
-  /// Writes the next frame for the guest to the begin of `out` and gives its length; 0 where there is none. What it
+  /// Writes the next frame for the guest to the start of `out` and gives its length; 0 where there is none. What it
   /// gives must be delivered; frames that are lost come again, but only after a time-out.
   [[nodiscard]] virtual std::size_t transmit(std::span<std::uint8_t, kLongestTransmitted> out) noexcept = 0;
 

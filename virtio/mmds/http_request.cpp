@@ -37,7 +37,7 @@ std::expected<std::optional<HttpRequest>, HttpRequestFault> HttpRequest::parse(s
                                                                                std::size_t longest) {
   const std::size_t end = bytes.find(kHeadEnd);
   const std::string_view head = bytes.substr(0, end);
-  // Who ends lines otherwise would wait for ever.
+  // A client that ends lines in another way would wait for ever.
   if (has_lone_line_feed(head)) return std::unexpected(HttpRequestFault::Malformed);
   if (end == std::string_view::npos) {
     if (bytes.size() >= longest) return std::unexpected(HttpRequestFault::TooLong);

@@ -138,7 +138,7 @@ MetadataService::Reply MetadataService::get(const HttpRequest& request, std::uin
 }
 
 MetadataService::Reply MetadataService::put(const HttpRequest& request, std::uint64_t now_ns) const {
-  // Behind a proxy it may be anyone who asks.
+  // A proxy forwards requests of anyone.
   if (request.field("X-Forwarded-For")) return {.status = 400, .body = "Tokens are not given with X-Forwarded-For."};
   if (!same_path(request.path(), kTokenPath))
     return {.status = 404, .body = fmt::format("There is no {}; PUT is for /{}.", request.path(), kTokenPath)};

@@ -35,7 +35,7 @@ class NetworkStack final : public FrameResponder {
  public:
   static constexpr std::size_t kConnections = 16;
   static constexpr std::size_t kResets = 8;
-  /// A connection that got no further for so long makes room for a new one when there is none.
+  /// A full table replaces a connection without progress for so long by a new one.
   static constexpr std::uint64_t kStaleNs = 1'000'000'000;
   static constexpr std::uint16_t kPort = 80;
   /// As in the dialect; locally administered, and seen by the guest alone.

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-/// Tokens of sessions (MMDS V2): who has got one by PUT may read for as long as he asked for.
+/// Tokens of sessions (MMDS V2): a guest that got one by PUT may read for as long as it asked for.
 ///
 ///   SessionTokens tokens{key, now_ns};                       // the key: 16 bytes of getrandom()
 ///   const std::string token = tokens.issue(21'600, now_ns);

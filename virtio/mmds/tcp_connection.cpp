@@ -114,13 +114,13 @@ void TcpConnection::take_payload(const TcpSegment& segment, std::uint64_t now_ns
 
 void TcpConnection::consume(std::size_t length) noexcept {
   ensure(length <= received_length_, "no more is consumed than was received");
-  // A peer that waits for room is told of it.
+  // Tells a peer that waits for room that there is some.
   if (received_length_ > kReceiveBytes / 2) acknowledge_ = true;
   received_length_ -= length;
   std::memmove(received_.data(), &received_[0] + length, received_length_);
 }
 
-/// Something new was said or acknowledged: the tries begin anew.
+/// Progress: the count of tries starts again.
 void TcpConnection::progress(std::uint64_t now_ns) noexcept {
   progress_ns_ = now_ns;
   attempts_ = 0;

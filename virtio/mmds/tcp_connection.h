@@ -45,7 +45,7 @@ class TcpConnection {
     std::span<const std::uint8_t> payload{};  ///< Of the answer; valid until the next call.
   };
 
-  /// Begins anew, whatever was before; `syn` has SYN and not ACK.
+  /// Starts a new connection; the old one is forgotten. `syn` has SYN and not ACK.
   void open(const TcpSegment& syn, std::uint32_t first_sequence, std::uint64_t now_ns) noexcept;
   /// Forgets everything.
   void close() noexcept;
@@ -70,7 +70,7 @@ class TcpConnection {
   void send(std::string answer, bool last, std::uint64_t now_ns) noexcept;
   void finish(std::uint64_t now_ns) noexcept;
 
-  /// The segment to send now, if any. Who sends it says so by sent().
+  /// The segment to send now, if any. The sender reports it by sent().
   [[nodiscard]] std::optional<Outgoing> next() const noexcept;
   void sent(const Outgoing& segment) noexcept;
 

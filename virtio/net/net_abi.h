@@ -3,7 +3,7 @@
 #include <cstdint>
 
 /// The network device's structures, features and flags (virtio 1.2, 5.1; segmentation of UDP: 1.3), for C++:
-/// <linux/virtio_net.h> holds C that is none, and may be too old.
+/// <linux/virtio_net.h> is not valid C++, and may be too old.
 namespace mayfly::net_abi {
 
 /// Bits of the features (5.1.3).

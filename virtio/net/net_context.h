@@ -57,7 +57,7 @@ struct NetContext {
   std::size_t in_flight = 0;                   ///< Operations of both directions in the ring.
   bool link_up = true;                         ///< As the driver reads it.
   bool offloads_refused = false;               ///< To the driver that starts; the loop stops it.
-  std::optional<std::uint64_t> still_since{};  ///< While the machine is paused: the responder's time stands still.
+  std::optional<std::uint64_t> still_since{};  ///< While the machine is paused: the responder's time is frozen.
 };
 
 }  // namespace mayfly

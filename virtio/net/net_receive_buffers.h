@@ -93,11 +93,11 @@ class NetReceiveBuffers {
   std::size_t end_ = 0;
   std::unique_ptr<iovec[]> segments_ = std::make_unique_for_overwrite<iovec[]>(kSegments);
   std::size_t segments_end_ = 0;
-  // Of the windows: segments, and a vector of ours each.
+  // Of the windows: segments, and one vector each for spill_ or overflow_.
   std::unique_ptr<iovec[]> vectors_ = std::make_unique_for_overwrite<iovec[]>(kSegments + kMaximumWindows);
   std::array<ReceiveWindow, kMaximumWindows> windows_{};
   std::vector<std::uint16_t> restored_;
-  std::byte overflow_{};  // the byte of ours; several reads may write to it, nobody reads it
+  std::byte overflow_{};  // the last byte of each window; reads may write to it, nothing reads it
   std::unique_ptr<std::byte[]> spill_ = std::make_unique_for_overwrite<std::byte[]>(kFullWindow);
 };
 

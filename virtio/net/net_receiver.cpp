@@ -289,7 +289,7 @@ void NetReceiver::forget_response() noexcept {
   response_length_ = 0;
 }
 
-/// A timer that fires too early is harmless, and cheaper than setting it anew whenever the deadline moves.
+/// A timer that fires too early is harmless, and cheaper than arming it each time that the deadline moves.
 void NetReceiver::wait_to_respond() noexcept {
   auto deadline = context_.responder->deadline();
   if (response_until_) deadline = std::min(deadline.value_or(*response_until_), *response_until_);

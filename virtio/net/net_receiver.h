@@ -21,7 +21,7 @@
 /// that needs more is parked until the driver has offered them.
 ///
 /// What a responder has to say goes before what the TAP holds, and past the limiter. It needs buffers that nobody reads
-/// into, so a volley that waits for the TAP is taken back for it. A frame that needs more than there are waits for the
+/// into, so a volley that waits for the TAP is cancelled for it. A frame that needs more than there are waits for the
 /// driver to offer them, as one of the TAP does.
 namespace mayfly {
 
@@ -40,7 +40,7 @@ class NetReceiver {
   void post_reads() noexcept;
   /// The responder may have something to say, now or later.
   void respond() noexcept;
-  /// The machine has stood still: what waits for its driver does so anew.
+  /// The machine was paused: time limits for its driver start again.
   void thaw() noexcept;
   /// Takes back what is posted.
   void cancel() noexcept;

@@ -31,7 +31,7 @@ class Gauge {
   std::atomic<std::uint64_t> value_{0};
 };
 
-/// All requests that are whole HTTP within the limits, those that are none of the API's included.
+/// All requests that are complete HTTP within the limits, also those that are not the API's.
 struct ApiMetrics {
   Counter get_count, put_count, patch_count;
   Counter get_fails, put_fails, patch_fails;

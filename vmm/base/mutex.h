@@ -26,7 +26,7 @@
 #define REQUIRES(...) MAYFLY_THREAD_SAFETY(requires_capability(__VA_ARGS__))
 /// Of a function: the caller does not have the mutex, which the function takes.
 #define EXCLUDES(...) MAYFLY_THREAD_SAFETY(locks_excluded(__VA_ARGS__))
-/// Of a function: takes the mutex, or lets go of it.
+/// Of a function: locks or unlocks the mutex.
 #define ACQUIRE(...) MAYFLY_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define RELEASE(...) MAYFLY_THREAD_SAFETY(release_capability(__VA_ARGS__))
 /// Of a function: returns a reference to the mutex.
@@ -72,7 +72,7 @@ class MAYFLY_THREAD_SAFETY(scoped_lockable) MutexLock {
 
 class ConditionVariable {
  public:
-  /// Lets go of the mutex, and has it again when it was notified, or for no reason.
+  /// Unlocks the mutex, and locks it again when notified, or spuriously.
   void wait(Mutex& mutex) REQUIRES(mutex) {
     std::unique_lock lock{mutex.mutex_, std::adopt_lock};
     condition_.wait(lock);

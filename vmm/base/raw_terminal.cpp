@@ -39,7 +39,7 @@ void RawTerminal::put_back() noexcept {
   if (saved.fd < 0) return;
   ::tcsetattr(saved.fd, TCSANOW, &saved.settings);
   if (saved.farewell.fd < 0) return;
-  // Who cannot be told has no terminal any more.
+  // A failed write means that the terminal is gone.
   [[maybe_unused]] const ssize_t told =
       ::write(saved.farewell.fd, saved.farewell.text.data(), saved.farewell.text.size());
 }

@@ -16,7 +16,7 @@ namespace mayfly {
 constexpr const char* kRunBootArgs =
     "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
 
-/// What `mayfly run` is told.
+/// The options of `mayfly run`.
 struct RunFlags {
   BootSource source;
   MachineConfig machine;
@@ -33,7 +33,7 @@ void add_run(CLI::App& app, RunFlags& flags);
 /// Those that configure and start the machine. Fails with the option, its value and what is wrong with it.
 [[nodiscard]] Result<std::vector<Command>> run_commands(RunFlags& flags);
 
-/// What `mayfly restore` is told.
+/// The options of `mayfly restore`.
 struct RestoreFlags {
   SnapshotLoadParams load;
   std::string memory;

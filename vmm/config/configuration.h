@@ -112,7 +112,7 @@ struct RateLimiterConfig {
 enum class CacheType { Unsafe, Writeback };
 
 /// What a discard of the guest's (fstrim) does: it is not offered, or punches a hole into the image. Space that was
-/// reserved for an image stays reserved with Ignore: later writes cannot fail for want of it.
+/// reserved for an image stays reserved with Ignore: later writes cannot fail because the disk is full.
 enum class Discard { Ignore, Unmap };
 
 /// PUT /drives/{drive_id}
@@ -160,7 +160,7 @@ using Ipv4Address = std::array<std::uint8_t, 4>;
 
 enum class MmdsVersion : std::uint8_t {
   V1,  ///< Metadata without a token; one that is given is not looked at.
-  V2,  ///< Metadata only for who has got a token before.
+  V2,  ///< Metadata only with a token.
 };
 
 /// PUT /mmds/config. This is all of the metadata service that a snapshot keeps: metadata and tokens are a machine's

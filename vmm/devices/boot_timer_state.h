@@ -2,7 +2,7 @@
 
 namespace mayfly {
 
-/// For who looks at a snapshot: a restored machine reports anew.
+/// Shown in a snapshot's description; a restored machine reports again.
 struct BootTimerState {
   bool reported = false;
   friend bool operator==(const BootTimerState&, const BootTimerState&) = default;

@@ -59,7 +59,7 @@ void Console::on_written(int result) {
     return write_next();
   }
   if (result < 0) {
-    // The reader is gone for good (EPIPE), or the disk is full: the guest's console goes on, unheard.
+    // The reader is gone for good (EPIPE), or the disk is full: the guest's console works on, and its output is lost.
     metrics_.flush_errors.add();
     output_.consume(output_.front().size());
   } else {

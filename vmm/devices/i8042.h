@@ -22,7 +22,7 @@ namespace mayfly {
 /// Commands after the IBM PS/2 technical reference, "Keyboard and Auxiliary Device Controller". It starts as firmware
 /// leaves it: tested, translating to scan code set 1, keyboard clock running, interrupt off. Commands for a mouse are
 /// answered so that Linux knows at once that there is none, and need not wait half a second for an answer. The keyboard
-/// speaks scan code set 2, acknowledges what it is told and identifies itself; it has no keys but the three.
+/// speaks scan code set 2, acknowledges commands and identifies itself; it has no keys but the three.
 ///
 /// Interrupts: an edge for each byte that the guest is to read, as its drivers read one byte an interrupt.
 ///
@@ -31,7 +31,7 @@ class I8042 final : public BytePortDevice {
  public:
   I8042(InterruptLine line, GuestSignals& signals) noexcept;
 
-  /// Presses Ctrl, Alt and Del and lets go of them. False, and nothing is pressed, where the guest would not see it: it
+  /// Presses Ctrl, Alt and Del and releases them. False, and nothing is pressed, where the guest would not see it: it
   /// has not enabled the keyboard's interrupt, has disabled the keyboard, or has not read what was sent before.
   [[nodiscard]] bool press_ctrl_alt_del();
 

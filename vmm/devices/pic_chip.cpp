@@ -60,7 +60,7 @@ void PicChip::write_command(std::uint8_t value) noexcept {
     write_operation(value);
 }
 
-/// ICW1 clears the mask and the edge sense: an input must rise anew. The lines and ELCR are not its own.
+/// ICW1 clears the mask and the edge sense: an input must rise again. The lines and ELCR are not its own.
 void PicChip::initialize(std::uint8_t value) noexcept {
   state_ = {.trigger = state_.trigger,
             .awaited_word = 2,

@@ -21,7 +21,7 @@ class SerialOutput {
   virtual void put(std::byte byte) noexcept = 0;
 };
 
-/// Who feeds the guest's receiver, to be told when it can go on.
+/// Feeds the guest's receiver; is called when there is room again.
 class SerialInputPort {
  public:
   SerialInputPort() = default;

@@ -16,7 +16,7 @@ namespace mayfly {
 
 inline constexpr std::size_t kSerialOutputCapacity = std::size_t{64} * 1024;
 
-/// Who writes the buffer out, to be told when there is something to write.
+/// Writes the buffer out; is called when there is something to write.
 class FlushRequest {
  public:
   FlushRequest() = default;

@@ -18,7 +18,7 @@
 ///   loop->run();                                  // until stop()
 namespace mayfly {
 
-/// Who has a last word before the loop waits: see EventLoop::set_before_wait().
+/// A hook that is called before the loop waits: see EventLoop::set_before_wait().
 class BeforeWait {
  public:
   BeforeWait() = default;

@@ -19,7 +19,7 @@ void LoopTimer::on_ready(int result, bool more) noexcept {
   if (result < 0) return;
   if (!more) loop_.poll(fd_.get(), POLLIN, operation_);  // the kernel may end a multishot poll at any time
   std::uint64_t expirations = 0;
-  // Nothing to read: cancelled or armed anew between the expiry and now.
+  // Nothing to read: cancelled or armed again between the expiry and now.
   if (::read(fd_.get(), &expirations, sizeof expirations) == sizeof expirations) fire_();
 }
 

@@ -17,7 +17,7 @@ constexpr unsigned kBatch = 64;
 /// Room in the table of registered files: every device that a machine can have, and replacements while they are
 /// swapped.
 constexpr unsigned kFileSlots = 64;
-/// How long close_ring() waits for the kernel to let go of what was in flight.
+/// How long close_ring() waits for the kernel to complete what was in flight.
 constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
 std::unexpected<Error> ring_error(int error_number) {
@@ -151,7 +151,7 @@ void Ring::reap(bool tell) {
   std::array<io_uring_cqe*, kBatch> entries{};
   std::array<Completion, kBatch> batch;
   const unsigned count = ::io_uring_peek_batch_cqe(&ring_, entries.data(), kBatch);
-  // Taken off the ring before anybody is told: what they submit may need its room.
+  // Taken off the ring before the callbacks: what they submit may need the room.
   for (unsigned i = 0; i < count; ++i)
     batch[i] = {.operation = static_cast<Operation*>(::io_uring_cqe_get_data(entries[i])),
                 .result = entries[i]->res,

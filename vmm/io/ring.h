@@ -24,7 +24,7 @@ class Operation {
   Operation& operator=(const Operation&) = delete;
   virtual ~Operation() = default;
   /// The completion, on the loop's thread. `result`: what the system call would return, or -errno. `more` says that
-  /// a multishot operation goes on.
+  /// a multishot operation will complete again.
   virtual void on_complete(int result, bool more) noexcept = 0;
 };
 
@@ -84,9 +84,9 @@ class Ring {
                  Operation& operation);
   /// madvise(2) of less than 4 GiB.
   void advise(std::span<std::byte> range, int advice, Operation& operation);
-  /// The same, whose end nobody is told.
+  /// The same, without a completion.
   void advise_unwatched(std::span<std::byte> range, int advice);
-  /// Adds one to an event descriptor; nobody is told.
+  /// Adds one to an event descriptor, without a completion.
   void write_event(int event_fd);
   /// Completes each time that `fd` is ready for `events` (POLLIN...), until cancelled.
   void poll(int fd, unsigned events, Operation& operation);
@@ -117,7 +117,7 @@ class Ring {
   [[nodiscard]] Status set_up();
   /// Hands over what is queued, waits for `count` completions, and tells those that have come. Error: the ring broke.
   [[nodiscard]] Status wait(unsigned count);
-  /// Cancels what is in flight, without telling anybody, and lets go of the files.
+  /// Cancels what is in flight, without completions, and releases the files.
   void close_ring();
 
  private:
@@ -125,7 +125,7 @@ class Ring {
   friend class RingAttacker;  // of a binary for tests, which has the ring try what it may not (tests/attacks/)
   /// A cleared entry of the submission queue.
   [[nodiscard]] io_uring_sqe& next_sqe();
-  /// For `operation`; none: its completion is told to nobody.
+  /// For `operation`; none: its completion is dropped.
   void submit_for(io_uring_sqe& sqe, Operation* operation);
   void submit_on_file(io_uring_sqe& sqe, Operation& operation);
   void submit_unwatched(io_uring_sqe& sqe);

@@ -47,7 +47,7 @@ StopSignals::StopSignals(EventLoop& loop, OwnedFd fd, std::function<void(int)> o
 void StopSignals::on_ready(int result, bool more) {
   if (result < 0) return;
   if (!more) loop_.poll(fd_.get(), POLLIN, operation_);
-  // Who ends the machine waits for its vCPUs, and one of them perhaps for another completion of this batch.
+  // The end of the machine waits for its vCPUs, and a vCPU may wait for another completion of this batch.
   loop_.post([this] { look(); });
 }
 

@@ -32,7 +32,7 @@ constexpr std::uint32_t kAmdLegacyMultiCore = 1U << 1;  // leaf 0x80000001 ECX
 constexpr std::uint32_t kSvmBit = 1U << 2;              // leaf 0x80000001 ECX
 constexpr std::uint32_t kAmdPerfCounters = 1U << 23;    // leaf 0x80000001 ECX
 
-/// KVM's LAPIC timer counts nanoseconds: what a guest is told is its crystal and its APIC bus.
+/// KVM's LAPIC timer counts nanoseconds: so the crystal and the APIC bus that a guest sees have 1 GHz.
 constexpr std::uint32_t kApicBusKhz = 1'000'000;
 
 constexpr std::uint32_t set_field(std::uint32_t word, unsigned low_bit, unsigned width, std::uint32_t value) {

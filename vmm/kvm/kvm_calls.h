@@ -6,7 +6,7 @@
 
 namespace mayfly {
 
-/// The system calls by which KVM is asked: the host's, or those of a KVM that a test makes up. Any thread.
+/// The system calls to KVM: the host's, or those of a test's fake. Any thread.
 class KvmCalls {
  public:
   KvmCalls() = default;

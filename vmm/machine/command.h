@@ -253,7 +253,7 @@ class CommandTarget {
   virtual ~CommandTarget() = default;
   /// Carries one command out, after those that were submitted before it, and gives its answer to `reply` when there is
   /// one: reads are answered at once, also while an earlier command takes its time. Any thread; the reply is given on
-  /// the loop's. An error means that nothing changed; its message is what a client is told.
+  /// the loop's. An error means that nothing changed; clients get its message.
   virtual void submit(Command command, Reply reply) = 0;
   /// The same, and waits for the answer. Any thread but the loop's.
   [[nodiscard]] Result<Answer> execute(Command command);

@@ -7,7 +7,7 @@
 #include <vector>
 
 /// The drives and network interfaces that are configured, with their files: opened, locked and attached when they are
-/// configured, so that what is wrong is told at once, and kept until a machine has them.
+/// configured, so that errors are reported at once, and kept until a machine has them.
 ///
 ///   ConfiguredDevices devices;
 ///   devices.put(drive);                 // an error leaves everything as it was
@@ -37,7 +37,7 @@ class ConfiguredDevices {
   /// Fills plans with second descriptors of the files. Error: the host gives no more.
   [[nodiscard]] Status lend(DevicePlans& plans) const;
   [[nodiscard]] bool empty() const noexcept { return drives_.empty() && interfaces_.empty(); }
-  /// The machine has them: lets go of the first ones.
+  /// The machine has them: closes the first ones.
   void started() noexcept;
 
  private:

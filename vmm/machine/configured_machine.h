@@ -9,7 +9,7 @@
 
 #include <cstddef>
 
-/// What a user has configured, with the files that were opened for it: what is wrong with a path is told at once.
+/// What a user has configured, with the files that were opened for it: errors of a path are reported at once.
 namespace mayfly {
 
 /// For the loop's thread. A refused change changes nothing.

@@ -54,7 +54,7 @@ struct ProcessTimes {
 };
 [[nodiscard]] ProcessTimes times_since(const ProcessStart& start) noexcept;
 
-/// Who makes what takes KVM and threads; tests have others.
+/// Makes everything that takes KVM or threads; tests have fakes.
 struct MachineMakers {
   std::function<Result<PreparedVm>(const ThreadEntry&)> prepare;
   std::function<Result<std::unique_ptr<Machine>>(BootPlan, MachineContext)> boot;
@@ -90,7 +90,7 @@ class Controller final : public CommandTarget {
   /// Fails when the machine's life is over before the command is carried out.
   void submit(Command command, Reply reply) override;
 
-  /// Makes ahead what every start or load needs; a host without KVM is told then, not here.
+  /// Makes ahead what every start or load needs. A host without KVM is an error of the start, not of this.
   void answered() override;
   void refused(std::string_view method, std::string_view why) override;
 
@@ -156,7 +156,7 @@ class Controller final : public CommandTarget {
   void enter(Transition transition, const char* what, Reply reply);
   /// The same request's next transition.
   void advance_to(Transition transition, const char* what);
-  /// Back to rest: gives the answer, and carries out what has waited; or goes on ending.
+  /// Ends the transition: gives the answer, and carries out waiting commands; or continues the end.
   void leave(Result<Answer> answer);
   /// Goes on once the machine has paused or drained, or calls `late` after the patience. Error: no timer.
   [[nodiscard]] Status arm_patience(std::function<void()> late);

@@ -118,7 +118,7 @@ void Controller::begin(LoadSnapshot& command, Reply reply) {
       [job](const std::stop_token& stop) { job->memory.emplace(memory_of_page_server(job->load, stop)); },
       [this, job, begun] {
         if (end_) return leave(has_ended());
-        // Before leave(): what failed lets go of its images first, which the next load may want.
+        // Before leave(): the failed load closes its images, which the next load may open.
         Status loaded = finish_load(std::move(job->load), std::move(*job->memory), begun);
         leave(answer_of(std::move(loaded)));
       });

@@ -15,7 +15,7 @@
 namespace mayfly {
 namespace {
 
-/// The devices of a snapshot, opened anew with what the request puts in their place.
+/// The devices of a snapshot, opened with the request's overrides.
 Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, ConfiguredDevices& devices) {
   std::vector<DriveConfig> drives;
   std::vector<NetworkInterfaceConfig> interfaces;

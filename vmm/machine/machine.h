@@ -14,7 +14,7 @@
 
 /// One started machine, as its controller sees it: a Microvm, or a fake in tests.
 ///
-/// What takes time has a beginning and tells its end, on the loop's thread and in a task of its own: nobody waits.
+/// What takes time is begun here and calls back at its end, in a task of its own on the loop's thread: nobody waits.
 /// Members are for the loop's thread, but where they say otherwise.
 namespace mayfly {
 
@@ -27,7 +27,7 @@ class Machine {
   virtual ~Machine() = default;
 
   // --- The vCPUs, and time as the guest sees it
-  /// Asks the vCPUs to park; `paused` follows once, when all have and the guest's time stands still, unless resume()
+  /// Asks the vCPUs to park; `paused` follows once, when all have and the guest's time is frozen, unless resume()
   /// comes first. A vCPU that resets a device parks only when the device's requests are back.
   virtual void pause(Done paused) = 0;
   /// Lets them run, also those that have not parked yet.
@@ -64,7 +64,8 @@ class Machine {
   [[nodiscard]] virtual Status press_ctrl_alt_del() = 0;
   [[nodiscard]] virtual BlockDevice& drive(std::string_view id) = 0;
   [[nodiscard]] virtual NetDevice& network_interface(std::string_view id) = 0;
-  /// Paused, for good: `written` follows when the serial port's output is out, or after 200 ms if its reader is slow.
+  /// Paused, and never resumed: `written` follows when the serial port's output is out, or after 200 ms if its reader
+  /// is slow.
   virtual void drain_console(Done written) = 0;
 };
 

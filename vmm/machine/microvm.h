@@ -36,8 +36,8 @@ class Microvm final : public Machine {
   void on_parked();
 
   std::unique_ptr<Board> board_;
-  Done paused_;                         // who is told that all have parked
-  bool frozen_ = false;                 // the guest's time stands still
+  Done paused_;                         // called when all have parked
+  bool frozen_ = false;                 // the guest's time is frozen
   std::vector<std::uint64_t> changed_;  // a bit a page, since forget_changes()
   std::unique_ptr<LoopTimer> console_timer_;
   Done console_written_;

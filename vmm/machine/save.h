@@ -10,7 +10,7 @@
 #include <stop_token>
 
 /// A snapshot is taken in two parts: save() reads KVM and the devices, on the loop's thread; write_snapshot() puts that
-/// and the memory into files, on a thread of its own, while the loop goes on answering.
+/// and the memory into files, on a thread of its own, while the loop answers.
 namespace mayfly {
 
 /// Paused and drained: everything of the machine but its memory and what was configured. Error: KVM's.
@@ -22,7 +22,7 @@ struct DiffBase {
   bool taken_here = false;  ///< By this machine; or it was loaded.
 };
 
-/// What write_snapshot() writes. The machine stays drained, and nobody else touches what is borrowed, until it returns.
+/// What write_snapshot() writes. The machine stays drained, and nothing else uses what is borrowed, until it returns.
 struct SnapshotOrder {
   SnapshotCreateParams params;
   Snapshot snapshot;                    ///< Complete, but for its id.
@@ -36,7 +36,7 @@ struct SnapshotOrder {
 struct SnapshotOutcome {
   std::optional<SnapshotId>
       counts{};     ///< The new pair loads. If not, nothing has changed, or `status` says what is lost.
-  Status status{};  ///< Good only where the new pair is in place for good.
+  Status status{};  ///< Good only if the new pair is in place, and on stable storage.
 };
 
 /// Writes the pair of files: all of the old pair, or all of the new one, counts at every moment. Any thread but the

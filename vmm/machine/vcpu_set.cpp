@@ -90,7 +90,7 @@ void VcpuSet::request_pause() { want(Wanted::Park); }
 void VcpuSet::look_at_pic() noexcept {
   if (::pthread_equal(first_, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
   const MutexLock lock{mutex_};
-  if (wanted_ != Wanted::Run) return;  // so does who is resumed
+  if (wanted_ != Wanted::Run) return;  // a resumed vCPU does, too
   // Who has been asked to come out and has not yet will look. So one signal waits at most, however often a guest has
   // the output rise.
   if (vcpus_.front().exit_requested()) return;

@@ -133,7 +133,7 @@ class GuestMemory {
   std::vector<Region> regions_;  // ascending, never empty
   HugePages pages_;
   std::vector<FileRange> file_ranges_;
-  mutable std::vector<std::uint64_t> written_;  // words are accessed atomically; empty: nobody wants to know
+  mutable std::vector<std::uint64_t> written_;  // words are accessed atomically; empty: writes are not tracked
 };
 
 }  // namespace mayfly

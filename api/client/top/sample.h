@@ -53,7 +53,7 @@ struct Sample {
 
 [[nodiscard]] std::optional<ProcessTimes> parse_stat(std::string_view text);
 [[nodiscard]] std::optional<ProcessMemory> parse_smaps_rollup(std::string_view text);
-/// The text that Prometheus reads. What it lacks, as that of another version may, counts as zero.
+/// The text that Prometheus reads. A counter that is missing, as in another version, counts as zero.
 [[nodiscard]] std::optional<Counters> parse_metrics(std::string_view text);
 
 }  // namespace mayfly::top
