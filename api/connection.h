@@ -48,7 +48,7 @@ class Connection {
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   /// What epoll is to wait for.
   [[nodiscard]] std::uint32_t awaited() const noexcept;
-  /// When the client must have sent or taken what it is at; max() while it is idle.
+  /// When the client must have finished sending or taking; max() while it is idle.
   [[nodiscard]] Clock::time_point deadline() const noexcept { return deadline_; }
   /// Nothing is under way: it can be closed without anyone losing a request.
   [[nodiscard]] bool idle() const noexcept;

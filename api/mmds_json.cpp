@@ -42,7 +42,7 @@ void write_mmds_config(JsonWriter& json, const MmdsConfig& mmds) {
 
 Result<JsonValue> read_metadata(const JsonValue& json, const std::string& where) {
   if (std::holds_alternative<JsonValue::Object>(json.data)) return json;
-  // Without what it is instead: that may be a secret, and the log has the reasons of refusals.
+  // Does not quote the value: it may be a secret, and refusals are logged.
   return fail(ErrorKind::InvalidArgument, "{} must be a JSON object", where);
 }
 

@@ -43,7 +43,7 @@ struct ApiRoute {
 };
 [[nodiscard]] std::span<const ApiRoute> api_routes();
 
-/// What the machine has, for refusals of what it has not.
+/// What the machine has, for refusals that name it.
 inline constexpr std::string_view kDevicesThatExist =
     "drives (/drives), network interfaces (/network-interfaces), a metadata service (/mmds) and a serial console "
     "(/serial)";

@@ -39,8 +39,8 @@ struct ApiServerOptions {
       5000};                         ///< From a request's first byte to its last; as long for its answer.
   std::size_t max_connections = 32;  ///< The next one closes the one that is idle longest, or waits until one ends.
   ThreadEntry enter_thread{};        ///< Called by the thread once it is set up, before it hears of any client.
-  /// Descriptors that wake the thread when they become readable, edge-triggered: it does not read them. Who reads one
-  /// before the thread has looked takes the wake-up away. They must stay open until stop() has returned.
+  /// Descriptors that wake the thread when they become readable, edge-triggered: it does not read them. Reading one
+  /// before the thread has looked loses the wake-up. They must stay open until stop() has returned.
   std::vector<int> watched_fds{};
   /// Called by the thread, whatever clients do: when one of `watched_fds` has become readable, and when the time that
   /// it asked for has come. Returns the milliseconds until it is to be called again, or -1. Must not block.

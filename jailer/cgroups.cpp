@@ -105,8 +105,7 @@ Status check_empty(int group, const std::string& path) {
 /// 0 or the error number, as the next.
 int try_make(int parent, const std::string& name) { return ::mkdirat(parent, name.c_str(), 0755) == 0 ? 0 : errno; }
 
-/// One that is there already has the limits of whoever had it, and is replaced. EBUSY: it has processes, or cgroups in
-/// it.
+/// One that exists has the limits of an earlier machine, and is replaced. EBUSY: it has processes, or cgroups in it.
 int try_make_anew(int parent, const std::string& name) {
   const int refusal = try_make(parent, name);
   if (refusal != EEXIST) return refusal;

@@ -49,8 +49,8 @@ Result<Checked> check(const JailArguments& jail) {
   return checked;
 }
 
-/// Takes the steps of a launch back if it fails. After the process has lost its privileges that needs a thread that
-/// still has them; a successful execve ends it.
+/// Undoes the steps of a launch that fails. After the process has dropped its privileges, a thread that still has them
+/// does that; a successful execve ends it.
 class Rescue {
  public:
   Rescue(Undo& undo, const OwnedFd& host_mounts)
@@ -78,7 +78,7 @@ class Rescue {
   std::thread thread_;
 };
 
-/// Those that would end this process wait while it makes a jail, so that it can take the steps back. Made before any
+/// Signals that would end this process wait while it makes a jail, so that it can undo its steps. Made before any
 /// thread.
 constexpr std::initializer_list<int> kHeldSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 

@@ -23,8 +23,8 @@ struct ProcessTime {
 /// Call with one thread, and no descriptors that are not closed upon execution but the three standard ones.
 [[nodiscard]] Status launch(const JailArguments& jail, ProcessTime begin);
 
-/// Removes what a monitor that is gone left: its directory, and its cgroups unless a jail of the same id in another
-/// base has them now. Errors: it still runs; a jailer is at work on it; there is none; something is mounted in it.
+/// Removes what an ended monitor left: its directory, and its cgroups unless a jail of the same id in another base has
+/// them now. Errors: it still runs; a jailer is at work on it; there is none; something is mounted in it.
 [[nodiscard]] Status clean_up(const CleanupArguments& jail);
 
 }  // namespace mayfly::jailer

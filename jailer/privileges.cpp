@@ -31,8 +31,8 @@ Status set_limit(__rlimit_resource resource, std::string_view name, std::uint64_
   return fail_errno(ErrorKind::System, "--resource-limit {}={} cannot be set", name, value);
 }
 
-/// The caller's may hold what is not the monitor's to read. A kernel without keys has nothing to leak; what refuses us
-/// with EPERM is a filter of system calls, which refuses the monitor, too.
+/// The caller's keyring may hold keys that the monitor must not read. A kernel without keys has nothing to leak. EPERM
+/// comes from a system call filter, which applies to the monitor, too.
 Status leave_session_keyring() {
   if (::syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) >= 0 || errno == ENOSYS || errno == EPERM) return {};
   return fail_errno(ErrorKind::System, "cannot leave the caller's session keyring");

@@ -60,7 +60,7 @@ Status remove_leftover(const std::string& path, std::string_view what) {
   if (S_ISREG(status.st_mode)) {
     left = OwnedFd{::open(name.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
     if (!left && errno == ENOENT) return {};  // another process was faster
-    // Without its lock nobody knows whether it is being written.
+    // Without the lock another process may be writing it.
     if (!left)
       return fail_errno(ErrorKind::System, "{} {}: {} is there and cannot be opened; remove it, or give another path",
                         what, path, name);

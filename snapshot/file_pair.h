@@ -12,8 +12,8 @@
 ///
 /// A new file is written as NAME.mayfly-new beside its place, synced, and renamed. For the pair of a snapshot the
 /// state's rename is the moment at which the new snapshot counts; the memory's follows once that rename is on stable
-/// storage. Whoever is killed in between leaves the new state, the old memory and NAME.mayfly-new: open_memory_file()
-/// finds it there. So a crash leaves the old pair or the new one.
+/// storage. A process that is killed in between leaves the new state, the old memory and NAME.mayfly-new:
+/// open_memory_file() finds it there. So a crash leaves the old pair or the new one.
 ///
 /// NAME.mayfly-new is locked by the process that writes it (an OFD lock of the whole file). A second process that wants
 /// to write NAME is refused; a file that nobody has locked is left over from a process that was killed.
@@ -87,7 +87,8 @@ enum class FileLock {
   Held,        ///< By another process, which writes the file.
   Unavailable  ///< The file system has no locks, or lost its lock server: somebody may be writing the file.
 };
-/// Locks a file that was opened for writing, as its writer does. A writer goes on where locks are unavailable.
+/// Locks a file that was opened for writing, as its writer does. A writer works without the lock where locks are
+/// unavailable.
 [[nodiscard]] FileLock lock_new_file(int file) noexcept;
 
 /// Whether `path` names the open file, not by a symbolic link.

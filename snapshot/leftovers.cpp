@@ -33,7 +33,7 @@ bool is_memory_of(const std::string& path, const SnapshotId& id, std::uint64_t m
 Status give_name(const std::string& state_path, const std::string& memory_path, int file) {
   if (auto synced = sync_directory_of(state_path, "snapshot_path"); !synced) return synced;
   const std::string left = new_name(memory_path);
-  // Syncing takes time; who does not heed the lock may have replaced it.
+  // Syncing takes time; a process that ignores the lock may have replaced it.
   if (!names_file(left, file))
     return fail(ErrorKind::State, "{} was removed or replaced before it had its name; try again", left);
   if (std::rename(left.c_str(), memory_path.c_str()) != 0)
@@ -229,8 +229,8 @@ class Sweeper {
   Status first_failure_{};
 };
 
-/// That no state beside the pair needs what is left at MEMORY.mayfly-new: it is about to be replaced. A state that lies
-/// elsewhere is not found, nor one that cannot be read: those may not hold up each snapshot to come.
+/// Checks that no state beside the pair needs the leftover at MEMORY.mayfly-new, which is about to be replaced. States
+/// that lie elsewhere or cannot be read are not considered: else they would block every later snapshot.
 Status check_unneeded(const MemoryFileFooter& left, const std::string& state_path, const std::string& memory_path) {
   if (is_memory_of(memory_path, left.id, left.memory_size)) return {};
   States states;

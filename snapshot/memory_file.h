@@ -12,14 +12,15 @@
 #include <string>
 #include <vector>
 
-/// The memory file: a guest's RAM byte for byte, sparse, and behind it what says whose it is and what of it is data.
+/// The memory file: a guest's RAM byte for byte, sparse, and behind it a table of what is data, and a footer with its
+/// id.
 ///
 ///   0                  RAM, as large as the machine's memory; holes where nothing was touched (or, in a diff, changed)
 ///   memory_size        MemoryFileFooter, 4096 bytes
 ///   then               the stretches of data, each with its checksum
 ///
-/// Whoever maps or serves the first part alone, as the dialect's page servers do, never sees the rest. The footer's
-/// `id` is the state file's: a pair that does not belong together is refused.
+/// A process that maps or serves only the first part, as the dialect's page servers do, never sees the rest. The
+/// footer's `id` is the state file's: a pair that does not belong together is refused.
 namespace mayfly {
 
 class NewFile;

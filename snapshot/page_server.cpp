@@ -38,7 +38,7 @@ std::string describe_mappings(const GuestMemory& memory) {
   return std::move(json).take();
 }
 
-/// Waits for a page on a thread of its own, since a server that is gone would never let it go on.
+/// Waits for a page on a thread of its own, since a server that is gone would block it for ever.
 Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int socket, const std::string& path,
                         const std::stop_token& stop, const PageServerPatience& patience) {
   const OwnedFd served{::eventfd(0, EFD_CLOEXEC)};
@@ -78,7 +78,7 @@ Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string
   const sockaddr_un address = unix_address(socket_path);
   const OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "mem_backend: cannot make a socket");
-  // Nobody may be there to accept, or to read.
+  // There may be no process to accept, or to read.
   const timeval longest{.tv_sec = patience.first_page_ms / 1000, .tv_usec = patience.first_page_ms % 1000 * 1000};
   if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &longest, sizeof longest) != 0)
     return fail_errno(ErrorKind::System, "mem_backend: cannot set a socket's time limit");

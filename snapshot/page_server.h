@@ -15,7 +15,7 @@
 /// machine ends. A server that dies leaves the guest waiting at its next new page.
 namespace mayfly {
 
-/// How long a server may take for its first page, and how long once it has hung up: it may serve on all the same.
+/// How long a server may take for its first page, and how long after it has hung up: it may still serve.
 struct PageServerPatience {
   int first_page_ms = 30'000;
   int after_hang_up_ms = 1'000;
@@ -23,8 +23,8 @@ struct PageServerPatience {
 
 /// Hands `memory`, which must be anonymous and untouched, to the server at `socket_path`, and waits for a first page.
 /// What is returned must live as long as the memory is used. Any thread but one that others wait for. Errors: no
-/// userfaultfd on this host or no right to it, nobody listens at the socket, no page comes, it was told to stop; then
-/// untouched memory is zeros.
+/// userfaultfd on this host or no right to it, no process listens at the socket, no page comes, a stop; then untouched
+/// memory is zeros.
 [[nodiscard]] Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
                                                   const std::stop_token& stop = {},
                                                   const PageServerPatience& patience = {});

@@ -17,7 +17,7 @@
 /// Guest memory lies in the file region after region, without the hole between them.
 namespace mayfly {
 
-/// Whole pages, as the memory file counts them: bytes from its begin.
+/// Whole pages, as offsets in the memory file, in bytes.
 struct PageRange {
   std::uint64_t offset = 0;
   std::uint64_t length = 0;

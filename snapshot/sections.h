@@ -9,11 +9,11 @@
 #include <string_view>
 #include <vector>
 
-/// The sections of a state file, in their order. Whoever goes through them sees all of a snapshot.
+/// The sections of a state file, in their order. Together they are all of a snapshot.
 ///
 /// To add one (a new kind of device): a row at the end of kSections with `absent_is_default`, since the files of every
-/// release before lack it. `older_may_skip` as well, where a machine without it goes on as if nothing were missing;
-/// without that, releases before refuse the file in words.
+/// release before lack it. Add `older_may_skip` if a machine works on without it; otherwise earlier releases refuse the
+/// file with a sentence.
 namespace mayfly {
 
 /// A section: its name, its newest version, and what of the snapshot is in it.

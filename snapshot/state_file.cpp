@@ -22,7 +22,7 @@ struct Header {
 };
 static_assert(sizeof(Header) == 16);
 
-/// A reader that does not know the section goes on without it.
+/// A reader that does not know the section skips it.
 constexpr std::uint16_t kOptional = 1;
 
 struct SectionHeader {

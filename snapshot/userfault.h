@@ -14,9 +14,9 @@ namespace mayfly {
 /// `field`: no userfaultfd on this host, or no right to it.
 [[nodiscard]] Result<OwnedFd> watch_for_faults(const GuestMemory& memory, std::string_view field);
 
-/// From then on untouched pages are zeros, and nobody waits for one. To be called when no vCPU runs any more and before
-/// the VM is closed: KVM has workers of the kernel's that wait for pages, and closing waits for these, not even to be
-/// killed, where no server answers.
+/// From then on untouched pages are zeros, and nobody waits for one. Call it when no vCPU runs any more, before the VM
+/// is closed. Kernel workers of KVM may wait for pages; closing the VM waits for them and cannot be killed if no server
+/// answers.
 void stop_faults(const OwnedFd& userfault, const GuestMemory& memory) noexcept;
 
 }  // namespace mayfly

@@ -115,7 +115,7 @@ void WorkingSetRecorder::give_page(std::uint64_t address) {
   copy.dst = reinterpret_cast<std::uintptr_t>(page);
   copy.src = reinterpret_cast<std::uintptr_t>(content.data());
   copy.len = kGuestPageSize;
-  // Before whoever touched it goes on: the touch is recorded when it is done.
+  // Before the faulting thread runs on: a touch that is done is recorded.
   const MutexLock lock{mutex_};
   while (::ioctl(userfault_.get(), UFFDIO_COPY, &copy) != 0) {
     if (errno == EAGAIN) continue;           // the address space is changing

@@ -20,14 +20,14 @@
 ///   auto touched = (*recorder)->touched();
 ///
 /// A thread of its own gives each page from the memory file when anybody first touches it (userfaultfd(2)): a vCPU, the
-/// ring or this process. It goes on doing so after stop(), until it is destroyed.
+/// ring or this process. It does so after stop(), too, until it is destroyed.
 namespace mayfly {
 
 class WorkingSetRecorder {
  public:
   /// `memory` is anonymous and untouched, and is not touched any more when the recorder is destroyed. A page that
-  /// cannot be read from `file` is logged and taken away from whoever waits for it. `enter_thread` is called by the
-  /// thread, first. Errors: as watch_for_faults().
+  /// cannot be read from `file` is logged, and its waiter gets an error. `enter_thread` is called by the thread, first.
+  /// Errors: as watch_for_faults().
   [[nodiscard]] static Result<std::unique_ptr<WorkingSetRecorder>> start(const GuestMemory& memory,
                                                                          std::shared_ptr<OwnedFd> file, Log& log,
                                                                          const ThreadEntry& enter_thread = {});

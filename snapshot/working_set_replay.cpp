@@ -17,13 +17,13 @@ constexpr std::uint64_t kLongestPiece = 4 * kMiB;
 /// So many ranges, evenly spread, stand for all.
 constexpr std::size_t kSamples = 32;
 
-/// By a look that brings nothing in. Says yes of everything to who may only read the file (mincore(2)).
+/// mincore(2): reads nothing in. For a process that may only read the file it says that all is there.
 bool seems_cached(std::span<std::byte> page) {
   unsigned char resident = 0;
   return ::mincore(page.data(), page.size(), &resident) != 0 || (resident & 1) != 0;
 }
 
-/// Is no such look: what is not there is asked from the disk, and a fast one has answered before it is looked for.
+/// Unlike mincore(2) this has the kernel read a missing page, and a fast disk answers before the next look.
 bool is_cached(int file, std::uint64_t offset) {
   std::byte byte{};
   const iovec buffer{.iov_base = &byte, .iov_len = 1};

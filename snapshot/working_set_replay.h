@@ -15,8 +15,8 @@
 ///
 /// Through the ring: first all of it is asked from the disk, in the ranges' order and as much at once as the disk
 /// takes, then mapped range by range, so that the guest finds pages instead of faults. Meanwhile a fault reads its own
-/// page and none around it, which the disk has no time for. Where a look here and there finds everything in the page
-/// cache, as after another clone, nothing is done: the guest's own faults are as fast then, and take no other CPU.
+/// page and none around it, which the disk has no time for. Where a sample of pages is in the page cache, as after
+/// another clone, nothing is done: the guest's own faults are as fast, and take no other CPU.
 namespace mayfly {
 
 /// All members are for the loop's thread; it lives until the loop is closed, as the memory does.

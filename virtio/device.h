@@ -18,7 +18,8 @@
 /// (Operation::on_complete, timers): DeviceHost::mutex().
 ///
 /// A reset waits: registers read as busy until everything in flight has come back, since a buffer that is still being
-/// filled belongs to nobody else. drain() makes a device hurry; it says DeviceHost::drained() when it is done.
+/// filled belongs to nobody else. drain() makes a device cancel what could take long; the device calls
+/// DeviceHost::drained() when it is done.
 namespace mayfly {
 
 /// A device's phase. Its transport owns it; the device asks (DeviceHost::phase()) and keeps no flags for the same.
@@ -53,7 +54,7 @@ class DeviceHost {
   virtual void config_changed() noexcept = 0;
   /// The driver broke the protocol: DEVICE_NEEDS_RESET, one rate-limited log line, no more kicks until the reset.
   virtual void broken(std::string_view what) noexcept = 0;
-  /// What drain() asked for is so: nothing is in flight.
+  /// The drain is done: nothing is in flight.
   virtual void drained() noexcept = 0;
 
  protected:
@@ -113,7 +114,7 @@ class VirtioDevice {
   /// Take no more chains and let what is in flight come back soon (cancelling what could wait for ever); then say
   /// drained(), perhaps at once. Ends with reset() or undrain().
   virtual void drain() noexcept = 0;
-  /// Goes on after drain() as if nothing had been: the driver is not told. on_kick() follows for every queue.
+  /// Takes chains again after drain(); the driver notices nothing. on_kick() follows for every queue.
   virtual void undrain() noexcept = 0;
 
  protected:

@@ -15,7 +15,7 @@
 ///   auto limiter = RateLimiter::create(loop, config, [this] { serve(); });
 ///   if (!limiter->admit(bytes)) return;      // serve() is called when it is worth trying again
 ///
-/// Idle, it costs nothing and wakes nobody: its timer is armed only while somebody waits.
+/// Idle, it costs nothing: its timer is armed only while a device waits.
 namespace mayfly {
 
 /// For the loop's thread, under the owner's lock; `retry` is called on that thread without it.
@@ -36,8 +36,8 @@ class RateLimiter {
   /// Gives back bytes that admit() took for what then was not done.
   void give_back(std::uint64_t bytes) noexcept;
 
-  /// PATCH: a bucket that is present replaces its predecessor, full; one of size 0 takes the limit away; an absent one
-  /// leaves things as they are. Whoever waits is asked to try again.
+  /// PATCH: a bucket that is present replaces its predecessor, full; one of size 0 removes the limit; an absent one
+  /// changes nothing. Waiters try again.
   void update(const RateLimiterConfig& config) noexcept;
 
   [[nodiscard]] RateLimiterState state() noexcept;

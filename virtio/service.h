@@ -54,7 +54,7 @@ class VirtioService final : private BeforeWait {
   /// a time. While that does not pay, it is done ever more rarely; Found::Plenty ends it, since waiting makes batches,
   /// which are cheaper still. stop_polling() always follows.
   void poll_before_wait(Client& client);
-  /// The client goes: what was asked for it is forgotten.
+  /// Before the client is destroyed: drops what is due for it.
   void forget(Client& client) noexcept;
 
  private:

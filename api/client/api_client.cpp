@@ -15,8 +15,8 @@
 #include <cerrno>
 #include <chrono>
 
-// Without cpp-httplib, whose client is 76 KiB of the binary and does not tell why nobody could be reached: what we ask
-// for is a line and a body, and what comes back is a head and a body (see answer_reader.h).
+// Without cpp-httplib's client, which is large and does not say why a connection failed. A request is a line and a
+// body, an answer a head and a body (see answer_reader.h).
 
 namespace mayfly {
 namespace {

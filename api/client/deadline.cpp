@@ -16,7 +16,7 @@ std::chrono::milliseconds time_left(Deadline deadline) {
 bool is_ready_by(Deadline deadline, int fd, short events) {
   pollfd ready{.fd = fd, .events = events, .revents = 0};
   for (;;) {
-    // Not even asked once it is over: somebody who says a little at a time would always be ready.
+    // Not polled once it is over: a peer that sends a little at a time would always be ready.
     const auto left = time_left(deadline).count();
     if (left == 0) return false;
     constexpr int kLongest = std::numeric_limits<int>::max();

@@ -26,7 +26,7 @@ namespace {
 /// A monitor that is stopped or stuck is not to keep a list of machines waiting.
 constexpr std::chrono::seconds kListPatience{2};
 
-/// For letting a machine go on that has not answered: nobody is to wait an hour once more.
+/// For the resume of a machine that did not answer: not another hour.
 constexpr std::chrono::seconds kUndoPatience{10};
 
 /// One that speaks to the machine's process alone.

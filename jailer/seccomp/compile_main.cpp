@@ -105,7 +105,7 @@ Status run(const Options& options) {
   if (programs.size() > kMostFilters)
     return fail(ErrorKind::TooLarge, "{}: {} threads; {} are allowed", options.text, programs.size(), kMostFilters);
   const std::vector<std::byte> blob = make_blob(programs);
-  // Told now, not when a monitor is started with it.
+  // An error now, not when a monitor is started with it.
   if (auto usable = find_programs(blob); !usable) return propagate(usable, options.text);
   if (options.source) return write_file(options.output, source_of(blob));
   return write_file(options.output, {reinterpret_cast<const char*>(blob.data()), blob.size()});

@@ -48,7 +48,7 @@ struct Entry {
 
 struct ThreadFilter {
   std::string name;
-  /// The thread whose filter it is put on top of, by being made by it or by being it at a later time; empty: none.
+  /// The thread whose filter it is put on top of: its maker, or itself earlier; empty: none.
   std::string under;
   std::vector<Entry> entries;
 };

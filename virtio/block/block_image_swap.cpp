@@ -53,7 +53,7 @@ Status BlockDevice::replace_image(DiskImage image) {
 
 // --- The old image ---------------------------------------------------------------------------------------------------
 
-/// Keeps an image that the drive has no more, if a flush must cover what was written to it.
+/// Keeps a replaced image, if a flush must cover what was written to it.
 void BlockDevice::retire(std::shared_ptr<Backing> backing) {
   if (config_.cache_type == CacheType::Unsafe || config_.is_read_only) return;
   // A flush of the same file covers what has been written to it; what is being written is waited for.
@@ -62,8 +62,8 @@ void BlockDevice::retire(std::shared_ptr<Backing> backing) {
   sync_retired();
 }
 
-/// Begins to sync what no request is on any more. Others may lock it from then on: nothing is written any more but to
-/// its disk. Not where the same file is in use here, which shares the lock.
+/// Begins to sync an image without requests. Others may lock it from then on: only its disk is still written. Not if
+/// the same file is in use here, which shares the lock.
 void BlockDevice::sync_retired() noexcept {
   for (Retired& each : retired_) {
     if (each.syncing || each.backing.use_count() > 1) continue;

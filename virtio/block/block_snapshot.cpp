@@ -26,7 +26,7 @@ Status BlockDevice::sync() {
   for (const auto& backing : all)
     if (auto one = backing->image.sync(); !one && synced) synced = std::move(one);
   if (!synced && config_.cache_type == CacheType::Writeback) {
-    // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
+    // The kernel reports a failed write once; a later flush would see success.
     const MutexLock lock{host().mutex()};
     lost_writes_ = true;
   }

@@ -192,8 +192,7 @@ Status DiskImage::look(const std::string& who) {
   std::uint64_t size = static_cast<std::uint64_t>(std::max<off_t>(status.st_size, 0));
   if (is_device && ::ioctl(fd_.get(), BLKGETSIZE64, &size) != 0)
     return fail_errno(ErrorKind::System, "{} does not tell its size", who);
-  // None at all is a disk, too: hosts put an empty file in the place of an image that they swap in while the guest
-  // runs.
+  // An empty file is a disk, too: a placeholder for an image that a host swaps in while the guest runs.
   if (size % kSectorSize != 0)
     return fail(ErrorKind::InvalidArgument,
                 "{} has {} bytes, which is no multiple of {}; make it longer with truncate -s %{}", who, size,

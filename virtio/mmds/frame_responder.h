@@ -50,11 +50,11 @@ class FrameResponder {
   [[nodiscard]] virtual std::optional<std::uint64_t> deadline() const noexcept = 0;
   virtual void on_time(std::uint64_t now_ns) noexcept = 0;
 
-  /// The guest has not run from `since_ns` to `now_ns`, and could not answer: what it is waited for has that longer. It
-  /// may have been heard meanwhile, by frames that it sent before.
+  /// The guest was paused from `since_ns` to `now_ns`: deadlines for its answers move by that time. Frames that it sent
+  /// before may have come in meanwhile.
   virtual void stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept = 0;
 
-  /// The driver was reset: whom it was talking to is gone.
+  /// The driver was reset: its connections are gone.
   virtual void reset() noexcept = 0;
 };
 

@@ -73,7 +73,7 @@ std::optional<HttpRequestFault> HttpRequest::read_request_line(std::string_view 
   return std::nullopt;
 }
 
-/// Checks every field, and acts on those that say where the request ends and what comes after it.
+/// Checks every field, and acts on those that define the request's end and what follows.
 std::optional<HttpRequestFault> HttpRequest::read_fields() noexcept {
   keep_alive_ = minor_version_ > 0;
   std::optional<std::size_t> body;

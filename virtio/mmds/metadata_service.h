@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <string>
 
-/// What a guest's requests are answered with.
+/// Answers a guest's requests.
 ///
 ///   MetadataService service{config, store, SessionTokens{key, now_ns}, metrics.mmds};
 ///   HttpAnswer answer = service.answer(request, now_ns);
@@ -35,7 +35,7 @@ class MetadataService {
   [[nodiscard]] const MmdsConfig& config() const noexcept { return config_; }
 
   [[nodiscard]] HttpAnswer answer(const HttpRequest& request, std::uint64_t now_ns) const;
-  /// To what is no request; the connection ends with it.
+  /// The answer to malformed requests; the connection ends with it.
   [[nodiscard]] static HttpAnswer refuse(HttpRequestFault fault);
 
  private:

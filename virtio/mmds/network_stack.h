@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <optional>
 
-/// The metadata service (MMDS): by what a host tells a guest who it is. This is the library's upper end; the parts are
+/// The metadata service (MMDS), by which a host tells a guest who it is. This is the library's upper end; the parts are
 ///
 ///   metadata_store, session_tokens      what is served, and to whom
 ///   http_request, metadata_service      a request, and its answer
@@ -27,8 +27,8 @@
 ///   NetDevice::create(config, tap, std::move(stack), ...);
 ///
 /// Frames in, frames out; there is no socket, and no way from here to the host's network. Everything that a guest can
-/// fill has its size from the begin: kConnections connections, kResets refusals, one answer to ARP. Only answers are
-/// allocated, one a connection, each no longer than the store allows.
+/// fill has a fixed size: kConnections connections, kResets refusals, one answer to ARP. Only answers are allocated,
+/// one a connection, each no longer than the store allows.
 namespace mayfly {
 
 class NetworkStack final : public FrameResponder {

@@ -57,7 +57,7 @@ struct ArpRequest {
 /// put something else there; such a frame comes from memory, where nothing is lost.
 enum class TcpChecksum : std::uint8_t { Complete, LeftToUs };
 
-/// Bytes from a frame's begin that frame_is_for() looks at: an ARP frame with two tags.
+/// Bytes from a frame's start that frame_is_for() looks at: an ARP frame with two tags.
 inline constexpr std::size_t kFrameHeadLength = 50;
 /// No checksum of a transport begins nearer to the network header: the shortest is that of IPv4.
 inline constexpr std::size_t kLeastNetworkHeader = 20;
@@ -89,7 +89,7 @@ inline constexpr std::size_t kArpFrameLength = 42;
 [[nodiscard]] std::optional<TcpSegment> read_tcp_segment(std::span<const std::uint8_t> frame,
                                                          TcpChecksum checksum) noexcept;
 
-/// Writes a frame to the begin of `out`, which has room for it, and gives its length.
+/// Writes a frame to the start of `out`, which has room for it, and gives its length.
 std::size_t write_arp_reply(std::span<std::uint8_t> out, const TcpEnd& from, const ArpRequest& to) noexcept;
 std::size_t write_tcp_segment(std::span<std::uint8_t> out, const TcpEnd& from, const TcpEnd& to,
                               const TcpHeader& header, std::span<const std::uint8_t> payload) noexcept;

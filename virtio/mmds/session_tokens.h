@@ -12,9 +12,9 @@
 ///   const std::string token = tokens.issue(21'600, now_ns);
 ///   if (!tokens.valid(token, now_ns)) return unauthorized();
 ///
-/// A token says when it ends, and bears a tag of that which only this process can make. So none is kept: a guest can
-/// ask for as many as it likes, and none pushes another one out. A clone has another key, and knows no token of the
-/// machine it was made from. Tokens are never logged. Any thread.
+/// A token is its end and a tag of that, which only this process can make. So none is stored: a guest can ask for as
+/// many as it likes, and none replaces another. A clone has another key, and knows no token of the machine it was made
+/// from. Tokens are never logged. Any thread.
 namespace mayfly {
 
 class SessionTokens {

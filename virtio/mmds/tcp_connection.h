@@ -20,7 +20,7 @@
 ///
 /// The way to a guest is one link that loses little and keeps the order. So there is no congestion window; what comes
 /// out of order is asked for again; what is not acknowledged in time is sent again from there on. There is one answer
-/// at a time, which is let go when all of it was acknowledged. Of TCP's options the maximum segment size alone is used.
+/// at a time, which is freed when all of it was acknowledged. Of TCP's options the maximum segment size alone is used.
 ///
 /// What the guest can make of one: kReceiveBytes, the answer, and kAttempts tries without progress, after which it is
 /// reset; a guest that keeps its window shut is no different. Pure; one thread at a time.
@@ -32,7 +32,7 @@ class TcpConnection {
   static constexpr std::size_t kReceiveBytes = 4096;
   /// What one Ethernet frame holds.
   static constexpr std::uint16_t kMaximumSegment = 1460;
-  /// A smaller one than this would make headers of most of what is sent; nobody has such a link.
+  /// With a smaller one most of each packet would be headers; no link needs that.
   static constexpr std::uint16_t kMinimumSegment = 88;
   /// Until the first try again; each further one takes twice as long.
   static constexpr std::uint64_t kTimeoutNs = 200'000'000;
@@ -51,7 +51,7 @@ class TcpConnection {
   void close() noexcept;
   [[nodiscard]] bool closed() const noexcept { return state_ == State::Closed; }
   [[nodiscard]] const TcpEnd& peer() const noexcept { return peer_; }
-  /// When the connection last got any further.
+  /// When the connection last made progress.
   [[nodiscard]] std::uint64_t progress_ns() const noexcept { return progress_ns_; }
 
   /// A segment from peer(), at any time but when closed.

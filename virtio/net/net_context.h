@@ -34,7 +34,7 @@ struct NetContext {
   /// Whether chains may be taken.
   [[nodiscard]] bool is_active() const noexcept { return host->phase() == DevicePhase::Active && !offloads_refused; }
   [[nodiscard]] bool is_draining() const noexcept { return host->phase() == DevicePhase::Draining; }
-  /// Says so, where nothing is in flight any more.
+  /// Reports the drain's end, if nothing is in flight any more.
   void end_drain() noexcept;
   /// Whether the TAP still serves frames; the driver is told of a change.
   void set_link(bool up) noexcept;

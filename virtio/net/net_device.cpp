@@ -104,8 +104,8 @@ void NetDevice::prepare(std::uint64_t accepted) noexcept {
     context_.log.warning("{}: {}", name(), set.error().message);
 }
 
-/// A driver whose offloads were refused is stopped, not let wait: its vCPU could not be paused meanwhile, and frames
-/// that it cannot read must not reach it. The loop tells it.
+/// A driver whose offloads were refused is stopped. Waiting would keep its vCPU from being paused, and frames that it
+/// cannot read must not reach it. The loop reports it.
 void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) noexcept {
   context_.features = accepted;
   receiver_.activate(queues[kNetReceiveQueue]);

@@ -19,10 +19,10 @@
 ///
 /// One pair of queues. Checksums and segmentation are the host's work in both directions as far as the driver takes
 /// part, so that 64 KiB cost one crossing: what a driver accepts at its start is set on the TAP then and stays. There
-/// is no control queue: all it would add is changing that later, which drivers do for XDP alone.
+/// is no control queue: it would only allow changing that later, which drivers do for XDP alone.
 ///
 /// With a responder, frames that it claims go to it and never to the TAP, and frames of its own reach the driver as
-/// those from the TAP do. Rate limiters are for the network: what stays in here does not count.
+/// those from the TAP do. Rate limiters are for the network: frames of the responder do not count.
 namespace mayfly {
 
 class NetDevice final : public VirtioDevice {
@@ -58,11 +58,11 @@ class NetDevice final : public VirtioDevice {
   /// PATCH: only what is present changes. Loop's thread, without the lock.
   void update_rate_limiters(const NetworkInterfacePatch& patch);
 
-  /// The machine is paused, and goes on: the responder does not count that time. Loop's thread, without the lock.
+  /// The machine is paused or resumed: the responder's time is frozen in between. Loop's thread, without the lock.
   void freeze();
   void thaw();
 
-  /// Quiesced, or never activated. Loop's thread, without the lock.
+  /// Drained, or never activated. Loop's thread, without the lock.
   [[nodiscard]] NetDeviceState state();
   /// Takes a saved device over; before the transport's restore(), which activates it.
   void restore(const NetDeviceState& state);

@@ -60,7 +60,7 @@ std::span<iovec> NetReceiveBuffers::storage() noexcept {
     if (segments_end_ + kLongest <= kSegments) return all.subspan(segments_end_, kLongest);
     segments_end_ = 0;
   }
-  // Never as far as the oldest: it would look as if there were none.
+  // Never up to the oldest: a full ring would look empty.
   return segments_end_ + kLongest < oldest ? all.subspan(segments_end_, kLongest) : std::span<iovec>{};
 }
 

@@ -18,8 +18,8 @@
 ///   ... read each into (*windows)[i].vectors ...
 ///   buffers.use((*windows)[0], queue, bytes);                // those that were filled go back, the others stay
 ///
-/// Why they stay: how long a frame is shows only when it has been read, so each read has buffers for the longest one,
-/// and most frames need a few of them. What is left serves the next reads, in the driver's order.
+/// Unused ones stay: a frame's length is known only after its read, so each read has buffers for the longest frame, and
+/// most frames need a few of them. The rest serves the next reads, in the driver's order.
 namespace mayfly {
 
 /// Room for one frame and its header: whole chains, one after the other.

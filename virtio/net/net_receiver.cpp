@@ -16,7 +16,7 @@ namespace {
 /// Between tries to read from a TAP that fails: not a busy loop, and soon enough for one that comes back.
 constexpr std::uint64_t kFirstRetryNs = 100'000'000;
 constexpr std::uint64_t kLongestRetryNs = 6'400'000'000;
-/// A driver that offers too little for a frame for so long has not got more.
+/// After so long a driver that offers too little for a frame is taken to have no more.
 constexpr std::uint64_t kParkNs = 100'000'000;
 
 }  // namespace
@@ -79,7 +79,7 @@ void NetReceiver::post_reads() noexcept {
     context_.metrics.rx_rate_limiter_throttled.add();
     return;
   }
-  // Each operation of a limited interface is asked for by itself.
+  // Each operation of a limited interface needs a token of its own.
   const std::size_t wanted = limiter_->limited() ? 1 : wanted_;
   const auto windows = arrange(wanted, 1);
   if (!windows) return context_.host->broken(windows.error().what);

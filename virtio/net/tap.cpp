@@ -70,7 +70,7 @@ Result<OwnedFd> open_tun_device() {
   }
 }
 
-/// TUNSETIFF; the flags are to be those that the TAP was made with, and only trying tells whether it has many queues.
+/// TUNSETIFF with the flags that the TAP was made with; only trying shows whether it has many queues.
 int attach(int fd, const std::string& name) noexcept {
   constexpr short kFlags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
   int result = -1;

@@ -11,8 +11,8 @@
 ///   auto tap = Tap::open("tap0");                 // made before: ip tuntap add dev tap0 mode tap
 ///   read(tap->fd(), ...);                         // one frame, behind a NetHeader of 12 bytes
 ///
-/// Attaching costs microseconds where making one costs a host-wide lock, so TAPs are made beforehand, by whoever has
-/// the right to; the monitor needs none if the TAP is its user's.
+/// Attaching costs microseconds where making one costs a host-wide lock, so a host makes TAPs beforehand. The monitor
+/// needs no privileges if the TAP is its user's.
 namespace mayfly {
 
 /// What the guest can take from the host unfinished (TUN_F_*).

@@ -59,8 +59,8 @@ bool LogRate::allow() noexcept {
 
 namespace {
 
-/// The descriptor of this process that a path means, which is a link in the host's /dev or /proc: who started this
-/// process gave it. None where the path is another.
+/// The descriptor of this process that a path such as /dev/stdout means: whoever started this process gave it. None for
+/// other paths.
 std::optional<std::string> own_descriptor(std::string_view path) {
   if (path == "/dev/stdout") return "1";
   if (path == "/dev/stderr") return "2";
@@ -73,7 +73,7 @@ std::optional<std::string> own_descriptor(std::string_view path) {
   return std::nullopt;
 }
 
-/// In a directory that others can write to, the file could be one that somebody else made to read what we write.
+/// In a directory that others can write to, another user could have made the file to read what we write.
 Status check_line_sink(int file, const std::string& path, std::string_view what) {
   struct stat status{};
   if (::fstat(file, &status) != 0) return fail_errno(ErrorKind::System, "{} {} cannot be looked at", what, path);

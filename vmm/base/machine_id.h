@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string_view>
 
-/// By what a machine is known on its host: its command line says so, and who looks for machines reads it there.
+/// The name by which a machine is known on its host: it is in the command line, where `mayfly ps` reads it.
 namespace mayfly {
 
 /// Without --id.

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-/// What others have said, made fit for a terminal: there, control characters move, hide, and even type.
+/// Makes text of other processes safe for a terminal, where control characters move, hide, and even type.
 ///
 ///   fmt::format("{:<12} {}\n", printable(state, kLongestShownName), printable(socket, kLongestShownName));
 namespace mayfly {

@@ -8,7 +8,7 @@
 
 namespace mayfly {
 
-/// Fills at most 256 bytes with what nobody can guess. Error: "cannot WHAT: the host gives no random numbers".
+/// Fills at most 256 bytes with random numbers of the kernel's. Error: "cannot WHAT: the host gives no random numbers".
 [[nodiscard]] Status fill_with_random(std::span<std::byte> bytes, std::string_view what);
 
 }  // namespace mayfly

@@ -9,8 +9,7 @@
 namespace mayfly {
 namespace {
 
-/// What a crash handler needs to find: it can be given nothing. Written only while no handler is installed, by the only
-/// thread.
+/// Global, since a crash handler takes no arguments. Written only while no handler is installed, by the only thread.
 struct Saved {
   int fd = -1;
   termios settings{};

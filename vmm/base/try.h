@@ -13,7 +13,7 @@
 /// A statement, or what a variable is set to: never within the braces or the arguments of something else, since GCC
 /// does not destroy what an expression has made before a return from its middle.
 ///
-/// A macro, since no function can return from its caller. With it the steps and their order are what one reads.
+/// A macro, since no function can return from its caller. With it, set-up code reads as its steps in their order.
 namespace mayfly::detail {
 
 template <typename Value>

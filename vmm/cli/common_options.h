@@ -19,7 +19,7 @@ struct LoggerFlags {
 
 /// The machine's name, log, metrics, filters and start. What is in `common` and `logger` before are the defaults.
 void add_common(const Describer& describe, CommonOptions& common, LoggerFlags& logger);
-/// What was said; the rest is as PUT /logger leaves it.
+/// The options that were given; the rest is as PUT /logger leaves it.
 [[nodiscard]] LoggerConfig logger_config(const LoggerFlags& flags);
 
 /// How large the API's requests may be.

@@ -10,7 +10,7 @@
 
 namespace mayfly {
 
-/// The words after the program's name. They must outlive who holds them.
+/// The words after the program's name. They must outlive the holder.
 using Words = std::span<const char* const>;
 
 [[nodiscard]] inline bool has_word(Words words, std::string_view word) {
@@ -21,7 +21,7 @@ using Words = std::span<const char* const>;
 /// every start of a machine: so those that the command line does not name can be left out.
 class Describer {
  public:
-  /// Describes all options. For commands that are given by people, and for lists of options.
+  /// Describes all options. For commands that people type, and for lists of options.
   explicit Describer(CLI::App& app) : app_(app) {}
   /// Describes those that `words` name: "--id", or "--id=me". Not for options of one letter, which may stand together.
   Describer(CLI::App& app, Words words) : app_(app), words_(words) {}

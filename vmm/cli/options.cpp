@@ -122,7 +122,7 @@ const std::map<std::string, Shell>& shell_names() {
   return names;
 }
 
-/// For packages and for people who set up their shell, so --help does not show it.
+/// For packages and for setting up a shell, so --help does not show it.
 void add_completion(CLI::App& app, CompletionOptions& completion) {
   app.group("");
   app.add_option("shell", completion.shell, "For which shell")
@@ -136,7 +136,7 @@ ExitNow refuse(const std::string& what) {
   return {kExitBadArguments};
 }
 
-/// What stands before a subcommand is for `mayfly` without one: CLI11 takes it, and nothing would heed it.
+/// Options before a subcommand belong to `mayfly` without one: CLI11 accepts them, and they would have no effect.
 std::optional<ExitNow> refuse_misplaced(const CLI::App& app) {
   for (const CLI::App* command : app.get_subcommands())
     for (const CLI::Option* option : app.get_options([](const CLI::Option* each) { return each->count() > 0; })) {

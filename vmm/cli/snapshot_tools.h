@@ -4,8 +4,8 @@
 #include <span>
 #include <string>
 
-/// What the command line does with a snapshot's files without a machine. Each prints what it has to say to `out`, what
-/// is wrong to standard error, and returns the process's exit code.
+/// What the command line does with a snapshot's files without a machine. Each prints results to `out` and errors to
+/// standard error, and returns the process's exit code.
 namespace mayfly {
 
 /// `mayfly --describe-snapshot FILE`: the state file as JSON, a line.

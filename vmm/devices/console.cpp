@@ -9,7 +9,7 @@ namespace mayfly {
 namespace {
 
 constexpr std::byte kControlA{0x01};
-/// Between two writes of little: nobody sees it, and a line is one write instead of eighty.
+/// Between two small writes: too short to be seen, and a line is one write instead of eighty.
 constexpr __kernel_timespec kGather{.tv_sec = 0, .tv_nsec = 1'000'000};
 constexpr int kMuch = 4096;
 

@@ -4,8 +4,8 @@ namespace mayfly {
 
 /// What a guest tells its monitor through ports that have no other purpose. The machine implements it once.
 ///
-/// Called on vCPU threads, by several at once, and as often as a guest likes: an implementation latches what it is
-/// told, wakes the loop, and returns. It must not call back into the device.
+/// Called on vCPU threads, by several at once, and as often as a guest likes: an implementation latches it, wakes the
+/// loop, and returns. It must not call back into the device.
 class GuestSignals {
  public:
   GuestSignals() = default;

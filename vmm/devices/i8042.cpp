@@ -67,7 +67,7 @@ constexpr std::uint8_t kResend = 0xFE;
 constexpr std::uint8_t kScancodeSet2 = 2;  // the only one that this keyboard has
 constexpr std::uint8_t kTranslatedScancodeSet2 = 0x41;
 
-// Ctrl, Alt, Del pressed and let go in reverse order.
+// Ctrl, Alt, Del pressed, and released in reverse order.
 constexpr std::array<std::uint8_t, 8> kTranslatedCtrlAltDel{0x1D, 0x38, 0xE0, 0x53, 0xE0, 0xD3, 0xB8, 0x9D};
 constexpr std::array<std::uint8_t, 11> kRawCtrlAltDel{0x14, 0x11, 0xE0, 0x71, 0xE0, 0xF0, 0x71, 0xF0, 0x11, 0xF0, 0x14};
 

@@ -161,8 +161,8 @@ void Ioapic::write_selected(std::uint32_t value) {
     redirect((index - kFirstRedirection) / 2U, index % 2 != 0, value);
 }
 
-/// Changes half of an entry. KVM learns what to watch before the first message can leave, and is told to stop only when
-/// no message is under way whose end would be missed: a pin that lost its end of interrupt would be dead for good.
+/// Changes half of an entry. KVM learns what to watch before the first message can leave. It stops only when no message
+/// is under way: a pin that missed its end of interrupt would never send again.
 void Ioapic::redirect(unsigned pin, bool high_half, std::uint32_t value) {
   std::optional<MsiMessage> due;
   bool opened = false;  // for KVM, which sent nothing while the pin was masked
@@ -206,7 +206,7 @@ void Ioapic::let_kvm_send(unsigned pin, InterruptSource& source) {
   sources_[pin] = &source;
 }
 
-/// Tells the port what it has not been told yet, as that costs KVM a change of its routing table.
+/// Sends the port only changes: each costs KVM a change of its routing table.
 void Ioapic::watch(unsigned pin, const std::optional<MsiMessage>& message) {
   if (watched_[pin] == message) return;
   watched_[pin] = message;

@@ -256,7 +256,7 @@ void Serial::clear_receiver() noexcept {
   state_.received_count = 0;
 }
 
-/// Whether the feeder is owed word that it can go on; says so once.
+/// Whether the feeder waits for room and there is some; true once.
 bool Serial::take_room_notice() noexcept {
   if (!offer_came_short_ || state_.received_count > 0 || looped_back()) return false;
   offer_came_short_ = false;

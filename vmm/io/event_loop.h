@@ -49,15 +49,14 @@ class EventLoop final : public Ring {
   // --- What follows is for the loop's thread only.
   /// Serves completions and tasks until stop(). Error: the ring broke.
   [[nodiscard]] Status run();
-  /// One round of it: waits for a completion or a task, and serves what has come. Neither from within a completion nor
-  /// from within a task: what they wait for may be in their own batch. Error: the ring broke.
+  /// One round of it: waits for a completion or a task, and serves what has come. Not from within a completion or a
+  /// task: what they wait for may be in their own batch. Error: the ring broke.
   [[nodiscard]] Status run_once();
   /// `hook` is called at the end of each round, when all that has come is served, and at the beginning of the next, for
-  /// what was asked in between. It may serve completions of the ring. Null: nobody is. One at a time.
+  /// what was asked in between. It may serve completions of the ring. Null: none. One at a time.
   void set_before_wait(BeforeWait* hook) noexcept;
-  /// After run(): drops the tasks that wait and all later ones, so that nobody waits for a loop that has ended, and
-  /// cancels what is in flight, so that the kernel is done with everybody's buffers. No more completions are told.
-  /// May be called twice.
+  /// After run(): drops waiting and later tasks, so that no thread waits for an ended loop, and cancels what is in
+  /// flight, so that the kernel no longer uses buffers. No completions follow. May be called twice.
   void close();
 
  private:

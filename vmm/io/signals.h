@@ -24,7 +24,7 @@ class StopSignals {
   /// thread.
   void look();
 
-  /// Readable while a signal waits that nobody has been told of.
+  /// Readable while a signal waits that was not reported.
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
  private:

@@ -27,7 +27,7 @@ class TokenBucket {
 
   /// Takes `tokens`, or takes nothing and says false.
   [[nodiscard]] bool take(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
-  /// Takes `tokens` for something that is done already; what is not there becomes a debt.
+  /// Takes `tokens` for something that is done already; a shortage becomes a debt.
   void spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
   /// Gives back what was taken for something that then was not done. A full bucket stays full.
   void give_back(std::uint64_t tokens) noexcept;

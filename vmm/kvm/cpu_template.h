@@ -11,7 +11,7 @@
 namespace mayfly {
 
 /// Hides what the template's kind of host does not have, on hosts of any maker, and on Intel's shows its model. Adds
-/// nothing: what this host lacks stays away, and so do leaves that it does not have.
+/// nothing: features and leaves that this host lacks stay absent.
 void apply_cpu_template(kvm_abi::CpuidTable& table, CpuTemplate wanted) noexcept;
 
 }  // namespace mayfly

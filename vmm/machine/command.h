@@ -223,7 +223,7 @@ using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfi
 /// Of a command that comes too late.
 [[nodiscard]] inline std::unexpected<Error> has_ended() { return fail(ErrorKind::State, "the machine has ended"); }
 
-/// Gives a command's answer to whoever asked, exactly once: where it is dropped, that the machine has ended.
+/// Gives a command's answer to its caller, exactly once. A reply that is dropped says that the machine has ended.
 ///
 ///   Reply reply{[](Result<Answer> answer) { ... }};   // called on the thread that gives or drops it
 ///   std::move(reply).give(answer);
@@ -244,7 +244,7 @@ class Reply {
   Taker taker_;
 };
 
-/// Whoever carries commands out. The API sees nothing else of the machine.
+/// Carries commands out. The API sees nothing else of the machine.
 class CommandTarget {
  public:
   CommandTarget() = default;
@@ -257,9 +257,9 @@ class CommandTarget {
   virtual void submit(Command command, Reply reply) = 0;
   /// The same, and waits for the answer. Any thread but the loop's.
   [[nodiscard]] Result<Answer> execute(Command command);
-  /// Answers have been sent, and the next request is still to come: time for what it may need. The same threads.
+  /// Answers were sent, and no request is here: time to prepare for the next one. The same threads.
   virtual void answered() {}
-  /// A request of that method has made no command, and its client was told why. The same threads.
+  /// A request of that method was refused before it was a command. The same threads.
   virtual void refused(std::string_view /*method*/, std::string_view /*why*/) {}
 };
 

@@ -18,11 +18,11 @@ namespace mayfly {
 /// For the loop's thread. Every error names the device by its id.
 class ConfiguredDevices {
  public:
-  /// Adds a device, or replaces the one of the same id. Errors: a file or TAP that cannot be had, a second root device,
-  /// a MAC address or TAP of another interface, more than kMaximumVirtioDevices.
+  /// Adds a device, or replaces the one of the same id. Errors: a file or TAP that cannot be opened, a second root
+  /// device, a MAC address or TAP of another interface, more than kMaximumVirtioDevices.
   [[nodiscard]] Status put(DriveConfig drive);
   [[nodiscard]] Status put(NetworkInterfaceConfig interface);
-  /// Changes a device of a running machine. Errors: no such device, a file that cannot be had or does not fit.
+  /// Changes a device of a running machine. Errors: no such device, a file that cannot be opened or does not fit.
   [[nodiscard]] Status patch(const DrivePatch& patch, Machine& machine);
   [[nodiscard]] Status patch(const NetworkInterfacePatch& patch, Machine& machine);
   /// Whether interfaces can serve metadata so. Errors: it names none, or one that is not configured.
@@ -31,7 +31,7 @@ class ConfiguredDevices {
   /// The root device first, then in the order in which they came.
   [[nodiscard]] const std::vector<DriveConfig>& drives() const noexcept { return drives_; }
   [[nodiscard]] const std::vector<NetworkInterfaceConfig>& network_interfaces() const noexcept { return interfaces_; }
-  /// What the kernel's command line has to say of them.
+  /// Their part of the kernel's command line.
   [[nodiscard]] std::vector<std::string> kernel_arguments() const;
 
   /// Fills plans with second descriptors of the files. Error: the host gives no more.

@@ -313,7 +313,7 @@ Result<Answer> Controller::apply(const StartInstance&) {
 
 void Controller::go_live(MachineState state) {
   state_ = state;
-  // Not now: the kernel takes 0.1 ms to compile a filter, and a client waits for its answer.
+  // Later: the kernel takes time to compile a filter, and a client waits for its answer.
   loop_.post([this] { enter_running(); });
 }
 

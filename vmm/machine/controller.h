@@ -35,8 +35,8 @@
 ///   Not started -> (Loading) -> Running <-> (Pausing) <-> Paused <-> (Draining -> Saving)
 ///                               any of them -> Ending -> gone
 ///
-/// A refused command changes nothing. Files are opened when they are configured, so that a path's error is told at
-/// once.
+/// A refused command changes nothing. Files are opened when they are configured, so that errors of a path are reported
+/// at once.
 namespace mayfly {
 
 /// When this process began, for the boot timer's line; 0 where unknown. Microseconds of CLOCK_MONOTONIC and of CPU
@@ -75,7 +75,7 @@ struct ControllerOptions {
   /// Called by each thread that the machine makes, once it is set up; and by the loop's with ThreadKind::Running, once
   /// the machine runs or is loaded: after that request's answer, before the next command.
   ThreadEntry enter_thread{};
-  /// Told of the machine's end, and of what the loop's thread is about to wait for; none may be given.
+  /// Called at the machine's end, and with what the loop's thread is about to wait for; may be empty.
   EndDeadline* deadline = nullptr;
   /// How long a pause or a drain may take.
   std::uint64_t patience_ns = 30'000'000'000;
@@ -95,14 +95,14 @@ class Controller final : public CommandTarget {
   void refused(std::string_view method, std::string_view why) override;
 
   // The rest is for the loop's thread.
-  /// As submit(), from now on. A refusal is the caller's to tell; submit() logs those of clients.
+  /// As submit(), from now on. The caller reports a refusal; submit() logs those of clients.
   void perform(Command command, Reply reply);
   /// A command that takes no time: everything but what pauses, loads, snapshots or records.
   [[nodiscard]] Result<Answer> carry_out(Command command);
   /// Ends the machine (if it has not ended) and, when it has, stops the loop.
   void finish(MachineEnd end);
   [[nodiscard]] const std::optional<MachineEnd>& end() const noexcept { return end_; }
-  /// After the loop's end: tells those who wait so, frees the machine, and writes the last metrics line. May be called
+  /// After the loop's end: answers waiting commands, frees the machine, and writes the last metrics line. May be called
   /// twice.
   void shut_down();
   /// Begins with a machine that runs, as after a start. For tests.
@@ -178,7 +178,7 @@ class Controller final : public CommandTarget {
   void saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome);
   [[nodiscard]] Status finish_load(Load load, Result<RestoredMemory> memory, std::uint64_t begun_ns);
   [[nodiscard]] Status write_recording(std::function<void(Status)> written);
-  /// Ends the recording where nobody asked for it, if there is one: an error is logged.
+  /// Ends a recording without a request for that, if there is one; an error is logged.
   void end_recording();
 
   // The end: vCPUs, working set, console, loop

@@ -32,7 +32,7 @@ class ExternalInterrupts {
     if (pic_.requests() || busy_) offer_now(vcpu);
   }
 
-  /// The vector that KVM has taken and not delivered, which no state of KVM's shows: KVM_RUN has returned at once after
+  /// The vector that KVM has taken and not delivered, which KVM shows in no state: KVM_RUN has returned at once after
   /// offer(). `state` is the vCPU's.
   [[nodiscard]] std::optional<std::uint8_t> undelivered(const Vcpu& vcpu, const VcpuState& state) const noexcept;
   /// Gives a vCPU that has not run what undelivered() told.

@@ -29,7 +29,7 @@ struct Load {
 /// Memory of a file: mapped, replayed or recorded, as the request says. Errors: the file's, a working set's.
 [[nodiscard]] Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread);
 
-/// Memory of a page server, which may take its time: any thread. Errors: as hand_to_page_server().
+/// Memory of a page server, which may be slow: any thread. Errors: as hand_to_page_server().
 [[nodiscard]] Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop);
 
 /// Whether a working set can be recorded to the path that the request names, as far as can be known beforehand, and

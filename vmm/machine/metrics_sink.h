@@ -18,8 +18,8 @@ class MetricsSink {
   [[nodiscard]] static Result<MetricsSink> open(const MetricsConfig& config, const std::string& id);
 
   /// Writes one line; error where the path takes nothing now (a FIFO whose reader is gone or slow): nothing is lost
-  /// then, the next line carries the growth. Of a line that was taken in part the rest goes first the next time, so
-  /// that a reader has whole lines alone.
+  /// then, the next line carries the growth. After a partial write the rest of the line goes first the next time, so
+  /// readers get whole lines only.
   [[nodiscard]] Status flush(const Metrics& metrics);
 
  private:

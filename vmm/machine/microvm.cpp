@@ -27,7 +27,7 @@ void Microvm::pause(Done paused) {
 }
 
 void Microvm::on_parked() {
-  // The last one may have parked and gone on before this was told.
+  // The last one may have parked and been resumed before this call.
   if (!paused_ || !board_->vcpus->parked()) return;
   if (!std::exchange(frozen_, true)) {
     for (const Vcpu& vcpu : board_->vcpus->vcpus()) vcpu.notify_paused();
@@ -63,8 +63,8 @@ Status Microvm::sync_drives(Snapshot& snapshot) { return board_->virtio.sync(sna
 
 Result<std::optional<PageRanges>> Microvm::changes() {
   if (!board_->tracks_changes) return std::nullopt;
-  // What was told is kept until the snapshot has succeeded, also if one of two logs cannot be had: KVM and the devices
-  // have forgotten it.
+  // Both logs are kept until the snapshot has succeeded, also if one of them cannot be read: KVM and the devices have
+  // forgotten them.
   const std::vector<std::uint64_t> written = board_->memory.take_written();
   changed_.resize(written.size());
   for (std::size_t i = 0; i < written.size(); ++i) changed_[i] |= written[i];

@@ -11,8 +11,8 @@
 
 namespace mayfly {
 
-/// What of a machine does not depend on its configuration, made ahead of the start or load request: most of what a
-/// start costs beside the guest's memory.
+/// The parts of a machine that do not depend on its configuration, made ahead of the start or load request: most of a
+/// start's cost beside the guest's memory.
 struct PreparedVm {
   Kvm kvm;
   std::unique_ptr<Vm> vm;

@@ -11,7 +11,7 @@ namespace mayfly {
 /// A command that was carried out, or refused.
 void count_request(Metrics& metrics, const CommandInfo& command, bool ok);
 
-/// A request that made no command: nobody knows what kind it was to be.
+/// A request that made no command, so its kind is not known.
 void count_refused_request(Metrics& metrics, std::string_view method) noexcept;
 
 }  // namespace mayfly

@@ -37,7 +37,7 @@ Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id)
   }
   content.kind = MemoryFileKind::Diff;
   content.base_id = order.base->id;
-  // Where nobody kept track: what the guest has made its own since the start or the load is that, and perhaps more.
+  // Without tracking: the pages that became private since the start or load, which may be more than the changes.
   content.pages = order.changes ? std::move(*order.changes) : TRY(private_pages(memory));
   return content;
 }
@@ -48,7 +48,7 @@ Result<std::optional<OwnedFd>> base_at(const std::string& path, const MemoryFile
   if (content.kind != MemoryFileKind::Diff) return std::nullopt;
   auto base = open_diff_base(path, content.base_id, memory, may_be_diff);
   if (!base || *base) return base;
-  // A killed monitor left it there, and its state is not the one that snapshot_path names, or it would have its name.
+  // A killed monitor left it there. If its state were the one that snapshot_path names, it would have its name already.
   auto left = open_diff_base(new_name(path), content.base_id, memory, may_be_diff);
   if (left && *left)
     return fail(ErrorKind::State,
@@ -95,7 +95,7 @@ Result<Snapshot> save(Board& board) {
     snapshot.vcpus.push_back(std::move(state));
   }
   const kvm_clock_data clock = TRY(board.vm->clock());
-  // KVM tells both clocks of one moment where it can.
+  // KVM reads both clocks at one moment where it can.
   const bool together = (clock.flags & KVM_CLOCK_REALTIME) != 0;
   snapshot.clock = {.guest_ns = clock.clock, .realtime_ns = together ? clock.realtime : clock_ns(CLOCK_REALTIME)};
   snapshot.platform = platform_of(board, snapshot.vcpus.front());
@@ -106,7 +106,7 @@ Result<Snapshot> save(Board& board) {
 SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop) {
   const auto id = make_snapshot_id();
   if (!id) return {.status = std::unexpected(id.error())};
-  // What the guest was told is written is on the disk before the snapshot says so.
+  // Writes that the guest saw complete are on the disk before the snapshot counts.
   if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
   auto pair = write_pair(order, *id, stop);
   if (!pair) return {.status = propagate(pair)};

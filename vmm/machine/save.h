@@ -40,7 +40,7 @@ struct SnapshotOutcome {
 };
 
 /// Writes the pair of files: all of the old pair, or all of the new one, counts at every moment. Any thread but the
-/// loop's, which must be running. Errors: a disk's, a path's; that it was told to stop.
+/// loop's, which must be running. Errors: a disk's, a path's; a stop.
 [[nodiscard]] SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop);
 
 }  // namespace mayfly

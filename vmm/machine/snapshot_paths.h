@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-/// Which files and TAPs of the host a snapshot may have opened. A state file names images and TAPs, and whether to
+/// Which files and TAPs of the host may be opened for a snapshot. A state file names images and TAPs, and whether to
 /// write to an image; whoever made the file chose those names.
 ///
 ///   auto beside = check_named_paths(snapshot, params);   // before anything is opened
@@ -33,8 +33,8 @@ struct ImageBeside {
 [[nodiscard]] Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot,
                                                                  const SnapshotLoadParams& params);
 
-/// Whether the images that were opened are those that were found: a directory may be somebody else's, too. Error
-/// (State): one was replaced meanwhile.
+/// Whether the images that were opened are those that were found: another user may be able to change the directory.
+/// Error (State): one was replaced meanwhile.
 [[nodiscard]] Status check_same_files(const std::vector<ImageBeside>& beside, const std::vector<DrivePlan>& opened);
 
 }  // namespace mayfly

@@ -14,7 +14,7 @@
 namespace mayfly {
 namespace {
 
-/// Interrupts KVM_RUN. A real-time signal, so that it cannot be mistaken for one that the host agent sends.
+/// Interrupts KVM_RUN. A real-time signal, so that it differs from those that a host agent sends.
 int kick_signal() { return SIGRTMIN; }
 
 /// KVM_RUN returns EINTR when a signal is delivered: a handler must exist, and need not do anything.
@@ -91,8 +91,8 @@ void VcpuSet::look_at_pic() noexcept {
   if (::pthread_equal(first_, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
   const MutexLock lock{mutex_};
   if (wanted_ != Wanted::Run) return;  // a resumed vCPU does, too
-  // Who has been asked to come out and has not yet will look. So one signal waits at most, however often a guest has
-  // the output rise.
+  // A vCPU that was kicked and has not left yet will look. So at most one signal waits, however often a guest raises
+  // the output.
   if (vcpus_.front().exit_requested()) return;
   vcpus_.front().request_exit(true);
   kick(first_);

@@ -59,8 +59,8 @@ class VcpuSet {
   ~VcpuSet();
 
   void resume();
-  /// Asks every vCPU to park. Whoever waits for that must go on serving the ring: a vCPU that resets a device parks
-  /// only when the device's requests are back.
+  /// Asks every vCPU to park. Serve the ring while waiting for that: a vCPU that resets a device parks only when the
+  /// device's requests are back.
   void request_pause();
   [[nodiscard]] bool parked();
 
@@ -80,7 +80,7 @@ class VcpuSet {
   VcpuSet(std::vector<Vcpu> vcpus, VcpuContext context);
   void want(Wanted wanted);
   void thread_main(std::size_t index);
-  /// After a kick: whether the vCPU is to go on, as it was not for parking.
+  /// After a kick: whether the vCPU is to run on, because the kick was not for parking.
   [[nodiscard]] bool goes_on(const Vcpu& vcpu);
   /// Parks while that is wanted; false when the thread is to end.
   [[nodiscard]] bool wait_for_turn(const Vcpu& vcpu);

@@ -26,7 +26,7 @@ class Worker {
   /// Does `job`; `done` follows on the loop's thread, in a task of its own. Not while another is being done. Error: the
   /// host gives no thread; nothing was begun.
   [[nodiscard]] virtual Status begin(Job job, Done done) = 0;
-  /// Asks the job to come to an end soon; its `done` follows all the same.
+  /// Asks the job to end soon; its `done` still follows.
   virtual void stop() noexcept = 0;
 };
 

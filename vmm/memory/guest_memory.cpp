@@ -22,9 +22,9 @@ constexpr std::size_t bitmap_words(std::uint64_t length) {
   return (length / kGuestPageSize + kPagesAWord - 1) / kPagesAWord;
 }
 
-/// A core dump of the monitor, by whichever program the host hands it to, goes without the guest's memory; and a child
-/// of this process, should it ever be made to have one, does not see it. Not by PR_SET_DUMPABLE: that would take
-/// /proc/self/pagemap from a monitor without privileges, and with it snapshots.
+/// Core dumps of the monitor go without guest memory, also where the host hands them to a program; a child of this
+/// process would not have it. Not by PR_SET_DUMPABLE: a monitor without privileges would lose /proc/self/pagemap, and
+/// with it snapshots.
 Status keep_to_ourselves(void* address, std::uint64_t length) {
   if (::madvise(address, length, MADV_DONTDUMP) != 0)
     return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");

@@ -30,7 +30,7 @@ constexpr int kDescriptorRoom = 255;
 
 void grow_descriptor_table() { const OwnedFd high{::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, kDescriptorRoom)}; }
 
-/// Clients of the dialect look for it, to see that the log is one, and whose.
+/// Clients of the dialect look for this line to recognize the log.
 std::string log_greeting() {
   return fmt::format("Running Firecracker v{}: the dialect, as Mayfly v{} speaks it", kDialectVersion, MAYFLY_VERSION);
 }
@@ -85,8 +85,8 @@ Status Monitor::prepare(std::size_t metadata_limit) {
 }
 
 Status Monitor::serve_api(const std::string& socket_path, std::size_t max_payload) {
-  // Made before this thread has its filter, which need not allow what serving clients takes then; and serves nobody
-  // until this thread, which carries their commands out, has it.
+  // Made before this thread has its filter, so that the filter need not allow what serving clients takes. It serves no
+  // client until this thread, which carries commands out, has its filter.
   auto server = ApiServer::create({.socket_path = socket_path,
                                    .max_payload = max_payload,
                                    .enter_thread =
@@ -120,7 +120,7 @@ void Monitor::open_gate() {
   gate_open_.notify_all();
 }
 
-/// A thread that cannot have its filter must not go on; others may be at work, so that nothing is destroyed.
+/// A thread without its filter must not run on. Other threads may be running, so nothing is destroyed.
 void Monitor::enter_thread(ThreadKind kind) {
   const auto in = filters_.enter(kind);
 #if defined(MAYFLY_BACK_DOOR)
@@ -145,7 +145,7 @@ void Monitor::carry_out_next() {
   controller_->perform(std::move(command), Reply{[this, name](const Result<Answer>& answer) {
                          if (answer) return loop_->post([this] { carry_out_next(); });
                          if (controller_->end()) return;  // which is how the process ends
-                         // Our caller prints the sentence: a log in the same place would say it twice.
+                         // The caller prints the sentence; a log on standard error would repeat it.
                          if (!log_.on_standard_error()) log_.error("{} refused: {}", name, answer.error().message);
                          refusal_ = answer.error();
                          loop_->stop();

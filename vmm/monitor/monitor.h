@@ -33,7 +33,7 @@ class Monitor {
   Monitor(const CommonOptions& common, seccomp::ThreadFilters filters, ConsoleOptions console);
   Monitor(const Monitor&) = delete;
   Monitor& operator=(const Monitor&) = delete;
-  /// A client may wait for an answer of the loop, which will not run (again).
+  /// A client may wait for an answer of a loop that will not run any more.
   ~Monitor();
 
   /// Everything but the API; no thread exists yet. `metadata_limit`: see ControllerOptions.
@@ -49,7 +49,7 @@ class Monitor {
  private:
   void enter_thread(ThreadKind kind);
   void open_gate();
-  /// The next of the commands, which tells its successor.
+  /// Submits the next command; its reply submits the one after it.
   void carry_out_next();
   [[noreturn]] void leave(int code);
 

@@ -21,7 +21,7 @@
 namespace mayfly {
 namespace {
 
-/// More than any configuration needs, and white space of metadata that are within their limit.
+/// More than any configuration needs, and more than metadata within their limit, with white space.
 constexpr std::size_t kLargestConfigFile = 1 << 20;
 
 Result<std::vector<Command>> commands_of_file(const std::string& path) {
@@ -44,7 +44,7 @@ Result<Command> metadata_of_file(const std::string& path, std::size_t limit) {
   return PutMmds{std::move(*metadata)};
 }
 
-/// What the files say, metadata first: a machine that a configuration starts has them from the begin.
+/// The commands of the files, metadata first: a machine that a configuration starts has them from its start.
 Result<std::vector<Command>> commands_of_files(const ServeOptions& options) {
   std::vector<Command> commands;
   if (options.metadata_file) {

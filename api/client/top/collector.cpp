@@ -51,7 +51,7 @@ void Collector::begin_round() {
   const std::vector<RunningMachine> running = running_machines(proc_);
   forget_the_gone(running);
   for (const RunningMachine& machine : running) look_at(machine);
-  // Those who have answered nothing for a whole round make room for those who were not asked at all.
+  // Machines without an answer for a whole round make room for those that were not asked.
   if (!to_ask_.empty() && open_ + kTopics > kMostOpen)
     for (auto& [pid, machine] : machines_)
       for (auto& question : machine.questions) drop(question);

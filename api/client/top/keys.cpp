@@ -50,7 +50,7 @@ bool is_whole(std::string_view sequence) {
 std::vector<Key> KeyReader::take(std::string_view bytes) {
   std::vector<Key> keys;
   for (const char byte : bytes) {
-    // The Esc key alone comes like the begin of a sequence; what does not go on with it is a key of its own.
+    // The Esc key alone looks like the start of a sequence; a byte that does not continue it is a key of its own.
     const bool goes_on = sequence_.size() > 1 ? sequence_.size() < kLongestSequence : byte == '[' || byte == 'O';
     if (byte == kEscape || !goes_on) sequence_.clear();
     if (sequence_.empty() && byte != kEscape) {

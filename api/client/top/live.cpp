@@ -147,7 +147,7 @@ void LiveTop::on_signal() {
   }
 }
 
-/// The shell gets its terminal as it was, and we ours once it lets us go on.
+/// The shell gets its terminal as it was; we set it up again when we are continued.
 void LiveTop::suspend() {
   terminal_.reset();
   ::raise(SIGSTOP);

@@ -11,7 +11,7 @@
 /// What two samples of a machine say together: how much it used in between. Pure.
 namespace mayfly::top {
 
-/// A machine as people look at it. What is not known is empty: before a second sample, without an answer or a right.
+/// A machine as it is shown. Unknown values are empty: before a second sample, without an answer or a right.
 struct Row {
   std::string id{};
   pid_t pid = 0;
