@@ -8,6 +8,7 @@
 #include "jailer/root.h"
 #include "jailer/undo.h"
 #include "vmm/base/clock.h"
+#include "vmm/base/files.h"
 #include "vmm/base/held_signals.h"
 #include "vmm/base/owned_fd.h"
 
@@ -26,6 +27,7 @@
 #include <initializer_list>
 #include <semaphore>
 #include <thread>
+#include <utility>
 
 namespace mayfly::jailer {
 namespace {
@@ -86,6 +88,13 @@ Status silence_standard_streams(const OwnedFd& null) {
   for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; ++fd)
     if (::dup2(null.get(), fd) < 0) return fail_errno(ErrorKind::System, "--daemonize: cannot redirect to /dev/null");
   return {};
+}
+
+/// The monitor's console, so that it does not block: in its jail there is no /proc, by which it would do this itself.
+/// Where it cannot be done the console works as well, and slower.
+void unblock_console() {
+  for (const auto& [fd, access] : {std::pair{STDIN_FILENO, O_RDONLY}, std::pair{STDOUT_FILENO, O_WRONLY}})
+    if (const OwnedFd twin = nonblocking_twin(fd, access)) (void)::dup2(twin.get(), fd);
 }
 
 /// CPU time that was used so far is the parent's to the monitor, also where it was this very process that used it.
@@ -162,6 +171,7 @@ Status launch_here(const Launch& launch, HeldSignals& signals) {
   if (launch.checked.netns)
     if (auto joined = join_netns(launch.checked.netns); !joined) return joined;
   const OwnedFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
+  if (!jail.daemonize) unblock_console();
   if (jail.daemonize && !null) return fail_errno(ErrorKind::System, "--daemonize: cannot open /dev/null");
 
   if (auto entered = enter_root(root->root.get()); !entered) return entered;

@@ -21,6 +21,7 @@ struct PlatformSurroundings final : MessagePort, MonotonicClock, PitTimer, Seria
   void cancel() noexcept override { alarm.reset(); }
   void room_available() noexcept override {}
   void flush_wanted() noexcept override {}
+  void burst_ended() noexcept override {}
   void reset_requested() noexcept override {}
   void power_off_requested() noexcept override {}
   void guest_panicked() noexcept override {}

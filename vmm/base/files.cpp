@@ -1,12 +1,13 @@
 #include "vmm/base/files.h"
 
-#include "vmm/base/owned_fd.h"
-
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+
+#include <fmt/format.h>
 
 namespace mayfly {
 
@@ -47,6 +48,14 @@ bool write_all_at(int file, std::span<const std::byte> bytes, std::uint64_t offs
     offset += static_cast<std::uint64_t>(count);
   }
   return true;
+}
+
+OwnedFd nonblocking_twin(int fd, int access) noexcept {
+  struct stat file{};
+  if (::fstat(fd, &file) != 0 || !(S_ISFIFO(file.st_mode) || ::isatty(fd) == 1)) return OwnedFd{};
+  std::array<char, 32> path{};
+  *fmt::format_to_n(path.data(), path.size() - 1, "/proc/self/fd/{}", fd).out = '\0';
+  return OwnedFd{::open(path.data(), access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)};
 }
 
 }  // namespace mayfly

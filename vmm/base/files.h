@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -19,5 +20,12 @@ namespace mayfly {
 [[nodiscard]] std::size_t read_all_at(int file, std::span<std::byte> bytes, std::uint64_t offset) noexcept;
 /// Writes all of `bytes`. False, with errno, where a call fails.
 [[nodiscard]] bool write_all_at(int file, std::span<const std::byte> bytes, std::uint64_t offset) noexcept;
+
+/// A second open file of the pipe or terminal behind `fd`, that does not block; whoever shares `fd` is not affected.
+/// `access`: O_RDONLY or O_WRONLY. None for other files, and where /proc cannot be used.
+///
+/// A ring tries an operation on a file that blocks without waiting, 128 times over, and then gives it to a worker
+/// (io_uring/poll.c, APOLL_MAX_RETRY; terminals, and before Linux 6.4 pipes).
+[[nodiscard]] OwnedFd nonblocking_twin(int fd, int access) noexcept;
 
 }  // namespace mayfly

@@ -9,8 +9,7 @@ namespace mayfly {
 namespace {
 
 constexpr std::byte kControlA{0x01};
-/// Between two small writes: too short to be seen, and a line is one write instead of eighty.
-constexpr __kernel_timespec kGather{.tv_sec = 0, .tv_nsec = 1'000'000};
+/// Whoever writes so much at once need not wait for more.
 constexpr int kMuch = 4096;
 
 }  // namespace
@@ -32,6 +31,11 @@ void Console::start() {
 
 void Console::flush_wanted() noexcept {
   loop_.post([this] { write_next(); });
+}
+
+void Console::burst_ended() noexcept {
+  // One task at most, however often a guest says so.
+  if (!burst_ended_.exchange(true) && gathering_) loop_.post([this] { stop_gathering(); });
 }
 
 void Console::write_next() {
@@ -66,29 +70,47 @@ void Console::on_written(int result) {
     output_.consume(static_cast<std::size_t>(result));
   }
   if (drained_ || result >= kMuch) return write_next();
+  gather();
+}
+
+void Console::gather() {
   gathering_ = true;
-  loop_.sleep(kGather, gather_operation_);
+  if (burst_ended_.exchange(false)) return stop_gathering();
+  if (!std::exchange(gather_timer_runs_, true)) loop_.sleep(options_.gather_at_most, gather_operation_);
+}
+
+void Console::stop_gathering() {
+  if (!gathering_.exchange(false)) return;
+  burst_ended_ = false;  // all of it is written now
+  write_next();
 }
 
 void Console::on_gathered() {
-  gathering_ = false;
-  write_next();
+  gather_timer_runs_ = false;
+  stop_gathering();
 }
 
 void Console::when_drained(std::function<void()> done) {
   drained_ = std::move(done);
-  if (gathering_) return loop_.cancel(gather_operation_);
+  if (gathering_) return stop_gathering();
   write_next();
 }
 
-void Console::read_next() { loop_.read(options_.input_fd, input_, EventLoop::kNoOffset, read_operation_); }
+void Console::read_next() {
+  input_waiting_ = waits_for_input_;
+  if (input_waiting_)
+    loop_.poll_once(options_.input_fd, POLLIN, read_operation_);
+  else
+    read_now();
+}
+
+void Console::read_now() { loop_.read(options_.input_fd, input_, EventLoop::kNoOffset, read_operation_); }
 
 void Console::on_read(int result) {
-  if (std::exchange(input_waiting_, false) && result > 0) return read_next();
-  if (result == -EAGAIN) {  // a descriptor that somebody made non-blocking
-    input_waiting_ = true;
-    loop_.poll_once(options_.input_fd, POLLIN, read_operation_);
-    return;
+  if (std::exchange(input_waiting_, false) && result > 0) return read_now();
+  if (result == -EAGAIN) {
+    waits_for_input_ = true;
+    return read_next();
   }
   if (result <= 0) return;  // the end of the input, or of the terminal: the guest just hears nothing more
   pending_ = std::span{input_}.first(static_cast<std::size_t>(result));

@@ -7,6 +7,7 @@
 #include "vmm/io/event_loop.h"
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <optional>
 #include <span>
@@ -17,9 +18,10 @@
 ///   ports.attach("serial", layout::kSerialPort, layout::kSerialPorts, console.serial());
 ///   console.start();
 ///
-/// Output never blocks a vCPU: it waits in a bounded buffer, and what does not fit is dropped and counted. What follows
-/// a write within a millisecond is written together: guests print byte by byte. Input is read only as fast as the guest
-/// takes it: nothing that was typed or piped is dropped.
+/// Output never blocks a vCPU: it waits in a bounded buffer, and what does not fit is dropped and counted. Guests print
+/// byte by byte, and a write for each would be dear. So the first byte is written at once; what follows is written
+/// together, as soon as the guest's burst ends (SerialOutput::flush()), or after a millisecond (gather_at_most). Input
+/// is read only as fast as the guest takes it: nothing that was typed or piped is dropped.
 namespace mayfly {
 
 struct ConsoleOptions {
@@ -28,6 +30,8 @@ struct ConsoleOptions {
   std::optional<TokenBucketConfig> rate_limiter{};
   /// Called on the loop's thread when Ctrl-A x is typed; empty: all keys are the guest's.
   std::function<void()> on_quit{};
+  /// The longest that a byte waits for company, of a guest whose bursts have no end that its port can see.
+  __kernel_timespec gather_at_most{.tv_sec = 0, .tv_nsec = 1'000'000};
 };
 
 /// All members are for the loop's thread, except the serial device itself.
@@ -45,10 +49,14 @@ class Console final : private SerialInputPort, private FlushRequest {
  private:
   void room_available() noexcept override;
   void flush_wanted() noexcept override;
+  void burst_ended() noexcept override;
   void write_next();
+  void gather();
+  void stop_gathering();
   void on_written(int result);
   void on_gathered();
   void read_next();
+  void read_now();
   void on_read(int result);
   void offer_pending();
   /// Takes Ctrl-A sequences out of what was typed; false when it was the quit sequence.
@@ -64,11 +72,15 @@ class Console final : private SerialInputPort, private FlushRequest {
   bool waiting_ = false;  // ... the latter
   std::function<void()> drained_;
   CallbackOperation write_operation_;
-  bool gathering_ = false;  // what was written lately is followed by a pause
+  // Of the two, each side writes its own and then reads the other's, so that no end of a burst is missed.
+  std::atomic<bool> gathering_{false};    // written by the loop: what comes waits for company
+  std::atomic<bool> burst_ended_{false};  // set by a vCPU, and taken by the loop
+  bool gather_timer_runs_ = false;        // perhaps for an earlier gathering: this one is short then
   CallbackOperation gather_operation_;
 
-  bool input_waiting_ = false;  // a wait for readability, not a read, is in flight
-  bool escape_ = false;         // Ctrl-A was the last key
+  bool input_waiting_ = false;    // a wait for readability, not a read, is in flight
+  bool waits_for_input_ = false;  // the descriptor does not block
+  bool escape_ = false;           // Ctrl-A was the last key
   std::array<std::byte, 256> input_{};
   std::span<std::byte> pending_;  // of input_: read, not yet taken by the guest
   CallbackOperation read_operation_;

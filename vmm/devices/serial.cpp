@@ -103,15 +103,22 @@ std::uint8_t Serial::load(std::uint64_t port) noexcept {
 
 void Serial::store(std::uint64_t port, std::uint8_t value) noexcept {
   bool sent = false;
+  bool burst_ends = false;
   bool room = false;
   {
     const MutexLock lock{mutex_};
     sent = port == kData && !divisor_access() && !looped_back();
+    // Linux writes IER after each message of the kernel (which it sends by polling), and when a terminal's buffer has
+    // run empty. Other drivers that poll may never write it: for them, a line ends a burst. Not for one that waits for
+    // interrupts: it has several lines to send, and says when it is done.
+    const bool polls = (state_.interrupt_enable & kTransmitterEmpty) == 0;
+    burst_ends = sent ? value == '\n' && polls : port == kInterruptEnable && !divisor_access();
     write_register(port, value);
     update_line();
     room = take_room_notice();
   }
   if (sent) output_.put(std::byte{value});
+  if (burst_ends) output_.flush();
   if (room) input_port_.room_available();
 }
 

@@ -11,7 +11,7 @@
 
 namespace mayfly {
 
-/// Takes what the guest sends. Called on vCPU threads, one byte after the other, without the device's lock.
+/// Takes what the guest sends. Called on vCPU threads, without the device's lock.
 class SerialOutput {
  public:
   SerialOutput() = default;
@@ -19,6 +19,8 @@ class SerialOutput {
   SerialOutput& operator=(const SerialOutput&) = delete;
   virtual ~SerialOutput() = default;
   virtual void put(std::byte byte) noexcept = 0;
+  /// The guest has sent all that it had for now: what was put need not wait for more.
+  virtual void flush() noexcept = 0;
 };
 
 /// Feeds the guest's receiver; is called when there is room again.
@@ -40,9 +42,10 @@ class SerialInputPort {
 ///   const std::size_t taken = serial.offer(typed);   // loop thread; the rest is offered after room_available()
 ///
 /// The transmitter sends in no time: it is always empty, whatever the baud rate, and the guest never waits for the
-/// host. The receiver takes what has room (16 bytes, or 1 with the FIFO off) and nothing more, so no input is ever
-/// lost; only in loopback can the guest overrun itself. As no time passes between bytes, data below the FIFO's trigger
-/// level is reported at once, as a character timeout.
+/// host. The port tells its output when a burst ends (SerialOutput::flush()): a driver writes IER when it has nothing
+/// more to send, and one that polls ends its text with a line feed. The receiver takes what has room (16 bytes, or 1
+/// with the FIFO off) and nothing more, so no input is ever lost; only in loopback can the guest overrun itself. As no
+/// time passes between bytes, data below the FIFO's trigger level is reported at once, as a character timeout.
 ///
 /// The interrupt line is asserted while an enabled cause is pending. ISA interrupts are edge-triggered, so each cause
 /// that arises gives a new edge even if another one still holds the line: a guest that answers one cause an interrupt

@@ -33,6 +33,14 @@ void SerialOutputBuffer::put(std::byte byte) noexcept {
   if (was_empty) flush_request_.flush_wanted();
 }
 
+void SerialOutputBuffer::flush() noexcept {
+  {
+    const MutexLock lock{mutex_};
+    if (count_ == 0) return;
+  }
+  flush_request_.burst_ended();
+}
+
 std::span<const std::byte> SerialOutputBuffer::front() const noexcept {
   const MutexLock lock{mutex_};
   return {bytes_.get() + first_, std::min(count_, kSerialOutputCapacity - first_)};

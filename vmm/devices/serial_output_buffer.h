@@ -26,6 +26,9 @@ class FlushRequest {
   /// Bytes came into an empty buffer. Once until the buffer is empty again; on a vCPU thread, without the buffer's
   /// lock: wake the loop.
   virtual void flush_wanted() noexcept = 0;
+  /// What is in the buffer is a whole: write it now rather than together with what follows. On a vCPU thread, without
+  /// the buffer's lock.
+  virtual void burst_ended() noexcept = 0;
 };
 
 /// The bytes between a guest's console and the file or terminal that they go to: bounded, so that a reader that stops
@@ -46,6 +49,7 @@ class SerialOutputBuffer final : public SerialOutput {
                      FlushRequest& flush_request);
 
   void put(std::byte byte) noexcept override;
+  void flush() noexcept override;
 
   /// The oldest bytes that lie in one piece; empty: nothing to write. They stay in place until consumed.
   [[nodiscard]] std::span<const std::byte> front() const noexcept;

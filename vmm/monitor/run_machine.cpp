@@ -9,6 +9,7 @@
 #include "vmm/cli/exit_codes.h"
 #include "vmm/monitor/monitor.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -71,7 +72,12 @@ struct MachineRun {
 int run_to_end(MachineRun machine) {
   auto filters = seccomp::ThreadFilters::open(machine.common.filters);
   if (!filters) return report(filters.error(), kExitBadConfiguration);
-  ConsoleOptions console{.input_fd = STDIN_FILENO, .output_fd = STDOUT_FILENO, .rate_limiter = {}, .on_quit = {}};
+  const OwnedFd keys = nonblocking_twin(STDIN_FILENO, O_RDONLY);
+  const OwnedFd screen = nonblocking_twin(STDOUT_FILENO, O_WRONLY);
+  ConsoleOptions console{.input_fd = keys ? keys.get() : STDIN_FILENO,
+                         .output_fd = screen ? screen.get() : STDOUT_FILENO,
+                         .rate_limiter = {},
+                         .on_quit = {}};
   if (machine.on_terminal) console.on_quit = [] {};  // the monitor's own takes its place
   Monitor monitor{machine.common, std::move(*filters), std::move(console)};
   if (auto prepared = monitor.prepare(machine.limits.metadata()); !prepared)

@@ -11,6 +11,7 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <string_view>
 #include <thread>
 
@@ -83,6 +84,41 @@ TEST_F(ReadFileTest, TellsTheEndOfAFileFromAFailure) {
   EXPECT_EQ(errno, EBADF);
   EXPECT_FALSE(write_all_at(file.get(), read, 0));
   EXPECT_EQ(errno, EBADF);
+}
+
+TEST(NonblockingTwinTest, OfAPipeBlocksNobodyElse) {
+  Pipe pipe;
+  const OwnedFd reader = nonblocking_twin(pipe.read.get(), O_RDONLY);
+  const OwnedFd writer = nonblocking_twin(pipe.write.get(), O_WRONLY);
+  ASSERT_TRUE(reader && writer);
+  EXPECT_EQ(::fcntl(pipe.read.get(), F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_EQ(::fcntl(pipe.write.get(), F_GETFL) & O_NONBLOCK, 0);
+  char byte = 0;
+  EXPECT_EQ(::read(reader.get(), &byte, 1), -1);
+  EXPECT_EQ(errno, EAGAIN);
+  ASSERT_EQ(::write(writer.get(), "x", 1), 1);
+  ASSERT_EQ(::read(pipe.read.get(), &byte, 1), 1);
+  EXPECT_EQ(byte, 'x');
+}
+
+TEST(NonblockingTwinTest, OfATerminalAsWell) {
+  const OwnedFd terminal{::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC)};
+  ASSERT_TRUE(terminal);
+  ASSERT_EQ(::unlockpt(terminal.get()), 0);
+  const OwnedFd other{::open(::ptsname(terminal.get()), O_RDWR | O_NOCTTY | O_CLOEXEC)};
+  ASSERT_TRUE(other);
+  const OwnedFd twin = nonblocking_twin(other.get(), O_RDONLY);
+  ASSERT_TRUE(twin);
+  EXPECT_EQ(::fcntl(other.get(), F_GETFL) & O_NONBLOCK, 0);
+  EXPECT_EQ(::fcntl(twin.get(), F_GETFL) & O_NONBLOCK, O_NONBLOCK);
+}
+
+TEST(NonblockingTwinTest, OfAFileThereIsNone) {
+  // Its offset would be another one.
+  const ScratchDirectory scratch;
+  const OwnedFd file{::open(make_file(scratch.file("f"), "text").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC)};
+  EXPECT_FALSE(nonblocking_twin(file.get(), O_WRONLY));
+  EXPECT_FALSE(nonblocking_twin(-1, O_WRONLY));
 }
 
 }  // namespace

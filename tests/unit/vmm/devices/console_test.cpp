@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <optional>
@@ -26,8 +27,9 @@ class StillClock final : public MonotonicClock {
   [[nodiscard]] std::uint64_t now_ns() const noexcept override { return 0; }
 };
 
-// Registers of the 16550A: data, FIFO control, line status.
+// Registers of the 16550A.
 constexpr std::uint64_t kData = 0;
+constexpr std::uint64_t kInterruptEnable = 1;
 constexpr std::uint64_t kFifoControl = 2;
 constexpr std::uint64_t kLineStatus = 5;
 
@@ -46,7 +48,8 @@ class ConsoleTest : public ::testing::Test {
                      ConsoleOptions{.input_fd = in_.read.get(),
                                     .output_fd = out_.write.get(),
                                     .rate_limiter = rate,
-                                    .on_quit = std::move(on_quit)},
+                                    .on_quit = std::move(on_quit),
+                                    .gather_at_most = gather_at_most_},
                      InterruptLine{sink_, 4});
     guest_writes(kFifoControl, 1);
     console_->start();
@@ -85,6 +88,7 @@ class ConsoleTest : public ::testing::Test {
   SilentSink sink_;
   StillClock clock_;
   UartMetrics metrics_;
+  __kernel_timespec gather_at_most_{.tv_sec = 0, .tv_nsec = 1'000'000};
   Pipe in_, out_;
   std::optional<Console> console_;
 };
@@ -127,6 +131,60 @@ TEST_F(ConsoleTest, WritesTogetherWhatFollowsAWrite) {
     return bytes == kBytes;
   });
   EXPECT_LT(writes, kBytes / 2);  // how many depends on how fast this is
+}
+
+/// Where nothing but the end of a burst can end the wait for company: its time would be an hour.
+class ConsoleBurstTest : public ConsoleTest {
+ protected:
+  ConsoleBurstTest() {
+    gather_at_most_ = {.tv_sec = 3600, .tv_nsec = 0};
+    std::array<int, 2> ends{};
+    if (::pipe2(ends.data(), O_DIRECT | O_NONBLOCK | O_CLOEXEC) != 0) std::abort();  // keeps writes apart
+    out_.read = OwnedFd{ends[0]};
+    out_.write = OwnedFd{ends[1]};
+    make();
+  }
+  /// Runs the loop until the next write has come, and returns it.
+  std::string next_write() {
+    std::array<char, 4096> piece{};
+    ssize_t count = 0;
+    run_until([&] { return (count = ::read(out_.read.get(), piece.data(), piece.size())) > 0; });
+    return {piece.data(), static_cast<std::size_t>(std::max<ssize_t>(count, 0))};
+  }
+  void rest() {
+    run_until([rounds = 0]() mutable { return ++rounds == 5; });
+  }
+};
+
+TEST_F(ConsoleBurstTest, IsWrittenAtOnceAndInTwoPieces) {
+  guest_prints("a");
+  EXPECT_EQ(next_write(), "a");
+  rest();
+  guest_prints("nswer: 42");
+  guest_writes(kInterruptEnable, 0);
+  EXPECT_EQ(next_write(), "nswer: 42");
+}
+
+TEST_F(ConsoleBurstTest, EndsWhileItsFirstByteIsBeingWritten) {
+  guest_prints("answer\n");  // before the loop has had a turn
+  EXPECT_EQ(next_write(), "answer\n");
+  rest();
+  guest_prints("next");
+  EXPECT_EQ(next_write(), "next");
+}
+
+TEST_F(ConsoleBurstTest, WithoutAnEndItWaits) {
+  guest_prints("a");
+  EXPECT_EQ(next_write(), "a");
+  rest();
+  guest_prints("b");
+  rest();
+  std::array<char, 1> byte{};
+  EXPECT_EQ(::read(out_.read.get(), byte.data(), byte.size()), -1);
+  bool drained = false;
+  console_->when_drained([&] { drained = true; });
+  run_until([&] { return drained; });
+  EXPECT_EQ(next_write(), "b");
 }
 
 TEST_F(ConsoleTest, AReaderThatStopsCostsOutputButNoTime) {

@@ -15,7 +15,9 @@ namespace {
 class Flushes final : public FlushRequest {
  public:
   void flush_wanted() noexcept override { ++count; }
+  void burst_ended() noexcept override { ++bursts; }
   std::atomic<unsigned> count = 0;
+  unsigned bursts = 0;
 };
 
 class SerialOutputBufferTest : public ::testing::Test {
@@ -51,6 +53,14 @@ TEST_F(SerialOutputBufferTest, KeepsBytesInOrderUntilTheyAreConsumed) {
   put("!");
   EXPECT_EQ(drain(), "llo!");
   EXPECT_EQ(metrics_.write_count.value(), 6U);
+}
+
+TEST_F(SerialOutputBufferTest, ABurstOfNothingEndsUnheard) {
+  buffer_.flush();
+  EXPECT_EQ(flushes_.bursts, 0U);
+  put("x");
+  buffer_.flush();
+  EXPECT_EQ(flushes_.bursts, 1U);
 }
 
 TEST_F(SerialOutputBufferTest, AsksForAFlushOnceUntilItIsEmptyAgain) {

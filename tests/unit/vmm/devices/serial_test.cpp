@@ -36,7 +36,9 @@ constexpr std::uint8_t kLoopback = 0x10;
 class Output final : public SerialOutput {
  public:
   void put(std::byte byte) noexcept override { text.push_back(static_cast<char>(byte)); }
+  void flush() noexcept override { flushed = text; }
   std::string text;
+  std::string flushed;  // what had been put by the last flush
 };
 
 class Feeder final : public SerialInputPort {
@@ -424,6 +426,31 @@ TEST_F(SerialTest, AnyAccessIsSafeAndTheLineTellsWhetherACauseIsPending) {
     ASSERT_EQ(pins_.level(kPin), pending);
     output_.text.clear();
   });
+}
+
+// --- Bursts ----------------------------------------------------------------------------------------------------------
+
+TEST_F(SerialTest, ADriverThatWritesIerHasSentItsBurst) {
+  set(kIer, kIerTransmitter);
+  for (const char c : std::string_view{"two\nlines\n"}) set(kData, static_cast<std::uint8_t>(c));
+  EXPECT_EQ(output_.flushed, "");  // it waits for interrupts: it will say when it is done
+  set(kIer, 0);
+  EXPECT_EQ(output_.flushed, "two\nlines\n");
+}
+
+TEST_F(SerialTest, ALineOfADriverThatPollsIsABurst) {
+  for (const char c : std::string_view{"line\nand"}) set(kData, static_cast<std::uint8_t>(c));
+  EXPECT_EQ(output_.flushed, "line\n");
+}
+
+TEST_F(SerialTest, TheDivisorAndLoopbackEndNoBurst) {
+  set(kData, 'x');
+  set(kLcr, 0x80);
+  set(kIer, 0);  // the divisor's high byte
+  set(kLcr, 0);
+  set(kMcr, kLoopback);
+  set(kData, '\n');
+  EXPECT_EQ(output_.flushed, "");
 }
 
 }  // namespace

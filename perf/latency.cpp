@@ -1,0 +1,173 @@
+// perf/run latency: how long one byte, one frame and one block take, warm, in a Linux guest that has nothing else to
+// do; beside QEMU's microvm machine. To be run where Linux guests run: in the lab, or on hardware.
+
+#include "perf/linux_guest.h"
+#include "perf/series.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace mayfly::perf {
+namespace {
+
+using namespace mayfly::testing;
+
+constexpr unsigned kLines = 20;
+constexpr unsigned kPings = 500;
+constexpr unsigned kReads = 4000;
+constexpr unsigned kWrites = 2000;
+
+std::string transfer(const char* from, const char* to, unsigned count) {
+  return std::string{"dd bs=4k count="} + std::to_string(count) + " " + from + " " + to + " 2>/dev/null";
+}
+
+/// Milliseconds for `count` more requests than one.
+double requests(LinuxGuest& guest, const char* from, const char* to, unsigned count) {
+  guest.run(transfer(from, to, count));
+  const double one = guest.run(transfer(from, to, 1));
+  return guest.run(transfer(from, to, count + 1)) - one;
+}
+
+/// What is measured of each monitor.
+struct Samples {
+  explicit Samples(const std::string& name) : line(name), ping(name), http(name), read(name), write(name) {}
+  Series line, ping, http, read, write;
+};
+
+void measure(LinuxGuest& guest, Samples& samples) {
+  guest.ask("warm");
+  for (unsigned i = 0; i < kLines; ++i) samples.line.add(guest.ask("line" + std::to_string(i)));
+  samples.ping.add(LinuxGuest::ping(kPings) * 1e3);
+  (void)LinuxGuest::get_page();
+  for (unsigned i = 0; i < kLines; ++i) samples.http.add(LinuxGuest::get_page());
+  samples.read.add(requests(guest, "if=/dev/vdb iflag=direct", "of=/dev/null", kReads) * 1e3 / kReads);
+  samples.write.add(requests(guest, "if=/dev/zero", "of=/dev/vdb oflag=direct", kWrites) * 1e3 / kWrites);
+}
+
+/// What the monitor did for each of some requests.
+struct Counts {
+  double exits = 0;       ///< To user space.
+  double mmio_exits = 0;  ///< ... of those, by MMIO.
+  double interrupts = 0;  ///< Of virtio devices.
+  double switches = 0;    ///< Context switches of its threads.
+};
+
+/// All counters of the guest's monitor whose names begin so, together.
+double total(const MayflyGuest& guest, std::string_view prefix) {
+  double sum = 0;
+  for (const auto& [name, value] : guest.metrics())
+    if (name.starts_with(prefix)) sum += value;
+  return sum;
+}
+
+double context_switches(pid_t pid) {
+  double sum = 0;
+  for (const auto& thread : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid) + "/task"}) {
+    std::ifstream status{thread.path() / "status"};
+    for (std::string line; std::getline(status, line);)
+      if (line.find("ctxt_switches:") != std::string::npos) sum += std::atof(line.c_str() + line.find(':') + 1);
+  }
+  return sum;
+}
+
+template <typename Request>
+Counts count(MayflyGuest& guest, unsigned requests, const Request& request) {
+  const auto now = [&] {
+    const double switches = context_switches(guest.process().pid());
+    return Counts{.exits = total(guest, "mayfly_vcpu_exit"),
+                  .mmio_exits = total(guest, "mayfly_vcpu_exit_mmio"),
+                  .interrupts = total(guest, "mayfly_virtio_interrupts"),
+                  .switches = switches};
+  };
+  const Counts before = now();
+  for (unsigned i = 0; i < requests; ++i) request();
+  const Counts after = now();
+  return {.exits = (after.exits - before.exits) / requests,
+          .mmio_exits = (after.mmio_exits - before.mmio_exits) / requests,
+          .interrupts = (after.interrupts - before.interrupts) / requests,
+          .switches = (after.switches - before.switches) / requests};
+}
+
+void print_counts(const char* what, const Counts& counts) {
+  std::printf("%-10s %8.2f %8.2f %8.2f %8.2f\n", what, counts.exits, counts.mmio_exits, counts.interrupts,
+              counts.switches);
+}
+
+Counts count_all(MayflyGuest& guest) {
+  std::printf("\n%-10s %8s %8s %8s %8s   (of each)\n", "", "exits", "by MMIO", "irqs", "switches");
+  print_counts("a line", count(guest, kLines, [&] { guest.ask("line"); }));
+  const Counts ping = count(guest, kPings, [] { LinuxGuest::ping_once(); });
+  print_counts("a ping", ping);
+  print_counts("a page", count(guest, kLines, [] { (void)LinuxGuest::get_page(); }));
+  return ping;
+}
+
+int run(const std::vector<std::string>& monitors, const LinuxFiles& files, int rounds) {
+  const ScratchDirectory scratch;
+  std::vector<Samples> all;
+  for (std::size_t i = 0; i < monitors.size(); ++i) all.emplace_back(i == 0 ? "mayfly" : monitors[i]);
+  all.emplace_back("QEMU");
+  all.emplace_back("QEMU, vhost");
+  Counts counts;
+  for (int round = 0; round < rounds; ++round) {
+    for (std::size_t i = 0; i < monitors.size(); ++i) {
+      MayflyGuest guest{scratch, monitors[i]};
+      guest.boot(files, 1, "Transparent");
+      measure(guest, all[i]);
+      if (round + 1 == rounds) {
+        std::printf("%s:", monitors[i].c_str());
+        const Counts all_counts = count_all(guest);
+        if (i == 0) counts = all_counts;
+      }
+    }
+    for (const auto vhost : {QemuGuest::Vhost::Off, QemuGuest::Vhost::On}) {
+      QemuGuest guest{files, 1, vhost};
+      measure(guest, all[monitors.size() + (vhost == QemuGuest::Vhost::On ? 1 : 0)]);
+    }
+    std::fprintf(stderr, "latency: round %d of %d\n", round + 1, rounds);
+  }
+  const auto table = [&](const char* title, const char* unit, Series Samples::* which) {
+    std::vector<Series> series;
+    for (const Samples& samples : all) series.push_back(samples.*which);
+    print_table(title, unit, series);
+  };
+  table("a line on the console, to its answer", "ms", &Samples::line);
+  table("ping", "us", &Samples::ping);
+  table("a page by HTTP, on a connection of its own", "ms", &Samples::http);
+  table("a read of 4 KiB, one at a time", "us", &Samples::read);
+  table("a write of 4 KiB, one at a time", "us", &Samples::write);
+  const Samples& mayfly = all.front();
+  const Samples& qemu = all[monitors.size()];
+  const Samples& with_vhost = all.back();
+  std::printf(
+      "latency: line_ms=%.2f ping_us=%.1f ping_qemu_us=%.1f ping_vhost_us=%.1f http_ms=%.2f read_us=%.1f "
+      "read_qemu_us=%.1f "
+      "write_us=%.1f write_qemu_us=%.1f exits_per_interrupt=%.2f\n",
+      mayfly.line.median(), mayfly.ping.median(), qemu.ping.median(), with_vhost.ping.median(), mayfly.http.median(),
+      mayfly.read.median(), qemu.read.median(), mayfly.write.median(), qemu.write.median(),
+      counts.mmio_exits / counts.interrupts);
+  return 0;
+}
+
+}  // namespace
+}  // namespace mayfly::perf
+
+int main(int argc, char** argv) {
+  using namespace mayfly::perf;
+  if (argc < 7) {
+    std::fprintf(stderr, "usage: %s KERNEL ROOT DISK TAP ROUNDS MONITOR [OTHER-MONITOR...]\n", argv[0]);
+    return 2;
+  }
+  try {
+    return run({argv + 6, argv + argc}, {.kernel = argv[1], .root = argv[2], .disk = argv[3], .tap = argv[4]},
+               std::atoi(argv[5]));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "latency: %s\n", error.what());
+    return 1;
+  }
+}
