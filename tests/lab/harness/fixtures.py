@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts import named_by
-from harness.guests import CHECKOUT
+from harness.guests import CHECKOUT, Guest
 from harness.jail import Jails
 from harness.machine import Host, Machine, Machines
 from harness.network import Network, ip
@@ -62,6 +62,37 @@ def machines(host: Host) -> Iterator[Machines]:
 @pytest.fixture
 def machine(machines: Machines) -> Machine:
     return machines.start()
+
+
+@pytest.fixture
+def root_machine(machines: Machines, room: Path, tuned: Path, root_image: Path) -> Callable[..., Machine]:
+    """root_machine(COMMAND, vcpus=1, mib=256): a machine on a root file system of its own, not started yet, so that
+    devices may be added."""
+
+    def configured(run: str, vcpus: int = 1, mib: int = 256) -> Machine:
+        root = room / "root" if not machines.all else room / f"root-{len(machines.all)}"
+        subprocess.run(["cp", "--sparse=always", str(root_image), str(root)], check=True)
+        machine = machines.start()
+        machine.add_drive("rootfs", root, is_root_device=True, cache_type="Writeback")
+        machine.configure(Guest(tuned), vcpus=vcpus, mib=mib, run=run)
+        return machine
+
+    return configured
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """background(WORD...): a command that runs beside the case, and is ended with it."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(*words: str) -> subprocess.Popen[bytes]:
+        processes.append(subprocess.Popen(words))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

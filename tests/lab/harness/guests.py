@@ -111,3 +111,22 @@ def guest(request: pytest.FixtureRequest, tuned_guest: Guest, stock_guest: Guest
     """By the kernel's name, which is the parameter: tuned, plain or stock."""
     guests = {"tuned": tuned_guest, "stock": stock_guest, "plain": Guest(plain, tuned_guest.initrd)}
     return guests[request.param]
+
+
+# --- Guests on a root file system ------------------------------------------------------------------------------------
+
+
+@artifact
+def root_image(directory: Path) -> Path:
+    """With the programs that tests of devices want."""
+    programs = with_libraries("fio", "iperf3", "ethtool", "mkfs.ext4", "e2fsck")
+    return build_rootfs(directory / "root", "--size", "256M", *programs)
+
+
+SCRIPT_BYTES = 4096
+
+
+def padded_script(text: str) -> bytes:
+    """A script as a drive, which has whole sectors: filled up with empty lines, before which the script is to exit."""
+    assert len(text) <= SCRIPT_BYTES
+    return text.encode().ljust(SCRIPT_BYTES, b"\n")

@@ -109,7 +109,8 @@ class Labs:
     def _take(self, batch: Batch, line: str) -> None:
         """One line of what the lab says."""
         if not line.startswith(MARK):
-            self._say(line.rstrip())
+            if line.strip():
+                self._say(line.rstrip())
             return
         message = json.loads(line[len(MARK) :])
         if "lab" in message:

@@ -57,10 +57,10 @@ class Host:
                 with contextlib.suppress(FileNotFoundError):  # a monitor renames what it has written
                     os.chown(os.path.join(directory, name), self.user, self.user, follow_symlinks=False)
 
-    def command(self, name: str) -> list[str]:
-        """What becomes a monitor of that name, by the flags that follow."""
+    def monitor(self, name: str) -> list[str]:
+        """The command that becomes `mayfly` by the arguments that follow; in a jail, its name is known."""
         if self.jails is None:
-            return [str(self.mayfly), "--id", name]
+            return [str(self.mayfly)]
         self.jails.make(name, [self.room, *self.shown])
         self.give_files()
         return self.jails.command(name, self.mayfly)
@@ -74,7 +74,8 @@ class Machine:
         self.log_file = host.room / f"{self.name}.log"
         self.socket = host.room / f"{self.name}.sock"
         self.api = Api(self.socket, host.give_files)
-        command = [*launcher, *host.command(self.name), "--api-sock", str(self.socket), *flags]
+        named = [] if host.jails else ["--id", self.name]
+        command = [*launcher, *host.monitor(self.name), *named, "--api-sock", str(self.socket), *flags]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log

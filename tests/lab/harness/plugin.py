@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.guests import CHECKOUT
 from harness.inside import OPTION, Inside
 from harness.labs import Labs
 from harness.tally import Tally
@@ -43,6 +44,7 @@ class Outside:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        require_build(session)
         in_labs = [item for item in session.items if item.get_closest_marker("lab")]
         if session.config.option.collectonly or session.testsfailed or not in_labs:
             return None  # pytest's own loop
@@ -52,6 +54,12 @@ class Outside:
             stop_if_asked(session)
         Labs(session, self._tally.say).run(in_labs)
         return True
+
+
+def require_build(session: pytest.Session) -> None:
+    mayfly = CHECKOUT / session.config.getoption("--build") / "mayfly"
+    if any("mayfly" in getattr(item, "fixturenames", ()) for item in session.items) and not mayfly.is_file():
+        raise pytest.UsageError(f"{mayfly} is not there: cmake --preset release && cmake --build --preset release")
 
 
 def stop_if_asked(session: pytest.Session) -> None:
