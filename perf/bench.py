@@ -33,8 +33,8 @@ def build(*targets, preset="release", tree="release"):
     """Builds these, or all of the preset; what it says goes to standard error."""
     if not (ROOT / "build" / tree / "build.ninja").exists():
         subprocess.run(["cmake", "--preset", preset], cwd=ROOT, stdout=sys.stderr, check=True)
-    subprocess.run(["cmake", "--build", "--preset", preset, *(["--target", *targets] if targets else [])], cwd=ROOT, stdout=sys.stderr,
-                   check=True)
+    chosen = ["--target", *targets] if targets else []
+    subprocess.run(["cmake", "--build", "--preset", preset, *chosen], cwd=ROOT, stdout=sys.stderr, check=True)
 
 
 # Seconds for anything that a machine does. The clock of a lab that counts instructions leaps while it waits for a file of this
