@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from textwrap import dedent
 from xml.etree import ElementTree
 
 import pytest
+
+from harness.process import ended_within
 
 LAB_TESTS = Path(__file__).parent
 
@@ -69,9 +72,13 @@ class Tree:
         (path / "lab").write_text(FAKE_LAB)
         (path / "lab").chmod(0o755)
 
-    def run(self, cases: str, *options: str, **environment: str) -> Run:
+    def prepare(self, cases: str, *options: str) -> list[str]:
+        """The command that runs them."""
         (self.path / "test_toy.py").write_text(HEAD + dedent(cases))
-        command = [sys.executable, "-m", "pytest", "--lab", str(self.path / "lab"), *options, "test_toy.py"]
+        return [sys.executable, "-m", "pytest", "--lab", str(self.path / "lab"), *options, "test_toy.py"]
+
+    def run(self, cases: str, *options: str, **environment: str) -> Run:
+        command = self.prepare(cases, *options)
         # Not what the pytest around this one has for its own.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         ended = subprocess.run(
@@ -274,6 +281,42 @@ def test_an_artifact_that_cannot_be_made_is_a_failure(tree: Tree) -> None:
     run = tree.run(cases)
     assert (run.status, run.last) == (1, "0 passed, 1 failed")
     assert "no kernel is to be had" in run.said
+
+
+def test_the_build_that_is_tested_is_known_in_the_lab(tree: Tree) -> None:
+    cases = """
+    def test_of_it(pytestconfig):
+        assert pytestconfig.getoption("--build") == "build/other"
+    """
+    assert tree.run(cases, "--build", "build/other").last == "1 passed, 0 failed"
+
+
+def test_a_report_that_is_cut_off_is_a_failure(tree: Tree) -> None:
+    cases = """
+    def test_cut_off():
+        os.write(int(os.environ["STDOUT"]), b'::lab:: {"report": {')
+        os.kill(os.getppid(), signal.SIGKILL)
+        os._exit(0)
+    """
+    # Beside pytest's own standard output, which is not the lab's while a case is being run.
+    (tree.path / "lab").write_text(FAKE_LAB.replace('"$@"\n', 'STDOUT=3 "$@" 3>&1\n'))
+    run = tree.run(cases, FAKE_LAB="native")
+    assert (run.status, run.last) == (1, "0 passed, 1 failed")
+    assert "the lab ended with -9 in this case" in run.said
+
+
+def test_a_lab_ends_with_its_pytest(tree: Tree) -> None:
+    (tree.path / "lab").write_text("#!/bin/sh\necho $$ >process.new; mv process.new process; read line <held\n")
+    os.mkfifo(tree.path / "held")
+    held = os.open(tree.path / "held", os.O_RDWR)
+    with subprocess.Popen(tree.prepare(GOOD.format(1)), cwd=tree.path, stdout=subprocess.DEVNULL) as tests:
+        while not (tree.path / "process").exists():
+            assert not ended_within(tests, 0.01)
+        lab = os.pidfd_open(int((tree.path / "process").read_text()))
+        tests.kill()
+    assert select.select([lab], [], [], 10)[0], "the lab is still there"
+    os.close(lab)
+    os.close(held)
 
 
 def test_cases_without_the_mark_run_here(tree: Tree) -> None:

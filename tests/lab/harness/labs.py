@@ -28,15 +28,6 @@ OWN_NAMESPACES = '[ "$(id -u)" -ne 0 ] || exec unshare --net --mount -- "$@"; ex
 LEFT_OUT = ("cacheprovider", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging", "nose", "pastebin")
 
 
-def inside(given: Path, nodeids: list[str]) -> list[str]:
-    """The command that runs cases in a lab."""
-    plugins = [f"no:{name}" for name in LEFT_OUT] + ["pytest_timeout"]
-    return [
-        *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", "sh", "-c", OWN_NAMESPACES, "sh"),
-        *(sys.executable, "-m", "pytest", *(f"-p{name}" for name in plugins), OPTION, str(given), *nodeids),
-    ]
-
-
 @dataclass
 class Batch:
     """The cases of one lab, and what is known of them."""
@@ -51,6 +42,17 @@ class Batch:
     @property
     def left(self) -> list[pytest.Item]:
         return [item for item in self.items if item.nodeid not in self.finished]
+
+
+def command_of(config: pytest.Config, batch: Batch, given: Path) -> list[str]:
+    """Runs a batch in a lab, which ends with this process, whatever ends that."""
+    plugins = [f"-pno:{name}" for name in LEFT_OUT] + ["-ppytest_timeout"]
+    return [
+        *("setpriv", "--pdeathsig", "TERM", config.getoption("--lab"), *LAB_OPTIONS, "--timeout", str(batch.seconds), "--"),
+        *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", "sh", "-c", OWN_NAMESPACES, "sh"),
+        *(sys.executable, "-m", "pytest", *plugins, "--build", config.getoption("--build"), OPTION, str(given)),
+        *(item.nodeid for item in batch.items),
+    ]
 
 
 class Labs:
@@ -89,8 +91,7 @@ class Labs:
 
     def _run_batch(self, batch: Batch, given: Path) -> None:
         config = self._session.config
-        nodeids = [item.nodeid for item in batch.items]
-        command = [config.getoption("--lab"), *LAB_OPTIONS, "--timeout", str(batch.seconds), "--", *inside(given, nodeids)]
+        command = command_of(config, batch, given)
         with subprocess.Popen(
             command, cwd=config.rootpath, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as lab:
@@ -112,7 +113,11 @@ class Labs:
             if line.strip():
                 self._say(line.rstrip())
             return
-        message = json.loads(line[len(MARK) :])
+        try:
+            message = json.loads(line[len(MARK) :])
+        except json.JSONDecodeError:  # cut off by the lab's end: its case has no report
+            self._say(line.rstrip())
+            return
         if "lab" in message:
             self._software = message["lab"] == "software"
         if "started" in message:
