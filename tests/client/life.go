@@ -37,7 +37,7 @@ const (
 	patience = 240 * time.Second
 )
 
-// See tests/lab/machines.sh for the last one.
+// See tests/lab/harness/machine.py for the last one.
 const kernelArguments = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd lapic=notscdeadline"
 
 var (

@@ -5,7 +5,8 @@
 in_software() { ! { [ -w /dev/kvm ] && grep -qwE 'svm|vmx' /proc/cpuinfo; }; }
 
 # So many cases a run may pass at their second try; more are failures.
-readonly most_second_tries=3
+most_second_tries=$(sed -n 's/^most_second_tries = //p' tests/pytest.ini)
+readonly most_second_tries
 
 # Where nothing is said for so long, it is the lab that hangs: whatever a case waits for has less time.
 readonly longest_silence=300

@@ -1,0 +1,3 @@
+"""The harness of tests/lab, for all tests below."""
+
+pytest_plugins = ["harness.plugin", "harness.guests", "harness.fixtures"]

@@ -1,0 +1,28 @@
+"""The end of a process, awaited with a deadline."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+
+from harness.console import PATIENCE
+
+
+def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    if process.poll() is not None:
+        return True
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        os.close(descriptor)
+    return process.poll() is not None
+
+
+def exit_code(process: subprocess.Popen[bytes], name: str) -> int:
+    """-N where signal N ended it."""
+    assert ended_within(process, PATIENCE), f"{name} did not end"
+    return process.returncode

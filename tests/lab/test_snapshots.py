@@ -1,0 +1,234 @@
+"""Snapshots of real Linux guests, in the lab."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.artifacts import artifact
+from harness.console import PATIENCE
+from harness.guests import Guest, build_initrd, with_libraries
+from harness.machine import RESET, Machine, Machines
+from harness.network import Network, ip
+from harness.process import ended_within
+
+pytestmark = pytest.mark.lab(batch=4, seconds=900)
+
+Background = Callable[..., "subprocess.Popen[bytes]"]
+
+HOST, GUEST = "10.9.0.1", "10.9.0.2"
+CONFIGURE = f"ip addr add {GUEST}/24 dev eth0 && ip link set eth0 up"
+
+# Guests end by a reset. In the software lab init cannot switch the machine off after a restore: it writes to a port by
+# ioperm(2), and QEMU's emulated CPU takes a TSS for none that KVM has marked busy, as real ones want it (check_io()).
+ENDS_BY_RESET = "mayfly.end=reboot"
+
+
+@artifact
+def fio_initrd(directory: Path) -> Path:
+    return build_initrd(directory / "fio-initrd", *with_libraries("fio"))
+
+
+def boot(machine: Machine, guest: Guest, run: str, **configuration: Any) -> None:
+    machine.boot(guest, run=run, arguments=ENDS_BY_RESET, **configuration)
+
+
+def tell_guest(machine: Machine) -> None:
+    """The guest goes on when the host says so."""
+    machine.type("go on")
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_clones_differ_in_what_is_random(machines: Machines, tuned_guest: Guest, vcpus: int) -> None:
+    draw = "head -c 16 /dev/urandom | sha256sum"
+    parent = machines.start()
+    steps = (draw, "echo WAITING", "read line", "echo RANDOM", draw, "dmesg | grep -c 'virtual machine for[k]'", "nproc")
+    boot(parent, tuned_guest, "; ".join(steps), vcpus=vcpus)
+    parent.console.wait_for("^WAITING")
+    parent.freeze("one")
+    drawn = []
+    for _ in range(2):
+        clone = machines.thaw("one")
+        tell_guest(clone)
+        clone.ends_with(RESET)
+        drawn.append(clone.console.after("^RANDOM", 1))
+        assert clone.console.after("^RANDOM", 2) == "1", "the kernel did not notice the fork"
+        assert clone.console.after("^RANDOM", 3) == str(vcpus)
+    assert len(drawn[0]) >= 64 and drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["realtime", "frozen"])
+def test_clock_after_a_restore(machines: Machines, tuned_guest: Guest, goes_on: bool) -> None:
+    parent = machines.start()
+    boot(parent, tuned_guest, "echo BEFORE; date +%s; echo WAITING; read line; echo TIME; date +%s")
+    parent.console.wait_for("^WAITING")
+    host, before = time.time(), int(parent.console.after("^BEFORE"))
+    parent.freeze("one")
+    time.sleep(12)  # the time that must (or must not) pass for the guest
+    clone = machines.thaw("one", clock_realtime=goes_on)
+    tell_guest(clone)
+    after = int(clone.console.wait_for(r"^TIME\n(\d+)\n")[1])
+    host = time.time() - host
+    clone.ends_with(RESET)
+    guest = after - before
+    if goes_on:
+        assert abs(guest - host) <= 6
+    else:
+        assert guest <= host - 9
+
+
+def has_verified(machines: Machines) -> bool:
+    """Whichever of them it was that came to the end."""
+    return any(machine.console.find("^verified") for machine in machines.all)
+
+
+def wait_for_traffic(machine: Machine, machines: Machines) -> None:
+    """Until its drive has had some since the monitor's start, or the guest has got to the end."""
+    deadline = time.monotonic() + PATIENCE
+    while not has_verified(machines):
+        metrics = machine.api.request("GET", "/metrics/prometheus")
+        written = re.search(r"^mayfly_block_write_bytes_total (\d+)", metrics, re.MULTILINE)
+        if written and int(written[1]) >= 2_000_000:
+            return
+        assert time.monotonic() < deadline, "the drive has had no traffic"
+        # The guest needs the CPU; its end would be news.
+        assert not ended_within(machine.process, 1), "the monitor ended"
+
+
+def test_verification_goes_on(machines: Machines, tuned: Path, fio_initrd: Path, room: Path) -> None:
+    data = room / "data"
+    data.touch()
+    os.truncate(data, 24 << 20)
+    job = (
+        "fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=512-64k"
+        " --size=20M --io_size=30M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
+    )
+    machine = machines.start()
+    machine.add_drive("data", data, cache_type="Writeback")
+    boot(machine, Guest(tuned, fio_initrd), f"echo BEGIN; {job} && echo verified; read line", vcpus=2, mib=384)
+    machine.console.wait_for("^BEGIN")
+    for part in range(3):
+        # Somewhere in the middle.
+        wait_for_traffic(machine, machines)
+        machine.freeze(f"part-{part}")
+        machine = machines.thaw(f"part-{part}")
+    if not has_verified(machines):
+        machine.console.wait_for("^verified")
+    tell_guest(machine)
+    machine.ends_with(RESET)
+
+
+def test_a_transfer_goes_on(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
+    directory = room / "www"
+    directory.mkdir()
+    sent = os.urandom(40_000_000)
+    (directory / "sent").write_bytes(sent)
+    background("busybox", "httpd", "-f", "-p", f"{HOST}:7001", "-h", str(directory))
+    parent = machines.start()
+    parent.add_interface("eth0", tap)
+    fetch = f"wget -q -O /tmp/got http://{HOST}:7001/sent; sha256sum /tmp/got"
+    boot(parent, tuned_guest, f"{CONFIGURE}; echo BEGIN; {fetch}", mib=256)
+    parent.console.wait_for("^BEGIN")
+    parent.freeze("one")
+    clone = machines.thaw("one")
+    clone.ends_with(RESET)
+    clone.says(hashlib.sha256(sent).hexdigest())
+
+
+TOKENS = r"""
+ask() { printf 'PUT /latest/api/token HTTP/1.0\r\nX-metadata-token-ttl-seconds: 600\r\n\r\n' | nc 169.254.169.254 80; };
+token() { ask | tail -n 1; };
+get() { wget -q -O - --header X-metadata-token:$token http://169.254.169.254/name && echo; };
+ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; ip route add 169.254.169.254 dev eth0;
+token=$(token); get; echo WAITING; read line; get || echo REFUSED; token=$(token); get
+"""
+
+
+def test_metadata_after_a_restore(machines: Machines, tuned_guest: Guest, tap: str, room: Path) -> None:
+    """A clone serves what its own host puts, as its parent did; tokens of the parent are worth nothing there."""
+    metadata = room / "metadata"
+    metadata.write_text('{"name": "the clone"}')
+    parent = machines.start()
+    parent.add_interface("eth0", tap)
+    parent.api.put("/mmds/config", version="V2", network_interfaces=["eth0"])
+    parent.api.put("/mmds", name="the parent")
+    boot(parent, tuned_guest, TOKENS.replace("\n", " "))
+    parent.console.wait_for("^WAITING")
+    parent.says("^the parent")
+    parent.freeze("one")
+    clone = machines.start("--metadata", str(metadata))
+    clone.thaw("one")
+    tell_guest(clone)
+    clone.ends_with(RESET)
+    clone.says("^REFUSED")
+    clone.says("^the clone")
+
+
+def test_diffs_merge(machines: Machines, tuned_guest: Guest, mayfly: Path, room: Path) -> None:
+    write = "head -c 3000000 /dev/urandom > /tmp/$i; sha256sum /tmp/$i > /tmp/$i.sum; echo WROTE"
+    check = "cat /tmp/*.sum | sha256sum -c && echo intact"
+    parent = machines.start()
+    run = f"echo WAITING; for i in 1 2; do read line; {write}; done; read line; {check}"
+    boot(parent, tuned_guest, run, track_dirty_pages=True)
+    parent.console.wait_for("^WAITING")
+    parent.freeze("base")
+    for _ in range(2):
+        clone = machines.thaw("base", track_dirty_pages=True)
+        tell_guest(clone)
+        clone.console.wait_for("^WROTE")
+        clone.freeze("diff", "Diff")
+        files = {"--base": "base.mem", "--diff": "diff.mem", "--output": "base.mem"}
+        options = [word for option, name in files.items() for word in (option, str(room / name))]
+        subprocess.run([str(mayfly), "snapshot", "merge", *options], check=True)
+        (room / "diff.state").rename(room / "base.state")
+    clone = machines.thaw("base")
+    tell_guest(clone)
+    clone.ends_with(RESET)
+    clone.says("^intact")
+
+
+CLONES = 20
+
+
+@pytest.fixture
+def clone_namespaces(network: Network) -> Any:
+    """A network namespace a clone, each with a TAP of the same address."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
+    made: list[str] = []
+    for number in range(CLONES):
+        made.append(f"clone{number}")
+        network.namespace_with_tap(made[-1], f"c{number}", f"{HOST}/24")
+    yield made
+    ip(*(f"netns del {name}" for name in made))
+    subprocess.run(["umount", "--lazy", "/run"], check=True)
+
+
+def test_twenty_clones_answer(
+    machines: Machines, tuned_guest: Guest, network: Network, clone_namespaces: list[str]
+) -> None:
+    network.tap("tap0", f"{HOST}/24")
+    parent = machines.start()
+    parent.add_interface("eth0", "tap0", guest_mac="06:00:00:00:00:02")
+    serve = "echo I am here > /tmp/page; httpd -p 80 -h /tmp; echo SERVING; read line"
+    boot(parent, tuned_guest, f"{CONFIGURE}; {serve}", mib=96)
+    parent.console.wait_for("^SERVING")
+    parent.freeze("one")
+    network.drop("tap0")
+    for number, namespace in enumerate(clone_namespaces):
+        override = {"iface_id": "eth0", "host_dev_name": f"c{number}"}
+        machines.thaw("one", launcher=("ip", "netns", "exec", namespace), network_overrides=[override])
+    for namespace in clone_namespaces:
+        within = ("ip", "netns", "exec", namespace)
+        subprocess.run([*within, "busybox", "ping", "-c", "1", "-W", "30", GUEST], check=True)
+        page = subprocess.run(
+            [*within, "curl", "-sf", "--max-time", "60", f"http://{GUEST}/page"], stdout=subprocess.PIPE, check=True
+        )
+        assert page.stdout == b"I am here\n"
