@@ -372,8 +372,10 @@ void Controller::finish(MachineEnd end) {
     case Transition::Saving:
     case Transition::Recording:
       return makers_.worker->stop();  // its end goes on from here, in leave()
-    case Transition::Pausing:
     case Transition::Draining:
+      machine_->undrain();  // else the last request that comes back would begin the snapshot
+      return leave(has_ended());
+    case Transition::Pausing:
       return leave(has_ended());
     case Transition::None:
       return end_vcpus();
