@@ -18,6 +18,13 @@ bool would_block() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == 
 
 }  // namespace
 
+std::string unanswered(std::chrono::milliseconds deadline) {
+  return fmt::format(
+      "the machine has not answered for {} ms: its thread waits for a file, or for memory that nobody gives; SIGTERM "
+      "ends it",
+      deadline.count());
+}
+
 Connection::Connection(std::uint64_t id, OwnedFd fd, const Limits& limits, const RequestHandler& handler)
     : id_(id), fd_(std::move(fd)), limits_(limits), handler_(handler), framer_(limits.http) {}
 
@@ -76,6 +83,7 @@ void Connection::advance() {
 }
 
 void Connection::on_deadline() noexcept {
+  if (waiting_) return give_up();
   if (phase_ == Phase::Serving && pending_.empty()) {
     guarded([this] {
       reply(write_refusal(
@@ -83,6 +91,15 @@ void Connection::on_deadline() noexcept {
     });
   }
   phase_ = Phase::Done;
+}
+
+/// The connection stays, since the answer may come yet.
+void Connection::give_up() noexcept {
+  given_up_ = true;
+  deadline_ = Clock::time_point::max();
+  guarded([this] { reply(write_refusal({503, unanswered(limits_.read_deadline)})); });
+  phase_ = Phase::Done;
+  ::shutdown(fd_.get(), SHUT_WR);
 }
 
 void Connection::receive() {
@@ -127,6 +144,7 @@ void Connection::begin(HttpMessage message) {
   form_ = request->form;
   const auto response = handle(*request);
   waiting_ = !response;
+  if (waiting_ && request->method == "GET") deadline_ = Clock::now() + limits_.read_deadline;
   if (response) reply(write_reply(*response, form_));
 }
 
@@ -174,7 +192,8 @@ void Connection::drain() {
 /// A message, or the sending of an answer, has one deadline from its first byte to its last: a client that sends a byte
 /// now and then gains nothing by it.
 void Connection::renew_deadline() {
-  if (idle() || waiting_) {
+  if (waiting_) return;  // begin() has said
+  if (idle()) {
     deadline_ = Clock::time_point::max();
   } else if (deadline_ == Clock::time_point::max()) {
     deadline_ = Clock::now() + limits_.request_deadline;

@@ -17,11 +17,14 @@
 ///
 /// A request that is not answered at once makes the connection wait: nothing more is read, and nothing that has been
 /// read is begun, until answer(). It is kept until then, even if its client hangs up, so that the number of connections
-/// bounds that of commands under way.
+/// bounds that of commands under way. A GET is not waited for beyond a deadline: its client is told so and cut off.
 namespace mayfly {
 
 /// Answers a request of the connection with that id: nothing where the answer comes later, by Connection::answer().
 using RequestHandler = std::function<std::optional<ApiResponse>(std::uint64_t connection, const ApiRequest& request)>;
+
+/// What clients are told of a machine that does not answer reads.
+[[nodiscard]] std::string unanswered(std::chrono::milliseconds deadline);
 
 class Connection {
  public:
@@ -29,6 +32,7 @@ class Connection {
   struct Limits {
     HttpLimits http;
     std::chrono::milliseconds request_deadline;
+    std::chrono::milliseconds read_deadline;
   };
 
   /// Takes over a non-blocking socket.
@@ -41,20 +45,23 @@ class Connection {
   void answer(const Result<Answer>& answer) noexcept;
   /// After answer(): begins what the client has sent meanwhile.
   void go_on() noexcept;
-  /// The client was too slow: it gets a refusal unless an answer is under way, and is cut off.
+  /// The client was too slow, or the machine with a GET: the client is told so where nothing else is under way, and cut
+  /// off.
   void on_deadline() noexcept;
 
   [[nodiscard]] std::uint64_t id() const noexcept { return id_; }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   /// What epoll is to wait for.
   [[nodiscard]] std::uint32_t awaited() const noexcept;
-  /// When the client must have finished sending or taking; max() while it is idle.
+  /// When the client must have sent or taken what it is at, or must have its GET's answer; max() while it is idle.
   [[nodiscard]] Clock::time_point deadline() const noexcept { return deadline_; }
   /// Nothing is under way: it can be closed without anyone losing a request.
   [[nodiscard]] bool idle() const noexcept;
   /// A request has been begun and not been answered.
   [[nodiscard]] bool waiting() const noexcept { return waiting_; }
   [[nodiscard]] bool done() const noexcept { return phase_ == Phase::Done && !waiting_; }
+  /// A GET's answer did not come in time, and has not come yet.
+  [[nodiscard]] bool given_up() const noexcept { return waiting_ && given_up_; }
 
  private:
   enum class Phase {
@@ -72,6 +79,7 @@ class Connection {
   [[nodiscard]] std::optional<ApiResponse> handle(const ReceivedRequest& request);
   void reply(const HttpReply& reply);
   void on_end_of_input();
+  void give_up() noexcept;
   void send_pending();
   void drain();
   void renew_deadline();
@@ -86,6 +94,7 @@ class Connection {
   std::string pending_;      ///< Answers that the socket did not take yet.
   ReplyForm form_;           ///< Of the answer that is waited for.
   bool waiting_ = false;     ///< For it.
+  bool given_up_ = false;    ///< The client waits no more.
   bool muted_ = false;       ///< The client sent more meanwhile: epoll is not to repeat it.
   bool closing_ = false;     ///< Nothing is read any more once pending_ is sent.
   bool refused_ = false;     ///< The last answer was a refusal to read on.

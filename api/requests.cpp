@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 
 namespace mayfly {
 namespace {
@@ -132,12 +133,6 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"GET", "/vm/config"}, bare<GetVmConfig>},
 });
 
-constexpr std::array kAddresses = [] {
-  std::array<ApiRoute, kRoutes.size()> addresses;
-  std::ranges::transform(kRoutes, addresses.begin(), &Route::address);
-  return addresses;
-}();
-
 /// A path that ends in "{name}", taken apart.
 struct Pattern {
   std::string_view parent;   ///< Up to the last slash; the whole path where there is no id.
@@ -177,7 +172,7 @@ constexpr std::array kAbsentDevices = std::to_array<AbsentDevice>({
 std::optional<ApiRefusal> refuse_method(const ApiRequest& request) {
   std::string_view path;
   std::string methods;
-  for (const ApiRoute& route : kAddresses) {
+  for (const auto& [route, make_call] : kRoutes) {
     if (!match_path(route.path, request.path)) continue;
     path = route.path;
     methods += fmt::format("{}{}", methods.empty() ? "" : ", ", route.method);
@@ -189,7 +184,7 @@ std::optional<ApiRefusal> refuse_method(const ApiRequest& request) {
 
 /// The path is near one that ends in an id: the id is missing, or more follows.
 std::optional<ApiRefusal> refuse_id(const ApiRequest& request) {
-  for (const ApiRoute& route : kAddresses) {
+  for (const auto& [route, make_call] : kRoutes) {
     const auto [parent, id_name] = pattern_of(route.path);
     if (id_name.empty() || request.method != route.method || !request.path.starts_with(parent)) continue;
     const std::string_view rest = request.path.substr(parent.size());
@@ -217,7 +212,11 @@ ApiRefusal refuse_unknown(const ApiRequest& request) {
 
 }  // namespace
 
-std::span<const ApiRoute> api_routes() { return kAddresses; }
+std::vector<ApiRoute> api_routes() {
+  std::vector<ApiRoute> routes;
+  std::ranges::transform(kRoutes, std::back_inserter(routes), &Route::address);
+  return routes;
+}
 
 std::expected<ApiCall, ApiRefusal> parse_request(const ApiRequest& given) {
   ApiRequest request = given;

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 /// What a client asks for: method, path and body become one typed call, or a refusal.
 ///
@@ -41,7 +42,7 @@ struct ApiRoute {
   std::string_view method;
   std::string_view path;  ///< Its last segment may stand for any id, and then names the body's field with that id.
 };
-[[nodiscard]] std::span<const ApiRoute> api_routes();
+[[nodiscard]] std::vector<ApiRoute> api_routes();
 
 /// What the machine has, for refusals that name it.
 inline constexpr std::string_view kDevicesThatExist =

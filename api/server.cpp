@@ -116,6 +116,7 @@ bool ApiServer::serve_events() {
 std::optional<ApiResponse> ApiServer::begin(std::uint64_t connection, const ApiRequest& request) {
   auto begun = begin_request(request, target_);
   if (auto* response = std::get_if<ApiResponse>(&begun)) return std::move(*response);
+  if (machine_hangs()) return refusal_response({503, unanswered(options_.read_deadline)});
   Reply reply{
       [answers = answers_, connection](Result<Answer> answer) { answers->give(connection, std::move(answer)); }};
   ++in_flight_;
@@ -172,13 +173,24 @@ void ApiServer::stop_listening() {
   if (std::exchange(listening_, false)) ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_->fd(), nullptr);
 }
 
+/// Then no command is begun, so that those whose clients wait no more are no more than connections.
+bool ApiServer::machine_hangs() const {
+  return std::ranges::any_of(clients_, [](const Client& each) { return each.connection.given_up(); });
+}
+
+bool ApiServer::has_room() const {
+  const auto used = std::ranges::count_if(clients_, [](const Client& each) { return !each.connection.given_up(); });
+  return static_cast<std::size_t>(used) < options_.max_connections;
+}
+
 void ApiServer::accept_one() {
   if (stopping_) return;
-  if (clients_.size() < options_.max_connections || close_longest_idle()) {
+  if (has_room() || close_longest_idle()) {
     OwnedFd fd{::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
     if (fd) {
       const Connection::Limits limits{.http = {.body = options_.max_payload},
-                                      .request_deadline = options_.request_deadline};
+                                      .request_deadline = options_.request_deadline,
+                                      .read_deadline = options_.read_deadline};
       clients_.emplace_back(Connection{++last_id_, std::move(fd), limits, handler_}, EPOLLIN);
       tell_epoll(EPOLL_CTL_ADD, clients_.back().connection.fd(), EPOLLIN, &clients_.back());
       return;
@@ -203,7 +215,8 @@ void ApiServer::drop_done_and_late() {
   for (auto each = clients_.begin(); each != clients_.end();) {
     Connection& connection = each->connection;
     if (connection.deadline() <= now) connection.on_deadline();
-    if (connection.done() || connection.idle()) listen_again();  // there is room for a client that waits
+    if (connection.done() || connection.idle() || connection.given_up())
+      listen_again();  // there is room for one who waits
     if (connection.done() || (stopping_ && !connection.waiting())) {
       each = clients_.erase(each);
       continue;

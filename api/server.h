@@ -29,6 +29,7 @@
 ///
 /// The thread waits for clients, for the machine's answers and for nothing else. A request is submitted to the machine,
 /// and its connection waits for the answer; the others are served meanwhile, also where one command takes minutes. A
+/// read that a machine leaves unanswered is refused, since nobody should wait for a thread that hangs. A
 /// client that is idle, slow, or does not read its answers costs a buffer. An idle API does not wake up.
 namespace mayfly {
 
@@ -36,7 +37,10 @@ struct ApiServerOptions {
   std::string socket_path;
   std::size_t max_payload = 51'200;  ///< Bytes of a request's body.
   std::chrono::milliseconds request_deadline{
-      5000};                         ///< From a request's first byte to its last; as long for its answer.
+      5000};  ///< From a request's first byte to its last; as long for its answer.
+  /// For the machine's answer to a GET, which it gives at once unless its thread hangs. Until that answer has come, all
+  /// other commands are refused.
+  std::chrono::milliseconds read_deadline{5000};
   std::size_t max_connections = 32;  ///< The next one closes the one that is idle longest, or waits until one ends.
   ThreadEntry enter_thread{};        ///< Called by the thread once it is set up, before it hears of any client.
   /// Descriptors that wake the thread when they become readable, edge-triggered: it does not read them. Reading one
@@ -82,6 +86,8 @@ class ApiServer {
   void call_watch(bool woken);
   void tell_epoll(int operation, int fd, std::uint32_t events, void* whose);
   void heard_of(const Client& client);
+  [[nodiscard]] bool machine_hangs() const;
+  [[nodiscard]] bool has_room() const;
   void accept_one();
   void drop_done_and_late();
   bool close_longest_idle();

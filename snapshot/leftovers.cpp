@@ -231,7 +231,8 @@ class Sweeper {
 
 /// Checks that no state beside the pair needs the leftover at MEMORY.mayfly-new, which is about to be replaced. States
 /// that lie elsewhere or cannot be read are not considered: else they would block every later snapshot.
-Status check_unneeded(const MemoryFileFooter& left, const std::string& state_path, const std::string& memory_path) {
+Status check_unneeded(const MemoryFileFooter& left, const std::string& state_path, const std::string& memory_path,
+                      std::string_view what) {
   if (is_memory_of(memory_path, left.id, left.memory_size)) return {};
   States states;
   for (const std::string& directory : {directory_of(state_path), directory_of(memory_path)})
@@ -241,9 +242,10 @@ Status check_unneeded(const MemoryFileFooter& left, const std::string& state_pat
   const auto owner = std::ranges::find(states.good, left.id, &State::id);
   if (owner == states.good.end()) return {};
   return fail(ErrorKind::State,
-              "mem_file_path {}: {} is the memory of {}, as the monitor that wrote it was killed; give it its name by "
-              "mayfly snapshot sweep {} {}, or give another path",
-              memory_path, new_name(memory_path), owner->path, directory_of(memory_path), directory_of(owner->path));
+              "{} {}: {} is the memory of {}, as the monitor that wrote it was killed; give it its name by mayfly "
+              "snapshot sweep {} {}, or give another path",
+              what, memory_path, new_name(memory_path), owner->path, directory_of(memory_path),
+              directory_of(owner->path));
 }
 
 }  // namespace
@@ -266,7 +268,15 @@ Status finish_interrupted_pair(const std::string& state_path, const std::string&
                 "mem_file_path {}: {}, which a killed monitor left, may be the memory of a state that cannot be read: "
                 "{}; mend or remove that state, or give other paths",
                 memory_path, left, state.error().message);
-  return check_unneeded(*footer, state_path, memory_path);
+  return check_unneeded(*footer, state_path, memory_path, "mem_file_path");
+}
+
+Status check_leftover_unneeded(const std::string& path, std::string_view what) {
+  const std::string left = new_name(path);
+  const auto file = open_for_reading(left);
+  if (!file) return {};
+  const auto footer = find_footer(file->get(), left);
+  return footer ? check_unneeded(*footer, path, path, what) : Status{};
 }
 
 Status sweep_leftovers(std::span<const std::string> directories, bool dry_run,

@@ -6,6 +6,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 
 /// What a process that was killed while it wrote a snapshot left behind: NAME.mayfly-new (see file_pair.h).
 namespace mayfly {
@@ -16,6 +17,10 @@ namespace mayfly {
 /// that is the memory of another state in the directory of either path; the state's name cannot be put on stable
 /// storage, or the memory cannot be renamed.
 [[nodiscard]] Status finish_interrupted_pair(const std::string& state_path, const std::string& memory_path);
+
+/// That no state in the directory of `path` needs PATH.mayfly-new, if that is there: a new file at `path` takes its
+/// place. `what` names the path in the error. What cannot be read is needed by nobody.
+[[nodiscard]] Status check_leftover_unneeded(const std::string& path, std::string_view what);
 
 /// One file that ends in .mayfly-new.
 struct Leftover {

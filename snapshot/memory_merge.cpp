@@ -2,6 +2,7 @@
 
 #include "snapshot/checksum.h"
 #include "snapshot/file_pair.h"
+#include "snapshot/leftovers.h"
 #include "snapshot/memory_parts.h"
 
 #include <linux/fs.h>
@@ -193,6 +194,7 @@ Status merge_memory_files(const std::string& base_path, const std::string& diff_
     if (names_file(new_name(output), source->file.get()))
       return fail(ErrorKind::InvalidArgument, "output {} is made as {}, which is to be merged; give another path",
                   output, new_name(output));
+  if (auto unneeded = check_leftover_unneeded(output, "output"); !unneeded) return unneeded;
   auto file = NewFile::create(output, "output");
   if (!file) return propagate(file);
   MergedFile merged{*base, *file, false};

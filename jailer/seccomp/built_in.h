@@ -10,7 +10,8 @@ namespace mayfly::seccomp {
 /// Aligned to 8 bytes.
 [[nodiscard]] std::span<const std::byte> built_in_blob() noexcept;
 
-/// The names of system calls by their numbers; empty where there is none.
-[[nodiscard]] std::span<const std::string_view> built_in_call_names() noexcept;
+/// The names of system calls, the one of number N behind N line feeds; empty where there is none. One text and no
+/// table: pointers are relocated when the process starts, which would give each its own copy of 7 KiB.
+[[nodiscard]] std::string_view built_in_call_names() noexcept;
 
 }  // namespace mayfly::seccomp

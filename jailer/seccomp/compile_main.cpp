@@ -34,21 +34,19 @@ std::string source_of(std::span<const std::byte> blob) {
       "// Made by mayfly-seccompile.\n#include \"jailer/seccomp/built_in.h\"\n\n#include <array>\n\n"
       "namespace mayfly::seccomp {\nnamespace {\n\nalignas(8) constexpr unsigned char kBlob[] = {";
   for (const std::byte byte : blob) fmt::format_to(std::back_inserter(text), "{},", std::to_integer<unsigned>(byte));
-  text += "};\n\nconstexpr std::string_view kCallNames[] = {\n";
+  text += "};\n\nconstexpr std::string_view kCallNames =";
   std::string gap;  // numbers without a name, written only where a name follows
   for (int number = 0; number < kMostCalls; ++number) {
+    if (number > 0) gap += "\\n";
     char* const name = ::seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, number);
-    if (name == nullptr) {
-      gap += "{},\n";
-    } else {
-      fmt::format_to(std::back_inserter(text), "{}\"{}\",\n", std::exchange(gap, {}), name);
-      std::free(name);  // NOLINT(cppcoreguidelines-no-malloc): libseccomp's
-    }
+    if (name == nullptr) continue;
+    fmt::format_to(std::back_inserter(text), "\n    \"{}{}\"", std::exchange(gap, {}), name);
+    std::free(name);  // NOLINT(cppcoreguidelines-no-malloc): libseccomp's
   }
   return text +
-         "};\n\n}  // namespace\n\n"
+         ";\n\n}  // namespace\n\n"
          "std::span<const std::byte> built_in_blob() noexcept { return std::as_bytes(std::span{kBlob}); }\n\n"
-         "std::span<const std::string_view> built_in_call_names() noexcept { return kCallNames; }\n\n"
+         "std::string_view built_in_call_names() noexcept { return kCallNames; }\n\n"
          "}  // namespace mayfly::seccomp\n";
 }
 

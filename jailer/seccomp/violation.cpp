@@ -47,9 +47,14 @@ void stop_reporting_violations() noexcept { log_of_violations.store(nullptr, std
 void name_thread_for_violations(ThreadKind kind) noexcept { kind_of_thread = kind; }
 
 std::string_view name_of_call(int number) noexcept {
-  const auto names = built_in_call_names();
-  if (number < 0 || static_cast<std::size_t>(number) >= names.size()) return {};
-  return names[static_cast<std::size_t>(number)];
+  std::string_view names = built_in_call_names();
+  if (number < 0) return {};
+  for (; number > 0; --number) {
+    const std::size_t end = names.find('\n');
+    if (end == std::string_view::npos) return {};
+    names.remove_prefix(end + 1);
+  }
+  return names.substr(0, names.find('\n'));
 }
 
 std::string_view describe_violation(std::span<char> text, std::string_view thread, int call) noexcept {

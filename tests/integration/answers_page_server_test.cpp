@@ -102,6 +102,22 @@ TEST_F(PoorPageServerTest, TermEndsAMachineWhoseQueueNeverComes) {
   expect_ends(monitor);
 }
 
+TEST_F(PoorPageServerTest, AReadOfAMachineWhoseQueueNeverComesIsRefused) {
+  PoorPageServer server{file("pages"), file("one.mem"), kQueue};
+  Monitor monitor{{"--level", "Error"}};
+  load(monitor);
+  monitor.type("k");
+  server.await_withheld();
+  constexpr double kReadDeadline = 5;
+  for (const double seconds : {kReadDeadline + kAtOnceSeconds, kAtOnceSeconds}) {
+    const auto answer = begin(monitor, "GET", "/").answer_within(seconds);
+    ASSERT_TRUE(answer) << "no answer in " << seconds << " s";
+    EXPECT_EQ(answer->status, 503) << answer->body;
+    EXPECT_NE(answer->body.find("has not answered"), std::string::npos) << answer->body;
+  }
+  expect_ends(monitor);
+}
+
 TEST_F(PoorPageServerTest, TermEndsAMachineThatReadsIntoMemoryThatNeverComes) {
   PoorPageServer server{file("pages"), file("one.mem"), kData};
   Monitor monitor;

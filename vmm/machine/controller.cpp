@@ -372,8 +372,10 @@ void Controller::finish(MachineEnd end) {
     case Transition::Saving:
     case Transition::Recording:
       return makers_.worker->stop();  // its end goes on from here, in leave()
-    case Transition::Pausing:
     case Transition::Draining:
+      machine_->undrain();  // else the last request that comes back would begin the snapshot
+      return leave(has_ended());
+    case Transition::Pausing:
       return leave(has_ended());
     case Transition::None:
       return end_vcpus();
@@ -386,11 +388,11 @@ void Controller::end_vcpus() {
   machine_->pause([this] {
     if (!recording_) return end_console();
     if (options_.deadline != nullptr) options_.deadline->waiting_for("the working set to be written");
-    auto begun = write_recording([this](const Status& written) {
+    const auto end = [this](const Status& written) {
       if (!written) log_.error("the working set is not written: {}", written.error().message);
       end_console();
-    });
-    if (!begun) end_console();
+    };
+    if (auto begun = write_recording(end); !begun) end(begun);
   });
 }
 

@@ -4,6 +4,7 @@
 #include "vmm/base/clock.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/raw_terminal.h"
+#include "vmm/base/spare_memory.h"
 #include "vmm/base/try.h"
 #include "vmm/cli/exit_codes.h"
 #include "vmm/machine/machine_state.h"
@@ -126,7 +127,10 @@ void Monitor::enter_thread(ThreadKind kind) {
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(kind, *loop_);
 #endif
-  if (in) return;
+  if (in) {
+    if (kind == ThreadKind::Running) give_back_spare_memory();
+    return;
+  }
   RawTerminal::put_back();
   log_.error("{}", in.error().message);
   std::_Exit(report(in.error(), kExitError));

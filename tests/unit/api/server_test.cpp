@@ -1,5 +1,6 @@
 #include "api/server.h"
 
+#include "tests/support/no_more_threads.h"
 #include "tests/unit/api/fake_target.h"
 #include "tests/unit/api/unix_client.h"
 
@@ -91,6 +92,17 @@ TEST_F(ServerTest, WhoConnectsBeforeTheStartIsServedAfterIt) {
   ASSERT_TRUE(early.send(kGetVersion));
   ASSERT_TRUE((*server)->start());
   EXPECT_NE(early.receive_until(kVersionEnd), "");
+}
+
+TEST_F(ServerTest, WithoutThreadsTheErrorSaysSo) {
+  auto server = ApiServer::create({.socket_path = path_}, target_);
+  ASSERT_TRUE(server);
+  const testing::NoMoreThreads none;
+  const auto started = (*server)->start();
+  ASSERT_FALSE(started);
+  EXPECT_NE(started.error().message.find("cannot start the API's thread"), std::string::npos);
+  server->reset();
+  EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
 TEST_F(ServerTest, RefusesWhatIsNotThereWith404) {

@@ -4,6 +4,7 @@
 
 #include <sys/eventfd.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -26,11 +27,12 @@ class HoldingTarget : public CommandTarget {
  public:
   ~HoldingTarget() override { drop_all(); }
   void submit(Command command, Reply reply) override {
-    if (is_read(command)) return std::move(reply).give(InstanceInfo{.id = "holding"});
+    if (is_read(command) && !holds_reads_) return std::move(reply).give(InstanceInfo{.id = "holding"});
     const std::lock_guard lock{mutex_};
     held_.push_back(std::move(reply));
     changed_.notify_all();
   }
+  void hold_reads(bool hold) { holds_reads_ = hold; }
   void answered() override {
     const std::lock_guard lock{mutex_};
     ++answered_;
@@ -75,6 +77,7 @@ class HoldingTarget : public CommandTarget {
   std::condition_variable changed_;
   std::deque<Reply> held_;
   std::size_t answered_ = 0;
+  std::atomic<bool> holds_reads_ = false;
 };
 
 constexpr std::string_view kGetVersion = "GET /version HTTP/1.1\r\n\r\n";
@@ -127,6 +130,54 @@ TEST_F(WaitingClientsTest, OthersAreAnsweredWhileOneCommandTakesItsTime) {
   holding_.release();
   expect_done(waiting);
   expect_info(waiting);
+}
+
+TEST_F(WaitingClientsTest, AReadThatAMachineLeavesUnansweredIsRefused) {
+  constexpr std::string_view kRefused = "HTTP/1.1 503 ";
+  start_holding({.socket_path = path_, .read_deadline = milliseconds{50}, .max_connections = 2});
+  holding_.hold_reads(true);
+  UnixClient first = client();
+  UnixClient second = client();
+  for (UnixClient* each : {&first, &second}) ASSERT_TRUE(each->send(kGetInfo));
+  ASSERT_TRUE(holding_.wait_for_held(2));
+  for (UnixClient* each : {&first, &second}) {
+    const std::string refused = each->receive_all();
+    EXPECT_TRUE(refused.starts_with(kRefused)) << refused;
+    EXPECT_NE(refused.find("has not answered for 50 ms"), std::string::npos) << refused;
+  }
+  // From then on nobody waits, and nothing is begun; what takes no machine is answered.
+  UnixClient later = client();
+  for (const std::string_view request : {kGetInfo, std::string_view{kStart}}) {
+    ASSERT_TRUE(later.send(request));
+    EXPECT_TRUE(later.receive_until("\"}").starts_with(kRefused));
+  }
+  ASSERT_TRUE(later.send(kGetVersion));
+  EXPECT_NE(later.receive_until(kVersionEnd), "");
+  EXPECT_EQ(holding_.held_count(), 2U);
+  // The machine goes on: so do its clients.
+  holding_.hold_reads(false);
+  holding_.release();
+  holding_.release();
+  std::string answer;
+  for (const auto until = steady_clock::now() + std::chrono::seconds{10};
+       !answer.starts_with("HTTP/1.1 200 ") && steady_clock::now() < until;) {
+    ASSERT_TRUE(later.send(kGetInfo));
+    answer = later.receive_until("\"}");
+  }
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 200 ")) << answer;
+}
+
+TEST_F(WaitingClientsTest, ACommandThatTakesItsTimeIsNoRead) {
+  start_holding({.socket_path = path_, .read_deadline = milliseconds{1}});
+  UnixClient waiting = client();
+  ASSERT_TRUE(waiting.send(kStart));
+  ASSERT_TRUE(holding_.wait_for_held(1));
+  UnixClient late = client();
+  holding_.hold_reads(true);
+  ASSERT_TRUE(late.send(kGetInfo));
+  EXPECT_NE(late.receive_all().find(" 503 "), std::string::npos);
+  holding_.release();
+  expect_done(waiting);
 }
 
 TEST_F(WaitingClientsTest, TheMachineHearsOfAnswersOnceNoneIsOutstanding) {

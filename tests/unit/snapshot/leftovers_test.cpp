@@ -284,6 +284,20 @@ TEST_F(Leftovers, MemoryOfAnotherStateIsNotReplaced) {
   EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("b/mem"))) << "its state never was";
 }
 
+TEST_F(Leftovers, AMergeDoesNotReplaceTheMemoryOfAState) {
+  write_memory("a/base", 0);
+  write_memory("a/diff", 1, MemoryFileKind::Diff);
+  write_state("a/state", 2);
+  write_memory("a/mem.mayfly-new", 2);
+  const auto refused = merge_memory_files(file("a/base"), file("a/diff"), file("a/mem"));
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message.find("is the memory of " + file("a/state")), std::string::npos)
+      << refused.error().message;
+  EXPECT_TRUE(pair_is_whole("a/state", "a/mem"));
+  fs::remove(file("a/state"));
+  EXPECT_TRUE(merge_memory_files(file("a/base"), file("a/diff"), file("a/mem")));
+}
+
 TEST_F(Leftovers, WhatAnotherProcessHasLockedIsNotSettled) {
   write_state("a/state", 2);
   write_memory("a/mem", 1);

@@ -25,9 +25,12 @@ TEST(Violation, ADescriptionStaysWithinItsRoom) {
 }
 
 TEST(Violation, CallsHaveTheirNames) {
-  EXPECT_EQ(name_of_call(__NR_read), "read");
+  EXPECT_EQ(name_of_call(__NR_read), "read");  // 0, the first
+  EXPECT_EQ(name_of_call(__NR_write), "write");
   EXPECT_EQ(name_of_call(__NR_clone3), "clone3");
   EXPECT_EQ(name_of_call(400), "");  // between the numbers of two generations
+  EXPECT_EQ(name_of_call(1'000'000), "");
+  EXPECT_EQ(name_of_call(-1), "");
 }
 
 }  // namespace

@@ -213,6 +213,19 @@ TEST_F(ControllerModel, AnEndStopsASnapshotAndGoesOnWhenItHasStopped) {
   EXPECT_TRUE(loop_->run());
 }
 
+TEST_F(ControllerModel, AnEndWhileDevicesDrainTakesNoSnapshot) {
+  (void)ask(PauseVm{});
+  ASSERT_TRUE(come(machine_.paused));
+  const auto taken = ask(snapshot());
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_EQ(taken->ok, false);
+  EXPECT_FALSE(come(machine_.drained)) << "the last request comes back while the console drains";
+  EXPECT_EQ(machine_.saves, 0);
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
 TEST_F(ControllerModel, APauseThatTakesTooLongIsUndone) {
   ControllerOptions options{.id = "model"};
   options.patience_ns = 1;
@@ -306,7 +319,9 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
         model.ask(number, what, expected);
         controller_->perform(std::move(command), reply(number));
       };
-      switch (std::uniform_int_distribution{0, 60}(random) % 10 + (number == length - 1 && round % 3 == 0 ? 10 : 0)) {
+      // An end comes anywhere, and what was under way comes back after it.
+      const bool ends = std::uniform_int_distribution{0, 199}(random) == 0 || (number == length - 1 && round % 3 == 0);
+      switch (ends ? 10 : std::uniform_int_distribution{0, 9}(random)) {
         case 0:
           both(Model::What::Read, GetInstanceInfo{});
           break;
@@ -336,6 +351,8 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
           } else if (model.busy() == Model::Busy::Saving) {
             model.written(expected);
             ASSERT_TRUE(come_worker());
+          } else {
+            ASSERT_FALSE(machine_.drained) << "nobody waits for it, in step " << number << " of machine " << round;
           }
           break;
         default:

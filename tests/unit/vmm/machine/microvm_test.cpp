@@ -2,6 +2,7 @@
 
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/support/no_more_threads.h"
 #include "tests/support/run_until.h"
 #include "tests/unit/vmm/boot/boot_images.h"
 #include "tests/unit/vmm/kvm/fake_kvm.h"
@@ -84,6 +85,7 @@ class MicrovmTest : public ::testing::Test {
   }
   Result<std::unique_ptr<Board>> boot(FakeKvm& kvm) {
     auto prepared = TRY(PreparedVm::prepare({}, kvm));
+    if (after_prepare_) after_prepare_();
     TRY(prepared.learn_cpuid());
     auto plans = TRY(devices());
     CpuConfig cpu;
@@ -103,6 +105,7 @@ class MicrovmTest : public ::testing::Test {
   }
   Result<std::unique_ptr<Board>> restore(FakeKvm& kvm, const Snapshot& snapshot) {
     auto prepared = TRY(PreparedVm::prepare({}, kvm));
+    if (after_prepare_) after_prepare_();
     auto memory = TRY(GuestMemory::create({.size_mib = kMemoryMib}));
     auto plans = TRY(devices());
     return mayfly::restore({.prepared = std::move(prepared),
@@ -240,6 +243,28 @@ class MicrovmTest : public ::testing::Test {
     EXPECT_GE(failures, 8U);
   }
 
+  /// The same of threads: the host gives none, or that of the first vCPU alone.
+  template <typename Make>
+  void expect_threads_to_run_out(Make make) {
+    const Footprint before = footprint();
+    for (const bool after_first : {false, true}) {
+      SCOPED_TRACE(after_first);
+      {
+        FakeKvm kvm;
+        std::optional<NoMoreThreads> none;
+        after_prepare_ = [&none] { none.emplace(); };
+        if (!after_first) none.emplace();
+        auto made = make(kvm);
+        after_prepare_ = nullptr;
+        ASSERT_FALSE(made);
+        EXPECT_NE(made.error().message.find("cannot start a vCPU's thread"), std::string::npos) << made.error().message;
+      }
+      turn_loop();
+      expect_nothing_left(before);
+    }
+  }
+
+  std::function<void()> after_prepare_;
   ScratchDirectory scratch_;
   DriveConfig drive_{.drive_id = "data", .path_on_host = scratch_.file("image")};
   MemoryFile kernel_{ElfBuilder{}.load(kKernelBase, pattern(0x2345), 0x6000).entry(kKernelEntry).build()};
@@ -302,6 +327,10 @@ TEST_F(MicrovmTest, ABootWhoseAnyCallFailsLeavesNothing) {
 
 TEST_F(MicrovmTest, ABootWithoutDescriptorsLeavesNothing) {
   expect_descriptors_to_run_out([this](FakeKvm& kvm) { return boot(kvm); });
+}
+
+TEST_F(MicrovmTest, ABootWithoutThreadsLeavesNothing) {
+  expect_threads_to_run_out([this](FakeKvm& kvm) { return boot(kvm); });
 }
 
 TEST_F(MicrovmTest, ABootNamesACapabilityThatTheHostLacks) {
@@ -528,6 +557,12 @@ TEST_F(RestoreTest, WithoutDescriptorsLeavesNothing) {
   const Snapshot from = snapshot();
   renew_loop();
   expect_descriptors_to_run_out([&](FakeKvm& kvm) { return restore(kvm, from); });
+}
+
+TEST_F(RestoreTest, WithoutThreadsLeavesNothing) {
+  const Snapshot from = snapshot();
+  renew_loop();
+  expect_threads_to_run_out([&](FakeKvm& kvm) { return restore(kvm, from); });
 }
 
 TEST_F(RestoreTest, RefusesAnXsaveAreaOfAnotherHost) {
