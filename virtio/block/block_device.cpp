@@ -3,14 +3,12 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/virtio_blk.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <new>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -88,11 +86,7 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& conf
   if (!backing) return propagate(backing, device->name_);
   device->backing_ = std::move(*backing);
   device->may_read_cached_ = !device->backing_->image.direct();
-  constexpr std::size_t kArenaBytes = sizeof(Slot) * kQueueSize;
-  device->arena_ =
-      Mapping{::mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
-              kArenaBytes};
-  if (!device->arena_) return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
+  if (!device->slots_.reserve()) return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
   auto limiter = RateLimiter::create(loop, config.rate_limiter, [owner = device.get()] { owner->on_tokens(); });
   if (!limiter) return propagate(limiter, device->name_);
   device->limiter_ = std::move(*limiter);
@@ -100,12 +94,8 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& conf
 }
 
 BlockDevice::~BlockDevice() {
-  auto* slots = reinterpret_cast<Slot*>(arena_.address());
-  for (std::size_t i = 0; i < made_slots_; ++i) {
-    // The loop was closed over requests in flight: nobody waits for them any more.
-    if (slots[i].chain) std::move(*slots[i].chain).abandon();
-    std::destroy_at(&slots[i]);
-  }
+  for (Slot& slot : slots_.made())
+    if (slot.chain) std::move(*slot.chain).abandon();  // the loop was closed while they were in flight
 }
 
 Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image, EventLoop& loop) {
@@ -129,7 +119,7 @@ void BlockDevice::activate(std::uint64_t features, std::span<VirtQueue> queues) 
 }
 
 void BlockDevice::reset() noexcept {
-  ensure(in_flight_ == 0, "a drive was reset with requests in flight");
+  ensure(slots_.in_use() == 0, "a drive was reset with requests in flight");
   queue_ = nullptr;
   features_ = 0;
   throttled_ = starved_ = false;
@@ -180,19 +170,19 @@ void BlockDevice::serve() noexcept {
       if (!std::exchange(requeue_.asked, true)) loop_.readv(backing_->file, {}, 0, requeue_);
       return;
     }
-    Slot* slot = take_slot();
+    Slot* slot = slots_.take(*this);
     if (slot == nullptr) {  // only a driver that offers chains twice over comes to this
       starved_ = true;
       return;
     }
     auto taken = queue_->take(slot->segments);
     if (!taken || !*taken) {
-      give_back(*slot);
+      slots_.give_back(*slot);
       if (!taken) host().broken(taken.error().what);
       return;
     }
     slot->chain.emplace(std::move(**taken));
-    const bool alone = turn == 0 && in_flight_ == 1 && !queue_->has_more();
+    const bool alone = turn == 0 && slots_.in_use() == 1 && !queue_->has_more();
     begin(*slot, alone);
   }
 }
@@ -207,7 +197,7 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
   if (!admit(slot)) {
     queue_->put_back(std::move(*slot.chain));
     slot.chain.reset();
-    give_back(slot);
+    slots_.give_back(slot);
     return;
   }
   slot.backing = backing_;
@@ -442,7 +432,7 @@ void BlockDevice::answer(Slot& slot, std::uint8_t status) noexcept {
   queue_->put(std::move(*slot.chain), written);
   slot.chain.reset();
   slot.backing.reset();
-  give_back(slot);
+  slots_.give_back(slot);
   if (!retired_.empty()) sync_retired();
   host().used(0);
 }
@@ -451,27 +441,6 @@ void BlockDevice::count(const Slot& slot) noexcept {
   const CommandNames names = names_of(slot.request.command);
   if (names.count != nullptr) (metrics_.*names.count).add();
   if (names.bytes != nullptr) (metrics_.*names.bytes).add(slot.transferred);
-}
-
-// --- Slots -----------------------------------------------------------------------------------------------------------
-
-/// The slot that was used last, while its memory is warm; a new one only for a depth not seen before.
-BlockDevice::Slot* BlockDevice::take_slot() noexcept {
-  Slot* slot = free_slots_;
-  if (slot != nullptr) {
-    free_slots_ = slot->next;
-  } else {
-    if (made_slots_ == kQueueSize) return nullptr;
-    slot = ::new (arena_.bytes().data() + sizeof(Slot) * made_slots_) Slot{*this};
-    ++made_slots_;
-  }
-  ++in_flight_;
-  return slot;
-}
-
-void BlockDevice::give_back(Slot& slot) noexcept {
-  slot.next = std::exchange(free_slots_, &slot);
-  --in_flight_;
 }
 
 }  // namespace mayfly

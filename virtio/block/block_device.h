@@ -5,9 +5,9 @@
 #include "virtio/block/disk_image.h"
 #include "virtio/device.h"
 #include "virtio/rate_limiter.h"
+#include "virtio/slot_pool.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
-#include "vmm/base/mapping.h"
 #include "vmm/base/metrics.h"
 #include "vmm/config/configuration.h"
 #include "vmm/io/event_loop.h"
@@ -139,7 +139,7 @@ class BlockDevice final : public VirtioDevice {
   void sync_retired() noexcept;
   void on_retired_synced(Retired& retired, int error_number) noexcept;
   void release_flushes() noexcept;
-  [[nodiscard]] bool is_idle() const noexcept { return in_flight_ == 0 && retired_.empty(); }
+  [[nodiscard]] bool is_idle() const noexcept { return slots_.in_use() == 0 && retired_.empty(); }
   void end_drain() noexcept;
 
   // Requests: under the lock, on the loop's thread
@@ -161,8 +161,6 @@ class BlockDevice final : public VirtioDevice {
   void answer_id(Slot& slot) noexcept;
   void count(const Slot& slot) noexcept;
 
-  [[nodiscard]] Slot* take_slot() noexcept;
-  void give_back(Slot& slot) noexcept;
   void on_tokens() noexcept;
   [[nodiscard]] bool writes_through() const noexcept;
   /// Whether the guest may punch holes into the image.
@@ -187,13 +185,8 @@ class BlockDevice final : public VirtioDevice {
   VirtQueue* queue_ = nullptr;  // of the driver
   bool throttled_ = false;      // the limiter refused, and will call
   bool starved_ = false;        // there was no slot for the next chain
-  unsigned in_flight_ = 0;      // slots in use
 
-  // Room for the queue's size of requests. Made as mapped: pages, and slots on them, come with the depth that a guest
-  // really uses.
-  Mapping arena_;
-  std::size_t made_slots_ = 0;
-  Slot* free_slots_ = nullptr;
+  SlotPool<Slot, kQueueSize> slots_;
   Slot* waiting_flushes_ = nullptr;  // for retired_ to be empty
   Requeue requeue_{*this};
   // Reads that were not in the page cache teach to try less often.

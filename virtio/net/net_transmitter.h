@@ -2,6 +2,7 @@
 
 #include "virtio/net/net_context.h"
 #include "virtio/net/net_receiver.h"
+#include "virtio/slot_pool.h"
 
 #include <array>
 #include <cstdint>
@@ -30,7 +31,7 @@ class NetTransmitter {
   NetTransmitter& operator=(const NetTransmitter&) = delete;
   ~NetTransmitter();
 
-  /// Makes the limiter. Once, before anything else.
+  /// Makes the limiter, and room for frames. Once, before anything else.
   [[nodiscard]] Status prepare(const std::optional<RateLimiterConfig>& limit);
   void activate(VirtQueue& queue) noexcept { queue_ = &queue; }
   /// Nothing is in flight.
@@ -46,8 +47,10 @@ class NetTransmitter {
  private:
   /// One frame on its way.
   struct Slot final : Operation {
+    explicit Slot(NetTransmitter& owner_in) noexcept : owner(owner_in) {}
     void on_complete(int result, bool more) noexcept override;
-    NetTransmitter* owner = nullptr;
+    NetTransmitter& owner;
+    Slot* next = nullptr;  // the pool's
     std::optional<Chain> chain{};
     NetHeader header{};                                 // the checked copy
     std::array<std::uint8_t, kFrameHeadLength> head{};  // the same, where the frame is looked at
@@ -58,6 +61,7 @@ class NetTransmitter {
   enum class Verdict { Send, Malformed, Spoofed, Claimed };
 
   void take_offered() noexcept;
+  [[nodiscard]] bool take_one(Slot& slot) noexcept;
   [[nodiscard]] Verdict check(Slot& slot, std::span<iovec> vectors) noexcept;
   /// What the frame's beginning says; `head` is the copy of it.
   [[nodiscard]] Verdict judge(std::span<const std::uint8_t> head) noexcept;
@@ -65,7 +69,7 @@ class NetTransmitter {
   void hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept;
   [[nodiscard]] Verdict malformed(std::string_view what) noexcept;
   void send(Slot& slot) noexcept;
-  void drop(Chain chain) noexcept;
+  void drop(Slot& slot) noexcept;
   void on_written(Slot& slot, int result) noexcept;
   /// Our copies' vectors and a chain's segments behind them.
   [[nodiscard]] std::span<iovec> vectors_of(const Slot& slot) noexcept;
@@ -75,13 +79,11 @@ class NetTransmitter {
   std::optional<MacAddress> only_source_;
   VirtQueue* queue_ = nullptr;
   std::unique_ptr<RateLimiter> limiter_;
-  std::array<Slot, kSlots> slots_;
-  std::unique_ptr<iovec[]> vectors_;         // apart from the slots: what is not used is not touched
-  std::array<std::uint8_t, kSlots> free_{};  // slots; used from the end, so that few are in turn
-  std::size_t free_count_ = kSlots;
-  bool starved_ = false;    // chains wait for a slot
-  bool throttled_ = false;  // until the limiter calls
-  bool claimed_ = false;    // the responder has been given frames
+  SlotPool<Slot, kSlots> slots_;
+  std::unique_ptr<iovec[]> vectors_;  // apart from the slots: what is not used is not touched
+  bool starved_ = false;              // chains wait for a slot
+  bool throttled_ = false;            // until the limiter calls
+  bool claimed_ = false;              // the responder has been given frames
 };
 
 }  // namespace mayfly
