@@ -82,6 +82,7 @@ BlockDevice::BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetric
 Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& config, DiskImage image, EventLoop& loop,
                                                          BlockMetrics& metrics, Log& log) {
   std::unique_ptr<BlockDevice> device{new BlockDevice{config, loop, metrics, log}};
+  device->has_lock();  // nobody else knows it yet
   auto backing = make_backing(std::move(image), loop);
   if (!backing) return propagate(backing, device->name_);
   device->backing_ = std::move(*backing);
@@ -113,19 +114,24 @@ Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImag
 // --- Control path ----------------------------------------------------------------------------------------------------
 
 void BlockDevice::activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept {
+  has_lock();
   features_ = features;
   queue_ = &queues.front();
   throttled_ = starved_ = false;
 }
 
 void BlockDevice::reset() noexcept {
+  has_lock();
   ensure(slots_.in_use() == 0, "a drive was reset with requests in flight");
   queue_ = nullptr;
   features_ = 0;
   throttled_ = starved_ = false;
 }
 
-void BlockDevice::drain() noexcept { end_drain(); }
+void BlockDevice::drain() noexcept {
+  has_lock();
+  end_drain();
+}
 
 /// Says so where nothing is in flight any more.
 void BlockDevice::end_drain() noexcept {
@@ -135,13 +141,13 @@ void BlockDevice::end_drain() noexcept {
 void BlockDevice::undrain() noexcept {}
 
 void BlockDevice::update_rate_limiter(const RateLimiterConfig& config) {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
   limiter_->update(config);
   metrics_.update_count.add();
 }
 
 void BlockDevice::on_tokens() noexcept {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
   throttled_ = false;
   serve();
 }
@@ -154,10 +160,13 @@ bool BlockDevice::writes_through() const noexcept {
 
 // --- Data path: what the driver offers -------------------------------------------------------------------------------
 
-void BlockDevice::on_kick(unsigned /*queue*/) noexcept { serve(); }
+void BlockDevice::on_kick(unsigned /*queue*/) noexcept {
+  has_lock();
+  serve();
+}
 
 void BlockDevice::Requeue::on_complete(int /*result*/, bool /*more*/) noexcept {
-  const MutexLock lock{owner.host().mutex()};
+  const MutexLock lock{owner.mutex()};
   asked = false;
   owner.serve();
 }
@@ -339,7 +348,7 @@ const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
 }
 
 void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
-  const MutexLock lock{owner.host().mutex()};
+  const MutexLock lock{owner.mutex()};
   owner.on_result(*this, result);
   owner.end_drain();
   if (std::exchange(owner.starved_, false)) owner.serve();

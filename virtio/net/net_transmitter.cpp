@@ -28,10 +28,12 @@ NetTransmitter::NetTransmitter(NetContext& context, NetReceiver& receiver, const
 
 Status NetTransmitter::prepare(const std::optional<RateLimiterConfig>& limit) {
   auto limiter = context_.make_limiter(limit, [this] {
+    has_lock();
     throttled_ = false;
     process_queue();
   });
   if (!limiter) return propagate(limiter);
+  has_lock();  // nobody else knows it yet
   limiter_ = std::move(*limiter);
   if (!slots_.reserve()) return fail_errno(ErrorKind::System, "no memory for its frames");
   return {};
@@ -51,6 +53,7 @@ std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
 void NetTransmitter::process_queue() noexcept {
   if (!context_.is_active() || throttled_ || queue_ == nullptr) return;
   take_offered();
+  receiver_.has_lock();
   if (std::exchange(claimed_, false)) receiver_.respond();
 }
 
@@ -179,7 +182,7 @@ void NetTransmitter::cancel() noexcept {
 // --- Completions -----------------------------------------------------------------------------------------------------
 
 void NetTransmitter::Slot::on_complete(int result, bool /*more*/) noexcept {
-  const MutexLock lock{owner.context_.host->mutex()};
+  const MutexLock held{owner.lock()};
   owner.on_written(*this, result);
 }
 
