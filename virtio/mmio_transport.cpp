@@ -72,7 +72,7 @@ MmioTransport::~MmioTransport() { context_.service.forget(*this); }
 Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& device, const TransportContext& context) {
   std::unique_ptr<MmioTransport> transport{new MmioTransport{device, context}};
   const auto make_event = [] { return OwnedFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)}; };
-  for (unsigned index = 0; index <= transport->queues_.size(); ++index) {
+  for (unsigned index = 0; index <= device.queue_sizes().size(); ++index) {
     auto kick = std::make_unique<Kick>(*transport, index);
     kick->fd = make_event();
     if (!kick->fd) return fail_errno(ErrorKind::System, "{}: cannot make an event descriptor", device.name());

@@ -61,7 +61,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
                                                                      const TransportContext& context);
   ~MmioTransport() override;
 
-  [[nodiscard]] std::size_t queue_count() const noexcept { return queues_.size(); }
+  [[nodiscard]] std::size_t queue_count() const noexcept { return kicks_.size() - 1; }
   [[nodiscard]] int kick_fd(std::size_t queue) const noexcept { return kicks_[queue]->fd.get(); }
   [[nodiscard]] int interrupt_fd() const noexcept { return interrupt_fd_.get(); }
 
@@ -143,7 +143,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   std::uint16_t serve_queue(unsigned index) noexcept REQUIRES(mutex_);
   void publish() noexcept REQUIRES(mutex_);
   void interrupt(std::uint32_t cause) noexcept;
-  void kick_all() noexcept;
+  void kick_all() noexcept REQUIRES(mutex_);
   /// Drained, as if nothing had been.
   void reactivate() noexcept REQUIRES(mutex_);
   [[nodiscard]] std::atomic_ref<std::uint32_t> word(std::uint64_t offset) const noexcept;
@@ -168,7 +168,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   std::uint32_t queue_select_ GUARDED_BY(mutex_) = 0;
   std::uint32_t status_ GUARDED_BY(mutex_) = 0;
   std::uint32_t config_generation_ GUARDED_BY(mutex_) = 0;
-  std::vector<VirtQueue> queues_;
+  std::vector<VirtQueue> queues_ GUARDED_BY(mutex_);
   std::vector<char> used_
       GUARDED_BY(mutex_);  // queues with something to publish; char: vector<bool> has no plain elements
 };

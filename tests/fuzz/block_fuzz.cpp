@@ -92,6 +92,7 @@ class World {
     host_.kick(0);
     if ((plan.disturb & 4) != 0) pause();
     host_.reset();
+    const MutexLock lock{host_.mutex()};
     must(host_.phase() == DevicePhase::Idle);
   }
 

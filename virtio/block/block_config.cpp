@@ -40,6 +40,7 @@ FeatureText BlockDevice::feature_text(unsigned feature) const noexcept {
 }
 
 void BlockDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
+  has_lock();
   const DiskImage& image = backing_->image;
   const std::uint32_t logical = image.logical_block_size();
   const std::uint32_t per_physical = image.physical_block_size() / logical;

@@ -3,14 +3,12 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/virtio_blk.h>
-#include <sys/mman.h>
 #include <sys/uio.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstring>
-#include <new>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -84,15 +82,12 @@ BlockDevice::BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetric
 Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& config, DiskImage image, EventLoop& loop,
                                                          BlockMetrics& metrics, Log& log) {
   std::unique_ptr<BlockDevice> device{new BlockDevice{config, loop, metrics, log}};
+  device->has_lock();  // nobody else knows it yet
   auto backing = make_backing(std::move(image), loop);
   if (!backing) return propagate(backing, device->name_);
   device->backing_ = std::move(*backing);
   device->may_read_cached_ = !device->backing_->image.direct();
-  constexpr std::size_t kArenaBytes = sizeof(Slot) * kQueueSize;
-  device->arena_ =
-      Mapping{::mmap(nullptr, kArenaBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
-              kArenaBytes};
-  if (!device->arena_) return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
+  if (!device->slots_.reserve()) return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
   auto limiter = RateLimiter::create(loop, config.rate_limiter, [owner = device.get()] { owner->on_tokens(); });
   if (!limiter) return propagate(limiter, device->name_);
   device->limiter_ = std::move(*limiter);
@@ -100,12 +95,8 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& conf
 }
 
 BlockDevice::~BlockDevice() {
-  auto* slots = reinterpret_cast<Slot*>(arena_.address());
-  for (std::size_t i = 0; i < made_slots_; ++i) {
-    // The loop was closed over requests in flight: nobody waits for them any more.
-    if (slots[i].chain) std::move(*slots[i].chain).abandon();
-    std::destroy_at(&slots[i]);
-  }
+  for (Slot& slot : slots_.made())
+    if (slot.chain) std::move(*slot.chain).abandon();  // the loop was closed while they were in flight
 }
 
 Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image, EventLoop& loop) {
@@ -123,19 +114,24 @@ Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImag
 // --- Control path ----------------------------------------------------------------------------------------------------
 
 void BlockDevice::activate(std::uint64_t features, std::span<VirtQueue> queues) noexcept {
+  has_lock();
   features_ = features;
   queue_ = &queues.front();
   throttled_ = starved_ = false;
 }
 
 void BlockDevice::reset() noexcept {
-  ensure(in_flight_ == 0, "a drive was reset with requests in flight");
+  has_lock();
+  ensure(slots_.in_use() == 0, "a drive was reset with requests in flight");
   queue_ = nullptr;
   features_ = 0;
   throttled_ = starved_ = false;
 }
 
-void BlockDevice::drain() noexcept { end_drain(); }
+void BlockDevice::drain() noexcept {
+  has_lock();
+  end_drain();
+}
 
 /// Says so where nothing is in flight any more.
 void BlockDevice::end_drain() noexcept {
@@ -145,13 +141,13 @@ void BlockDevice::end_drain() noexcept {
 void BlockDevice::undrain() noexcept {}
 
 void BlockDevice::update_rate_limiter(const RateLimiterConfig& config) {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
   limiter_->update(config);
   metrics_.update_count.add();
 }
 
 void BlockDevice::on_tokens() noexcept {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
   throttled_ = false;
   serve();
 }
@@ -164,10 +160,13 @@ bool BlockDevice::writes_through() const noexcept {
 
 // --- Data path: what the driver offers -------------------------------------------------------------------------------
 
-void BlockDevice::on_kick(unsigned /*queue*/) noexcept { serve(); }
+void BlockDevice::on_kick(unsigned /*queue*/) noexcept {
+  has_lock();
+  serve();
+}
 
 void BlockDevice::Requeue::on_complete(int /*result*/, bool /*more*/) noexcept {
-  const MutexLock lock{owner.host().mutex()};
+  const MutexLock lock{owner.mutex()};
   asked = false;
   owner.serve();
 }
@@ -180,19 +179,19 @@ void BlockDevice::serve() noexcept {
       if (!std::exchange(requeue_.asked, true)) loop_.readv(backing_->file, {}, 0, requeue_);
       return;
     }
-    Slot* slot = take_slot();
+    Slot* slot = slots_.take(*this);
     if (slot == nullptr) {  // only a driver that offers chains twice over comes to this
       starved_ = true;
       return;
     }
     auto taken = queue_->take(slot->segments);
     if (!taken || !*taken) {
-      give_back(*slot);
+      slots_.give_back(*slot);
       if (!taken) host().broken(taken.error().what);
       return;
     }
     slot->chain.emplace(std::move(**taken));
-    const bool alone = turn == 0 && in_flight_ == 1 && !queue_->has_more();
+    const bool alone = turn == 0 && slots_.in_use() == 1 && !queue_->has_more();
     begin(*slot, alone);
   }
 }
@@ -207,7 +206,7 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
   if (!admit(slot)) {
     queue_->put_back(std::move(*slot.chain));
     slot.chain.reset();
-    give_back(slot);
+    slots_.give_back(slot);
     return;
   }
   slot.backing = backing_;
@@ -349,7 +348,7 @@ const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
 }
 
 void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
-  const MutexLock lock{owner.host().mutex()};
+  const MutexLock lock{owner.mutex()};
   owner.on_result(*this, result);
   owner.end_drain();
   if (std::exchange(owner.starved_, false)) owner.serve();
@@ -442,7 +441,7 @@ void BlockDevice::answer(Slot& slot, std::uint8_t status) noexcept {
   queue_->put(std::move(*slot.chain), written);
   slot.chain.reset();
   slot.backing.reset();
-  give_back(slot);
+  slots_.give_back(slot);
   if (!retired_.empty()) sync_retired();
   host().used(0);
 }
@@ -451,27 +450,6 @@ void BlockDevice::count(const Slot& slot) noexcept {
   const CommandNames names = names_of(slot.request.command);
   if (names.count != nullptr) (metrics_.*names.count).add();
   if (names.bytes != nullptr) (metrics_.*names.bytes).add(slot.transferred);
-}
-
-// --- Slots -----------------------------------------------------------------------------------------------------------
-
-/// The slot that was used last, while its memory is warm; a new one only for a depth not seen before.
-BlockDevice::Slot* BlockDevice::take_slot() noexcept {
-  Slot* slot = free_slots_;
-  if (slot != nullptr) {
-    free_slots_ = slot->next;
-  } else {
-    if (made_slots_ == kQueueSize) return nullptr;
-    slot = ::new (arena_.bytes().data() + sizeof(Slot) * made_slots_) Slot{*this};
-    ++made_slots_;
-  }
-  ++in_flight_;
-  return slot;
-}
-
-void BlockDevice::give_back(Slot& slot) noexcept {
-  slot.next = std::exchange(free_slots_, &slot);
-  --in_flight_;
 }
 
 }  // namespace mayfly

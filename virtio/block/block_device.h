@@ -5,9 +5,9 @@
 #include "virtio/block/disk_image.h"
 #include "virtio/device.h"
 #include "virtio/rate_limiter.h"
+#include "virtio/slot_pool.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
-#include "vmm/base/mapping.h"
 #include "vmm/base/metrics.h"
 #include "vmm/config/configuration.h"
 #include "vmm/io/event_loop.h"
@@ -92,7 +92,10 @@ class BlockDevice final : public VirtioDevice {
   [[nodiscard]] Status sync();
   /// Whether an image that was swapped out is still to be synced, as it can be of a device that is not active, too.
   /// Loop's thread.
-  [[nodiscard]] bool syncs_old_images() const noexcept { return !retired_.empty(); }
+  [[nodiscard]] bool syncs_old_images() const noexcept {
+    const MutexLock lock{mutex()};
+    return !retired_.empty();
+  }
   /// Whether the image may have changed since the snapshot.
   enum class Images { Unchanged, MayDiffer };
   /// Before the transport's restore(). The features are the transport's to give back. Where a read-only image should
@@ -134,37 +137,38 @@ class BlockDevice final : public VirtioDevice {
   BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log);
   [[nodiscard]] static Result<std::shared_ptr<Backing>> make_backing(DiskImage image, EventLoop& loop);
 
+  /// The image at a path that comes back, or the present one.
+  [[nodiscard]] std::shared_ptr<Backing> backing_for(const std::string& path) const;
+
   // Images that were swapped out: under the lock, on the loop's thread
-  void retire(std::shared_ptr<Backing> backing);
-  void sync_retired() noexcept;
-  void on_retired_synced(Retired& retired, int error_number) noexcept;
-  void release_flushes() noexcept;
-  [[nodiscard]] bool is_idle() const noexcept { return in_flight_ == 0 && retired_.empty(); }
-  void end_drain() noexcept;
+  void retire(std::shared_ptr<Backing> backing) REQUIRES(mutex());
+  void sync_retired() noexcept REQUIRES(mutex());
+  void on_retired_synced(Retired& retired, int error_number) noexcept REQUIRES(mutex());
+  void release_flushes() noexcept REQUIRES(mutex());
+  [[nodiscard]] bool is_idle() const noexcept REQUIRES(mutex()) { return slots_.in_use() == 0 && retired_.empty(); }
+  void end_drain() noexcept REQUIRES(mutex());
 
   // Requests: under the lock, on the loop's thread
-  void serve() noexcept;
-  void begin(Slot& slot, bool alone) noexcept;
-  [[nodiscard]] bool admit(const Slot& slot) noexcept;
+  void serve() noexcept REQUIRES(mutex());
+  void begin(Slot& slot, bool alone) noexcept REQUIRES(mutex());
+  [[nodiscard]] bool admit(const Slot& slot) noexcept REQUIRES(mutex());
   [[nodiscard]] std::uint64_t charge(const Slot& slot) const noexcept;
-  [[nodiscard]] bool read_cached(Slot& slot) noexcept;
-  void flush(Slot& slot) noexcept;
-  void submit(Slot& slot) noexcept;
-  void submit_range(Slot& slot) noexcept;
+  [[nodiscard]] bool read_cached(Slot& slot) noexcept REQUIRES(mutex());
+  void flush(Slot& slot) noexcept REQUIRES(mutex());
+  void submit(Slot& slot) noexcept REQUIRES(mutex());
+  void submit_range(Slot& slot) noexcept REQUIRES(mutex());
   [[nodiscard]] const RegisteredFile& file_for(const Slot& slot) const noexcept;
-  void on_result(Slot& slot, int result) noexcept;
-  void on_transferred(Slot& slot, std::uint64_t count) noexcept;
+  void on_result(Slot& slot, int result) noexcept REQUIRES(mutex());
+  void on_transferred(Slot& slot, std::uint64_t count) noexcept REQUIRES(mutex());
   [[nodiscard]] bool retry(Slot& slot, int error_number) noexcept;
-  void fail_request(Slot& slot, int error_number) noexcept;
-  void stored(Slot& slot) noexcept;
-  void answer(Slot& slot, std::uint8_t status) noexcept;
-  void answer_id(Slot& slot) noexcept;
+  void fail_request(Slot& slot, int error_number) noexcept REQUIRES(mutex());
+  void stored(Slot& slot) noexcept REQUIRES(mutex());
+  void answer(Slot& slot, std::uint8_t status) noexcept REQUIRES(mutex());
+  void answer_id(Slot& slot) noexcept REQUIRES(mutex());
   void count(const Slot& slot) noexcept;
 
-  [[nodiscard]] Slot* take_slot() noexcept;
-  void give_back(Slot& slot) noexcept;
   void on_tokens() noexcept;
-  [[nodiscard]] bool writes_through() const noexcept;
+  [[nodiscard]] bool writes_through() const noexcept REQUIRES(mutex());
   /// Whether the guest may punch holes into the image.
   [[nodiscard]] bool gives_up_space() const noexcept {
     return config_.discard == Discard::Unmap && !config_.is_read_only;
@@ -179,27 +183,22 @@ class BlockDevice final : public VirtioDevice {
   LogRate log_rate_;
 
   // State
-  std::shared_ptr<Backing> backing_;
-  std::list<Retired> retired_;
-  bool lost_writes_ = false;  // as in BlockDeviceState
-  std::unique_ptr<RateLimiter> limiter_;
-  std::uint64_t features_ = 0;
-  VirtQueue* queue_ = nullptr;  // of the driver
-  bool throttled_ = false;      // the limiter refused, and will call
-  bool starved_ = false;        // there was no slot for the next chain
-  unsigned in_flight_ = 0;      // slots in use
+  std::shared_ptr<Backing> backing_ GUARDED_BY(mutex());
+  std::list<Retired> retired_ GUARDED_BY(mutex());
+  bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState
+  std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(mutex());
+  std::uint64_t features_ GUARDED_BY(mutex()) = 0;
+  VirtQueue* queue_ GUARDED_BY(mutex()) = nullptr;  // of the driver
+  bool throttled_ GUARDED_BY(mutex()) = false;      // the limiter refused, and will call
+  bool starved_ GUARDED_BY(mutex()) = false;        // there was no slot for the next chain
 
-  // Room for the queue's size of requests. Made as mapped: pages, and slots on them, come with the depth that a guest
-  // really uses.
-  Mapping arena_;
-  std::size_t made_slots_ = 0;
-  Slot* free_slots_ = nullptr;
-  Slot* waiting_flushes_ = nullptr;  // for retired_ to be empty
+  SlotPool<Slot, kQueueSize> slots_ GUARDED_BY(mutex());
+  Slot* waiting_flushes_ GUARDED_BY(mutex()) = nullptr;  // for retired_ to be empty
   Requeue requeue_{*this};
   // Reads that were not in the page cache teach to try less often.
-  unsigned cache_misses_ = 0;
-  unsigned skip_cached_ = 0;
-  bool may_read_cached_ = true;
+  unsigned cache_misses_ GUARDED_BY(mutex()) = 0;
+  unsigned skip_cached_ GUARDED_BY(mutex()) = 0;
+  bool may_read_cached_ GUARDED_BY(mutex()) = true;
 };
 
 }  // namespace mayfly

@@ -11,10 +11,7 @@ namespace mayfly {
 Status BlockDevice::replace_path(const std::string& path) {
   DriveConfig config = config_;
   config.path_on_host = path;
-  // Only this thread changes which images there are: no lock for a look at them.
-  const auto comes_back =
-      std::ranges::find_if(retired_, [&](const Retired& each) { return each.backing->image.is_at(path); });
-  auto image = DiskImage::open(config, (comes_back == retired_.end() ? backing_ : comes_back->backing)->image);
+  auto image = DiskImage::open(config, backing_for(path)->image);
   if (!image) {
     metrics_.update_fails.add();
     return propagate(image);
@@ -22,7 +19,15 @@ Status BlockDevice::replace_path(const std::string& path) {
   return replace_image(std::move(*image));
 }
 
+std::shared_ptr<BlockDevice::Backing> BlockDevice::backing_for(const std::string& path) const {
+  const MutexLock lock{mutex()};
+  for (const Retired& each : retired_)
+    if (each.backing->image.is_at(path)) return each.backing;
+  return backing_;
+}
+
 Status BlockDevice::replace_image(DiskImage image) {
+  const MutexLock lock{mutex()};
   const auto refuse = [this](std::unexpected<Error> error) {
     metrics_.update_fails.add();
     return error;
@@ -41,8 +46,6 @@ Status BlockDevice::replace_image(DiskImage image) {
                        name_, image.path(), image.logical_block_size(), block_size, block_size));
   auto made = make_backing(std::move(image), loop_);
   if (!made) return refuse(propagate(made, name_));
-
-  const MutexLock lock{host().mutex()};
   retire(std::exchange(backing_, std::move(*made)));
   may_read_cached_ = !backing_->image.direct();
   cache_misses_ = skip_cached_ = 0;
@@ -78,7 +81,7 @@ void BlockDevice::sync_retired() noexcept {
 }
 
 void BlockDevice::Retired::on_complete(int result, bool /*more*/) noexcept {
-  const MutexLock lock{owner.host().mutex()};
+  const MutexLock lock{owner.mutex()};
   if ((result == -EINTR || result == -EAGAIN) && retries++ < kMaximumRetries)
     return owner.loop_.sync_data(backing->file, *this);
   owner.on_retired_synced(*this, -result);  // ends this

@@ -9,6 +9,7 @@
 namespace mayfly {
 
 BlockDeviceState BlockDevice::state() const {
+  const MutexLock lock{mutex()};
   return {.features = features_,
           .rate_limiter = limiter_->state(),
           .image = backing_->image.present_identity(),
@@ -17,23 +18,28 @@ BlockDeviceState BlockDevice::state() const {
 
 Status BlockDevice::sync() {
   // Images that were swapped out, too: the ring's own syncs of them may still be under way.
-  std::vector<std::shared_ptr<Backing>> all{backing_};
+  std::vector<std::shared_ptr<Backing>> all;
   {
-    const MutexLock lock{host().mutex()};
+    const MutexLock lock{mutex()};
+    all.push_back(backing_);
     for (const Retired& each : retired_) all.push_back(each.backing);
   }
   Status synced;
   for (const auto& backing : all)
     if (auto one = backing->image.sync(); !one && synced) synced = std::move(one);
   if (!synced && config_.cache_type == CacheType::Writeback) {
-    // The kernel reports a failed write once; a later flush would see success.
-    const MutexLock lock{host().mutex()};
+    // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
+    const MutexLock lock{mutex()};
     lost_writes_ = true;
   }
+  // The ring's own sync of an old image may have ended meanwhile: the last of it goes on the loop's thread, as its
+  // place in the ring does.
+  loop_.post([kept = std::move(all)] {});
   return synced;
 }
 
 Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
+  const MutexLock lock{mutex()};
   const DiskImage& image = backing_->image;
   if (image.size_bytes() != state.image.size_bytes)
     return fail(ErrorKind::InvalidArgument,

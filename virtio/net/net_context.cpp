@@ -28,7 +28,7 @@ void NetContext::set_link(bool up) noexcept {
 Result<std::unique_ptr<RateLimiter>> NetContext::make_limiter(const std::optional<RateLimiterConfig>& limit,
                                                               std::move_only_function<void()> retry) {
   return RateLimiter::create(loop, limit, [this, retry = std::move(retry)]() mutable {
-    const MutexLock lock{host->mutex()};
+    const MutexLock held{lock()};
     retry();
   });
 }

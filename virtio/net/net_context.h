@@ -28,16 +28,20 @@ struct NetContext {
   NetContext(EventLoop& loop_in, NetMetrics& metrics_in, Log& log_in, std::string name_in, Tap tap_in,
              std::unique_ptr<FrameResponder> responder_in);
 
-  [[nodiscard]] bool has_feature(net_abi::Feature feature) const noexcept {
+  /// The device's lock.
+  [[nodiscard]] Mutex& lock() const noexcept RETURN_CAPABILITY(host->mutex()) { return host->mutex(); }
+  [[nodiscard]] bool has_feature(net_abi::Feature feature) const noexcept REQUIRES(lock()) {
     return (features & net_abi::bit(feature)) != 0;
   }
   /// Whether chains may be taken.
-  [[nodiscard]] bool is_active() const noexcept { return host->phase() == DevicePhase::Active && !offloads_refused; }
-  [[nodiscard]] bool is_draining() const noexcept { return host->phase() == DevicePhase::Draining; }
-  /// Reports the drain's end, if nothing is in flight any more.
-  void end_drain() noexcept;
+  [[nodiscard]] bool is_active() const noexcept REQUIRES(lock()) {
+    return host->phase() == DevicePhase::Active && !offloads_refused;
+  }
+  [[nodiscard]] bool is_draining() const noexcept REQUIRES(lock()) { return host->phase() == DevicePhase::Draining; }
+  /// Says so, where nothing is in flight any more.
+  void end_drain() noexcept REQUIRES(lock());
   /// Whether the TAP still serves frames; the driver is told of a change.
-  void set_link(bool up) noexcept;
+  void set_link(bool up) noexcept REQUIRES(lock());
   /// A limiter of one direction; `retry` is called under the device's lock.
   [[nodiscard]] Result<std::unique_ptr<RateLimiter>> make_limiter(const std::optional<RateLimiterConfig>& limit,
                                                                   std::move_only_function<void()> retry);
@@ -53,11 +57,12 @@ struct NetContext {
   DeviceHost* host = nullptr;                       ///< From VirtioDevice::connect() on.
 
   LogRate log_rate{};
-  std::uint64_t features = 0;                  ///< As the driver has accepted them.
-  std::size_t in_flight = 0;                   ///< Operations of both directions in the ring.
-  bool link_up = true;                         ///< As the driver reads it.
-  bool offloads_refused = false;               ///< To the driver that starts; the loop stops it.
-  std::optional<std::uint64_t> still_since{};  ///< While the machine is paused: the responder's time is frozen.
+  std::uint64_t features GUARDED_BY(lock()) = 0;     ///< As the driver has accepted them.
+  std::size_t in_flight GUARDED_BY(lock()) = 0;      ///< Operations of both directions in the ring.
+  bool link_up GUARDED_BY(lock()) = true;            ///< As the driver reads it.
+  bool offloads_refused GUARDED_BY(lock()) = false;  ///< To the driver that starts; the loop stops it.
+  std::optional<std::uint64_t> still_since
+      GUARDED_BY(lock()){};  ///< While the machine is paused: the responder's time stands still.
 };
 
 }  // namespace mayfly

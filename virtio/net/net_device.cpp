@@ -87,6 +87,7 @@ FeatureText NetDevice::feature_text(unsigned feature) const noexcept {
 }
 
 void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) const noexcept {
+  parts_have_lock();
   net_abi::Config space{.mac = {},
                         .status = context_.link_up ? net_abi::kLinkUp : std::uint16_t{0},
                         .max_virtqueue_pairs = 1,
@@ -97,8 +98,13 @@ void NetDevice::read_config(std::uint64_t offset, std::span<std::byte> data) con
 
 void NetDevice::prepare(std::uint64_t accepted) noexcept {
   const TapOffloads wanted = offloads_for(accepted);
-  context_.offloads_refused = context_.tap.would_change(wanted) && !offload_changes_.take(1, monotonic_ns());
-  if (context_.offloads_refused) return;
+  const bool refused = context_.tap.would_change(wanted) && !offload_changes_.take(1, monotonic_ns());
+  {
+    const MutexLock lock{mutex()};
+    parts_have_lock();
+    context_.offloads_refused = refused;
+  }
+  if (refused) return;
   // Refused only by a TAP that is gone, which the first read finds out.
   if (auto set = context_.tap.set_offloads(wanted); !set && context_.log_rate.allow())
     context_.log.warning("{}: {}", name(), set.error().message);
@@ -107,12 +113,14 @@ void NetDevice::prepare(std::uint64_t accepted) noexcept {
 /// A driver whose offloads were refused is stopped. Waiting would keep its vCPU from being paused, and frames that it
 /// cannot read must not reach it. The loop reports it.
 void NetDevice::activate(std::uint64_t accepted, std::span<VirtQueue> queues) noexcept {
+  parts_have_lock();
   context_.features = accepted;
   receiver_.activate(queues[kNetReceiveQueue]);
   transmitter_.activate(queues[kNetTransmitQueue]);
 }
 
 void NetDevice::reset() noexcept {
+  parts_have_lock();
   receiver_.reset();
   transmitter_.reset();
   if (context_.responder) context_.responder->reset();
@@ -121,6 +129,7 @@ void NetDevice::reset() noexcept {
 }
 
 void NetDevice::on_kick(unsigned queue) noexcept {
+  parts_have_lock();
   if (std::exchange(context_.offloads_refused, false))
     return host().broken("offloads that change faster than the host lets them");
   if (std::exchange(link_news_, false) && context_.has_feature(net_abi::kStatus)) host().config_changed();
@@ -131,27 +140,34 @@ void NetDevice::on_kick(unsigned queue) noexcept {
 }
 
 void NetDevice::drain() noexcept {
+  parts_have_lock();
   receiver_.cancel();
   transmitter_.cancel();
   context_.end_drain();
 }
 
-void NetDevice::undrain() noexcept { receiver_.undrain(); }
+void NetDevice::undrain() noexcept {
+  parts_have_lock();
+  receiver_.undrain();
+}
 
 void NetDevice::update_rate_limiters(const NetworkInterfacePatch& patch) {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
+  parts_have_lock();
   if (patch.rx_rate_limiter) receiver_.limiter().update(*patch.rx_rate_limiter);
   if (patch.tx_rate_limiter) transmitter_.limiter().update(*patch.tx_rate_limiter);
   context_.metrics.update_count.add();
 }
 
 void NetDevice::freeze() {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
+  parts_have_lock();
   if (!context_.still_since) context_.still_since = monotonic_ns();
 }
 
 void NetDevice::thaw() {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
+  parts_have_lock();
   const auto since = std::exchange(context_.still_since, std::nullopt);
   if (!since || !context_.responder) return;
   context_.responder->stood_still(*since, monotonic_ns());
@@ -161,7 +177,8 @@ void NetDevice::thaw() {
 // --- Snapshot --------------------------------------------------------------------------------------------------------
 
 NetDeviceState NetDevice::state() {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
+  parts_have_lock();
   return {.features = context_.features,
           .receive_heads = receiver_.held_heads(),
           .receive_limiter = receiver_.limiter().state(),
@@ -170,7 +187,8 @@ NetDeviceState NetDevice::state() {
 }
 
 void NetDevice::restore(const NetDeviceState& state) {
-  const MutexLock lock{host().mutex()};
+  const MutexLock lock{mutex()};
+  parts_have_lock();
   context_.features = state.features;
   receiver_.hold_again(state.receive_heads);
   receiver_.limiter().restore(state.receive_limiter);

@@ -73,11 +73,16 @@ class NetDevice final : public VirtioDevice {
   NetDevice(const NetworkInterfaceConfig& config, Tap tap, std::unique_ptr<FrameResponder> responder, EventLoop& loop,
             NetMetrics& metrics, Log& log);
 
+  /// As has_lock(), of both directions as well: it is one lock.
+  void parts_have_lock() const noexcept
+      ASSERT_CAPABILITY(mutex(), context_.lock(), receiver_.lock(), transmitter_.lock()) {}
+
   NetContext context_;
   const MacAddress mac_;
   const std::optional<std::uint16_t> mtu_;
   const std::uint64_t offered_;
-  bool link_news_ = false;       // restored to a driver that may know the link as another; the loop tells it
+  bool link_news_ GUARDED_BY(mutex()) =
+      false;                     // restored to a driver that may know the link as another; the loop tells it
   TokenBucket offload_changes_;  // prepare()'s
   NetReceiver receiver_;
   NetTransmitter transmitter_;

@@ -28,13 +28,15 @@ NetReceiver::NetReceiver(NetContext& context) : context_(context), retry_ns_(kFi
 
 Status NetReceiver::prepare(const std::optional<RateLimiterConfig>& limit) {
   auto limiter = context_.make_limiter(limit, [this] {
+    has_lock();
     if (phase_ == Phase::Throttled) phase_ = Phase::Idle;
     post_reads();
   });
   if (!limiter) return propagate(limiter);
+  has_lock();  // nobody else knows it yet
   limiter_ = std::move(*limiter);
   auto timer = LoopTimer::create(context_.loop, [this] {
-    const MutexLock lock{context_.host->mutex()};
+    const MutexLock held{lock()};
     on_timer();
   });
   if (!timer) return propagate(timer);
@@ -126,12 +128,12 @@ void NetReceiver::cancel() noexcept {
 // --- Completions -----------------------------------------------------------------------------------------------------
 
 void NetReceiver::Read::on_complete(int result, bool /*more*/) noexcept {
-  const MutexLock lock{owner->context_.host->mutex()};
+  const MutexLock held{owner->lock()};
   owner->on_read(*this, result);
 }
 
 void NetReceiver::Wait::on_complete(int /*result*/, bool /*more*/) noexcept {
-  const MutexLock lock{owner->context_.host->mutex()};
+  const MutexLock held{owner->lock()};
   owner->end_operation();
   owner->end_volley();
 }
@@ -228,7 +230,7 @@ bool NetReceiver::prepare_header(const ReceiveWindow& window, std::size_t chains
 
 Status NetReceiver::prepare_responses() {
   auto timer = LoopTimer::create(context_.loop, [this] {
-    const MutexLock lock{context_.host->mutex()};
+    const MutexLock held{lock()};
     on_response_timer();
   });
   if (!timer) return propagate(timer);

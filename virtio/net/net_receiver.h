@@ -30,26 +30,31 @@ class NetReceiver {
  public:
   explicit NetReceiver(NetContext& context);
 
+  /// The device's lock.
+  [[nodiscard]] Mutex& lock() const noexcept RETURN_CAPABILITY(context_.lock()) { return context_.lock(); }
+  /// For clang: its caller has the lock by another name.
+  void has_lock() const noexcept ASSERT_CAPABILITY(lock()) {}
+
   /// Makes the limiter and the timer. Once, before anything else.
   [[nodiscard]] Status prepare(const std::optional<RateLimiterConfig>& limit);
-  void activate(VirtQueue& queue) noexcept { queue_ = &queue; }
+  void activate(VirtQueue& queue) noexcept REQUIRES(lock()) { queue_ = &queue; }
   /// Nothing is in flight: all chains are forgotten.
-  void reset() noexcept;
+  void reset() noexcept REQUIRES(lock());
 
   /// Posts what can be posted; at any time.
-  void post_reads() noexcept;
+  void post_reads() noexcept REQUIRES(lock());
   /// The responder may have something to say, now or later.
-  void respond() noexcept;
-  /// The machine was paused: time limits for its driver start again.
-  void thaw() noexcept;
+  void respond() noexcept REQUIRES(lock());
+  /// The machine has stood still: what waits for its driver does so anew.
+  void thaw() noexcept REQUIRES(lock());
   /// Takes back what is posted.
-  void cancel() noexcept;
+  void cancel() noexcept REQUIRES(lock());
   /// Held chains of a queue that was reset meanwhile are forgotten.
-  void undrain() noexcept;
+  void undrain() noexcept REQUIRES(lock());
 
-  [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
-  [[nodiscard]] std::vector<std::uint16_t> held_heads() const { return buffers_.heads(); }
-  void hold_again(std::vector<std::uint16_t> heads) { buffers_.restore(std::move(heads)); }
+  [[nodiscard]] RateLimiter& limiter() noexcept REQUIRES(lock()) { return *limiter_; }
+  [[nodiscard]] std::vector<std::uint16_t> held_heads() const REQUIRES(lock()) { return buffers_.heads(); }
+  void hold_again(std::vector<std::uint16_t> heads) REQUIRES(lock()) { buffers_.restore(std::move(heads)); }
 
  private:
   enum class Phase {
@@ -81,56 +86,57 @@ class NetReceiver {
   };
 
   [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(std::size_t wanted,
-                                                                                  std::uint64_t least) noexcept;
-  void post(std::span<const ReceiveWindow> windows) noexcept;
-  void on_read(Read& read, int result) noexcept;
-  void deliver(const ReceiveWindow& window, std::uint64_t length) noexcept;
-  [[nodiscard]] bool prepare_header(const ReceiveWindow& window, std::size_t chains) noexcept;
-  void on_failure(int result) noexcept;
-  void on_timer() noexcept;
-  void end_volley() noexcept;
-  void park(const ReceiveWindow& window, std::uint64_t length) noexcept;
-  [[nodiscard]] bool unpark() noexcept;
-  void forget_parked() noexcept;
-  [[nodiscard]] bool in_flight() const noexcept { return volley_.in_flight > 0; }
-  void begin_operation() noexcept {
+                                                                                  std::uint64_t least) noexcept
+      REQUIRES(lock());
+  void post(std::span<const ReceiveWindow> windows) noexcept REQUIRES(lock());
+  void on_read(Read& read, int result) noexcept REQUIRES(lock());
+  void deliver(const ReceiveWindow& window, std::uint64_t length) noexcept REQUIRES(lock());
+  [[nodiscard]] bool prepare_header(const ReceiveWindow& window, std::size_t chains) noexcept REQUIRES(lock());
+  void on_failure(int result) noexcept REQUIRES(lock());
+  void on_timer() noexcept REQUIRES(lock());
+  void end_volley() noexcept REQUIRES(lock());
+  void park(const ReceiveWindow& window, std::uint64_t length) noexcept REQUIRES(lock());
+  [[nodiscard]] bool unpark() noexcept REQUIRES(lock());
+  void forget_parked() noexcept REQUIRES(lock());
+  [[nodiscard]] bool in_flight() const noexcept REQUIRES(lock()) { return volley_.in_flight > 0; }
+  void begin_operation() noexcept REQUIRES(lock()) {
     ++volley_.in_flight;
     ++context_.in_flight;
   }
-  void end_operation() noexcept {
+  void end_operation() noexcept REQUIRES(lock()) {
     --volley_.in_flight;
     --context_.in_flight;
   }
   [[nodiscard]] Status prepare_responses();
-  [[nodiscard]] bool has_response() const noexcept {
+  [[nodiscard]] bool has_response() const noexcept REQUIRES(lock()) {
     return context_.responder && (response_until_ || context_.responder->ready());
   }
-  [[nodiscard]] bool give_responses() noexcept;
-  [[nodiscard]] bool give_response() noexcept;
-  void forget_response() noexcept;
-  void wait_to_respond() noexcept;
-  void on_response_timer() noexcept;
+  [[nodiscard]] bool give_responses() noexcept REQUIRES(lock());
+  [[nodiscard]] bool give_response() noexcept REQUIRES(lock());
+  void forget_response() noexcept REQUIRES(lock());
+  void wait_to_respond() noexcept REQUIRES(lock());
+  void on_response_timer() noexcept REQUIRES(lock());
 
   NetContext& context_;
-  VirtQueue* queue_ = nullptr;
-  std::unique_ptr<RateLimiter> limiter_;
+  VirtQueue* queue_ GUARDED_BY(lock()) = nullptr;
+  std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(lock());
   std::unique_ptr<LoopTimer> retry_timer_;
-  NetReceiveBuffers buffers_;
+  NetReceiveBuffers buffers_ GUARDED_BY(lock());
   std::array<Read, NetReceiveBuffers::kMaximumWindows> reads_;
   Wait wait_;
-  Phase phase_ = Phase::Idle;
-  Volley volley_;
-  std::size_t wanted_ = 1;           // reads of the next volley
-  std::uint64_t parked_length_ = 0;  // of the frame that waits for buffers
-  std::uint64_t parked_at_ = 0;      // from where on it lies in the spill
-  std::uint64_t retry_ns_ = 0;       // the present pause between tries
+  Phase phase_ GUARDED_BY(lock()) = Phase::Idle;
+  Volley volley_ GUARDED_BY(lock());
+  std::size_t wanted_ GUARDED_BY(lock()) = 1;           // reads of the next volley
+  std::uint64_t parked_length_ GUARDED_BY(lock()) = 0;  // of the frame that waits for buffers
+  std::uint64_t parked_at_ GUARDED_BY(lock()) = 0;      // from where on it lies in the spill
+  std::uint64_t retry_ns_ GUARDED_BY(lock()) = 0;       // the present pause between tries
 
-  std::unique_ptr<LoopTimer> response_timer_;       // only with a responder
-  std::optional<std::uint64_t> response_timer_at_;  // when it fires
+  std::unique_ptr<LoopTimer> response_timer_;                          // only with a responder
+  std::optional<std::uint64_t> response_timer_at_ GUARDED_BY(lock());  // when it fires
   // A frame that waits for buffers, and how long it does at most; else nullopt.
-  std::array<std::uint8_t, FrameResponder::kLongestTransmitted> response_;
-  std::size_t response_length_ = 0;
-  std::optional<std::uint64_t> response_until_;
+  std::array<std::uint8_t, FrameResponder::kLongestTransmitted> response_ GUARDED_BY(lock());
+  std::size_t response_length_ GUARDED_BY(lock()) = 0;
+  std::optional<std::uint64_t> response_until_ GUARDED_BY(lock());
 };
 
 }  // namespace mayfly

@@ -24,29 +24,28 @@ NetTransmitter::NetTransmitter(NetContext& context, NetReceiver& receiver, const
     : context_(context),
       receiver_(receiver),
       only_source_(only_source),
-      vectors_(std::make_unique_for_overwrite<iovec[]>(kSlots * kVectorsPerSlot)) {
-  for (Slot& slot : slots_) slot.owner = this;
-  for (std::size_t i = 0; i < kSlots; ++i) free_[i] = static_cast<std::uint8_t>(kSlots - 1 - i);
-}
+      vectors_(std::make_unique_for_overwrite<iovec[]>(kSlots * kVectorsPerSlot)) {}
 
 Status NetTransmitter::prepare(const std::optional<RateLimiterConfig>& limit) {
   auto limiter = context_.make_limiter(limit, [this] {
+    has_lock();
     throttled_ = false;
     process_queue();
   });
   if (!limiter) return propagate(limiter);
+  has_lock();  // nobody else knows it yet
   limiter_ = std::move(*limiter);
+  if (!slots_.reserve()) return fail_errno(ErrorKind::System, "no memory for its frames");
   return {};
 }
 
 NetTransmitter::~NetTransmitter() {
-  for (Slot& slot : slots_)
+  for (Slot& slot : slots_.made())
     if (slot.chain) std::move(*slot.chain).abandon();  // the ring was closed while they were in flight
 }
 
 std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
-  const auto index = static_cast<std::size_t>(&slot - slots_.data());
-  return {&vectors_[index * kVectorsPerSlot], kVectorsPerSlot};
+  return {&vectors_[slots_.index_of(slot) * kVectorsPerSlot], kVectorsPerSlot};
 }
 
 // --- Sending ---------------------------------------------------------------------------------------------------------
@@ -54,6 +53,7 @@ std::span<iovec> NetTransmitter::vectors_of(const Slot& slot) noexcept {
 void NetTransmitter::process_queue() noexcept {
   if (!context_.is_active() || throttled_ || queue_ == nullptr) return;
   take_offered();
+  receiver_.has_lock();
   if (std::exchange(claimed_, false)) receiver_.respond();
 }
 
@@ -62,28 +62,39 @@ void NetTransmitter::take_offered() noexcept {
   for (unsigned looked_at = 0;; ++looked_at) {
     // What is dropped takes no slot; but nothing that is taken here is the driver's again before the round's end.
     if (looked_at > queue_->maximum_size()) return context_.host->broken("more chains than the queue holds");
-    if (free_count_ == 0) {
+    Slot* const slot = slots_.take(*this);
+    if (slot == nullptr) {
       starved_ = true;  // the next completion goes on
       return;
     }
-    Slot& slot = slots_[free_[free_count_ - 1]];
-    auto taken = queue_->take(vectors_of(slot).subspan(kOwnVectors));
-    if (!taken) return context_.host->broken(taken.error().what);
-    if (!*taken) return;
-    slot.chain.emplace(std::move(**taken));
-    const Verdict verdict = check(slot, vectors_of(slot));
-    if (verdict == Verdict::Send && !limiter_->admit(slot.frame_length)) {
-      throttled_ = true;
-      context_.metrics.tx_rate_limiter_throttled.add();
-      queue_->put_back(std::move(*slot.chain));
-      slot.chain.reset();
+    auto taken = queue_->take(vectors_of(*slot).subspan(kOwnVectors));
+    if (!taken || !*taken) {
+      slots_.give_back(*slot);
+      if (!taken) context_.host->broken(taken.error().what);
       return;
     }
-    if (verdict == Verdict::Send)
-      send(slot);
-    else
-      drop(*std::exchange(slot.chain, std::nullopt));
+    slot->chain.emplace(std::move(**taken));
+    if (!take_one(*slot)) return;
   }
+}
+
+/// False where the limiter holds it, and all behind it, back.
+bool NetTransmitter::take_one(Slot& slot) noexcept {
+  const Verdict verdict = check(slot, vectors_of(slot));
+  if (verdict != Verdict::Send) {
+    drop(slot);
+    return true;
+  }
+  if (limiter_->admit(slot.frame_length)) {
+    send(slot);
+    return true;
+  }
+  throttled_ = true;
+  context_.metrics.tx_rate_limiter_throttled.add();
+  queue_->put_back(std::move(*slot.chain));
+  slot.chain.reset();
+  slots_.give_back(slot);
+  return false;
 }
 
 /// Copies and checks what the host acts on, and lays out what is to be sent.
@@ -151,26 +162,28 @@ NetTransmitter::Verdict NetTransmitter::malformed(std::string_view what) noexcep
 }
 
 void NetTransmitter::send(Slot& slot) noexcept {
-  --free_count_;
   ++context_.in_flight;
   context_.loop.writev(context_.file, slot.out, 0, slot);
 }
 
-void NetTransmitter::drop(Chain chain) noexcept {
-  queue_->put(std::move(chain), 0);
+/// Done with, sent or not.
+void NetTransmitter::drop(Slot& slot) noexcept {
+  queue_->put(std::move(*slot.chain), 0);
+  slot.chain.reset();
+  slots_.give_back(slot);
   context_.host->used(kNetTransmitQueue);
 }
 
 void NetTransmitter::cancel() noexcept {
-  for (Slot& slot : slots_)
+  for (Slot& slot : slots_.made())
     if (slot.chain) context_.loop.cancel(slot);
 }
 
 // --- Completions -----------------------------------------------------------------------------------------------------
 
 void NetTransmitter::Slot::on_complete(int result, bool /*more*/) noexcept {
-  const MutexLock lock{owner->context_.host->mutex()};
-  owner->on_written(*this, result);
+  const MutexLock held{owner.lock()};
+  owner.on_written(*this, result);
 }
 
 void NetTransmitter::on_written(Slot& slot, int result) noexcept {
@@ -192,8 +205,7 @@ void NetTransmitter::on_written(Slot& slot, int result) noexcept {
                            result < 0 ? errno_text(-result) : "it took a part of it");
   }
   --context_.in_flight;
-  free_[free_count_++] = static_cast<std::uint8_t>(&slot - slots_.data());
-  drop(*std::exchange(slot.chain, std::nullopt));
+  drop(slot);
   context_.end_drain();
   if (starved_) process_queue();
 }

@@ -2,6 +2,7 @@
 
 #include "virtio/net/net_context.h"
 #include "virtio/net/net_receiver.h"
+#include "virtio/slot_pool.h"
 
 #include <array>
 #include <cstdint>
@@ -30,24 +31,31 @@ class NetTransmitter {
   NetTransmitter& operator=(const NetTransmitter&) = delete;
   ~NetTransmitter();
 
-  /// Makes the limiter. Once, before anything else.
+  /// The device's lock.
+  [[nodiscard]] Mutex& lock() const noexcept RETURN_CAPABILITY(context_.lock()) { return context_.lock(); }
+  /// For clang: its caller has the lock by another name.
+  void has_lock() const noexcept ASSERT_CAPABILITY(lock()) {}
+
+  /// Makes the limiter, and room for frames. Once, before anything else.
   [[nodiscard]] Status prepare(const std::optional<RateLimiterConfig>& limit);
-  void activate(VirtQueue& queue) noexcept { queue_ = &queue; }
+  void activate(VirtQueue& queue) noexcept REQUIRES(lock()) { queue_ = &queue; }
   /// Nothing is in flight.
-  void reset() noexcept { queue_ = nullptr; }
+  void reset() noexcept REQUIRES(lock()) { queue_ = nullptr; }
 
   /// Sends what is offered, as far as slots and the limiter allow; at any time.
-  void process_queue() noexcept;
+  void process_queue() noexcept REQUIRES(lock());
   /// Gives up what waits for room in the TAP.
-  void cancel() noexcept;
+  void cancel() noexcept REQUIRES(lock());
 
-  [[nodiscard]] RateLimiter& limiter() noexcept { return *limiter_; }
+  [[nodiscard]] RateLimiter& limiter() noexcept REQUIRES(lock()) { return *limiter_; }
 
  private:
   /// One frame on its way.
   struct Slot final : Operation {
+    explicit Slot(NetTransmitter& owner_in) noexcept : owner(owner_in) {}
     void on_complete(int result, bool more) noexcept override;
-    NetTransmitter* owner = nullptr;
+    NetTransmitter& owner;
+    Slot* next = nullptr;  // the pool's
     std::optional<Chain> chain{};
     NetHeader header{};                                 // the checked copy
     std::array<std::uint8_t, kFrameHeadLength> head{};  // the same, where the frame is looked at
@@ -57,31 +65,30 @@ class NetTransmitter {
   };
   enum class Verdict { Send, Malformed, Spoofed, Claimed };
 
-  void take_offered() noexcept;
-  [[nodiscard]] Verdict check(Slot& slot, std::span<iovec> vectors) noexcept;
+  void take_offered() noexcept REQUIRES(lock());
+  [[nodiscard]] bool take_one(Slot& slot) noexcept REQUIRES(lock());
+  [[nodiscard]] Verdict check(Slot& slot, std::span<iovec> vectors) noexcept REQUIRES(lock());
   /// What the frame's beginning says; `head` is the copy of it.
-  [[nodiscard]] Verdict judge(std::span<const std::uint8_t> head) noexcept;
+  [[nodiscard]] Verdict judge(std::span<const std::uint8_t> head) noexcept REQUIRES(lock());
   /// Gives the responder its frame: the copied beginning, and what is left in the driver's buffers.
-  void hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept;
-  [[nodiscard]] Verdict malformed(std::string_view what) noexcept;
-  void send(Slot& slot) noexcept;
-  void drop(Chain chain) noexcept;
-  void on_written(Slot& slot, int result) noexcept;
+  void hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept REQUIRES(lock());
+  [[nodiscard]] Verdict malformed(std::string_view what) noexcept REQUIRES(lock());
+  void send(Slot& slot) noexcept REQUIRES(lock());
+  void drop(Slot& slot) noexcept REQUIRES(lock());
+  void on_written(Slot& slot, int result) noexcept REQUIRES(lock());
   /// Our copies' vectors and a chain's segments behind them.
-  [[nodiscard]] std::span<iovec> vectors_of(const Slot& slot) noexcept;
+  [[nodiscard]] std::span<iovec> vectors_of(const Slot& slot) noexcept REQUIRES(lock());
 
   NetContext& context_;
   NetReceiver& receiver_;
   std::optional<MacAddress> only_source_;
-  VirtQueue* queue_ = nullptr;
-  std::unique_ptr<RateLimiter> limiter_;
-  std::array<Slot, kSlots> slots_;
-  std::unique_ptr<iovec[]> vectors_;         // apart from the slots: what is not used is not touched
-  std::array<std::uint8_t, kSlots> free_{};  // slots; used from the end, so that few are in turn
-  std::size_t free_count_ = kSlots;
-  bool starved_ = false;    // chains wait for a slot
-  bool throttled_ = false;  // until the limiter calls
-  bool claimed_ = false;    // the responder has been given frames
+  VirtQueue* queue_ GUARDED_BY(lock()) = nullptr;
+  std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(lock());
+  SlotPool<Slot, kSlots> slots_ GUARDED_BY(lock());
+  std::unique_ptr<iovec[]> vectors_;           // apart from the slots: what is not used is not touched
+  bool starved_ GUARDED_BY(lock()) = false;    // chains wait for a slot
+  bool throttled_ GUARDED_BY(lock()) = false;  // until the limiter calls
+  bool claimed_ GUARDED_BY(lock()) = false;    // the responder has been given frames
 };
 
 }  // namespace mayfly

@@ -29,6 +29,8 @@
 /// Of a function: locks or unlocks the mutex.
 #define ACQUIRE(...) MAYFLY_THREAD_SAFETY(acquire_capability(__VA_ARGS__))
 #define RELEASE(...) MAYFLY_THREAD_SAFETY(release_capability(__VA_ARGS__))
+/// Of a function: the caller has the mutex, by another name or by the contract of who calls it.
+#define ASSERT_CAPABILITY(...) MAYFLY_THREAD_SAFETY(assert_capability(__VA_ARGS__))
 /// Of a function: returns a reference to the mutex.
 #define RETURN_CAPABILITY(mutex) MAYFLY_THREAD_SAFETY(lock_returned(mutex))
 
