@@ -4,7 +4,7 @@ add_library(mayfly_hardening INTERFACE)
 target_compile_options(mayfly_hardening INTERFACE -fPIE -fstack-protector-strong -fcf-protection=full)
 
 # In a release: a debug build keeps what warns of uninitialized variables, and sanitizers check more than this does.
-if(NOT MAYFLY_SANITIZE)
+if(NOT MAYFLY_SANITIZED)
   target_compile_options(mayfly_hardening INTERFACE
     $<$<CONFIG:Release>:-ftrivial-auto-var-init=zero>
     "$<$<CONFIG:Release>:SHELL:-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3>")

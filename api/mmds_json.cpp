@@ -8,7 +8,7 @@ namespace {
 constexpr JsonName<MmdsVersion> kVersions[] = {{"V1", MmdsVersion::V1}, {"V2", MmdsVersion::V2}};
 constexpr JsonArray kInterfaceIds{JsonChecked{.good = is_device_id, .rule = kDeviceIdRule}};
 
-Result<Ipv4Address> read_address(const JsonValue& json, const std::string& where) {
+Result<Ipv4Address> read_mmds_address(const JsonValue& json, const std::string& where) {
   const auto text = JsonString{}(json, where);
   if (!text) return std::unexpected(text.error());
   auto address = parse_mmds_address(*text);
@@ -23,7 +23,7 @@ Result<MmdsConfig> read_mmds_config(const JsonValue& json, const std::string& wh
   MmdsConfig mmds;
   mmds.version = fields.optional("version", JsonEnum<MmdsVersion>{kVersions}).value_or(mmds.version);
   mmds.network_interfaces = fields.required("network_interfaces", kInterfaceIds);
-  mmds.ipv4_address = fields.optional("ipv4_address", read_address).value_or(mmds.ipv4_address);
+  mmds.ipv4_address = fields.optional("ipv4_address", read_mmds_address).value_or(mmds.ipv4_address);
   mmds.imds_compat = fields.optional("imds_compat", JsonBool{}).value_or(mmds.imds_compat);
   return fields.finish(std::move(mmds));
 }

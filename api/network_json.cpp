@@ -17,7 +17,7 @@ Result<MacAddress> read_mac_address(const JsonValue& json, const std::string& wh
   return address;
 }
 
-std::uint16_t narrow(std::uint64_t mtu) { return static_cast<std::uint16_t>(mtu); }  // kMtu has checked it
+std::uint16_t narrow_mtu(std::uint64_t mtu) { return static_cast<std::uint16_t>(mtu); }  // kMtu has checked it
 
 }  // namespace
 
@@ -27,7 +27,7 @@ Result<NetworkInterfaceConfig> read_network_interface(const JsonValue& json, con
   interface.iface_id = fields.required("iface_id", kInterfaceId);
   interface.host_dev_name = fields.required("host_dev_name", kTapName);
   interface.guest_mac = fields.optional("guest_mac", read_mac_address);
-  interface.mtu = fields.optional("mtu", kMtu).transform(narrow);
+  interface.mtu = fields.optional("mtu", kMtu).transform(narrow_mtu);
   interface.check_source_mac = fields.optional("check_source_mac", JsonBool{}).value_or(interface.check_source_mac);
   interface.rx_rate_limiter = fields.optional("rx_rate_limiter", read_rate_limiter);
   interface.tx_rate_limiter = fields.optional("tx_rate_limiter", read_rate_limiter);

@@ -10,12 +10,12 @@ constexpr JsonName<bool> kSnapshotTypes[] = {{"Full", false}, {"Diff", true}};
 constexpr JsonName<MemoryBackend> kBackends[] = {{"File", MemoryBackend::File}, {"Uffd", MemoryBackend::Uffd}};
 constexpr JsonName<StatePaths> kStatePaths[] = {{"Trusted", StatePaths::Trusted}, {"Named", StatePaths::Named}};
 /// "Snapshot" is what an absent field means.
-constexpr JsonName<std::optional<HugePages>> kHugePages[] = {{"Snapshot", std::nullopt},
-                                                             {"None", HugePages::None},
-                                                             {"Transparent", HugePages::Transparent},
-                                                             {"2M", HugePages::Explicit2M}};
+constexpr JsonName<std::optional<HugePages>> kHugePagesOrSnapshot[] = {{"Snapshot", std::nullopt},
+                                                                       {"None", HugePages::None},
+                                                                       {"Transparent", HugePages::Transparent},
+                                                                       {"2M", HugePages::Explicit2M}};
 constexpr JsonChecked kId{.good = is_device_id, .rule = kDeviceIdRule};
-constexpr JsonChecked kTapName{.good = is_interface_name, .rule = kInterfaceNameRule};
+constexpr JsonChecked kOverriddenTapName{.good = is_interface_name, .rule = kInterfaceNameRule};
 
 struct Backend {
   MemoryBackend type = MemoryBackend::File;
@@ -32,7 +32,7 @@ Result<Backend> read_backend(const JsonValue& json, const std::string& where) {
 Result<NetworkOverride> read_network_override(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   NetworkOverride read{.iface_id = fields.required("iface_id", kId),
-                       .host_dev_name = fields.required("host_dev_name", kTapName)};
+                       .host_dev_name = fields.required("host_dev_name", kOverriddenTapName)};
   return fields.finish(std::move(read));
 }
 
@@ -102,7 +102,7 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
   params.allow_changed_drives = fields.optional("allow_changed_drives", JsonBool{}).value_or(false);
   params.paths = fields.optional("paths", JsonEnum<StatePaths>{kStatePaths}).value_or(StatePaths::Trusted);
   params.huge_pages =
-      fields.optional("huge_pages", JsonEnum<std::optional<HugePages>>{kHugePages}).value_or(std::nullopt);
+      fields.optional("huge_pages", JsonEnum<std::optional<HugePages>>{kHugePagesOrSnapshot}).value_or(std::nullopt);
   params.network_overrides =
       fields.optional("network_overrides", JsonArray{read_network_override}).value_or(std::vector<NetworkOverride>{});
   params.drive_overrides =

@@ -13,14 +13,14 @@
 namespace mayfly {
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'S', 'T'};
+constexpr std::array<char, 8> kStateFileMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'S', 'T'};
 
-struct Header {
-  std::array<char, 8> magic = kMagic;
+struct StateHeader {
+  std::array<char, 8> magic = kStateFileMagic;
   std::uint32_t format = kStateFormatVersion;
   std::uint32_t section_count = 0;
 };
-static_assert(sizeof(Header) == 16);
+static_assert(sizeof(StateHeader) == 16);
 
 /// A reader that does not know the section skips it.
 constexpr std::uint16_t kOptional = 1;
@@ -150,7 +150,7 @@ Status check_complete(std::span<const Section<StateReader>> sections, std::span<
 
 std::vector<std::byte> encode_sections(const Snapshot& snapshot, std::span<const Section<StateWriter>> sections) {
   std::vector<std::byte> bytes;
-  append(bytes, Header{.section_count = static_cast<std::uint32_t>(sections.size())});
+  append(bytes, StateHeader{.section_count = static_cast<std::uint32_t>(sections.size())});
   for (const Section<StateWriter>& section : sections) {
     StateWriter writer;
     section.visit_in(writer, const_cast<Snapshot&>(snapshot));  // a writer changes nothing; visit() is one for both
@@ -184,8 +184,8 @@ Result<std::vector<std::byte>> encode_loadable(const Snapshot& snapshot) {
 
 Result<Snapshot> decode_sections(std::span<const std::byte> bytes, std::span<const Section<StateReader>> sections) {
   std::span<const std::byte> input = bytes;
-  const auto header = take<Header>(input);
-  if (!header || header->magic != kMagic)
+  const auto header = take<StateHeader>(input);
+  if (!header || header->magic != kStateFileMagic)
     return fail(ErrorKind::InvalidArgument, "it is not a state file of Mayfly: give the snapshot_path of a snapshot");
   if (header->format != kStateFormatVersion)
     return fail(ErrorKind::Unsupported,

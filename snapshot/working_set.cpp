@@ -12,12 +12,12 @@
 namespace mayfly {
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'W', 'S'};
-constexpr std::uint32_t kVersion = 1;
+constexpr std::array<char, 8> kWorkingSetMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'W', 'S'};
+constexpr std::uint32_t kWorkingSetVersion = 1;
 
-struct Header {
-  std::array<char, 8> magic = kMagic;
-  std::uint32_t version = kVersion;
+struct WorkingSetHeader {
+  std::array<char, 8> magic = kWorkingSetMagic;
+  std::uint32_t version = kWorkingSetVersion;
   std::uint32_t reserved = 0;
   SnapshotId snapshot{};
   std::uint64_t memory_size = 0;
@@ -25,13 +25,13 @@ struct Header {
   std::uint64_t table_checksum = 0;
   std::uint64_t checksum = 0;  ///< Of all before it.
 };
-static_assert(sizeof(Header) == 64);
+static_assert(sizeof(WorkingSetHeader) == 64);
 static_assert(sizeof(PageRange) == 16);
 constexpr std::size_t kMostRanges = 4'000'000;
-constexpr std::size_t kLargestFile = sizeof(Header) + kMostRanges * sizeof(PageRange);
+constexpr std::size_t kLargestFile = sizeof(WorkingSetHeader) + kMostRanges * sizeof(PageRange);
 
-std::uint64_t checksum_of(const Header& header) {
-  return checksum(std::as_bytes(std::span{&header, 1}).first(offsetof(Header, checksum)));
+std::uint64_t checksum_of(const WorkingSetHeader& header) {
+  return checksum(std::as_bytes(std::span{&header, 1}).first(offsetof(WorkingSetHeader, checksum)));
 }
 
 std::unexpected<Error> damaged(std::string_view what) {
@@ -90,10 +90,10 @@ std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets) {
 std::vector<std::byte> encode_working_set(const WorkingSet& set) {
   const auto ranges = std::span{set.ranges}.first(std::min(set.ranges.size(), kMostRanges));
   const auto table = std::as_bytes(ranges);
-  Header header{.snapshot = set.snapshot,
-                .memory_size = set.memory_size,
-                .range_count = ranges.size(),
-                .table_checksum = checksum(table)};
+  WorkingSetHeader header{.snapshot = set.snapshot,
+                          .memory_size = set.memory_size,
+                          .range_count = ranges.size(),
+                          .table_checksum = checksum(table)};
   header.checksum = checksum_of(header);
   std::vector<std::byte> bytes(sizeof header + table.size());
   std::memcpy(bytes.data(), &header, sizeof header);
@@ -102,15 +102,17 @@ std::vector<std::byte> encode_working_set(const WorkingSet& set) {
 }
 
 Result<WorkingSet> decode_working_set(std::span<const std::byte> bytes) {
-  Header header;
-  if (bytes.size() < sizeof header.magic || std::memcmp(bytes.data(), kMagic.data(), sizeof kMagic) != 0)
+  WorkingSetHeader header;
+  if (bytes.size() < sizeof header.magic ||
+      std::memcmp(bytes.data(), kWorkingSetMagic.data(), sizeof kWorkingSetMagic) != 0)
     return fail(ErrorKind::InvalidArgument, "not a working set of Mayfly's");
   if (bytes.size() < sizeof header) return damaged("it ends too early");
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.version > kVersion)
+  if (header.version > kWorkingSetVersion)
     return fail(ErrorKind::Unsupported, "a working set of version {}, and Mayfly {} knows up to {}; record it anew",
-                header.version, MAYFLY_VERSION, kVersion);
-  if (header.checksum != checksum_of(header) || header.version != kVersion) return damaged("its header has changed");
+                header.version, MAYFLY_VERSION, kWorkingSetVersion);
+  if (header.checksum != checksum_of(header) || header.version != kWorkingSetVersion)
+    return damaged("its header has changed");
   const auto table = bytes.subspan(sizeof header);
   if (table.size() % sizeof(PageRange) != 0 || table.size() / sizeof(PageRange) != header.range_count)
     return damaged("it does not have the length that it tells");

@@ -20,7 +20,7 @@ using std::chrono_literals::operator""ms;
 using std::chrono_literals::operator""s;
 
 /// For the start, and for requests for which nobody waits: far more than either takes on a busy host.
-constexpr auto kPatience = 60s;
+constexpr auto kStartPatience = 60s;
 
 /// The child shares our memory and has our thread wait until it executes, so it makes system calls and nothing else.
 /// `null`, `console`: its standard input and output; errors go where ours go.
@@ -67,7 +67,7 @@ MonitorProcess::~MonitorProcess() {
 
 /// No request waits for this, so it asks a thousand times a second instead of watching for the socket's file.
 Status MonitorProcess::await_first_answer() const {
-  const Deadline deadline = Deadline::clock::now() + kPatience;
+  const Deadline deadline = Deadline::clock::now() + kStartPatience;
   for (;;) {
     const ApiClient client{socket_, {.patience = time_left(deadline), .process = pid_}};
     const auto answer = client.send("GET", "/");
@@ -88,7 +88,7 @@ Status MonitorProcess::request(std::string_view method, std::string_view path, s
 }
 
 Status MonitorProcess::request(std::string_view method, std::string_view path, std::string_view body) const {
-  return request(method, path, body, Deadline::clock::now() + kPatience);
+  return request(method, path, body, Deadline::clock::now() + kStartPatience);
 }
 
 bool MonitorProcess::has_ended() const {

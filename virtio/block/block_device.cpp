@@ -23,7 +23,7 @@ constexpr std::uint64_t kMaximumCachedRead = 64 * 1024;
 /// After misses of the page cache in a row, every so many reads are tried again.
 constexpr unsigned kMaximumSkip = 63;
 
-constexpr std::uint64_t bit(unsigned feature) noexcept { return 1ULL << feature; }
+constexpr std::uint64_t feature_bit(unsigned feature) noexcept { return 1ULL << feature; }
 
 /// How the log and the metrics speak of a command.
 struct CommandNames {
@@ -155,7 +155,7 @@ void BlockDevice::on_tokens() noexcept {
 bool BlockDevice::writes_through() const noexcept {
   // 5.2.6.2: without flushes, a completed write must be stable, where flushes are to be had. An Unsafe drive's user
   // has said that he does not want that.
-  return config_.cache_type == CacheType::Writeback && (features_ & bit(VIRTIO_BLK_F_FLUSH)) == 0;
+  return config_.cache_type == CacheType::Writeback && (features_ & feature_bit(VIRTIO_BLK_F_FLUSH)) == 0;
 }
 
 // --- Data path: what the driver offers -------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ constexpr const char* kTunDevice = "/dev/net/tun";
 // Younger than some kernels' headers (Linux 6.2). The kernel takes both or neither.
 constexpr unsigned kTunUso4 = 0x20;  // TUN_F_USO4
 constexpr unsigned kTunUso6 = 0x40;  // TUN_F_USO6
-constexpr unsigned kUso = kTunUso4 | kTunUso6;
-constexpr unsigned kEverything = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | kUso;
+constexpr unsigned kTunUso = kTunUso4 | kTunUso6;
+constexpr unsigned kEverything = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | kTunUso;
 
 /// The kernel takes no name with these, or would take it for a pattern to make a name from.
 bool is_name_letter(char letter) noexcept {
@@ -151,7 +151,7 @@ Status Tap::set_up() {
   flags_ = kEverything;
   has_uso_ = ::ioctl(fd(), TUNSETOFFLOAD, flags_) == 0;
   if (!has_uso_) {
-    flags_ &= ~kUso;
+    flags_ &= ~kTunUso;
     if (::ioctl(fd(), TUNSETOFFLOAD, flags_) != 0)
       return fail_errno(ErrorKind::System, "the TAP \"{}\" refuses to hand over unfinished frames", name_);
   }
@@ -176,7 +176,7 @@ unsigned Tap::flags_for(const TapOffloads& offloads) const noexcept {
     if (offloads.tso4) flags |= TUN_F_TSO4;
     if (offloads.tso6) flags |= TUN_F_TSO6;
     if (offloads.ecn && (offloads.tso4 || offloads.tso6)) flags |= TUN_F_TSO_ECN;
-    if (offloads.uso && has_uso_) flags |= kUso;
+    if (offloads.uso && has_uso_) flags |= kTunUso;
   }
   return flags;
 }

@@ -10,7 +10,7 @@ namespace {
 constexpr std::uint8_t kUndefinedLoader = 0xFF;
 constexpr std::uint16_t kNormalVideoMode = 0xFFFF;
 constexpr std::uint32_t kHeaderMagic = 0x5372'6448;  // "HdrS"
-constexpr std::uint16_t kBootFlag = 0xAA55;
+constexpr std::uint16_t kBootSignature = 0xAA55;
 constexpr std::uint16_t kProtocolVersion = 0x020F;
 constexpr std::uint32_t kKernelAlignment = 0x100'0000;
 
@@ -21,7 +21,7 @@ std::uint32_t high_half(std::uint64_t value) noexcept { return static_cast<std::
 
 setup_header elf_setup_header() noexcept {
   setup_header header{};
-  header.boot_flag = kBootFlag;
+  header.boot_flag = kBootSignature;
   header.header = kHeaderMagic;
   header.version = kProtocolVersion;
   header.loadflags = LOADED_HIGH;

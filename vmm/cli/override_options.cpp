@@ -9,14 +9,14 @@ namespace mayfly {
 namespace {
 
 /// An option whose values are ID=SOMETHING.
-struct Option {
+struct OverrideOption {
   std::string_view name;
   std::string_view example;
 };
 
 template <typename Override>
-Result<std::vector<Override>> read_values(const Option& option, std::span<const std::string> values,
-                                          std::string Override::* id, std::string Override::* other) {
+Result<std::vector<Override>> read_overrides(const OverrideOption& option, std::span<const std::string> values,
+                                             std::string Override::* id, std::string Override::* other) {
   std::vector<Override> overrides;
   for (const std::string& value : values) {
     const std::size_t equals = value.find('=');
@@ -41,7 +41,7 @@ Result<std::vector<Override>> read_values(const Option& option, std::span<const 
 
 Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::string> values) {
   auto overrides =
-      read_values({"--tap", "eth0=tap1"}, values, &NetworkOverride::iface_id, &NetworkOverride::host_dev_name);
+      read_overrides({"--tap", "eth0=tap1"}, values, &NetworkOverride::iface_id, &NetworkOverride::host_dev_name);
   if (!overrides) return overrides;
   for (const NetworkOverride& each : *overrides)
     if (!is_interface_name(each.host_dev_name))
@@ -51,7 +51,8 @@ Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::str
 }
 
 Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values) {
-  return read_values({"--drive", "rootfs=copy.ext4"}, values, &DriveOverride::drive_id, &DriveOverride::path_on_host);
+  return read_overrides({"--drive", "rootfs=copy.ext4"}, values, &DriveOverride::drive_id,
+                        &DriveOverride::path_on_host);
 }
 
 }  // namespace mayfly

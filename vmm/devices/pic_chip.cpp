@@ -23,7 +23,7 @@ constexpr std::uint8_t kSetSpecialMask = 1U << 6;
 constexpr std::uint8_t kPollFound = 1U << 7;
 
 /// OCW2's bits R, SL and EOI.
-enum class Operation : std::uint8_t {
+enum class PicOperation : std::uint8_t {
   StopRotating = 0,
   End = 1,
   Nothing = 2,
@@ -95,27 +95,27 @@ void PicChip::finish_word(std::uint8_t next) noexcept {
 void PicChip::write_operation(std::uint8_t value) noexcept {
   const unsigned input = value & kInputBits;
   const auto highest = highest_in_service();
-  switch (static_cast<Operation>(value >> kOperationShift)) {
-    case Operation::StopRotating:
-    case Operation::Rotate:
-      state_.rotates = static_cast<Operation>(value >> kOperationShift) == Operation::Rotate;
+  switch (static_cast<PicOperation>(value >> kOperationShift)) {
+    case PicOperation::StopRotating:
+    case PicOperation::Rotate:
+      state_.rotates = static_cast<PicOperation>(value >> kOperationShift) == PicOperation::Rotate;
       return;
-    case Operation::RotateAndEnd:
+    case PicOperation::RotateAndEnd:
       if (highest) state_.lowest = static_cast<std::uint8_t>(*highest);
       [[fallthrough]];
-    case Operation::End:
+    case PicOperation::End:
       if (highest) state_.in_service = without(state_.in_service, bit(*highest));
       return;
-    case Operation::RotateAndEndOne:
+    case PicOperation::RotateAndEndOne:
       state_.lowest = static_cast<std::uint8_t>(input);
       [[fallthrough]];
-    case Operation::EndOne:
+    case PicOperation::EndOne:
       state_.in_service = without(state_.in_service, bit(input));
       return;
-    case Operation::SetLowest:
+    case PicOperation::SetLowest:
       state_.lowest = static_cast<std::uint8_t>(input);
       return;
-    case Operation::Nothing:
+    case PicOperation::Nothing:
       return;
   }
 }

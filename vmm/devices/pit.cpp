@@ -11,7 +11,7 @@ constexpr std::uint64_t kSpeaker = kSpeakerPort - kPitPort;
 // Control word (8254, "Control Word Format", "Read-Back Command").
 constexpr unsigned kSelectShift = 6;
 constexpr unsigned kReadBack = 3;
-constexpr unsigned kAccessShift = 4;
+constexpr unsigned kAccessFieldShift = 4;
 constexpr unsigned kNoCountLatch = 1U << 5;
 constexpr unsigned kNoStatusLatch = 1U << 4;
 
@@ -64,7 +64,7 @@ void Pit::write_control(std::uint8_t value, std::uint64_t now_ns) noexcept {
       if ((value & kNoCountLatch) == 0) channels_[i].latch_count(now_ns);
       if ((value & kNoStatusLatch) == 0) channels_[i].latch_status(now_ns);
     }
-  } else if ((value >> kAccessShift & 3U) == 0) {
+  } else if ((value >> kAccessFieldShift & 3U) == 0) {
     channels_[select].latch_count(now_ns);
   } else {
     channels_[select].write_control(value);

@@ -1,5 +1,7 @@
 #include "vmm/io/token_bucket.h"
 
+#include "vmm/base/clock.h"
+
 #include <algorithm>
 #include <limits>
 
@@ -8,7 +10,6 @@ namespace {
 
 using Wide = unsigned __int128;
 
-constexpr std::uint64_t kNsPerMs = 1'000'000;
 /// 146 years: with it, the widest product below (twice 2^64 tokens times this) fits 128 bits.
 constexpr std::uint64_t kLongestRefillNs = std::uint64_t{1} << 62;
 

@@ -14,8 +14,6 @@
 namespace mayfly {
 namespace {
 
-std::uint64_t us_since(std::uint64_t begun_ns) { return (monotonic_ns() - begun_ns) / 1000; }
-
 /// Takes the page faults of a load while there is time: 3 to 10 us each. Its code lies behind that of the first thing
 /// that prepare_vm() calls, as perf/functions.order has it; heap and stack grow by about as much as this.
 void touch_pages_of_a_load() {

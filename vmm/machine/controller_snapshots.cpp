@@ -10,13 +10,6 @@
 #include <utility>
 
 namespace mayfly {
-namespace {
-
-constexpr std::uint64_t kNsPerMs = 1'000'000;
-
-std::uint64_t us_since(std::uint64_t begun_ns) { return (monotonic_ns() - begun_ns) / 1000; }
-
-}  // namespace
 
 // --- A snapshot: drained, saved, written -----------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kDeadlineNs = 5'000'000'000;
-constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 /// The code of a signal to stop that nobody has taken yet; 0: there is none.
 int code_of_waiting_signal() noexcept {

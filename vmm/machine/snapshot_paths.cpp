@@ -1,5 +1,6 @@
 #include "vmm/machine/snapshot_paths.h"
 
+#include "snapshot/file_pair.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>
@@ -58,12 +59,6 @@ std::optional<struct stat> find_beside(const struct stat& directory, const std::
     below.erase(below.begin());
   }
   return std::nullopt;
-}
-
-std::string directory_of(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 template <typename Override>

@@ -1,0 +1,59 @@
+# Policy of the presets that repeat the release build with other flags (CMakePresets.json includes it by
+# CMAKE_PROJECT_INCLUDE): as little compiling as possible. The release build proves that each file includes the headers that
+# it uses, and gives the warnings that need an optimizer in tests.
+
+# A precompiled header's time stamp would keep ccache from knowing it again.
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  add_compile_options("SHELL:-Xclang -fno-pch-timestamp")
+endif()
+
+# What CLI11 and cpp-httplib expand to takes a sanitizer's build three times as long with an optimizer, and no test feels it;
+# fuzz targets do.
+function(do_not_optimize target)
+  set_source_files_properties(${ARGN} TARGET_DIRECTORY ${target}
+    PROPERTIES COMPILE_OPTIONS -O0 SKIP_PRECOMPILE_HEADERS ON)
+endfunction()
+
+# What follows is about targets, so it is run when they are there.
+function(mayfly_repeat)
+  # The library headers that most files include, compiled once for our libraries and once for the tests.
+  set(product_headers
+    <algorithm> <array> <atomic> <cerrno> <charconv> <chrono> <cstdint> <cstring> <expected> <filesystem> <fstream>
+    <functional> <map> <memory> <mutex> <optional> <span> <string> <string_view> <thread> <unordered_map> <utility>
+    <variant> <vector>
+    <fmt/format.h>)
+
+  target_precompile_headers(mayfly_base PRIVATE ${product_headers})
+  # Not monitor: no fuzz target has it, and what is not compiled as the others are cannot share their header.
+  foreach(library config memory io kvm boot devices virtio mmds net block machine cli doctor api client)
+    target_precompile_headers(mayfly_${library} REUSE_FROM mayfly_base)
+  endforeach()
+
+  # Several sources at once, which takes half of the time: names in their anonymous namespaces must differ.
+  foreach(library base config memory io kvm boot devices virtio mmds net block snapshot machine cli doctor monitor api client
+          jailer filter_compiler host_agent)
+    if(TARGET mayfly_${library})
+      set_target_properties(mayfly_${library} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
+    endif()
+  endforeach()
+
+  if(MAYFLY_TESTS)
+    # What is under test stays optimized; for GoogleTest's macros that takes half of the time.
+    target_compile_options(unit_tests PRIVATE -O0)
+    target_compile_options(integration_tests PRIVATE -O0)
+    target_precompile_headers(unit_tests PRIVATE ${product_headers} <random> <set> <sstream> <gtest/gtest.h>)
+    target_precompile_headers(integration_tests REUSE_FROM unit_tests)
+  endif()
+
+  set(cli ${CMAKE_SOURCE_DIR}/vmm/cli)
+  do_not_optimize(mayfly_cli ${cli}/options.cpp ${cli}/terminal_options.cpp ${cli}/common_options.cpp ${cli}/command_tree.cpp)
+  do_not_optimize(mayfly-seccompile ${CMAKE_SOURCE_DIR}/jailer/seccomp/compile_main.cpp)
+  if(NOT MAYFLY_FUZZ)
+    do_not_optimize(mayfly_jailer ${CMAKE_SOURCE_DIR}/jailer/arguments.cpp)
+    do_not_optimize(mayfly_api ${CMAKE_SOURCE_DIR}/api/http_codec.cpp)
+  endif()
+  if(MAYFLY_TESTS)
+    do_not_optimize(host_agent ${CMAKE_SOURCE_DIR}/tests/host-agent/main.cpp)
+  endif()
+endfunction()
+cmake_language(DEFER CALL mayfly_repeat)
