@@ -261,8 +261,22 @@ def test_the_silence_is_named(silent: Ended, limit: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def panicked(made: None) -> Ended:
-    return run("--no-native", "--timeout", "60", "--", "sh", "-c", "echo before; echo c > /proc/sysrq-trigger; sleep 60")
+def panicked(made: None, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The kernel panics once its command's output has come out: what is still in a pipe then is lost."""
+    share = tmp_path_factory.mktemp("share")
+    command = 'echo before; until [ -e "$LAB_SHARE/heard" ]; do :; done; echo c > /proc/sysrq-trigger; sleep 60'
+    begin = time.monotonic()
+    with subprocess.Popen(
+        [LAB, "--no-native", "--timeout", "120", "--share", share, "--", "sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as lab:
+        assert lab.stdout is not None
+        first = lab.stdout.readline()
+        (share / "heard").touch()
+        rest, complaint = lab.communicate()
+    return Ended(lab.returncode, first + rest, complaint, time.monotonic() - begin)
 
 
 def test_a_panic_ends_with_125(panicked: Ended) -> None:
