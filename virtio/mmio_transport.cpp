@@ -30,9 +30,6 @@ constexpr std::uint32_t kDriverSteps =
 /// Up to so many chains in a kick, a driver is taken for one that waits for each.
 constexpr std::uint16_t kFewChains = 2;
 
-/// What is shown of a device's configuration space: ours are smaller.
-constexpr std::size_t kConfigSpaceSize = 0x100;
-
 /// Event descriptors are counters; one write of this kicks.
 constexpr std::uint64_t kOne = 1;
 
@@ -55,16 +52,6 @@ MmioTransport::MmioTransport(VirtioDevice& device, const TransportContext& conte
   for (const std::uint16_t size : device.queue_sizes()) queues_.emplace_back(context.memory, size);
   used_.resize(queues_.size());
   device.connect(*this);
-  show(VIRTIO_MMIO_MAGIC_VALUE, kMagic);
-  show(VIRTIO_MMIO_VERSION, kVersion);
-  show(VIRTIO_MMIO_DEVICE_ID, device.type());
-  show(VIRTIO_MMIO_VENDOR_ID, kVendor);
-  // 4.2.2.1: a length of all ones says that there is no shared memory.
-  for (const std::uint64_t offset :
-       {VIRTIO_MMIO_SHM_LEN_LOW, VIRTIO_MMIO_SHM_LEN_HIGH, VIRTIO_MMIO_SHM_BASE_LOW, VIRTIO_MMIO_SHM_BASE_HIGH})
-    show(offset, UINT32_MAX);
-  const MutexLock lock{mutex_};
-  show_registers();
 }
 
 MmioTransport::~MmioTransport() { context_.service.forget(*this); }
@@ -87,40 +74,55 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
 void MmioTransport::start() {
   for (const auto& kick : kicks_) kick->listen();
   const MutexLock lock{mutex_};
-  if (const std::uint32_t pending = interrupt_status().load(std::memory_order_acquire); pending != 0)
-    interrupt(pending);
+  if (const std::uint32_t pending = interrupt_status_.load(std::memory_order_acquire); pending != 0) interrupt(pending);
 }
 
 // --- Registers -------------------------------------------------------------------------------------------------------
 
-std::atomic_ref<std::uint32_t> MmioTransport::word(std::uint64_t offset) const noexcept {
-  return std::atomic_ref{*reinterpret_cast<std::uint32_t*>(context_.registers.data() + offset)};
-}
-
-std::atomic_ref<std::uint32_t> MmioTransport::interrupt_status() const noexcept {
-  return word(VIRTIO_MMIO_INTERRUPT_STATUS);
-}
-
-void MmioTransport::show_registers() noexcept {
-  const VirtQueue* queue = selected_queue();
-  const std::uint64_t features = device_features_select_ > 1 ? 0 : offered_features() >> 32 * device_features_select_;
-  show(VIRTIO_MMIO_DEVICE_FEATURES, static_cast<std::uint32_t>(features));
-  show(VIRTIO_MMIO_QUEUE_NUM_MAX, queue == nullptr ? 0 : queue->maximum_size());
-  show(VIRTIO_MMIO_QUEUE_READY, queue != nullptr && queue->ready() ? 1 : 0);
-  show(VIRTIO_MMIO_STATUS, status_);
-  device_.read_config(0, context_.registers.subspan<VIRTIO_MMIO_CONFIG, kConfigSpaceSize>());
-  show(VIRTIO_MMIO_CONFIG_GENERATION, config_generation_);
-}
-
 void MmioTransport::read(std::uint64_t offset, std::span<std::byte> data) {
   std::ranges::fill(data, std::byte{0});
-  if (offset >= VIRTIO_MMIO_CONFIG) {
+  std::uint32_t value = 0;
+  if (offset == VIRTIO_MMIO_INTERRUPT_STATUS) {
+    value = interrupt_status_.load(std::memory_order_acquire);
+  } else {
     const MutexLock lock{mutex_};
-    return device_.read_config(offset - VIRTIO_MMIO_CONFIG, data);
+    if (offset >= VIRTIO_MMIO_CONFIG) return device_.read_config(offset - VIRTIO_MMIO_CONFIG, data);
+    value = read_register(offset);
   }
-  if (!is_word(offset, data.size())) return;
-  const std::uint32_t value = word(offset).load(std::memory_order_acquire);
-  std::memcpy(data.data(), &value, sizeof value);
+  if (is_word(offset, data.size())) std::memcpy(data.data(), &value, sizeof value);
+}
+
+std::uint32_t MmioTransport::read_register(std::uint64_t offset) const noexcept {
+  const VirtQueue* queue = const_cast<MmioTransport*>(this)->selected_queue();
+  switch (offset) {
+    case VIRTIO_MMIO_MAGIC_VALUE:
+      return kMagic;
+    case VIRTIO_MMIO_VERSION:
+      return kVersion;
+    case VIRTIO_MMIO_DEVICE_ID:
+      return device_.type();
+    case VIRTIO_MMIO_VENDOR_ID:
+      return kVendor;
+    case VIRTIO_MMIO_DEVICE_FEATURES:
+      return device_features_select_ > 1
+                 ? 0
+                 : static_cast<std::uint32_t>(offered_features() >> 32 * device_features_select_);
+    case VIRTIO_MMIO_QUEUE_NUM_MAX:
+      return queue == nullptr ? 0 : queue->maximum_size();
+    case VIRTIO_MMIO_QUEUE_READY:
+      return queue != nullptr && queue->ready() ? 1 : 0;
+    case VIRTIO_MMIO_STATUS:
+      return status_;
+    case VIRTIO_MMIO_CONFIG_GENERATION:
+      return config_generation_;
+    case VIRTIO_MMIO_SHM_LEN_LOW:  // 4.2.2.1: a length of all ones says that there is no shared memory
+    case VIRTIO_MMIO_SHM_LEN_HIGH:
+    case VIRTIO_MMIO_SHM_BASE_LOW:
+    case VIRTIO_MMIO_SHM_BASE_HIGH:
+      return UINT32_MAX;
+    default:
+      return 0;
+  }
 }
 
 void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> data) {
@@ -129,7 +131,7 @@ void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> data)
   const bool word = is_word(offset, data.size());
   // Every interrupt's handler comes here: it does not wait for the loop.
   if (word && offset == VIRTIO_MMIO_INTERRUPT_ACK) {
-    interrupt_status().fetch_and(~value, std::memory_order_acq_rel);
+    interrupt_status_.fetch_and(~value, std::memory_order_acq_rel);
     return;
   }
   const MutexLock lock{mutex_};
@@ -139,7 +141,6 @@ void MmioTransport::write(std::uint64_t offset, std::span<const std::byte> data)
     write_register(offset, value);
   else
     ignore("a store to a register that is no aligned word of 32 bits");
-  show_registers();
 }
 
 void MmioTransport::write_register(std::uint64_t offset, std::uint32_t value) {
@@ -238,7 +239,6 @@ void MmioTransport::write_status(std::uint32_t value) {
 void MmioTransport::start_device() {
   // Until it is Active: DRIVER_OK refuses other stores to features, queues and Status, and resets wait.
   phase_ = DevicePhase::Starting;
-  show_registers();
   const std::uint64_t features = driver_features_;
   mutex_.unlock();
   device_.prepare(features);
@@ -259,7 +259,7 @@ void MmioTransport::reset() {
   status_ = 0;
   driver_features_ = 0;
   device_features_select_ = driver_features_select_ = queue_select_ = 0;
-  interrupt_status().store(0, std::memory_order_release);
+  interrupt_status_.store(0, std::memory_order_release);
 }
 
 void MmioTransport::wait_until_drained() {
@@ -295,7 +295,6 @@ void MmioTransport::fail_protocol(std::string_view what) noexcept {
   context_.metrics.needs_reset.add();
   if (log_rate_.allow()) context_.log.warning("{}: stopped until its driver resets it: {}", device_.name(), what);
   status_ |= VIRTIO_CONFIG_S_NEEDS_RESET;
-  show(VIRTIO_MMIO_STATUS, status_);
   if (phase_ == DevicePhase::Active) phase_ = DevicePhase::Broken;
 }
 
@@ -440,20 +439,18 @@ void MmioTransport::publish() noexcept {
 }
 
 void MmioTransport::config_changed() noexcept {
-  // A driver that reads the space meanwhile reads it again: it sees another generation, or is interrupted.
-  show(VIRTIO_MMIO_CONFIG_GENERATION, ++config_generation_);
-  show_registers();
+  ++config_generation_;
   if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) interrupt(VIRTIO_MMIO_INT_CONFIG);
 }
 
 void MmioTransport::interrupt(std::uint32_t cause) noexcept {
-  interrupt_status().fetch_or(cause, std::memory_order_acq_rel);
+  interrupt_status_.fetch_or(cause, std::memory_order_acq_rel);
   if (context_.service.interrupt(interrupt_fd_.get())) context_.metrics.interrupts.add();
   if (context_.pic_line) context_.pic_line->pulse();
 }
 
 void MmioTransport::interrupt_again() noexcept {
-  if (interrupt_status().load(std::memory_order_acquire) == 0) return;
+  if (interrupt_status_.load(std::memory_order_acquire) == 0) return;
   // Not by the loop's ring: this is a vCPU's thread, and rare.
   if (::eventfd_write(interrupt_fd_.get(), kOne) == 0) context_.metrics.interrupts.add();
 }

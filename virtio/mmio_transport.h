@@ -2,7 +2,6 @@
 
 #include "virtio/device.h"
 #include "virtio/mmio_transport_state.h"
-#include "virtio/register_pages.h"
 #include "virtio/service.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
@@ -21,8 +20,7 @@
 ///
 ///   auto transport = MmioTransport::create(device, context);
 ///   mmio.attach("virtio-blk rootfs", window.base.value, window.size, **transport);
-///   vm.attach_store(window.base + kQueueNotify, queue, (*transport)->kick_fd(queue));   // for each queue
-///   vm.attach_store(window.base + kInterruptAck, kUsedBuffers, acknowledged.get());
+///   vm.attach_kick(window.base + kQueueNotify, queue, (*transport)->kick_fd(queue));   // for each queue
 ///   vm.attach_interrupt(window.gsi, (*transport)->interrupt_fd());
 ///   (*transport)->start();
 ///
@@ -30,25 +28,16 @@
 /// one (VirtioService). The interrupt's line is an edge: the driver acknowledges
 /// in InterruptStatus, and an edge that comes while its handler runs makes the handler run again, so nothing is lost,
 /// and no end of interrupt has to leave KVM.
-///
-/// A guest reads the registers in memory (RegisterPages), and KVM takes the acknowledgement of used buffers for itself.
-/// So nobody hears of that one, and its bit of InterruptStatus stays set: each later interrupt has the driver look at
-/// its queues, which an interrupt for a changed configuration alone would not. To clear the bit later than the driver
-/// has acknowledged would lose the interrupt that came in between. Where the acknowledgement does come here (with the
-/// bit of the configuration, or from a test), it clears what it names.
 namespace mayfly {
 
-/// Where a driver writes the number of a queue that it kicks, and what it has handled of an interrupt's causes (4.2.2).
+inline constexpr std::uint64_t kMmioWindowSize = 0x1000;
+/// Where a driver writes the number of a queue that it kicks (4.2.2).
 inline constexpr std::uint64_t kQueueNotifyOffset = 0x050;
-inline constexpr std::uint64_t kInterruptAckOffset = 0x064;
-/// The cause "used buffers", alone.
-inline constexpr std::uint32_t kUsedBuffersCause = 1;
 
 class MmioTransport final : public BusDevice, public DeviceHost, public InterruptSource, private VirtioService::Client {
  public:
   struct TransportContext {
     const GuestMemory& memory;
-    RegisterPage registers;  ///< Of this device alone; zeroes.
     VirtioService& service;
     Log& log;
     VirtioMetrics& metrics;
@@ -110,11 +99,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   MmioTransport(VirtioDevice& device, const TransportContext& context);
 
   // Registers, under the lock
-  /// Puts into the page what a driver may have changed, or the device.
-  void show_registers() noexcept REQUIRES(mutex_);
-  void show(std::uint64_t offset, std::uint32_t value) noexcept {
-    word(offset).store(value, std::memory_order_release);
-  }
+  [[nodiscard]] std::uint32_t read_register(std::uint64_t offset) const noexcept REQUIRES(mutex_);
   void write_register(std::uint64_t offset, std::uint32_t value) REQUIRES(mutex_);
   void write_queue_register(std::uint64_t offset, std::uint32_t value) REQUIRES(mutex_);
   void write_status(std::uint32_t value) REQUIRES(mutex_);
@@ -146,9 +131,6 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   void kick_all() noexcept REQUIRES(mutex_);
   /// Drained, as if nothing had been.
   void reactivate() noexcept REQUIRES(mutex_);
-  [[nodiscard]] std::atomic_ref<std::uint32_t> word(std::uint64_t offset) const noexcept;
-  /// Set by the loop, cleared by the driver. Without the lock.
-  [[nodiscard]] std::atomic_ref<std::uint32_t> interrupt_status() const noexcept;
   [[nodiscard]] bool status_has(std::uint32_t bits) const noexcept REQUIRES(mutex_) { return (status_ & bits) == bits; }
 
   VirtioDevice& device_;
@@ -171,6 +153,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   std::vector<VirtQueue> queues_ GUARDED_BY(mutex_);
   std::vector<char> used_
       GUARDED_BY(mutex_);  // queues with something to publish; char: vector<bool> has no plain elements
+  std::atomic<std::uint32_t> interrupt_status_{0};  // set by the loop, cleared by the driver
 };
 
 }  // namespace mayfly

@@ -17,7 +17,7 @@ MmioTransportState MmioTransport::state() const {
                            .driver_features = driver_features_,
                            .queue_select = queue_select_,
                            .status = status_,
-                           .interrupt_status = interrupt_status().load(std::memory_order_acquire),
+                           .interrupt_status = interrupt_status_.load(std::memory_order_acquire),
                            .config_generation = config_generation_};
   for (const VirtQueue& queue : queues_) state.queues.push_back(queue.state());
   return state;
@@ -50,10 +50,9 @@ Status MmioTransport::restore(const MmioTransportState& state) {
   driver_features_ = state.driver_features;
   queue_select_ = state.queue_select;
   status_ = state.status;
-  interrupt_status().store(state.interrupt_status, std::memory_order_release);
+  interrupt_status_.store(state.interrupt_status, std::memory_order_release);
   config_generation_ = state.config_generation;
   if (status_has(VIRTIO_CONFIG_S_DRIVER_OK)) start_device();
-  show_registers();
   return {};
 }
 

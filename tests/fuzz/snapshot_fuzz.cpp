@@ -150,12 +150,8 @@ class Drive {
   VirtioService service_{*loop_};
   std::unique_ptr<BlockDevice> device_ =
       must(BlockDevice::create(config_, must(DiskImage::open(config_)), *loop_, metrics_.block, log_));
-  RegisterPages registers_ = must(RegisterPages::create(1));
-  std::unique_ptr<MmioTransport> transport_ = must(MmioTransport::create(*device_, {.memory = ram_.memory(),
-                                                                                    .registers = registers_.page(0),
-                                                                                    .service = service_,
-                                                                                    .log = log_,
-                                                                                    .metrics = metrics_.virtio}));
+  std::unique_ptr<MmioTransport> transport_ = must(MmioTransport::create(
+      *device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio}));
 };
 
 void play(std::span<const std::uint8_t> input) {

@@ -96,11 +96,8 @@ class World {
  public:
   World() {
     must(log_.configure({.level = LogLevel::Off}).has_value());
-    auto made = MmioTransport::create(device_, {.memory = ram_.memory(),
-                                                .registers = registers_.page(0),
-                                                .service = service_,
-                                                .log = log_,
-                                                .metrics = metrics_.virtio});
+    auto made = MmioTransport::create(
+        device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio});
     must(made.has_value());
     transport_ = std::move(*made);
     transport_->start();
@@ -242,7 +239,6 @@ class World {
   }
 
   FakeMemory ram_{1};
-  RegisterPages registers_ = RegisterPages::create(1).value();
   Metrics metrics_;
   Log log_{"fuzz"};
   std::unique_ptr<EventLoop> loop_ = EventLoop::create().value();

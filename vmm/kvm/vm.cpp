@@ -29,29 +29,21 @@ Result<std::unique_ptr<Vm>> Vm::create(const Kvm& kvm) {
   return vm;
 }
 
-Status Vm::map(GuestAddress start, std::span<const std::byte> bytes, std::uint32_t flags) {
-  const kvm_userspace_memory_region request{
-      .slot = slots_++,
-      .flags = flags,
-      .guest_phys_addr = start.value,
-      .memory_size = bytes.size(),
-      .userspace_addr = reinterpret_cast<std::uintptr_t>(bytes.data()),
-  };
-  if (fd_.control(KVM_SET_USER_MEMORY_REGION, &request) != 0)
-    return fail_errno(ErrorKind::Kvm, "KVM_SET_USER_MEMORY_REGION of {} KiB at {:#x} failed", bytes.size() / 1024,
-                      start.value);
-  return {};
-}
-
 Status Vm::map_memory(const GuestMemory& memory, bool log_dirty) {
-  const std::uint32_t flags = log_dirty ? static_cast<std::uint32_t>(KVM_MEM_LOG_DIRTY_PAGES) : 0U;
-  for (const GuestMemory::Region& region : memory.regions())
-    if (auto mapped = map(region.start, region.mapping.bytes(), flags); !mapped) return mapped;
+  std::uint32_t slot = 0;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const kvm_userspace_memory_region request{
+        .slot = slot++,
+        .flags = log_dirty ? static_cast<std::uint32_t>(KVM_MEM_LOG_DIRTY_PAGES) : 0U,
+        .guest_phys_addr = region.start.value,
+        .memory_size = region.size(),
+        .userspace_addr = reinterpret_cast<std::uintptr_t>(region.mapping.address()),
+    };
+    if (fd_.control(KVM_SET_USER_MEMORY_REGION, &request) != 0)
+      return fail_errno(ErrorKind::Kvm, "KVM_SET_USER_MEMORY_REGION of {} MiB at {:#x} failed", region.size() / kMiB,
+                        region.start.value);
+  }
   return {};
-}
-
-Status Vm::map_read_only(GuestAddress start, std::span<const std::byte> pages) {
-  return map(start, pages, KVM_MEM_READONLY);
 }
 
 Status Vm::take_dirty_log(std::uint32_t region, std::span<std::uint64_t> bitmap) const {
@@ -74,7 +66,7 @@ Status Vm::set_clock(const kvm_clock_data& clock) const {
   return {};
 }
 
-Status Vm::attach_store(GuestAddress at, std::uint32_t value, int event_fd) const {
+Status Vm::attach_kick(GuestAddress at, std::uint32_t value, int event_fd) const {
   kvm_ioeventfd request{};
   request.datamatch = value;
   request.addr = at.value;

@@ -23,12 +23,9 @@ class Vm final : public MessagePort {
 
   /// Gives the guest all of `memory`, which must outlive the VM. `log_dirty` turns dirty-page tracking on.
   [[nodiscard]] Status map_memory(const GuestMemory& memory, bool log_dirty);
-  /// Shows the guest `pages` from `start` on: it reads them, and its stores are MMIO. They must outlive the VM. After
-  /// map_memory().
-  [[nodiscard]] Status map_read_only(GuestAddress start, std::span<const std::byte> pages);
 
   /// KVM_IOEVENTFD: a 4-byte store of `value` at `at` writes to the event descriptor, and does not leave KVM.
-  [[nodiscard]] Status attach_store(GuestAddress at, std::uint32_t value, int event_fd) const;
+  [[nodiscard]] Status attach_kick(GuestAddress at, std::uint32_t value, int event_fd) const;
   /// KVM_IRQFD: a write to the event descriptor sends the message of `gsi` (Ioapic::let_kvm_send).
   [[nodiscard]] Status attach_interrupt(unsigned gsi, int event_fd) const;
 
@@ -55,12 +52,9 @@ class Vm final : public MessagePort {
 
  private:
   explicit Vm(KvmFd fd) noexcept;
-  /// The next memory slot.
-  [[nodiscard]] Status map(GuestAddress start, std::span<const std::byte> bytes, std::uint32_t flags);
 
   KvmFd fd_;
   std::size_t xsave_size_;
-  std::uint32_t slots_ = 0;  // those of the memory's regions first
   Mutex routes_mutex_;
   std::array<std::optional<MsiMessage>, kIoapicPins> routes_ GUARDED_BY(routes_mutex_);
 };

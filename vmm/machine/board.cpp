@@ -19,11 +19,10 @@ void VirtualWire::set_pin(unsigned /*pin*/, bool level) noexcept {
 }
 
 Board::Board(MachineContext outside, Kvm host, std::unique_ptr<Vm> machine, GuestMemory ram,
-             RegisterPages register_pages, ConsoleOptions console_options)
+             ConsoleOptions console_options)
     : context(std::move(outside)),
       kvm(std::move(host)),
       memory(std::move(ram)),
-      registers(std::move(register_pages)),
       vm(std::move(machine)),
       ioapic(*vm),
       pit(InterruptLine{wiring, layout::kTimerGsi}, clock, pit_alarm),
@@ -67,7 +66,6 @@ Status Board::attach_devices(bool with_boot_timer) {
 
 Status Board::plug(DevicePlans plans) {
   return virtio.create(std::move(plans), {.memory = memory,
-                                          .registers = registers,
                                           .vm = *vm,
                                           .ioapic = ioapic,
                                           .wiring = wiring,
@@ -129,12 +127,6 @@ Result<std::vector<Vcpu>> make_vcpus(const Board& board, Vcpu first, std::size_t
     made.push_back(std::move(next));
   }
   return made;
-}
-
-Result<RegisterPages> map_registers(Vm& vm, std::size_t devices) {
-  auto pages = TRY(RegisterPages::create(devices));
-  if (devices > 0) TRY(vm.map_read_only(virtio_windows(1).front().base, pages.bytes()));
-  return pages;
 }
 
 std::vector<std::uint32_t> own_msr_indices(std::span<const MsrEdit> edits) {

@@ -78,8 +78,7 @@ class VirtualWire final : public InterruptSink {
 /// Destroyed from the end: vCPUs stop before the devices they use go. Members are for the loop's thread, but where they
 /// say otherwise.
 struct Board final : GuestSignals {
-  Board(MachineContext outside, Kvm host, std::unique_ptr<Vm> machine, GuestMemory ram, RegisterPages register_pages,
-        ConsoleOptions console_options);
+  Board(MachineContext outside, Kvm host, std::unique_ptr<Vm> machine, GuestMemory ram, ConsoleOptions console_options);
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
   ~Board() override;
@@ -113,9 +112,8 @@ struct Board final : GuestSignals {
   // These answer the faults of `memory`, while anybody touches it.
   OwnedFd userfault;
   std::unique_ptr<WorkingSetRecorder> recorder;
-  Kvm kvm;                  // for snapshots
-  GuestMemory memory;       // outlives the VM that maps it
-  RegisterPages registers;  // the same
+  Kvm kvm;             // for snapshots
+  GuestMemory memory;  // outlives the VM that maps it
   std::optional<WorkingSetReplay> replay;
   std::unique_ptr<Vm> vm;
   Ioapic ioapic;
@@ -142,9 +140,6 @@ struct Board final : GuestSignals {
 
 /// `count` vCPUs: the one that was prepared, and as many more.
 [[nodiscard]] Result<std::vector<Vcpu>> make_vcpus(const Board& board, Vcpu first, std::size_t count);
-
-/// The registers of so many drives and interfaces, where the guest reads them. A slot: before the board is plugged.
-[[nodiscard]] Result<RegisterPages> map_registers(Vm& vm, std::size_t devices);
 
 /// The MSRs that a snapshot keeps though KVM does not list them: those that the boot sets, and those that the user
 /// edits.

@@ -72,10 +72,9 @@ Result<std::unique_ptr<Board>> boot(BootPlan plan, MachineContext context) {
                                                     .windows = virtio_windows(plan.devices.count())}));
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   TRY(prepared.vm->map_memory(memory, plan.machine.track_dirty_pages));
-  auto registers = TRY(map_registers(*prepared.vm, plan.devices.count()));
   if (plan.machine.track_dirty_pages) memory.track_writes();
   auto board = std::make_unique<Board>(std::move(context), std::move(prepared.kvm), std::move(prepared.vm),
-                                       std::move(memory), std::move(registers), std::move(plan.console));
+                                       std::move(memory), std::move(plan.console));
   board->tracks_changes = plan.machine.track_dirty_pages;
   board->own_msrs = own_msr_indices(plan.cpu.msrs);
   TRY(board->attach_devices(plan.boot_timer));

@@ -55,10 +55,9 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   GuestMemory& memory = plan.memory.memory;
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   TRY(prepared.vm->map_memory(memory, snapshot.machine.track_dirty_pages));
-  auto registers = TRY(map_registers(*prepared.vm, plan.devices.count()));
   if (snapshot.machine.track_dirty_pages) memory.track_writes();
   auto board = std::make_unique<Board>(std::move(context), std::move(prepared.kvm), std::move(prepared.vm),
-                                       std::move(memory), std::move(registers), std::move(plan.console));
+                                       std::move(memory), std::move(plan.console));
   board->tracks_changes = snapshot.machine.track_dirty_pages;
   board->userfault = std::move(plan.memory.userfault);
   board->recorder = std::move(plan.memory.recorder);

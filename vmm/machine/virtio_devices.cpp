@@ -3,10 +3,7 @@
 #include "virtio/mmds/network_stack.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/random.h"
-#include "vmm/base/try.h"
 #include "vmm/boot/layout.h"
-
-#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <array>
@@ -53,12 +50,12 @@ std::vector<std::string> virtio_arguments(const std::vector<DriveConfig>& drives
 
 Status VirtioDevices::create(DevicePlans plans, const MachineBuses& buses) {
   service_.emplace(buses.loop);
-  acknowledged_ = OwnedFd{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-  if (!acknowledged_) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
+  const auto windows = virtio_windows(plans.count());
+  auto window = windows.begin();
   for (DrivePlan& plan : plans.drives) {
     auto device = BlockDevice::create(plan.config, std::move(plan.image), buses.loop, buses.metrics.block, buses.log);
     if (!device) return propagate(device);
-    auto transport = plug(**device, buses);
+    auto transport = plug(**device, *window++, buses);
     drives_.push_back({std::move(plan.config), std::move(*device), nullptr});
     if (!transport) return propagate(transport);
     drives_.back().transport = *transport;
@@ -71,7 +68,7 @@ Status VirtioDevices::create(DevicePlans plans, const MachineBuses& buses) {
     auto device = NetDevice::create(plan.config, std::move(plan.tap), std::move(*responder), buses.loop,
                                     buses.metrics.net, buses.log);
     if (!device) return propagate(device);
-    auto transport = plug(**device, buses);
+    auto transport = plug(**device, *window++, buses);
     interfaces_.push_back({std::move(plan.config), std::move(*device), nullptr});
     if (!transport) return propagate(transport);
     interfaces_.back().transport = *transport;
@@ -96,25 +93,23 @@ Result<std::unique_ptr<FrameResponder>> VirtioDevices::responder_for(const std::
   return std::make_unique<NetworkStack>(*metadata_service_, *key, buses.metrics.mmds);
 }
 
-Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const MachineBuses& buses) {
-  const std::size_t index = transports_.size();
-  const VirtioMmioWindow window = virtio_windows(index + 1).back();
+Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,
+                                           const MachineBuses& buses) {
   auto transport = MmioTransport::create(device, {.memory = buses.memory,
-                                                  .registers = buses.registers.page(index),
                                                   .service = *service_,
                                                   .log = buses.log,
                                                   .metrics = buses.metrics.virtio,
                                                   .pic_line = buses.wiring.pic_line(window.gsi)});
   if (!transport) return propagate(transport);
   MmioTransport& made = *transports_.emplace_back(std::move(*transport));
-  TRY(buses.mmio.attach(device.name(), window.base.value, window.size, made));
+  if (auto attached = buses.mmio.attach(device.name(), window.base.value, window.size, made); !attached)
+    return propagate(attached);
   const GuestAddress notify{window.base.value + kQueueNotifyOffset};
   for (std::size_t queue = 0; queue < made.queue_count(); ++queue)
-    TRY(buses.vm.attach_store(notify, static_cast<std::uint32_t>(queue), made.kick_fd(queue)));
-  const GuestAddress acknowledge{window.base.value + kInterruptAckOffset};
-  TRY(buses.vm.attach_store(acknowledge, kUsedBuffersCause, acknowledged_.get()));
+    if (auto attached = buses.vm.attach_kick(notify, static_cast<std::uint32_t>(queue), made.kick_fd(queue)); !attached)
+      return propagate(attached);
   buses.ioapic.let_kvm_send(window.gsi, made);
-  TRY(buses.vm.attach_interrupt(window.gsi, made.interrupt_fd()));
+  if (auto attached = buses.vm.attach_interrupt(window.gsi, made.interrupt_fd()); !attached) return propagate(attached);
   return &made;
 }
 

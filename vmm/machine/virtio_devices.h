@@ -57,7 +57,6 @@ class VirtioDevices {
   /// What the devices are plugged into. Everything outlives them.
   struct MachineBuses {
     const GuestMemory& memory;
-    const RegisterPages& registers;  ///< One for each device.
     Vm& vm;
     Ioapic& ioapic;
     InterruptWiring& wiring;
@@ -98,8 +97,8 @@ class VirtioDevices {
   [[nodiscard]] NetDevice& network_interface(std::string_view id);
 
  private:
-  /// In the next window.
-  [[nodiscard]] Result<MmioTransport*> plug(VirtioDevice& device, const MachineBuses& buses);
+  [[nodiscard]] Result<MmioTransport*> plug(VirtioDevice& device, const VirtioMmioWindow& window,
+                                            const MachineBuses& buses);
   [[nodiscard]] Status serve_metadata(MmdsConfig config, const MachineBuses& buses);
   /// What answers on that interface in the network's place; null: nothing does.
   [[nodiscard]] Result<std::unique_ptr<FrameResponder>> responder_for(const std::string& iface_id,
@@ -112,7 +111,6 @@ class VirtioDevices {
     MmioTransport* transport = nullptr;
   };
   std::optional<VirtioService> service_;  // from create() on
-  OwnedFd acknowledged_;                  // what KVM does with acknowledgements; nobody reads it
   std::function<void()> drained_;
   std::size_t draining_ = 0;  // transports that have not drained
   unsigned drains_ = 0;       // how many have begun: what an earlier one's task tells from this

@@ -89,11 +89,8 @@ class FakeDevice final : public VirtioDevice {
 class MmioTransportTest : public ::testing::Test {
  protected:
   MmioTransportTest() {
-    auto made = MmioTransport::create(device_, {.memory = ram_.memory(),
-                                                .registers = registers_.page(0),
-                                                .service = service_,
-                                                .log = log_,
-                                                .metrics = metrics_.virtio});
+    auto made = MmioTransport::create(
+        device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio});
     if (!made) throw std::runtime_error(made.error().message);
     transport_ = std::move(*made);
     transport_->start();
@@ -177,7 +174,6 @@ class MmioTransportTest : public ::testing::Test {
   }
 
   FakeMemory ram_;
-  RegisterPages registers_ = RegisterPages::create(2).value();
   FakeQueue driver_{ram_, 16};
   Log log_{"unit"};
   Metrics metrics_;
@@ -530,81 +526,10 @@ TEST_F(MmioTransportTest, WhatTheDriverHasNotAcknowledgedInterruptsAgainWhenAske
   EXPECT_EQ(interrupts(), 0U);
 }
 
-// --- The page that the guest reads -----------------------------------------------------------------------------------
-
-class RegisterPageTest : public MmioTransportTest {
- protected:
-  /// A guest's load, which nobody hears of.
-  [[nodiscard]] std::uint32_t load(std::uint64_t offset) const {
-    std::uint32_t value = 0;
-    std::memcpy(&value, registers_.page(0).data() + offset, sizeof value);
-    return value;
-  }
-  void expect_as_if_asked() {
-    for (std::uint64_t offset = 0; offset < VIRTIO_MMIO_CONFIG + 0x100; offset += sizeof(std::uint32_t))
-      EXPECT_EQ(load(offset), read(offset)) << "at " << offset;
-  }
-};
-
-TEST_F(RegisterPageTest, ShowsAtEachStepWhatADriverWouldBeTold) {
-  EXPECT_EQ(load(VIRTIO_MMIO_MAGIC_VALUE), 0x7472'6976U);
-  expect_as_if_asked();
-  write_status(1 | 2);
-  write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, 1);
-  EXPECT_EQ(load(VIRTIO_MMIO_DEVICE_FEATURES), 1U) << "VIRTIO_F_VERSION_1";
-  write(VIRTIO_MMIO_QUEUE_SEL, 1);
-  EXPECT_EQ(load(VIRTIO_MMIO_QUEUE_NUM_MAX), 16U);
-  write(VIRTIO_MMIO_QUEUE_SEL, 2);
-  EXPECT_EQ(load(VIRTIO_MMIO_QUEUE_NUM_MAX), 0U);
-  drive();
-  EXPECT_EQ(load(VIRTIO_MMIO_STATUS), 15U);
-  EXPECT_EQ(load(VIRTIO_MMIO_QUEUE_READY), 1U);
-  expect_as_if_asked();
-  const std::uint32_t generation = load(VIRTIO_MMIO_CONFIG_GENERATION);
-  device_.change_config();
-  EXPECT_NE(load(VIRTIO_MMIO_CONFIG_GENERATION), generation);
-  EXPECT_EQ(load(VIRTIO_MMIO_INTERRUPT_STATUS), 2U);
-  expect_as_if_asked();
-  as_vcpu([&] { write_status(0); });
-  EXPECT_EQ(load(VIRTIO_MMIO_STATUS), 0U);
-  EXPECT_EQ(load(VIRTIO_MMIO_INTERRUPT_STATUS), 0U);
-  expect_as_if_asked();
-}
-
-TEST_F(RegisterPageTest, ADriverThatBreaksTheProtocolSeesIt) {
-  drive();
-  driver_.offer_head(999);
-  kick(0);
-  serve_until([&] { return (load(VIRTIO_MMIO_STATUS) & 64) != 0; });
-  expect_as_if_asked();
-}
-
-TEST_F(RegisterPageTest, ADriverWhoseAcknowledgementsNobodyHearsMissesNoBuffer) {
-  drive();
-  std::uint16_t seen = 0;
-  for (std::uint16_t offered = 0; offered < 2000;) {
-    const unsigned batch = 1 + offered % 3;
-    for (unsigned i = 0; i < batch; ++i, ++offered) driver_.offer({{ram_.room(8), 8, true}});
-    kick(0);
-    serve_until([&] { return driver_.used_index() == offered; });
-    go_round();
-    if (interrupts() == 0) continue;
-    // Its handler: the status, the acknowledgement (which KVM takes), the queue.
-    ASSERT_NE(load(VIRTIO_MMIO_INTERRUPT_STATUS) & 1U, 0U);
-    for (; driver_.next_used(); ++seen);
-    ASSERT_EQ(seen, offered);
-  }
-  device_.change_config();
-  EXPECT_EQ(load(VIRTIO_MMIO_INTERRUPT_STATUS), 3U);
-  write(VIRTIO_MMIO_INTERRUPT_ACK, 3);  // not the value that KVM takes
-  EXPECT_EQ(load(VIRTIO_MMIO_INTERRUPT_STATUS), 0U);
-}
-
 TEST_F(MmioTransportTest, AnInterruptGoesToThePicAsWell) {
   DualPic pic;
   FakeDevice device;
   auto made = MmioTransport::create(device, {.memory = ram_.memory(),
-                                             .registers = registers_.page(1),
                                              .service = service_,
                                              .log = log_,
                                              .metrics = metrics_.virtio,
@@ -628,11 +553,8 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   const MmioTransportState state = transport_->state();
 
   FakeDevice device;
-  auto made = MmioTransport::create(device, {.memory = ram_.memory(),
-                                             .registers = registers_.page(1),
-                                             .service = service_,
-                                             .log = log_,
-                                             .metrics = metrics_.virtio});
+  auto made = MmioTransport::create(
+      device, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio});
   ASSERT_TRUE(made);
   ASSERT_TRUE((*made)->restore(state));
   EXPECT_EQ((*made)->state(), state);

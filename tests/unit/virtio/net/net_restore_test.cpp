@@ -34,12 +34,8 @@ class NetRestore : public ::testing::Test {
     device_ = NetDevice::create({.iface_id = "eth0", .host_dev_name = "tap0"},
                                 Tap::adopt(OwnedFd{pair[0]}, "tap0", new_kernel), nullptr, *loop_, metrics_.net, log_)
                   .value();
-    registers_.emplace(RegisterPages::create(1).value());
-    transport_ = MmioTransport::create(*device_, {.memory = ram_.memory(),
-                                                  .registers = registers_->page(0),
-                                                  .service = service_,
-                                                  .log = log_,
-                                                  .metrics = metrics_.virtio})
+    transport_ = MmioTransport::create(
+                     *device_, {.memory = ram_.memory(), .service = service_, .log = log_, .metrics = metrics_.virtio})
                      .value();
   }
   /// An interface whose driver runs with `features`.
@@ -78,7 +74,6 @@ class NetRestore : public ::testing::Test {
   }
 
   FakeMemory ram_;
-  std::optional<RegisterPages> registers_;
   FakeQueue receive_{ram_, NetDevice::kQueueSize};
   FakeQueue transmit_{ram_, NetDevice::kQueueSize};
   Metrics metrics_;
