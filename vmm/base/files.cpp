@@ -4,10 +4,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
-
-#include <fmt/format.h>
+#include <charconv>
+#include <string_view>
 
 namespace mayfly {
 
@@ -53,8 +54,10 @@ bool write_all_at(int file, std::span<const std::byte> bytes, std::uint64_t offs
 OwnedFd nonblocking_twin(int fd, int access) noexcept {
   struct stat file{};
   if (::fstat(fd, &file) != 0 || !(S_ISFIFO(file.st_mode) || ::isatty(fd) == 1)) return OwnedFd{};
+  constexpr std::string_view kDirectory = "/proc/self/fd/";
   std::array<char, 32> path{};
-  *fmt::format_to_n(path.data(), path.size() - 1, "/proc/self/fd/{}", fd).out = '\0';
+  std::ranges::copy(kDirectory, path.begin());
+  std::to_chars(path.data() + kDirectory.size(), path.data() + path.size() - 1, fd);
   return OwnedFd{::open(path.data(), access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)};
 }
 
