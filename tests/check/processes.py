@@ -39,6 +39,14 @@ def reap():
         pass
 
 
+def wait(process):
+    """The exit code of a child, negative where a signal ended it; reaps orphans meanwhile."""
+    while True:
+        ended, status = os.wait()
+        if ended == process:
+            return os.waitstatus_to_exitcode(status)
+
+
 def end_descendants(patience):
     """Asks all of them to end (SIGTERM); ends by force (SIGKILL) what is left after so many seconds. Needs adopt_orphans()."""
     what, deadline = signal.SIGTERM, time.monotonic() + patience
