@@ -1,14 +1,12 @@
 // perf/run latency: how long one byte, one frame and one block take, warm, in a Linux guest that has nothing else to
 // do; beside QEMU's microvm machine. To be run where Linux guests run: in the lab, or on hardware.
 
+#include "perf/guest_counts.h"
 #include "perf/linux_guest.h"
 #include "perf/series.h"
 
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -49,48 +47,11 @@ void measure(LinuxGuest& guest, Samples& samples) {
   samples.write.add(requests(guest, "if=/dev/zero", "of=/dev/vdb oflag=direct", kWrites) * 1e3 / kWrites);
 }
 
-/// What the monitor did for each of some requests.
-struct Counts {
-  double exits = 0;       ///< To user space.
-  double mmio_exits = 0;  ///< ... of those, by MMIO.
-  double interrupts = 0;  ///< Of virtio devices.
-  double switches = 0;    ///< Context switches of its threads.
-};
-
-/// All counters of the guest's monitor whose names begin so, together.
-double total(const MayflyGuest& guest, std::string_view prefix) {
-  double sum = 0;
-  for (const auto& [name, value] : guest.metrics())
-    if (name.starts_with(prefix)) sum += value;
-  return sum;
-}
-
-double context_switches(pid_t pid) {
-  double sum = 0;
-  for (const auto& thread : std::filesystem::directory_iterator{"/proc/" + std::to_string(pid) + "/task"}) {
-    std::ifstream status{thread.path() / "status"};
-    for (std::string line; std::getline(status, line);)
-      if (line.find("ctxt_switches:") != std::string::npos) sum += std::atof(line.c_str() + line.find(':') + 1);
-  }
-  return sum;
-}
-
 template <typename Request>
 Counts count(MayflyGuest& guest, unsigned requests, const Request& request) {
-  const auto now = [&] {
-    const double switches = context_switches(guest.process().pid());
-    return Counts{.exits = total(guest, "mayfly_vcpu_exit"),
-                  .mmio_exits = total(guest, "mayfly_vcpu_exit_mmio"),
-                  .interrupts = total(guest, "mayfly_virtio_interrupts"),
-                  .switches = switches};
-  };
-  const Counts before = now();
+  const Counts before = counts_of(guest);
   for (unsigned i = 0; i < requests; ++i) request();
-  const Counts after = now();
-  return {.exits = (after.exits - before.exits) / requests,
-          .mmio_exits = (after.mmio_exits - before.mmio_exits) / requests,
-          .interrupts = (after.interrupts - before.interrupts) / requests,
-          .switches = (after.switches - before.switches) / requests};
+  return (counts_of(guest) - before) / requests;
 }
 
 void print_counts(const char* what, const Counts& counts) {

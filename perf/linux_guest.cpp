@@ -198,13 +198,15 @@ void MayflyGuest::save(const std::string& prefix) const {
            "}");
 }
 
-double MayflyGuest::load(const std::string& prefix, const std::string& working_set) const {
-  const std::string set = working_set.empty() ? ""
-                                              : R"(, "working_set": {"mode": )" + in_quotes(working_set) +
-                                                    R"(, "path": )" + in_quotes(prefix + ".set") + "}";
-  const std::string body = R"({"snapshot_path": )" + in_quotes(prefix + ".state") +
-                           R"(, "resume_vm": true, "mem_backend": {"backend_type": "File", "backend_path": )" +
-                           in_quotes(prefix + ".mem") + "}" + set + "}";
+double MayflyGuest::load(const std::string& prefix, const LoadOptions& options) const {
+  std::string body = R"({"snapshot_path": )" + in_quotes(prefix + ".state") +
+                     R"(, "resume_vm": true, "mem_backend": {"backend_type": "File", "backend_path": )" +
+                     in_quotes(prefix + ".mem") + "}";
+  if (!options.working_set.empty())
+    body += R"(, "working_set": {"mode": )" + in_quotes(options.working_set) + R"(, "path": )" +
+            in_quotes(options.set_path) + "}";
+  if (!options.huge_pages.empty()) body += R"(, "huge_pages": )" + in_quotes(options.huge_pages);
+  body += "}";
   const double begin = now_us();
   must("PUT", "/snapshot/load", body);
   return (now_us() - begin) / 1e3;

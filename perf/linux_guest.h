@@ -65,8 +65,13 @@ class MayflyGuest final : public LinuxGuest {
   void boot(const LinuxFiles& files, unsigned vcpus, const std::string& huge_pages);
   /// Pauses the guest; the snapshot's names begin with `prefix`.
   void save(const std::string& prefix) const;
-  /// `working_set`: "", "Record" or "Replay". Milliseconds to the answer.
-  double load(const std::string& prefix, const std::string& working_set) const;
+  struct LoadOptions {
+    std::string working_set{};  ///< "Record" or "Replay"; "" without.
+    std::string set_path{};
+    std::string huge_pages{};  ///< Of the API; "" as the snapshot has it.
+  };
+  /// What save() left. Milliseconds to the request's answer.
+  double load(const std::string& prefix, const LoadOptions& options) const;
   void must(const std::string& method, const std::string& path, const std::string& body) const;
   /// All counters of GET /metrics/prometheus.
   [[nodiscard]] std::map<std::string, double> metrics() const;
