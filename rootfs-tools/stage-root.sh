@@ -106,7 +106,8 @@ stage_module() {
   version=${tree##*/}
   base=${tree%/lib/modules/*}
   [ "$base" != "$tree" ] || die "--modules $2: the tree must be a directory lib/modules/VERSION"
-  lines=$(modprobe -C /dev/null -d "$base" -S "$version" --show-depends "$name" 2>&1) ||
+  base=${base%/usr}  # modprobe adds that where its Debian has modules there
+  lines=$(modprobe -C /dev/null -d "${base:-/}" -S "$version" --show-depends "$name" 2>&1) ||
     die "--modules $2: no module $name there ($lines)"
   mkdir -p "$root/lib/modules/$version"
   while read -r verb file parameters; do
