@@ -187,6 +187,19 @@ const Entry* covering(const std::vector<Entry>& entries, const Entry& entry) {
   return found == entries.end() ? nullptr : &*found;
 }
 
+/// Whether no call is let through by both.
+bool are_apart(const Entry& one, const Entry& other) {
+  if (one.call != other.call) return true;
+  const auto excludes = [](const Condition& a, const Condition& b) {
+    if (a.argument != b.argument || a.kind != Condition::Kind::Equals) return false;
+    if (b.kind == Condition::Kind::Equals) return a.value != b.value;
+    return b.kind == Condition::Kind::Within && (a.value & ~b.value) != 0;
+  };
+  return std::ranges::any_of(one.conditions, [&](const Condition& a) {
+    return std::ranges::any_of(other.conditions, [&](const Condition& b) { return excludes(a, b) || excludes(b, a); });
+  });
+}
+
 /// A line that does nothing hides a mistake; an answer must be the only word on its call.
 Status check_new(const LineReader& reader, const std::vector<Entry>& before, const Entry& entry) {
   for (const Entry& each : before) {
@@ -270,6 +283,19 @@ std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread
   for (const ThreadFilter& other : text.threads)
     if (other.under == thread.name) add(other.entries);
   return all;
+}
+
+std::optional<std::vector<Entry>> withdrawn_by(const FilterText& text, const ThreadFilter& thread) {
+  const auto below = std::ranges::find(text.threads, thread.under, &ThreadFilter::name);
+  if (below == text.threads.end()) return std::nullopt;
+  const std::vector<Entry> kept = entries_of(text, thread);
+  std::vector<Entry> withdrawn;
+  for (const Entry& entry : entries_of(text, *below)) {
+    if (covering(kept, entry) != nullptr) continue;
+    if (!std::ranges::all_of(kept, [&](const Entry& each) { return are_apart(entry, each); })) return std::nullopt;
+    withdrawn.push_back(entry);
+  }
+  return withdrawn;
 }
 
 }  // namespace mayfly::seccomp

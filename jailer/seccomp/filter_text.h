@@ -68,4 +68,8 @@ using ConstantLookup = std::function<std::optional<std::uint64_t>(std::string_vi
 /// come on top of it. A line that another allows already is not in it.
 [[nodiscard]] std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread);
 
+/// What the filter below lets through and this one, on top of it, must not. Nothing where there is none below, or where a
+/// line of it lets calls through of which this one allows some.
+[[nodiscard]] std::optional<std::vector<Entry>> withdrawn_by(const FilterText& text, const ThreadFilter& thread);
+
 }  // namespace mayfly::seccomp

@@ -5,6 +5,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -57,6 +58,15 @@ inline std::uint32_t answer_to(std::span<const sock_filter> program, const secco
     }
   }
   throw std::runtime_error("a program without an end");
+}
+
+/// That of two filters, the second on top of the first: the kernel takes the stricter action, which has the lower value
+/// (as signed numbers, seccomp(2)).
+inline std::uint32_t answer_to(std::span<const sock_filter> below, std::span<const sock_filter> on_top,
+                               const seccomp_data& data) {
+  const auto first = static_cast<std::int32_t>(answer_to(below, data));
+  const auto second = static_cast<std::int32_t>(answer_to(on_top, data));
+  return static_cast<std::uint32_t>(std::min(first, second));
 }
 
 }  // namespace mayfly::seccomp::testing

@@ -31,7 +31,9 @@ class BuiltInFilters : public ::testing::TestWithParam<ThreadKind> {
   [[nodiscard]] std::uint32_t answer(const seccomp_data& data) const {
     const auto programs = find_programs(built_in_blob());
     EXPECT_TRUE(programs) << programs.error().message;
-    return answer_to(programs->of(GetParam()), data);
+    const ThreadKind kind = GetParam();
+    if (kind == ThreadKind::Running) return answer_to(programs->of(ThreadKind::Loop), programs->of(kind), data);
+    return answer_to(programs->of(kind), data);
   }
   [[nodiscard]] bool allows(int number, std::initializer_list<std::uint64_t> arguments = {}) const {
     return answer(call_of(number, arguments)) == SECCOMP_RET_ALLOW;
@@ -100,6 +102,13 @@ TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
   EXPECT_EQ(allows(__NR_sendmsg), sets_up);
   EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0}), sets_up);
   EXPECT_EQ(allows(__NR_seccomp, {SECCOMP_SET_MODE_FILTER, 0}), sets_up);
+}
+
+/// The kernel compiles it while a load's client waits, and asks both at each call.
+TEST(BuiltInFilter, OfARunningMachineIsNotMuchMoreThanWhatItWithdraws) {
+  const auto programs = find_programs(built_in_blob());
+  ASSERT_TRUE(programs);
+  EXPECT_LT(programs->of(ThreadKind::Running).size() * 2, programs->of(ThreadKind::Loop).size());
 }
 
 INSTANTIATE_TEST_SUITE_P(EachThread, BuiltInFilters,

@@ -81,6 +81,46 @@ TEST(FilterCompiler, OwnProcessIsANumberThatWhoeverInstallsReplaces) {
   EXPECT_EQ(places, 1U);
 }
 
+/// Whatever the second program lists, both together let through what its section says.
+TEST(FilterCompiler, AFilterOnTopOfAnotherNarrowsIt) {
+  const std::string below =
+      "[every]\nfutex\nclone3 -> ENOSYS\n[loop]\nconnect\nseccomp(1, 0)\nioctl(_, KVM_CREATE_VM)\n"
+      "ioctl(_, KVM_SET_REGS)\nioctl(_, KVM_SET_SREGS)\nmadvise(_, _, MADV_RANDOM)\n";
+  const std::string kept = "[running] on loop\nread\nioctl(_, KVM_GET_REGS)\nmadvise(_, _, MADV_NORMAL)\n";
+  struct Case {
+    std::string more;  // of [running]
+    bool refuses;      // the shorter program lists what is withdrawn
+  };
+  for (const auto& [more, refuses] :
+       {Case{"openat\nfsync\nrename\nunlink\nclose\nftruncate\ngetdents64\npread64\npwrite64\nlseek\n", true},
+        Case{"ioctl(_, KVM_CREATE_VM, 7)\nopenat\nfsync\nrename\nunlink\nclose\nftruncate\ngetdents64\n", false}}) {
+    const auto filters = compiled(below + kept + more);
+    ASSERT_EQ(filters.size(), 2U);
+    const auto both = [&](int number, std::initializer_list<std::uint64_t> arguments = {}) {
+      return answer_to(filters[0].program, filters[1].program, call_of(number, arguments));
+    };
+    EXPECT_EQ(answer_to(filters[1].program, call_of(__NR_execve)) == SECCOMP_RET_ALLOW, refuses);
+    EXPECT_EQ(both(__NR_execve), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_read), SECCOMP_RET_ALLOW);
+    EXPECT_EQ(both(__NR_futex), SECCOMP_RET_ALLOW);
+    EXPECT_EQ(both(__NR_fsync), SECCOMP_RET_ALLOW);
+    EXPECT_EQ(both(__NR_clone3), SECCOMP_RET_ERRNO | ENOSYS);
+    EXPECT_EQ(both(__NR_connect), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_seccomp, {1, 0}), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_ioctl, {5, KVM_GET_REGS}), SECCOMP_RET_ALLOW);
+    EXPECT_EQ(both(__NR_ioctl, {5, KVM_GET_REGS | 1ULL << 32}), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_ioctl, {5, KVM_SET_REGS}), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_ioctl, {5, KVM_SET_REGS | 1ULL << 32}), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_ioctl, {5, KVM_CREATE_VM, 0}), SECCOMP_RET_TRAP);
+    EXPECT_EQ(both(__NR_ioctl, {5, KVM_CREATE_VM, 7}), refuses ? SECCOMP_RET_TRAP : SECCOMP_RET_ALLOW);
+    EXPECT_EQ(both(__NR_madvise, {0, 0, MADV_NORMAL}), SECCOMP_RET_ALLOW);
+    EXPECT_EQ(both(__NR_madvise, {0, 0, MADV_RANDOM}), SECCOMP_RET_TRAP);
+    auto data = call_of(__NR_read);
+    data.arch = AUDIT_ARCH_I386;
+    EXPECT_EQ(answer_to(filters[0].program, filters[1].program, data), SECCOMP_RET_TRAP);
+  }
+}
+
 TEST(FilterCompiler, ACallThatThereIsNotNamesItsLine) {
   const auto parsed = parse_filters("[loop]\nread\nreed", constant_named);
   ASSERT_TRUE(parsed);

@@ -68,6 +68,25 @@ TEST(FilterText, AFilterHoldsItsOwnEveryonesAndThoseOfWhomItMakes) {
   EXPECT_EQ(calls(1), (std::vector<std::string>{"futex", "map", "run"}));
 }
 
+TEST(FilterText, KnowsWhatASecondFilterWithdraws) {
+  const auto withdrawn = [](std::string_view text) -> std::optional<std::vector<std::string>> {
+    const FilterText both = parsed(text);
+    const auto entries = withdrawn_by(both, both.threads.back());
+    if (!entries) return std::nullopt;
+    std::vector<std::string> lines;
+    for (const Entry& entry : *entries) lines.push_back(entry.call + " " + std::to_string(entry.line));
+    return lines;
+  };
+  EXPECT_EQ(withdrawn("[loop]\nset-up"), std::nullopt);
+  EXPECT_EQ(withdrawn("[every]\nfutex\n[loop]\nset-up\nmap(_, 3)\n[running] on loop\nread\nmap(_, 1)"),
+            (std::vector<std::string>{"set-up 4", "map 5"}));
+  EXPECT_EQ(withdrawn("[loop]\nmap(_, 4)\n[running] on loop\nmap(_, within 3)"), std::vector<std::string>{"map 2"});
+  // Refusing the line of [loop] would refuse what [running] lets through, too.
+  EXPECT_EQ(withdrawn("[loop]\nmap\n[running] on loop\nmap(_, 1)"), std::nullopt);
+  EXPECT_EQ(withdrawn("[loop]\nmap(_, within 3)\n[running] on loop\nmap(_, 1)"), std::nullopt);
+  EXPECT_EQ(withdrawn("[loop]\nmap(1)\n[running] on loop\nmap(_, 1)"), std::nullopt);
+}
+
 TEST(FilterText, WhatASecondFilterLetsThroughTheFirstDoes) {
   const FilterText text = parsed("[loop]\nset-up\nmap(_, 3)\n[running] on loop\nread\nmap(_, 1)");
   const auto calls = [&](std::size_t thread) {
