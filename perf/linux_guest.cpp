@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <span>
 #include <sstream>
 #include <string_view>
@@ -22,6 +23,8 @@ namespace {
 
 constexpr unsigned kMemoryMib = 256;
 constexpr double kPatienceUs = 60e6;
+/// Within this a monitor that has answered has made ready what a load needs.
+constexpr timespec kPoolTime{.tv_sec = 0, .tv_nsec = 20'000'000};
 
 std::string in_quotes(const std::string& text) { return '"' + text + '"'; }
 
@@ -163,6 +166,7 @@ MayflyGuest::MayflyGuest(const ScratchDirectory& scratch, const std::string& mon
       connection_(waiter_.connect()) {
   console_.write.reset();
   must("GET", "/", "");
+  ::nanosleep(&kPoolTime, nullptr);
 }
 
 MayflyGuest::~MayflyGuest() { end(process_); }

@@ -57,7 +57,7 @@ class LinuxGuest {
 
 class MayflyGuest final : public LinuxGuest {
  public:
-  /// A monitor that has answered once, as those of a pool have.
+  /// A monitor that has answered once and waits, as those of a pool do.
   MayflyGuest(const testing::ScratchDirectory& scratch, const std::string& monitor,
               const std::vector<std::string>& launcher = {});
   /// Ends the monitor, so that disk and TAP are free for the next one.

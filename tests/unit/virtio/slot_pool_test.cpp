@@ -1,6 +1,11 @@
 #include "virtio/slot_pool.h"
 
+#include <cinttypes>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <set>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -55,6 +60,29 @@ TEST(SlotPool, TakesTheSlotThatWasUsedLastAndMakesNoMoreThanTheDepth) {
   EXPECT_EQ(pool.take(alive), first);
   EXPECT_EQ(pool.take(alive), second);
   EXPECT_EQ(pool.in_use(), 2U);
+}
+
+/// The flags of the mapping that holds the address: VmFlags of proc(5)'s smaps.
+std::string flags_of_mapping(const void* address) {
+  std::ifstream smaps{"/proc/self/smaps"};
+  bool here = false;
+  for (std::string line; std::getline(smaps, line);) {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2)
+      here = begin <= reinterpret_cast<std::uintptr_t>(address) && reinterpret_cast<std::uintptr_t>(address) < end;
+    if (here && line.starts_with("VmFlags:")) return line + ' ';
+  }
+  return {};
+}
+
+TEST(SlotPool, TakesNoHugePages) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage")) return;  // nobody gives any
+  int alive = 0;
+  SlotPool<Counted, 1 << 18> pool;
+  ASSERT_TRUE(pool.reserve());
+  const std::string flags = flags_of_mapping(pool.take(alive));
+  EXPECT_NE(flags.find(" nh "), std::string::npos) << flags;
 }
 
 }  // namespace
