@@ -19,13 +19,25 @@ constexpr JsonChecked kOverriddenTapName{.good = is_interface_name, .rule = kInt
 
 struct Backend {
   MemoryBackend type = MemoryBackend::File;
-  std::string path;
+  std::vector<std::string> paths;
 };
 
 Result<Backend> read_backend(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
-  Backend backend{.type = fields.required("backend_type", JsonEnum<MemoryBackend>{kBackends}),
-                  .path = fields.required("backend_path", JsonPath{})};
+  Backend backend{.type = fields.required("backend_type", JsonEnum<MemoryBackend>{kBackends}), .paths = {}};
+  auto one = fields.optional("backend_path", JsonPath{});
+  auto several = fields.optional("backend_paths", JsonArray{JsonPath{}});
+  if (one.has_value() == several.has_value())
+    fields.refuse(fmt::format("{} needs exactly one of backend_path and backend_paths; {}", where,
+                              one ? "leave backend_path out" : "give backend_path"));
+  if (several && several->empty())
+    fields.refuse(fmt::format("{}.backend_paths is empty; name the memory files, the base first", where));
+  if (several && backend.type == MemoryBackend::Uffd)
+    fields.refuse(
+        fmt::format("{}.backend_paths is for memory files, and a page server gives all pages by one socket: "
+                    "name that as backend_path",
+                    where));
+  backend.paths = several ? std::move(*several) : std::vector{std::move(one).value_or("")};
   return fields.finish(std::move(backend));
 }
 
@@ -93,7 +105,7 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
     fields.refuse(fmt::format("{} needs exactly one of mem_backend and mem_file_path; {}", where,
                               old_path ? "leave mem_file_path out" : "give mem_backend"));
   params.backend = backend ? backend->type : MemoryBackend::File;
-  params.backend_path = backend ? std::move(backend->path) : old_path.value_or("");
+  params.backend_paths = backend ? std::move(backend->paths) : std::vector{old_path.value_or("")};
   const auto old_tracking = fields.optional("enable_diff_snapshots", JsonBool{});
   const auto tracking = fields.optional("track_dirty_pages", JsonBool{});
   params.track_dirty_pages = tracking.value_or(old_tracking.value_or(false));

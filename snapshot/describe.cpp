@@ -195,15 +195,35 @@ void Describer::put(kvm_cpuid_entry2& entry) {
   json_.end_object();
 }
 
+void describe_layers(JsonWriter& json, std::span<const LayerSummary> layers) {
+  json.key("memory_layers");
+  json.begin_array();
+  for (const LayerSummary& layer : layers) {
+    const MemoryFileFooter& footer = layer.footer;
+    const bool is_diff = footer.kind == MemoryFileKind::Diff;
+    json.begin_object();
+    json.field("path", std::string_view{layer.path});
+    json.field("kind", is_diff ? std::string_view{"Diff"} : std::string_view{"Full"});
+    json.field("snapshot", std::string_view{format_snapshot_id(footer.id)});
+    if (is_diff) json.field("base", std::string_view{format_snapshot_id(footer.base_id)});
+    json.field("stretches", footer.stretch_count);
+    json.field("data_bytes", layer.data_bytes);
+    json.field("shown_bytes", layer.shown_bytes);
+    json.end_object();
+  }
+  json.end_array();
+}
+
 }  // namespace
 
-std::string describe_snapshot(const Snapshot& snapshot) {
+std::string describe_snapshot(const Snapshot& snapshot, std::span<const LayerSummary> layers) {
   Describer describer;
   JsonWriter& json = describer.json();
   json.begin_object();
   json.field("format", kStateFormatVersion);
   for (const Section<Describer>& section : kSections<Describer>)
     section.visit_in(describer, const_cast<Snapshot&>(snapshot));  // printing changes nothing; visit() is one for all
+  if (!layers.empty()) describe_layers(json, layers);
   json.end_object();
   return std::move(json).take();
 }

@@ -1,7 +1,9 @@
 #pragma once
 
+#include "snapshot/memory_chain.h"
 #include "snapshot/snapshot.h"
 
+#include <span>
 #include <string>
 
 /// A snapshot for people and programs to look at.
@@ -11,6 +13,8 @@ namespace mayfly {
 /// not there is left out. Registers, addresses, MSRs and CPUID as hexadecimal numbers in text; bytes, and those
 /// of KVM's structures that nobody reads by eye, as hexadecimal digits in the order in which they lie in memory. Any
 /// thread.
-[[nodiscard]] std::string describe_snapshot(const Snapshot& snapshot);
+///
+/// `layers`: those of the memory, the lowest first, as "memory_layers", which a description without them lacks.
+[[nodiscard]] std::string describe_snapshot(const Snapshot& snapshot, std::span<const LayerSummary> layers = {});
 
 }  // namespace mayfly

@@ -47,9 +47,16 @@ struct State {
   SnapshotId id{};
 };
 
-/// The state files of the directories that are swept.
+/// A memory file that is worth nothing without another one.
+struct Diff {
+  std::string path;
+  SnapshotId base{};
+};
+
+/// The state files of the directories that are swept, and the diffs.
 struct States {
   std::vector<State> good;
+  std::vector<Diff> diffs{};
   std::string unknown{};  ///< The first directory or file that may have or be a state, and cannot be read: a sentence.
 };
 
@@ -65,9 +72,16 @@ Result<bool> has_state_magic(const std::string& path) {
   return magic == kStateMagic;
 }
 
+void add_diff(const std::string& path, States& states) {
+  const auto file = open_for_reading(path);
+  if (!file) return;
+  const auto footer = find_footer(file->get(), path);
+  if (footer && footer->kind == MemoryFileKind::Diff) states.diffs.push_back({path, footer->base_id});
+}
+
 void add_state(const std::string& path, States& states) {
   const auto begins = has_state_magic(path);
-  if (begins && !*begins) return;
+  if (begins && !*begins) return add_diff(path, states);
   if (begins) {
     auto state = read_state_file(path);
     if (state) {
@@ -76,6 +90,14 @@ void add_state(const std::string& path, States& states) {
     }
   }
   if (states.unknown.empty()) states.unknown = fmt::format("state file {} that may need it cannot be read", path);
+}
+
+/// A state that is in the making counts by nothing but its memory, which its maker has locked.
+void add_neighbour(const std::string& path, States& states) {
+  if (path.ends_with(kNewSuffix))
+    add_diff(path, states);
+  else
+    add_state(path, states);
 }
 
 /// Calls `use` with each regular file of a directory. Error: it cannot be read (to its end).
@@ -122,9 +144,7 @@ class Sweeper {
     });
     std::ranges::sort(paths);
     for (const std::string& path : paths) add_claim(path);
-    for_each_file([&](const std::string& path) {
-      if (!path.ends_with(kNewSuffix)) add_state(path, states_);
-    });
+    for_each_file([&](const std::string& path) { add_neighbour(path, states_); });
     for (Claim& each : claims_)
       if (auto done = sweep_one(each); !done) note(std::move(done));
     return std::move(first_failure_);
@@ -200,6 +220,12 @@ class Sweeper {
         found.reason = owner->path;
         return dry_run_ ? Status{} : give_name(owner->path, name, file);
       }
+      const auto above = std::ranges::find(states_.diffs, footer->id, &Diff::base);
+      if (above != states_.diffs.end() && !is_memory_of(name, footer->id, footer->memory_size)) {
+        leave(found, fmt::format("{} is a diff of it; rename it to {}, or remove that diff and sweep again",
+                                 above->path, name));
+        return {};
+      }
     }
     if (!dry_run_ && names_file(found.path, file) && ::unlink(found.path.c_str()) != 0)
       return fail_errno(ErrorKind::System, "cannot remove {}", found.path);
@@ -236,11 +262,14 @@ Status check_unneeded(const MemoryFileFooter& left, const std::string& state_pat
   if (is_memory_of(memory_path, left.id, left.memory_size)) return {};
   States states;
   for (const std::string& directory : {directory_of(state_path), directory_of(memory_path)})
-    (void)for_each_file_of(directory, [&](const std::string& path) {
-      if (!path.ends_with(kNewSuffix)) add_state(path, states);
-    });
+    (void)for_each_file_of(directory, [&](const std::string& path) { add_neighbour(path, states); });
   const auto owner = std::ranges::find(states.good, left.id, &State::id);
-  if (owner == states.good.end()) return {};
+  const auto above = std::ranges::find(states.diffs, left.id, &Diff::base);
+  if (owner == states.good.end() && above == states.diffs.end()) return {};
+  if (owner == states.good.end())
+    return fail(ErrorKind::State,
+                "{} {}: {}, which a killed monitor left, is what {} is a diff of; rename it, or give another path",
+                what, memory_path, new_name(memory_path), above->path);
   return fail(ErrorKind::State,
               "{} {}: {} is the memory of {}, as the monitor that wrote it was killed; give it its name by mayfly "
               "snapshot sweep {} {}, or give another path",

@@ -18,8 +18,8 @@ namespace mayfly {
 /// storage, or the memory cannot be renamed.
 [[nodiscard]] Status finish_interrupted_pair(const std::string& state_path, const std::string& memory_path);
 
-/// That no state in the directory of `path` needs PATH.mayfly-new, if that is there: a new file at `path` takes its
-/// place. `what` names the path in the error. What cannot be read is needed by nobody.
+/// That no state or diff in the directory of `path` needs PATH.mayfly-new, if that is there: a new file at `path` takes
+/// its place. `what` names the path in the error. What cannot be read is needed by nobody.
 [[nodiscard]] Status check_leftover_unneeded(const std::string& path, std::string_view what);
 
 /// One file that ends in .mayfly-new.
@@ -38,6 +38,7 @@ struct Leftover {
 
 /// Looks at each NAME.mayfly-new that lies in the directories themselves, and tells `report` what it did or, in a dry
 /// run, would do. A memory file is needed if a state file in one of these directories has its id and NAME is another's.
+/// Where no state has its id, and a diff of it lies in one of them, it is left (Uncertain).
 /// All whole memory files are left (Uncertain) where a directory or a state file cannot be read; one of them is where
 /// NAME is the memory of another state that is there. Any thread. Errors: a directory cannot be read; a file cannot be
 /// opened, removed or renamed (the first one; the others are looked at all the same).

@@ -144,7 +144,9 @@ Result<OwnedFd> open_memory_file(const std::string& path, const SnapshotId& id, 
       if (footer && footer->id == id)
         first =
             Error{ErrorKind::InvalidArgument,
-                  fmt::format("memory file {} is a diff: merge it onto its base first (mayfly snapshot merge)", name)};
+                  fmt::format("memory file {} is a diff of snapshot {}; put that one's memory file before it, or merge "
+                              "them (mayfly snapshot merge)",
+                              name, format_snapshot_id(footer->base_id))};
       else if (footer && !first)
         first = Error{ErrorKind::InvalidArgument,
                       fmt::format("memory file {} belongs to snapshot {}, and the state file to snapshot {}; give the "

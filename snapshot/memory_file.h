@@ -98,11 +98,15 @@ struct PageWriting {
 /// The file at `path` where it is the memory of `base`: a diff of `base` that is to be written there is merged with it
 /// (write_merged_memory_file()), since without it the diff would be worth nothing. nullopt where nothing is there, or
 /// what has nothing to do with the diff. `may_be_diff`: whether that memory can be a diff itself, as it is of a machine
-/// that took it; one that was loaded has a whole base, and a diff of the same id is what that was merged from. Errors,
+/// that took it or was loaded from a chain; one that was loaded from one file has a whole base, and a diff of the same id
+/// is what that was merged from. Errors,
 /// each of which leaves all as it is: a memory file that is damaged, or the file that `memory` is mapped from and that
 /// is none any more; one that cannot be read.
 [[nodiscard]] Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
                                                             const GuestMemory& memory, bool may_be_diff);
+
+/// Whether `memory` shows pages of the file at `path`.
+[[nodiscard]] bool is_mapped_from(const GuestMemory& memory, const std::string& path);
 
 /// Has `to`, which is empty, share all content of `from`. False, and `to` is empty as before, where the file
 /// system cannot.
@@ -118,8 +122,11 @@ using CloneFile = bool (*)(int to, int from) noexcept;
                                               const MemoryFileContent& content, OwnedFd base,
                                               CloneFile clone = &clone_file);
 
-/// Puts `diff` onto `base` and writes the whole to `output`, which may be either. `output` then belongs to the state
-/// file of `diff`, and is a diff itself where `base` is one. Errors: no such files, damaged, a diff of another base.
+/// Puts diffs onto `base`, each onto what the ones before it made, and writes the whole to `output`, which may be any of
+/// them. `output` then belongs to the state file of the last diff, and is a diff itself where `base` is one. Each byte is
+/// written once. Errors: no such files, damaged, a diff of another snapshot than the file before it.
+[[nodiscard]] Status merge_memory_files(const std::string& base, std::span<const std::string> diffs,
+                                        const std::string& output);
 [[nodiscard]] Status merge_memory_files(const std::string& base, const std::string& diff, const std::string& output);
 
 }  // namespace mayfly

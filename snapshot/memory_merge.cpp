@@ -3,6 +3,7 @@
 #include "snapshot/checksum.h"
 #include "snapshot/file_pair.h"
 #include "snapshot/leftovers.h"
+#include "snapshot/memory_chain.h"
 #include "snapshot/memory_parts.h"
 
 #include <linux/fs.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 namespace mayfly {
 namespace {
@@ -115,14 +117,60 @@ class MergedFile {
   std::vector<MemoryStretch> stretches_;
 };
 
+/// That a memory file is a diff of the one below it.
+Status check_lies_over(const Source& base, const Source& diff) {
+  if (diff.footer.kind != MemoryFileKind::Diff)
+    return fail(ErrorKind::InvalidArgument, "memory file {} is no diff: it needs no merging", diff.path);
+  if (diff.footer.base_id != base.footer.id)
+    return fail(
+        ErrorKind::InvalidArgument,
+        "memory file {} is a diff of snapshot {}, and {} is of snapshot {}; merge the diffs of a chain in their "
+        "order",
+        diff.path, format_snapshot_id(diff.footer.base_id), base.path, format_snapshot_id(base.footer.id));
+  if (diff.footer.memory_size != base.footer.memory_size)
+    return fail(ErrorKind::InvalidArgument, "memory files {} and {} are of machines with {} and {} MiB of memory",
+                base.path, diff.path, base.footer.memory_size / kMiB, diff.footer.memory_size / kMiB);
+  return {};
+}
+
+/// Puts what shows of a diff into the merged file: the parts of its stretches that lie in `shown`.
+Status put_shown(Source& diff, std::size_t& next, const PageRange& shown, MergedFile& merged, const NewFile& output) {
+  while (next < diff.stretches.size() && diff.stretches[next].range.end() <= shown.offset) ++next;
+  for (; next < diff.stretches.size() && diff.stretches[next].range.offset < shown.end(); ++next) {
+    const MemoryStretch& stretch = diff.stretches[next];
+    const std::uint64_t begin = std::max(stretch.range.offset, shown.offset);
+    const std::uint64_t end = std::min(stretch.range.end(), shown.end());
+    if (auto filled = merged.fill_to(begin); !filled) return filled;
+    auto whole = diff.load(stretch);
+    if (!whole) return propagate(whole);
+    const auto piece = whole->subspan(begin - stretch.range.offset, end - begin);
+    if (auto done = write_at(output.fd().get(), output.path(), piece, begin); !done) return done;
+    const bool is_whole = piece.size() == stretch.range.length;
+    merged.add({.range = {begin, end - begin}, .checksum = is_whole ? stretch.checksum : checksum(piece)});
+    if (stretch.range.end() > shown.end()) break;  // another part of it may show further up
+  }
+  return {};
+}
+
+/// Puts what shows of the sources over the first one into the merged file.
+Status lay_over(std::span<Source> sources, MergedFile& merged, const NewFile& output) {
+  std::vector<std::span<const MemoryStretch>> tables;
+  for (const Source& diff : sources.subspan(1)) tables.emplace_back(diff.stretches);
+  std::vector<std::size_t> next(sources.size());
+  for (const ShownRange& shown : shown_ranges(tables, 1))
+    if (auto put = put_shown(sources[shown.layer], next[shown.layer], shown.range, merged, output); !put) return put;
+  return {};
+}
+
 /// Whether guest memory is mapped from this file.
 bool is_mapped(const GuestMemory& memory, int file) {
   struct stat status{};
   if (::fstat(file, &status) != 0) return false;
+  std::set<const OwnedFd*> seen;
   return std::ranges::any_of(memory.file_ranges(), [&](const GuestMemory::FileRange& range) {
     struct stat mapped{};
-    return range.file && ::fstat(range.file->get(), &mapped) == 0 && mapped.st_dev == status.st_dev &&
-           mapped.st_ino == status.st_ino;
+    if (!range.file || !seen.insert(range.file.get()).second) return false;
+    return ::fstat(range.file->get(), &mapped) == 0 && mapped.st_dev == status.st_dev && mapped.st_ino == status.st_ino;
   });
 }
 
@@ -150,6 +198,11 @@ Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const Sna
               footer.error().message);
 }
 
+bool is_mapped_from(const GuestMemory& memory, const std::string& path) {
+  const auto file = open_for_reading(path);
+  return file && is_mapped(memory, file->get());
+}
+
 bool clone_file(int to, int from) noexcept { return ::ioctl(to, FICLONE, from) == 0; }
 
 Status write_merged_memory_file(const PageWriting& pages, const NewFile& file, const MemoryFileContent& content,
@@ -174,41 +227,35 @@ Status write_merged_memory_file(const PageWriting& pages, const NewFile& file, c
   return merged.sign(content.id);
 }
 
-Status merge_memory_files(const std::string& base_path, const std::string& diff_path, const std::string& output) {
-  auto base = Source::open(base_path);
-  if (!base) return propagate(base);
-  auto diff = Source::open(diff_path);
-  if (!diff) return propagate(diff);
-  if (diff->footer.kind != MemoryFileKind::Diff)
-    return fail(ErrorKind::InvalidArgument, "memory file {} is no diff: it needs no merging", diff_path);
-  if (diff->footer.base_id != base->footer.id)
-    return fail(
-        ErrorKind::InvalidArgument,
-        "memory file {} is a diff of snapshot {}, and {} is of snapshot {}; merge the diffs of a chain in their "
-        "order",
-        diff_path, format_snapshot_id(diff->footer.base_id), base_path, format_snapshot_id(base->footer.id));
-  if (diff->footer.memory_size != base->footer.memory_size)
-    return fail(ErrorKind::InvalidArgument, "memory files {} and {} are of machines with {} and {} MiB of memory",
-                base_path, diff_path, base->footer.memory_size / kMiB, diff->footer.memory_size / kMiB);
-  for (const Source* source : {&*base, &*diff})
-    if (names_file(new_name(output), source->file.get()))
+Status merge_memory_files(const std::string& base, const std::string& diff, const std::string& output) {
+  return merge_memory_files(base, std::span{&diff, 1}, output);
+}
+
+Status merge_memory_files(const std::string& base, std::span<const std::string> diffs, const std::string& output) {
+  std::vector<Source> sources;
+  auto lowest = Source::open(base);
+  if (!lowest) return propagate(lowest);
+  sources.push_back(std::move(*lowest));
+  for (const std::string& path : diffs) {
+    auto diff = Source::open(path);
+    if (!diff) return propagate(diff);
+    if (auto fits = check_lies_over(sources.back(), *diff); !fits) return fits;
+    sources.push_back(std::move(*diff));
+  }
+  for (const Source& source : sources)
+    if (names_file(new_name(output), source.file.get()))
       return fail(ErrorKind::InvalidArgument, "output {} is made as {}, which is to be merged; give another path",
                   output, new_name(output));
   if (auto unneeded = check_leftover_unneeded(output, "output"); !unneeded) return unneeded;
   auto file = NewFile::create(output, "output");
   if (!file) return propagate(file);
-  MergedFile merged{*base, *file, false};
-  for (const MemoryStretch& stretch : diff->stretches) {
-    if (auto filled = merged.fill_to(stretch.range.offset); !filled) return filled;
-    auto piece = diff->load(stretch);
-    if (!piece) return propagate(piece);
-    if (auto done = write_at(file->fd().get(), output, *piece, stretch.range.offset); !done) return done;
-    merged.add(stretch);
-  }
+  MergedFile merged{sources.front(), *file, false};
+  if (auto laid = lay_over(sources, merged, *file); !laid) return laid;
   if (auto finished = merged.finish(); !finished) return finished;
-  // The diff's state is there already, so a footer makes this its memory: it may not reach the disk before the rest.
+  // The last diff's state is there already, so a footer makes this its memory: it may not reach the disk before the
+  // rest.
   if (auto synced = file->sync(); !synced) return synced;
-  if (auto written = merged.sign(diff->footer.id); !written) return written;
+  if (auto written = merged.sign(sources.back().footer.id); !written) return written;
   if (auto synced = file->sync(); !synced) return synced;
   return file->publish();
 }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <iterator>
 #include <memory>
 
 namespace mayfly {
@@ -92,9 +93,9 @@ bool is_zero(std::span<const std::byte> page) {
 }
 
 bool is_over_file(const GuestMemory& memory, std::uint64_t address) {
-  return std::ranges::any_of(memory.file_ranges(), [address](const GuestMemory::FileRange& range) {
-    return address >= range.start.value && address - range.start.value < range.length;
-  });
+  const auto& ranges = memory.file_ranges();
+  const auto behind = std::ranges::upper_bound(ranges, GuestAddress{address}, {}, &GuestMemory::FileRange::start);
+  return behind != ranges.begin() && address - std::prev(behind)->start.value < std::prev(behind)->length;
 }
 
 Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::Region& region, std::uint64_t offset,

@@ -1,40 +1,24 @@
 #include "snapshot/verify.h"
 
-#include "snapshot/file_pair.h"
 #include "snapshot/state_file.h"
+#include "vmm/base/try.h"
 
 namespace mayfly {
-namespace {
 
-/// The memory of `id`, full or a diff.
-Result<OwnedFd> open_memory(const std::string& path, const SnapshotId& id, std::uint64_t memory_size) {
-  auto full = open_memory_file(path, id, memory_size);
-  if (full) return full;
-  for (const std::string& name : {path, new_name(path)}) {
-    auto file = open_for_reading(name);
-    if (!file) continue;
-    const auto footer = read_footer(file->get(), name, memory_size);
-    if (footer && footer->id == id) return file;
-  }
-  return full;
+Result<VerifiedPair> verify_chain(const std::string& state_path, std::span<const std::string> memory_paths) {
+  auto snapshot = TRY(read_state_file(state_path));
+  const auto chain = TRY(open_memory_chain(memory_paths, {.top = snapshot.id,
+                                                          .memory_size = snapshot.machine.mem_size_mib * kMiB,
+                                                          .may_lack_base = true,
+                                                          .all_tables = true}));
+  for (const MemoryLayer& layer : chain) TRY(verify_stretches(layer.file.get(), layer.path, layer.stretches));
+  VerifiedPair pair{.snapshot = std::move(snapshot), .footer = chain.back().footer, .layers = summarize(chain)};
+  for (const LayerSummary& layer : pair.layers) pair.data_bytes += layer.shown_bytes;
+  return pair;
 }
 
-}  // namespace
-
 Result<VerifiedPair> verify_pair(const std::string& state_path, const std::string& memory_path) {
-  auto snapshot = read_state_file(state_path);
-  if (!snapshot) return propagate(snapshot);
-  const std::uint64_t memory_size = snapshot->machine.mem_size_mib * kMiB;
-  auto file = open_memory(memory_path, snapshot->id, memory_size);
-  if (!file) return propagate(file);
-  auto footer = read_footer(file->get(), memory_path, memory_size);
-  if (!footer) return propagate(footer);
-  auto stretches = read_stretches(file->get(), memory_path, *footer);
-  if (!stretches) return propagate(stretches);
-  if (auto verified = verify_stretches(file->get(), memory_path, *stretches); !verified) return propagate(verified);
-  VerifiedPair pair{.snapshot = std::move(*snapshot), .footer = *footer};
-  for (const MemoryStretch& stretch : *stretches) pair.data_bytes += stretch.range.length;
-  return pair;
+  return verify_chain(state_path, std::span{&memory_path, 1});
 }
 
 }  // namespace mayfly

@@ -30,15 +30,14 @@ bool read_page(int file, std::span<std::byte> page, std::uint64_t offset) {
 
 }  // namespace
 
-Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const GuestMemory& memory,
-                                                                      std::shared_ptr<OwnedFd> file, Log& log,
-                                                                      const ThreadEntry& enter_thread) {
+Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const GuestMemory& memory, MemoryLayers layers,
+                                                                      Log& log, const ThreadEntry& enter_thread) {
   auto userfault = watch_for_faults(memory, "working_set");
   if (!userfault) return propagate(userfault);
   OwnedFd stop_event{::eventfd(0, EFD_CLOEXEC)};
   if (!stop_event) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
   std::unique_ptr<WorkingSetRecorder> recorder{
-      new WorkingSetRecorder{memory, std::move(*userfault), std::move(stop_event), std::move(file), log}};
+      new WorkingSetRecorder{memory, std::move(*userfault), std::move(stop_event), std::move(layers), log}};
   try {
     recorder->thread_ = std::thread{[raw = recorder.get(), enter_thread] { raw->serve(enter_thread); }};
   } catch (const std::system_error& error) {
@@ -48,8 +47,8 @@ Result<std::unique_ptr<WorkingSetRecorder>> WorkingSetRecorder::start(const Gues
 }
 
 WorkingSetRecorder::WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event,
-                                       std::shared_ptr<OwnedFd> file, Log& log)
-    : userfault_(std::move(userfault)), stop_event_(std::move(stop_event)), file_(std::move(file)), log_(log) {
+                                       MemoryLayers layers, Log& log)
+    : userfault_(std::move(userfault)), stop_event_(std::move(stop_event)), layers_(std::move(layers)), log_(log) {
   std::uint64_t offset = 0;
   for (const GuestMemory::Region& region : memory.regions()) {
     stretches_.push_back({region.mapping.bytes().data(), region.size(), offset});
@@ -110,7 +109,7 @@ void WorkingSetRecorder::give_page(std::uint64_t address) {
   std::byte* const page = stretch->begin + place;
   const std::uint64_t offset = stretch->offset + place;
   alignas(kGuestPageSize) std::array<std::byte, kGuestPageSize> content;  // NOLINT: filled or not used
-  if (!read_page(file_->get(), content, offset)) return deny_page(page, offset);
+  if (!read_page(layers_.file_at(offset).get(), content, offset)) return deny_page(page, offset);
   uffdio_copy copy{};
   copy.dst = reinterpret_cast<std::uintptr_t>(page);
   copy.src = reinterpret_cast<std::uintptr_t>(content.data());

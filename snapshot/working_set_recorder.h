@@ -15,21 +15,21 @@
 
 /// Which pages of its memory a restored guest touches, to the page, and in which order.
 ///
-///   auto recorder = WorkingSetRecorder::start(memory, std::move(memory_file), log);
+///   auto recorder = WorkingSetRecorder::start(memory, std::move(layers), log);
 ///   ...                                         // the machine runs; its first touches are slower than usual
 ///   auto touched = (*recorder)->touched();
 ///
-/// A thread of its own gives each page from the memory file when anybody first touches it (userfaultfd(2)): a vCPU, the
+/// A thread of its own gives each page from its memory file when anybody first touches it (userfaultfd(2)): a vCPU, the
 /// ring or this process. It does so after stop(), too, until it is destroyed.
 namespace mayfly {
 
 class WorkingSetRecorder {
  public:
   /// `memory` is anonymous and untouched, and is not touched any more when the recorder is destroyed. A page that
-  /// cannot be read from `file` is logged, and its waiter gets an error. `enter_thread` is called by the thread, first.
+  /// cannot be read from its file is logged, and its waiter gets an error. `enter_thread` is called by the thread, first.
   /// Errors: as watch_for_faults().
-  [[nodiscard]] static Result<std::unique_ptr<WorkingSetRecorder>> start(const GuestMemory& memory,
-                                                                         std::shared_ptr<OwnedFd> file, Log& log,
+  [[nodiscard]] static Result<std::unique_ptr<WorkingSetRecorder>> start(const GuestMemory& memory, MemoryLayers layers,
+                                                                         Log& log,
                                                                          const ThreadEntry& enter_thread = {});
   WorkingSetRecorder(const WorkingSetRecorder&) = delete;
   WorkingSetRecorder& operator=(const WorkingSetRecorder&) = delete;
@@ -48,8 +48,7 @@ class WorkingSetRecorder {
     std::uint64_t length;
     std::uint64_t offset;  ///< In the file.
   };
-  WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, std::shared_ptr<OwnedFd> file,
-                     Log& log);
+  WorkingSetRecorder(const GuestMemory& memory, OwnedFd userfault, OwnedFd stop_event, MemoryLayers layers, Log& log);
   void serve(const ThreadEntry& enter_thread);
   /// Answers the faults at hand.
   void answer();
@@ -60,7 +59,7 @@ class WorkingSetRecorder {
 
   OwnedFd userfault_;
   OwnedFd stop_event_;
-  std::shared_ptr<OwnedFd> file_;
+  MemoryLayers layers_;
   Log& log_;
   std::vector<Stretch> stretches_;
   mutable Mutex mutex_;

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <iterator>
 
 namespace mayfly {
 namespace {
@@ -30,6 +31,12 @@ bool is_cached(int file, std::uint64_t offset) {
   return ::preadv2(file, &buffer, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1;
 }
 
+/// The file that is mapped where the memory file's byte at `offset` is.
+int file_at(const GuestMemory& memory, std::uint64_t offset) {
+  const auto& ranges = memory.file_ranges();  // as ascending in the file as in memory
+  return std::prev(std::ranges::upper_bound(ranges, offset, {}, &GuestMemory::FileRange::offset))->file->get();
+}
+
 }  // namespace
 
 WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::span<const PageRange> ranges)
@@ -52,12 +59,14 @@ bool WorkingSetReplay::is_in_page_cache() const {
   const std::size_t step = (ranges_.size() + kSamples - 1) / kSamples;
   for (std::size_t i = 0; i < ranges_.size(); i += step)
     if (!seems_cached(bytes_at(memory_, ranges_[i].offset, kGuestPageSize))) return false;
-  const int file = memory_.file_ranges().front().file->get();
-  (void)::posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);  // else looking reads ahead
-  bool all = true;
-  for (std::size_t i = 0; all && i < ranges_.size(); i += step) all = is_cached(file, ranges_[i].offset);
-  (void)::posix_fadvise(file, 0, 0, POSIX_FADV_NORMAL);
-  return all;
+  for (std::size_t i = 0; i < ranges_.size(); i += step) {
+    const int file = file_at(memory_, ranges_[i].offset);
+    (void)::posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);  // else looking reads ahead
+    const bool cached = is_cached(file, ranges_[i].offset);
+    (void)::posix_fadvise(file, 0, 0, POSIX_FADV_NORMAL);
+    if (!cached) return false;
+  }
+  return true;
 }
 
 void WorkingSetReplay::on_complete(int /*result*/, bool /*more*/) noexcept {

@@ -68,8 +68,11 @@ struct Start {
   int operator()(const ServeOptions& options) const { return run_machine(options); }
   int operator()(RunOptions& options) const { return run_machine(std::move(options)); }
   int operator()(const DoctorOptions& options) const { return run_doctor(options.json, stdout); }
-  int operator()(const DescribeOptions& options) const { return run_describe(options.state, stdout); }
-  int operator()(const MergeOptions& options) const { return run_merge(options.base, options.diff, options.output); }
+  int operator()(const DescribeOptions& options) const {
+    return options.memory.empty() ? run_describe(options.state, stdout)
+                                  : run_describe(options.state, options.memory, stdout);
+  }
+  int operator()(const MergeOptions& options) const { return run_merge(options.base, options.diffs, options.output); }
   int operator()(const VerifyOptions& options) const { return run_verify(options.state, options.memory, stdout); }
   int operator()(const SweepOptions& options) const { return run_sweep(options.directories, options.dry_run, stdout); }
   int operator()(const RemoteOptions& options) const {

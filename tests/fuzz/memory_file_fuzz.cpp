@@ -1,20 +1,23 @@
 // What can stand behind the RAM of a memory file: any footer and any table, whose checksums are made right. They are
-// found, read, verified and merged; whatever it is, nothing crashes, and what was merged is good.
+// found, read, verified, merged, and mapped over a base; whatever it is, nothing crashes, and a chain shows what its
+// files merge to.
 //
 // An input is a byte of plan, then what follows the RAM of a file of 1 MiB. The base of the merging is always the same.
 
 #include "snapshot/checksum.h"
-#include "snapshot/memory_file.h"
+#include "snapshot/memory_chain.h"
 #include "tests/support/on_worker.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 namespace mayfly {
 namespace {
@@ -36,6 +39,8 @@ constexpr std::uint8_t kRepairFooter = 1;
 constexpr std::uint8_t kRepairTable = 2;
 constexpr std::uint8_t kRepairStretches = 4;
 constexpr std::uint8_t kMerge = 8;
+constexpr std::uint8_t kChain = 16;
+constexpr std::uint8_t kChainOfThree = 32;
 
 class World {
  public:
@@ -44,12 +49,17 @@ class World {
     for (std::uint64_t page = 0; page < 256; page += 40)
       must(memory.store(GuestAddress{page * kGuestPageSize}, page + 1));
     const auto loop = must(EventLoop::create());
-    const OwnedFd file = open(base_);
-    SnapshotId id{};
-    must(testing::on_worker(*loop, [&] {
-           return write_memory_file({.loop = *loop, .memory = memory}, file, base_,
-                                    {.kind = MemoryFileKind::Full, .id = id, .pages = must(touched_pages(memory))});
-         }).has_value());
+    // All of one id, so that whatever the input says, it may lie over each of them.
+    for (const auto& [path, kind] :
+         {std::pair{base_, MemoryFileKind::Full}, std::pair{middle_, MemoryFileKind::Diff}}) {
+      const OwnedFd file = open(path);
+      must(testing::on_worker(*loop, [&] {
+             return write_memory_file({.loop = *loop, .memory = memory}, file, path,
+                                      {.kind = kind, .id = {}, .pages = must(touched_pages(memory))});
+           }).has_value());
+      must(memory.store(GuestAddress{20 * kGuestPageSize}, 7));
+      must(memory.store(GuestAddress{41 * kGuestPageSize}, 8));
+    }
     loop->close();
   }
   ~World() { std::filesystem::remove_all(directory_); }
@@ -66,7 +76,9 @@ class World {
     must(::pwrite(file.get(), end.data(), end.size(), kSize) == static_cast<ssize_t>(end.size()));
     if (auto footer = find_footer(file.get(), diff_)) look_at(file.get(), *footer);
     if (auto footer = read_footer(file.get(), diff_, kSize)) look_at(file.get(), *footer);
-    if ((plan & kMerge) != 0) merge();
+    if ((plan & kMerge) != 0) merge({&diff_, 1});
+    if ((plan & kChain) != 0) chain({base_, diff_});
+    if ((plan & kChainOfThree) != 0) chain({base_, middle_, diff_});
   }
 
  private:
@@ -104,11 +116,31 @@ class World {
     must(stretches->size() <= kSize / kGuestPageSize);
     static_cast<void>(verify_stretches(file, diff_, *stretches));
   }
-  void merge() const {
-    if (!merge_memory_files(base_, diff_, output_)) return;
+  bool merge(std::span<const std::string> diffs) const {
+    if (!merge_memory_files(base_, diffs, output_)) return false;
     const OwnedFd file{::open(output_.c_str(), O_RDONLY | O_CLOEXEC)};
     const auto footer = must(find_footer(file.get(), output_));
     must(verify_stretches(file.get(), output_, must(read_stretches(file.get(), output_, footer))).has_value());
+    return true;
+  }
+  /// Loads the files in layers; where they merge, both are the same.
+  void chain(const std::vector<std::string>& paths) const {
+    auto layers = open_memory_chain(paths, {.top = std::nullopt, .memory_size = kSize});
+    if (!layers) return;
+    const auto top = layers->back().footer.id;
+    const MemoryLayers shown = layers_of(std::move(*layers));
+    std::uint64_t end = 0;
+    for (const MemoryLayers::Part& part : shown.parts) {
+      must(part.offset >= end && part.length > 0 && part.end() <= kSize && part.file > 0 && part.file < paths.size());
+      end = part.end();
+    }
+    const auto mapped = must(GuestMemory::map({.size_mib = 1}, shown));
+    const auto copied = must(GuestMemory::map({.size_mib = 1}, shown, shown.parts.size() / 2));
+    const auto bytes = *mapped.bytes(GuestAddress{0}, kSize);
+    must(std::ranges::equal(bytes, *copied.bytes(GuestAddress{0}, kSize)));
+    if (!merge(std::span{paths}.subspan(1))) return;
+    const auto merged = must(GuestMemory::map({.size_mib = 1}, must(open_memory_file(output_, top, kSize))));
+    must(std::ranges::equal(bytes, *merged.bytes(GuestAddress{0}, kSize)));
   }
 
   static std::string make_directory() {
@@ -119,6 +151,7 @@ class World {
 
   std::string directory_ = make_directory();
   std::string base_ = directory_ + "/base";
+  std::string middle_ = directory_ + "/middle";
   std::string diff_ = directory_ + "/diff";
   std::string output_ = directory_ + "/output";
 };

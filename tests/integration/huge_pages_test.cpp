@@ -166,6 +166,36 @@ TEST_F(HugePagesTest, PagesThatAServerGivesComeFromThePoolThatWasReserved) {
   go_on(again);
 }
 
+TEST_F(HugePagesTest, AChainOfMemoryFilesIsReadIntoThePool) {
+  const auto pair = [this](const std::string& name) {
+    return R"("snapshot_path": ")" + scratch_.file(name + ".state") + R"(", "mem_file_path": ")" +
+           scratch_.file(name + ".mem") + "\"";
+  };
+  offer(kMachinePages);
+  {
+    Monitor first;
+    const auto started = start(first, kLazy);
+    ASSERT_EQ(started.status, 204) << started.body;
+    first.console_until("toucher ready");
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    ASSERT_EQ(first.put("/snapshot/create", "{" + pair("base") + "}").status, 204);
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Resumed"})").status, 204);
+    first.type("f");
+    first.console_until("filled\n");
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    ASSERT_EQ(first.put("/snapshot/create", "{" + pair("diff") + R"(, "snapshot_type": "Diff"})").status, 204);
+  }
+  Monitor again;
+  const auto loaded =
+      again.put("/snapshot/load", R"({"resume_vm": true, "snapshot_path": ")" + scratch_.file("diff.state") +
+                                      R"(", "mem_backend": {"backend_type": "File", "backend_paths": [")" +
+                                      scratch_.file("base.mem") + R"(", ")" + scratch_.file("diff.mem") + R"("]}})");
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  again.type("g");
+  again.console_until("touched");
+  go_on(again);
+}
+
 TEST_F(HugePagesTest, ARestoreThatThePoolCannotHoldIsRefusedAndOneThatItCanRuns) {
   offer(kMachinePages);
   {

@@ -41,6 +41,7 @@ struct SnapshotFlags {
   MergeOptions merge;
   VerifyOptions verify;
   SweepOptions sweep;
+  DescribeOptions describe;
   RemoteOptions create{.verb = RemoteOptions::Verb::Snapshot};
 };
 
@@ -48,6 +49,14 @@ void add_machine(CLI::App& app, RemoteOptions& remote) {
   app.add_option("machine", remote.machine, "Its id or process (see mayfly ps), or the path\nof its socket")
       ->option_text("ID|PID|SOCKET REQUIRED")
       ->required();
+}
+
+void add_files(CLI::App& app, std::string& state, std::vector<std::string>& memory) {
+  app.add_option("-s,--state", state, "State file")->option_text("FILE REQUIRED")->required();
+  app.add_option("-m,--memory", memory, "Memory file; or its base, and repeated for each\ndiff over it, in their order")
+      ->option_text("FILE REQUIRED")
+      ->required()
+      ->allow_extra_args(false);
 }
 
 void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
@@ -61,17 +70,21 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
       ->required();
   create.add_flag("--diff", flags.create.diff,
                   "Write only what changed since the last snapshot;\nmerged into it if FILE is its memory file");
-  CLI::App& merge = *app.add_subcommand("merge", "Merge a diff of the memory into its base");
+  CLI::App& merge = *app.add_subcommand("merge", "Merge diffs of the memory into their base");
   merge.add_option("-b,--base", flags.merge.base, "Memory file that is the diff's base")
       ->option_text("FILE REQUIRED")
       ->required();
-  merge.add_option("-d,--diff", flags.merge.diff, "Memory file of the diff")->option_text("FILE REQUIRED")->required();
-  merge.add_option("-o,--output", flags.merge.output, "For the diff's state file; may be base or diff")
+  merge.add_option("-d,--diff", flags.merge.diffs, "Memory file of the diff; repeat it for those over\nit")
+      ->option_text("FILE REQUIRED")
+      ->required()
+      ->allow_extra_args(false);
+  merge.add_option("-o,--output", flags.merge.output, "For the last diff's state file; may be any of them")
       ->option_text("FILE REQUIRED")
       ->required();
-  CLI::App& verify = *app.add_subcommand("verify", "Check that the files are whole and a pair");
-  verify.add_option("-s,--state", flags.verify.state, "State file")->option_text("FILE REQUIRED")->required();
-  verify.add_option("-m,--memory", flags.verify.memory, "Memory file")->option_text("FILE REQUIRED")->required();
+  CLI::App& verify = *app.add_subcommand("verify", "Check that the files are whole and belong together");
+  add_files(verify, flags.verify.state, flags.verify.memory);
+  CLI::App& describe = *app.add_subcommand("describe", "Print a snapshot as JSON, with its memory's layers");
+  add_files(describe, flags.describe.state, flags.describe.memory);
   CLI::App& sweep = *app.add_subcommand("sweep", "Remove what killed monitors left of snapshots");
   sweep.add_option("directories", flags.sweep.directories, "Where memory files and state files are")
       ->option_text("DIRECTORY... REQUIRED")
@@ -261,6 +274,7 @@ class CommandLine {
       if (command.got_subcommand("create")) return snapshot_.create;
       if (command.got_subcommand("merge")) return snapshot_.merge;
       if (command.got_subcommand("sweep")) return snapshot_.sweep;
+      if (command.got_subcommand("describe")) return snapshot_.describe;
       return snapshot_.verify;
     }
     remote_.verb = std::ranges::find(kRemoteCommands, name, &RemoteCommand::name)->verb;

@@ -59,22 +59,23 @@ struct DoctorOptions {
   bool json = false;
 };
 
-/// `mayfly --describe-snapshot FILE`.
+/// `mayfly --describe-snapshot FILE`, and `mayfly snapshot describe ...`.
 struct DescribeOptions {
   std::string state;
+  std::vector<std::string> memory{};  ///< Of `mayfly snapshot describe`: its layers, the lowest first.
 };
 
 /// `mayfly snapshot merge ...`.
 struct MergeOptions {
   std::string base;
-  std::string diff;
+  std::vector<std::string> diffs;  ///< Each of the one before it.
   std::string output;
 };
 
 /// `mayfly snapshot verify ...`.
 struct VerifyOptions {
   std::string state;
-  std::string memory;
+  std::vector<std::string> memory;  ///< Its layers, the lowest first.
 };
 
 /// `mayfly snapshot sweep ...`.

@@ -11,11 +11,14 @@ namespace mayfly {
 /// `mayfly --describe-snapshot FILE`: the state file as JSON, a line.
 [[nodiscard]] int run_describe(const std::string& state, std::FILE* out);
 
-/// `mayfly snapshot merge`: silent where it succeeds.
-[[nodiscard]] int run_merge(const std::string& base, const std::string& diff, const std::string& output);
+/// `mayfly snapshot describe`: the same, and the layers of its memory. `memory`: the lowest layer first.
+[[nodiscard]] int run_describe(const std::string& state, std::span<const std::string> memory, std::FILE* out);
 
-/// `mayfly snapshot verify`: says what was found, and what a restore would want.
-[[nodiscard]] int run_verify(const std::string& state, const std::string& memory, std::FILE* out);
+/// `mayfly snapshot merge`: silent where it succeeds.
+[[nodiscard]] int run_merge(const std::string& base, std::span<const std::string> diffs, const std::string& output);
+
+/// `mayfly snapshot verify`: says what was found, and what a restore would want. `memory`: the lowest layer first.
+[[nodiscard]] int run_verify(const std::string& state, std::span<const std::string> memory, std::FILE* out);
 
 /// `mayfly snapshot sweep`: a line for each file that a killed monitor left, and what became of it.
 [[nodiscard]] int run_sweep(std::span<const std::string> directories, bool dry_run, std::FILE* out);

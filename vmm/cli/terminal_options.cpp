@@ -85,7 +85,10 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
       ->option_text("FILE REQUIRED")
       ->required();
   CLI::Option* const memory =
-      app.add_option("-m,--memory", flags.memory, "Memory file of the snapshot")->option_text("FILE");
+      app.add_option("-m,--memory", flags.memory,
+                     "Memory file of the snapshot; or its base, and\nrepeated for each diff over it, in their order")
+          ->option_text("FILE")
+          ->allow_extra_args(false);
   app.add_option("--page-server", flags.page_server, "Instead of --memory: Unix socket of a server\nthat gives pages")
       ->option_text("SOCKET")
       ->excludes(memory);
@@ -126,7 +129,7 @@ Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
   if (!drives) return propagate(drives);
   SnapshotLoadParams load = flags.load;
   load.backend = flags.memory.empty() ? MemoryBackend::Uffd : MemoryBackend::File;
-  load.backend_path = flags.memory.empty() ? flags.page_server : flags.memory;
+  load.backend_paths = flags.memory.empty() ? std::vector{flags.page_server} : flags.memory;
   load.network_overrides = std::move(*taps);
   load.drive_overrides = std::move(*drives);
   load.paths = flags.trust_paths ? StatePaths::Trusted : StatePaths::Named;

@@ -36,7 +36,7 @@ void add_run(CLI::App& app, RunFlags& flags);
 /// The options of `mayfly restore`.
 struct RestoreFlags {
   SnapshotLoadParams load;
-  std::string memory;
+  std::vector<std::string> memory;
   std::string page_server;
   std::vector<std::string> taps;
   std::vector<std::string> drives;

@@ -195,7 +195,7 @@ struct SnapshotCreateParams {
 
 /// Where a restored guest's memory comes from.
 enum class MemoryBackend {
-  File,  ///< A memory file, mapped.
+  File,  ///< Memory files, mapped.
   Uffd,  ///< A page server that listens on a Unix socket.
 };
 
@@ -230,7 +230,8 @@ struct WorkingSetParams {
 struct SnapshotLoadParams {
   std::string snapshot_path{};
   MemoryBackend backend = MemoryBackend::File;
-  std::string backend_path{};
+  /// Memory files, the base first and then diffs, each of the one before; or the page server's socket alone.
+  std::vector<std::string> backend_paths{};
   bool track_dirty_pages = false;
   bool resume_vm = false;
   bool clock_realtime = false;

@@ -74,7 +74,9 @@ void Controller::saved(const SnapshotCreateParams& params, std::uint64_t begun_n
   machine_->undrain();
   if (outcome.counts) {
     machine_->forget_changes();
-    last_snapshot_ = DiffBase{.id = *outcome.counts, .taken_here = true};
+    const bool is_diff = params.diff && last_snapshot_;
+    last_snapshot_ = DiffBase{
+        .id = *outcome.counts, .may_be_diff = true, .rests_on_loaded = is_diff && last_snapshot_->rests_on_loaded};
   }
   if (!outcome.status) return leave(propagate(outcome.status));
   Gauge& latency = params.diff ? metrics_.latency.diff_create_snapshot_us : metrics_.latency.full_create_snapshot_us;
@@ -140,7 +142,7 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
   prepared_.reset();
   machine_ = TRY(makers_.restore(std::move(plan), context()));
   configured_.take_over(snapshot, std::move(load.devices));
-  last_snapshot_ = DiffBase{.id = snapshot.id, .taken_here = false};
+  last_snapshot_ = DiffBase{.id = snapshot.id, .may_be_diff = params.backend_paths.size() > 1, .rests_on_loaded = true};
   if (params.resume_vm) machine_->resume();
   go_live(params.resume_vm ? MachineState::Running : MachineState::Paused);
   machine_->fetch_working_set();

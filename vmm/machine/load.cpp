@@ -2,7 +2,7 @@
 
 #include "snapshot/file_pair.h"
 #include "snapshot/host_cpu.h"
-#include "snapshot/memory_file.h"
+#include "snapshot/memory_chain.h"
 #include "snapshot/page_server.h"
 #include "snapshot/state_file.h"
 #include "snapshot/working_set.h"
@@ -51,15 +51,14 @@ Status check_working_set(const Snapshot& snapshot, const SnapshotLoadParams& par
   return {};
 }
 
-Result<RestoredMemory> restore_recorded(GuestMemory::Options options, OwnedFd file, Log& log,
+Result<RestoredMemory> restore_recorded(GuestMemory::Options options, const MemoryLayers& layers, Log& log,
                                         const ThreadEntry& enter_thread) {
   options.pages = HugePages::None;  // each page is to be seen
   auto memory = GuestMemory::create(options);
   if (!memory) return propagate(memory);
-  const auto shared = std::make_shared<OwnedFd>(std::move(file));
-  auto recorder = WorkingSetRecorder::start(*memory, shared, log, enter_thread);
+  auto recorder = WorkingSetRecorder::start(*memory, layers, log, enter_thread);
   if (!recorder) return propagate(recorder);
-  memory->set_served(shared);
+  memory->set_served(layers);
   return RestoredMemory{.memory = std::move(*memory), .recorder = std::move(*recorder)};
 }
 
@@ -87,29 +86,32 @@ Result<Load> begin_load(SnapshotLoadParams params) {
 
 Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread) {
   const GuestMemory::Options options = memory_options(*load.snapshot);
-  auto file = TRY(open_memory_file(load.params.backend_path, load.snapshot->id, options.size_mib * kMiB));
+  auto chain = TRY(
+      open_memory_chain(load.params.backend_paths, {.top = load.snapshot->id, .memory_size = options.size_mib * kMiB}));
+  const MemoryLayers layers = layers_of(std::move(chain));
   WorkingSet set;
   if (load.params.working_set) {
     TRY(check_working_set(*load.snapshot, load.params));
-    if (load.params.working_set->record) return restore_recorded(options, std::move(file), log, enter_thread);
+    if (load.params.working_set->record) return restore_recorded(options, layers, log, enter_thread);
     set = TRY(read_working_set(load.params.working_set->path, load.snapshot->id, options.size_mib * kMiB));
   }
-  auto memory = TRY(GuestMemory::map(options, std::move(file)));
+  auto memory = TRY(GuestMemory::map(options, layers));
   return RestoredMemory{.memory = std::move(memory), .needed_first = std::move(set.ranges)};
 }
 
 Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop) {
   auto memory = TRY(GuestMemory::create(memory_options(*load.snapshot)));
-  auto userfault = TRY(hand_to_page_server(memory, load.params.backend_path, stop));
+  auto userfault = TRY(hand_to_page_server(memory, load.params.backend_paths.front(), stop));
   memory.set_served();
   return RestoredMemory{.memory = std::move(memory), .userfault = std::move(userfault)};
 }
 
 Status check_recording_path(const SnapshotLoadParams& params) {
   const std::string& path = params.working_set->path;
-  for (const std::string& file : {params.snapshot_path, params.backend_path})
-    if (paths_clash(path, file))
-      return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path", path);
+  std::vector<std::string> files = params.backend_paths;
+  files.push_back(params.snapshot_path);
+  if (std::ranges::any_of(files, [&](const std::string& file) { return paths_clash(path, file); }))
+    return fail(ErrorKind::InvalidArgument, "working_set.path {} is a file of the snapshot; give another path", path);
   return check_new_file(path, "working_set.path");
 }
 

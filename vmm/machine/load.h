@@ -26,7 +26,7 @@ struct Load {
 /// Reads the state file and opens the devices. Errors: what is wrong with either, or does not fit this host.
 [[nodiscard]] Result<Load> begin_load(SnapshotLoadParams params);
 
-/// Memory of a file: mapped, replayed or recorded, as the request says. Errors: the file's, a working set's.
+/// Memory of files: mapped, replayed or recorded, as the request says. Errors: the files', a working set's.
 [[nodiscard]] Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread);
 
 /// Memory of a page server, which may be slow: any thread. Errors: as hand_to_page_server().

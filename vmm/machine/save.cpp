@@ -43,13 +43,18 @@ Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id)
 }
 
 /// The file that a diff is to be merged with, if mem_file_path names the diff's base.
-Result<std::optional<OwnedFd>> base_at(const std::string& path, const MemoryFileContent& content,
-                                       const GuestMemory& memory, bool may_be_diff) {
-  if (content.kind != MemoryFileKind::Diff) return std::nullopt;
-  auto base = open_diff_base(path, content.base_id, memory, may_be_diff);
+Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optional<DiffBase>& of,
+                                       const GuestMemory& memory) {
+  if (!of) return std::nullopt;
+  auto base = open_diff_base(path, of->id, memory, of->may_be_diff);
   if (!base || *base) return base;
+  if (of->rests_on_loaded && is_mapped_from(memory, path))
+    return fail(ErrorKind::InvalidArgument,
+                "mem_file_path {}: the machine was loaded from it, and the diff is worth nothing without it; give "
+                "another path, or take a full snapshot",
+                path);
   // A killed monitor left it there. If its state were the one that snapshot_path names, it would have its name already.
-  auto left = open_diff_base(new_name(path), content.base_id, memory, may_be_diff);
+  auto left = open_diff_base(new_name(path), of->id, memory, of->may_be_diff);
   if (left && *left)
     return fail(ErrorKind::State,
                 "mem_file_path {}: the diff's base is {}, as the monitor that wrote it was killed; give it its name by "
@@ -72,7 +77,7 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   const MemoryFileContent content = TRY(content_of(order, id));
   TRY(check_new_file(params.mem_file_path, "mem_file_path"));
   TRY(finish_interrupted_pair(params.snapshot_path, params.mem_file_path));
-  auto base = TRY(base_at(params.mem_file_path, content, memory, order.base && order.base->taken_here));
+  auto base = TRY(base_at(params.mem_file_path, order.base, memory));
   auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
   auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
   const PageWriting pages{.loop = order.loop, .memory = memory, .stop = stop};

@@ -19,7 +19,8 @@ namespace mayfly {
 /// What a machine's last snapshot is to a diff.
 struct DiffBase {
   SnapshotId id{};
-  bool taken_here = false;  ///< By this machine; or it was loaded.
+  bool may_be_diff = false;      ///< So may its memory file; that of a machine that was loaded from one file is whole.
+  bool rests_on_loaded = false;  ///< Worth nothing without the files that the machine was loaded from.
 };
 
 /// What write_snapshot() writes. The machine stays drained, and nothing else uses what is borrowed, until it returns.

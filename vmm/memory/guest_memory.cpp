@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <utility>
 
 namespace mayfly {
 namespace {
@@ -103,6 +104,49 @@ Status read_data(int fd, std::uint64_t offset, std::span<std::byte> target) {
   return {};
 }
 
+/// A mapping beyond a file's end would be accepted and kill the process at the first touch.
+Status check_lengths(const MemoryLayers& layers, std::uint64_t size_mib) {
+  for (const std::shared_ptr<OwnedFd>& file : layers.files) {
+    struct stat status = {};
+    if (::fstat(file->get(), &status) != 0) return fail_errno(ErrorKind::System, "cannot look at the memory file");
+    if (static_cast<std::uint64_t>(status.st_size) < size_mib * kMiB)
+      return fail(ErrorKind::InvalidArgument, "the memory file has {} bytes, and {} MiB of memory need more",
+                  status.st_size, size_mib);
+  }
+  return {};
+}
+
+Status map_over(std::span<std::byte> target, int file, std::uint64_t offset) {
+  if (::mmap(target.data(), target.size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file,
+             static_cast<off_t>(offset)) == MAP_FAILED)
+    return fail_errno(ErrorKind::System, "cannot map {} bytes of a memory file", target.size());
+  return {};
+}
+
+/// Cuts the file range of a region into what its parts show and what is left of it.
+class CutRange {
+ public:
+  CutRange(GuestMemory::FileRange whole, std::vector<GuestMemory::FileRange>& pieces)
+      : rest_(std::move(whole)), pieces_(pieces) {}
+  void show(const MemoryLayers::Part& part, const std::shared_ptr<OwnedFd>& file) {
+    take(part.offset - rest_.offset, rest_.file);
+    take(part.length, file);
+  }
+  void finish() { take(rest_.length, rest_.file); }
+
+ private:
+  void take(std::uint64_t length, const std::shared_ptr<OwnedFd>& file) {
+    if (length == 0) return;
+    pieces_.push_back({.start = rest_.start, .length = length, .offset = rest_.offset, .file = file});
+    rest_.start.value += length;
+    rest_.offset += length;
+    rest_.length -= length;
+  }
+
+  GuestMemory::FileRange rest_;
+  std::vector<GuestMemory::FileRange>& pieces_;
+};
+
 }  // namespace
 
 Status GuestMemory::check(const Options& options) {
@@ -131,39 +175,54 @@ Result<GuestMemory> GuestMemory::create(const Options& options) {
 }
 
 Result<GuestMemory> GuestMemory::map(const Options& options, OwnedFd file) {
-  if (options.pages == HugePages::Explicit2M) {
-    auto memory = create(options);
-    if (!memory) return memory;
-    std::uint64_t offset = 0;
-    for (const Region& region : memory->regions_) {
-      if (auto read = read_data(file.get(), offset, region.mapping.bytes()); !read) return propagate(read);
-      offset += region.size();
-    }
-    return memory;
-  }
+  return map(options, MemoryLayers{.files = {std::make_shared<OwnedFd>(std::move(file))}});
+}
+
+Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers& layers, std::size_t most_mapped) {
   if (auto checked = check(options); !checked) return propagate(checked);
-  // A mapping beyond a file's end would be accepted here and kill the process at the first touch.
-  struct stat status = {};
-  if (::fstat(file.get(), &status) != 0) return fail_errno(ErrorKind::System, "cannot look at the memory file");
-  if (static_cast<std::uint64_t>(status.st_size) < options.size_mib * kMiB)
-    return fail(ErrorKind::InvalidArgument, "the memory file has {} bytes, and {} MiB of memory need more",
-                status.st_size, options.size_mib);
-  const auto shared = std::make_shared<OwnedFd>(std::move(file));
+  if (auto checked = check_lengths(layers, options.size_mib); !checked) return propagate(checked);
+  if (options.pages == HugePages::Explicit2M) return read_into_huge_pages(options, layers);
+  const std::uint64_t shortest = shortest_mapped(layers.parts, most_mapped);
   std::vector<Region> regions;
   std::vector<FileRange> ranges;
   std::uint64_t offset = 0;
   for (const auto& [start, length] : region_plan(options.size_mib * kMiB)) {
-    Mapping mapping{::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, shared->get(),
-                           static_cast<off_t>(offset)),
+    Mapping mapping{::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                           layers.files.front()->get(), static_cast<off_t>(offset)),
                     length};
     if (!mapping) return fail_errno(ErrorKind::System, "cannot map {} MiB of guest memory", length / kMiB);
+    CutRange shown{{.start = start, .length = length, .offset = offset, .file = layers.files.front()}, ranges};
+    for (const MemoryLayers::Part& part : layers.parts_within(offset, length)) {
+      const auto target = mapping.bytes().subspan(part.offset - offset, part.length);
+      const std::shared_ptr<OwnedFd>& file = layers.files[part.file];
+      const bool maps = part.length >= shortest;
+      auto placed = maps ? map_over(target, file->get(), part.offset) : read_fully(file->get(), part.offset, target);
+      if (!placed) return propagate(placed);
+      if (maps) shown.show(part, file);  // a copy is private, and so counts as changed
+    }
+    shown.finish();
     if (auto kept = keep_to_ourselves(mapping.address(), length); !kept) return propagate(kept);
     regions.push_back({start, std::move(mapping)});
-    ranges.push_back({.start = start, .length = length, .offset = offset, .file = shared});
     offset += length;
   }
   GuestMemory memory{std::move(regions), options.pages};
   memory.file_ranges_ = std::move(ranges);
+  return memory;
+}
+
+Result<GuestMemory> GuestMemory::read_into_huge_pages(const Options& options, const MemoryLayers& layers) {
+  auto memory = create(options);
+  if (!memory) return memory;
+  std::uint64_t offset = 0;
+  for (const Region& region : memory->regions_) {
+    const std::span<std::byte> bytes = region.mapping.bytes();
+    if (auto read = read_data(layers.files.front()->get(), offset, bytes); !read) return propagate(read);
+    for (const MemoryLayers::Part& part : layers.parts_within(offset, region.size())) {
+      const auto target = bytes.subspan(part.offset - offset, part.length);
+      if (auto read = read_fully(layers.files[part.file]->get(), part.offset, target); !read) return propagate(read);
+    }
+    offset += region.size();
+  }
   return memory;
 }
 
@@ -215,11 +274,15 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   return read_fully(fd, offset + head + whole, target->subspan(head + whole));
 }
 
-void GuestMemory::set_served(const std::shared_ptr<OwnedFd>& file) {
+void GuestMemory::set_served(const MemoryLayers& layers) {
   file_ranges_.clear();
+  const std::shared_ptr<OwnedFd> base = layers.files.empty() ? nullptr : layers.files.front();
   std::uint64_t offset = 0;
   for (const Region& region : regions_) {
-    file_ranges_.push_back({.start = region.start, .length = region.size(), .offset = offset, .file = file});
+    CutRange shown{{.start = region.start, .length = region.size(), .offset = offset, .file = base}, file_ranges_};
+    for (const MemoryLayers::Part& part : layers.parts_within(offset, region.size()))
+      shown.show(part, layers.files[part.file]);
+    shown.finish();
     offset += region.size();
   }
 }

@@ -5,6 +5,7 @@
 #include "vmm/base/owned_fd.h"
 #include "vmm/config/configuration.h"
 #include "vmm/memory/guest_address.h"
+#include "vmm/memory/memory_layers.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -67,6 +68,11 @@ class GuestMemory {
   /// from a file and are read instead. The file must not be written to meanwhile. Errors: as create(), and of the file.
   [[nodiscard]] static Result<GuestMemory> map(const Options& options, OwnedFd file);
 
+  /// The same of several files, each as long as the memory. A part of an upper file is mapped over the base, or copied
+  /// where there are more than `most_mapped` of them.
+  [[nodiscard]] static Result<GuestMemory> map(const Options& options, const MemoryLayers& layers,
+                                               std::size_t most_mapped = kMostMappedParts);
+
   /// The largest size_mib that create() accepts: 1 TiB.
   static constexpr std::uint64_t kMaximumSizeMib = 1024 * 1024;
 
@@ -108,9 +114,9 @@ class GuestMemory {
   [[nodiscard]] const std::vector<FileRange>& file_ranges() const noexcept { return file_ranges_; }
   [[nodiscard]] HugePages pages() const noexcept { return pages_; }
 
-  /// Untouched pages are not zeros but what somebody gives: all of it counts as a file's (see FileRange). `file`: where
-  /// they come from, if it is known.
-  void set_served(const std::shared_ptr<OwnedFd>& file = {});
+  /// Untouched pages are not zeros but what somebody gives: all of it counts as a file's (see FileRange). `layers`:
+  /// where they come from, if it is known.
+  void set_served(const MemoryLayers& layers = {});
 
   /// From now on, note_write() is remembered: for diff snapshots. Before any device exists.
   void track_writes();
@@ -128,6 +134,7 @@ class GuestMemory {
 
  private:
   GuestMemory(std::vector<Region> regions, HugePages pages) noexcept : regions_(std::move(regions)), pages_(pages) {}
+  static Result<GuestMemory> read_into_huge_pages(const Options& options, const MemoryLayers& layers);
   void mark_written(const std::byte* at, std::size_t length) const noexcept;
 
   std::vector<Region> regions_;  // ascending, never empty

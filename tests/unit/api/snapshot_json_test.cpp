@@ -65,7 +65,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
       "drive_overrides": [{"drive_id": "rootfs", "path_on_host": "/copy"}])");
   EXPECT_EQ(whole.snapshot_path, "/s");
   EXPECT_EQ(whole.backend, MemoryBackend::Uffd);
-  EXPECT_EQ(whole.backend_path, "/u");
+  EXPECT_EQ(whole.backend_paths, std::vector<std::string>{"/u"});
   EXPECT_TRUE(whole.track_dirty_pages);
   EXPECT_TRUE(whole.resume_vm);
   EXPECT_TRUE(whole.clock_realtime);
@@ -81,7 +81,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
 
   const auto least = loaded(R"("mem_backend": {"backend_type": "File", "backend_path": "/m"})");
   EXPECT_EQ(least.backend, MemoryBackend::File);
-  EXPECT_EQ(least.backend_path, "/m");
+  EXPECT_EQ(least.backend_paths, std::vector<std::string>{"/m"});
   EXPECT_FALSE(least.track_dirty_pages);
   EXPECT_FALSE(least.resume_vm);
   EXPECT_FALSE(least.clock_realtime);
@@ -95,7 +95,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
 TEST(SnapshotJson, ReadsTheDialectsOlderNames) {
   const auto old = loaded(R"("mem_file_path": "/m", "enable_diff_snapshots": true)");
   EXPECT_EQ(old.backend, MemoryBackend::File);
-  EXPECT_EQ(old.backend_path, "/m");
+  EXPECT_EQ(old.backend_paths, std::vector<std::string>{"/m"});
   EXPECT_TRUE(old.track_dirty_pages);
   EXPECT_FALSE(
       loaded(R"("mem_file_path": "/m", "enable_diff_snapshots": true, "track_dirty_pages": false)").track_dirty_pages)
@@ -114,6 +114,12 @@ TEST(SnapshotJson, HugePagesAreTheSnapshotsUnlessOthersAreNamed) {
             R"(snapshot/load.huge_pages must be one of Snapshot, None, Transparent, 2M, not "1G")");
 }
 
+TEST(SnapshotJson, ReadsAChainOfMemoryFiles) {
+  const auto chain = loaded(R"("mem_backend": {"backend_type": "File", "backend_paths": ["/b", "/d", "/e"]})");
+  EXPECT_EQ(chain.backend, MemoryBackend::File);
+  EXPECT_EQ(chain.backend_paths, (std::vector<std::string>{"/b", "/d", "/e"}));
+}
+
 TEST(SnapshotJson, TheMemoryIsNamedExactlyOnce) {
   EXPECT_EQ(refusal("PUT", "/snapshot/load", R"({"snapshot_path": "/s"})"),
             "snapshot/load needs exactly one of mem_backend and mem_file_path; give mem_backend");
@@ -128,13 +134,24 @@ TEST(SnapshotJson, RefusesABadBackend) {
     return refused_load(fmt::format(R"("mem_backend": {{{}}})", fields));
   };
   EXPECT_EQ(refused(R"("backend_path": "/m")"), R"(snapshot/load.mem_backend needs the field "backend_type")");
-  EXPECT_EQ(refused(R"("backend_type": "File")"), R"(snapshot/load.mem_backend needs the field "backend_path")");
+  EXPECT_EQ(refused(R"("backend_type": "File")"),
+            "snapshot/load.mem_backend needs exactly one of backend_path and backend_paths; give backend_path");
   EXPECT_EQ(refused(R"("backend_type": "Memfd", "backend_path": "/m")"),
             R"(snapshot/load.mem_backend.backend_type must be one of File, Uffd, not "Memfd")");
   EXPECT_EQ(refused(R"("backend_type": "File", "backend_path": "")"),
             "snapshot/load.mem_backend.backend_path is empty, where a path is needed");
-  EXPECT_EQ(refused(R"("backend_type": "File", "backend_path": "/m", "size": 1)"),
-            R"(snapshot/load.mem_backend has no field "size"; its fields are backend_type, backend_path)");
+  EXPECT_EQ(
+      refused(R"("backend_type": "File", "backend_path": "/m", "size": 1)"),
+      R"(snapshot/load.mem_backend has no field "size"; its fields are backend_type, backend_path, backend_paths)");
+  EXPECT_EQ(refused(R"("backend_type": "File", "backend_path": "/m", "backend_paths": ["/b"])"),
+            "snapshot/load.mem_backend needs exactly one of backend_path and backend_paths; leave backend_path out");
+  EXPECT_EQ(refused(R"("backend_type": "File", "backend_paths": [])"),
+            "snapshot/load.mem_backend.backend_paths is empty; name the memory files, the base first");
+  EXPECT_EQ(refused(R"("backend_type": "File", "backend_paths": ["/b", ""])"),
+            "snapshot/load.mem_backend.backend_paths[1] is empty, where a path is needed");
+  EXPECT_EQ(refused(R"("backend_type": "Uffd", "backend_paths": ["/b"])"),
+            "snapshot/load.mem_backend.backend_paths is for memory files, and a page server gives all pages by one "
+            "socket: name that as backend_path");
   EXPECT_EQ(refused_load(R"("mem_backend": "File")"),
             R"(snapshot/load.mem_backend must be a JSON object, not the string "File")");
 }

@@ -284,6 +284,26 @@ TEST_F(Leftovers, MemoryOfAnotherStateIsNotReplaced) {
   EXPECT_TRUE(finish_interrupted_pair(file("a/state"), file("b/mem"))) << "its state never was";
 }
 
+TEST_F(Leftovers, TheLayerBelowADiffIsLeftAndNotReplaced) {
+  for (const char* diff : {"a/diff", "a/diff.mayfly-new"}) {
+    write_memory("a/base.mayfly-new", 0);
+    write_memory(diff, 1, MemoryFileKind::Diff);  // of 0, whose state is gone
+    write_state("a/state", 1);
+    const auto settled = finish_interrupted_pair(file("a/new"), file("a/base"));
+    ASSERT_FALSE(settled);
+    EXPECT_EQ(settled.error().message, "mem_file_path " + file("a/base") + ": " + file("a/base.mayfly-new") +
+                                           ", which a killed monitor left, is what " + file(diff) +
+                                           " is a diff of; rename it, or give another path");
+    EXPECT_EQ(sweep({"a"})["base.mayfly-new"], Fate::Uncertain);
+    EXPECT_TRUE(reasons_[file("a/base.mayfly-new")].starts_with(file(diff) + " is a diff of it; rename it to " +
+                                                                file("a/base")))
+        << reasons_[file("a/base.mayfly-new")];
+    EXPECT_TRUE(fs::exists(file("a/base.mayfly-new")));
+    fs::remove(file("a/diff"));
+    EXPECT_EQ(sweep({"a"}), (std::map<std::string, Fate>{{"base.mayfly-new", Fate::Removed}}));
+  }
+}
+
 TEST_F(Leftovers, AMergeDoesNotReplaceTheMemoryOfAState) {
   write_memory("a/base", 0);
   write_memory("a/diff", 1, MemoryFileKind::Diff);

@@ -329,7 +329,9 @@ TEST_F(MemoryFile, ThatOfAnotherSnapshotIsRefused) {
 TEST_F(MemoryFile, ADiffIsRefusedUntilItIsMerged) {
   const std::string path = write("memory", 2, {}, 1);
   EXPECT_EQ(refusal(open_memory_file(path, id_of(2), kSize)),
-            "memory file " + path + " is a diff: merge it onto its base first (mayfly snapshot merge)");
+            "memory file " + path +
+                " is a diff of snapshot 01010101010101010101010101010101; put that one's memory file before it, or "
+                "merge them (mayfly snapshot merge)");
 }
 
 TEST_F(MemoryFile, ANewOneThatWasNotNamedYetIsFoundWhereItIsWanted) {

@@ -37,7 +37,8 @@ class Recorder : public ::testing::Test {
     path_ = testing::make_file(scratch_.file("memory"), content);
     auto file = open_for_reading(path_);
     ASSERT_TRUE(file.has_value());
-    auto recorder = WorkingSetRecorder::start(*memory_, std::make_shared<OwnedFd>(std::move(*file)), log_);
+    auto recorder =
+        WorkingSetRecorder::start(*memory_, MemoryLayers{.files = {std::make_shared<OwnedFd>(std::move(*file))}}, log_);
     ASSERT_TRUE(recorder.has_value()) << recorder.error().message;
     recorder_ = std::move(*recorder);
   }
@@ -55,6 +56,27 @@ class Recorder : public ::testing::Test {
   std::optional<GuestMemory> memory_;
   std::unique_ptr<WorkingSetRecorder> recorder_;
 };
+
+TEST_F(Recorder, GivesEachPageFromTheLayerThatShowsIt) {
+  recorder_.reset();
+  auto memory = GuestMemory::create({.size_mib = 1});
+  auto base = open_for_reading(path_);
+  auto upper = open_for_reading(testing::make_file(scratch_.file("upper"), std::string(kMiB, '#')));
+  ASSERT_TRUE(memory && base && upper);
+  const MemoryLayers layers{
+      .files = {std::make_shared<OwnedFd>(std::move(*base)), std::make_shared<OwnedFd>(std::move(*upper))},
+      .parts = {{3 * kPage, 2 * kPage, 1}, {255 * kPage, kPage, 1}}};
+  auto recorder = WorkingSetRecorder::start(*memory, layers, log_);
+  ASSERT_TRUE(recorder) << recorder.error().message;
+  memory->set_served(layers);
+  EXPECT_EQ(memory->file_ranges().size(), 4U);
+  for (const std::uint64_t page : {2U, 3U, 4U, 5U, 254U, 255U}) {
+    const bool is_upper = page == 3 || page == 4 || page == 255;
+    EXPECT_EQ(memory->load<char>(GuestAddress{page * kPage + 5}), is_upper ? '#' : letter(page)) << page;
+  }
+  EXPECT_EQ((*recorder)->touched().size(), 6U);
+  recorder->reset();
+}
 
 TEST_F(Recorder, SeesEachPageOnceInTheOrderOfTheFirstTouch) {
   for (const std::uint64_t page : {200U, 3U, 4U, 200U, 3U, 255U, 0U}) EXPECT_EQ(touch(page), letter(page));

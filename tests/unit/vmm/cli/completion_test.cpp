@@ -83,7 +83,7 @@ class BashCompletion : public ::testing::Test {
 TEST_F(BashCompletion, OffersCommandsAndOptionsOfThePlace) {
   EXPECT_EQ(offered("mayfly sn"), "snapshot");
   EXPECT_EQ(offered("mayfly --conf"), "--config-file");
-  EXPECT_EQ(offered("mayfly snapshot ''"), "create merge verify sweep -h --help");
+  EXPECT_EQ(offered("mayfly snapshot ''"), "create merge verify describe sweep -h --help");
   EXPECT_EQ(offered("mayfly snapshot merge --o"), "--output");
   EXPECT_EQ(offered("mayfly run --ker"), "--kernel");
   EXPECT_EQ(offered("mayfly doctor --conf"), "");
@@ -128,10 +128,9 @@ TEST(Completion, NamesEverythingForEachShell) {
   EXPECT_NE(fish.find("complete -c mayfly -n '__fish_seen_subcommand_from run' -s k -l kernel -r -F -d 'ELF vmlinux or "
                       "bzImage'\n"),
             std::string::npos);
-  EXPECT_NE(
-      fish.find("'__fish_seen_subcommand_from snapshot; and not __fish_seen_subcommand_from create merge verify sweep' "
-                "-a merge "),
-      std::string::npos);
+  EXPECT_NE(fish.find("'__fish_seen_subcommand_from snapshot; and not __fish_seen_subcommand_from create merge verify "
+                      "describe sweep' -a merge "),
+            std::string::npos);
   EXPECT_NE(fish.find("'__fish_seen_subcommand_from snapshot; and __fish_seen_subcommand_from create' -x -a "
                       "'(__mayfly_machines)'"),
             std::string::npos);

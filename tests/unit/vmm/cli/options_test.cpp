@@ -166,7 +166,7 @@ TEST(Options, RestoreMakesTheCommandThatLoadsAndGoesOn) {
   const auto& load = std::get<LoadSnapshot>(options.commands[0]).value;
   EXPECT_EQ(load.snapshot_path, "s");
   EXPECT_EQ(load.backend, MemoryBackend::File);
-  EXPECT_EQ(load.backend_path, "m");
+  EXPECT_EQ(load.backend_paths, std::vector<std::string>{"m"});
   EXPECT_TRUE(load.resume_vm);
   EXPECT_TRUE(load.clock_realtime);
   EXPECT_TRUE(load.track_dirty_pages);
@@ -186,7 +186,7 @@ TEST(Options, RestoreIsPlainWhereNothingElseIsSaid) {
   const auto options = std::get<RunOptions>(parse({"restore", "-s", "s", "--page-server", "/p"}));
   const auto& load = std::get<LoadSnapshot>(options.commands.at(0)).value;
   EXPECT_EQ(load.backend, MemoryBackend::Uffd);
-  EXPECT_EQ(load.backend_path, "/p");
+  EXPECT_EQ(load.backend_paths, std::vector<std::string>{"/p"});
   EXPECT_FALSE(load.clock_realtime);
   EXPECT_FALSE(load.allow_changed_drives);
   EXPECT_FALSE(load.track_dirty_pages);
@@ -233,11 +233,11 @@ TEST(Options, SnapshotsAreMergedAndVerified) {
   const auto merge =
       std::get<MergeOptions>(parse({"snapshot", "merge", "--base", "b", "--diff", "d", "--output", "o"}));
   EXPECT_EQ(merge.base, "b");
-  EXPECT_EQ(merge.diff, "d");
+  EXPECT_EQ(merge.diffs, std::vector<std::string>{"d"});
   EXPECT_EQ(merge.output, "o");
   const auto verify = std::get<VerifyOptions>(parse({"snapshot", "verify", "--state", "s", "--memory", "m"}));
   EXPECT_EQ(verify.state, "s");
-  EXPECT_EQ(verify.memory, "m");
+  EXPECT_EQ(verify.memory, std::vector<std::string>{"m"});
   EXPECT_EQ(exit_code({"snapshot"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"snapshot", "take"}), kExitBadArguments);
   const auto sweep = std::get<SweepOptions>(parse({"snapshot", "sweep", "a", "b"}));
@@ -247,6 +247,28 @@ TEST(Options, SnapshotsAreMergedAndVerified) {
   EXPECT_EQ(exit_code({"snapshot", "sweep"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"snapshot", "merge", "--base", "b", "--diff", "d"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"snapshot", "verify", "--state", "s"}), kExitBadArguments);
+}
+
+TEST(Options, MemoryInLayersIsNamedFromTheBaseOn) {
+  const std::vector<std::string> layers = {"a", "b", "c"};
+  const auto restore =
+      std::get<RunOptions>(parse({"restore", "--state", "s", "--memory", "a", "--memory", "b", "-m", "c"}));
+  EXPECT_EQ(std::get<LoadSnapshot>(restore.commands.at(0)).value.backend_paths, layers);
+  const std::vector<const char*> files = {"--state", "s", "-m", "a", "-m", "b", "--memory", "c"};
+  const auto with = [&](const char* verb) {
+    std::vector<const char*> words = {"snapshot", verb};
+    words.insert(words.end(), files.begin(), files.end());
+    return parse(words);
+  };
+  EXPECT_EQ(std::get<VerifyOptions>(with("verify")).memory, layers);
+  EXPECT_EQ(std::get<DescribeOptions>(with("describe")).memory, layers);
+  EXPECT_EQ(std::get<DescribeOptions>(with("describe")).state, "s");
+  const auto merge =
+      std::get<MergeOptions>(parse({"snapshot", "merge", "-b", "a", "-d", "b", "-d", "c", "--output", "o"}));
+  EXPECT_EQ(merge.diffs, (std::vector<std::string>{"b", "c"}));
+  EXPECT_EQ(exit_code({"snapshot", "describe", "--state", "s"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "--state", "s", "-m", "a", "b"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "a", "-m", "b", "--page-server", "/p"}), kExitBadArguments);
 }
 
 TEST(Options, AStateFileIsDescribedAndTheFormatNamed) {
@@ -322,6 +344,7 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"snapshot", "merge", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "sweep", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "verify", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"snapshot", "describe", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"top", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"completion", "--help"}), 80U);

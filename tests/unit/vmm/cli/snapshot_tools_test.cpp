@@ -40,22 +40,26 @@ Outcome outcome_of(const std::function<int(std::FILE*)>& tool) {
 
 class SnapshotTools : public ::testing::Test {
  protected:
+  /// The memory file of the snapshot, or of another one that it is a diff of.
+  void write_memory(const std::string& path, MemoryFileKind kind, const SnapshotId& id, const PageRange& pages) {
+    auto memory = GuestMemory::create({.size_mib = 1});
+    auto loop = EventLoop::create();
+    ASSERT_TRUE(memory && loop);
+    const OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
+    ASSERT_TRUE(testing::on_worker(**loop, [&] {
+      return write_memory_file({.loop = **loop, .memory = *memory}, file, path,
+                               {.kind = kind, .id = id, .base_id = {}, .pages = {pages}});
+    }));
+    (*loop)->close();
+  }
   void write_pair(MemoryFileKind kind) {
     snapshot_.machine.mem_size_mib = 1;
     const std::vector<std::byte> bytes = encode_snapshot(snapshot_);
     testing::make_file(state_, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-    auto memory = GuestMemory::create({.size_mib = 1});
-    auto loop = EventLoop::create();
-    ASSERT_TRUE(memory && loop);
-    const OwnedFd file{::open(memory_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
-    ASSERT_TRUE(testing::on_worker(**loop, [&] {
-      return write_memory_file({.loop = **loop, .memory = *memory}, file, memory_,
-                               {.kind = kind, .id = snapshot_.id, .base_id = {}, .pages = {{0, 512 * 1024}}});
-    }));
-    (*loop)->close();
+    write_memory(memory_, kind, snapshot_.id, {0, 512 * 1024});
   }
   [[nodiscard]] Outcome verify() const {
-    return outcome_of([this](std::FILE* out) { return run_verify(state_, memory_, out); });
+    return outcome_of([this](std::FILE* out) { return run_verify(state_, std::span{&memory_, 1}, out); });
   }
 
   testing::ScratchDirectory scratch_;
@@ -80,7 +84,8 @@ TEST_F(SnapshotTools, VerifySaysWhatARestoreWouldWant) {
   write_pair(MemoryFileKind::Diff);
   const Outcome outcome = verify();
   EXPECT_EQ(outcome.code, 0);
-  EXPECT_NE(outcome.out.find("\nthe memory is a diff: merge it onto that of snapshot 00000000"), std::string::npos);
+  EXPECT_NE(outcome.out.find("\nthe memory is a diff: a restore needs the memory file of snapshot 00000000"),
+            std::string::npos);
   EXPECT_NE(outcome.out.find("\nnot for this host: the snapshot's processor is Elsewhere"), std::string::npos);
 }
 
@@ -90,7 +95,8 @@ TEST_F(SnapshotTools, WhatIsWrongGoesToStandardError) {
   EXPECT_EQ(outcome.out, "");
   EXPECT_EQ(outcome.err, "mayfly: snapshot_path " + state_ + " cannot be opened: No such file or directory (ENOENT)\n");
   EXPECT_EQ(outcome_of([this](std::FILE* out) { return run_describe(state_, out); }).code, kExitError);
-  EXPECT_EQ(outcome_of([this](std::FILE*) { return run_merge(memory_, memory_, memory_); }).code, kExitError);
+  EXPECT_EQ(outcome_of([this](std::FILE*) { return run_merge(memory_, std::span{&memory_, 1}, memory_); }).code,
+            kExitError);
 }
 
 TEST_F(SnapshotTools, SweepSaysWhatBecameOfEachFile) {
@@ -123,6 +129,37 @@ TEST_F(SnapshotTools, DescribePrintsALine) {
   EXPECT_EQ(outcome.code, 0);
   EXPECT_TRUE(outcome.out.starts_with(R"({"format":1,"id":")"));
   EXPECT_TRUE(outcome.out.ends_with("}\n"));
+}
+
+TEST_F(SnapshotTools, VerifyAndDescribeShowTheLayersOfAChain) {
+  snapshot_.host = this_host_cpu();
+  write_pair(MemoryFileKind::Diff);
+  const std::vector<std::string> chain = {scratch_.file("base"), memory_};
+  write_memory(chain[0], MemoryFileKind::Full, {}, {256 * 1024, 512 * 1024});
+  const Outcome verified = outcome_of([&](std::FILE* out) { return run_verify(state_, chain, out); });
+  EXPECT_EQ(verified.code, 0);
+  EXPECT_EQ(verified.out, "snapshot " + format_snapshot_id(snapshot_.id) +
+                              " by Mayfly 0.1.0: all files are whole and belong together\n"
+                              "vCPUs: 2, memory: 1 MiB (0.8 of them data), drives: 2, network interfaces: 2\n"
+                              "layer 1 of 2: " +
+                              chain[0] +
+                              ", snapshot 00000000000000000000000000000000, 0.5 MiB of data, 0.2 of them not hidden\n"
+                              "layer 2 of 2: " +
+                              memory_ + ", snapshot " + format_snapshot_id(snapshot_.id) +
+                              ", 0.5 MiB of data, 0.5 of them not hidden\n");
+  const Outcome described = outcome_of([&](std::FILE* out) { return run_describe(state_, chain, out); });
+  EXPECT_EQ(described.code, 0);
+  EXPECT_TRUE(described.out.starts_with(R"({"format":1,"id":")"));
+  EXPECT_TRUE(described.out.ends_with(
+      R"("memory_layers":[{"path":")" + chain[0] +
+      R"(","kind":"Full","snapshot":"00000000000000000000000000000000","stretches":1,"data_bytes":524288,)" +
+      R"("shown_bytes":262144},{"path":")" + memory_ + R"(","kind":"Diff","snapshot":")" +
+      format_snapshot_id(snapshot_.id) + R"(","base":"00000000000000000000000000000000","stretches":1,)" +
+      R"("data_bytes":524288,"shown_bytes":524288}]})" + "\n"))
+      << described.out;
+  const std::vector<std::string> turned = {memory_, chain[0]};
+  EXPECT_EQ(outcome_of([&](std::FILE* out) { return run_verify(state_, turned, out); }).code, kExitError);
+  EXPECT_EQ(outcome_of([&](std::FILE* out) { return run_describe(state_, turned, out); }).code, kExitError);
 }
 
 }  // namespace

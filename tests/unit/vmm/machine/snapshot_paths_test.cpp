@@ -162,7 +162,7 @@ TEST_F(SnapshotPathsTest, ALoadByTheControllerIsRefusedBeforeAnythingElseIsLooke
   const auto encoded = encode_snapshot(snapshot);
   params_.snapshot_path =
       make_file(file("pair/state"), {reinterpret_cast<const char*>(encoded.data()), encoded.size()});
-  params_.backend_path = file("pair/memory");
+  params_.backend_paths = {file("pair/memory")};
   auto loop = EventLoop::create();
   ASSERT_TRUE(loop);
   Log log{"unit"};

@@ -214,6 +214,67 @@ TEST(GuestMemoryOfAFile, AFileThatIsTooShortIsRefused) {
   EXPECT_FALSE(GuestMemory::map({.size_mib = 0}, sparse_file(kMiB)));
 }
 
+// --- Memory of several files -----------------------------------------------------------------------------------------
+
+/// A base of zeros and a file of ones over it, with the pages [first, end) of each part.
+MemoryLayers zeros_and_ones(std::uint64_t size, std::vector<MemoryLayers::Part> parts) {
+  OwnedFd ones = sparse_file(size);
+  for (const MemoryLayers::Part& part : parts)
+    for (std::uint64_t at = part.offset; at < part.end(); ++at)
+      EXPECT_EQ(::pwrite(ones.get(), "1", 1, static_cast<off_t>(at)), 1);
+  return {.files = {std::make_shared<OwnedFd>(sparse_file(size)), std::make_shared<OwnedFd>(std::move(ones))},
+          .parts = std::move(parts)};
+}
+
+TEST(GuestMemoryOfLayers, ShowsTheUpperFileWhereItHasParts) {
+  const MemoryLayers layers = zeros_and_ones(kMiB, {{4096, 8192, 1}, {kMiB - 4096, 4096, 1}});
+  const auto memory = GuestMemory::map({.size_mib = 1}, layers);
+  ASSERT_TRUE(memory) << memory.error().message;
+  EXPECT_EQ(memory->load<char>(GuestAddress{4095}), 0);
+  EXPECT_EQ(memory->load<char>(GuestAddress{4096}), '1');
+  EXPECT_EQ(memory->load<char>(GuestAddress{12287}), '1');
+  EXPECT_EQ(memory->load<char>(GuestAddress{12288}), 0);
+  EXPECT_EQ(memory->load<char>(GuestAddress{kMiB - 1}), '1');
+  const auto& ranges = memory->file_ranges();
+  ASSERT_EQ(ranges.size(), 4U);
+  EXPECT_EQ(ranges[0].file, layers.files[0]);
+  EXPECT_EQ(ranges[1].file, layers.files[1]);
+  EXPECT_EQ(ranges[1].start, GuestAddress{4096});
+  EXPECT_EQ(ranges[2].offset, 12288U);
+  EXPECT_EQ(ranges[2].length, kMiB - 16384);
+  EXPECT_EQ(ranges[3].file, layers.files[1]);
+}
+
+TEST(GuestMemoryOfLayers, APartMayLieAcrossTheHoleOfTheGuest) {
+  const MemoryLayers layers = zeros_and_ones(5 * kGiB, {{kMmioHoleStart - 4096, 8192, 1}});
+  const auto memory = GuestMemory::map({.size_mib = 5120}, layers);
+  ASSERT_TRUE(memory) << memory.error().message;
+  EXPECT_EQ(memory->load<char>(GuestAddress{kMmioHoleStart - 1}), '1');
+  EXPECT_EQ(memory->load<char>(GuestAddress{kMmioHoleEnd}), '1');
+  EXPECT_EQ(memory->load<char>(GuestAddress{kMmioHoleEnd + 4096}), 0);
+  EXPECT_EQ(memory->file_ranges().size(), 4U);
+}
+
+TEST(GuestMemoryOfLayers, TheShortestPartsAreCopiedWhereThereAreTooMany) {
+  const std::vector<MemoryLayers::Part> parts = {{0, 4096, 1}, {8192, 12288, 1}, {40960, 8192, 1}, {81920, 8192, 1}};
+  EXPECT_EQ(shortest_mapped(parts, 4), 0U);
+  EXPECT_EQ(shortest_mapped(parts, 3), 4097U);
+  EXPECT_EQ(shortest_mapped(parts, 2), 8193U) << "parts of one length are treated alike";
+  EXPECT_EQ(shortest_mapped(parts, 0), 12289U);
+  const MemoryLayers layers = zeros_and_ones(kMiB, parts);
+  const auto memory = GuestMemory::map({.size_mib = 1}, layers, 1);
+  ASSERT_TRUE(memory);
+  for (const MemoryLayers::Part& part : parts) EXPECT_EQ(memory->load<char>(GuestAddress{part.offset}), '1');
+  EXPECT_EQ(memory->load<char>(GuestAddress{4096}), 0);
+  EXPECT_EQ(memory->file_ranges().size(), 3U) << "the copies are no file's";
+}
+
+TEST(GuestMemoryOfLayers, AShortUpperFileIsRefused) {
+  MemoryLayers layers = zeros_and_ones(2 * kMiB, {{0, 4096, 1}});
+  layers.files[1] = std::make_shared<OwnedFd>(sparse_file(kMiB));
+  EXPECT_FALSE(GuestMemory::map({.size_mib = 2}, layers));
+}
+
 TEST(GuestMemoryOfAFile, ServedMemoryIsAFileThatIsNotThere) {
   auto memory = GuestMemory::create({.size_mib = 5120});
   ASSERT_TRUE(memory);
