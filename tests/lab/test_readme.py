@@ -380,6 +380,28 @@ def open_terminal(room: Path, installed: None) -> Iterator[Callable[[str], Termi
         terminal.close()
 
 
+@in_lab
+def test_background(build: Path, room: Path, installed: None) -> None:
+    """A shell's job in the background, as README.md starts it, is not stopped because its console reads the terminal."""
+    shutil.copy(build / "guests/spin", room)
+    terminal, shells = os.openpty()
+    words = ["env", "--default-signal=TTIN", "setsid", "--ctty", "--wait", "bash", "-mc"]  # none ignored from here on
+    words.append(f"mayfly --api-sock {room}/api.sock & read -r _")
+    shell = subprocess.Popen(words, stdin=shells, stdout=shells, stderr=shells)
+    os.close(shells)
+    try:
+        assert "Not started" in answer_of(room / "api.sock")
+        api = Api(room / "api.sock")
+        api.put("/boot-source", kernel_image_path=str(room / "spin"))
+        api.put("/actions", action_type="InstanceStart")
+        mayfly_says("pause", str(room / "api.sock"))
+        assert "Paused" in answer_of(room / "api.sock")
+        mayfly_says("stop", "--now", str(room / "api.sock"))
+    finally:
+        os.close(terminal)  # hangs up
+        shell.wait()
+
+
 class Top:
     """`mayfly top` in a terminal, and the terminal's settings before and after it."""
 
