@@ -89,6 +89,7 @@ TEST(Options, RunMakesTheCommandsThatConfigureAndStart) {
   EXPECT_EQ(source.initrd_path, "initrd");
   EXPECT_TRUE(source.boot_args->starts_with("console=ttyS0 ")) << *source.boot_args;
   EXPECT_TRUE(source.boot_args->ends_with(" quiet")) << *source.boot_args;
+  EXPECT_EQ(source.boot_args->find("nomodule"), std::string::npos) << "drivers of a distribution's kernel are modules";
   EXPECT_TRUE(std::holds_alternative<StartInstance>(options.commands[2]));
   EXPECT_EQ(options.common.logger.level, LogLevel::Warning);
 }
