@@ -212,6 +212,10 @@ Result<Invocation> parse_jailer_arguments(int argc, const char* const* argv) {
     return PrintText{app.help()};
   } catch (const CLI::CallForVersion& version) {
     return PrintText{std::string{version.what()} + "\n"};
+  } catch (const CLI::ExtrasError&) {
+    return fail(ErrorKind::InvalidArgument,
+                "there is no option or command {}; the monitor's own follow after -- (see mayfly-jailer --help)",
+                app.remaining(true).front());
   } catch (const CLI::ParseError& error) {
     return fail(ErrorKind::InvalidArgument, "{} (see mayfly-jailer --help)", error.what());
   }

@@ -146,7 +146,7 @@ Status stop_machine(const RemoteStop& stop) {
   } else {
     auto pressed =
         client_of(*machine, time_left(deadline)).send("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})");
-    if (!pressed) return propagate(pressed, "the guest was not asked (--now ends it without)");
+    if (!pressed) return propagate(pressed, "the guest was not asked to shut down (--now ends the monitor without)");
   }
   if (is_ready_by(deadline, process->get(), POLLIN)) return {};
   return fail(ErrorKind::State, "{} has not ended within {} s{}", stop.machine, stop.timeout_s,

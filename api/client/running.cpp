@@ -56,7 +56,7 @@ bool is_mayfly(const fs::path& process) {
 }
 
 std::string list_of(const std::vector<RunningMachine>& running) {
-  if (running.empty()) return "none that you may look at runs here";
+  if (running.empty()) return "this user can see none";
   std::string list = "these run:";
   for (const RunningMachine& machine : running) list += ' ' + machine.id;
   return list;

@@ -119,7 +119,14 @@ int start(int argc, char** argv) {
       ->excludes(list);
   app.add_flag("--source", options.source, "Write C++ source, for the build of the monitor");
   app.set_version_flag("--version", "mayfly-seccompile v" MAYFLY_VERSION);
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& answer) {  // --help, --version
+    return app.exit(answer);
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "mayfly-seccompile: %s; see --help\n", error.what());
+    return 1;
+  }
   if (!options.list && options.output.empty()) {
     std::fputs("mayfly-seccompile: --output says where to write; see --help\n", stderr);
     return 1;

@@ -73,7 +73,7 @@ Status MonitorProcess::await_first_answer() const {
     const auto answer = client.send("GET", "/");
     if (answer) return {};
     if (is_ready_by(Deadline::clock::now() + 1ms, pidfd_.get(), POLLIN))
-      return fail(ErrorKind::System, "it ended at its start");
+      return fail(ErrorKind::System, "it ended before its API answered");
     if (answer.error().kind != ErrorKind::NotFound || time_left(deadline) == 0ms)
       return std::unexpected(answer.error());
   }

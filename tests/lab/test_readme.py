@@ -23,13 +23,13 @@ from harness.artifacts import artifact
 from harness.console import PATIENCE
 from harness.guests import CHECKOUT, Guest, build_rootfs, with_libraries
 from harness.machine import LOOK_AGAIN, POWERED_OFF, RESET, Machine, Machines, base_arguments
-from harness.network import Network, ip
+from harness.network import Network
 from reader import KNOWN, Shell, Terminal, command_of, commands_of_readme, covers, run_on_terminal
 
 in_lab = pytest.mark.lab(batch=5, seconds=900)
 
-BUILD, DEMO = "line cmake --preset release", "line ./demo"
-KNOWN += [BUILD, DEMO, "line ./check"]  # which runs this test
+PACKAGES, BUILD, DEMO = "line .ci/install-packages", "line cmake --preset release", "line ./demo"
+KNOWN += [PACKAGES, BUILD, DEMO, "line ./check"]  # which runs this test
 VM_SOCKET = Path("/run/vm.sock")
 LEFT_BY_THE_ESCAPE = 16  # exit code of a monitor that Ctrl-A x ended
 
@@ -47,9 +47,37 @@ def test_every_command_is_known() -> None:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("beginning", [BUILD, DEMO], ids=["build", "demo"])
+@pytest.mark.parametrize("beginning", [PACKAGES, BUILD, DEMO], ids=["packages", "build", "demo"])
 def test_here(beginning: str) -> None:
     subprocess.run(["bash", "-c", command_of(beginning)], cwd=CHECKOUT, stdin=subprocess.DEVNULL, check=True)
+
+
+@pytest.mark.timeout(3600)
+@covers(
+    "line rootfs-tools/build-kernel",
+    "line rootfs-tools/build-initrd",
+    "line rootfs-tools/build-rootfs",
+    "line truncate",
+    "line tests/lab/lab build/release/mayfly run",
+)
+def test_first_guest(commands: list[str], room: Path) -> None:
+    """In a directory that looks like the checkout, in which nobody else's files are overwritten."""
+    made = {"vmlinux", "initrd", "rootfs.ext4", "data.img"}
+    for entry in CHECKOUT.iterdir():
+        if entry.name not in made:
+            (room / entry.name).symlink_to(entry)
+
+    def status_of(command: str) -> int:
+        with (room / "said").open("wb") as said:
+            return subprocess.run(
+                ["bash", "-c", command], cwd=room, stdin=subprocess.DEVNULL, stdout=said, check=False
+            ).returncode
+
+    for command in commands[:-1]:
+        assert status_of(command) == 0
+    assert made <= set(os.listdir(room))
+    assert status_of(commands[-1]) == POWERED_OFF
+    assert has_line("^Linux .* x86_64", (room / "said").read_text())
 
 
 # --- Where a reader of it would be -----------------------------------------------------------------------------------
@@ -217,14 +245,14 @@ def clean_vm_1() -> Iterator[None]:
 @in_lab
 @covers(
     "line install -d",
+    "line ip netns add vm-1",
     "line mayfly-jailer --id vm-1",
     "row `mayfly-jailer --id ID --exec-file FILE --uid UID --gid GID ... -- FLAGS`",
     "row `mayfly-jailer cleanup ID`",
 )
 def test_jail(commands: list[str], room: Path, shell_in: Callable[[Path], Shell], clean_vm_1: None) -> None:
-    ip("netns add vm-1")
     shell = shell_in(room)
-    for command in commands[:2]:
+    for command in commands[:3]:
         assert shell.type(command).status == 0
     answer_of(Path("/srv/jailer/mayfly/vm-1/root/api.sock"))
     assert has_line("^vm-1 +[0-9]+ +30001 +Not started ", mayfly_says("ps"))
@@ -378,6 +406,28 @@ def open_terminal(room: Path, installed: None) -> Iterator[Callable[[str], Termi
     yield open_terminal
     for terminal in opened:
         terminal.close()
+
+
+@in_lab
+def test_background(build: Path, room: Path, installed: None) -> None:
+    """A shell's job in the background, as README.md starts it, is not stopped because its console reads the terminal."""
+    shutil.copy(build / "guests/spin", room)
+    terminal, shells = os.openpty()
+    words = ["env", "--default-signal=TTIN", "setsid", "--ctty", "--wait", "bash", "-mc"]  # none ignored from here on
+    words.append(f"mayfly --api-sock {room}/api.sock & read -r _")
+    shell = subprocess.Popen(words, stdin=shells, stdout=shells, stderr=shells)
+    os.close(shells)
+    try:
+        assert "Not started" in answer_of(room / "api.sock")
+        api = Api(room / "api.sock")
+        api.put("/boot-source", kernel_image_path=str(room / "spin"))
+        api.put("/actions", action_type="InstanceStart")
+        mayfly_says("pause", str(room / "api.sock"))
+        assert "Paused" in answer_of(room / "api.sock")
+        mayfly_says("stop", "--now", str(room / "api.sock"))
+    finally:
+        os.close(terminal)  # hangs up
+        shell.wait()
 
 
 class Top:

@@ -1,6 +1,7 @@
 #include "vmm/cli/common_options.h"
 
 #include "vmm/base/machine_id.h"
+#include "vmm/cli/choices.h"
 
 #include <map>
 
@@ -26,13 +27,13 @@ void add_logger(const Describer& describe, LoggerFlags& logger) {
     describe.app()
         .add_option_function<std::string>(
             "--level",
-            [&logger](const std::string& name) {
-              logger.level = level_names().at(CLI::detail::to_lower(name));
+            [&logger](const std::string& number) {
+              logger.level = static_cast<LogLevel>(std::stoi(number));
               logger.has_level = true;
             },
             fmt::format("Least level of messages (default: {})", logger.level == LogLevel::Info ? "Info" : "Warning"))
         ->option_text("Off|Error|Warning|Info|Debug|Trace")
-        ->check(CLI::IsMember(level_names(), CLI::ignore_case));
+        ->transform(choice_of(level_names(), "Off, Error, Warning, Info, Debug or Trace"));
   describe.flag("--show-level", logger.show_level, "Accepted for the dialect: levels are always shown");
   describe.flag("--show-log-origin", logger.show_origin, "Show which source file a message comes from");
 }

@@ -1,6 +1,7 @@
 #include "vmm/cli/options.h"
 
 #include "snapshot/state_file.h"
+#include "vmm/cli/choices.h"
 #include "vmm/cli/command_tree.h"
 #include "vmm/cli/common_options.h"
 #include "vmm/cli/completion.h"
@@ -141,12 +142,28 @@ void add_completion(CLI::App& app, CompletionOptions& completion) {
   app.add_option("shell", completion.shell, "For which shell")
       ->option_text("bash|fish|zsh REQUIRED")
       ->required()
-      ->transform(CLI::CheckedTransformer(shell_names()));
+      ->transform(choice_of(shell_names(), "bash, fish or zsh"));
 }
 
 ExitNow refuse(const std::string& what) {
   std::fprintf(stderr, "mayfly: %s\n", what.c_str());
   return {kExitBadArguments};
+}
+
+/// What the library found, and where the options are listed.
+ExitNow refuse_parsed(const CLI::App& app, const CLI::ParseError& error) {
+  std::string whole = "mayfly";
+  const CLI::App* command = &app;
+  for (auto named = app.get_subcommands(); !named.empty(); named = command->get_subcommands()) {
+    command = named.front();
+    whole += " " + command->get_name();
+  }
+  const std::vector<std::string> strange = app.remaining(true);
+  if (!strange.empty() && dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
+    return refuse(fmt::format("there is no {} {}; see {} --help",
+                              strange.front().starts_with("-") ? "option" : "command or argument", strange.front(),
+                              whole));
+  return refuse(fmt::format("{}; see {} --help", error.what(), whole));
 }
 
 /// Options before a subcommand belong to `mayfly` without one: CLI11 accepts them, and they would have no effect.
@@ -194,9 +211,10 @@ class CommandLine {
   Invocation parse(int argc, const char* const* argv) {
     try {
       app_.parse(argc, argv);
+    } catch (const CLI::Success& answer) {  // --help, --version
+      return ExitNow{app_.exit(answer)};
     } catch (const CLI::ParseError& error) {
-      const int code = app_.exit(error);
-      return ExitNow{code == 0 ? 0 : kExitBadArguments};
+      return refuse_parsed(app_, error);
     }
     if (auto refused = refuse_misplaced(app_)) return *refused;
     const auto commands = app_.get_subcommands();

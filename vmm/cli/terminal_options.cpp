@@ -1,5 +1,6 @@
 #include "vmm/cli/terminal_options.h"
 
+#include "vmm/cli/choices.h"
 #include "vmm/cli/common_options.h"
 #include "vmm/cli/device_options.h"
 #include "vmm/cli/override_options.h"
@@ -62,7 +63,7 @@ void add_run(CLI::App& app, RunFlags& flags) {
   app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
   app.add_option("--huge-pages", flags.machine.huge_pages, "Size of the pages behind the memory")
       ->option_text("none|transparent|2M")
-      ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
+      ->transform(choice_of(huge_page_names(), "none, transparent or 2M"));
   add_api(app, flags.api_sock, flags.limits);
 }
 
@@ -116,7 +117,7 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
          "--huge-pages", [&flags](HugePages pages) { flags.load.huge_pages = pages; },
          "Size of the pages behind the memory (default: as\nin the snapshot)")
       ->option_text("none|transparent|2M")
-      ->transform(CLI::CheckedTransformer(huge_page_names(), CLI::ignore_case));
+      ->transform(choice_of(huge_page_names(), "none, transparent or 2M"));
   add_api(app, flags.api_sock, flags.limits);
 }
 

@@ -12,9 +12,9 @@ class App;
 /// The options of machines on a terminal, and the commands that they stand for.
 namespace mayfly {
 
-/// For a person at a terminal: unlike the default, without `8250.nr_uarts=0`, and with a console.
+/// For a person at a terminal: unlike the default, without `8250.nr_uarts=0` and `nomodule`, and with a console.
 constexpr const char* kRunBootArgs =
-    "console=ttyS0 reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
+    "console=ttyS0 reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
 
 /// The options of `mayfly run`.
 struct RunFlags {

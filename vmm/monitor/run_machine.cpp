@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -70,6 +71,10 @@ struct MachineRun {
 };
 
 int run_to_end(MachineRun machine) {
+  // A shell's background job that reads its terminal is stopped, API and all. Instead the read fails (EIO), which ends the
+  // guest's input.
+  if (!machine.on_terminal && ::signal(SIGTTIN, SIG_IGN) == SIG_ERR)
+    return report(fail_errno(ErrorKind::System, "cannot ignore SIGTTIN").error(), kExitError);
   auto filters = seccomp::ThreadFilters::open(machine.common.filters);
   if (!filters) return report(filters.error(), kExitBadConfiguration);
   const OwnedFd keys = nonblocking_twin(STDIN_FILENO, O_RDONLY);

@@ -50,6 +50,11 @@ TEST(JailerArguments, TakeTheDialectsFlags) {
   EXPECT_EQ(jail->limits.open_files, 64u);
 }
 
+TEST(JailerArguments, OfTheMonitorBelongAfterTheHyphens) {
+  expect_refused(parse_jail({"--api-sock", "/api.sock"}),
+                 "there is no option or command --api-sock; the monitor's own follow after --");
+}
+
 TEST(JailerArguments, HaveTheDialectsDefaults) {
   const auto invocation = parse_jail({});
   ASSERT_TRUE(invocation);

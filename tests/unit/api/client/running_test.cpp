@@ -132,8 +132,7 @@ TEST(FindMachine, TakesThePathOfASocketOrAnIdOrAProcess) {
             "2 machines are called 1: process 1 of user 0, process 5 of user 1000; give one's process, or its "
             "socket's path (mayfly ps)");
   EXPECT_EQ(error("deaf"), "machine deaf has no API: it was started with --no-api, or without --api-sock");
-  EXPECT_EQ(find_machine("b", {}).error().message,
-            "no machine has the id b; none that you may look at runs here (mayfly ps)");
+  EXPECT_EQ(find_machine("b", {}).error().message, "no machine has the id b; this user can see none (mayfly ps)");
 }
 
 }  // namespace

@@ -89,6 +89,7 @@ TEST(Options, RunMakesTheCommandsThatConfigureAndStart) {
   EXPECT_EQ(source.initrd_path, "initrd");
   EXPECT_TRUE(source.boot_args->starts_with("console=ttyS0 ")) << *source.boot_args;
   EXPECT_TRUE(source.boot_args->ends_with(" quiet")) << *source.boot_args;
+  EXPECT_EQ(source.boot_args->find("nomodule"), std::string::npos) << "drivers of a distribution's kernel are modules";
   EXPECT_TRUE(std::holds_alternative<StartInstance>(options.commands[2]));
   EXPECT_EQ(options.common.logger.level, LogLevel::Warning);
 }
@@ -124,14 +125,41 @@ TEST(Options, TheApiBesideATerminalHasTheLimitsThatItsRefusalsName) {
   EXPECT_EQ(exit_code({"run", "-k", "k", "--mmds-size-limit", "70000"}), kExitBadArguments);  // without an API
 }
 
-TEST(Options, RunNeedsAKernel) { EXPECT_EQ(exit_code({"run"}), kExitBadArguments); }
+/// What standard error has of a command line that is refused.
+std::string said(std::vector<const char*> words) {
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(exit_code(std::move(words)), kExitBadArguments);
+  return ::testing::internal::GetCapturedStderr();
+}
+
+TEST(Options, RunNeedsAKernel) { EXPECT_EQ(said({"run"}), "mayfly: --kernel is required; see mayfly run --help\n"); }
+
+TEST(Options, ARefusalNamesTheWordAndTheHelpThatListsWhatThereIs) {
+  EXPECT_EQ(said({"start"}), "mayfly: there is no command or argument start; see mayfly --help\n");
+  EXPECT_EQ(said({"--sock", "/a"}), "mayfly: there is no option --sock; see mayfly --help\n");
+  EXPECT_EQ(said({"run", "-k", "k", "--cpu", "2"}), "mayfly: there is no option --cpu; see mayfly run --help\n");
+  EXPECT_EQ(said({"run", "k"}), "mayfly: --kernel is required; see mayfly run --help\n");
+  EXPECT_EQ(said({"snapshot", "create"}), "mayfly: machine is required; see mayfly snapshot create --help\n");
+}
+
+TEST(Options, ARefusedChoiceListsTheOthers) {
+  EXPECT_EQ(said({"run", "-k", "k", "--huge-pages", "1G"}),
+            "mayfly: --huge-pages: must be none, transparent or 2M, not 1G; see mayfly run --help\n");
+  EXPECT_EQ(said({"restore", "-s", "s", "-m", "m", "--huge-pages", "1"}),
+            "mayfly: --huge-pages: must be none, transparent or 2M, not 1; see mayfly restore --help\n");
+  EXPECT_EQ(said({"--level", "Loud"}),
+            "mayfly: --level: must be Off, Error, Warning, Info, Debug or Trace, not Loud; see mayfly --help\n");
+  EXPECT_EQ(said({"completion", "tcsh"}),
+            "mayfly: shell: must be bash, fish or zsh, not tcsh; see mayfly completion --help\n");
+}
+
+TEST(Options, AChoiceIsTakenInAnyCase) {
+  const auto run = std::get<RunOptions>(parse({"run", "-k", "k", "--huge-pages", "2m", "--level", "TRACE"}));
+  EXPECT_EQ(std::get<PutMachineConfig>(run.commands[0]).value.huge_pages, HugePages::Explicit2M);
+  EXPECT_EQ(run.common.logger.level, LogLevel::Trace);
+}
 
 TEST(Options, WhatStandsBeforeASubcommandIsRefusedAndSaysWhereItBelongs) {
-  const auto said = [](std::vector<const char*> words) {
-    ::testing::internal::CaptureStderr();
-    EXPECT_EQ(exit_code(std::move(words)), kExitBadArguments);
-    return ::testing::internal::GetCapturedStderr();
-  };
   EXPECT_EQ(said({"--log-path", "/tmp/log", "run", "--kernel", "k"}),
             "mayfly: --log-path has no effect before 'run'; write mayfly run --log-path ...\n");
   EXPECT_EQ(said({"--boot-timer", "run", "--kernel", "k"}),
