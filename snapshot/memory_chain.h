@@ -19,7 +19,7 @@
 /// clones share the pages of every layer.
 namespace mayfly {
 
-/// Layers of one chain: each is an open file, and adds to what the next diff costs.
+/// Of one chain: each layer is a file that stays open as long as the machine lives.
 inline constexpr std::size_t kMostMemoryLayers = 64;
 
 /// One memory file of a chain.

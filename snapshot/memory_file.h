@@ -99,13 +99,12 @@ struct PageWriting {
 /// (write_merged_memory_file()), since without it the diff would be worth nothing. nullopt where nothing is there, or
 /// what has nothing to do with the diff. `may_be_diff`: whether that memory can be a diff itself, as it is of a machine
 /// that took it or was loaded from a chain; one that was loaded from one file has a whole base, and a diff of the same id
-/// is what that was merged from. Errors,
-/// each of which leaves all as it is: a memory file that is damaged, or the file that `memory` is mapped from and that
-/// is none any more; one that cannot be read.
+/// is what that was merged from. Errors, each of which leaves all as it is: a memory file that is damaged, or a file that
+/// `memory` was made of and that is none any more; one that cannot be read.
 [[nodiscard]] Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
                                                             const GuestMemory& memory, bool may_be_diff);
 
-/// Whether `memory` shows pages of the file at `path`.
+/// Whether `memory` was made of the file at `path`: mapped or read.
 [[nodiscard]] bool is_mapped_from(const GuestMemory& memory, const std::string& path);
 
 /// Has `to`, which is empty, share all content of `from`. False, and `to` is empty as before, where the file

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <set>
+#include <memory>
 
 namespace mayfly {
 namespace {
@@ -162,15 +162,13 @@ Status lay_over(std::span<Source> sources, MergedFile& merged, const NewFile& ou
   return {};
 }
 
-/// Whether guest memory is mapped from this file.
+/// Whether guest memory was made of this file.
 bool is_mapped(const GuestMemory& memory, int file) {
   struct stat status{};
   if (::fstat(file, &status) != 0) return false;
-  std::set<const OwnedFd*> seen;
-  return std::ranges::any_of(memory.file_ranges(), [&](const GuestMemory::FileRange& range) {
-    struct stat mapped{};
-    if (!range.file || !seen.insert(range.file.get()).second) return false;
-    return ::fstat(range.file->get(), &mapped) == 0 && mapped.st_dev == status.st_dev && mapped.st_ino == status.st_ino;
+  return std::ranges::any_of(memory.memory_files(), [&](const std::shared_ptr<OwnedFd>& each) {
+    struct stat used{};
+    return ::fstat(each->get(), &used) == 0 && used.st_dev == status.st_dev && used.st_ino == status.st_ino;
   });
 }
 

@@ -207,6 +207,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
   }
   GuestMemory memory{std::move(regions), options.pages};
   memory.file_ranges_ = std::move(ranges);
+  memory.memory_files_ = layers.files;
   return memory;
 }
 
@@ -223,6 +224,7 @@ Result<GuestMemory> GuestMemory::read_into_huge_pages(const Options& options, co
     }
     offset += region.size();
   }
+  memory->memory_files_ = layers.files;
   return memory;
 }
 
@@ -276,6 +278,7 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
 
 void GuestMemory::set_served(const MemoryLayers& layers) {
   file_ranges_.clear();
+  memory_files_ = layers.files;
   const std::shared_ptr<OwnedFd> base = layers.files.empty() ? nullptr : layers.files.front();
   std::uint64_t offset = 0;
   for (const Region& region : regions_) {

@@ -113,6 +113,8 @@ class GuestMemory {
   /// Ascending, without overlaps.
   [[nodiscard]] const std::vector<FileRange>& file_ranges() const noexcept { return file_ranges_; }
   [[nodiscard]] HugePages pages() const noexcept { return pages_; }
+  /// The memory files that it was made of, mapped or read; the lowest first.
+  [[nodiscard]] const std::vector<std::shared_ptr<OwnedFd>>& memory_files() const noexcept { return memory_files_; }
 
   /// Untouched pages are not zeros but what somebody gives: all of it counts as a file's (see FileRange). `layers`:
   /// where they come from, if it is known.
@@ -140,6 +142,7 @@ class GuestMemory {
   std::vector<Region> regions_;  // ascending, never empty
   HugePages pages_;
   std::vector<FileRange> file_ranges_;
+  std::vector<std::shared_ptr<OwnedFd>> memory_files_;
   mutable std::vector<std::uint64_t> written_;  // words are accessed atomically; empty: writes are not tracked
 };
 

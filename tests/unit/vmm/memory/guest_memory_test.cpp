@@ -267,6 +267,7 @@ TEST(GuestMemoryOfLayers, TheShortestPartsAreCopiedWhereThereAreTooMany) {
   for (const MemoryLayers::Part& part : parts) EXPECT_EQ(memory->load<char>(GuestAddress{part.offset}), '1');
   EXPECT_EQ(memory->load<char>(GuestAddress{4096}), 0);
   EXPECT_EQ(memory->file_ranges().size(), 3U) << "the copies are no file's";
+  EXPECT_EQ(memory->memory_files(), layers.files);
 }
 
 TEST(GuestMemoryOfLayers, AShortUpperFileIsRefused) {
