@@ -21,8 +21,9 @@ inline constexpr std::size_t kMaximumVirtioDevices = 16;
 inline constexpr const char* kDefaultBootArgs =
     "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
 
-/// What backs guest memory: 4 KiB pages, transparent huge pages (madvise; regions then begin at a multiple of 2 MiB, so
-/// that KVM can map as much at once), or 2 MiB pages from the host's pool, all of them reserved (huge_page_pool.h).
+/// What backs guest memory: 4 KiB pages, transparent huge pages where the host has any (madvise; regions then begin at a
+/// multiple of 2 MiB, so that KVM can map as much at once), or 2 MiB pages from the host's pool, all of them reserved
+/// (huge_page_pool.h).
 enum class HugePages { None, Transparent, Explicit2M };
 
 /// PUT /boot-source
@@ -41,7 +42,7 @@ struct MachineConfig {
   std::uint64_t mem_size_mib = 128;  ///< At least 1; even with 2M pages.
   bool smt = false;                  ///< Show pairs of vCPUs as threads of one core.
   bool track_dirty_pages = false;
-  HugePages huge_pages = HugePages::None;
+  HugePages huge_pages = HugePages::Transparent;
   CpuTemplate cpu_template = CpuTemplate::None;  ///< Not in snapshots, which keep CPUID itself.
 };
 

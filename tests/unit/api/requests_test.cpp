@@ -77,7 +77,7 @@ TEST(ParseRequest, ReadsTheMachineConfiguration) {
   const auto least = command<PutMachineConfig>("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 1})");
   EXPECT_FALSE(least.value.smt);
   EXPECT_FALSE(least.value.track_dirty_pages);
-  EXPECT_EQ(least.value.huge_pages, HugePages::None);
+  EXPECT_EQ(least.value.huge_pages, HugePages::Transparent);
   EXPECT_EQ(least.value.cpu_template, CpuTemplate::None);
   EXPECT_EQ(command<PutMachineConfig>("PUT", "/machine-config",
                                       R"({"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"})")

@@ -52,7 +52,7 @@ TEST(CommandResponse, MetricsForPrometheusArePlainText) {
 TEST(VmConfigJson, AnUntouchedMachineHasItsDefaults) {
   EXPECT_EQ(vm_config_json(VmConfig{}),
             R"({"machine-config":{"vcpu_count":1,"mem_size_mib":128,"smt":false,"track_dirty_pages":false,)"
-            R"("huge_pages":"None"},"drives":[],"network-interfaces":[]})");
+            R"("huge_pages":"Transparent"},"drives":[],"network-interfaces":[]})");
 }
 
 TEST(AnswerRequest, CarriesCommandsToTheTarget) {

@@ -104,7 +104,7 @@ TEST_F(ControllerTest, APatchIsJudgedTogetherWithWhatStays) {
   MachineConfigPatch patch;
   patch.huge_pages = HugePages::Explicit2M;
   EXPECT_NE(refusal(PatchMachineConfig{patch}).find("even"), std::string::npos);
-  EXPECT_EQ(config().machine.huge_pages, HugePages::None);
+  EXPECT_EQ(config().machine.huge_pages, HugePages::Transparent);
 }
 
 TEST_F(ControllerTest, ARefusedKernelKeepsTheOneBefore) {

@@ -3,10 +3,13 @@
 #include "vmm/base/owned_fd.h"
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -98,6 +101,13 @@ TEST_F(TwoMib, StoreAndLoadAreWholeOrNothing) {
   EXPECT_EQ(memory_->load<std::uint64_t>(GuestAddress{3}), value);
 }
 
+/// By what the host says of itself.
+bool host_has_huge_pages() {
+  std::ifstream setting{"/sys/kernel/mm/transparent_hugepage/enabled"};
+  std::string text;
+  return std::getline(setting, text) && text.find("[never]") == std::string::npos;
+}
+
 class PlaceFile : public TwoMib {
  protected:
   PlaceFile() : file_(::memfd_create("image", MFD_CLOEXEC)), content_(5 * kGuestPageSize + 123) {
@@ -141,7 +151,22 @@ TEST_F(PlaceFile, IsReadWhereAMappingWouldBreakAHugePage) {
   memory_ = GuestMemory::create({.size_mib = 2, .pages = HugePages::Transparent});
   ASSERT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{0}, 2 * kGuestPageSize));
   EXPECT_TRUE(placed(0, 0, 2 * kGuestPageSize));
-  EXPECT_TRUE(memory_->file_ranges().empty());
+  EXPECT_EQ(memory_->file_ranges().empty(), host_has_huge_pages());
+}
+
+TEST_F(PlaceFile, IsMappedWhereTheHostRefusesHugePages) {
+  ASSERT_EQ(::prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+  memory_ = GuestMemory::create({.size_mib = 2, .pages = HugePages::Transparent});
+  ASSERT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{0}, 2 * kGuestPageSize));
+  ASSERT_EQ(::prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
+  EXPECT_TRUE(placed(0, 0, 2 * kGuestPageSize));
+  EXPECT_EQ(memory_->file_ranges().size(), 1U);
+}
+
+TEST_F(PlaceFile, IsMappedWhereMemoryIsTooSmallForAHugePage) {
+  memory_ = GuestMemory::create({.size_mib = 1, .pages = HugePages::Transparent});
+  ASSERT_TRUE(memory_->place_file(file_.get(), 0, GuestAddress{0}, 2 * kGuestPageSize));
+  EXPECT_EQ(memory_->file_ranges().size(), 1U);
 }
 
 TEST_F(PlaceFile, WhatTheGuestWritesDoesNotReachTheFile) {
