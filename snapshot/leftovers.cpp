@@ -60,11 +60,13 @@ struct States {
   std::string unknown{};  ///< The first directory or file that may have or be a state, and cannot be read: a sentence.
 };
 
+/// Whether a file is not there, or is no such file, as far as it can be seen.
+bool is_other(const Error& why) { return why.kind == ErrorKind::NotFound || why.kind == ErrorKind::InvalidArgument; }
+
 /// Whether a file begins as state files do. False also where none is there. Errors: it cannot be opened or read.
 Result<bool> has_state_magic(const std::string& path) {
   auto file = open_for_reading(path);
-  if (!file && (file.error().kind == ErrorKind::NotFound || file.error().kind == ErrorKind::InvalidArgument))
-    return false;  // gone meanwhile; a FIFO
+  if (!file && is_other(file.error())) return false;  // gone meanwhile; a FIFO
   if (!file) return propagate(file);
   std::array<char, kStateMagic.size()> magic{};
   const ssize_t count = ::pread(file->get(), magic.data(), magic.size(), 0);
@@ -72,10 +74,16 @@ Result<bool> has_state_magic(const std::string& path) {
   return magic == kStateMagic;
 }
 
+void add_unknown(const std::string& path, States& states) {
+  if (states.unknown.empty()) states.unknown = fmt::format("file {} that may need it cannot be read", path);
+}
+
 void add_diff(const std::string& path, States& states) {
   const auto file = open_for_reading(path);
+  if (!file && !is_other(file.error())) add_unknown(path, states);
   if (!file) return;
   const auto footer = find_footer(file->get(), path);
+  if (!footer && !is_other(footer.error())) return add_unknown(path, states);
   if (footer && footer->kind == MemoryFileKind::Diff) states.diffs.push_back({path, footer->base_id});
 }
 

@@ -91,7 +91,8 @@ TEST_P(CrashTest, LeavesTheOldPairOrTheNewOneWholeInEveryState) {
     const LoggedFileSystem disk{file("disk"), {"a", "b"}};
     for (const std::string name : {"a", "b"}) directories[disk.directory(name)] = left(name);
     std::optional<Monitor> monitor{std::in_place};
-    boot(*monitor, R"("mem_size_mib": 128, "vcpu_count": 1, "track_dirty_pages": true)", "console=ttyS0 dirty_mib=1");
+    boot(*monitor, R"("mem_size_mib": 128, "vcpu_count": 1, "track_dirty_pages": true, "huge_pages": "None")",
+         "console=ttyS0 dirty_mib=1");
     pause(*monitor);
     must(take(*monitor, crash.before, kFull));
     if (crash.interrupted) {
@@ -152,7 +153,8 @@ TEST_P(MergeCrashTest, LeavesTheBaseOrTheMergedFileWholeInEveryState) {
     const LoggedFileSystem disk{file("disk"), {"a", "b"}};
     for (const std::string name : {"a", "b"}) directories[disk.directory(name)] = left(name);
     Monitor monitor;
-    boot(monitor, R"("mem_size_mib": 128, "vcpu_count": 1, "track_dirty_pages": true)", "console=ttyS0 dirty_mib=1");
+    boot(monitor, R"("mem_size_mib": 128, "vcpu_count": 1, "track_dirty_pages": true, "huge_pages": "None")",
+         "console=ttyS0 dirty_mib=1");
     pause(monitor);
     must(take(monitor, GetParam().before, kFull));
     resume(monitor);

@@ -75,8 +75,13 @@ void Controller::saved(const SnapshotCreateParams& params, std::uint64_t begun_n
   if (outcome.counts) {
     machine_->forget_changes();
     const bool is_diff = params.diff && last_snapshot_;
-    last_snapshot_ = DiffBase{
-        .id = *outcome.counts, .may_be_diff = true, .rests_on_loaded = is_diff && last_snapshot_->rests_on_loaded};
+    DiffBase taken{.id = *outcome.counts, .may_be_diff = true};
+    if (is_diff) {
+      taken.rests_on_loaded = last_snapshot_->rests_on_loaded;
+      taken.needs = std::move(last_snapshot_->needs);
+      if (!outcome.merged) taken.needs.push_back(last_snapshot_->id);
+    }
+    last_snapshot_ = std::move(taken);
   }
   if (!outcome.status) return leave(propagate(outcome.status));
   Gauge& latency = params.diff ? metrics_.latency.diff_create_snapshot_us : metrics_.latency.full_create_snapshot_us;

@@ -9,6 +9,7 @@
 #include "vmm/base/try.h"
 #include "vmm/kvm/vcpu_snapshot.h"
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -42,17 +43,27 @@ Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id)
   return content;
 }
 
+/// Whether a diff is worth nothing without the file.
+bool is_needed(const std::string& path, const DiffBase& of, const GuestMemory& memory) {
+  if (of.rests_on_loaded && is_mapped_from(memory, path)) return true;
+  const auto file = open_for_reading(path);
+  if (!file) return false;
+  const auto footer = read_footer(file->get(), path, memory.size());
+  return footer && std::ranges::find(of.needs, footer->id) != of.needs.end();
+}
+
 /// The file that a diff is to be merged with, if mem_file_path names the diff's base.
 Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optional<DiffBase>& of,
                                        const GuestMemory& memory) {
   if (!of) return std::nullopt;
   auto base = open_diff_base(path, of->id, memory, of->may_be_diff);
   if (!base || *base) return base;
-  if (of->rests_on_loaded && is_mapped_from(memory, path))
-    return fail(ErrorKind::InvalidArgument,
-                "mem_file_path {}: the machine was loaded from it, and the diff is worth nothing without it; give "
-                "another path, or take a full snapshot",
-                path);
+  for (const std::string& name : {path, new_name(path)})
+    if (is_needed(name, *of, memory))
+      return fail(ErrorKind::InvalidArgument,
+                  "mem_file_path {}: the diff lies over what is in {}, and is worth nothing without it; give another "
+                  "path, or take a full snapshot",
+                  path, name);
   // A killed monitor left it there. If its state were the one that snapshot_path names, it would have its name already.
   auto left = open_diff_base(new_name(path), of->id, memory, of->may_be_diff);
   if (left && *left)
@@ -67,6 +78,7 @@ Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optio
 struct NewPair {
   NewFile memory;
   NewFile state;
+  bool merged;
 };
 
 Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
@@ -81,12 +93,13 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
   auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
   const PageWriting pages{.loop = order.loop, .memory = memory, .stop = stop};
+  const bool merged = base.has_value();
   if (base)
     TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
   else
     TRY(write_memory_file(pages, memory_file.fd(), params.mem_file_path, content));
   TRY(state_file.write(state));
-  return NewPair{.memory = std::move(memory_file), .state = std::move(state_file)};
+  return NewPair{.memory = std::move(memory_file), .state = std::move(state_file), .merged = merged};
 }
 
 }  // namespace
@@ -117,7 +130,9 @@ SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop)
   if (!pair) return {.status = propagate(pair)};
   if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the machine has ended")};
   PairOutcome outcome = publish_pair(pair->memory, pair->state);
-  return {.counts = outcome.counts ? std::optional{*id} : std::nullopt, .status = std::move(outcome.status)};
+  return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
+          .merged = pair->merged,
+          .status = std::move(outcome.status)};
 }
 
 }  // namespace mayfly

@@ -8,6 +8,7 @@
 
 #include <optional>
 #include <stop_token>
+#include <vector>
 
 /// A snapshot is taken in two parts: save() reads KVM and the devices, on the loop's thread; write_snapshot() puts that
 /// and the memory into files, on a thread of its own, while the loop answers.
@@ -21,6 +22,7 @@ struct DiffBase {
   SnapshotId id{};
   bool may_be_diff = false;      ///< So may its memory file; that of a machine that was loaded from one file is whole.
   bool rests_on_loaded = false;  ///< Worth nothing without the files that the machine was loaded from.
+  std::vector<SnapshotId> needs{};  ///< Snapshots that the machine took or was loaded from, and that it is a diff of.
 };
 
 /// What write_snapshot() writes. The machine stays drained, and nothing else uses what is borrowed, until it returns.
@@ -36,8 +38,9 @@ struct SnapshotOrder {
 /// What became of it.
 struct SnapshotOutcome {
   std::optional<SnapshotId>
-      counts{};     ///< The new pair loads. If not, nothing has changed, or `status` says what is lost.
-  Status status{};  ///< Good only if the new pair is in place, and on stable storage.
+      counts{};         ///< The new pair loads. If not, nothing has changed, or `status` says what is lost.
+  bool merged = false;  ///< A diff, with its base, in the base's file.
+  Status status{};      ///< Good only if the new pair is in place, and on stable storage.
 };
 
 /// Writes the pair of files: all of the old pair, or all of the new one, counts at every moment. Any thread but the

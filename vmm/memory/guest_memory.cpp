@@ -70,13 +70,14 @@ Status advise(const Mapping& mapping, HugePages pages) {
 }
 
 /// Whether the host gives 2 MiB where a byte is touched. Its setting may be `never`, its memory in pieces, and a jail has
-/// no /sys to look at; so the first page is touched, as each boot does, and the second must have come with it.
+/// no /sys to look at; so the first page is touched, as each boot does, and the last of the 2 MiB must have come with it.
 bool brings_huge_pages(const Mapping& mapping) {
   if (mapping.length() < kHugePageSize) return false;
   volatile std::byte* const first = mapping.bytes().data();
   *first = *first;
   unsigned char resident = 0;
-  return ::mincore(mapping.bytes().data() + kGuestPageSize, kGuestPageSize, &resident) == 0 && (resident & 1) != 0;
+  return ::mincore(mapping.bytes().data() + kHugePageSize - kGuestPageSize, kGuestPageSize, &resident) == 0 &&
+         (resident & 1) != 0;
 }
 
 struct RegionPlan {
@@ -194,7 +195,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
   if (auto checked = check(options); !checked) return propagate(checked);
   if (auto checked = check_lengths(layers, options.size_mib); !checked) return propagate(checked);
   if (options.pages == HugePages::Explicit2M) return read_into_huge_pages(options, layers);
-  const std::uint64_t shortest = shortest_mapped(layers.parts, most_mapped);
+  MappedParts mapped{layers.parts, most_mapped};
   std::vector<Region> regions;
   std::vector<FileRange> ranges;
   std::uint64_t offset = 0;
@@ -207,7 +208,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
     for (const MemoryLayers::Part& part : layers.parts_within(offset, length)) {
       const auto target = mapping.bytes().subspan(part.offset - offset, part.length);
       const std::shared_ptr<OwnedFd>& file = layers.files[part.file];
-      const bool maps = part.length >= shortest;
+      const bool maps = mapped.includes_next(part);
       auto placed = maps ? map_over(target, file->get(), part.offset) : read_fully(file->get(), part.offset, target);
       if (!placed) return propagate(placed);
       if (maps) shown.show(part, file);  // a copy is private, and so counts as changed

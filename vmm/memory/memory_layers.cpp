@@ -22,15 +22,23 @@ std::vector<MemoryLayers::Part> MemoryLayers::parts_within(std::uint64_t offset,
   return within;
 }
 
-std::uint64_t shortest_mapped(std::span<const MemoryLayers::Part> parts, std::size_t most) {
-  if (parts.size() <= most) return 0;
+MappedParts::MappedParts(std::span<const MemoryLayers::Part> parts, std::size_t most) {
+  if (parts.size() <= most) return;
   std::vector<std::uint64_t> lengths;
   lengths.reserve(parts.size());
   for (const MemoryLayers::Part& part : parts) lengths.push_back(part.length);
-  // The longest of those that are too many; what is longer is mapped.
+  // The longest of those that are too many.
   const auto first_copied = lengths.begin() + static_cast<std::ptrdiff_t>(most);
   std::ranges::nth_element(lengths, first_copied, std::greater{});
-  return *first_copied + 1;
+  length_ = *first_copied;
+  also_ = static_cast<std::size_t>(std::count(lengths.begin(), first_copied, length_));
+}
+
+bool MappedParts::includes_next(const MemoryLayers::Part& part) {
+  if (part.length != length_) return part.length > length_;
+  if (also_ == 0) return false;
+  --also_;
+  return true;
 }
 
 }  // namespace mayfly

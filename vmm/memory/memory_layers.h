@@ -37,7 +37,16 @@ struct MemoryLayers {
 /// much as to copy one page, so there is no other reason to copy.
 inline constexpr std::size_t kMostMappedParts = 16'384;
 
-/// How long a part must be to be mapped, so that at most `most` are.
-[[nodiscard]] std::uint64_t shortest_mapped(std::span<const MemoryLayers::Part> parts, std::size_t most);
+/// Which parts are mapped: the longest, and of those that are as long as each other the first.
+class MappedParts {
+ public:
+  MappedParts(std::span<const MemoryLayers::Part> parts, std::size_t most);
+  /// In the parts' order.
+  [[nodiscard]] bool includes_next(const MemoryLayers::Part& part);
+
+ private:
+  std::uint64_t length_ = 0;  // longer ones are
+  std::size_t also_ = 0;      // so many of this length are, too
+};
 
 }  // namespace mayfly

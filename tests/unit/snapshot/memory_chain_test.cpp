@@ -105,8 +105,14 @@ class RandomChain : public MemoryChainTest, public ::testing::WithParamInterface
     const auto own = private_pages(*shown);
     ASSERT_TRUE(own);
     std::uint64_t copied = 0;
-    const std::uint64_t shortest = shortest_mapped(layers.parts, most_mapped);
-    for (const MemoryLayers::Part& part : layers.parts) copied += part.length < shortest ? part.length : 0;
+    MappedParts mapped{layers.parts, most_mapped};
+    std::size_t count = 0;
+    for (const MemoryLayers::Part& part : layers.parts) {
+      const bool is_mapped = mapped.includes_next(part);
+      count += is_mapped ? 1 : 0;
+      copied += is_mapped ? 0 : part.length;
+    }
+    EXPECT_EQ(count, std::min(layers.parts.size(), most_mapped));
     EXPECT_EQ(bytes_in(*own), copied) << "what is mapped is shared with other clones";
     expect_touched(*shown);
   }

@@ -282,10 +282,17 @@ TEST(GuestMemoryOfLayers, APartMayLieAcrossTheHoleOfTheGuest) {
 
 TEST(GuestMemoryOfLayers, TheShortestPartsAreCopiedWhereThereAreTooMany) {
   const std::vector<MemoryLayers::Part> parts = {{0, 4096, 1}, {8192, 12288, 1}, {40960, 8192, 1}, {81920, 8192, 1}};
-  EXPECT_EQ(shortest_mapped(parts, 4), 0U);
-  EXPECT_EQ(shortest_mapped(parts, 3), 4097U);
-  EXPECT_EQ(shortest_mapped(parts, 2), 8193U) << "parts of one length are treated alike";
-  EXPECT_EQ(shortest_mapped(parts, 0), 12289U);
+  const auto mapped = [&](std::size_t most) {
+    MappedParts chosen{parts, most};
+    std::string which;
+    for (const MemoryLayers::Part& part : parts) which += chosen.includes_next(part) ? 'm' : 'c';
+    return which;
+  };
+  EXPECT_EQ(mapped(4), "mmmm");
+  EXPECT_EQ(mapped(3), "cmmm");
+  EXPECT_EQ(mapped(2), "cmmc");
+  EXPECT_EQ(mapped(1), "cmcc");
+  EXPECT_EQ(mapped(0), "cccc");
   const MemoryLayers layers = zeros_and_ones(kMiB, parts);
   const auto memory = GuestMemory::map({.size_mib = 1}, layers, 1);
   ASSERT_TRUE(memory);
