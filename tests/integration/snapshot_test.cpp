@@ -65,7 +65,7 @@ TEST_F(SnapshotTest, SeveralVcpusAndMemoryAboveTheHole) {
 
 TEST_F(SnapshotTest, TheMemoryFileTakesWhatWasTouched) {
   Monitor first;
-  boot(first, R"("mem_size_mib": 512, "vcpu_count": 1)", "console=ttyS0 dirty_mib=32");
+  boot(first, R"("mem_size_mib": 512, "vcpu_count": 1, "huge_pages": "None")", "console=ttyS0 dirty_mib=32");
   pause(first);
   must(create(first, "one"));
   struct stat status{};
