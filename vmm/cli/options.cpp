@@ -153,11 +153,8 @@ ExitNow refuse(const std::string& what) {
 /// What the library found, and where the options are listed.
 ExitNow refuse_parsed(const CLI::App& app, const CLI::ParseError& error) {
   std::string whole = "mayfly";
-  const CLI::App* command = &app;
-  for (auto named = app.get_subcommands(); !named.empty(); named = command->get_subcommands()) {
-    command = named.front();
-    whole += " " + command->get_name();
-  }
+  for (auto named = app.get_subcommands(); !named.empty(); named = named.front()->get_subcommands())
+    whole += " " + named.front()->get_name();
   const std::vector<std::string> strange = app.remaining(true);
   if (!strange.empty() && dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)
     return refuse(fmt::format("there is no {} {}; see {} --help",
