@@ -174,17 +174,4 @@ int run(const std::vector<std::string>& monitors, const LinuxFiles& files, int r
 }  // namespace
 }  // namespace mayfly::perf
 
-int main(int argc, char** argv) {
-  using namespace mayfly::perf;
-  if (argc < 7) {
-    std::fprintf(stderr, "usage: %s KERNEL ROOT DISK TAP ROUNDS MONITOR [OTHER-MONITOR...]\n", argv[0]);
-    return 2;
-  }
-  try {
-    return run({argv + 6, argv + argc}, {.kernel = argv[1], .root = argv[2], .disk = argv[3], .tap = argv[4]},
-               std::atoi(argv[5]));
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "answer: %s\n", error.what());
-    return 1;
-  }
-}
+int main(int argc, char** argv) { return mayfly::perf::linux_benchmark_main(argc, argv, mayfly::perf::run); }

@@ -8,9 +8,11 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <exception>
 #include <span>
 #include <sstream>
 #include <string_view>
@@ -274,5 +276,23 @@ QemuGuest::QemuGuest(const LinuxFiles& files, unsigned vcpus, Vhost vhost)
 }
 
 QemuGuest::~QemuGuest() { end(process_); }
+
+// --- A benchmark's main ----------------------------------------------------------------------------------------------
+
+int linux_benchmark_main(
+    int argc, char** argv,
+    const std::function<int(const std::vector<std::string>& monitors, const LinuxFiles& files, int rounds)>& run) {
+  if (argc < 7) {
+    std::fprintf(stderr, "usage: %s KERNEL ROOT DISK TAP ROUNDS MONITOR [OTHER-MONITOR...]\n", argv[0]);
+    return 2;
+  }
+  try {
+    return run({argv + 6, argv + argc}, {.kernel = argv[1], .root = argv[2], .disk = argv[3], .tap = argv[4]},
+               std::atoi(argv[5]));  // NOLINT
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "perf: %s\n", failure.what());
+    return 1;
+  }
+}
 
 }  // namespace mayfly::perf

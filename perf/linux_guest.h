@@ -3,6 +3,7 @@
 #include "tests/support/child_process.h"
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -94,5 +95,11 @@ class QemuGuest final : public LinuxGuest {
  private:
   testing::ChildProcess process_;
 };
+
+/// The main function of a benchmark of Linux guests, whose arguments perf/lab_guest gives. What `run` throws is told on
+/// standard error.
+int linux_benchmark_main(
+    int argc, char** argv,
+    const std::function<int(const std::vector<std::string>& monitors, const LinuxFiles& files, int rounds)>& run);
 
 }  // namespace mayfly::perf

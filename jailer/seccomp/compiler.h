@@ -18,7 +18,8 @@ struct CompiledFilter {
 
 /// One program a thread, in the text's order. What is not let through, and calls by another interface (32 bit, x32),
 /// raise SIGSYS. A filter on top of another is asked together with that one: where this is shorter, its program refuses
-/// what is not to be let through any more, and lets through all else. Errors: no such system call, naming its line; a program that is longer than the kernel takes.
+/// what is not to be let through any more, and lets through all else. Errors: no such system call, naming its line; a
+/// program that is longer than the kernel takes.
 [[nodiscard]] Result<std::vector<CompiledFilter>> compile_filters(const FilterText& text);
 
 }  // namespace mayfly::seccomp
