@@ -74,16 +74,16 @@ Result<bool> has_state_magic(const std::string& path) {
   return magic == kStateMagic;
 }
 
-void add_unknown(const std::string& path, States& states) {
-  if (states.unknown.empty()) states.unknown = fmt::format("file {} that may need it cannot be read", path);
+void add_unknown(std::string_view noun, const std::string& path, States& states) {
+  if (states.unknown.empty()) states.unknown = fmt::format("{} {} that may need it cannot be read", noun, path);
 }
 
 void add_diff(const std::string& path, States& states) {
   const auto file = open_for_reading(path);
-  if (!file && !is_other(file.error())) add_unknown(path, states);
+  if (!file && !is_other(file.error())) add_unknown("file", path, states);
   if (!file) return;
   const auto footer = find_footer(file->get(), path);
-  if (!footer && !is_other(footer.error())) return add_unknown(path, states);
+  if (!footer && !is_other(footer.error())) return add_unknown("file", path, states);
   if (footer && footer->kind == MemoryFileKind::Diff) states.diffs.push_back({path, footer->base_id});
 }
 
@@ -97,7 +97,7 @@ void add_state(const std::string& path, States& states) {
       return;
     }
   }
-  if (states.unknown.empty()) states.unknown = fmt::format("state file {} that may need it cannot be read", path);
+  add_unknown("state file", path, states);
 }
 
 /// A state that is in the making counts by nothing but its memory, which its maker has locked.

@@ -31,10 +31,10 @@ FoundLayer open_layer(const std::string& path, std::uint64_t memory_size) {
 /// Looks at the paths of a chain from the highest layer down: each diff says of which snapshot the one below must be.
 class ChainOpener {
  public:
-  ChainOpener(std::span<const std::string> paths, const ChainOrder& order, std::uint64_t memory_size)
+  ChainOpener(std::span<const std::string> paths, const ChainOrder& order)
       : paths_(paths), order_(order), wanted_(order.top) {
     for (const std::string& path : paths)
-      candidates_.push_back({open_layer(path, memory_size), open_layer(new_name(path), memory_size)});
+      candidates_.push_back({open_layer(path, order.memory_size), open_layer(new_name(path), order.memory_size)});
   }
 
   [[nodiscard]] Result<MemoryChain> open() && {
@@ -123,16 +123,10 @@ class ChainOpener {
   std::vector<Candidates> candidates_;
 };
 
-Result<std::uint64_t> memory_size_of(const std::string& path) {
-  const auto file = TRY(open_for_reading(path));
-  const MemoryFileFooter footer = TRY(find_footer(file.get(), path));
-  return footer.memory_size;
-}
-
 /// A whole memory file, whose errors speak of no others.
 Result<MemoryChain> open_alone(const std::string& path, const ChainOrder& order) {
-  auto file = TRY(open_memory_file(path, *order.top, *order.memory_size));
-  const MemoryFileFooter footer = TRY(read_footer(file.get(), path, *order.memory_size));
+  auto file = TRY(open_memory_file(path, *order.top, order.memory_size));
+  const MemoryFileFooter footer = TRY(read_footer(file.get(), path, order.memory_size));
   MemoryLayer layer{.file = std::move(file), .path = path, .footer = footer};
   if (order.all_tables) layer.stretches = TRY(read_stretches(layer.file.get(), path, footer));
   MemoryChain chain;
@@ -180,11 +174,8 @@ Result<MemoryChain> open_memory_chain(std::span<const std::string> paths, const 
     return fail(ErrorKind::InvalidArgument,
                 "{} memory files are named, and {} is the most: merge some first (mayfly snapshot merge)", paths.size(),
                 kMostMemoryLayers);
-  if (paths.size() == 1 && order.top && order.memory_size && !order.may_lack_base)
-    return open_alone(paths.front(), order);
-  if (order.memory_size) return ChainOpener{paths, order, *order.memory_size}.open();
-  const std::uint64_t memory_size = TRY(memory_size_of(paths.back()));
-  return ChainOpener{paths, order, memory_size}.open();
+  if (paths.size() == 1 && order.top && !order.may_lack_base) return open_alone(paths.front(), order);
+  return ChainOpener{paths, order}.open();
 }
 
 std::vector<ShownRange> shown_ranges(std::span<const std::span<const MemoryStretch>> tables, std::size_t first_layer) {

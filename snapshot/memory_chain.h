@@ -35,9 +35,9 @@ using MemoryChain = std::vector<MemoryLayer>;
 
 /// What is wanted of a chain.
 struct ChainOrder {
-  std::optional<SnapshotId> top{};             ///< Of the state file; absent: what the last file has.
-  std::optional<std::uint64_t> memory_size{};  ///< Bytes; absent: as the last file's.
-  bool may_lack_base = false;                  ///< The lowest may be a diff.
+  std::optional<SnapshotId> top{};  ///< Of the state file; absent: what the last file has.
+  std::uint64_t memory_size = 0;    ///< Bytes.
+  bool may_lack_base = false;       ///< The lowest may be a diff.
   bool all_tables = false;
 };
 
