@@ -33,9 +33,10 @@ Status check_capabilities(const Vm& vm, std::span<const KvmCapabilityEdit> capab
 Status set_vcpus_up(const std::vector<Vcpu>& vcpus, BootPlan& plan) {
   const CpuIdentity identity{.vcpu_count = plan.machine.vcpu_count,
                              .smt = plan.machine.smt,
-                             .tsc_deadline = plan.prepared.tsc_deadline,
+                             .tsc_deadline = plan.prepared.tsc_deadline(),
                              .tsc_khz = vcpus.front().tsc_khz()};
-  kvm_abi::CpuidTable& cpuid = *plan.prepared.cpuid;
+  const std::unique_ptr<kvm_abi::CpuidTable> table = plan.prepared.take_cpuid();
+  kvm_abi::CpuidTable& cpuid = *table;
   apply_cpu_template(cpuid, plan.machine.cpu_template);
   TRY(prepare_cpuid(cpuid, identity, plan.cpu.cpuid));
   for (const Vcpu& vcpu : vcpus) {
@@ -61,7 +62,6 @@ Status enter_boot_processor(const Vcpu& vcpu, const BootEntry& entry) {
 }  // namespace
 
 Result<std::unique_ptr<Board>> boot(BootPlan plan, MachineContext context) {
-  PreparedVm& prepared = plan.prepared;
   auto memory = TRY(GuestMemory::create({.size_mib = plan.machine.mem_size_mib, .pages = plan.machine.huge_pages}));
   const BootEntry entry = TRY(prepare_boot(memory, {.kernel_fd = plan.kernel_fd,
                                                     .kernel_path = plan.kernel_path,
@@ -70,6 +70,7 @@ Result<std::unique_ptr<Board>> boot(BootPlan plan, MachineContext context) {
                                                     .command_line = plan.command_line,
                                                     .vcpu_count = plan.machine.vcpu_count,
                                                     .windows = virtio_windows(plan.devices.count())}));
+  PreparedVm::Parts prepared = TRY(std::move(plan.prepared).take());
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   TRY(prepared.vm->map_memory(memory, plan.machine.track_dirty_pages));
   if (plan.machine.track_dirty_pages) memory.track_writes();

@@ -10,7 +10,7 @@ namespace mayfly {
 
 /// A machine to boot. The files are open, and borrowed for the call: what was checked is what is booted.
 struct BootPlan {
-  PreparedVm prepared;  ///< Which has learnt the CPUID.
+  PreparedVm prepared;  ///< Which has learnt the CPUID. Taken when the guest's memory is ready.
   MachineConfig machine;
   CpuConfig cpu;
   int kernel_fd = -1;

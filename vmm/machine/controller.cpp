@@ -43,7 +43,7 @@ MachineMakers MachineMakers::real(EventLoop& loop) {
     return std::make_unique<Microvm>(std::move(whole));
   };
   return {
-      .prepare = [](const ThreadEntry& enter_thread) { return PreparedVm::prepare(enter_thread); },
+      .prepare = [](const ThreadEntry& enter_thread) { return PreparedVm::begin(enter_thread); },
       .boot = [run](BootPlan plan,
                     MachineContext context) { return run(mayfly::boot(std::move(plan), std::move(context))); },
       .restore = [run](RestorePlan plan,

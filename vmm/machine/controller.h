@@ -164,7 +164,7 @@ class Controller final : public CommandTarget {
   void carry_out_waiting();
 
   void prepare_vm();
-  /// Prepares a VM where there is none. Errors: no usable KVM.
+  /// Begins to make a VM where none is being made. Errors: no usable KVM.
   [[nodiscard]] Status need_prepared_vm();
   [[nodiscard]] MachineContext context();
   /// The machine has come to life.

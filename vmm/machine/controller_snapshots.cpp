@@ -102,6 +102,7 @@ void Controller::begin(LoadSnapshot& command, Reply reply) {
              "metadata: send PUT /snapshot/load to a fresh Mayfly"));
   if (command.value.working_set && command.value.working_set->record)
     if (auto checked = check_recording_path(command.value); !checked) return std::move(reply).give(propagate(checked));
+  (void)need_prepared_vm();  // it is made meanwhile; finish_load() tells what is wrong with it
   auto load = begin_load(std::move(command.value));
   if (!load) return std::move(reply).give(propagate(load));
   if (load->params.backend == MemoryBackend::File) {

@@ -13,20 +13,45 @@ namespace mayfly {
 
 /// The parts of a machine that do not depend on its configuration, made ahead of the start or load request: most of a
 /// start's cost beside the guest's memory.
-struct PreparedVm {
-  Kvm kvm;
-  std::unique_ptr<Vm> vm;
-  Vcpu first_vcpu;
-  StandbyThread first_thread;
-  // By learn_cpuid(): not for restored machines, whose CPUID is the snapshot's.
-  std::unique_ptr<kvm_abi::CpuidTable> cpuid{};
-  bool tsc_deadline = false;
+///
+///   auto prepared = PreparedVm::begin(enter_thread);
+///   ...                                                // files, guest memory
+///   auto parts = std::move(*prepared).take();          // waits, if it must
+///
+/// The first vCPU's thread makes VM and vCPU, as KVM_CREATE_VM may sleep: up to Linux 6.12 it makes a kernel thread that
+/// joins its creator's cgroups, which waits for a grace period of RCU. That is 10 ms where nothing has waited for one
+/// lately.
+class PreparedVm {
+ public:
+  struct Parts {
+    Kvm kvm;
+    std::unique_ptr<Vm> vm;
+    Vcpu first_vcpu;
+    StandbyThread first_thread;
+  };
 
-  /// The first vCPU's thread calls `enter_thread`; none may be given. Errors: no usable KVM on this host, no more
-  /// threads.
-  [[nodiscard]] static Result<PreparedVm> prepare(const ThreadEntry& enter_thread, KvmCalls& calls = KvmCalls::host());
-  /// Once is enough. Errors: as prepare().
+  /// The thread calls `enter_thread` when it has made both; none may be given. Errors: no usable KVM on this host, no
+  /// more threads.
+  [[nodiscard]] static Result<PreparedVm> begin(const ThreadEntry& enter_thread, KvmCalls& calls = KvmCalls::host());
+
+  /// For machines that boot; the CPUID of a restored one is its snapshot's. Once is enough. Errors: KVM's.
   [[nodiscard]] Status learn_cpuid();
+  /// After learn_cpuid().
+  [[nodiscard]] std::unique_ptr<kvm_abi::CpuidTable> take_cpuid() noexcept { return std::move(cpuid_); }
+  [[nodiscard]] bool tsc_deadline() const noexcept { return tsc_deadline_; }
+
+  /// Waits until both are made. Errors: KVM refused one.
+  [[nodiscard]] Result<Parts> take() &&;
+
+ private:
+  struct Making;
+  PreparedVm(std::shared_ptr<Making> making, StandbyThread thread) noexcept
+      : making_(std::move(making)), thread_(std::move(thread)) {}
+
+  std::shared_ptr<Making> making_;  // the thread's as well
+  StandbyThread thread_;
+  std::unique_ptr<kvm_abi::CpuidTable> cpuid_;
+  bool tsc_deadline_ = false;
 };
 
 }  // namespace mayfly

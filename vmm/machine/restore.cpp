@@ -51,7 +51,7 @@ void restore_platform(Board& board, const PlatformState& state) {
 
 Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context) {
   const Snapshot& snapshot = *plan.snapshot;
-  PreparedVm& prepared = plan.prepared;
+  PreparedVm::Parts prepared = TRY(std::move(plan.prepared).take());
   GuestMemory& memory = plan.memory.memory;
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
   TRY(prepared.vm->map_memory(memory, snapshot.machine.track_dirty_pages));

@@ -39,13 +39,15 @@ VcpuSet::VcpuSet(std::vector<Vcpu> vcpus, VcpuContext context)
   threads_.reserve(vcpus_.size());
 }
 
-Result<StandbyThread> VcpuSet::start_thread(std::size_t index, const ThreadEntry& enter_thread) {
-  return StandbyThread::start([index, enter_thread] {
+Result<StandbyThread> VcpuSet::start_thread(std::size_t index, const ThreadEntry& enter_thread,
+                                            const std::function<void()>& first) {
+  return StandbyThread::start([index, enter_thread, first] {
     sigset_t kick;
     ::sigemptyset(&kick);
     ::sigaddset(&kick, kick_signal());
     ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);  // whoever started the monitor may have left it blocked
     ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
+    if (first) first();
     if (enter_thread) enter_thread(ThreadKind::Vcpu);
   });
 }

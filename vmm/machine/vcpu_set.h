@@ -47,9 +47,10 @@ struct VcpuContext {
 
 class VcpuSet {
  public:
-  /// A thread for vCPU `index`, which calls `enter_thread`, where there is one, at once: a filter of system calls takes
-  /// about 0.1 ms to be compiled. Error: the host gives no more threads.
-  [[nodiscard]] static Result<StandbyThread> start_thread(std::size_t index, const ThreadEntry& enter_thread);
+  /// A thread for vCPU `index`, which calls `first`, and then `enter_thread`, where there are any, at once: a filter of
+  /// system calls takes about 0.1 ms to be compiled. Error: the host gives no more threads.
+  [[nodiscard]] static Result<StandbyThread> start_thread(std::size_t index, const ThreadEntry& enter_thread,
+                                                          const std::function<void()>& first = {});
   /// One thread a vCPU, parked; `first`, by start_thread(0), becomes that of the first. Error: as start_thread().
   [[nodiscard]] static Result<std::unique_ptr<VcpuSet>> create(std::vector<Vcpu> vcpus, VcpuContext context,
                                                                StandbyThread first);

@@ -127,7 +127,8 @@ int FakeKvm::open(const char* /*path*/) noexcept {
 
 int FakeKvm::control(int fd, unsigned long request, unsigned long argument) noexcept {
   if (request == KVM_RUN) return run(fd);
-  const std::scoped_lock lock{mutex_};
+  std::unique_lock lock{mutex_};
+  if (request == KVM_CREATE_VM) released_.wait(lock, [this] { return !creation_held_; });
   calls_.push_back(name_of(request));
   if (calls_to_failure_ && (*calls_to_failure_)-- == 0) {
     calls_to_failure_.reset();
@@ -135,6 +136,17 @@ int FakeKvm::control(int fd, unsigned long request, unsigned long argument) noex
     return refuse(error_number_);
   }
   return answer(fd, request, argument);
+}
+
+void FakeKvm::hold_creation() {
+  const std::scoped_lock lock{mutex_};
+  creation_held_ = true;
+}
+
+void FakeKvm::release() {
+  const std::scoped_lock lock{mutex_};
+  creation_held_ = false;
+  released_.notify_all();
 }
 
 int FakeKvm::answer(int fd, unsigned long request, unsigned long argument) {

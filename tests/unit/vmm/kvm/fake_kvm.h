@@ -3,6 +3,7 @@
 #include "vmm/kvm/abi.h"
 #include "vmm/kvm/kvm_calls.h"
 
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -19,7 +20,7 @@ namespace mayfly::testing {
 ///
 ///   FakeKvm kvm;
 ///   kvm.fail_once(7, EIO);                     // the seventh call from now
-///   auto vm = PreparedVm::prepare({}, kvm);
+///   auto vm = PreparedVm::begin({}, kvm);
 ///
 /// Its descriptors are files of memory: that of a vCPU can be mapped. Any thread.
 class FakeKvm final : public KvmCalls {
@@ -55,6 +56,10 @@ class FakeKvm final : public KvmCalls {
   [[nodiscard]] std::vector<std::string> calls() const;
   void forget();
 
+  /// KVM_CREATE_VM sleeps from now on, until release(). It counts as a call when it is done.
+  void hold_creation();
+  void release();
+
   /// From now on it does not have the capability.
   void lack(unsigned long capability);
 
@@ -85,6 +90,8 @@ class FakeKvm final : public KvmCalls {
   [[nodiscard]] FakeVcpu* vcpu_of(int fd);
 
   mutable std::mutex mutex_;
+  std::condition_variable released_;
+  bool creation_held_ = false;
   std::vector<std::string> calls_;
   std::optional<std::size_t> calls_to_failure_;
   int error_number_ = 0;

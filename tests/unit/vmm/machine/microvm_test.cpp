@@ -84,9 +84,12 @@ class MicrovmTest : public ::testing::Test {
     return plans;
   }
   Result<std::unique_ptr<Board>> boot(FakeKvm& kvm) {
-    auto prepared = TRY(PreparedVm::prepare({}, kvm));
+    kvm.hold_creation();  // so that calls come in one order
+    auto prepared = TRY(PreparedVm::begin({}, kvm));
     if (after_prepare_) after_prepare_();
-    TRY(prepared.learn_cpuid());
+    Status learnt = prepared.learn_cpuid();
+    kvm.release();
+    TRY(std::move(learnt));
     auto plans = TRY(devices());
     CpuConfig cpu;
     cpu.msrs.push_back({.address = kOwnMsr, .bits = {.mask = ~0ULL, .value = 5}});
@@ -104,7 +107,7 @@ class MicrovmTest : public ::testing::Test {
                         context());
   }
   Result<std::unique_ptr<Board>> restore(FakeKvm& kvm, const Snapshot& snapshot) {
-    auto prepared = TRY(PreparedVm::prepare({}, kvm));
+    auto prepared = TRY(PreparedVm::begin({}, kvm));
     if (after_prepare_) after_prepare_();
     auto memory = TRY(GuestMemory::create({.size_mib = kMemoryMib}));
     auto plans = TRY(devices());
@@ -291,6 +294,18 @@ std::size_t last_of(const std::vector<std::string>& calls, std::string_view name
 }
 
 // --- Boot ------------------------------------------------------------------------------------------------------------
+
+TEST_F(MicrovmTest, AVmIsMadeWhileItsCallerGoesOn) {
+  kvm_.hold_creation();
+  auto prepared = PreparedVm::begin({}, kvm_);
+  EXPECT_TRUE(prepared && prepared->learn_cpuid());
+  EXPECT_EQ(std::ranges::count(kvm_.calls(), "KVM_CREATE_VM"), 0);
+  kvm_.release();
+  ASSERT_TRUE(prepared);
+  const auto parts = std::move(*prepared).take();
+  ASSERT_TRUE(parts);
+  EXPECT_EQ(kvm_.vcpu_count(), 1U);
+}
 
 TEST_F(MicrovmTest, ABootMapsMemoryBeforeAnythingOnKvmsBus) {
   booted();
