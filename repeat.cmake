@@ -1,6 +1,8 @@
 # Policy of the presets that repeat the release build with other flags (CMakePresets.json includes it by
-# CMAKE_PROJECT_INCLUDE): as little compiling as possible. The release build proves that each file includes the headers that
-# it uses, and gives the warnings that need an optimizer in tests.
+# CMAKE_PROJECT_INCLUDE): as little compiling as possible. The release build proves that each file of the product includes
+# the headers that it uses.
+
+include(${CMAKE_SOURCE_DIR}/tests/batches.cmake)
 
 # A precompiled header's time stamp would keep ccache from knowing it again.
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
@@ -29,22 +31,6 @@ function(mayfly_repeat)
     target_precompile_headers(mayfly_${library} REUSE_FROM mayfly_base)
   endforeach()
 
-  # Several sources at once, which takes half of the time: names in their anonymous namespaces must differ.
-  foreach(library base config memory io kvm boot devices virtio mmds net block snapshot machine cli doctor monitor api client
-          jailer filter_compiler host_agent)
-    if(TARGET mayfly_${library})
-      set_target_properties(mayfly_${library} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 8)
-    endif()
-  endforeach()
-
-  if(MAYFLY_TESTS)
-    # What is under test stays optimized; for GoogleTest's macros that takes half of the time.
-    target_compile_options(unit_tests PRIVATE -O0)
-    target_compile_options(integration_tests PRIVATE -O0)
-    target_precompile_headers(unit_tests PRIVATE ${product_headers} <random> <set> <sstream> <gtest/gtest.h>)
-    target_precompile_headers(integration_tests REUSE_FROM unit_tests)
-  endif()
-
   set(cli ${CMAKE_SOURCE_DIR}/vmm/cli)
   do_not_optimize(mayfly_cli ${cli}/options.cpp ${cli}/terminal_options.cpp ${cli}/common_options.cpp ${cli}/command_tree.cpp)
   do_not_optimize(mayfly-seccompile ${CMAKE_SOURCE_DIR}/jailer/seccomp/compile_main.cpp)
@@ -55,5 +41,12 @@ function(mayfly_repeat)
   if(MAYFLY_TESTS)
     do_not_optimize(host_agent ${CMAKE_SOURCE_DIR}/tests/host-agent/main.cpp)
   endif()
+
+  foreach(library base config memory io kvm boot devices virtio mmds net block snapshot machine cli doctor monitor api client
+          jailer filter_compiler host_agent)
+    if(TARGET mayfly_${library})
+      batch(mayfly_${library} 8)
+    endif()
+  endforeach()
 endfunction()
 cmake_language(DEFER CALL mayfly_repeat)

@@ -36,10 +36,10 @@ Status AnswerReader::take(std::string_view piece) {
   return {};
 }
 
-Result<Answer> AnswerReader::finish() && {
+Result<MachineAnswer> AnswerReader::finish() && {
   if (!head_ || text_.size() < head_->body.value_or(0))
     return fail(ErrorKind::System, "the connection ended before the answer did");
-  return Answer{.status = head_->status, .body = std::move(text_)};
+  return MachineAnswer{.status = head_->status, .body = std::move(text_)};
 }
 
 /// `text`: lines, each with its end.
@@ -71,7 +71,7 @@ Status AnswerReader::read_head(std::size_t seen) {
   return {};
 }
 
-Result<std::string> body_of(Answer answer, std::string_view what) {
+Result<std::string> body_of(MachineAnswer answer, std::string_view what) {
   if (answer.status / 100 == 2) return std::move(answer.body);
   const std::string sentence = printable(text_member(answer.body, "fault_message"), kLongestShownMessage);
   if (!sentence.empty()) return std::unexpected(Error{ErrorKind::State, sentence});

@@ -15,7 +15,7 @@
 ///   if (answer) auto body = body_of(std::move(*answer), "GET / to /run/vm-7.sock");
 namespace mayfly {
 
-struct Answer {
+struct MachineAnswer {
   int status = 0;
   std::string body;
 };
@@ -28,7 +28,7 @@ class AnswerReader {
   /// Whether nothing more is to come.
   [[nodiscard]] bool is_whole() const { return head_ && head_->body && text_.size() >= *head_->body; }
   /// After which nothing came. Error: it is not whole.
-  [[nodiscard]] Result<Answer> finish() &&;
+  [[nodiscard]] Result<MachineAnswer> finish() &&;
 
  private:
   struct Head {
@@ -44,7 +44,7 @@ class AnswerReader {
 
 /// The body of an answer whose status is 2xx. Otherwise an error of kind State whose sentence is the server's, or says
 /// what was asked (`what`); printable.
-[[nodiscard]] Result<std::string> body_of(Answer answer, std::string_view what);
+[[nodiscard]] Result<std::string> body_of(MachineAnswer answer, std::string_view what);
 
 /// A member of a body as text; empty if it is no text, or the body no object.
 [[nodiscard]] std::string text_member(const std::string& body, std::string_view name);

@@ -44,7 +44,7 @@ Status send_all(const OwnedFd& socket, std::string_view bytes, Deadline deadline
   return {};
 }
 
-Result<Answer> receive(const OwnedFd& socket, Deadline deadline) {
+Result<MachineAnswer> receive(const OwnedFd& socket, Deadline deadline) {
   AnswerReader reader;
   std::array<char, 4096> piece{};
   while (!reader.is_whole()) {

@@ -2,20 +2,15 @@
 // when it is told to.
 
 #include "tests/integration/answers_fixture.h"
+#include "tests/support/user_faults.h"
 
 #include <fcntl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <limits>
 
 namespace mayfly::testing {
 namespace {
-
-bool user_faults_are_permitted() {
-  if (::access("/dev/userfaultfd", R_OK | W_OK) == 0) return true;
-  return OwnedFd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC))}.get() >= 0;
-}
 
 /// Of the guest's memory, in bytes.
 struct Range {

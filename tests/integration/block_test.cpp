@@ -29,7 +29,7 @@ std::string make_image(const ScratchDirectory& scratch, const std::string& name)
   return scratch.file(name);
 }
 
-std::string drive(const std::string& path, const std::string& more) {
+std::string data_drive(const std::string& path, const std::string& more) {
   return R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + path + "\"" + more + "}";
 }
 
@@ -39,7 +39,7 @@ class BlockTest : public KvmTest {
   std::string expect_pass(const std::string& guest, const std::string& more,
                           const std::string& boot_args = "console=ttyS0") {
     Monitor monitor;
-    const HttpAnswer answer = monitor.put("/drives/data", drive(image_, more));
+    const HttpAnswer answer = monitor.put("/drives/data", data_drive(image_, more));
     EXPECT_EQ(answer.status, 204) << answer.body;
     monitor.boot(guest, boot_args);
     const std::string console = monitor.console_to_end();
@@ -65,7 +65,7 @@ TEST_F(BlockTest, DiscardsAreServedWhereTheyAreOfferedAndNotOtherwise) {
   const std::string without = expect_pass("block", "");
   EXPECT_NE(without.find("discard 2"), std::string::npos) << without;
   Monitor monitor;
-  ASSERT_EQ(monitor.put("/drives/data", drive(image_, R"(, "discard": "Unmap")")).status, 204);
+  ASSERT_EQ(monitor.put("/drives/data", data_drive(image_, R"(, "discard": "Unmap")")).status, 204);
   const HttpAnswer config = monitor.get("/vm/config");
   EXPECT_NE(config.body.find(R"("discard":"Unmap")"), std::string::npos) << config.body;
 }
@@ -96,13 +96,13 @@ TEST_F(BlockTest, AHostileDriverHurtsOnlyItself) {
 
 TEST_F(BlockTest, TwoMachinesCannotHaveOneImageToWrite) {
   Monitor first;
-  ASSERT_EQ(first.put("/drives/data", drive(image_, "")).status, 204);
+  ASSERT_EQ(first.put("/drives/data", data_drive(image_, "")).status, 204);
   Monitor second;
-  const HttpAnswer refused = second.put("/drives/data", drive(image_, ""));
+  const HttpAnswer refused = second.put("/drives/data", data_drive(image_, ""));
   EXPECT_EQ(refused.status, 400);
   EXPECT_NE(refused.body.find(image_), std::string::npos) << refused.body;
   EXPECT_NE(refused.body.find("mayfly"), std::string::npos) << "names the holder: " << refused.body;
-  EXPECT_EQ(first.put("/drives/data", drive(image_, "")).status, 204) << "its own lock is not in its way";
+  EXPECT_EQ(first.put("/drives/data", data_drive(image_, "")).status, 204) << "its own lock is not in its way";
 }
 
 TEST_F(BlockTest, ABlockDeviceIsWrittenByOneMachineWhicheverNodeItHas) {
@@ -115,9 +115,9 @@ TEST_F(BlockTest, ABlockDeviceIsWrittenByOneMachineWhicheverNodeItHas) {
   Monitor second;
   {
     Monitor first;
-    const HttpAnswer taken = first.put("/drives/data", drive(one, R"(, "cache_type": "Writeback")"));
+    const HttpAnswer taken = first.put("/drives/data", data_drive(one, R"(, "cache_type": "Writeback")"));
     ASSERT_EQ(taken.status, 204) << taken.body;
-    const HttpAnswer refused = second.put("/drives/data", drive(other, ""));
+    const HttpAnswer refused = second.put("/drives/data", data_drive(other, ""));
     EXPECT_EQ(refused.status, 400);
     EXPECT_NE(refused.body.find(other + " is in use"), std::string::npos) << refused.body;
     first.boot("block", "console=ttyS0");
@@ -125,14 +125,14 @@ TEST_F(BlockTest, ABlockDeviceIsWrittenByOneMachineWhicheverNodeItHas) {
     EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << first.log_until("");
     EXPECT_EQ(first.wait(), 0);
   }
-  const HttpAnswer free = second.put("/drives/data", drive(other, ""));
+  const HttpAnswer free = second.put("/drives/data", data_drive(other, ""));
   EXPECT_EQ(free.status, 204) << free.body;
 }
 
 TEST_F(BlockTest, AnImageIsFreeAsSoonAsItsMachineHasEnded) {
   for (int round = 0; round < 10; ++round) {
     Monitor monitor;
-    const HttpAnswer answer = monitor.put("/drives/data", drive(image_, ""));
+    const HttpAnswer answer = monitor.put("/drives/data", data_drive(image_, ""));
     ASSERT_EQ(answer.status, 204) << "round " << round << ": " << answer.body;
     monitor.boot("block_bench", "console=ttyS0 depth=32 size=4096 count=1000000000 write=1 sequential=0");
     monitor.console_until("BENCH START");
@@ -144,7 +144,7 @@ TEST_F(BlockTest, AnImageIsFreeAsSoonAsItsMachineHasEnded) {
 TEST_F(BlockTest, BadImagesAreRefusedEachByItsOwnSentence) {
   Monitor monitor;
   const auto refusal = [&](const std::string& path, const std::string& more = "") {
-    const HttpAnswer answer = monitor.put("/drives/data", drive(path, more));
+    const HttpAnswer answer = monitor.put("/drives/data", data_drive(path, more));
     EXPECT_EQ(answer.status, 400) << path;
     EXPECT_NE(answer.body.find("data"), std::string::npos) << answer.body;
     return answer.body;
@@ -163,7 +163,7 @@ TEST_F(BlockTest, BadImagesAreRefusedEachByItsOwnSentence) {
   std::ofstream{odd} << std::string(700, 'x');
   is_new(refusal(odd), odd);
   is_new(refusal("/dev/urandom"), "/dev/urandom");
-  EXPECT_EQ(monitor.put("/drives/data", drive(image_, "")).status, 204) << "the API goes on answering";
+  EXPECT_EQ(monitor.put("/drives/data", data_drive(image_, "")).status, 204) << "the API goes on answering";
 }
 
 TEST_F(BlockTest, AMachineHasOneRootDevice) {

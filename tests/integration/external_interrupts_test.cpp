@@ -17,11 +17,11 @@ namespace mayfly::testing {
 namespace {
 
 template <typename T>
-T must(Result<T> result) {
+T must_do(Result<T> result) {
   if (!result) throw std::runtime_error(result.error().message);
   return std::move(*result);
 }
-void must(const Status& status) {
+void must_do(const Status& status) {
   if (!status) throw std::runtime_error(status.error().message);
 }
 
@@ -33,11 +33,11 @@ struct Machine {
   void let_interrupts_in(bool in) const {
     constexpr std::uint64_t kAlwaysOne = 0x2;
     constexpr std::uint64_t kInterruptFlag = 0x200;
-    kvm_regs regs = must(vcpu.regs());
+    kvm_regs regs = must_do(vcpu.regs());
     regs.rflags = in ? kAlwaysOne | kInterruptFlag : kAlwaysOne;
-    must(vcpu.set_regs(regs));
+    must_do(vcpu.set_regs(regs));
   }
-  [[nodiscard]] VcpuState state() const { return must(save_vcpu(vcpu, {})); }
+  [[nodiscard]] VcpuState state() const { return must_do(save_vcpu(vcpu, {})); }
   /// Whether KVM has a vector already: it refuses another one.
   [[nodiscard]] bool has_vector() const {
     kvm_interrupt request{.irq = 0x99};
@@ -45,9 +45,9 @@ struct Machine {
     return !refused && refused.error().message.find("File exists") != std::string::npos;
   }
 
-  Kvm kvm = must(Kvm::open());
-  std::unique_ptr<Vm> vm = must(Vm::create(kvm));
-  Vcpu vcpu = must(Vcpu::create(kvm.run_size(), *vm, 0));
+  Kvm kvm = must_do(Kvm::open());
+  std::unique_ptr<Vm> vm = must_do(Vm::create(kvm));
+  Vcpu vcpu = must_do(Vcpu::create(kvm.run_size(), *vm, 0));
 };
 
 class ExternalInterruptsTest : public KvmTest {
@@ -82,7 +82,7 @@ TEST_F(ExternalInterruptsTest, ARestoredVcpuThatHaltsIsAskedWhetherItIsReadyBefo
   const Machine machine;
   machine.let_interrupts_in(true);
   kvm_mp_state halted{.mp_state = KVM_MP_STATE_HALTED};
-  must(machine.vcpu.control(KVM_SET_MP_STATE, &halted, "KVM_SET_MP_STATE"));
+  must_do(machine.vcpu.control(KVM_SET_MP_STATE, &halted, "KVM_SET_MP_STATE"));
   machine.vcpu.request_exit(false);
   pic_.pulse_pin(4);
   external_.offer(machine.vcpu);
@@ -99,7 +99,7 @@ TEST_F(ExternalInterruptsTest, NothingIsGivenToAVcpuThatHasMaskedItsLine) {
   constexpr std::size_t kLint0 = 0x350;
   kvm_lapic_state lapic = machine.state().lapic;
   lapic.regs[kLint0 + 2] = 1;  // masked
-  must(machine.vcpu.control(KVM_SET_LAPIC, &lapic, "KVM_SET_LAPIC"));
+  must_do(machine.vcpu.control(KVM_SET_LAPIC, &lapic, "KVM_SET_LAPIC"));
   machine.enter();
   pic_.pulse_pin(4);
   external_.offer(machine.vcpu);

@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kCrashed = 256 + SIGSEGV;
+constexpr int kJailerCrashed = 256 + SIGSEGV;
 constexpr std::array kSignals = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
 
 /// A jailer, traced from its first instruction on; killed and waited for when it goes out of scope.
@@ -133,7 +133,7 @@ TEST_F(InterruptedJailerTest, GoesOnUponASignalThatItsCallerIgnores) {
   jailer.halt_at(SYS_pivot_root);
   jailer.send(SIGHUP);
   jailer.let_go();
-  EXPECT_EQ(jailer.wait_for_end(), kCrashed);
+  EXPECT_EQ(jailer.wait_for_end(), kJailerCrashed);
   EXPECT_TRUE(fs::exists(folder() + "/root/hello"));
 }
 
@@ -162,7 +162,7 @@ TEST_F(InterruptedJailerTest, IsNotCleanedUpBehindItsBack) {
   EXPECT_EQ(second.code, 1);
   EXPECT_NE(second.said.find("is at work on the jail vm"), std::string::npos) << second.said;
   jailer.let_go();
-  EXPECT_EQ(jailer.wait_for_end(), kCrashed);
+  EXPECT_EQ(jailer.wait_for_end(), kJailerCrashed);
   EXPECT_EQ(clean_up("vm", guest_path("hello")).code, 0);
 }
 

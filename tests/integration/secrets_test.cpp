@@ -15,7 +15,7 @@ namespace {
 const std::string kSecret = "hunter2hunter2hunter2";
 const std::string kPartOfIt = "hunter2";
 
-Frame swapped(Frame frame) {
+Frame answer_to(Frame frame) {
   for (std::size_t i = 0; i < 6; ++i) std::swap(frame.at(i), frame.at(6 + i));
   return frame;
 }
@@ -47,12 +47,12 @@ class SecretsTest : public KvmTest {
   std::string ask(const std::string& request_line, const std::string& field) {
     TcpClient client{++port_};
     const auto give = [this](const std::vector<Frame>& frames) {
-      for (const Frame& frame : frames) tap_->send(swapped(frame));
+      for (const Frame& frame : frames) tap_->send(answer_to(frame));
     };
     give(client.resend());
     give(client.send(request_line + " HTTP/1.1\r\nConnection: close\r\n" + field + "\r\n\r\n"));
     while (!client.saw_end()) {
-      const auto segment = read_service_segment(swapped(tap_->receive()));
+      const auto segment = read_service_segment(answer_to(tap_->receive()));
       if (segment && segment->destination_port == client.port()) give(client.take(*segment));
     }
     give(client.finish());

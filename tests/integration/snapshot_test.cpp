@@ -307,7 +307,7 @@ TEST_F(SnapshotTest, ATimeOfChangeMattersWhereTheImageIsWritten) {
 // --- Refusals --------------------------------------------------------------------------------------------------------
 
 /// The request is refused with a sentence that has `words`, and the API goes on.
-void expect_refused(Monitor& monitor, const HttpAnswer& answer, const std::string& words) {
+void expect_refused_and_alive(Monitor& monitor, const HttpAnswer& answer, const std::string& words) {
   EXPECT_EQ(answer.status, 400);
   EXPECT_NE(answer.body.find(words), std::string::npos) << answer.body;
   EXPECT_NE(monitor.get("/").body.find("Not started"), std::string::npos);
@@ -322,27 +322,27 @@ TEST_F(SnapshotTest, BadFilesAreRefusedInWordsAndAGoodLoadIsPossibleAfterwards) 
     must(create(first, "two"));
   }
   Monitor monitor;
-  expect_refused(monitor, load(monitor, "none", "one.mem"), "none cannot be opened");
-  expect_refused(monitor, load(monitor, "", "one.mem"), "is not a regular file");
-  expect_refused(monitor, load(monitor, "one.mem", "one.mem"), "more than any state file");
-  expect_refused(monitor, load(monitor, "one.state", "none"), "none cannot be opened");
-  expect_refused(monitor, load(monitor, "one.state", ""), "is not a regular file");
-  expect_refused(monitor, load(monitor, "one.state", "two.mem"), "belongs to snapshot");
-  expect_refused(monitor, load(monitor, "one.state", "one.state"), "was not written or copied whole");
+  expect_refused_and_alive(monitor, load(monitor, "none", "one.mem"), "none cannot be opened");
+  expect_refused_and_alive(monitor, load(monitor, "", "one.mem"), "is not a regular file");
+  expect_refused_and_alive(monitor, load(monitor, "one.mem", "one.mem"), "more than any state file");
+  expect_refused_and_alive(monitor, load(monitor, "one.state", "none"), "none cannot be opened");
+  expect_refused_and_alive(monitor, load(monitor, "one.state", ""), "is not a regular file");
+  expect_refused_and_alive(monitor, load(monitor, "one.state", "two.mem"), "belongs to snapshot");
+  expect_refused_and_alive(monitor, load(monitor, "one.state", "one.state"), "was not written or copied whole");
 
   const std::string state = content_of(file("one.state"));
   make_file(file("short.state"), state.substr(0, state.size() / 2));
-  expect_refused(monitor, load(monitor, "short.state", "one.mem"), "ends too early");
+  expect_refused_and_alive(monitor, load(monitor, "short.state", "one.mem"), "ends too early");
   std::string flipped = state;
   flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 4);
   make_file(file("flipped.state"), flipped);
-  expect_refused(monitor, load(monitor, "flipped.state", "one.mem"), "has changed since it was written");
+  expect_refused_and_alive(monitor, load(monitor, "flipped.state", "one.mem"), "has changed since it was written");
   std::string newer = state;
   newer[8] = 2;
   make_file(file("newer.state"), newer);
-  expect_refused(monitor, load(monitor, "newer.state", "one.mem"), "a newer one wrote it");
+  expect_refused_and_alive(monitor, load(monitor, "newer.state", "one.mem"), "a newer one wrote it");
   ASSERT_EQ(::truncate(file("two.mem").c_str(), 1 << 20), 0);
-  expect_refused(monitor, load(monitor, "two.state", "two.mem"), "was not written or copied whole");
+  expect_refused_and_alive(monitor, load(monitor, "two.state", "two.mem"), "was not written or copied whole");
 
   must(load(monitor, "one.state", "one.mem"));
   round(monitor, 1);

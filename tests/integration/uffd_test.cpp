@@ -3,10 +3,10 @@
 #include "tests/integration/kvm_required.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
+#include "tests/support/user_faults.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -17,12 +17,6 @@ namespace mayfly::testing {
 namespace {
 
 void must(const HttpAnswer& answer) { ASSERT_EQ(answer.status, 204) << answer.body; }
-
-/// As the monitor asks for one.
-bool user_faults_are_permitted() {
-  if (::access("/dev/userfaultfd", R_OK | W_OK) == 0) return true;
-  return OwnedFd{static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC))}.get() >= 0;
-}
 
 /// The outside page server, listening.
 class PageServer {

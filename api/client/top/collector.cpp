@@ -135,7 +135,7 @@ void Collector::take_answer(pid_t pid, Topic topic) {
   Status taken{};
   if (count > 0) taken = question->reader.take({piece.data(), static_cast<std::size_t>(count)});
   if (taken && count > 0 && !question->reader.is_whole()) return;
-  Result<Answer> answer = taken ? std::move(question->reader).finish() : propagate(taken);
+  Result<MachineAnswer> answer = taken ? std::move(question->reader).finish() : propagate(taken);
   drop(question);
   answered(found->second, topic, answer ? body_of(std::move(*answer), "it") : propagate(answer));
 }

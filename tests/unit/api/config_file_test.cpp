@@ -14,7 +14,7 @@
 namespace mayfly {
 namespace {
 
-std::string refusal(std::string_view text) {
+std::string file_refusal(std::string_view text) {
   const auto commands = parse_config_file(text);
   EXPECT_FALSE(commands) << text;
   return commands ? "" : commands.error().message;
@@ -76,7 +76,7 @@ TEST(ParseConfigFile, KeepsTheOrderOfDrivesAndInterfaces) {
 
 TEST(ParseConfigFile, ErrorsOfDrivesAndInterfacesNameTheirPlace) {
   const auto with = [](std::string_view section) {
-    return refusal(fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, {}}})", section));
+    return file_refusal(fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, {}}})", section));
   };
   EXPECT_EQ(with(R"("drives": {})"), "drives must be an array, not an object");
   EXPECT_EQ(with(R"("drives": [null])"), "drives[0] must be a JSON object, not null");
@@ -103,24 +103,24 @@ TEST(ParseConfigFile, AKernelIsAllItNeeds) {
 TEST(ParseConfigFile, DevicesThatAreAbsentMayBeEmptyOrNull) {
   EXPECT_TRUE(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "balloon": null, "vsock": null,
       "mmds-config": null, "entropy": null, "pmem": [], "memory-hotplug": null, "cpu-config": null})"));
-  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "pmem": [{}]})"),
+  EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "pmem": [{}]})"),
             fmt::format("pmem: Mayfly has no such device; leave the section out. It has {}", kDevicesThatExist));
-  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "vsock": {}})"),
+  EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "vsock": {}})"),
             fmt::format("vsock: Mayfly has no such device; leave the section out. It has {}", kDevicesThatExist));
 }
 
 TEST(ParseConfigFile, EveryErrorNamesItsSection) {
-  EXPECT_EQ(refusal(""), "the configuration is empty, where a JSON object is needed");
-  EXPECT_EQ(refusal("[]"), "the configuration must be a JSON object, not an array");
-  EXPECT_EQ(refusal("{}"), R"(the configuration needs the field "boot-source")");
-  EXPECT_EQ(refusal(R"({"boot-source": {}})"), R"(boot-source needs the field "kernel_image_path")");
-  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {"level": 1}})"),
+  EXPECT_EQ(file_refusal(""), "the configuration is empty, where a JSON object is needed");
+  EXPECT_EQ(file_refusal("[]"), "the configuration must be a JSON object, not an array");
+  EXPECT_EQ(file_refusal("{}"), R"(the configuration needs the field "boot-source")");
+  EXPECT_EQ(file_refusal(R"({"boot-source": {}})"), R"(boot-source needs the field "kernel_image_path")");
+  EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {"level": 1}})"),
             "logger.level must be one of Error, Warning, Info, Debug, Trace, Off, not 1");
   EXPECT_EQ(
-      refusal(R"({"boot-source": [], "machine": {}})"),
+      file_refusal(R"({"boot-source": [], "machine": {}})"),
       "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
       "boot-source, drives, network-interfaces, mmds-config, serial, balloon, entropy, memory-hotplug, pmem, vsock");
-  EXPECT_EQ(refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
+  EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
             R"(the configuration has the field "logger" twice)");
 }
 
@@ -133,12 +133,12 @@ TEST(ParseConfigFile, ACpuTemplateMayStandInAFileOfItsOwn) {
   ASSERT_TRUE(commands) << commands.error().message;
   EXPECT_EQ(std::get<PutCpuConfig>((*commands)[0]).value.msrs[0].address, 0x10AU);
 
-  EXPECT_EQ(refusal(with("/nowhere/template")),
+  EXPECT_EQ(file_refusal(with("/nowhere/template")),
             "cpu-config: cannot open the CPU template \"/nowhere/template\": No such file or directory (ENOENT)");
-  EXPECT_EQ(refusal(with("/tmp")), "cpu-config: cannot read the CPU template \"/tmp\": Is a directory (EISDIR)");
-  EXPECT_EQ(refusal(with("/dev/zero")), "cpu-config: the CPU template \"/dev/zero\" is larger than 1048576 bytes");
+  EXPECT_EQ(file_refusal(with("/tmp")), "cpu-config: cannot read the CPU template \"/tmp\": Is a directory (EISDIR)");
+  EXPECT_EQ(file_refusal(with("/dev/zero")), "cpu-config: the CPU template \"/dev/zero\" is larger than 1048576 bytes");
   const TextFile broken{"{"};
-  EXPECT_EQ(refusal(with(broken.path())),
+  EXPECT_EQ(file_refusal(with(broken.path())),
             "the CPU template \"" + broken.path() +
                 "\" is not valid JSON: a comma, colon, bracket, brace or quotation mark is missing or superfluous");
 }

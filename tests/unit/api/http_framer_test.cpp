@@ -28,7 +28,7 @@ Outcome fed(std::string_view bytes, std::size_t step) {
   return outcome;
 }
 
-std::string fault_of(std::string_view bytes, int status = 400) {
+std::string framing_fault_of(std::string_view bytes, int status = 400) {
   const Outcome whole = fed(bytes, bytes.size());
   const Outcome bitwise = fed(bytes, 1);
   EXPECT_EQ(whole.end, HttpFramer::State::Faulty) << bytes;
@@ -98,34 +98,35 @@ TEST(HttpFramerTest, ATruncatedMessageIsNotComplete) {
 
 TEST(HttpFramerTest, RefusesABodyOverTheLimitBeforeItIsRead) {
   const std::string_view refusal = "the body is larger than 20 bytes, the limit that --http-api-max-payload-size sets";
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nContent-Length: 21\r\n\r\n", 413), refusal);
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413), refusal);
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n15\r\n", 413), refusal);
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n14\r\n", 413), refusal);
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", 413), refusal);
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nContent-Length: 21\r\n\r\n", 413), refusal);
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", 413), refusal);
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n15\r\n", 413), refusal);
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n14\r\n", 413), refusal);
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n", 413),
+            refusal);
 }
 
 TEST(HttpFramerTest, RefusesAHeadWithoutEnd) {
   const std::string_view refusal = "the request line and headers are longer than 200 bytes";
-  EXPECT_EQ(fault_of(std::string(500, 'G')), refusal);
-  EXPECT_EQ(fault_of("GET / HTTP/1.1\r\nX: " + std::string(500, 'x')), refusal);
+  EXPECT_EQ(framing_fault_of(std::string(500, 'G')), refusal);
+  EXPECT_EQ(framing_fault_of("GET / HTTP/1.1\r\nX: " + std::string(500, 'x')), refusal);
   std::string many = "GET / HTTP/1.1\r\n";
   for (int i = 0; i < 100; ++i) many += "A: b\r\n";
-  EXPECT_EQ(fault_of(many), refusal);
+  EXPECT_EQ(framing_fault_of(many), refusal);
 }
 
 TEST(HttpFramerTest, RefusesLengthsThatCannotBeTrusted) {
   for (const std::string_view length : {"", "x", "-1", "+1", "1x", "1 1", "0x1", "1, 1"}) {
-    EXPECT_EQ(fault_of(std::string{"PUT / HTTP/1.1\r\nContent-Length: "} + std::string{length} + "\r\n\r\n"),
+    EXPECT_EQ(framing_fault_of(std::string{"PUT / HTTP/1.1\r\nContent-Length: "} + std::string{length} + "\r\n\r\n"),
               "the request's Content-Length is malformed")
         << length;
   }
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"),
             "the request's Content-Length is malformed");
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
             "the request has both a Content-Length and a Transfer-Encoding");
   for (const std::string_view coding : {"gzip", "gzip, chunked", "chunked, chunked", ""}) {
-    EXPECT_EQ(fault_of(std::string{"PUT / HTTP/1.1\r\nTransfer-Encoding: "} + std::string{coding} + "\r\n\r\n"),
+    EXPECT_EQ(framing_fault_of(std::string{"PUT / HTTP/1.1\r\nTransfer-Encoding: "} + std::string{coding} + "\r\n\r\n"),
               "the request has a Transfer-Encoding other than chunked")
         << coding;
   }
@@ -133,26 +134,28 @@ TEST(HttpFramerTest, RefusesLengthsThatCannotBeTrusted) {
 }
 
 TEST(HttpFramerTest, RefusesMalformedHeads) {
-  EXPECT_EQ(fault_of("GET / HTTP/1.1\nHost: x\n\n"), "a line of the request's head does not end in CR LF");
-  EXPECT_EQ(fault_of(std::string_view{"GET /\0 HTTP/1.1\r\n", 17}), "the request's head has a control character");
+  EXPECT_EQ(framing_fault_of("GET / HTTP/1.1\nHost: x\n\n"), "a line of the request's head does not end in CR LF");
+  EXPECT_EQ(framing_fault_of(std::string_view{"GET /\0 HTTP/1.1\r\n", 17}),
+            "the request's head has a control character");
   for (const std::string_view line : {"no colon", ": no name", "Name : space", "Na me: x", " Folded: x", "X: a\rb"}) {
-    EXPECT_EQ(fault_of("GET / HTTP/1.1\r\nA: b\r\n" + std::string{line} + "\r\n\r\n"),
+    EXPECT_EQ(framing_fault_of("GET / HTTP/1.1\r\nA: b\r\n" + std::string{line} + "\r\n\r\n"),
               "a header field of the request is malformed")
         << line;
   }
-  EXPECT_EQ(fault_of("PUT / HTTP/1.1\r\nExpect: wonders\r\n\r\n", 417),
+  EXPECT_EQ(framing_fault_of("PUT / HTTP/1.1\r\nExpect: wonders\r\n\r\n", 417),
             "the request expects something other than 100-continue");
 }
 
 TEST(HttpFramerTest, RefusesMalformedChunks) {
   const std::string head = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
   for (const std::string_view size : {"", "x", "-1", "0x1", ";x"}) {
-    EXPECT_EQ(fault_of(head + std::string{size} + "\r\n"), "a chunk's size is malformed") << size;
+    EXPECT_EQ(framing_fault_of(head + std::string{size} + "\r\n"), "a chunk's size is malformed") << size;
   }
-  EXPECT_EQ(fault_of(head + "1;" + std::string(300, 'e')), "chunk sizes and trailer are longer than 200 bytes");
-  EXPECT_EQ(fault_of(head + "1\nx"), "a line of the chunked body does not end in CR LF");
-  EXPECT_EQ(fault_of(head + "1\r\nxy\r\n"), "a chunk is longer than its size says");
-  EXPECT_EQ(fault_of(head + "0\r\n" + std::string(300, 't')), "chunk sizes and trailer are longer than 200 bytes");
+  EXPECT_EQ(framing_fault_of(head + "1;" + std::string(300, 'e')), "chunk sizes and trailer are longer than 200 bytes");
+  EXPECT_EQ(framing_fault_of(head + "1\nx"), "a line of the chunked body does not end in CR LF");
+  EXPECT_EQ(framing_fault_of(head + "1\r\nxy\r\n"), "a chunk is longer than its size says");
+  EXPECT_EQ(framing_fault_of(head + "0\r\n" + std::string(300, 't')),
+            "chunk sizes and trailer are longer than 200 bytes");
 }
 
 TEST(HttpFramerTest, AChunkSizeLineIsBounded) {

@@ -80,8 +80,8 @@ class HoldingTarget : public CommandTarget {
   std::atomic<bool> holds_reads_ = false;
 };
 
-constexpr std::string_view kGetVersion = "GET /version HTTP/1.1\r\n\r\n";
-constexpr std::string_view kVersionEnd = "\"mayfly_version\":\"" MAYFLY_VERSION "\"}";
+constexpr std::string_view kAskVersion = "GET /version HTTP/1.1\r\n\r\n";
+constexpr std::string_view kEndOfVersion = "\"mayfly_version\":\"" MAYFLY_VERSION "\"}";
 constexpr std::string_view kGetInfo = "GET / HTTP/1.1\r\n\r\n";
 const std::string kStart = "PUT /actions HTTP/1.1\r\nContent-Length: 32\r\n\r\n{\"action_type\": \"InstanceStart\"}";
 
@@ -151,8 +151,8 @@ TEST_F(WaitingClientsTest, AReadThatAMachineLeavesUnansweredIsRefused) {
     ASSERT_TRUE(later.send(request));
     EXPECT_TRUE(later.receive_until("\"}").starts_with(kRefused));
   }
-  ASSERT_TRUE(later.send(kGetVersion));
-  EXPECT_NE(later.receive_until(kVersionEnd), "");
+  ASSERT_TRUE(later.send(kAskVersion));
+  EXPECT_NE(later.receive_until(kEndOfVersion), "");
   EXPECT_EQ(holding_.held_count(), 2U);
   // The machine goes on: so do its clients.
   holding_.hold_reads(false);
@@ -226,7 +226,7 @@ TEST_F(WaitingClientsTest, PipelinedRequestsOfOneClientAreBegunOneByOne) {
   UnixClient waiting = client();
   ASSERT_TRUE(waiting.send(kStart + std::string{kGetInfo} + kStart));
   ASSERT_TRUE(holding_.wait_for_held(1));
-  ASSERT_TRUE(waiting.send(kGetVersion));  // while it waits
+  ASSERT_TRUE(waiting.send(kAskVersion));  // while it waits
   UnixClient other = client();
   expect_info(other);
   EXPECT_EQ(holding_.held_count(), 1U);
@@ -236,7 +236,7 @@ TEST_F(WaitingClientsTest, PipelinedRequestsOfOneClientAreBegunOneByOne) {
   ASSERT_TRUE(holding_.wait_for_held(1));
   holding_.release();
   expect_done(waiting);
-  EXPECT_NE(waiting.receive_until(kVersionEnd), "");
+  EXPECT_NE(waiting.receive_until(kEndOfVersion), "");
 }
 
 TEST_F(WaitingClientsTest, AllConnectionsMayWait) {
@@ -347,7 +347,7 @@ TEST_F(WatchTest, IsCalledInTimeWhateverClientsDo) {
   while (calls().size() < 2 && steady_clock::now() < end) {
     expect_info(other);
     // Asks and does not read.
-    (void)::send(greedy.fd(), kGetVersion.data(), kGetVersion.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)::send(greedy.fd(), kAskVersion.data(), kAskVersion.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
   }
   ASSERT_EQ(calls().size(), 2U);
   EXPECT_GE(calls()[1] - calls()[0], milliseconds{30});

@@ -72,22 +72,22 @@ std::vector<std::byte> written(Outer outer) {
   return std::move(writer).take();
 }
 
-std::vector<std::byte> bytes_of(std::initializer_list<int> values) {
+std::vector<std::byte> byte_values(std::initializer_list<int> values) {
   std::vector<std::byte> bytes;
   for (const int value : values) bytes.push_back(static_cast<std::byte>(value));
   return bytes;
 }
 
 TEST(Archive, WritesOnPaperWhatItsDescriptionSays) {
-  EXPECT_EQ(written(whole()), bytes_of({1, 2,  3, 4,                                     // number
-                                        1,                                               // truth
-                                        2,                                               // colour
-                                        7, 8,  9,                                        // few
-                                        1, 0,  0, 0, 10, 0, 0, 0,   0,   0, 0,   0,      // many
-                                        2, 0,  0, 0, 11, 0, 1, 0,   0,   0, 'a', 12, 0,  // inner
-                                        0, 0,  0, 0,                                     //
-                                        1, 13, 0, 2, 0,  0, 0, 'b', 'c',                 // perhaps
-                                        14}));
+  EXPECT_EQ(written(whole()), byte_values({1, 2,  3, 4,                                     // number
+                                           1,                                               // truth
+                                           2,                                               // colour
+                                           7, 8,  9,                                        // few
+                                           1, 0,  0, 0, 10, 0, 0, 0,   0,   0, 0,   0,      // many
+                                           2, 0,  0, 0, 11, 0, 1, 0,   0,   0, 'a', 12, 0,  // inner
+                                           0, 0,  0, 0,                                     //
+                                           1, 13, 0, 2, 0,  0, 0, 'b', 'c',                 // perhaps
+                                           14}));
 }
 
 TEST(Archive, ReadsWhatWasWritten) {
@@ -161,7 +161,7 @@ TEST(Archive, ACountThatLiesCostsNoMemory) {
 }
 
 TEST(Archive, AfterAFailureNothingIsTouched) {
-  const auto bytes = bytes_of({1, 2});
+  const auto bytes = byte_values({1, 2});
   StateReader reader{bytes, 2};
   std::uint32_t wide = 5;
   std::uint8_t narrow = 6;

@@ -25,7 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using Fate = Leftover::Fate;
 
-SnapshotId id_of(std::uint8_t number) {
+SnapshotId numbered(std::uint8_t number) {
   SnapshotId id{};
   id.fill(number);
   return id;
@@ -42,7 +42,7 @@ class Leftovers : public ::testing::Test {
   void write_state(const std::string& name, std::uint8_t id) const {
     Snapshot snapshot = testing::filled_snapshot();
     snapshot.machine.mem_size_mib = 1;
-    snapshot.id = id_of(id);
+    snapshot.id = numbered(id);
     const std::vector<std::byte> bytes = encode_snapshot(snapshot);
     testing::make_file(file(name), {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   }
@@ -53,7 +53,7 @@ class Leftovers : public ::testing::Test {
     const OwnedFd open{::open(file(name).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
     ASSERT_TRUE(testing::on_worker(**loop, [&] {
       return write_memory_file({.loop = **loop, .memory = *memory}, open, file(name),
-                               {.kind = kind, .id = id_of(id), .base_id = {}, .pages = {{0, kGuestPageSize}}});
+                               {.kind = kind, .id = numbered(id), .base_id = {}, .pages = {{0, kGuestPageSize}}});
     }));
     (*loop)->close();
   }

@@ -4,6 +4,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/support/on_worker.h"
+#include "tests/unit/snapshot/page_ranges.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -19,10 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::uint64_t kPage = kGuestPageSize;
-constexpr std::uint64_t kSizeMib = 3;
-constexpr std::uint64_t kSize = kSizeMib * kMiB;
-constexpr std::uint64_t kPages = kSize / kPage;
+constexpr std::uint64_t kChainMib = 3;
+constexpr std::uint64_t kChainSize = kChainMib * kMiB;
+constexpr std::uint64_t kChainPages = kChainSize / kPage;
 
 SnapshotId numbered(std::size_t number) {
   SnapshotId id{};
@@ -37,7 +37,7 @@ std::string name_of(std::size_t number) { return format_snapshot_id(numbered(num
 class MemoryChainTest : public ::testing::Test {
  protected:
   MemoryChainTest() {
-    auto memory = GuestMemory::create({.size_mib = kSizeMib});
+    auto memory = GuestMemory::create({.size_mib = kChainMib});
     auto loop = EventLoop::create();
     if (!memory || !loop) throw std::runtime_error("no memory or no ring");
     memory_.emplace(std::move(*memory));
@@ -67,9 +67,9 @@ class MemoryChainTest : public ::testing::Test {
   void add_layers(std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) add_layer({{i * kPage, 2 * kPage}});
   }
-  [[nodiscard]] ChainOrder whole() const { return {.top = numbered(paths_.size()), .memory_size = kSize}; }
+  [[nodiscard]] ChainOrder whole() const { return {.top = numbered(paths_.size()), .memory_size = kChainSize}; }
   [[nodiscard]] std::vector<std::byte> ram() const {
-    const auto bytes = *memory_->bytes(GuestAddress{0}, kSize);
+    const auto bytes = *memory_->bytes(GuestAddress{0}, kChainSize);
     return {bytes.begin(), bytes.end()};
   }
   [[nodiscard]] std::string refusal(std::span<const std::string> paths) const {
@@ -87,9 +87,9 @@ class MemoryChainTest : public ::testing::Test {
 PageRanges random_ranges(std::mt19937& random, std::size_t most) {
   std::vector<PageRange> ranges;
   for (std::size_t left = random() % most; left > 0; --left) {
-    const std::uint64_t first = random() % kPages;
+    const std::uint64_t first = random() % kChainPages;
     const std::uint64_t longest = random() % 8 == 0 ? 300 : 4;
-    ranges.push_back({first * kPage, std::min<std::uint64_t>(random() % longest + 1, kPages - first) * kPage});
+    ranges.push_back({first * kPage, std::min<std::uint64_t>(random() % longest + 1, kChainPages - first) * kPage});
   }
   return merged(std::move(ranges));
 }
@@ -99,9 +99,10 @@ PageRanges random_ranges(std::mt19937& random, std::size_t most) {
 class RandomChain : public MemoryChainTest, public ::testing::WithParamInterface<unsigned> {
  protected:
   void expect_shown(const MemoryLayers& layers, std::size_t most_mapped) const {
-    const auto shown = GuestMemory::map({.size_mib = kSizeMib}, layers, most_mapped);
+    const auto shown = GuestMemory::map({.size_mib = kChainMib}, layers, most_mapped);
     ASSERT_TRUE(shown) << shown.error().message;
-    EXPECT_TRUE(std::ranges::equal(*shown->bytes(GuestAddress{0}, kSize), ram())) << most_mapped << " parts mapped";
+    EXPECT_TRUE(std::ranges::equal(*shown->bytes(GuestAddress{0}, kChainSize), ram()))
+        << most_mapped << " parts mapped";
     const auto own = private_pages(*shown);
     ASSERT_TRUE(own);
     std::uint64_t copied = 0;
@@ -120,7 +121,7 @@ class RandomChain : public MemoryChainTest, public ::testing::WithParamInterface
   void expect_touched(const GuestMemory& shown) const {
     const auto touched = touched_pages(shown);
     ASSERT_TRUE(touched);
-    std::vector<std::byte> kept(kSize);
+    std::vector<std::byte> kept(kChainSize);
     const std::vector<std::byte> all = ram();
     for (const PageRange& range : *touched)
       std::ranges::copy(std::span{all}.subspan(range.offset, range.length),
@@ -129,7 +130,7 @@ class RandomChain : public MemoryChainTest, public ::testing::WithParamInterface
   }
   void expect_each_page_from_its_file(const MemoryLayers& layers) const {
     const std::vector<std::byte> all = ram();
-    for (std::uint64_t at = 0; at < kSize; at += kPage) {
+    for (std::uint64_t at = 0; at < kChainSize; at += kPage) {
       std::byte byte{};
       ASSERT_EQ(::pread(layers.file_at(at).get(), &byte, 1, static_cast<off_t>(at)), 1);
       ASSERT_EQ(byte, all[at]) << at;
@@ -137,11 +138,11 @@ class RandomChain : public MemoryChainTest, public ::testing::WithParamInterface
   }
   void expect_merged(const std::string& output) const {
     const auto chain =
-        open_memory_chain(std::span{&output, 1}, {.top = whole().top, .memory_size = kSize, .all_tables = true});
+        open_memory_chain(std::span{&output, 1}, {.top = whole().top, .memory_size = kChainSize, .all_tables = true});
     ASSERT_TRUE(chain) << chain.error().message;
     EXPECT_TRUE(verify_stretches(chain->front().file.get(), output, chain->front().stretches));
-    std::vector<std::byte> content(kSize);
-    ASSERT_EQ(::pread(chain->front().file.get(), content.data(), kSize, 0), static_cast<ssize_t>(kSize));
+    std::vector<std::byte> content(kChainSize);
+    ASSERT_EQ(::pread(chain->front().file.get(), content.data(), kChainSize, 0), static_cast<ssize_t>(kChainSize));
     EXPECT_TRUE(content == ram());
   }
 };
@@ -206,7 +207,7 @@ TEST_F(MemoryChainTest, MayHaveAsManyLayersAsAreAllowed) {
     add_layers(count);
     auto chain = open_memory_chain(paths_, whole());
     ASSERT_TRUE(chain) << chain.error().message;
-    const auto shown = GuestMemory::map({.size_mib = kSizeMib}, layers_of(std::move(*chain)));
+    const auto shown = GuestMemory::map({.size_mib = kChainMib}, layers_of(std::move(*chain)));
     ASSERT_TRUE(shown);
     EXPECT_EQ(std::to_integer<std::size_t>((*shown->bytes(GuestAddress{count * kPage}, 1))[0]), count);
     EXPECT_EQ(std::to_integer<std::size_t>((*shown->bytes(GuestAddress{0}, 1))[0]), 1U);
@@ -296,21 +297,21 @@ TEST_F(MemoryChainTest, ADamagedLayerIsRefused) {
   const std::uint64_t size = fs::file_size(paths_[1]);
   fs::resize_file(paths_[1], size - 1);
   EXPECT_EQ(refusal(), "layer 2 of 3: memory file " + paths_[1] + " is damaged: its footer has changed" + remedy);
-  fs::resize_file(paths_[1], kSize);
+  fs::resize_file(paths_[1], kChainSize);
   EXPECT_EQ(refusal(), "layer 2 of 3: memory file " + paths_[1] +
                            " has 3145728 bytes, and 3 MiB of memory need 3149824 or more: it was not written or copied "
                            "whole, or is another machine's" +
                            remedy);
   write(paths_[1], MemoryFileKind::Diff, 2, 1, {{0, kPage}});
   const OwnedFd file{::open(paths_[1].c_str(), O_RDWR | O_CLOEXEC)};
-  ASSERT_EQ(::pwrite(file.get(), "x", 1, kSize + kFooterRoom), 1);
+  ASSERT_EQ(::pwrite(file.get(), "x", 1, kChainSize + kFooterRoom), 1);
   EXPECT_EQ(refusal(),
             "layer 2 of 3: memory file " + paths_[1] + " is damaged: its table of data has changed" + remedy);
 }
 
 TEST_F(MemoryChainTest, ALayerOfAnotherSizeIsRefused) {
   add_layers(2);
-  memory_.emplace(*GuestMemory::create({.size_mib = kSizeMib + 1}));
+  memory_.emplace(*GuestMemory::create({.size_mib = kChainMib + 1}));
   write(paths_[0], MemoryFileKind::Full, 1, 0, {{0, kPage}});
   EXPECT_NE(refusal().find("layer 1 of 2: memory file " + paths_[0] + " is not that of a Mayfly machine with 3 MiB"),
             std::string::npos)
@@ -329,9 +330,9 @@ TEST_F(MemoryChainTest, LayersAreFoundUnderTheNamesThatAKilledMonitorLeft) {
   auto chain = open_memory_chain(paths_, whole());
   ASSERT_TRUE(chain);
   EXPECT_EQ(chain->at(1).path, new_name(paths_[1]));
-  const auto shown = GuestMemory::map({.size_mib = kSizeMib}, layers_of(std::move(*chain)));
+  const auto shown = GuestMemory::map({.size_mib = kChainMib}, layers_of(std::move(*chain)));
   ASSERT_TRUE(shown);
-  EXPECT_TRUE(std::ranges::equal(*shown->bytes(GuestAddress{0}, kSize), ram()));
+  EXPECT_TRUE(std::ranges::equal(*shown->bytes(GuestAddress{0}, kChainSize), ram()));
   fs::remove(paths_[2]);
   EXPECT_EQ(refusal(), "") << "also where nothing has the name";
 }

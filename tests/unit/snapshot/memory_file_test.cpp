@@ -6,6 +6,7 @@
 #include "tests/support/files.h"
 #include "tests/support/on_worker.h"
 #include "tests/unit/snapshot/file_size_limit.h"
+#include "tests/unit/snapshot/page_ranges.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -22,7 +23,6 @@ namespace {
 namespace fs = std::filesystem;
 using testing::FileSizeLimit;
 
-constexpr std::uint64_t kPage = kGuestPageSize;
 constexpr std::uint64_t kSizeMib = 4;
 constexpr std::uint64_t kSize = kSizeMib * kMiB;
 
@@ -31,8 +31,6 @@ SnapshotId id_of(std::uint8_t number) {
   id.fill(number);
   return id;
 }
-
-PageRange pages(std::uint64_t first, std::uint64_t count = 1) { return {first * kPage, count * kPage}; }
 
 /// A guest's memory whose pages are written to, and its files.
 class MemoryFile : public ::testing::Test {

@@ -1,5 +1,6 @@
 #include "snapshot/pages.h"
 
+#include "tests/unit/snapshot/page_ranges.h"
 #include "vmm/base/owned_fd.h"
 
 #include <sys/mman.h>
@@ -14,11 +15,6 @@ void PrintTo(const PageRange& range, std::ostream* out) {
 }
 
 namespace {
-
-constexpr std::uint64_t kPage = kGuestPageSize;
-
-/// `count` pages from page `first` on.
-PageRange pages(std::uint64_t first, std::uint64_t count = 1) { return {first * kPage, count * kPage}; }
 
 GuestMemory anonymous(std::uint64_t size_mib) {
   auto memory = GuestMemory::create({.size_mib = size_mib});

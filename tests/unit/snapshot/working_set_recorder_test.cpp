@@ -5,6 +5,7 @@
 #include "snapshot/working_set.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/unit/snapshot/page_ranges.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -20,8 +21,7 @@
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kPage = kGuestPageSize;
-constexpr std::uint64_t kPages = kMiB / kPage;
+constexpr std::uint64_t kRecordedPages = kMiB / kPage;
 
 /// A guest's memory that a recorder serves from a file whose page N is full of the letter 'a' + N % 26.
 class Recorder : public ::testing::Test {
@@ -33,7 +33,7 @@ class Recorder : public ::testing::Test {
     if (auto watched = watch_for_faults(*GuestMemory::create({.size_mib = 1}), "test"); !watched)
       GTEST_SKIP() << watched.error().message;
     std::string content;
-    for (std::uint64_t page = 0; page < kPages; ++page) content.append(kPage, letter(page));
+    for (std::uint64_t page = 0; page < kRecordedPages; ++page) content.append(kPage, letter(page));
     path_ = testing::make_file(scratch_.file("memory"), content);
     auto file = open_for_reading(path_);
     ASSERT_TRUE(file.has_value());
@@ -117,12 +117,12 @@ TEST_F(Recorder, ServesManyThreadsThatWantTheSamePages) {
   for (bool& mine : good)
     threads.emplace_back([&] {
       mine = true;
-      for (std::uint64_t page = 0; page < kPages; ++page) mine = mine && touch(page) == letter(page);
+      for (std::uint64_t page = 0; page < kRecordedPages; ++page) mine = mine && touch(page) == letter(page);
     });
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(std::ranges::count(good, true), 8);
   const auto touched = recorder_->touched();
-  EXPECT_EQ(touched.size(), kPages);
+  EXPECT_EQ(touched.size(), kRecordedPages);
   EXPECT_EQ(ranges_in_order(touched), (std::vector<PageRange>{{0, kMiB}}));
 }
 

@@ -4,6 +4,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/support/run_until.h"
+#include "tests/unit/snapshot/page_ranges.h"
 #include "vmm/base/clock.h"
 
 #include <fcntl.h>
@@ -17,21 +18,18 @@
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kPage = kGuestPageSize;
-constexpr std::uint64_t kSizeMib = 64;
-
-PageRange pages(std::uint64_t first, std::uint64_t count = 1) { return {first * kPage, count * kPage}; }
+constexpr std::uint64_t kReplayMib = 64;
 
 /// A guest's memory that is mapped from a file on a disk, which is not in the page cache.
 class Replay : public ::testing::Test {
  protected:
   void SetUp() override {
-    const std::string path = testing::make_file(scratch_.file("memory"), std::string(kSizeMib << 20, 'm'));
+    const std::string path = testing::make_file(scratch_.file("memory"), std::string(kReplayMib << 20, 'm'));
     auto file = open_for_reading(path);
     ASSERT_TRUE(file.has_value());
     ASSERT_EQ(::fsync(file->get()), 0);
     ASSERT_EQ(::posix_fadvise(file->get(), 0, 0, POSIX_FADV_DONTNEED), 0);
-    auto memory = GuestMemory::map({.size_mib = kSizeMib}, std::move(*file));
+    auto memory = GuestMemory::map({.size_mib = kReplayMib}, std::move(*file));
     ASSERT_TRUE(memory.has_value());
     memory_.emplace(std::move(*memory));
     auto loop = EventLoop::create();
@@ -44,8 +42,8 @@ class Replay : public ::testing::Test {
   }
   /// Which pages the page cache has.
   [[nodiscard]] std::vector<bool> cached() const {
-    std::vector<unsigned char> resident(kSizeMib * kMiB / kPage);
-    EXPECT_EQ(::mincore(memory_->regions().front().mapping.address(), kSizeMib * kMiB, resident.data()), 0);
+    std::vector<unsigned char> resident(kReplayMib * kMiB / kPage);
+    EXPECT_EQ(::mincore(memory_->regions().front().mapping.address(), kReplayMib * kMiB, resident.data()), 0);
     std::vector<bool> result;
     std::ranges::transform(resident, std::back_inserter(result), [](unsigned char each) { return (each & 1) != 0; });
     return result;
@@ -81,7 +79,7 @@ class Replay : public ::testing::Test {
 TEST_F(Replay, ReadsAndMapsJustThosePages) {
   std::vector<PageRange> ranges;
   for (std::uint64_t i = 0; i < 300; ++i) ranges.push_back(pages(i * 7919 % 8000 * 2));
-  std::vector<bool> expected(kSizeMib * kMiB / kPage);
+  std::vector<bool> expected(kReplayMib * kMiB / kPage);
   for (const PageRange& range : ranges) expected[range.offset / kPage] = true;
   replay(ranges);
   EXPECT_EQ(cached(), expected);

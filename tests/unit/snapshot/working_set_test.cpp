@@ -3,6 +3,7 @@
 #include "snapshot/checksum.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "tests/unit/snapshot/page_ranges.h"
 
 #include <cstring>
 #include <filesystem>
@@ -11,10 +12,6 @@
 
 namespace mayfly {
 namespace {
-
-constexpr std::uint64_t kPage = kGuestPageSize;
-
-PageRange pages(std::uint64_t first, std::uint64_t count = 1) { return {first * kPage, count * kPage}; }
 
 WorkingSet some_set() {
   WorkingSet set{.snapshot = {}, .memory_size = 4 * kMiB, .ranges = {pages(7, 3), pages(0), pages(1000, 24)}};

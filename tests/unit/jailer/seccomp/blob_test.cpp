@@ -15,7 +15,7 @@ std::vector<NamedProgram> all_threads() {
   return programs;
 }
 
-std::string refusal_of(std::span<const std::byte> blob) {
+std::string blob_refusal_of(std::span<const std::byte> blob) {
   const auto found = find_programs(blob);
   return found ? "" : found.error().message;
 }
@@ -41,22 +41,23 @@ TEST(FilterBlob, GivesBackWhatWasPutIn) {
 TEST(FilterBlob, CutShortAnywhereItIsRefused) {
   const auto blob = make_blob(all_threads());
   for (std::size_t length = 0; length < blob.size(); ++length)
-    EXPECT_NE(refusal_of(std::span{blob}.first(length)), "") << length;
+    EXPECT_NE(blob_refusal_of(std::span{blob}.first(length)), "") << length;
 }
 
 TEST(FilterBlob, SaysWhatIsWrongWithIt) {
   const auto blob = make_blob(all_threads());
-  EXPECT_EQ(refusal_of(with(blob, 0, 0)),
+  EXPECT_EQ(blob_refusal_of(with(blob, 0, 0)),
             "these are no compiled filters; make it with mayfly-seccompile of this version");
-  EXPECT_NE(refusal_of(with(blob, offsetof(BlobHeader, version), 2)).find("format 2, and this monitor reads 1"),
+  EXPECT_NE(blob_refusal_of(with(blob, offsetof(BlobHeader, version), 2)).find("format 2, and this monitor reads 1"),
             std::string::npos);
-  EXPECT_NE(refusal_of(with(blob, offsetof(BlobHeader, count), 17)).find("the table of 17 filters"), std::string::npos);
-  EXPECT_NE(refusal_of(with(blob, offsetof(BlobHeader, count), 0)).find("no filter for thread loop"),
+  EXPECT_NE(blob_refusal_of(with(blob, offsetof(BlobHeader, count), 17)).find("the table of 17 filters"),
+            std::string::npos);
+  EXPECT_NE(blob_refusal_of(with(blob, offsetof(BlobHeader, count), 0)).find("no filter for thread loop"),
             std::string::npos);
   for (const std::uint32_t length : {0U, 4097U, 0xffffffffU})
-    EXPECT_NE(refusal_of(with(blob, kFirstLength, length)).find("which must be 1 to 4096"), std::string::npos);
+    EXPECT_NE(blob_refusal_of(with(blob, kFirstLength, length)).find("which must be 1 to 4096"), std::string::npos);
   for (const std::uint32_t offset : {0xfffffff8U, static_cast<std::uint32_t>(blob.size()), 17U})
-    EXPECT_NE(refusal_of(with(blob, kFirstOffset, offset)).find("of thread loop goes beyond the end"),
+    EXPECT_NE(blob_refusal_of(with(blob, kFirstOffset, offset)).find("of thread loop goes beyond the end"),
               std::string::npos);
 }
 
@@ -64,15 +65,15 @@ TEST(FilterBlob, WantsEachThreadOnceAndNoOther) {
   auto programs = all_threads();
   programs.pop_back();
   EXPECT_EQ(
-      refusal_of(make_blob(programs)),
+      blob_refusal_of(make_blob(programs)),
       "there is no filter for thread running; add a section [running] to the text, as filters.txt of this version "
       "has it")
       << "as it is in what an older version compiled";
   programs.push_back({"vcpu", kProgram});
-  EXPECT_NE(refusal_of(make_blob(programs)).find("thread vcpu has two filters"), std::string::npos);
+  EXPECT_NE(blob_refusal_of(make_blob(programs)).find("thread vcpu has two filters"), std::string::npos);
   programs = all_threads();
   programs.push_back({"later-kind", kProgram});
-  EXPECT_EQ(refusal_of(make_blob(programs)), "");
+  EXPECT_EQ(blob_refusal_of(make_blob(programs)), "");
 }
 
 }  // namespace

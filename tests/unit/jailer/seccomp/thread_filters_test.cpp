@@ -8,7 +8,7 @@
 namespace mayfly::seccomp {
 namespace {
 
-std::string refusal_of(const std::string& file) {
+std::string file_refusal_of(const std::string& file) {
   const auto filters = ThreadFilters::open({.off = false, .file = file});
   return filters ? "" : filters.error().message;
 }
@@ -33,13 +33,14 @@ TEST(ThreadFilters, WithoutFiltersNothingIsDone) {
 
 TEST(ThreadFilters, AFileThatIsNoneIsNamed) {
   const mayfly::testing::ScratchDirectory scratch;
-  EXPECT_EQ(refusal_of(scratch.file("none")),
+  EXPECT_EQ(file_refusal_of(scratch.file("none")),
             "--seccomp-filter " + scratch.file("none") + " cannot be opened: No such file or directory (ENOENT)");
   const std::string text = mayfly::testing::make_file(scratch.file("text"), "[loop]\nread\n");
-  EXPECT_EQ(refusal_of(text), "--seccomp-filter " + text +
-                                  ": these are no compiled filters; make it with mayfly-seccompile of this version");
-  EXPECT_NE(refusal_of("/dev/zero").find("--seccomp-filter /dev/zero has over "), std::string::npos);
-  EXPECT_NE(refusal_of(scratch.file(".")).find("cannot be read: Is a directory"), std::string::npos);
+  EXPECT_EQ(
+      file_refusal_of(text),
+      "--seccomp-filter " + text + ": these are no compiled filters; make it with mayfly-seccompile of this version");
+  EXPECT_NE(file_refusal_of("/dev/zero").find("--seccomp-filter /dev/zero has over "), std::string::npos);
+  EXPECT_NE(file_refusal_of(scratch.file(".")).find("cannot be read: Is a directory"), std::string::npos);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 namespace mayfly {
@@ -45,7 +46,7 @@ TEST(HttpRequest, EveryPartOfOneIsNotWholeYet) {
 }
 
 TEST(HttpRequest, WhatFollowsIsLeftForTheNext) {
-  EXPECT_EQ(whole(std::string{kCurl} + "GET /").length(), kCurl.size());
+  EXPECT_EQ(whole(fmt::format("{}GET /", kCurl)).length(), kCurl.size());
 }
 
 TEST(HttpRequest, MayNameTheHostInItsTarget) {

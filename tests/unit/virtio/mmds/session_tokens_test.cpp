@@ -5,20 +5,20 @@
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kSecond = 1'000'000'000;
-constexpr std::uint64_t kStart = 77 * kSecond;
+constexpr std::uint64_t kSecondNs = 1'000'000'000;
+constexpr std::uint64_t kStart = 77 * kSecondNs;
 constexpr SipKey kKey = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
 TEST(SessionTokens, AreValidUntilTheyEnd) {
   const SessionTokens tokens{kKey, kStart};
-  const std::string token = tokens.issue(60, kStart + kSecond);
-  EXPECT_TRUE(tokens.valid(token, kStart + kSecond));
-  EXPECT_TRUE(tokens.valid(token, kStart + 61 * kSecond - 1));
-  EXPECT_FALSE(tokens.valid(token, kStart + 61 * kSecond));
-  EXPECT_FALSE(tokens.valid(token, kStart + 1000 * kSecond));
+  const std::string token = tokens.issue(60, kStart + kSecondNs);
+  EXPECT_TRUE(tokens.valid(token, kStart + kSecondNs));
+  EXPECT_TRUE(tokens.valid(token, kStart + 61 * kSecondNs - 1));
+  EXPECT_FALSE(tokens.valid(token, kStart + 61 * kSecondNs));
+  EXPECT_FALSE(tokens.valid(token, kStart + 1000 * kSecondNs));
   const std::string longest = tokens.issue(SessionTokens::kLongestSeconds, kStart);
-  EXPECT_TRUE(tokens.valid(longest, kStart + 21'599 * kSecond));
-  EXPECT_FALSE(tokens.valid(longest, kStart + 21'600 * kSecond));
+  EXPECT_TRUE(tokens.valid(longest, kStart + 21'599 * kSecondNs));
+  EXPECT_FALSE(tokens.valid(longest, kStart + 21'600 * kSecondNs));
 }
 
 TEST(SessionTokens, NoneThatWasChangedIsValid) {

@@ -14,7 +14,7 @@ namespace {
 using net_abi::bit;
 
 constexpr std::size_t kSizes[] = {14, 15, 60, 1513, 1514, 1515, 4096, 9014, 32'768, 65'535, 65'549, 65'550};
-constexpr std::uint64_t kNotMergeable = ~bit(net_abi::kMergeable);
+constexpr std::uint64_t kAllButMergeable = ~bit(net_abi::kMergeable);
 
 TEST(NetReceiver, FramesOfEverySizeArriveInAsManyBuffersAsTheyNeed) {
   for (const std::uint32_t size : {1536U, 4096U, 500U, 70'000U}) {
@@ -43,7 +43,7 @@ TEST(NetReceiver, ABufferInPiecesIsOneBuffer) {
 }
 
 TEST(NetReceiver, WithoutMergingEachFrameFillsOneBuffer) {
-  FakeNetwork net{{.features = kNotMergeable}};
+  FakeNetwork net{{.features = kAllButMergeable}};
   net.start();
   net.post(8, 65'562);
   for (const std::size_t length : kSizes) {
@@ -55,7 +55,7 @@ TEST(NetReceiver, WithoutMergingEachFrameFillsOneBuffer) {
 }
 
 TEST(NetReceiver, AFrameThatFitsExactlyArrivesAndOneByteMoreIsDropped) {
-  FakeNetwork net{{.features = kNotMergeable}};
+  FakeNetwork net{{.features = kAllButMergeable}};
   net.start();
   net.post(2, 1526);  // 5.1.6.3.1: the least
   net.to_guest({{}, make_frame(1515, 1)});
@@ -156,7 +156,7 @@ TEST(NetReceiver, AResetForgetsAFrameThatWaits) {
 }
 
 TEST(NetReceiver, ABurstArrivesInItsOrder) {
-  for (const std::uint64_t features : {kEveryFeature, kNotMergeable}) {
+  for (const std::uint64_t features : {kEveryFeature, kAllButMergeable}) {
     FakeNetwork net{{.features = features}};
     net.start();
     net.post(256, 1536);
@@ -176,7 +176,7 @@ TEST(NetReceiver, RandomTrafficBothWaysArrivesAsItWasSent) {
   std::mt19937 random{7};
   for (const unsigned kind : {0U, 1U, 2U, 3U}) {
     const bool mergeable = (kind & 1) == 0;
-    FakeNetwork net{{.features = mergeable ? kEveryFeature : kNotMergeable, .nowait = (kind & 2) == 0}};
+    FakeNetwork net{{.features = mergeable ? kEveryFeature : kAllButMergeable, .nowait = (kind & 2) == 0}};
     net.start();
     for (unsigned i = 0; i < (mergeable ? 200U : 30U); ++i)
       net.post(1, mergeable ? static_cast<std::uint32_t>(600 + random() % 4000) : 65'562);

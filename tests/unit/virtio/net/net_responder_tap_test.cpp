@@ -21,11 +21,11 @@ namespace {
 
 constexpr std::array<std::uint8_t, 4> kHostIp = {172, 16, 0, 1};
 
-Bytes as_bytes(const Frame& frame) {
+Bytes tap_bytes(const Frame& frame) {
   const auto bytes = std::as_bytes(std::span{frame});
   return {bytes.begin(), bytes.end()};
 }
-Frame as_frame(const Bytes& bytes) {
+Frame tap_frame(const Bytes& bytes) {
   Frame frame;
   for (const std::byte byte : bytes) frame.push_back(std::to_integer<std::uint8_t>(byte));
   return frame;
@@ -61,12 +61,12 @@ class NetResponderOnTap : public ::testing::Test {
   unsigned answered_by_host(unsigned tags, std::uint16_t type) {
     Frame request = arp_frame();
     for (unsigned i = 0; i < tags; ++i) request = tagged(std::move(request), type);
-    net_->transmit({{}, as_bytes(request)});
-    net_->transmit({{}, as_bytes(arp_frame(kHostIp))});  // the host answers in order
+    net_->transmit({{}, tap_bytes(request)});
+    net_->transmit({{}, tap_bytes(arp_frame(kHostIp))});  // the host answers in order
     unsigned answers = 0;
     for (;;) {
       for (const Packet& packet : net_->receive_at_least_one()) {
-        const Frame frame = as_frame(packet.frame);
+        const Frame frame = tap_frame(packet.frame);
         if (frame.size() < 42 || get16(frame, 12) != 0x0806 || get16(frame, 20) != 2) continue;
         if (std::equal(NetworkStack::kMac.begin(), NetworkStack::kMac.end(), frame.begin() + 22)) continue;
         if (std::equal(kHostIp.begin(), kHostIp.end(), frame.begin() + 28)) return answers;

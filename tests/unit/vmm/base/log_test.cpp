@@ -112,7 +112,7 @@ TEST_F(LogTest, ALongMessageIsCutToOneLine) {
 }
 
 /// The refusal's sentence; empty where the path was opened.
-std::string refusal_of(const std::string& path) {
+std::string log_refusal_of(const std::string& path) {
   const auto opened = open_line_sink(path, "log_path");
   return opened ? "" : opened.error().message;
 }
@@ -122,7 +122,7 @@ TEST(LineSink, IsNeverBehindALink) {
   const std::string target = testing::make_file(scratch.file("target"), "");
   for (const std::string& leads_to : {target, scratch.file("none"), std::string{"/dev/null"}}) {
     ASSERT_EQ(::symlink(leads_to.c_str(), scratch.file("log").c_str()), 0);
-    EXPECT_EQ(refusal_of(scratch.file("log")),
+    EXPECT_EQ(log_refusal_of(scratch.file("log")),
               "log_path " + scratch.file("log") +
                   " is a link, which could lead to any file; give the path of the file itself");
     ::unlink(scratch.file("log").c_str());
@@ -132,15 +132,15 @@ TEST(LineSink, IsNeverBehindALink) {
 
 TEST(LineSink, IsAFileAFifoOrACharacterDevice) {
   const testing::ScratchDirectory scratch;
-  EXPECT_EQ(refusal_of(scratch.file("new")), "");
-  EXPECT_EQ(refusal_of(scratch.file("new")), "") << "and now it is there";
+  EXPECT_EQ(log_refusal_of(scratch.file("new")), "");
+  EXPECT_EQ(log_refusal_of(scratch.file("new")), "") << "and now it is there";
   ASSERT_EQ(::mkfifo(scratch.file("fifo").c_str(), 0600), 0);
-  EXPECT_EQ(refusal_of(scratch.file("fifo")), "");
-  EXPECT_EQ(refusal_of("/dev/null"), "");
-  EXPECT_NE(refusal_of(scratch.file("")), "");
+  EXPECT_EQ(log_refusal_of(scratch.file("fifo")), "");
+  EXPECT_EQ(log_refusal_of("/dev/null"), "");
+  EXPECT_NE(log_refusal_of(scratch.file("")), "");
   // Hosts show a jail's log elsewhere so; a link to another's file is the kernel's to refuse (fs.protected_hardlinks).
   ASSERT_EQ(::link(scratch.file("new").c_str(), scratch.file("second-name").c_str()), 0);
-  EXPECT_EQ(refusal_of(scratch.file("second-name")), "");
+  EXPECT_EQ(log_refusal_of(scratch.file("second-name")), "");
 }
 
 TEST(LineSink, IsNoFileOfAnotherUser) {
@@ -149,11 +149,11 @@ TEST(LineSink, IsNoFileOfAnotherUser) {
   const std::string planted = testing::make_file(scratch.file("planted"), "");
   ASSERT_EQ(::chmod(planted.c_str(), 0666), 0);
   ASSERT_EQ(::chown(planted.c_str(), 61'234, 61'234), 0);
-  EXPECT_EQ(refusal_of(planted), "log_path " + planted +
-                                     " is a file of user 61234, and this is user 0: its owner could read what is "
-                                     "written there; remove it, or give another path");
+  EXPECT_EQ(log_refusal_of(planted), "log_path " + planted +
+                                         " is a file of user 61234, and this is user 0: its owner could read what is "
+                                         "written there; remove it, or give another path");
   ASSERT_EQ(::chown(planted.c_str(), 0, 0), 0);
-  EXPECT_EQ(refusal_of(planted), "");
+  EXPECT_EQ(log_refusal_of(planted), "");
 }
 
 TEST(LineSink, MayBeADescriptorThatThisProcessWasGiven) {
@@ -165,10 +165,10 @@ TEST(LineSink, MayBeADescriptorThatThisProcessWasGiven) {
     EXPECT_TRUE(write_whole_line(opened->get(), "a line\n"));
   }
   EXPECT_EQ(testing::content_of(scratch.file("given")), "a line\na line\n");
-  EXPECT_NE(refusal_of("/proc/self/fd/999999"), "");
-  EXPECT_NE(refusal_of("/proc/self/exe"), "");
-  EXPECT_NE(refusal_of("/proc/self/fd/../exe"), "");
-  EXPECT_NE(refusal_of("/dev/fd/"), "");
+  EXPECT_NE(log_refusal_of("/proc/self/fd/999999"), "");
+  EXPECT_NE(log_refusal_of("/proc/self/exe"), "");
+  EXPECT_NE(log_refusal_of("/proc/self/fd/../exe"), "");
+  EXPECT_NE(log_refusal_of("/dev/fd/"), "");
 }
 
 TEST(LogRate, LetsABurstThroughAndThenWaits) {

@@ -303,9 +303,9 @@ TEST(Options, AStateFileIsDescribedAndTheFormatNamed) {
   EXPECT_EQ(std::get<DescribeOptions>(parse({"--describe-snapshot", "s"})).state, "s");
   EXPECT_EQ(std::get<DescribeOptions>(parse({"--describe-snapshot", ""})).state, "");
   EXPECT_EQ(exit_code({"--describe-snapshot"}), kExitBadArguments);
-  testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStdout();
   EXPECT_EQ(exit_code({"--snapshot-version"}), 0);
-  EXPECT_EQ(testing::internal::GetCapturedStdout(), "v1\n");
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "v1\n");
 }
 
 TEST(Options, DoctorTakesJson) { EXPECT_TRUE(std::get<DoctorOptions>(parse({"doctor", "--json"})).json); }
@@ -341,9 +341,9 @@ TEST(Options, HelpAndVersionEndWell) {
 
 /// What `mayfly WORDS...` prints and ends well.
 std::string answer_to(std::vector<const char*> words) {
-  testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStdout();
   EXPECT_EQ(exit_code(std::move(words)), 0);
-  return testing::internal::GetCapturedStdout();
+  return ::testing::internal::GetCapturedStdout();
 }
 
 TEST(Options, HelpListsEverythingHoweverItIsAskedFor) {

@@ -7,7 +7,7 @@
 namespace mayfly {
 namespace {
 
-std::string refusal(std::string_view text) {
+std::string mac_refusal(std::string_view text) {
   const auto address = parse_mac_address(text);
   EXPECT_FALSE(address) << text;
   return address ? "" : address.error().message;
@@ -21,21 +21,23 @@ TEST(MacAddress, IsReadInAnyCaseAndWrittenInLower) {
 }
 
 TEST(MacAddress, WhatIsNoneIsRefused) {
-  EXPECT_EQ(refusal("06:00:ac:10:00"), R"("06:00:ac:10:00" is not a MAC address; one looks like aa:bb:cc:dd:ee:ff)");
+  EXPECT_EQ(mac_refusal("06:00:ac:10:00"),
+            R"("06:00:ac:10:00" is not a MAC address; one looks like aa:bb:cc:dd:ee:ff)");
   for (const std::string_view text :
        {"", ":", "06:00:ac:10:00:0", "06:00:ac:10:00:022", "06-00-ac-10-00-02", "06:00:ac:10:00:0g", "0600ac100002",
         "06:00:ac:10:00:+2", "06:00:ac:10:00:-2", "06:00:ac:10:00: 2", "0x:00:ac:10:00:02", "06:00:ac:10:0002:"}) {
-    EXPECT_NE(refusal(text).find("is not a MAC address"), std::string::npos) << text;
+    EXPECT_NE(mac_refusal(text).find("is not a MAC address"), std::string::npos) << text;
   }
-  EXPECT_LT(refusal(std::string(1000, 'a')).size(), 150U);
+  EXPECT_LT(mac_refusal(std::string(1000, 'a')).size(), 150U);
 }
 
 TEST(MacAddress, MulticastAndZeroHaveTheirOwnSentences) {
-  EXPECT_EQ(refusal("01:00:5e:00:00:01"),
+  EXPECT_EQ(mac_refusal("01:00:5e:00:00:01"),
             "the MAC address 01:00:5e:00:00:01 is a multicast one, which no interface can have: its first byte must be "
             "even");
-  EXPECT_NE(refusal("ff:ff:ff:ff:ff:ff").find("multicast"), std::string::npos);
-  EXPECT_EQ(refusal("00:00:00:00:00:00"), "the MAC address 00:00:00:00:00:00 is all zero, which no interface can have");
+  EXPECT_NE(mac_refusal("ff:ff:ff:ff:ff:ff").find("multicast"), std::string::npos);
+  EXPECT_EQ(mac_refusal("00:00:00:00:00:00"),
+            "the MAC address 00:00:00:00:00:00 is all zero, which no interface can have");
   EXPECT_TRUE(parse_mac_address("00:00:00:00:00:01"));
 }
 

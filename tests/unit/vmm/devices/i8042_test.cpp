@@ -10,7 +10,7 @@ namespace {
 
 // What the guest is told is where the device is.
 
-constexpr unsigned kPin = 1;
+constexpr unsigned kKeyboardPin = 1;
 constexpr std::uint8_t kOutputFull = 0x01;
 constexpr std::uint8_t kReady = 0x47;  // command byte: translate, tested, both interrupts; keyboard and mouse clocks on
 
@@ -38,7 +38,7 @@ class I8042Test : public ::testing::Test {
 
   fakes::Pins pins_;
   fakes::Signals signals_;
-  I8042 i8042_{InterruptLine{pins_, kPin}, signals_};
+  I8042 i8042_{InterruptLine{pins_, kKeyboardPin}, signals_};
 };
 
 using Bytes = std::vector<unsigned>;
@@ -191,21 +191,21 @@ TEST_F(I8042Test, EachByteHasItsEdge) {
   set_command_byte(kReady);
   EXPECT_TRUE(i8042_.press_ctrl_alt_del());
   for (unsigned i = 0; i < 8; ++i) {
-    EXPECT_EQ(pins_.edges(kPin), 1U) << i;
-    EXPECT_TRUE(pins_.level(kPin)) << i;
+    EXPECT_EQ(pins_.edges(kKeyboardPin), 1U) << i;
+    EXPECT_TRUE(pins_.level(kKeyboardPin)) << i;
     data();
   }
-  EXPECT_EQ(pins_.edges(kPin), 0U);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_EQ(pins_.edges(kKeyboardPin), 0U);
+  EXPECT_FALSE(pins_.level(kKeyboardPin));
 }
 
 TEST_F(I8042Test, WithoutItsInterruptTheLineStaysLow) {
   command(0xAA);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_FALSE(pins_.level(kKeyboardPin));
   set_command_byte(kReady);
-  EXPECT_TRUE(pins_.level(kPin)) << "enabled with a byte waiting";
+  EXPECT_TRUE(pins_.level(kKeyboardPin)) << "enabled with a byte waiting";
   set_command_byte(0x44);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_FALSE(pins_.level(kKeyboardPin));
 }
 
 TEST_F(I8042Test, KeysWaitWhileTheKeyboardIsOffAndAnswersDoNot) {
@@ -234,7 +234,7 @@ TEST_F(I8042Test, ItsStateSurvives) {
   data();
   command(0xAA);
   command(0xD1);
-  I8042 restored{InterruptLine{pins_, kPin}, signals_};
+  I8042 restored{InterruptLine{pins_, kKeyboardPin}, signals_};
   restored.restore(i8042_.state());
   EXPECT_EQ(restored.state(), i8042_.state());
   fakes::store(restored, 0, 0xDD);
@@ -256,7 +256,7 @@ TEST_F(I8042Test, AnyAccessIsSafe) {
     if (random % 8 == 0) static_cast<void>(i8042_.press_ctrl_alt_del());
   });
   fakes::torment(i8042_.command_port(), 2, 4, [](unsigned) {});
-  EXPECT_EQ(pins_.level(kPin), full() && (i8042_.state().command_byte & 1) != 0);
+  EXPECT_EQ(pins_.level(kKeyboardPin), full() && (i8042_.state().command_byte & 1) != 0);
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 namespace mayfly {
 namespace {
 
-constexpr unsigned kPin = 2;
+constexpr unsigned kTimerPin = 2;
 constexpr std::uint64_t kMs = 1'000'000;
 
 class PitTest : public ::testing::Test {
@@ -42,7 +42,7 @@ class PitTest : public ::testing::Test {
   fakes::Pins pins_;
   fakes::Clock clock_;
   fakes::Timer timer_;
-  Pit pit_{InterruptLine{pins_, kPin}, clock_, timer_};
+  Pit pit_{InterruptLine{pins_, kTimerPin}, clock_, timer_};
 };
 
 TEST_F(PitTest, ArmsNoTimerUntilChannelZeroCounts) {
@@ -67,8 +67,8 @@ TEST_F(PitTest, ARateGeneratorInterruptsEachPeriodWithoutDrift) {
   program(0, 2, 11932);
   for (unsigned i = 1; i <= 1000; ++i) {
     fire(i % 7 * 10'000);
-    EXPECT_EQ(pins_.edges(kPin), 1U);
-    EXPECT_FALSE(pins_.level(kPin)) << "a pulse";
+    EXPECT_EQ(pins_.edges(kTimerPin), 1U);
+    EXPECT_FALSE(pins_.level(kTimerPin)) << "a pulse";
     EXPECT_EQ(*timer_.deadline, start + pit_ns(11932 * (i + 1)));
   }
 }
@@ -79,14 +79,14 @@ TEST_F(PitTest, ASquareWaveInterruptsEachPeriod) {
   fire();
   fire();
   EXPECT_EQ(clock_.now, start + pit_ns(2 * 1193));
-  EXPECT_EQ(pins_.edges(kPin), 2U);
+  EXPECT_EQ(pins_.edges(kTimerPin), 2U);
 }
 
 TEST_F(PitTest, OneShotsInterruptOnce) {
   for (const unsigned mode : {0U, 4U}) {
     program(0, mode, 11932);
     EXPECT_EQ(fire(), pit_ns(mode == 0 ? 11932 : 11933));
-    EXPECT_EQ(pins_.edges(kPin), 1U);
+    EXPECT_EQ(pins_.edges(kTimerPin), 1U);
     EXPECT_FALSE(timer_.deadline) << mode;
   }
 }
@@ -106,7 +106,7 @@ TEST_F(PitTest, ANewCountOfAPeriodicModeFollowsTheCurrentPeriod) {
   EXPECT_EQ(*timer_.deadline, start + pit_ns(10'000));
   fire();
   EXPECT_EQ(*timer_.deadline, start + pit_ns(10'000) + pit_ns(20'000));
-  EXPECT_EQ(pins_.edges(kPin), 1U);
+  EXPECT_EQ(pins_.edges(kTimerPin), 1U);
 }
 
 TEST_F(PitTest, AControlWordStopsTheTimer) {
@@ -115,7 +115,7 @@ TEST_F(PitTest, AControlWordStopsTheTimer) {
   EXPECT_FALSE(timer_.deadline);
   clock_.now += kMs;
   pit_.on_timer();  // on its way when the timer was cancelled
-  EXPECT_EQ(pins_.edges(kPin), 0U);
+  EXPECT_EQ(pins_.edges(kTimerPin), 0U);
   EXPECT_FALSE(timer_.deadline);
 }
 
@@ -126,7 +126,7 @@ TEST_F(PitTest, ACallForAnEarlierProgrammeOnlyArmsAgain) {
   clock_.now += kMs;
   timer_.deadline.reset();
   pit_.on_timer();
-  EXPECT_EQ(pins_.edges(kPin), 0U);
+  EXPECT_EQ(pins_.edges(kTimerPin), 0U);
   EXPECT_EQ(timer_.deadline, deadline);
 }
 
@@ -134,7 +134,7 @@ TEST_F(PitTest, AHostThatIsLateGivesOneInterruptAndSkipsForward) {
   const std::uint64_t start = clock_.now;
   program(0, 2, 1193);
   fire(100 * kMs);
-  EXPECT_EQ(pins_.edges(kPin), 1U);
+  EXPECT_EQ(pins_.edges(kTimerPin), 1U);
   EXPECT_GT(*timer_.deadline, clock_.now);
   const std::uint64_t period = pit_ticks(*timer_.deadline - start);
   EXPECT_EQ(period % 1193, 0U) << "in step with the guest's counting";
@@ -234,7 +234,7 @@ TEST_F(PitTest, ItsStateSurvivesOnAHostWithAnotherClock) {
   fakes::Clock other_clock;
   other_clock.now = 7;
   fakes::Timer other_timer;
-  Pit restored{InterruptLine{pins_, kPin}, other_clock, other_timer};
+  Pit restored{InterruptLine{pins_, kTimerPin}, other_clock, other_timer};
   restored.restore(state);
   EXPECT_EQ(restored.state(), state);
   EXPECT_EQ(*other_timer.deadline - other_clock.now, *timer_.deadline - clock_.now);
@@ -244,13 +244,13 @@ TEST_F(PitTest, AnInterruptThatTheHostIsLateWithIsNotLostOverASnapshot) {
   program(0, 0, 100);
   clock_.now += 10 * kMs;
   fakes::Timer other_timer;
-  Pit restored{InterruptLine{pins_, kPin}, clock_, other_timer};
+  Pit restored{InterruptLine{pins_, kTimerPin}, clock_, other_timer};
   restored.restore(pit_.state());
   EXPECT_EQ(restored.state(), pit_.state());
   ASSERT_TRUE(other_timer.deadline);
   EXPECT_LE(*other_timer.deadline, clock_.now);
   restored.on_timer();
-  EXPECT_EQ(pins_.edges(kPin), 1U);
+  EXPECT_EQ(pins_.edges(kTimerPin), 1U);
   EXPECT_FALSE(restored.state().interrupt_awaited);
 }
 
@@ -267,14 +267,14 @@ TEST_F(PitTest, AnyAccessIsSafe) {
   const auto pass_time = [&](unsigned random) {
     clock_.now += random % 500'000;
     if (random % 4 == 0) pit_.on_timer();
-    if (pins_.edges(kPin) == 0) return;
+    if (pins_.edges(kTimerPin) == 0) return;
     ASSERT_GE(clock_.now - last_edge, kPitShortestIntervalNs);
     last_edge = clock_.now;
   };
   fakes::torment(pit_, 1, 0x30, pass_time);
   fakes::torment(pit_.speaker_port(), 2, 4, pass_time);
   fakes::Timer other_timer;
-  Pit restored{InterruptLine{pins_, kPin}, clock_, other_timer};
+  Pit restored{InterruptLine{pins_, kTimerPin}, clock_, other_timer};
   restored.restore(pit_.state());
   EXPECT_EQ(restored.state(), pit_.state());
 }

@@ -14,10 +14,10 @@ namespace {
 
 // What the guest is told is where the device is.
 
-constexpr unsigned kPin = 4;
+constexpr unsigned kSerialPin = 4;
 
 // Registers.
-constexpr std::uint64_t kData = 0;
+constexpr std::uint64_t kDataPort = 0;
 constexpr std::uint64_t kIer = 1;
 constexpr std::uint64_t kIir = 2;
 constexpr std::uint64_t kFcr = 2;
@@ -54,14 +54,14 @@ class SerialTest : public ::testing::Test {
   std::size_t type(std::string_view text) { return serial_.offer(std::as_bytes(std::span{text})); }
   std::string read_all() {
     std::string text;
-    while ((get(kLsr) & 0x01) != 0) text.push_back(static_cast<char>(get(kData)));
+    while ((get(kLsr) & 0x01) != 0) text.push_back(static_cast<char>(get(kDataPort)));
     return text;
   }
 
   fakes::Pins pins_;
   Output output_;
   Feeder feeder_;
-  Serial serial_{InterruptLine{pins_, kPin}, output_, feeder_};
+  Serial serial_{InterruptLine{pins_, kSerialPin}, output_, feeder_};
 };
 
 // --- Registers -------------------------------------------------------------------------------------------------------
@@ -73,12 +73,12 @@ TEST_F(SerialTest, StartsAsTheDataSheetSays) {
   EXPECT_EQ(get(kMcr), 0x00);
   EXPECT_EQ(get(kLsr), 0x60);
   EXPECT_EQ(get(kMsr), 0xB0);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_FALSE(pins_.level(kSerialPin));
 }
 
 TEST_F(SerialTest, WhatIsWrittenIsSent) {
   for (const char c : std::string_view{"hello"}) {
-    set(kData, static_cast<std::uint8_t>(c));
+    set(kDataPort, static_cast<std::uint8_t>(c));
     EXPECT_EQ(get(kLsr), 0x60) << "the transmitter is always empty";
   }
   EXPECT_EQ(output_.text, "hello");
@@ -103,10 +103,10 @@ TEST_F(SerialTest, ScratchAndLineControlReadBack) {
 TEST_F(SerialTest, TheDivisorLatchIsBehindItsBit) {
   set(kIer, kIerReceived);
   set(kLcr, 0x83);
-  EXPECT_EQ(get(kData), 12) << "9600 baud";
-  set(kData, 0x01);
+  EXPECT_EQ(get(kDataPort), 12) << "9600 baud";
+  set(kDataPort, 0x01);
   set(kIer, 0x02);
-  EXPECT_EQ(get(kData), 0x01);
+  EXPECT_EQ(get(kDataPort), 0x01);
   EXPECT_EQ(get(kIer), 0x02);
   set(kLcr, 0x03);
   EXPECT_EQ(get(kIer), kIerReceived);
@@ -140,9 +140,9 @@ TEST_F(SerialTest, WithoutFifoOneByteIsReceivedAtATime) {
   EXPECT_EQ(type("abc"), 1U);
   EXPECT_EQ(serial_.room(), 0U);
   EXPECT_EQ(get(kLsr), 0x61);
-  EXPECT_EQ(get(kData), 'a');
+  EXPECT_EQ(get(kDataPort), 'a');
   EXPECT_EQ(get(kLsr), 0x60);
-  EXPECT_EQ(get(kData), 0) << "nothing there";
+  EXPECT_EQ(get(kDataPort), 0) << "nothing there";
 }
 
 TEST_F(SerialTest, WithFifoSixteenBytesAreReceivedInOrder) {
@@ -193,30 +193,30 @@ TEST_F(SerialTest, TheTriggerLevelTellsDataFromATimeout) {
 TEST_F(SerialTest, ReceivedDataInterruptsUntilItIsRead) {
   set(kIer, kIerReceived);
   EXPECT_EQ(type("a"), 1U);
-  EXPECT_TRUE(pins_.level(kPin));
+  EXPECT_TRUE(pins_.level(kSerialPin));
   EXPECT_EQ(get(kIir), 0x04);
-  EXPECT_TRUE(pins_.level(kPin)) << "identifying does not answer it";
-  get(kData);
-  EXPECT_FALSE(pins_.level(kPin));
-  EXPECT_EQ(pins_.edges(kPin), 1U);
+  EXPECT_TRUE(pins_.level(kSerialPin)) << "identifying does not answer it";
+  get(kDataPort);
+  EXPECT_FALSE(pins_.level(kSerialPin));
+  EXPECT_EQ(pins_.edges(kSerialPin), 1U);
 }
 
 TEST_F(SerialTest, ADisabledCauseDoesNotInterrupt) {
   EXPECT_EQ(type("a"), 1U);
-  set(kData, 'x');
+  set(kDataPort, 'x');
   EXPECT_EQ(get(kIir), 0x01);
-  EXPECT_EQ(pins_.edges(kPin), 0U);
+  EXPECT_EQ(pins_.edges(kSerialPin), 0U);
   set(kIer, kIerReceived);
-  EXPECT_TRUE(pins_.level(kPin)) << "enabled later";
+  EXPECT_TRUE(pins_.level(kSerialPin)) << "enabled later";
   set(kIer, 0);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_FALSE(pins_.level(kSerialPin));
 }
 
 TEST_F(SerialTest, EnablingTheTransmitterInterruptRaisesItAndIdentifyingEndsIt) {
   set(kIer, kIerTransmitter);
-  EXPECT_TRUE(pins_.level(kPin));
+  EXPECT_TRUE(pins_.level(kSerialPin));
   EXPECT_EQ(get(kIir), 0x02);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_FALSE(pins_.level(kSerialPin));
   EXPECT_EQ(get(kIir), 0x01);
   set(kIer, kIerTransmitter);
   EXPECT_EQ(get(kIir), 0x01) << "it was enabled already";
@@ -228,9 +228,9 @@ TEST_F(SerialTest, EnablingTheTransmitterInterruptRaisesItAndIdentifyingEndsIt) 
 TEST_F(SerialTest, EachWriteRunsTheTransmitterEmptyAgain) {
   set(kIer, kIerTransmitter);
   get(kIir);
-  EXPECT_EQ(pins_.edges(kPin), 1U);
-  for (unsigned i = 0; i < 16; ++i) set(kData, 'x');
-  EXPECT_EQ(pins_.edges(kPin), 1U) << "one for the batch";
+  EXPECT_EQ(pins_.edges(kSerialPin), 1U);
+  for (unsigned i = 0; i < 16; ++i) set(kDataPort, 'x');
+  EXPECT_EQ(pins_.edges(kSerialPin), 1U) << "one for the batch";
   EXPECT_EQ(get(kIir), 0x02);
 }
 
@@ -238,38 +238,38 @@ TEST_F(SerialTest, CausesAreIdentifiedInOrderOfPriority) {
   set(kMcr, kLoopback);
   get(kMsr);
   set(kIer, 0x0F);
-  set(kData, 'a');
-  set(kData, 'b');              // overruns
+  set(kDataPort, 'a');
+  set(kDataPort, 'b');          // overruns
   set(kMcr, kLoopback | 0x02);  // RTS to CTS
   EXPECT_EQ(get(kIir), 0x06);
   EXPECT_EQ(get(kLsr), 0x63);
   EXPECT_EQ(get(kIir), 0x04);
-  EXPECT_EQ(get(kData), 'a');
+  EXPECT_EQ(get(kDataPort), 'a');
   EXPECT_EQ(get(kIir), 0x02);
   EXPECT_EQ(get(kIir), 0x00);
-  EXPECT_TRUE(pins_.level(kPin));
+  EXPECT_TRUE(pins_.level(kSerialPin));
   EXPECT_EQ(get(kMsr), 0x11);
   EXPECT_EQ(get(kIir), 0x01);
-  EXPECT_FALSE(pins_.level(kPin));
+  EXPECT_FALSE(pins_.level(kSerialPin));
 }
 
 TEST_F(SerialTest, IdentifyingAnotherCauseLeavesTheTransmittersPending) {
   set(kIer, kIerReceived | kIerTransmitter);
   EXPECT_EQ(type("a"), 1U);
   EXPECT_EQ(get(kIir), 0x04);
-  get(kData);
+  get(kDataPort);
   EXPECT_EQ(get(kIir), 0x02);
 }
 
 TEST_F(SerialTest, ANewCauseIsANewEdgeThoughAnotherHoldsTheLine) {
   set(kIer, kIerReceived | kIerTransmitter);
-  EXPECT_EQ(pins_.edges(kPin), 1U);
+  EXPECT_EQ(pins_.edges(kSerialPin), 1U);
   EXPECT_EQ(type("a"), 1U);
-  EXPECT_EQ(pins_.edges(kPin), 1U);
-  EXPECT_TRUE(pins_.level(kPin));
-  get(kData);
-  EXPECT_TRUE(pins_.level(kPin)) << "the transmitter's is still there";
-  EXPECT_EQ(pins_.edges(kPin), 0U);
+  EXPECT_EQ(pins_.edges(kSerialPin), 1U);
+  EXPECT_TRUE(pins_.level(kSerialPin));
+  get(kDataPort);
+  EXPECT_TRUE(pins_.level(kSerialPin)) << "the transmitter's is still there";
+  EXPECT_EQ(pins_.edges(kSerialPin), 0U);
 }
 
 TEST_F(SerialTest, NoWakeUpIsLostByAGuestThatLoopsUntilNothingIsPending) {
@@ -280,11 +280,11 @@ TEST_F(SerialTest, NoWakeUpIsLostByAGuestThatLoopsUntilNothingIsPending) {
   unsigned offered = 0;
   for (unsigned round = 0; round < 100; ++round) {
     if (round < 50 && type("k") == 1) ++offered;
-    if (pins_.edges(kPin) == 0) continue;
+    if (pins_.edges(kSerialPin) == 0) continue;
     for (std::uint8_t iir = get(kIir); (iir & 1) == 0; iir = get(kIir)) {
       received += read_all();
       if ((iir & 0x0F) == 0x02 && !to_send.empty()) {
-        set(kData, static_cast<std::uint8_t>(to_send.front()));
+        set(kDataPort, static_cast<std::uint8_t>(to_send.front()));
         to_send.remove_prefix(1);
       }
     }
@@ -319,7 +319,7 @@ TEST_F(SerialTest, ModemChangesAreRememberedUntilRead) {
 TEST_F(SerialTest, LoopedBackDataIsReceivedAndNotSent) {
   set(kFcr, 0x01);
   set(kMcr, kLoopback);
-  for (const char c : std::string_view{"echo"}) set(kData, static_cast<std::uint8_t>(c));
+  for (const char c : std::string_view{"echo"}) set(kDataPort, static_cast<std::uint8_t>(c));
   EXPECT_EQ(output_.text, "");
   EXPECT_EQ(read_all(), "echo");
 }
@@ -327,7 +327,7 @@ TEST_F(SerialTest, LoopedBackDataIsReceivedAndNotSent) {
 TEST_F(SerialTest, LoopbackCanOverrunTheFifo) {
   set(kFcr, 0x01);
   set(kMcr, kLoopback);
-  for (unsigned i = 0; i < 17; ++i) set(kData, static_cast<std::uint8_t>('a' + i));
+  for (unsigned i = 0; i < 17; ++i) set(kDataPort, static_cast<std::uint8_t>('a' + i));
   EXPECT_EQ(get(kLsr), 0x63);
   EXPECT_EQ(get(kLsr), 0x61) << "reading clears the error";
   EXPECT_EQ(read_all(), "abcdefghijklmnop");
@@ -342,11 +342,11 @@ TEST_F(SerialTest, AnOfferThatCameShortIsFollowedByOneNotice) {
   EXPECT_EQ(feeder_.notices, 0U) << "it did not come short";
   EXPECT_EQ(type("0123456789abcdefg"), 16U);
   EXPECT_EQ(type("g"), 0U);
-  for (unsigned i = 0; i < 15; ++i) get(kData);
+  for (unsigned i = 0; i < 15; ++i) get(kDataPort);
   EXPECT_EQ(feeder_.notices, 0U) << "not drained yet";
-  get(kData);
+  get(kDataPort);
   EXPECT_EQ(feeder_.notices, 1U);
-  get(kData);
+  get(kDataPort);
   EXPECT_EQ(feeder_.notices, 1U);
 }
 
@@ -376,7 +376,7 @@ TEST_F(SerialTest, NothingTypedIsLostHoweverSlowlyTheGuestReads) {
   rest.remove_prefix(type(rest));
   while (received.size() < text.size()) {
     const unsigned before = feeder_.notices;
-    received.push_back(static_cast<char>(get(kData)));
+    received.push_back(static_cast<char>(get(kDataPort)));
     if (feeder_.notices > before) rest.remove_prefix(type(rest));
   }
   EXPECT_EQ(received, text);
@@ -391,17 +391,17 @@ TEST_F(SerialTest, ItsStateSurvives) {
   set(kMcr, 0x0B);
   set(kScr, 0x77);
   EXPECT_EQ(type("abcde"), 5U);
-  get(kData);
-  Serial restored{InterruptLine{pins_, kPin}, output_, feeder_};
+  get(kDataPort);
+  Serial restored{InterruptLine{pins_, kSerialPin}, output_, feeder_};
   restored.restore(serial_.state());
   EXPECT_EQ(restored.state(), serial_.state());
-  pins_.set_pin(kPin, true);
-  EXPECT_GE(pins_.edges(kPin), 1U);
+  pins_.set_pin(kSerialPin, true);
+  EXPECT_GE(pins_.edges(kSerialPin), 1U);
   EXPECT_EQ(fakes::load(restored, kIir), 0xC4);
-  for (const char c : std::string_view{"bcde"}) EXPECT_EQ(fakes::load(restored, kData), c);
+  for (const char c : std::string_view{"bcde"}) EXPECT_EQ(fakes::load(restored, kDataPort), c);
   EXPECT_EQ(fakes::load(restored, kIir), 0xC2);
-  EXPECT_FALSE(pins_.level(kPin));
-  EXPECT_EQ(pins_.edges(kPin), 0U) << "no cause was new";
+  EXPECT_FALSE(pins_.level(kSerialPin));
+  EXPECT_EQ(pins_.edges(kSerialPin), 0U) << "no cause was new";
 }
 
 TEST_F(SerialTest, AStateFromElsewhereCannotOverrunTheFifo) {
@@ -423,7 +423,7 @@ TEST_F(SerialTest, AnyAccessIsSafeAndTheLineTellsWhetherACauseIsPending) {
                          (state.transmitter_event && (state.interrupt_enable & kIerTransmitter) != 0) ||
                          (state.line_errors != 0 && (state.interrupt_enable & kIerLine) != 0) ||
                          ((state.modem_status & 0x0F) != 0 && (state.interrupt_enable & kIerModem) != 0);
-    ASSERT_EQ(pins_.level(kPin), pending);
+    ASSERT_EQ(pins_.level(kSerialPin), pending);
     output_.text.clear();
   });
 }
@@ -432,24 +432,24 @@ TEST_F(SerialTest, AnyAccessIsSafeAndTheLineTellsWhetherACauseIsPending) {
 
 TEST_F(SerialTest, ADriverThatWritesIerHasSentItsBurst) {
   set(kIer, kIerTransmitter);
-  for (const char c : std::string_view{"two\nlines\n"}) set(kData, static_cast<std::uint8_t>(c));
+  for (const char c : std::string_view{"two\nlines\n"}) set(kDataPort, static_cast<std::uint8_t>(c));
   EXPECT_EQ(output_.flushed, "");  // it waits for interrupts: it will say when it is done
   set(kIer, 0);
   EXPECT_EQ(output_.flushed, "two\nlines\n");
 }
 
 TEST_F(SerialTest, ALineOfADriverThatPollsIsABurst) {
-  for (const char c : std::string_view{"line\nand"}) set(kData, static_cast<std::uint8_t>(c));
+  for (const char c : std::string_view{"line\nand"}) set(kDataPort, static_cast<std::uint8_t>(c));
   EXPECT_EQ(output_.flushed, "line\n");
 }
 
 TEST_F(SerialTest, TheDivisorAndLoopbackEndNoBurst) {
-  set(kData, 'x');
+  set(kDataPort, 'x');
   set(kLcr, 0x80);
   set(kIer, 0);  // the divisor's high byte
   set(kLcr, 0);
   set(kMcr, kLoopback);
-  set(kData, '\n');
+  set(kDataPort, '\n');
   EXPECT_EQ(output_.flushed, "");
 }
 

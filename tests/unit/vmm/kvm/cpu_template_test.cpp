@@ -9,7 +9,7 @@
 namespace mayfly {
 namespace {
 
-kvm_cpuid_entry2& add(kvm_abi::CpuidTable& table, std::uint32_t leaf, std::uint32_t subleaf = 0) {
+kvm_cpuid_entry2& add_leaf(kvm_abi::CpuidTable& table, std::uint32_t leaf, std::uint32_t subleaf = 0) {
   kvm_cpuid_entry2& entry = table.entries[table.count++];
   entry = {
       .function = leaf, .index = subleaf, .flags = 0, .eax = ~0U, .ebx = ~0U, .ecx = ~0U, .edx = ~0U, .padding = {}};
@@ -17,27 +17,27 @@ kvm_cpuid_entry2& add(kvm_abi::CpuidTable& table, std::uint32_t leaf, std::uint3
 }
 
 /// A host that has every feature there could be.
-kvm_abi::CpuidTable host_table(const char* maker) {
+kvm_abi::CpuidTable maker_table(const char* maker) {
   kvm_abi::CpuidTable table;
-  kvm_cpuid_entry2& first = add(table, 0);
+  kvm_cpuid_entry2& first = add_leaf(table, 0);
   std::memcpy(&first.ebx, maker, 4);
   std::memcpy(&first.edx, maker + 4, 4);
   std::memcpy(&first.ecx, maker + 8, 4);
-  for (const std::uint32_t leaf : {0x1U, 0x7U, 0xDU, 0x8000'0001U, 0x8000'0008U}) add(table, leaf);
-  add(table, 0x7, 1);
-  add(table, 0xD, 1);
+  for (const std::uint32_t leaf : {0x1U, 0x7U, 0xDU, 0x8000'0001U, 0x8000'0008U}) add_leaf(table, leaf);
+  add_leaf(table, 0x7, 1);
+  add_leaf(table, 0xD, 1);
   return table;
 }
 
 TEST(CpuTemplate, NoneHidesNothing) {
-  auto table = host_table("GenuineIntel");
+  auto table = maker_table("GenuineIntel");
   apply_cpu_template(table, CpuTemplate::None);
   EXPECT_EQ(find_leaf(table, 7)->ebx, ~0U);
   EXPECT_EQ(find_leaf(table, 1)->eax, ~0U);
 }
 
 TEST(CpuTemplate, T2HidesWhatItsHostsDoNotAllHave) {
-  auto table = host_table("AuthenticAMD");
+  auto table = maker_table("AuthenticAMD");
   apply_cpu_template(table, CpuTemplate::T2);
   EXPECT_EQ(find_leaf(table, 7)->ebx & 1U << 16, 0U) << "AVX512F";
   EXPECT_EQ(find_leaf(table, 7)->ebx & 1U << 18, 0U) << "RDSEED";
@@ -50,7 +50,7 @@ TEST(CpuTemplate, T2HidesWhatItsHostsDoNotAllHave) {
 }
 
 TEST(CpuTemplate, T2KeepsWhatKernelsAndProgramsNeed) {
-  auto table = host_table("AuthenticAMD");
+  auto table = maker_table("AuthenticAMD");
   apply_cpu_template(table, CpuTemplate::T2);
   EXPECT_NE(find_leaf(table, 1)->ecx & 1U << 26, 0U) << "XSAVE";
   EXPECT_NE(find_leaf(table, 1)->ecx & 1U << 21, 0U) << "x2APIC";
@@ -63,17 +63,17 @@ TEST(CpuTemplate, T2KeepsWhatKernelsAndProgramsNeed) {
 }
 
 TEST(CpuTemplate, T2ShowsItsModelOnIntelOnly) {
-  auto intel = host_table("GenuineIntel");
+  auto intel = maker_table("GenuineIntel");
   apply_cpu_template(intel, CpuTemplate::T2);
   EXPECT_EQ(find_leaf(intel, 1)->eax & 0x0FFF'3FFF, 0x0003'06F2U);
-  auto amd = host_table("AuthenticAMD");
+  auto amd = maker_table("AuthenticAMD");
   apply_cpu_template(amd, CpuTemplate::T2);
   EXPECT_EQ(find_leaf(amd, 1)->eax, ~0U);
 }
 
 TEST(CpuTemplate, AHostThatLacksLeavesIsLeftAsItIs) {
   kvm_abi::CpuidTable table;
-  add(table, 0);
+  add_leaf(table, 0);
   apply_cpu_template(table, CpuTemplate::T2);
   EXPECT_EQ(table.count, 1U);
 }
