@@ -33,6 +33,8 @@ struct Constant {
 
 /// Of Linux 6.7, newer than the headers that we build with.
 constexpr std::uint64_t kPagemapScan = 0xc0606610;  // include/uapi/linux/fs.h
+/// Of Linux 6.14; include/uapi/linux/pidfd.h.
+constexpr auto kPidfdSelf = static_cast<std::uint64_t>(-10000);
 
 using XsaveArea = std::array<std::byte, 4096>;
 
@@ -78,6 +80,7 @@ constexpr std::array kConstants = {
     NAMED(BLKSSZGET),
     NAMED(FICLONE),
     Constant{"PAGEMAP_SCAN", kPagemapScan},
+    Constant{"PIDFD_SELF", kPidfdSelf},
     // linux/if_tun.h
     NAMED(TUNGETFEATURES),
     NAMED(TUNGETIFF),

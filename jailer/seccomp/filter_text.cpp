@@ -165,6 +165,10 @@ Result<ThreadFilter> LineReader::header() {
   if (!is_made && first != "on")
     return refuse("after '[{}]' only 'made by THREAD' or 'on THREAD' can follow", made.name);
   made.under = word();
+  const bool has_as = !is_made && !made.under.empty() && !at_end();
+  if (has_as && word() != "as") return refuse("after '[{}] on {}' only 'as FILTER' can follow", made.name, made.under);
+  if (has_as) made.as = word();
+  if (has_as && (made.as.empty() || !at_end())) return refuse("'as' wants one filter's name");
   if (made.under.empty() || !at_end()) return refuse("'{}' wants one thread's name", is_made ? "made by" : "on");
   return made;
 }
@@ -185,6 +189,12 @@ bool covers(const Entry& wide, const Entry& narrow) {
 const Entry* covering(const std::vector<Entry>& entries, const Entry& entry) {
   const auto found = std::ranges::find_if(entries, [&](const Entry& each) { return covers(each, entry); });
   return found == entries.end() ? nullptr : &*found;
+}
+
+/// Null where there is none.
+const ThreadFilter* filter_named(const FilterText& text, std::string_view name) {
+  const auto found = std::ranges::find(text.threads, name, &ThreadFilter::name);
+  return found == text.threads.end() ? nullptr : &*found;
 }
 
 /// Whether no call is let through by both.
@@ -214,17 +224,33 @@ Status check_new(const LineReader& reader, const std::vector<Entry>& before, con
   return {};
 }
 
+/// A line of the other filter that stands here as well would do nothing.
+Status check_as(const FilterText& text, const ThreadFilter& thread) {
+  if (thread.as.empty()) return {};
+  const ThreadFilter* const other = filter_named(text, thread.as);
+  if (other == nullptr || other->under != thread.under || !other->as.empty())
+    return fail(ErrorKind::InvalidArgument, "[{}] is as {}, which is no plain filter on {}", thread.name, thread.as,
+                thread.under);
+  for (const Entry& entry : thread.entries)
+    if (const Entry* const there = covering(other->entries, entry))
+      return fail(ErrorKind::InvalidArgument,
+                  "line {}: line {} of [{}] lets this {} through already; remove one of them", entry.line, there->line,
+                  thread.as, entry.call);
+  return {};
+}
+
 Status check_layers(const FilterText& text) {
   for (const ThreadFilter& thread : text.threads) {
     if (thread.under.empty()) continue;
-    const auto under = std::ranges::find(text.threads, thread.under, &ThreadFilter::name);
-    if (under == text.threads.end())
+    const ThreadFilter* const under = filter_named(text, thread.under);
+    if (under == nullptr)
       return fail(ErrorKind::InvalidArgument, "[{}] comes on top of {}, which has no section; add [{}]", thread.name,
                   thread.under, thread.under);
     if (!under->under.empty())
       return fail(ErrorKind::InvalidArgument,
                   "[{}] comes on top of {}, which is on top of another itself; only one step is understood",
                   thread.name, thread.under);
+    if (auto checked = check_as(text, thread); !checked) return checked;
   }
   return {};
 }
@@ -280,14 +306,15 @@ std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread
     }
   };
   add(thread.entries);
+  if (const ThreadFilter* const other = filter_named(text, thread.as)) add(other->entries);
   for (const ThreadFilter& other : text.threads)
     if (other.under == thread.name) add(other.entries);
   return all;
 }
 
 std::optional<std::vector<Entry>> withdrawn_by(const FilterText& text, const ThreadFilter& thread) {
-  const auto below = std::ranges::find(text.threads, thread.under, &ThreadFilter::name);
-  if (below == text.threads.end()) return std::nullopt;
+  const ThreadFilter* const below = filter_named(text, thread.under);
+  if (below == nullptr) return std::nullopt;
   const std::vector<Entry> kept = entries_of(text, thread);
   std::vector<Entry> withdrawn;
   for (const Entry& entry : entries_of(text, *below)) {

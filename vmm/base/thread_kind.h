@@ -8,18 +8,20 @@
 namespace mayfly {
 
 /// What the monitor's threads are for: each kind has a system call filter of its own. Running is the loop's thread
-/// again, once its machine runs (or waits paused after a load): its filter comes on top of Loop's.
-enum class ThreadKind { Loop, Api, Vcpu, Recorder, Running };
+/// again, once its machine runs (or waits paused after a load): its filter comes on top of Loop's. Revertible is
+/// Running of a machine that was loaded so that it can go back to its snapshot.
+enum class ThreadKind { Loop, Api, Vcpu, Recorder, Running, Revertible };
 
 /// By their values; the names that filters have in jailer/seccomp/filters.txt.
-inline constexpr std::array<std::string_view, 5> kThreadNames = {"loop", "api", "vcpu", "recorder", "running"};
+inline constexpr std::array<std::string_view, 6> kThreadNames = {"loop",     "api",     "vcpu",
+                                                                 "recorder", "running", "revertible"};
 
 [[nodiscard]] constexpr std::string_view name_of(ThreadKind kind) noexcept {
   return kThreadNames[static_cast<std::size_t>(kind)];
 }
 
-/// Called by a thread once it is set up, before it serves anybody; by the loop's with Running, too. Does not return
-/// where it must not go on.
+/// Called by a thread once it is set up, before it serves anybody; by the loop's with Running or Revertible, too. Does
+/// not return where it must not go on.
 using ThreadEntry = std::function<void(ThreadKind)>;
 
 }  // namespace mayfly

@@ -32,7 +32,8 @@ class BuiltInFilters : public ::testing::TestWithParam<ThreadKind> {
     const auto programs = find_programs(built_in_blob());
     EXPECT_TRUE(programs) << programs.error().message;
     const ThreadKind kind = GetParam();
-    if (kind == ThreadKind::Running) return answer_to(programs->of(ThreadKind::Loop), programs->of(kind), data);
+    if (kind == ThreadKind::Running || kind == ThreadKind::Revertible)
+      return answer_to(programs->of(ThreadKind::Loop), programs->of(kind), data);
     return answer_to(programs->of(kind), data);
   }
   [[nodiscard]] bool allows(int number, std::initializer_list<std::uint64_t> arguments = {}) const {
@@ -80,7 +81,7 @@ TEST_P(BuiltInFilters, LetAThreadLockLogAndEnd) {
 TEST_P(BuiltInFilters, GiveFilesSocketsAndTheGuestToWhomeverTheyAreOf) {
   const ThreadKind kind = GetParam();
   const bool makes_others = kind == ThreadKind::Loop;
-  const bool carries_out = kind == ThreadKind::Loop || kind == ThreadKind::Running;
+  const bool carries_out = kind == ThreadKind::Loop || kind == ThreadKind::Running || kind == ThreadKind::Revertible;
   EXPECT_EQ(allows(__NR_openat), carries_out);
   EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0}), kind == ThreadKind::Loop);
   EXPECT_EQ(allows(__NR_ioctl, {5, KVM_CREATE_VM}), kind == ThreadKind::Loop);
@@ -94,9 +95,15 @@ TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
   const bool sets_up = GetParam() == ThreadKind::Loop;
   for (const std::uint64_t request :
        {std::uint64_t{KVM_CREATE_VM}, std::uint64_t{KVM_ENABLE_CAP}, std::uint64_t{KVM_SET_USER_MEMORY_REGION},
-        std::uint64_t{KVM_CREATE_VCPU}, std::uint64_t{kvm_abi::kSetCpuid2}, std::uint64_t{kvm_abi::kSetMsrs},
-        std::uint64_t{KVM_SET_SREGS}, std::uint64_t{TUNSETIFF}, std::uint64_t{UFFDIO_REGISTER}, std::uint64_t{0xaa00}})
+        std::uint64_t{KVM_CREATE_VCPU}, std::uint64_t{kvm_abi::kSetCpuid2}, std::uint64_t{KVM_SET_TSC_KHZ},
+        std::uint64_t{KVM_IRQFD}, std::uint64_t{KVM_IOEVENTFD}, std::uint64_t{TUNSETIFF},
+        std::uint64_t{UFFDIO_REGISTER}, std::uint64_t{0xaa00}})
     EXPECT_EQ(allows(__NR_ioctl, {5, request}), sets_up) << std::hex << request;
+  const bool sets_vcpus = sets_up || GetParam() == ThreadKind::Revertible;
+  for (const std::uint64_t request :
+       {std::uint64_t{kvm_abi::kSetMsrs}, std::uint64_t{kvm_abi::kSetXsave}, std::uint64_t{KVM_SET_REGS},
+        std::uint64_t{KVM_SET_SREGS}, std::uint64_t{KVM_SET_LAPIC}, std::uint64_t{KVM_SET_CLOCK}})
+    EXPECT_EQ(allows(__NR_ioctl, {5, request}), sets_vcpus) << std::hex << request;
   EXPECT_EQ(allows(__NR_userfaultfd, {O_CLOEXEC | O_NONBLOCK}), sets_up);
   EXPECT_EQ(allows(__NR_connect), sets_up);
   EXPECT_EQ(allows(__NR_sendmsg), sets_up);
@@ -108,12 +115,13 @@ TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
 TEST(BuiltInFilter, OfARunningMachineIsNotMuchMoreThanWhatItWithdraws) {
   const auto programs = find_programs(built_in_blob());
   ASSERT_TRUE(programs);
-  EXPECT_LT(programs->of(ThreadKind::Running).size() * 2, programs->of(ThreadKind::Loop).size());
+  for (const ThreadKind kind : {ThreadKind::Running, ThreadKind::Revertible})
+    EXPECT_LT(programs->of(kind).size() * 2, programs->of(ThreadKind::Loop).size()) << name_of(kind);
 }
 
 INSTANTIATE_TEST_SUITE_P(EachThread, BuiltInFilters,
                          ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder,
-                                           ThreadKind::Running),
+                                           ThreadKind::Running, ThreadKind::Revertible),
                          [](const auto& info) { return std::string{name_of(info.param)}; });
 
 }  // namespace

@@ -100,6 +100,34 @@ TEST(FilterText, WhatASecondFilterLetsThroughTheFirstDoes) {
   EXPECT_EQ(text.threads[1].under, "loop");
 }
 
+TEST(FilterText, AnotherSecondFilterHasTheLinesOfTheOneThatItIsAs) {
+  const FilterText text =
+      parsed("[every]\nfutex\n[loop]\nset-up\n[running] on loop\nread\n[revertible] on loop as running\nset-registers");
+  const auto calls = [&](std::size_t thread) {
+    std::vector<std::string> names;
+    for (const Entry& entry : entries_of(text, text.threads[thread])) names.push_back(entry.call);
+    std::ranges::sort(names);
+    return names;
+  };
+  EXPECT_EQ(calls(0), (std::vector<std::string>{"futex", "read", "set-registers", "set-up"}));
+  EXPECT_EQ(calls(1), (std::vector<std::string>{"futex", "read"}));
+  EXPECT_EQ(calls(2), (std::vector<std::string>{"futex", "read", "set-registers"}));
+  const auto withdrawn = withdrawn_by(text, text.threads[2]);
+  ASSERT_TRUE(withdrawn);
+  ASSERT_EQ(withdrawn->size(), 1U);
+  EXPECT_EQ(withdrawn->front().call, "set-up");
+}
+
+TEST(FilterText, AFilterIsAsAPlainOneOnTheSameThread) {
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as"), "line 3: 'as' wants one filter's name");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as c d"), "line 3: 'as' wants one filter's name");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a like c"), "line 3: after '[b] on a' only 'as FILTER' can follow");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as c\ny"), "[b] is as c, which is no plain filter on a");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as a\ny"), "[b] is as a, which is no plain filter on a");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a\ny\n[c] on a as b\ny"),
+            "line 6: line 4 of [b] lets this y through already; remove one of them");
+}
+
 TEST(FilterText, AMakersNarrowEntryGivesWayToAWiderOneOfWhomItMakes) {
   const FilterText text = parsed("[loop]\nmap(_, READ)\n[vcpu] made by loop\nmap");
   const auto entries = entries_of(text, text.threads[0]);
@@ -123,7 +151,7 @@ TEST(FilterText, ErrorsSayLineWordAndRemedy) {
   EXPECT_EQ(refusal_of("[a] born of b"), "line 1: after '[a]' only 'made by THREAD' or 'on THREAD' can follow");
   EXPECT_EQ(refusal_of("[a] made of b"), "line 1: after '[a]' only 'made by THREAD' or 'on THREAD' can follow");
   EXPECT_EQ(refusal_of("[a] on"), "line 1: 'on' wants one thread's name");
-  EXPECT_EQ(refusal_of("[a] on b c"), "line 1: 'on' wants one thread's name");
+  EXPECT_EQ(refusal_of("[a] on b c"), "line 1: after '[a] on b' only 'as FILTER' can follow");
   EXPECT_EQ(refusal_of("[a] made by"), "line 1: 'made by' wants one thread's name");
   EXPECT_EQ(refusal_of("[a]\n[a]"), "line 2: [a] has a section already; put the lines there");
   EXPECT_EQ(refusal_of("[a]\n[every]"), "line 2: [every] comes first, once, and on top of nothing");
