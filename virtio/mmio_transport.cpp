@@ -73,8 +73,7 @@ Result<std::unique_ptr<MmioTransport>> MmioTransport::create(VirtioDevice& devic
 
 void MmioTransport::start() {
   for (const auto& kick : kicks_) kick->listen();
-  const MutexLock lock{mutex_};
-  if (const std::uint32_t pending = interrupt_status_.load(std::memory_order_acquire); pending != 0) interrupt(pending);
+  interrupt_unacknowledged();
 }
 
 // --- Registers -------------------------------------------------------------------------------------------------------
@@ -252,6 +251,10 @@ void MmioTransport::start_device() {
 
 void MmioTransport::reset() {
   wait_until_drained();
+  clear();
+}
+
+void MmioTransport::clear() {
   device_.reset();
   for (VirtQueue& queue : queues_) queue.reset();
   std::ranges::fill(used_, char{0});

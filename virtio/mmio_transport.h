@@ -78,8 +78,13 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
 
   /// Quiesced, or never started.
   [[nodiscard]] MmioTransportState state() const;
-  /// Before start(), which sends the interrupt again that the driver has not acknowledged: whether it had reached the
-  /// vCPU is not known. Error: a queue that does not lie in memory; another number of queues; a feature that the driver
+  /// Forgets its driver, as a reset does, and what was due for it; the device is to be restored next, then the transport.
+  /// Quiesced, or never started; no vCPU runs. Loop's thread.
+  void forget_driver();
+  /// Sends the interrupt again that a restored driver has not acknowledged: whether it had reached the vCPU is not known.
+  /// start() does so, too.
+  void interrupt_unacknowledged() noexcept;
+  /// As made, or after forget_driver(). Error: a queue that does not lie in memory; another number of queues; a feature that the driver
   /// has accepted and this device does not offer (another host's kernel, another configuration).
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
@@ -110,6 +115,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   [[nodiscard]] std::uint64_t offered_features() const noexcept;
   [[nodiscard]] Status check_features(const MmioTransportState& state) const;
   void reset() REQUIRES(mutex_);
+  /// The device is drained or idle.
+  void clear() REQUIRES(mutex_);
   /// On a vCPU's thread: waits until the loop has drained the device. Returns with the lock held and the device still
   /// drained, whatever other vCPUs do with it meanwhile.
   void wait_until_drained() REQUIRES(mutex_);

@@ -36,6 +36,20 @@ Status MmioTransport::check_features(const MmioTransportState& state) const {
       remedy.empty() ? "restore it with the version of Mayfly and the configuration that it was taken with" : remedy);
 }
 
+void MmioTransport::forget_driver() {
+  const MutexLock lock{mutex_};
+  ensure(phase_ == DevicePhase::Idle || phase_ == DevicePhase::Drained, "a device was to be restored at work");
+  drained_ = nullptr;
+  undrain_when_drained_ = false;
+  clear();
+  context_.service.forget_interrupt(interrupt_fd_.get());
+}
+
+void MmioTransport::interrupt_unacknowledged() noexcept {
+  const MutexLock lock{mutex_};
+  if (const std::uint32_t pending = interrupt_status_.load(std::memory_order_acquire); pending != 0) interrupt(pending);
+}
+
 Status MmioTransport::restore(const MmioTransportState& state) {
   const MutexLock lock{mutex_};
   if (auto offered = check_features(state); !offered) return offered;

@@ -30,6 +30,8 @@ bool VirtioService::interrupt(int event_fd) {
   return true;
 }
 
+void VirtioService::forget_interrupt(int event_fd) noexcept { std::erase(interrupts_, event_fd); }
+
 void VirtioService::poll_before_wait(Client& client) {
   if (!std::exchange(client.polled_, true)) polled_.push_back(&client);
 }

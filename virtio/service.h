@@ -54,6 +54,8 @@ class VirtioService final : private BeforeWait {
   /// a time. While that does not pay, it is done ever more rarely; Found::Plenty ends it, since waiting makes batches,
   /// which are cheaper still. stop_polling() always follows.
   void poll_before_wait(Client& client);
+  /// Takes back what interrupt() has asked for and was not done yet.
+  void forget_interrupt(int event_fd) noexcept;
   /// Before the client is destroyed: drops what is due for it.
   void forget(Client& client) noexcept;
 

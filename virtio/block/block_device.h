@@ -102,6 +102,9 @@ class BlockDevice final : public VirtioDevice {
   /// be Unchanged and has another time of change, the log says so: copies have one, and only content matters. Errors:
   /// the image has another size than it had or, where it is written and must be Unchanged, another time of change.
   [[nodiscard]] Status restore(const BlockDeviceState& state, Images images);
+  /// Whether what the guest reads can be what it was at the snapshot again. Error: it writes to its image, or has had
+  /// another one since.
+  [[nodiscard]] Status can_revert() const;
 
  private:
   /// An image and its place in the ring; alive as long as it is the drive's, or a request is on it.
@@ -184,6 +187,7 @@ class BlockDevice final : public VirtioDevice {
 
   // State
   std::shared_ptr<Backing> backing_ GUARDED_BY(mutex());
+  bool replaced_ GUARDED_BY(mutex()) = false;  // by another image, or the same one anew
   std::list<Retired> retired_ GUARDED_BY(mutex());
   bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState
   std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(mutex());

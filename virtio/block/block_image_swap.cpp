@@ -47,6 +47,7 @@ Status BlockDevice::replace_image(DiskImage image) {
   auto made = make_backing(std::move(image), loop_);
   if (!made) return refuse(propagate(made, name_));
   retire(std::exchange(backing_, std::move(*made)));
+  replaced_ = true;
   may_read_cached_ = !backing_->image.direct();
   cache_misses_ = skip_cached_ = 0;
   metrics_.update_count.add();

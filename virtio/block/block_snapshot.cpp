@@ -38,6 +38,22 @@ Status BlockDevice::sync() {
   return synced;
 }
 
+Status BlockDevice::can_revert() const {
+  const MutexLock lock{mutex()};
+  if (!config_.is_read_only)
+    return fail(
+        ErrorKind::State,
+        "{}: the guest writes to {}, and its content cannot go back: load the snapshot with the drive read-only, "
+        "or with an overlay over its image (base_path)",
+        name_, backing_->image.path());
+  if (replaced_)
+    return fail(ErrorKind::State,
+                "{}: its image was replaced since the snapshot was loaded (it is {} now), which does not go back: load "
+                "the snapshot into a fresh Mayfly",
+                name_, backing_->image.path());
+  return {};
+}
+
 Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
   const MutexLock lock{mutex()};
   const DiskImage& image = backing_->image;

@@ -33,6 +33,8 @@ class MetadataService {
       : config_(std::move(config)), store_(store), tokens_(tokens), metrics_(metrics) {}
 
   [[nodiscard]] const MmdsConfig& config() const noexcept { return config_; }
+  /// Tokens that were given before are of no use any more.
+  void replace_tokens(const SessionTokens& tokens) noexcept { tokens_ = tokens; }
 
   [[nodiscard]] HttpAnswer answer(const HttpRequest& request, std::uint64_t now_ns) const;
   /// The answer to malformed requests; the connection ends with it.

@@ -193,8 +193,10 @@ void NetDevice::restore(const NetDeviceState& state) {
   receiver_.hold_again(state.receive_heads);
   receiver_.limiter().restore(state.receive_limiter);
   transmitter_.limiter().restore(state.transmit_limiter);
-  // The link of a TAP that was just opened is up, and a driver asks again only where it is told to.
-  link_news_ = state.link_up != true;
+  // A driver asks again only where it is told to.
+  link_news_ = state.link_up != context_.link_up;
+  // The host's changes of offloads, not the guest's: one that has spent its own must not spoil them.
+  offload_changes_ = TokenBucket{kOffloadChanges, monotonic_ns()};
 }
 
 }  // namespace mayfly

@@ -64,7 +64,7 @@ class NetDevice final : public VirtioDevice {
 
   /// Drained, or never activated. Loop's thread, without the lock.
   [[nodiscard]] NetDeviceState state();
-  /// Takes a saved device over; before the transport's restore(), which activates it.
+  /// Takes a saved device over, as made or reset; before the transport's restore(), which activates it.
   void restore(const NetDeviceState& state);
 
  private:

@@ -50,6 +50,7 @@ void NetReceiver::reset() noexcept {
   volley_ = {};
   wanted_ = 1;
   forget_parked();
+  if (phase_ == Phase::Throttled) phase_ = Phase::Idle;  // the limiter says so again if it still holds
   forget_response();
 }
 

@@ -40,7 +40,10 @@ class NetTransmitter {
   [[nodiscard]] Status prepare(const std::optional<RateLimiterConfig>& limit);
   void activate(VirtQueue& queue) noexcept REQUIRES(lock()) { queue_ = &queue; }
   /// Nothing is in flight.
-  void reset() noexcept REQUIRES(lock()) { queue_ = nullptr; }
+  void reset() noexcept REQUIRES(lock()) {
+    queue_ = nullptr;
+    starved_ = throttled_ = claimed_ = false;
+  }
 
   /// Sends what is offered, as far as slots and the limiter allow; at any time.
   void process_queue() noexcept REQUIRES(lock());

@@ -143,8 +143,12 @@ void Console::offer_pending() {
   if (pending_.empty()) read_next();  // otherwise room_available() follows
 }
 
+void Console::offer_again() {
+  if (!pending_.empty()) offer_pending();
+}
+
 void Console::room_available() noexcept {
-  loop_.post([this] { offer_pending(); });
+  loop_.post([this] { offer_again(); });  // which may have been done meanwhile
 }
 
 }  // namespace mayfly

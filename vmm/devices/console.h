@@ -43,6 +43,8 @@ class Console final : private SerialInputPort, private FlushRequest {
   [[nodiscard]] Serial& serial() noexcept { return serial_; }
   /// Begins to read the input.
   void start();
+  /// The serial port was restored: what was read for the receiver before, and not taken, is for the one that it has now.
+  void offer_again();
   /// Calls `done` once all output has been written (at once, if it has).
   void when_drained(std::function<void()> done);
 

@@ -315,6 +315,7 @@ void Serial::restore(const SerialState& state) {
   state_.received_count = std::min<std::uint8_t>(state_.received_count, fifo_enabled() ? kSerialFifoSize : 1);
   std::fill(std::next(state_.received.begin(), state_.received_count), state_.received.end(), std::uint8_t{0});
   signalled_causes_ = pending_causes();  // their edges were given before the snapshot
+  offer_came_short_ = false;             // to the receiver as it was
 }
 
 }  // namespace mayfly

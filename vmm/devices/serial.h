@@ -65,7 +65,8 @@ class Serial final : public BytePortDevice {
   void store(std::uint64_t port, std::uint8_t value) noexcept override;
 
   [[nodiscard]] SerialState state() const;
-  /// Takes over the state. The line is left as it is: its level is part of the IOAPIC's state.
+  /// Takes over the state. The line is left as it is: its level is part of the IOAPIC's state. What an earlier offer left
+  /// is to be offered again.
   void restore(const SerialState& state);
 
  private:

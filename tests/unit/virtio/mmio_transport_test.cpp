@@ -565,6 +565,42 @@ TEST_F(MmioTransportTest, ARestoredTransportGoesOnWhereTheOldOneWas) {
   testing::run_until(*loop_, [&] { return driver_.used_index() == 2; });
 }
 
+TEST_F(MmioTransportTest, ATransportThatWasUsedGoesBackToWhatItWas) {
+  drive();
+  driver_.offer({{ram_.room(8), 8, true}});
+  kick(0);
+  serve_until([&] { return driver_.used_index() == 1; });
+  transport_->drain([] {});
+  serve_until([&] { return transport_->is_drained(); });
+  const MmioTransportState state = transport_->state();
+  const std::vector<std::byte> memory{ram_.memory().regions()[0].mapping.bytes().begin(),
+                                      ram_.memory().regions()[0].mapping.bytes().end()};
+  transport_->undrain();
+  for (int i = 0; i < 3; ++i) {
+    driver_.offer({{ram_.room(8), 8, true}});
+    kick(0);
+    serve_until([&] { return driver_.used_index() == 2; });
+    go_round();
+    device_.change_config();
+    write(VIRTIO_MMIO_QUEUE_SEL, 1);
+    transport_->drain([] {});
+    serve_until([&] { return transport_->is_drained(); });
+    (void)interrupts();
+    const int resets = device_.resets;
+    std::ranges::copy(memory, ram_.memory().regions()[0].mapping.bytes().begin());
+    transport_->forget_driver();
+    EXPECT_EQ(device_.resets, resets + 1);
+    EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 0U);
+    ASSERT_TRUE(transport_->restore(state));
+    EXPECT_EQ(transport_->state(), state);
+    EXPECT_EQ(device_.accepted, kVersion1 | kFeature);
+    EXPECT_FALSE(transport_->is_drained()) << "it is at work";
+    transport_->interrupt_unacknowledged();
+    go_round();
+    EXPECT_EQ(interrupts(), 1U) << "which the driver had not acknowledged, and none of what came since";
+  }
+}
+
 TEST_F(MmioTransportTest, WhatItsDriverHasAcceptedAndNobodyOffersHereIsNotRestored) {
   MmioTransportState state{
       .driver_features = kVersion1 | kFeature << 1, .status = 15, .queues = std::vector<QueueState>(2)};

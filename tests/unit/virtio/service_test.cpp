@@ -176,6 +176,24 @@ TEST(VirtioService, PollsEverMoreRarelyWhileThatIsInVain) {
   EXPECT_LE(polled_rounds, 7);
 }
 
+TEST(VirtioService, SendsNoInterruptThatWasTakenBack) {
+  const auto loop = make_loop();
+  VirtioService service{*loop};
+  const OwnedFd taken_back{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  const OwnedFd sent{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  loop->post([&] {
+    EXPECT_TRUE(service.interrupt(taken_back.get()));
+    EXPECT_TRUE(service.interrupt(sent.get()));
+    service.forget_interrupt(taken_back.get());
+  });
+  ASSERT_TRUE(loop->run_once());
+  loop->post([] {});
+  ASSERT_TRUE(loop->run_once());
+  eventfd_t count = 0;
+  EXPECT_EQ(::eventfd_read(sent.get(), &count), 0);
+  EXPECT_NE(::eventfd_read(taken_back.get(), &count), 0);
+}
+
 TEST(VirtioService, ForgetsAClientThatGoes) {
   const auto loop = make_loop();
   VirtioService service{*loop};

@@ -85,6 +85,27 @@ class NetRestore : public ::testing::Test {
   std::unique_ptr<MmioTransport> transport_;
 };
 
+// --- A device that was used since
+
+TEST_F(NetRestore, AnInterfaceThatWasUsedHoldsTheBuffersOfTheSnapshotAgain) {
+  make();
+  receive_.offer({{ram_.room(2048), 2048, true}});
+  const MmioTransportState transport = saved();
+  ASSERT_TRUE(restore({.features = bit(net_abi::kStatus), .link_up = true}, transport));
+  for (int i = 0; i < 3; ++i) {
+    transport_->drain([] {});
+    run_until(*loop_, [&] { return transport_->is_drained(); });
+    const NetDeviceState used = device_->state();
+    EXPECT_EQ(used.receive_heads.size(), 1U) << "the buffer is the interface's";
+    transport_->forget_driver();
+    EXPECT_TRUE(device_->state().receive_heads.empty());
+    device_->restore({.features = bit(net_abi::kStatus), .link_up = true});
+    ASSERT_TRUE(transport_->restore(transport));
+    const std::uint64_t kicks = metrics_.virtio.kicks.value();
+    run_until(*loop_, [&] { return metrics_.virtio.kicks.value() >= kicks + 2; });
+  }
+}
+
 // --- The link
 
 TEST_F(NetRestore, ADriverWhoseLinkWasDownIsToldThatItIsUp) {

@@ -233,6 +233,41 @@ TEST_F(ConsoleTest, GivesInputToTheGuestOnlyAsFastAsItTakesIt) {
   EXPECT_EQ(received, typed);
 }
 
+TEST_F(ConsoleTest, WhatAReceiverThatWentBackHasNotTakenComesToTheOneThatIsThereNow) {
+  make();
+  const SerialState fresh = console_->serial().state();
+  std::string typed;
+  for (int i = 0; i < 40; ++i) typed += static_cast<char>('a' + i % 26);
+  type(typed);
+  run_until([&] { return console_->serial().room() == 0; });
+  for (int i = 0; i < 2; ++i) {
+    console_->serial().restore(fresh);
+    console_->offer_again();  // 16 bytes each time, of which the last are read
+  }
+  std::string received;
+  run_until([&] { return (received += guest_reads()).size() == 8; });
+  EXPECT_EQ(received, typed.substr(32));
+  type("more");
+  run_until([&] { return (received += guest_reads()).size() == 12; });
+  EXPECT_EQ(received, typed.substr(32) + "more") << "once";
+}
+
+TEST_F(ConsoleTest, ARestoreBetweenANoticeOfRoomAndItsTaskReadsNothingTwice) {
+  make();
+  const SerialState fresh = console_->serial().state();
+  const std::string typed = "abcdefghijklmnopqrst";
+  type(typed);
+  run_until([&] { return console_->serial().room() == 0; });
+  EXPECT_EQ(guest_reads(), typed.substr(0, 16));  // upon which there is room, and a task for that
+  console_->serial().restore(fresh);
+  console_->offer_again();
+  std::string received;
+  run_until([&] { return (received += guest_reads()).size() == 4; });
+  type("more");
+  run_until([&] { return (received += guest_reads()).size() == 8; });
+  EXPECT_EQ(received, "qrstmore");
+}
+
 TEST_F(ConsoleTest, ControlAThenXQuitsWhenThatWasAskedFor) {
   bool quit = false;
   make([&] { quit = true; });
