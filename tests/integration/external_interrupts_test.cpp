@@ -124,7 +124,7 @@ TEST_F(ExternalInterruptsTest, AVectorThatKvmHasNotDeliveredIsSavedAndRestored) 
   DualPic pic;
   pic.restore(pic_.state());
   ExternalInterrupts external{pic};
-  external.restore(saved);
+  external.restore(clone.vcpu, saved);
   EXPECT_EQ(external.undelivered(clone.vcpu, clone.state()), 0x24) << "a snapshot before the clone ran";
   external.offer(clone.vcpu);
   EXPECT_TRUE(clone.has_vector());

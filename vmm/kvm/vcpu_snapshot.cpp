@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint32_t kMsrTsc = 0x10;
 constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
+constexpr std::uint32_t kMsrAsyncPageFaults = 0x4B56'4D02;  // MSR_KVM_ASYNC_PF_EN
 /// More than a second of any time stamp counter.
 constexpr std::uint64_t kFarAway = 1ULL << 36;
 
@@ -102,11 +103,24 @@ Result<VcpuState> save_vcpu(const Vcpu& vcpu, const KeptMsrs& kept) {
   return state;
 }
 
-Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance) {
-  // CPUID says which registers and which XSAVE components exist; the rest hangs on it.
-  if (auto done = vcpu.set_cpuid(state.cpuid); !done) return done;
-  if (state.tsc_khz != 0 && state.tsc_khz != vcpu.tsc_khz())
-    if (auto done = vcpu.set_tsc_khz(state.tsc_khz); !done) return done;
+Result<VcpuState> save_interrupt_state(const Vcpu& vcpu) {
+  VcpuState state;
+  auto sregs = vcpu.sregs();
+  if (!sregs) return propagate(sregs);
+  state.sregs = *sregs;
+  auto lapic = get<kvm_lapic_state>(vcpu, KVM_GET_LAPIC, "KVM_GET_LAPIC");
+  if (!lapic) return propagate(lapic);
+  state.lapic = *lapic;
+  auto events = get<kvm_vcpu_events>(vcpu, KVM_GET_VCPU_EVENTS, "KVM_GET_VCPU_EVENTS");
+  if (!events) return propagate(events);
+  state.events = *events;
+  return state;
+}
+
+namespace {
+
+/// All but what no guest changes: CPUID, and the rate of the time stamp counter.
+Status set_state(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance) {
   if (auto done = set(vcpu, KVM_SET_MP_STATE, state.mp_state, "KVM_SET_MP_STATE"); !done) return done;
   if (auto done = vcpu.set_regs(state.regs); !done) return done;
   if (auto done = vcpu.set_sregs(state.sregs); !done) return done;  // with the LAPIC's base, before its registers
@@ -135,6 +149,65 @@ Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_
   if (deadline) msrs.push_back(*deadline);
   if (auto done = vcpu.set_msrs(msrs); !done) return done;
   return set(vcpu, KVM_SET_VCPU_EVENTS, state.events, "KVM_SET_VCPU_EVENTS");
+}
+
+/// What would act on the guest as it is set back: a deadline that has passed meanwhile interrupts as soon as the LAPIC's
+/// registers are set, and page faults that are answered later name what nobody waits for any more.
+Status cancel_what_is_due(const Vcpu& vcpu, const VcpuState& state) {
+  // First: asking for it makes KVM take pending INIT and SIPI signals in.
+  auto mp_state = get<kvm_mp_state>(vcpu, KVM_GET_MP_STATE, "KVM_GET_MP_STATE");
+  if (!mp_state) return propagate(mp_state);
+  std::vector<MsrValue> off;
+  for (const kvm_msr_entry& entry : state.msrs)
+    if (entry.index == kMsrTscDeadline || entry.index == kMsrAsyncPageFaults) off.push_back({.index = entry.index});
+  return vcpu.set_msrs(off);
+}
+
+/// The values of those MSRs now; KVM gives them in the same order.
+Result<std::vector<kvm_msr_entry>> present_values(const Vcpu& vcpu, std::span<const MsrValue> of) {
+  std::vector<std::uint32_t> indices;
+  indices.reserve(of.size());
+  for (const MsrValue& each : of) indices.push_back(each.index);
+  return vcpu.msrs(indices);
+}
+
+}  // namespace
+
+Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance) {
+  // CPUID says which registers and which XSAVE components exist; the rest hangs on it.
+  if (auto done = vcpu.set_cpuid(state.cpuid); !done) return done;
+  if (state.tsc_khz != 0 && state.tsc_khz != vcpu.tsc_khz())
+    if (auto done = vcpu.set_tsc_khz(state.tsc_khz); !done) return done;
+  return set_state(vcpu, state, tsc_advance);
+}
+
+Result<std::vector<MsrValue>> msrs_left_out(const Vcpu& vcpu, const KeptMsrs& kept, const VcpuState& state) {
+  std::vector<std::uint32_t> indices;
+  for (const auto* list : {&kept.always, &kept.where_set})
+    for (const std::uint32_t index : *list)
+      if (std::ranges::find(state.msrs, index, &kvm_msr_entry::index) == state.msrs.end()) indices.push_back(index);
+  auto present = vcpu.msrs(indices);
+  if (!present) return propagate(present);
+  std::vector<MsrValue> values;
+  values.reserve(present->size());
+  for (const kvm_msr_entry& entry : *present) values.push_back({.index = entry.index, .value = entry.data});
+  return values;
+}
+
+Status revert_vcpu(const Vcpu& vcpu, const VcpuState& state, std::span<const MsrValue> left_out,
+                   std::uint64_t tsc_advance) {
+  if (auto done = cancel_what_is_due(vcpu, state); !done) return done;
+  if (auto done = set_state(vcpu, state, tsc_advance); !done) return done;
+  // Few guests change any of them, and to read one is cheaper than to set it.
+  auto present = present_values(vcpu, left_out);
+  if (!present) return propagate(present);
+  std::vector<MsrValue> changed;
+  auto now = present->begin();
+  for (const MsrValue& as_new : left_out) {
+    if (now == present->end() || now->index != as_new.index) continue;
+    if (now++->data != as_new.value) changed.push_back(as_new);
+  }
+  return vcpu.set_msrs(changed);
 }
 
 }  // namespace mayfly

@@ -11,7 +11,10 @@
 /// Saves a vCPU for a snapshot, and restores it.
 ///
 ///   auto state = save_vcpu(vcpu, kept_msrs(*listed, others));   // parked: KVM_RUN has returned with EINTR
-///   restore_vcpu(fresh_vcpu, *state);               // of another VM, before its first KVM_RUN
+///   restore_vcpu(fresh_vcpu, *state, 0);            // of another VM, before its first KVM_RUN
+///   auto left_out = msrs_left_out(fresh_vcpu, kept, *state);
+///   ...                                             // it runs, and parks
+///   revert_vcpu(vcpu, *state, *left_out, 0);        // the same as it was
 namespace mayfly {
 
 /// Which model-specific registers a snapshot keeps. No index is there twice.
@@ -31,5 +34,16 @@ struct KeptMsrs {
 /// A vCPU that has not run. `tsc_advance`: cycles that its time stamp counter is to be ahead of what was saved.
 /// Errors: what this host's KVM does not take, by name, with the MSR where it is one.
 [[nodiscard]] Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance);
+
+/// What a restored vCPU that has not run has in the registers that its saved state leaves out. Errors: KVM's.
+[[nodiscard]] Result<std::vector<MsrValue>> msrs_left_out(const Vcpu& vcpu, const KeptMsrs& kept,
+                                                          const VcpuState& state);
+
+/// Sets a vCPU that was restored, and has run, back. Parked. Errors: as restore_vcpu(); the vCPU may be half set back.
+[[nodiscard]] Status revert_vcpu(const Vcpu& vcpu, const VcpuState& state, std::span<const MsrValue> left_out,
+                                 std::uint64_t tsc_advance);
+
+/// What of save_vcpu() says whether an interrupt can be delivered: sregs, lapic and events. Parked. Errors: KVM's.
+[[nodiscard]] Result<VcpuState> save_interrupt_state(const Vcpu& vcpu);
 
 }  // namespace mayfly

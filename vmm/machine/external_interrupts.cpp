@@ -58,9 +58,14 @@ std::optional<std::uint8_t> ExternalInterrupts::undelivered(const Vcpu& vcpu, co
   return other_reason ? std::nullopt : given_;
 }
 
-void ExternalInterrupts::restore(std::optional<std::uint8_t> vector) noexcept {
-  restored_ = vector;
+void ExternalInterrupts::restore(const Vcpu& vcpu, std::optional<std::uint8_t> vector, bool kvm_has_it) noexcept {
+  restored_ = kvm_has_it ? std::nullopt : vector;
+  given_ = kvm_has_it ? vector : std::nullopt;
   busy_ = vector.has_value();
+  // What kvm_run says is of the vCPU as it was.
+  knows_ = false;
+  vcpu.run_area().ready_for_interrupt_injection = 0;
+  vcpu.run_area().request_interrupt_window = 0;
 }
 
 }  // namespace mayfly

@@ -35,8 +35,10 @@ class ExternalInterrupts {
   /// The vector that KVM has taken and not delivered, which KVM shows in no state: KVM_RUN has returned at once after
   /// offer(). `state` is the vCPU's.
   [[nodiscard]] std::optional<std::uint8_t> undelivered(const Vcpu& vcpu, const VcpuState& state) const noexcept;
-  /// Gives a vCPU that has not run what undelivered() told.
-  void restore(std::optional<std::uint8_t> vector) noexcept;
+  /// Whether KVM may have a vector that it has not delivered: undelivered() knows.
+  [[nodiscard]] bool kvm_may_have_one() const noexcept { return given_.has_value(); }
+  /// Gives a vCPU that has not run, or was set back, what undelivered() told. `kvm_has_it`: it need not be given.
+  void restore(const Vcpu& vcpu, std::optional<std::uint8_t> vector, bool kvm_has_it = false) noexcept;
 
  private:
   void offer_now(const Vcpu& vcpu) noexcept;

@@ -72,7 +72,10 @@ class VcpuSet {
   [[nodiscard]] std::optional<std::uint8_t> undelivered_interrupt(const VcpuState& first) const noexcept {
     return external_.undelivered(vcpus_.front(), first);
   }
-  void restore_undelivered_interrupt(std::optional<std::uint8_t> vector) noexcept { external_.restore(vector); }
+  [[nodiscard]] bool kvm_may_have_interrupt() const noexcept { return external_.kvm_may_have_one(); }
+  void restore_undelivered_interrupt(std::optional<std::uint8_t> vector, bool kvm_has_it = false) noexcept {
+    external_.restore(vcpus_.front(), vector, kvm_has_it);
+  }
 
   [[nodiscard]] const std::vector<Vcpu>& vcpus() const noexcept { return vcpus_; }
 
