@@ -13,6 +13,7 @@
 ///   auto pages = touched_pages(memory);      // a full snapshot: everything that is not just zero
 ///   auto pages = private_pages(memory);      // what differs from the file that the memory was mapped from
 ///   auto pages = pages_of(memory, bitmap);   // what a log says
+///   drop_private_pages(memory);              // a machine goes back to its snapshot
 ///
 /// Guest memory lies in the file region after region, without the hole between them.
 namespace mayfly {
@@ -36,6 +37,11 @@ using PageRanges = std::vector<PageRange>;
 
 /// Every page whose content may be other than zero: private_pages() and what mapped files have data for.
 [[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory);
+
+/// Drops private_pages() of memory that is all mapped from files (GuestMemory::is_all_mapped()), so that all of it shows
+/// the files again; what was only read stays mapped. The bytes that were dropped. Errors: the host does not tell; memory
+/// may be dropped in part then.
+[[nodiscard]] Result<std::uint64_t> drop_private_pages(const GuestMemory& memory);
 
 /// The pages whose bits are set: in the regions' order, each region's from a new word on.
 [[nodiscard]] PageRanges pages_of(const GuestMemory& memory, std::span<const std::uint64_t> bitmap);

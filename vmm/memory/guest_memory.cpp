@@ -199,6 +199,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
   std::vector<Region> regions;
   std::vector<FileRange> ranges;
   std::uint64_t offset = 0;
+  bool all_mapped = true;
   for (const auto& [start, length] : region_plan(options.size_mib * kMiB)) {
     Mapping mapping{::mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
                            layers.files.front()->get(), static_cast<off_t>(offset)),
@@ -211,6 +212,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
       const bool maps = mapped.includes_next(part);
       auto placed = maps ? map_over(target, file->get(), part.offset) : read_fully(file->get(), part.offset, target);
       if (!placed) return propagate(placed);
+      all_mapped = all_mapped && maps;
       if (maps) shown.show(part, file);  // a copy is private, and so counts as changed
     }
     shown.finish();
@@ -219,6 +221,7 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
     offset += length;
   }
   GuestMemory memory{std::move(regions), options.pages};
+  memory.all_mapped_ = all_mapped;
   memory.file_ranges_ = std::move(ranges);
   memory.memory_files_ = layers.files;
   return memory;

@@ -117,6 +117,10 @@ class GuestMemory {
   /// The memory files that it was made of, mapped or read; the lowest first.
   [[nodiscard]] const std::vector<std::shared_ptr<OwnedFd>>& memory_files() const noexcept { return memory_files_; }
 
+  /// Whether every page shows a file's wherever it is not this process's own (drop_private_pages()): map() has mapped all
+  /// of it, and copied and read none.
+  [[nodiscard]] bool is_all_mapped() const noexcept { return all_mapped_; }
+
   /// Untouched pages are not zeros but what somebody gives: all of it counts as a file's (see FileRange). `layers`:
   /// where they come from, if it is known.
   void set_served(const MemoryLayers& layers = {});
@@ -144,6 +148,7 @@ class GuestMemory {
 
   std::vector<Region> regions_;  // ascending, never empty
   HugePages pages_;
+  bool all_mapped_ = false;
   std::vector<FileRange> file_ranges_;
   std::vector<std::shared_ptr<OwnedFd>> memory_files_;
   mutable std::vector<std::uint64_t> written_;  // words are accessed atomically; empty: writes are not tracked

@@ -158,6 +158,43 @@ TEST(Pages, ServedMemoryIsAllData) {
   EXPECT_EQ(touched(memory), PageRanges{pages(0, 512)});
 }
 
+TEST(Pages, WhatIsDroppedShowsTheFilesAgain) {
+  constexpr std::uint64_t kPages = 256 * 8;
+  OwnedFd file = sparse_file(kPages);
+  for (std::uint64_t page = 0; page < kPages; ++page)
+    ASSERT_EQ(::pwrite(file.get(), &page, sizeof page, static_cast<off_t>(page * kPage)), 8);
+  const auto made = GuestMemory::map({.size_mib = 8}, std::move(file));
+  ASSERT_TRUE(made);
+  const GuestMemory& memory = *made;
+  EXPECT_TRUE(memory.is_all_mapped());
+  EXPECT_EQ(drop_private_pages(memory), 0U);
+  for (int round = 0; round < 2; ++round) {
+    look_at(memory, 1901);
+    // More single pages than one call takes, and a stretch.
+    std::uint64_t dirtied = 0;
+    for (std::uint64_t page = 0; page < kPages - 2; page += page < 100 ? 1 : 2, ++dirtied) touch(memory, page, 0xFF);
+    EXPECT_EQ(drop_private_pages(memory), dirtied * kPage);
+    EXPECT_EQ(own_pages(memory), PageRanges{});
+    for (std::uint64_t page = 0; page < kPages; ++page) {
+      ASSERT_EQ(memory.load<std::uint64_t>(GuestAddress{page * kPage}), page);
+      ASSERT_EQ(memory.load<std::uint8_t>(GuestAddress{page * kPage + 17}), 0);
+    }
+  }
+}
+
+TEST(Pages, MemoryIsAllMappedWhereNoneOfItIsReadOrCopied) {
+  EXPECT_FALSE(anonymous(4).is_all_mapped());
+  const auto layers = [] {
+    MemoryLayers two{
+        .files = {std::make_shared<OwnedFd>(sparse_file(1024)), std::make_shared<OwnedFd>(sparse_file(1024))}};
+    for (const std::uint64_t page : {3ULL, 9ULL})
+      two.parts.push_back({.offset = page * kPage, .length = kPage, .file = 1});
+    return two;
+  };
+  EXPECT_TRUE(GuestMemory::map({.size_mib = 4}, layers())->is_all_mapped());
+  EXPECT_FALSE(GuestMemory::map({.size_mib = 4}, layers(), 1)->is_all_mapped()) << "one part is a copy";
+}
+
 TEST(Pages, ABitmapNamesPagesRegionByRegion) {
   const GuestMemory memory = anonymous(5 * 1024);
   const std::size_t low_words = kMmioHoleStart / kPage / 64;
