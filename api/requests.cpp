@@ -128,6 +128,7 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"PUT", "/serial"}, with_body<PutSerial, read_serial>},
     {{"PUT", "/snapshot/create"}, with_body<CreateSnapshot, read_snapshot_create>},
     {{"PUT", "/snapshot/load"}, with_body<LoadSnapshot, read_snapshot_load>},
+    {{"PUT", "/snapshot/revert"}, with_body<RevertSnapshot, read_snapshot_revert>},
     {{"GET", "/version"}, get_version},
     {{"PATCH", "/vm"}, patch_vm},
     {{"GET", "/vm/config"}, bare<GetVmConfig>},

@@ -96,5 +96,6 @@ void write_metrics(JsonWriter& json, const MetricsConfig& metrics);
 
 [[nodiscard]] Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const std::string& where);
 [[nodiscard]] Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::string& where);
+[[nodiscard]] Result<SnapshotRevertParams> read_snapshot_revert(const JsonValue& json, const std::string& where);
 
 }  // namespace mayfly

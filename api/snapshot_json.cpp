@@ -120,11 +120,24 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
   params.drive_overrides =
       fields.optional("drive_overrides", JsonArray{read_drive_override}).value_or(std::vector<DriveOverride>{});
   params.working_set = fields.optional("working_set", read_working_set_params);
+  params.revertible = fields.optional("revertible", JsonBool{}).value_or(false);
+  if (params.revertible && params.backend != MemoryBackend::File)
+    fields.refuse(
+        fmt::format("{}.revertible is for memory of files, whose pages show again; leave it out with the page "
+                    "server",
+                    where));
   if (params.working_set && params.backend != MemoryBackend::File)
     fields.refuse(fmt::format("{}.working_set is for memory of a file; leave it out with the page server", where));
   refuse_repeated(fields, where + ".network_overrides", params.network_overrides, &NetworkOverride::iface_id);
   refuse_repeated(fields, where + ".drive_overrides", params.drive_overrides, &DriveOverride::drive_id);
   return fields.finish(std::move(params));
+}
+
+Result<SnapshotRevertParams> read_snapshot_revert(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  return fields.finish(
+      SnapshotRevertParams{.resume_vm = fields.optional("resume_vm", JsonBool{}).value_or(false),
+                           .clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(false)});
 }
 
 }  // namespace mayfly

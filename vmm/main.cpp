@@ -44,6 +44,9 @@ Status ask(const RemoteOptions& options) {
       return pause_machine(options.machine);
     case RemoteOptions::Verb::Resume:
       return resume_machine(options.machine);
+    case RemoteOptions::Verb::Revert:
+      return revert_machine(
+          {.machine = options.machine, .paused = options.paused, .clock_realtime = options.clock_realtime});
     case RemoteOptions::Verb::Snapshot:
       return snapshot_machine(
           {.machine = options.machine, .state = options.state, .memory = options.memory, .diff = options.diff});

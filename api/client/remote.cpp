@@ -112,6 +112,18 @@ Status pause_machine(const std::string& machine) { return set_state(machine, "Pa
 
 Status resume_machine(const std::string& machine) { return set_state(machine, "Resumed"); }
 
+Status revert_machine(const RemoteRevert& revert) {
+  auto client = reach(revert.machine);
+  if (!client) return propagate(client);
+  JsonWriter json;
+  json.begin_object();
+  json.field("resume_vm", !revert.paused);
+  json.field("clock_realtime", revert.clock_realtime);
+  json.end_object();
+  auto reverted = client->send("PUT", "/snapshot/revert", std::move(json).take());
+  return reverted ? Status{} : propagate(reverted);
+}
+
 Status snapshot_machine(const RemoteSnapshot& snapshot) {
   const auto machine = find_machine(snapshot.machine, running_machines());
   if (!machine) return std::unexpected(machine.error());

@@ -16,6 +16,14 @@ namespace mayfly {
 [[nodiscard]] Status pause_machine(const std::string& machine);
 [[nodiscard]] Status resume_machine(const std::string& machine);
 
+struct RemoteRevert {
+  std::string machine;
+  bool paused = false;          ///< It waits paused; else it runs on.
+  bool clock_realtime = false;  ///< The guest's clock goes ahead by the time since the snapshot.
+};
+/// Back to the snapshot that it was loaded from.
+[[nodiscard]] Status revert_machine(const RemoteRevert& revert);
+
 struct RemoteSnapshot {
   std::string machine;
   std::string state;

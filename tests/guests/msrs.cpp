@@ -8,7 +8,9 @@
 /// Prints "msrs set", then waits for commands, one byte each:
 ///   c  checks all of them, prints "msrs ok"
 ///   q  checks them, and passes
-/// Words of the command line: msr=N value=N, a register that the monitor has set before the entry.
+///   w  checks them, and sets them to something else
+/// Words of the command line: msr=N value=N, a register that the monitor has set before the entry; unset=1: leaves the
+/// registers as they are at the entry until `w`.
 namespace {
 
 using namespace guest;
@@ -48,6 +50,12 @@ constexpr std::array kRegisters = {
       "ret\n");
 }
 
+/// What they are to hold.
+std::array<std::uint64_t, kRegisters.size()> held;
+
+std::uint64_t read(std::uint64_t index) { return at_level_0(read_at_level_0, index, 0); }
+void write(std::uint64_t index, std::uint64_t value) { at_level_0(write_at_level_0, index, value); }
+
 void check(std::uint64_t index, std::uint64_t value) {
   expect_equal(at_level_0(read_at_level_0, index), value, "a model-specific register is as it was");
 }
@@ -64,10 +72,15 @@ void guest::guest_main(const BootInfo& boot) {
   const std::uint64_t edited = boot.number("msr", 0);
   const std::uint64_t edited_value = boot.number("value", 0);
   const auto check_all = [&] {
-    for (const Register& each : kRegisters) check(each.index, each.value);
+    for (std::size_t i = 0; i < kRegisters.size(); ++i) check(kRegisters.at(i).index, held.at(i));
     if (edited != 0) check(edited, edited_value);
   };
-  for (const Register& each : kRegisters) at_level_0(write_at_level_0, each.index, each.value);
+  const bool unset = boot.number("unset", 0) != 0;
+  for (std::size_t i = 0; i < kRegisters.size(); ++i) {
+    const auto [index, value] = kRegisters.at(i);
+    if (!unset) write(index, value);
+    held.at(i) = unset ? read(index) : value;
+  }
   check_all();
   print("msrs set\n");
   for (;;) {
@@ -75,5 +88,8 @@ void guest::guest_main(const BootInfo& boot) {
     check_all();
     if (command == 'q') pass();
     if (command == 'c') print("msrs ok\n");
+    if (command != 'w') continue;
+    for (const Register& each : kRegisters) write(each.index, unset ? each.value : 0);
+    print("msrs changed\n");
   }
 }

@@ -5,7 +5,8 @@
 #include <array>
 
 /// Starts all CPUs by INIT and start-up messages; each adds 1 to a counter a thousand times and notes its APIC id.
-/// Command line: cpus=N says how many there must be; without it, whoever comes within a while is counted.
+/// Command line: cpus=N says how many there must be; without it, whoever comes within a while is counted. wait=1: says
+/// "smp ready" and waits for a key before it starts them, and for another one before it passes.
 namespace {
 
 constexpr std::uint64_t kTurns = 1000;
@@ -20,6 +21,12 @@ void work(unsigned index) {
   __atomic_fetch_add(&finished, 1, __ATOMIC_SEQ_CST);
 }
 
+void wait_for_key() {
+  while ((guest::in8(guest::serial::kLineStatus) & guest::serial::kDataReady) == 0) {
+  }
+  (void)guest::in8(guest::serial::kData);
+}
+
 void ap_main(unsigned index) {
   work(index);
   guest::park();
@@ -29,7 +36,10 @@ void ap_main(unsigned index) {
 
 void guest::guest_main(const BootInfo& boot) {
   const auto wanted = static_cast<unsigned>(boot.number("cpus", 0));
+  const bool waits = boot.number("wait", 0) != 0;
   start_interrupts();
+  if (waits) print("smp ready\n");
+  if (waits) wait_for_key();
   const unsigned started = start_cpus(ap_main, wanted == 0 ? 0 : wanted - 1);
   work(0);
   const std::uint64_t cpus = started + 1;
@@ -39,5 +49,7 @@ void guest::guest_main(const BootInfo& boot) {
   print("\n");
   if (wanted != 0) expect_equal(cpus, wanted, "as many CPUs as were asked for");
   expect_equal(sum, cpus * kTurns, "no addition is lost");
+  if (waits) print("all counted\n");
+  if (waits) wait_for_key();
   pass();
 }

@@ -96,6 +96,41 @@ TEST_F(NetTest, ManyFramesComeBackInTheirOrder) {
   }
 }
 
+TEST_F(NetTest, AMachineThatGoesBackHoldsItsBuffersAgain) {
+  const ScratchDirectory scratch;
+  const std::string files = R"("snapshot_path": ")" + scratch.file("state") + R"(", )";
+  {
+    TapInterface tap{"tap0"};
+    Monitor first;
+    ASSERT_EQ(put_interface(first, "tap0").status, 204);
+    boot(first);
+    tap.send(frame_of(1000, 1));  // so that some of its buffers are used, and others held
+    ASSERT_EQ(tap.receive(), swapped(frame_of(1000, 1)));
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const HttpAnswer taken =
+        first.put("/snapshot/create", "{" + files + R"("mem_file_path": ")" + scratch.file("memory") + "\"}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+  }
+  TapInterface tap{"tap1"};
+  Monitor monitor;
+  const HttpAnswer loaded =
+      monitor.put("/snapshot/load", "{" + files + R"("mem_backend": {"backend_type": "File", "backend_path": ")" +
+                                        scratch.file("memory") +
+                                        R"("}, "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}], )"
+                                        R"("resume_vm": true, "revertible": true})");
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  await_running("tap1");
+  for (unsigned round = 0; round < 30; ++round) {
+    for (unsigned i = 0; i < 5; ++i) {
+      const Frame frame = frame_of(60 + 250 * i, round * 10 + i);
+      tap.send(frame);
+      ASSERT_EQ(tap.receive(), swapped(frame)) << round;
+    }
+    const HttpAnswer reverted = monitor.put("/snapshot/revert", R"({"resume_vm": true})");
+    ASSERT_EQ(reverted.status, 204) << reverted.body;
+  }
+}
+
 /// From below, which holds however busy the host is; exactly in tests/unit/vmm/io/token_bucket_test.cpp.
 TEST_F(NetTest, LimitsHoldBothWays) {
   constexpr double kRate = 1'000'000;  // bytes a second

@@ -108,6 +108,32 @@ TEST_F(RemoteTest, ASuspendedMachineDoesNotHoldUpATableOfAll) {
   EXPECT_NE(line.find(" no answer "), std::string::npos) << table.text;
 }
 
+TEST_F(RemoteTest, ARestoredMachineGoesBack) {
+  const std::string state_file = scratch_.file("back.state");
+  const std::string memory = scratch_.file("back.memory");
+  {
+    Monitor monitor{{"--id", "remote-first"}};
+    monitor.boot("survivor", "console=ttyS0");
+    monitor.console_until("survivor ready");
+    ASSERT_EQ(mayfly({"snapshot", "create", "remote-first", "--state", state_file, "--memory", memory}).code, 0);
+    const Said refused = mayfly({"revert", "remote-first"});
+    EXPECT_EQ(refused.code, 1);
+    EXPECT_NE(refused.text.find("the machine was booted"), std::string::npos) << refused.text;
+  }
+  Monitor monitor{{"--id", "remote-back"}};
+  ASSERT_EQ(monitor
+                .put("/snapshot/load", R"({"snapshot_path": ")" + state_file + R"(", "mem_file_path": ")" + memory +
+                                           R"(", "resume_vm": true, "revertible": true})")
+                .status,
+            204);
+  EXPECT_EQ(mayfly({"revert", "remote-back", "--paused"}).text, "");
+  EXPECT_NE(state(monitor).find("Paused"), std::string::npos);
+  EXPECT_EQ(mayfly({"revert", "remote-back", "--clock-realtime"}).text, "");
+  EXPECT_NE(state(monitor).find("Running"), std::string::npos);
+  monitor.type("r");
+  monitor.console_until("round 1 ok");
+}
+
 TEST_F(RemoteTest, ARunningMachineIsSnapshottedAndGoesOn) {
   Monitor monitor{{"--id", "remote-two"}};
   monitor.boot("survivor", "console=ttyS0");

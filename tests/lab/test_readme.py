@@ -345,6 +345,21 @@ def test_other_processes(
 
 
 @in_lab
+@covers("row `mayfly revert ID`")
+def test_revert(commands: list[str], installed: None, machines: Machines, tuned_guest: Guest) -> None:
+    parent = machines.start()
+    parent.boot(tuned_guest)
+    parent.wait_until_ready()
+    parent.freeze("back")
+    machine = machines.thaw("back", revertible=True)
+    machine.type("touch /tmp/here; ls /tmp")
+    machine.console.wait_for("^here")
+    mayfly_says("revert", machine.name)
+    machine.type("test -e /tmp/here || echo not there $((40 + 2))")
+    machine.console.wait_for("^not there 42")
+
+
+@in_lab
 @covers("row `mayfly doctor`")
 def test_doctor(commands: list[str], installed: None) -> None:
     assert "kvm" in mayfly_says("doctor")

@@ -79,6 +79,10 @@ struct LoggerMetrics {
 };
 struct LatencyMetrics {
   Gauge start_us, pause_us, resume_us, full_create_snapshot_us, diff_create_snapshot_us, load_snapshot_us;
+  Gauge revert_snapshot_us;
+};
+struct SnapshotMetrics {
+  Counter revert_count, reverted_bytes;
 };
 
 struct Metrics {
@@ -91,6 +95,7 @@ struct Metrics {
   NetMetrics net;
   MmdsMetrics mmds;
   LoggerMetrics logger;
+  SnapshotMetrics snapshot;
   LatencyMetrics latency;
 };
 
@@ -138,6 +143,7 @@ void visit_latencies_and_metadata(MetricsType& m, Visit& visit) {
         m.latency.diff_create_snapshot_us);
   visit("latencies_us", "load_snapshot", "Load request to vCPU threads ready or running, microseconds",
         m.latency.load_snapshot_us);
+  visit("latencies_us", "revert_snapshot", "Latest revert, microseconds", m.latency.revert_snapshot_us);
   visit("logger", "missed_log_count", "Log lines that could not be written", m.logger.missed_log_count);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
   visit("mmds", "rx_count", "Frames of the guest for the metadata service", m.mmds.rx_count);
@@ -206,6 +212,8 @@ void visit_requests(MetricsType& m, Visit& visit) {
 
 template <typename MetricsType, typename Visit>
 void visit_machine(MetricsType& m, Visit& visit) {
+  visit("snapshot", "revert_count", "Reverts to the snapshot that was loaded", m.snapshot.revert_count);
+  visit("snapshot", "reverted_bytes", "Bytes of memory that reverts have dropped", m.snapshot.reverted_bytes);
   visit("uart", "read_count", "Bytes given to the guest's serial port", m.uart.read_count);
   visit("uart", "write_count", "Bytes taken from the guest's serial port", m.uart.write_count);
   visit("uart", "dropped_bytes", "Serial output dropped for want of a reader", m.uart.dropped_bytes);

@@ -103,6 +103,7 @@ constexpr std::array kRemoteCommands = {
     RemoteCommand{RemoteOptions::Verb::List, "ps", "List the machines of this host"},
     RemoteCommand{RemoteOptions::Verb::Pause, "pause", "Pause a machine"},
     RemoteCommand{RemoteOptions::Verb::Resume, "resume", "Resume a paused machine"},
+    RemoteCommand{RemoteOptions::Verb::Revert, "revert", "Take a restored machine back to its snapshot"},
     RemoteCommand{RemoteOptions::Verb::Stop, "stop", "Ask a machine's guest to shut down, and wait"},
     RemoteCommand{RemoteOptions::Verb::Config, "config", "Print a machine's configuration as JSON"},
     RemoteCommand{RemoteOptions::Verb::Metrics, "metrics", "Print a machine's metrics as Prometheus reads them"},
@@ -110,6 +111,10 @@ constexpr std::array kRemoteCommands = {
 
 void add_remote(CLI::App& app, RemoteOptions::Verb verb, RemoteOptions& options) {
   if (verb != RemoteOptions::Verb::List) add_machine(app, options);
+  if (verb == RemoteOptions::Verb::Revert) {
+    app.add_flag("--paused", options.paused, "Leave it paused (default: it runs on)");
+    app.add_flag("--clock-realtime", options.clock_realtime, "Advance the guest's clock by the time since");
+  }
   if (verb != RemoteOptions::Verb::Stop) return;
   app.add_flag("--now", options.now, "End its monitor without asking the guest");
   app.add_option("--timeout", options.timeout_s, "How long to wait for its end (default: 30)")

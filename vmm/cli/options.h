@@ -86,13 +86,16 @@ struct SweepOptions {
 
 /// `mayfly ps`, `mayfly pause ID` and so on: something to ask of a machine in another process.
 struct RemoteOptions {
-  enum class Verb { List, Pause, Resume, Snapshot, Stop, Config, Metrics };
+  enum class Verb { List, Pause, Resume, Revert, Snapshot, Stop, Config, Metrics };
   Verb verb = Verb::List;
   std::string machine{};  ///< An id or a socket's path; not of List.
   // Of Snapshot.
   std::string state{};
   std::string memory{};
   bool diff = false;
+  // Of Revert.
+  bool paused = false;
+  bool clock_realtime = false;
   // Of Stop.
   bool now = false;
   unsigned timeout_s = 30;

@@ -104,11 +104,15 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
   app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
                "Restore even if an image was written to since");
   app.add_flag("--clock-realtime", flags.load.clock_realtime, "Advance the guest's clock by the time since");
+  app.add_flag("--revertible", flags.load.revertible, "Let mayfly revert take it back to the snapshot")
+      ->option_text(" ")  // else what it excludes would be listed here
+      ->excludes("--page-server");
   app.add_flag("--track-dirty-pages", flags.load.track_dirty_pages, "Track what changes, for small diffs");
   CLI::Option* const record = app.add_option("--record-working-set", flags.record_working_set,
                                              "Record which pages the guest touches until\nthe machine ends")
                                   ->option_text("FILE")
-                                  ->excludes("--page-server");
+                                  ->excludes("--page-server")
+                                  ->excludes("--revertible");
   app.add_option("--working-set", flags.working_set, "Read the recorded pages ahead of the guest")
       ->option_text("FILE")
       ->excludes("--page-server")

@@ -242,6 +242,13 @@ struct SnapshotLoadParams {
   std::vector<NetworkOverride> network_overrides{};
   std::vector<DriveOverride> drive_overrides{};
   std::optional<WorkingSetParams> working_set{};
+  bool revertible = false;  ///< The machine may go back to the snapshot (PUT /snapshot/revert).
+};
+
+/// PUT /snapshot/revert
+struct SnapshotRevertParams {
+  bool resume_vm = false;
+  bool clock_realtime = false;
 };
 
 /// Everything that is configured: GET /vm/config, and --config-file.

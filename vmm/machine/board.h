@@ -75,6 +75,12 @@ class VirtualWire final : public InterruptSink {
   std::atomic<VcpuSet*> vcpus_ = nullptr;
 };
 
+/// What a machine goes back to: kept where its load says that it may.
+struct RevertPoint {
+  std::shared_ptr<const Snapshot> snapshot;
+  std::vector<std::vector<MsrValue>> left_out{};  ///< Of each vCPU, what the snapshot leaves out (msrs_left_out()).
+};
+
 /// Destroyed from the end: vCPUs stop before the devices they use go. Members are for the loop's thread, but where they
 /// say otherwise.
 struct Board final : GuestSignals {
@@ -132,6 +138,7 @@ struct Board final : GuestSignals {
   Bus mmio;
   bool has_boot_timer = false;
   bool tracks_changes = false;
+  std::optional<RevertPoint> revert_point;
   std::vector<std::uint32_t> own_msrs;  // which the boot and the user's cpu-config set
   VirtioDevices virtio;
   std::function<void()> on_parked;  // posted each time that the last vCPU has parked; set before vCPUs run

@@ -174,11 +174,17 @@ struct LoadSnapshot {
   SnapshotLoadParams value;
 };
 
+struct RevertSnapshot {
+  static constexpr CommandInfo info{"PUT /snapshot/revert", CommandMethod::Put, kAfterStart, nullptr,
+                                    CommandKind::Change};
+  SnapshotRevertParams value;
+};
+
 using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds,
                              PutBootSource, PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive,
                              PatchDrive, PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds,
                              PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet,
-                             PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot>;
+                             PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot, RevertSnapshot>;
 
 /// A command without its facts does not compile.
 template <typename C>

@@ -315,14 +315,16 @@ void Controller::go_live(MachineState state) {
   loop_.post([this] { enter_running(); });
 }
 
-void Controller::adopt(std::unique_ptr<Machine> machine) {
+void Controller::adopt(std::unique_ptr<Machine> machine, std::optional<Adopted> loaded) {
   machine_ = std::move(machine);
+  loaded_ = loaded.has_value();
+  if (loaded && loaded->revertible) reverts_to_ = last_snapshot_ = DiffBase{};
   state_ = MachineState::Running;
 }
 
 void Controller::enter_running() {
   if (state_ == MachineState::NotStarted || std::exchange(entered_running_, true)) return;
-  if (options_.enter_thread) options_.enter_thread(ThreadKind::Running);
+  if (options_.enter_thread) options_.enter_thread(reverts_to_ ? ThreadKind::Revertible : ThreadKind::Running);
 }
 
 void Controller::log_boot_time() const {
@@ -332,17 +334,20 @@ void Controller::log_boot_time() const {
 
 // --- A pause ---------------------------------------------------------------------------------------------------------
 
+std::unexpected<Error> Controller::not_paused() const {
+  return fail(ErrorKind::System,
+              "the machine was not paused in {} s, as a vCPU waits for a device whose requests do not come back; it "
+              "runs on: look at the storage of its drives",
+              options_.patience_ns / 1'000'000'000);
+}
+
 void Controller::begin(const PauseVm&, Reply reply) {
   if (state_ == MachineState::Paused) return std::move(reply).give({});
   const std::uint64_t begun = monotonic_ns();
   enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
   if (auto armed = arm_patience([this] {
         machine_->resume();
-        leave(
-            fail(ErrorKind::System,
-                 "the machine was not paused in {} s, as a vCPU waits for a device whose requests do not come back; it "
-                 "runs on: look at the storage of its drives",
-                 options_.patience_ns / 1'000'000'000));
+        leave(not_paused());
       });
       !armed)
     return leave(propagate(armed));
@@ -375,6 +380,8 @@ void Controller::finish(MachineEnd end) {
       return leave(has_ended());
     case Transition::Pausing:
       return leave(has_ended());
+    case Transition::Reverting:
+      return;  // revert_drained() leaves
     case Transition::None:
       return end_vcpus();
   }

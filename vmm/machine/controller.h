@@ -33,6 +33,7 @@
 /// gets through.
 ///
 ///   Not started -> (Loading) -> Running <-> (Pausing) <-> Paused <-> (Draining -> Saving)
+///                               Running -> (Pausing -> Draining -> Reverting) -> Running or Paused; so from Paused
 ///                               any of them -> Ending -> gone
 ///
 /// A refused command changes nothing. Files are opened when they are configured, so that errors of a path are reported
@@ -72,8 +73,8 @@ struct ControllerOptions {
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
   /// Called before each command of a client: what was sent before it counts first, such as a signal to stop.
   std::function<void()> before_command{};
-  /// Called by each thread that the machine makes, once it is set up; and by the loop's with ThreadKind::Running, once
-  /// the machine runs or is loaded: after that request's answer, before the next command.
+  /// Called by each thread that the machine makes, once it is set up; and by the loop's with ThreadKind::Running or
+  /// Revertible, once the machine runs or is loaded: after that request's answer, before the next command.
   ThreadEntry enter_thread{};
   /// Called at the machine's end, and with what the loop's thread is about to wait for; may be empty.
   EndDeadline* deadline = nullptr;
@@ -105,12 +106,15 @@ class Controller final : public CommandTarget {
   /// After the loop's end: answers waiting commands, frees the machine, and writes the last metrics line. May be called
   /// twice.
   void shut_down();
-  /// Begins with a machine that runs, as after a start. For tests.
-  void adopt(std::unique_ptr<Machine> machine);
+  /// Begins with a machine that runs, as after a start; or after a load, where `loaded` says so. For tests.
+  struct Adopted {
+    bool revertible = false;
+  };
+  void adopt(std::unique_ptr<Machine> machine, std::optional<Adopted> loaded = std::nullopt);
 
  private:
   /// What the machine is on its way to.
-  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording };
+  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording, Reverting };
   struct Waiting {
     Command command;
     Reply reply;
@@ -150,6 +154,7 @@ class Controller final : public CommandTarget {
   void begin(const PauseVm& command, Reply reply);
   void begin(CreateSnapshot& command, Reply reply);
   void begin(LoadSnapshot& command, Reply reply);
+  void begin(const RevertSnapshot& command, Reply reply);
   void begin(const FinishWorkingSet& command, Reply reply);
 
   /// From here until leave() commands wait; `what` names it for the deadline of an end.
@@ -161,6 +166,7 @@ class Controller final : public CommandTarget {
   /// Goes on once the machine has paused or drained, or calls `late` after the patience. Error: no timer.
   [[nodiscard]] Status arm_patience(std::function<void()> late);
   void disarm_patience();
+  [[nodiscard]] std::unexpected<Error> not_paused() const;
   void carry_out_waiting();
 
   void prepare_vm();
@@ -176,6 +182,11 @@ class Controller final : public CommandTarget {
   // Snapshots
   void save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns);
   void saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome);
+  [[nodiscard]] Status check_revert() const;
+  void drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns);
+  void revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns);
+  /// Ends the transition of a revert that has changed nothing: the machine goes on as before.
+  void refuse_revert(std::unexpected<Error> error);
   [[nodiscard]] Status finish_load(Load load, Result<RestoredMemory> memory, std::uint64_t begun_ns);
   [[nodiscard]] Status write_recording(std::function<void(Status)> written);
   /// Ends a recording without a request for that, if there is one; an error is logged.
@@ -200,6 +211,8 @@ class Controller final : public CommandTarget {
   std::unique_ptr<Machine> machine_;
   std::optional<MachineEnd> end_;
   std::optional<DiffBase> last_snapshot_;      // that was taken or loaded: what a diff is of
+  bool loaded_ = false;                        // from a snapshot, not booted
+  std::optional<DiffBase> reverts_to_;         // last_snapshot_ as it was after the load, if that can come back
   std::atomic<bool> need_not_prepare_{false};  // what answered() could make is there, or of no use any more
   bool entered_running_ = false;
   bool shut_down_ = false;

@@ -144,11 +144,14 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
                    .devices = std::move(lent),
                    .console = configured_.console(),
                    .clock_realtime = params.clock_realtime,
-                   .allow_changed_drives = params.allow_changed_drives};
+                   .allow_changed_drives = params.allow_changed_drives,
+                   .revertible = params.revertible};
   prepared_.reset();
   machine_ = TRY(makers_.restore(std::move(plan), context()));
   configured_.take_over(snapshot, std::move(load.devices));
   last_snapshot_ = DiffBase{.id = snapshot.id, .may_be_diff = params.backend_paths.size() > 1, .rests_on_loaded = true};
+  loaded_ = true;
+  if (params.revertible) reverts_to_ = last_snapshot_;
   if (params.resume_vm) machine_->resume();
   go_live(params.resume_vm ? MachineState::Running : MachineState::Paused);
   machine_->fetch_working_set();
@@ -162,6 +165,73 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
   log_.info("loaded snapshot {} with {} vCPUs and {} MiB in {} us", format_snapshot_id(snapshot.id),
             snapshot.vcpus.size(), snapshot.machine.mem_size_mib, metrics_.latency.load_snapshot_us.value());
   return {};
+}
+
+// --- Back to the snapshot: paused, drained, reverted -----------------------------------------------------------------
+
+Status Controller::check_revert() const {
+  if (!loaded_)
+    return fail(
+        ErrorKind::State,
+        "the machine was booted, and has no snapshot to go back to: take one, and load it into a fresh Mayfly with "
+        "revertible set to true");
+  return machine_->check_revert();
+}
+
+void Controller::begin(const RevertSnapshot& command, Reply reply) {
+  if (auto can = check_revert(); !can) return std::move(reply).give(propagate(can));
+  const std::uint64_t begun = monotonic_ns();
+  const SnapshotRevertParams params = command.value;
+  enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
+  if (state_ == MachineState::Paused) return drain_to_revert(params, begun);
+  if (auto armed = arm_patience([this] {
+        machine_->resume();
+        leave(not_paused());
+      });
+      !armed)
+    return leave(propagate(armed));
+  machine_->pause([this, params, begun] { drain_to_revert(params, begun); });
+}
+
+void Controller::drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns) {
+  advance_to(Transition::Draining, "the devices' requests to come back");
+  if (auto armed = arm_patience([this] {
+        const std::string undrained = machine_->undrained();
+        refuse_revert(fail(ErrorKind::System,
+                           "the machine was not reverted: the requests of {} did not come back in {} s; it goes on as "
+                           "before: look at its storage",
+                           undrained, options_.patience_ns / 1'000'000'000));
+      });
+      !armed)
+    return refuse_revert(propagate(armed));
+  machine_->drain([this, params, begun_ns] { revert_drained(params, begun_ns); });
+}
+
+void Controller::refuse_revert(std::unexpected<Error> error) {
+  machine_->undrain();
+  if (state_ == MachineState::Running) machine_->resume();
+  leave(std::move(error));
+}
+
+void Controller::revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns) {
+  advance_to(Transition::Reverting, "the machine to be reverted");
+  RevertOutcome outcome = machine_->revert(params.clock_realtime);
+  if (!outcome.status && !outcome.is_half_done) return refuse_revert(propagate(outcome.status));
+  if (!outcome.status) {
+    // Neither what it was nor what it is to be.
+    auto error = propagate(outcome.status, "the machine was half reverted, and has ended");
+    finish({EndReason::HalfReverted, error.error().message});
+    return leave(std::move(error));
+  }
+  last_snapshot_ = reverts_to_;
+  state_ = params.resume_vm ? MachineState::Running : MachineState::Paused;
+  if (params.resume_vm) machine_->resume();
+  metrics_.snapshot.revert_count.add();
+  metrics_.snapshot.reverted_bytes.add(outcome.dropped);
+  metrics_.latency.revert_snapshot_us.set(us_since(begun_ns));
+  log_.info("reverted to snapshot {} in {} us; {} KiB of memory had changed", format_snapshot_id(last_snapshot_->id),
+            metrics_.latency.revert_snapshot_us.value(), outcome.dropped >> 10);
+  leave({});
 }
 
 // --- Working sets ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,11 @@ Status check_working_set(const Snapshot& snapshot, const SnapshotLoadParams& par
   if (snapshot.machine.huge_pages == HugePages::Explicit2M)
     return fail(ErrorKind::InvalidArgument,
                 "working_set is for pages of 4 KiB, and huge_pages is 2M: leave one of them out");
+  if (params.working_set->record && params.revertible)
+    return fail(
+        ErrorKind::InvalidArgument,
+        "revertible is for memory that is mapped from its files, and a recording of a working set gives it page "
+        "by page: leave one of them out");
   if (params.working_set->record && params.working_set->until_boot_timer && !snapshot.platform.has_boot_timer)
     return fail(ErrorKind::InvalidArgument,
                 "working_set.until_boot_timer is true, and the snapshot's machine has no boot timer: take the snapshot "
@@ -60,6 +65,16 @@ Result<RestoredMemory> restore_recorded(GuestMemory::Options options, const Memo
   if (!recorder) return propagate(recorder);
   memory->set_served(layers);
   return RestoredMemory{.memory = std::move(*memory), .recorder = std::move(*recorder)};
+}
+
+/// What is not a file's page cannot be made one again.
+Status check_can_be_dropped(const GuestMemory& memory) {
+  if (memory.is_all_mapped()) return {};
+  return fail(
+      ErrorKind::InvalidArgument,
+      "revertible is for memory that is mapped from its files, and these diffs have more parts than the {} that "
+      "are mapped: merge them first (mayfly snapshot merge)",
+      kMostMappedParts);
 }
 
 GuestMemory::Options memory_options(const Snapshot& snapshot) {
@@ -89,6 +104,11 @@ Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEn
   auto chain = TRY(
       open_memory_chain(load.params.backend_paths, {.top = load.snapshot->id, .memory_size = options.size_mib * kMiB}));
   const MemoryLayers layers = layers_of(std::move(chain));
+  if (load.params.revertible && options.pages == HugePages::Explicit2M)
+    return fail(
+        ErrorKind::InvalidArgument,
+        "revertible is for memory that is mapped from its files, and huge_pages 2M reads them: set one of the two "
+        "to another value");
   WorkingSet set;
   if (load.params.working_set) {
     TRY(check_working_set(*load.snapshot, load.params));
@@ -96,6 +116,7 @@ Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEn
     set = TRY(read_working_set(load.params.working_set->path, load.snapshot->id, options.size_mib * kMiB));
   }
   auto memory = TRY(GuestMemory::map(options, layers));
+  if (load.params.revertible) TRY(check_can_be_dropped(memory));
   return RestoredMemory{.memory = std::move(memory), .needed_first = std::move(set.ranges)};
 }
 

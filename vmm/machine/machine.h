@@ -18,6 +18,13 @@
 /// Members are for the loop's thread, but where they say otherwise.
 namespace mayfly {
 
+/// What came of Machine::revert().
+struct RevertOutcome {
+  Status status{};
+  bool is_half_done = false;  ///< The machine must not run on; else an error has changed nothing.
+  std::uint64_t dropped = 0;  ///< Bytes of memory that had changed.
+};
+
 class Machine {
  public:
   using Done = std::function<void()>;
@@ -51,6 +58,12 @@ class Machine {
   [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
   virtual void forget_changes() = 0;
   [[nodiscard]] virtual GuestMemory& memory() = 0;
+
+  // --- Back to the snapshot that it was restored from
+  /// Whether it can, as far as that is known while it runs. Errors: as mayfly::check_revert().
+  [[nodiscard]] virtual Status check_revert() const = 0;
+  /// Drained: goes back. Then its devices are at work, and its vCPUs wait for resume().
+  [[nodiscard]] virtual RevertOutcome revert(bool clock_realtime) = 0;
 
   // --- Working sets
   /// Begins to bring the working set in, if there is one: once, after the machine was resumed if it is to be.

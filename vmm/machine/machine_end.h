@@ -18,6 +18,7 @@ enum class EndReason : int {
   Interrupted = 130,   ///< SIGINT to the monitor.
   Terminated = 143,    ///< SIGTERM to the monitor.
   UserQuit = 16,       ///< Ctrl-A x on the console of `mayfly run`.
+  HalfReverted = 17,   ///< A return to the snapshot failed half-way.
 };
 
 struct MachineEnd {

@@ -1,6 +1,7 @@
 #include "vmm/machine/microvm.h"
 
 #include "vmm/base/clock.h"
+#include "vmm/machine/restore.h"
 #include "vmm/machine/save.h"
 
 #include <utility>
@@ -63,6 +64,11 @@ Status Microvm::sync_drives(Snapshot& snapshot) { return board_->virtio.sync(sna
 
 Result<std::optional<PageRanges>> Microvm::changes() {
   if (!board_->tracks_changes) return std::nullopt;
+  if (auto taken = take_changes(); !taken) return propagate(taken);
+  return pages_of(board_->memory, changed_);
+}
+
+Status Microvm::take_changes() {
   // Both logs are kept until the snapshot has succeeded, also if one of them cannot be read: KVM and the devices have
   // forgotten them.
   const std::vector<std::uint64_t> written = board_->memory.take_written();
@@ -71,11 +77,21 @@ Result<std::optional<PageRanges>> Microvm::changes() {
   const auto take = [&vm = *board_->vm](std::uint32_t region, std::span<std::uint64_t> bitmap) {
     return vm.take_dirty_log(region, bitmap);
   };
-  if (auto added = add_dirty_log(board_->memory, take, changed_); !added) return propagate(added);
-  return pages_of(board_->memory, changed_);
+  return add_dirty_log(board_->memory, take, changed_);
 }
 
 void Microvm::forget_changes() { changed_.clear(); }
+
+Status Microvm::check_revert() const { return mayfly::check_revert(*board_); }
+
+RevertOutcome Microvm::revert(bool clock_realtime) {
+  // Before pages are dropped: what is written from here on, by KVM as well, differs from the snapshot.
+  if (board_->tracks_changes)
+    if (auto taken = take_changes(); !taken) return {.status = std::move(taken)};
+  RevertOutcome outcome = mayfly::revert(*board_, clock_realtime);
+  if (outcome.status) forget_changes();
+  return outcome;
+}
 
 void Microvm::fetch_working_set() {
   if (board_->replay) board_->replay->begin();

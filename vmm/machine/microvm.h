@@ -24,6 +24,8 @@ class Microvm final : public Machine {
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override;
   void forget_changes() override;
   [[nodiscard]] GuestMemory& memory() override { return board_->memory; }
+  [[nodiscard]] Status check_revert() const override;
+  [[nodiscard]] RevertOutcome revert(bool clock_realtime) override;
   void fetch_working_set() override;
   [[nodiscard]] std::vector<std::uint64_t> touched() const override;
   void stop_recording() override;
@@ -34,6 +36,7 @@ class Microvm final : public Machine {
 
  private:
   void on_parked();
+  [[nodiscard]] Status take_changes();
 
   std::unique_ptr<Board> board_;
   Done paused_;                         // called when all have parked

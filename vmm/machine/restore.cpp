@@ -23,13 +23,25 @@ std::uint64_t time_since(const ClockState& clock, bool wanted) {
   return wanted && now > clock.realtime_ns ? now - clock.realtime_ns : 0;
 }
 
-/// vCPUs, and then the clock that is computed from their counters.
-Status restore_time_and_vcpus(const Board& board, const Snapshot& snapshot, const std::vector<Vcpu>& vcpus,
-                              std::uint64_t elapsed) {
+Status restore_vcpus(const Snapshot& snapshot, const std::vector<Vcpu>& vcpus, std::uint64_t elapsed) {
   for (const Vcpu& vcpu : vcpus) {
     const VcpuState& state = snapshot.vcpus[vcpu.index()];
     TRY(restore_vcpu(vcpu, state, cycles_in(elapsed, state.tsc_khz)));
   }
+  return {};
+}
+
+Status revert_vcpus(const RevertPoint& point, const std::vector<Vcpu>& vcpus, std::uint64_t elapsed) {
+  for (const Vcpu& vcpu : vcpus) {
+    const VcpuState& state = point.snapshot->vcpus[vcpu.index()];
+    TRY(revert_vcpu(vcpu, state, point.left_out[vcpu.index()], cycles_in(elapsed, state.tsc_khz)));
+  }
+  return {};
+}
+
+/// After the vCPUs, from whose counters the clock is computed.
+Status restore_clock(const Board& board, const Snapshot& snapshot, const std::vector<Vcpu>& vcpus,
+                     std::uint64_t elapsed) {
   kvm_clock_data clock{};
   clock.clock = snapshot.clock.guest_ns + elapsed;
   TRY(board.vm->set_clock(clock));
@@ -37,14 +49,64 @@ Status restore_time_and_vcpus(const Board& board, const Snapshot& snapshot, cons
   return {};
 }
 
-void restore_platform(Board& board, const PlatformState& state) {
+/// `kvm_has_interrupt`: KVM holds the undelivered interrupt already.
+void restore_platform(Board& board, const PlatformState& state, bool kvm_has_interrupt = false) {
   board.ioapic.restore(state.ioapic);
   board.pic.restore(state.pic);
   board.pit.restore(state.pit);
   board.console.serial().restore(state.serial);
   board.i8042.restore(state.i8042);
   board.sleep_ports.restore(state.sleep_ports);
-  board.vcpus->restore_undelivered_interrupt(state.undelivered_interrupt);
+  board.vcpus->restore_undelivered_interrupt(state.undelivered_interrupt, kvm_has_interrupt);
+}
+
+/// The guest learns of the new id by this interrupt, before its first instruction.
+void tell_of_generation_id(Board& board) { InterruptLine{board.wiring, layout::kEventGsi}.pulse(); }
+
+/// Before the vCPUs run.
+Result<RevertPoint> note_revert_point(const Board& board, std::shared_ptr<const Snapshot> snapshot,
+                                      const std::vector<Vcpu>& vcpus) {
+  RevertPoint point{.snapshot = std::move(snapshot)};
+  const auto indices = TRY(board.kvm.msr_indices());
+  const KeptMsrs kept = kept_msrs(indices, board.own_msrs);
+  for (const Vcpu& vcpu : vcpus) {
+    auto left_out = TRY(msrs_left_out(vcpu, kept, point.snapshot->vcpus[vcpu.index()]));
+    point.left_out.push_back(std::move(left_out));
+  }
+  return point;
+}
+
+/// Whether KVM holds an interrupt of the PIC's for the first vCPU, which it gives to the guest and to nobody else. Error:
+/// another one than the snapshot's.
+Result<bool> check_interrupt(const Board& board, const std::optional<std::uint8_t>& saved) {
+  if (!board.vcpus->kvm_may_have_interrupt()) return false;
+  const VcpuState state = TRY(save_interrupt_state(board.vcpus->vcpus().front()));
+  const auto held = board.vcpus->undelivered_interrupt(state);
+  if (!held) return false;
+  if (held == saved) return true;
+  return fail(
+      ErrorKind::State,
+      "KVM has an interrupt of the PIC (vector {:#x}) for vCPU 0 that only the guest can take: resume the machine "
+      "until it has, or load the snapshot into a fresh Mayfly",
+      *held);
+}
+
+/// From the first change on.
+Result<std::uint64_t> revert_checked(Board& board, bool clock_realtime, bool kvm_has_interrupt) {
+  const RevertPoint& point = *board.revert_point;
+  const Snapshot& snapshot = *point.snapshot;
+  // Memory first: KVM writes to it as vCPUs are set.
+  const std::uint64_t dropped = TRY(drop_private_pages(board.memory));
+  TRY(board.virtio.revert(snapshot));
+  TRY(renew_generation_id(board.memory));
+  const std::uint64_t elapsed = time_since(snapshot.clock, clock_realtime);
+  TRY(revert_vcpus(point, board.vcpus->vcpus(), elapsed));
+  TRY(restore_clock(board, snapshot, board.vcpus->vcpus(), elapsed));
+  restore_platform(board, snapshot.platform, kvm_has_interrupt);
+  board.virtio.interrupt_unacknowledged();
+  board.console.offer_again();
+  tell_of_generation_id(board);
+  return dropped;
 }
 
 }  // namespace
@@ -70,16 +132,37 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   TRY(board->virtio.restore(snapshot, plan.allow_changed_drives));
   TRY(renew_generation_id(board->memory));
   auto vcpus = TRY(make_vcpus(*board, std::move(prepared.first_vcpu), snapshot.vcpus.size()));
-  TRY(restore_time_and_vcpus(*board, snapshot, vcpus, time_since(snapshot.clock, plan.clock_realtime)));
+  const std::uint64_t elapsed = time_since(snapshot.clock, plan.clock_realtime);
+  TRY(restore_vcpus(snapshot, vcpus, elapsed));
+  TRY(restore_clock(*board, snapshot, vcpus, elapsed));
+  if (plan.revertible) {
+    TRY(board->virtio.can_revert());
+    board->revert_point = TRY(note_revert_point(*board, plan.snapshot, vcpus));
+  }
   TRY(board->make_timers());
   // The last step that can fail: its threads post to the loop that they have parked.
   TRY(board->start_vcpus(std::move(vcpus), std::move(prepared.first_thread)));
   board->pit_timer->listen();
   restore_platform(*board, snapshot.platform);
   board->start();
-  // The guest learns of the new id by this interrupt, before its first instruction.
-  InterruptLine{board->wiring, layout::kEventGsi}.pulse();
+  tell_of_generation_id(*board);
   return board;
+}
+
+Status check_revert(const Board& board) {
+  if (!board.revert_point)
+    return fail(ErrorKind::State,
+                "the machine keeps nothing to go back to: load the snapshot with revertible set to true");
+  return board.virtio.can_revert();
+}
+
+RevertOutcome revert(Board& board, bool clock_realtime) {
+  if (auto can = check_revert(board); !can) return {.status = std::move(can)};
+  auto kvm_has_interrupt = check_interrupt(board, board.revert_point->snapshot->platform.undelivered_interrupt);
+  if (!kvm_has_interrupt) return {.status = propagate(kvm_has_interrupt)};
+  auto done = revert_checked(board, clock_realtime, *kvm_has_interrupt);
+  if (!done) return {.status = propagate(done), .is_half_done = true};
+  return {.dropped = *done};
 }
 
 }  // namespace mayfly

@@ -171,9 +171,35 @@ Status VirtioDevices::sync(Snapshot& snapshot) const {
   return {};
 }
 
+Status VirtioDevices::can_revert() const {
+  for (const auto& drive : drives_)
+    if (auto can = drive.device->can_revert(); !can) return can;
+  return {};
+}
+
+Status VirtioDevices::revert(const Snapshot& snapshot) {
+  if (metadata_service_) {
+    auto key = make_key();
+    if (!key) return propagate(key);
+    metadata_service_->replace_tokens(SessionTokens{*key, monotonic_ns()});
+  }
+  drained_ = nullptr;
+  for (const auto& transport : transports_) transport->forget_driver();
+  // Its images are those of the load, which were compared with the snapshot's.
+  return restore_states(snapshot, true);
+}
+
+void VirtioDevices::interrupt_unacknowledged() noexcept {
+  for (const auto& transport : transports_) transport->interrupt_unacknowledged();
+}
+
 Status VirtioDevices::restore(const Snapshot& snapshot, bool allow_changed_drives) {
   ensure(drives_.size() == snapshot.drives.size() && interfaces_.size() == snapshot.network_interfaces.size(),
          "a snapshot is restored into the devices that it names");
+  return restore_states(snapshot, allow_changed_drives);
+}
+
+Status VirtioDevices::restore_states(const Snapshot& snapshot, bool allow_changed_drives) {
   for (std::size_t i = 0; i < drives_.size(); ++i) {
     const DriveState& saved = snapshot.drives[i];
     // An image that was named for this restore is a copy: its time of change says nothing.

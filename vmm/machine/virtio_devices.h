@@ -92,6 +92,14 @@ class VirtioDevices {
   /// does not fit this machine.
   [[nodiscard]] Status restore(const Snapshot& snapshot, bool allow_changed_drives);
 
+  /// Whether all devices can go back to a snapshot. Error: a drive that cannot.
+  [[nodiscard]] Status can_revert() const;
+  /// Drained: the same as restore(), of devices that were restored from the same snapshot and have been used since. What
+  /// the metadata service has given, connections and tokens, is of no use any more. Error: no random numbers.
+  [[nodiscard]] Status revert(const Snapshot& snapshot);
+  /// After revert(), once the vCPUs and the platform are set back: as start() does.
+  void interrupt_unacknowledged() noexcept;
+
   /// The device of that id; the configuration knows that there is one.
   [[nodiscard]] BlockDevice& drive(std::string_view id);
   [[nodiscard]] NetDevice& network_interface(std::string_view id);
@@ -99,6 +107,7 @@ class VirtioDevices {
  private:
   [[nodiscard]] Result<MmioTransport*> plug(VirtioDevice& device, const VirtioMmioWindow& window,
                                             const MachineBuses& buses);
+  [[nodiscard]] Status restore_states(const Snapshot& snapshot, bool allow_changed_drives);
   [[nodiscard]] Status serve_metadata(MmdsConfig config, const MachineBuses& buses);
   /// What answers on that interface in the network's place; null: nothing does.
   [[nodiscard]] Result<std::unique_ptr<FrameResponder>> responder_for(const std::string& iface_id,

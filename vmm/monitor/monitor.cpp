@@ -128,7 +128,7 @@ void Monitor::enter_thread(ThreadKind kind) {
   back_door::attack_from(kind, *loop_);
 #endif
   if (in) {
-    if (kind == ThreadKind::Running) give_back_spare_memory();
+    if (kind == ThreadKind::Running || kind == ThreadKind::Revertible) give_back_spare_memory();
     return;
   }
   RawTerminal::put_back();

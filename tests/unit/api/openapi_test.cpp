@@ -36,7 +36,7 @@ bool is_extra_field(const std::string& where) {
          where.ends_with(".direct") || where.ends_with(".discard") || where.ends_with(".check_source_mac") ||
          where.ends_with(".drive_overrides") || where.ends_with(".allow_changed_drives") ||
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
-         where.ends_with(".backend_paths");
+         where.ends_with(".backend_paths") || where.ends_with("snapshot/load PUT.revertible");
 }
 /// Values beyond the dialect's.
 std::set<std::string> extra_values(const std::string& where) {

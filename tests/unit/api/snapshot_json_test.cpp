@@ -92,6 +92,27 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   EXPECT_TRUE(least.drive_overrides.empty());
 }
 
+TEST(SnapshotJson, OnlyMappedMemoryIsRevertible) {
+  EXPECT_TRUE(loaded(R"("mem_file_path": "/m", "revertible": true)").revertible);
+  EXPECT_TRUE(loaded(R"("mem_file_path": "/m", "revertible": true, "working_set": {"mode": "Replay", "path": "/w"})")
+                  .revertible);
+  EXPECT_FALSE(loaded(R"("mem_file_path": "/m")").revertible);
+  EXPECT_EQ(
+      refused_load(R"("mem_backend": {"backend_type": "Uffd", "backend_path": "/u"}, "revertible": true)"),
+      "snapshot/load.revertible is for memory of files, whose pages show again; leave it out with the page server");
+}
+
+TEST(SnapshotJson, ReadsARevert) {
+  const auto reverted = [](std::string_view body) {
+    return command<RevertSnapshot>("PUT", "/snapshot/revert", body).value;
+  };
+  EXPECT_FALSE(reverted("{}").resume_vm);
+  EXPECT_FALSE(reverted("{}").clock_realtime);
+  EXPECT_TRUE(reverted(R"({"resume_vm": true})").resume_vm);
+  EXPECT_TRUE(reverted(R"({"clock_realtime": true})").clock_realtime);
+  EXPECT_NE(refusal("PUT", "/snapshot/revert", R"({"resume": true})").find("resume"), std::string::npos);
+}
+
 TEST(SnapshotJson, ReadsTheDialectsOlderNames) {
   const auto old = loaded(R"("mem_file_path": "/m", "enable_diff_snapshots": true)");
   EXPECT_EQ(old.backend, MemoryBackend::File);

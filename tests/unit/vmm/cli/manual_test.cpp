@@ -51,9 +51,10 @@ TEST(Manual, HasEachExitStatus) {
   std::set<std::string> codes = {std::to_string(kExitError), std::to_string(kExitBadConfiguration),
                                  std::to_string(kExitBadArguments), std::to_string(seccomp::kExitViolation),
                                  "129"};  // SIGHUP, of `mayfly top`
-  for (const EndReason reason : {EndReason::Reset, EndReason::PowerOff, EndReason::GuestPanic, EndReason::TripleFault,
-                                 EndReason::InternalError, EndReason::FailedEntry, EndReason::VcpuFailure,
-                                 EndReason::Interrupted, EndReason::Terminated, EndReason::UserQuit})
+  for (const EndReason reason :
+       {EndReason::Reset, EndReason::PowerOff, EndReason::GuestPanic, EndReason::TripleFault, EndReason::InternalError,
+        EndReason::FailedEntry, EndReason::VcpuFailure, EndReason::Interrupted, EndReason::Terminated,
+        EndReason::UserQuit, EndReason::HalfReverted})
     codes.insert(std::to_string(static_cast<int>(reason)));
   EXPECT_EQ(testing::manual_entries(testing::content_of(kPage)).at("EXIT STATUS"), codes);
 }

@@ -227,6 +227,20 @@ TEST(Options, RestoreTrustsAStateFilesPathsOnlyWhereItIsTold) {
   EXPECT_EQ(std::get<LoadSnapshot>(options.commands.at(0)).value.paths, StatePaths::Trusted);
 }
 
+TEST(Options, ARestoredMachineMayGoBackWhereThatIsSaid) {
+  const auto load = [](std::vector<const char*> more) {
+    std::vector<const char*> words = {"restore", "-s", "s", "-m", "m"};
+    words.insert(words.end(), more.begin(), more.end());
+    return std::get<LoadSnapshot>(std::get<RunOptions>(parse(std::move(words))).commands.at(0)).value;
+  };
+  EXPECT_FALSE(load({}).revertible);
+  EXPECT_TRUE(load({"--revertible"}).revertible);
+  EXPECT_TRUE(load({"--revertible", "--working-set", "w"}).revertible);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "--page-server", "/p", "--revertible"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"restore", "-s", "s", "-m", "m", "--record-working-set", "w", "--revertible"}),
+            kExitBadArguments);
+}
+
 TEST(Options, RestoreNeedsAStateAndOneMemory) {
   EXPECT_EQ(exit_code({"restore", "--memory", "m"}), kExitBadArguments);
   EXPECT_EQ(exit_code({"restore", "--state", "s"}), kExitBadArguments);
@@ -246,6 +260,13 @@ TEST(Options, OtherMachinesAreReachedByIdOrSocket) {
   EXPECT_EQ(stop.timeout_s, 5U);
   EXPECT_FALSE(stop.now);
   EXPECT_TRUE(std::get<RemoteOptions>(parse({"stop", "--now", "a"})).now);
+  const auto revert = std::get<RemoteOptions>(parse({"revert", "vm-7"}));
+  EXPECT_EQ(revert.verb, RemoteOptions::Verb::Revert);
+  EXPECT_FALSE(revert.paused);
+  EXPECT_FALSE(revert.clock_realtime);
+  const auto held = std::get<RemoteOptions>(parse({"revert", "vm-7", "--paused", "--clock-realtime"}));
+  EXPECT_TRUE(held.paused);
+  EXPECT_TRUE(held.clock_realtime);
   const auto create =
       std::get<RemoteOptions>(parse({"snapshot", "create", "a", "--state", "s", "--memory", "m", "--diff"}));
   EXPECT_EQ(create.verb, RemoteOptions::Verb::Snapshot);

@@ -19,7 +19,9 @@ class FakeMachine final : public Machine {
   struct State {
     Done paused, drained, console;
     bool running = false, drains = false, save_fails = false;
-    int saves = 0;
+    int saves = 0, reverts = 0;
+    bool cannot_revert = false;
+    RevertOutcome reverted{};  // what the next one comes to
   };
   explicit FakeMachine(State& state) : state_(state) {}
   void pause(Done paused) override { state_.paused = std::move(paused); }
@@ -44,6 +46,18 @@ class FakeMachine final : public Machine {
   [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/) override { return {}; }
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override { return std::nullopt; }
   void forget_changes() override {}
+  [[nodiscard]] Status check_revert() const override {
+    if (state_.cannot_revert) return fail(ErrorKind::State, "drive rootfs cannot go back");
+    return {};
+  }
+  [[nodiscard]] RevertOutcome revert(bool /*clock_realtime*/) override {
+    EXPECT_TRUE(state_.drains) << "it is drained when it is reverted";
+    if (state_.reverted.status) {
+      ++state_.reverts;
+      state_.drains = false;  // its devices are at work
+    }
+    return state_.reverted;
+  }
   [[nodiscard]] GuestMemory& memory() override {
     static GuestMemory one = GuestMemory::create({.size_mib = 1}).value();  // nobody looks into it
     return one;
@@ -93,6 +107,10 @@ class ControllerModel : public ::testing::Test {
     if (!loop) std::abort();
     loop_ = std::move(*loop);
   }
+  /// In place of the machine that make() has given it.
+  void adopt_revertible() {
+    controller_->adopt(std::make_unique<FakeMachine>(machine_), Controller::Adopted{.revertible = true});
+  }
   void make() {
     // What a controller that went has left in the ring makes each cancellation dearer.
     constexpr int kMachinesPerLoop = 50;
@@ -126,6 +144,27 @@ class ControllerModel : public ::testing::Test {
                          }});
     return asked;
   }
+  /// A controller whose machine came from a snapshot, and may go back; or not.
+  void make_loaded(bool revertible = true, std::uint64_t patience_ns = 3'600'000'000'000) {
+    controller_.reset();
+    machine_ = {};
+    ControllerOptions options{.id = "model"};
+    options.patience_ns = patience_ns;
+    options.enter_thread = [this](ThreadKind kind) { entered_ = kind; };
+    controller_.emplace(
+        *loop_, log_, metrics_, std::move(options),
+        MachineMakers{.prepare = {}, .boot = {}, .restore = {}, .worker = std::make_unique<FakeWorker>(worker_)});
+    controller_->adopt(std::make_unique<FakeMachine>(machine_), Controller::Adopted{.revertible = revertible});
+    machine_.running = true;
+  }
+  static Command revert(bool resume) {
+    RevertSnapshot command;
+    command.value.resume_vm = resume;
+    return command;
+  }
+  [[nodiscard]] MachineState state() {
+    return std::get<InstanceInfo>(*controller_->carry_out(GetInstanceInfo{})).state;
+  }
   Command snapshot() {
     CreateSnapshot command;
     command.value.snapshot_path = scratch_.file("state");
@@ -151,6 +190,7 @@ class ControllerModel : public ::testing::Test {
   Metrics metrics_;
   FakeMachine::State machine_;
   FakeWorker::State worker_;
+  std::optional<ThreadKind> entered_{};
   std::optional<Controller> controller_;
 };
 
@@ -241,11 +281,136 @@ TEST_F(ControllerModel, APauseThatTakesTooLongIsUndone) {
   EXPECT_EQ(std::get<InstanceInfo>(*controller_->carry_out(GetInstanceInfo{})).state, MachineState::Running);
 }
 
+TEST_F(ControllerModel, ARevertPausesDrainsAndGoesOnAsItIsAsked) {
+  for (const bool resume : {true, false}) {
+    make_loaded();
+    const auto reverted = ask(revert(resume));
+    EXPECT_EQ(ask(GetInstanceInfo{})->ok, true);
+    const auto waits = ask(PauseVm{});
+    EXPECT_FALSE(waits->ok);
+    machine_.running = false;  // parked
+    ASSERT_TRUE(come(machine_.paused));
+    EXPECT_FALSE(reverted->ok);
+    ASSERT_TRUE(come(machine_.drained));
+    EXPECT_EQ(reverted->ok, true);
+    EXPECT_EQ(machine_.reverts, 1);
+    EXPECT_EQ(machine_.running, resume);
+    EXPECT_EQ(state(), resume ? MachineState::Running : MachineState::Paused);
+    EXPECT_EQ(waits->ok.has_value(), !resume) << "it is paused, or being paused";
+    EXPECT_EQ(come(machine_.paused), resume);
+    EXPECT_EQ(waits->ok, true);
+  }
+  EXPECT_EQ(metrics_.snapshot.revert_count.value(), 2U);
+}
+
+TEST_F(ControllerModel, ARevertOfAPausedMachineDrainsAtOnce) {
+  make_loaded();
+  (void)ask(PauseVm{});
+  machine_.running = false;
+  ASSERT_TRUE(come(machine_.paused));
+  const auto reverted = ask(revert(true));
+  ASSERT_TRUE(come(machine_.drained));
+  EXPECT_EQ(reverted->ok, true);
+  EXPECT_TRUE(machine_.running);
+}
+
+TEST_F(ControllerModel, ARevertThatIsRefusedChangesNothing) {
+  const auto booted = ask(revert(true));
+  EXPECT_NE(booted->why.find("was booted"), std::string::npos) << booted->why;
+  make_loaded();
+  machine_.cannot_revert = true;
+  EXPECT_EQ(ask(revert(true))->why, "drive rootfs cannot go back");
+  EXPECT_FALSE(machine_.paused) << "it was not even asked to pause";
+  machine_.cannot_revert = false;
+  for (const bool paused : {false, true}) {
+    machine_.reverted = {.status = fail(ErrorKind::State, "KVM has an interrupt")};
+    if (paused) (void)ask(PauseVm{});
+    const auto refused = ask(revert(false));
+    machine_.running = false;
+    ASSERT_TRUE(come(machine_.paused));
+    if (paused) {
+      ASSERT_TRUE(machine_.drained) << "the revert had waited for the pause";
+    }
+    ASSERT_TRUE(come(machine_.drained));
+    EXPECT_EQ(refused->why, "KVM has an interrupt");
+    EXPECT_FALSE(machine_.drains);
+    EXPECT_EQ(machine_.running, !paused);
+    EXPECT_EQ(state(), paused ? MachineState::Paused : MachineState::Running);
+  }
+  EXPECT_EQ(machine_.reverts, 0);
+  EXPECT_FALSE(controller_->end());
+}
+
+TEST_F(ControllerModel, AHalfRevertedMachineEndsAndItsClientIsTold) {
+  make_loaded();
+  machine_.reverted = {.status = fail(ErrorKind::Kvm, "KVM_SET_REGS of vCPU 0 failed"), .is_half_done = true};
+  const auto reverted = ask(revert(true));
+  const auto waits = ask(ResumeVm{});
+  ASSERT_TRUE(come(machine_.paused));
+  machine_.running = false;
+  ASSERT_TRUE(come(machine_.drained));
+  EXPECT_NE(reverted->why.find("half reverted"), std::string::npos) << reverted->why;
+  EXPECT_NE(reverted->why.find("KVM_SET_REGS of vCPU 0 failed"), std::string::npos) << reverted->why;
+  EXPECT_NE(waits->why.find("has ended"), std::string::npos);
+  EXPECT_FALSE(machine_.running);
+  ASSERT_TRUE(controller_->end());
+  EXPECT_EQ(controller_->end()->reason, EndReason::HalfReverted);
+  ASSERT_TRUE(come(machine_.paused)) << "the end goes its way";
+  ASSERT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
+TEST_F(ControllerModel, AnEndGetsThroughARevert) {
+  for (const bool drains : {false, true}) {
+    make_loaded();
+    const auto reverted = ask(revert(true));
+    if (drains) {
+      ASSERT_TRUE(come(machine_.paused));
+    }
+    controller_->finish({EndReason::Terminated, "told to stop"});
+    EXPECT_EQ(reverted->ok, false);
+    EXPECT_FALSE(machine_.drains);
+    EXPECT_FALSE(come(machine_.drained));
+    EXPECT_EQ(machine_.reverts, 0);
+    ASSERT_TRUE(come(machine_.paused));
+    ASSERT_TRUE(come(machine_.console));
+    EXPECT_TRUE(loop_->run());
+    renew_loop();
+  }
+}
+
+TEST_F(ControllerModel, ARevertThatTakesTooLongIsUndone) {
+  for (const bool drains : {false, true}) {
+    make_loaded(true, 1'000'000);
+    const auto reverted = ask(revert(true));
+    if (drains) {
+      machine_.running = false;
+      ASSERT_TRUE(come(machine_.paused));
+    }
+    testing::run_until(*loop_, [&] { return reverted->ok.has_value(); });
+    EXPECT_NE(reverted->why.find(drains ? "the requests of drive rootfs did not come back" : "was not paused"),
+              std::string::npos)
+        << reverted->why;
+    EXPECT_TRUE(machine_.running);
+    EXPECT_FALSE(machine_.drains);
+    EXPECT_EQ(state(), MachineState::Running);
+    EXPECT_EQ(machine_.reverts, 0);
+  }
+}
+
+TEST_F(ControllerModel, TheLoopsThreadKeepsTheCallsOfARevertWhereThereMayBeOne) {
+  for (const bool revertible : {true, false}) {
+    make_loaded(revertible);
+    (void)ask(ResumeVm{});
+    EXPECT_EQ(entered_, revertible ? ThreadKind::Revertible : ThreadKind::Running);
+  }
+}
+
 /// Which commands are legal when, and which wait: the plain model that the controller is held against.
 class Model {
  public:
-  enum class Busy { No, Pausing, Draining, Saving };
-  enum class What { Pause, Resume, Snapshot, Read };
+  enum class Busy { No, Pausing, Draining, Saving, PausingToRevert, DrainingToRevert };
+  enum class What { Pause, Resume, Snapshot, Read, Revert, RevertAndResume };
   /// The answers that a step brings, in their order: by the number of the command.
   using Answers = std::vector<std::pair<int, bool>>;
 
@@ -256,16 +421,29 @@ class Model {
     begin(number, what, answers);
   }
   void parked(Answers& answers) {
+    if (busy_ == Busy::PausingToRevert) {
+      busy_ = Busy::DrainingToRevert;
+      return;
+    }
     paused_ = true;
     leave(true, answers);
   }
-  void drained() { busy_ = Busy::Saving; }
+  void drained(Answers& answers) {
+    if (busy_ == Busy::Draining) {
+      busy_ = Busy::Saving;
+      return;
+    }
+    paused_ = !resumes_;
+    leave(true, answers);
+  }
   void written(Answers& answers) { leave(false, answers); }
   void end(Answers& answers) {
     if (std::exchange(ended_, true)) return;
     for (const auto& [number, what] : std::exchange(waiting_, {})) answers.emplace_back(number, false);
-    if (busy_ == Busy::Pausing || busy_ == Busy::Draining) leave(false, answers);
+    if (busy_ != Busy::No && busy_ != Busy::Saving) leave(false, answers);
   }
+  [[nodiscard]] bool pauses() const { return busy_ == Busy::Pausing || busy_ == Busy::PausingToRevert; }
+  [[nodiscard]] bool drains() const { return busy_ == Busy::Draining || busy_ == Busy::DrainingToRevert; }
   [[nodiscard]] Busy busy() const { return busy_; }
   [[nodiscard]] bool ended() const { return ended_; }
 
@@ -273,6 +451,10 @@ class Model {
   void begin(int number, What what, Answers& answers) {
     if (what == What::Pause && !paused_) return start(number, Busy::Pausing);
     if (what == What::Snapshot && paused_) return start(number, Busy::Draining);
+    if (what == What::Revert || what == What::RevertAndResume) {
+      resumes_ = what == What::RevertAndResume;
+      return start(number, paused_ ? Busy::DrainingToRevert : Busy::PausingToRevert);
+    }
     if (what == What::Resume) paused_ = false;
     answers.emplace_back(number, what != What::Snapshot);
   }
@@ -291,7 +473,7 @@ class Model {
   }
 
   Busy busy_ = Busy::No;
-  bool paused_ = false, ended_ = false;
+  bool paused_ = false, ended_ = false, resumes_ = false;
   int current_ = 0;
   std::deque<std::pair<int, What>> waiting_;
 };
@@ -308,6 +490,7 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
   std::uint64_t steps = 0;
   for (int round = 0; round < kMachines; ++round) {
     make();
+    adopt_revertible();
     Model model;
     Model::Answers expected, given;
     const int length = std::uniform_int_distribution{1, 100}(random);
@@ -321,7 +504,7 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
       };
       // An end comes anywhere, and what was under way comes back after it.
       const bool ends = std::uniform_int_distribution{0, 199}(random) == 0 || (number == length - 1 && round % 3 == 0);
-      switch (ends ? 10 : std::uniform_int_distribution{0, 9}(random)) {
+      switch (ends ? 12 : std::uniform_int_distribution{0, 11}(random)) {
         case 0:
           both(Model::What::Read, GetInstanceInfo{});
           break;
@@ -338,15 +521,15 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
           break;
         case 6:
         case 7:
-          if (model.busy() == Model::Busy::Pausing) {
+          if (model.pauses()) {
             model.parked(expected);
             ASSERT_TRUE(come(machine_.paused));
           }
           break;
         case 8:
         case 9:
-          if (model.busy() == Model::Busy::Draining) {
-            model.drained();
+          if (model.drains()) {
+            model.drained(expected);
             ASSERT_TRUE(come(machine_.drained));
           } else if (model.busy() == Model::Busy::Saving) {
             model.written(expected);
@@ -354,6 +537,12 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
           } else {
             ASSERT_FALSE(machine_.drained) << "nobody waits for it, in step " << number << " of machine " << round;
           }
+          break;
+        case 10:
+          both(Model::What::Revert, revert(false));
+          break;
+        case 11:
+          both(Model::What::RevertAndResume, revert(true));
           break;
         default:
           model.end(expected);

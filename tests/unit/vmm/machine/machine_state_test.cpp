@@ -20,7 +20,8 @@ std::vector<Command> before_start() {
           PutLogger{},     PutMetrics{},       StartInstance{},       LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
-  return {PauseVm{}, ResumeVm{}, PatchDrive{}, PatchNetworkInterface{}, SendCtrlAltDel{}, FinishWorkingSet{}};
+  return {PauseVm{},        ResumeVm{},         PatchDrive{},    PatchNetworkInterface{},
+          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{}};
 }
 
 std::vector<Command> while_paused() { return {CreateSnapshot{}}; }
@@ -57,6 +58,11 @@ TEST(MachineState, AKeyPressNeedsARunningGuest) {
   EXPECT_FALSE(check_legal(SendCtrlAltDel{}, MachineState::Paused));
   EXPECT_TRUE(check_legal(PauseVm{}, MachineState::Paused));
   EXPECT_TRUE(check_legal(ResumeVm{}, MachineState::Paused));
+}
+
+TEST(MachineState, AMachineGoesBackWhetherItRunsOrIsPaused) {
+  EXPECT_TRUE(check_legal(RevertSnapshot{}, MachineState::Running));
+  EXPECT_TRUE(check_legal(RevertSnapshot{}, MachineState::Paused));
 }
 
 TEST(MachineState, DevicesAreChangedWhileTheMachineRunsOrIsPaused) {

@@ -11,8 +11,10 @@
 #include "vmm/machine/boot.h"
 #include "vmm/machine/restore.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -109,14 +111,25 @@ class MicrovmTest : public ::testing::Test {
   Result<std::unique_ptr<Board>> restore(FakeKvm& kvm, const Snapshot& snapshot) {
     auto prepared = TRY(PreparedVm::begin({}, kvm));
     if (after_prepare_) after_prepare_();
-    auto memory = TRY(GuestMemory::create({.size_mib = kMemoryMib}));
+    const GuestMemory::Options options{.size_mib = kMemoryMib};
+    auto made = revertible_ ? GuestMemory::map(options, memory_file()) : GuestMemory::create(options);
+    if (!made) return propagate(made);
     auto plans = TRY(devices());
     return mayfly::restore({.prepared = std::move(prepared),
                             .snapshot = std::make_shared<const Snapshot>(snapshot),
-                            .memory = {.memory = std::move(memory)},
+                            .memory = {.memory = std::move(*made)},
                             .devices = std::move(plans),
-                            .console = {}},
+                            .console = {},
+                            .revertible = revertible_},
                            context());
+  }
+  /// Of zeros, and of a word of them.
+  [[nodiscard]] OwnedFd memory_file() const {
+    OwnedFd file{::open(scratch_.file("memory").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
+    EXPECT_EQ(::ftruncate(file.get(), kMemoryMib * kMiB), 0);
+    const std::uint64_t word = kSavedWord;
+    EXPECT_EQ(::pwrite(file.get(), &word, sizeof word, kWordAt.value), 8);
+    return file;
   }
   Microvm* booted() {
     auto board = boot(kvm_);
@@ -146,8 +159,9 @@ class MicrovmTest : public ::testing::Test {
     snapshot->machine = {.vcpu_count = kVcpus, .mem_size_mib = kMemoryMib, .track_dirty_pages = true};
     return std::move(*snapshot);
   }
-  void await_entries(std::size_t count) const {
-    while (kvm_.entries() < count) ::sched_yield();
+  void await_entries(std::size_t count) const { await_entries_of(kvm_, count); }
+  static void await_entries_of(const FakeKvm& kvm, std::size_t count) {
+    while (kvm.entries() < count) ::sched_yield();
   }
 
   // --- What a failure must not leave behind
@@ -267,6 +281,10 @@ class MicrovmTest : public ::testing::Test {
     }
   }
 
+  static constexpr std::uint64_t kSavedWord = 0x1122'3344'5566'7788;
+  static constexpr GuestAddress kWordAt{33 * kMiB};
+
+  bool revertible_ = false;  // what restore() makes
   std::function<void()> after_prepare_;
   ScratchDirectory scratch_;
   DriveConfig drive_{.drive_id = "data", .path_on_host = scratch_.file("image")};
@@ -587,6 +605,157 @@ TEST_F(RestoreTest, RefusesAnXsaveAreaOfAnotherHost) {
   const auto board = restore(other_, from);
   ASSERT_FALSE(board);
   EXPECT_NE(board.error().message.find("vCPU 1: its XSAVE area has 8192 bytes"), std::string::npos)
+      << board.error().message;
+}
+
+// --- Back to the snapshot --------------------------------------------------------------------------------------------
+
+class RevertedMicrovmTest : public RestoreTest {
+ protected:
+  RevertedMicrovmTest() {
+    drive_.is_read_only = true;
+    revertible_ = true;
+  }
+  ~RevertedMicrovmTest() override { close_loop(); }  // its vCPUs call other_
+  Microvm& restored() {
+    from_ = snapshot();
+    restore_from(from_);
+    machine_ = std::make_unique<Microvm>(std::move(board_));
+    pause(*machine_);
+    return *machine_;
+  }
+  /// What a guest changes, and what its kernel would.
+  void use(Microvm& machine) {
+    for (unsigned i = 0; i < kVcpus; ++i) {
+      FakeKvm::VcpuRegisters registers = other_.registers(i);
+      registers.regs.rax = 0xFFFF;
+      registers.sregs.cr3 = 0xFFFF'0000;
+      registers.msrs[0x277] = 0;
+      registers.msrs[0x200] = 0xE000'0000;  // which the snapshot leaves out
+      registers.xsave[100] = std::byte{0x11};
+      registers.lapic.regs[0x20] = 9;
+      registers.debug_regs.db[0] = 0;
+      registers.mp_state.mp_state = KVM_MP_STATE_HALTED;
+      registers.events.nmi.masked = 0;
+      other_.set_registers(i, std::move(registers));
+    }
+    ASSERT_TRUE(machine.memory().store(kWordAt, std::uint64_t{0}));
+    ASSERT_TRUE(machine.memory().store(GuestAddress{7 * kMiB}, std::uint64_t{5}));
+  }
+  void expect_as_saved(Microvm& machine) {
+    for (unsigned i = 0; i < kVcpus; ++i) {
+      SCOPED_TRACE(i);
+      const auto was = kvm_.registers(i);
+      const auto is = other_.registers(i);
+      EXPECT_EQ(std::memcmp(&is.regs, &was.regs, sizeof is.regs), 0);
+      EXPECT_EQ(std::memcmp(&is.sregs, &was.sregs, sizeof is.sregs), 0);
+      EXPECT_EQ(is.xsave, was.xsave);
+      EXPECT_EQ(std::memcmp(&is.lapic, &was.lapic, sizeof is.lapic), 0);
+      EXPECT_EQ(std::memcmp(&is.debug_regs, &was.debug_regs, sizeof is.debug_regs), 0);
+      EXPECT_EQ(is.mp_state.mp_state, was.mp_state.mp_state);
+      EXPECT_EQ(is.events.nmi.masked, 1);
+      for (const std::uint32_t msr : {0x10U, 0x277U, 0x6E0U, kOwnMsr})
+        EXPECT_EQ(is.msrs.at(msr), was.msrs.at(msr)) << msr;
+      EXPECT_EQ(is.msrs.at(0x200), 0U) << "as a new vCPU has it";
+    }
+    EXPECT_EQ(other_.clock_ns(), 5'000'000'000U);
+    EXPECT_EQ(machine.memory().load<std::uint64_t>(kWordAt), kSavedWord);
+    EXPECT_EQ(machine.memory().load<std::uint64_t>(GuestAddress{7 * kMiB}), 0U);
+  }
+  static std::array<std::uint64_t, 2> generation_id(Microvm& machine) {
+    return machine.memory().load<std::array<std::uint64_t, 2>>(layout::kGenerationId).value();
+  }
+
+  Snapshot from_;
+};
+
+TEST_F(RevertedMicrovmTest, HasEverythingAsItWasButTheGenerationId) {
+  Microvm& machine = restored();
+  const auto first_id = generation_id(machine);
+  for (int i = 0; i < 3; ++i) {
+    use(machine);
+    drain(machine);
+    const auto id = generation_id(machine);
+    const RevertOutcome outcome = machine.revert(false);
+    ASSERT_TRUE(outcome.status) << outcome.status.error().message;
+    EXPECT_GE(outcome.dropped, 3 * kGuestPageSize);
+    EXPECT_LT(outcome.dropped, 16 * kGuestPageSize) << "what was not written stays";
+    expect_as_saved(machine);
+    EXPECT_NE(generation_id(machine), id);
+  }
+  EXPECT_NE(generation_id(machine), first_id);
+  const auto changes = machine.changes();
+  ASSERT_TRUE(changes && *changes);
+  EXPECT_EQ(bytes_in(**changes), kGuestPageSize) << "the generation id's";
+  machine.resume();
+  await_entries_of(other_, kVcpus);
+}
+
+TEST_F(RevertedMicrovmTest, CancelsWhatIsDueBeforeTheRegistersThatWouldBringIt) {
+  Microvm& machine = restored();
+  drain(machine);
+  other_.forget();
+  ASSERT_TRUE(machine.revert(false).status);
+  const auto calls = other_.calls();
+  EXPECT_LT(last_of(calls, "KVM_GET_DIRTY_LOG"), first_of(calls, "KVM_SET_REGS"));
+  EXPECT_LT(first_of(calls, "KVM_GET_MP_STATE"), first_of(calls, "KVM_SET_MP_STATE")) << "pending INIT signals";
+  EXPECT_LT(first_of(calls, "KVM_SET_MSRS"), first_of(calls, "KVM_SET_LAPIC")) << "the timer's deadline";
+  EXPECT_LT(last_of(calls, "KVM_SET_MSRS"), first_of(calls, "KVM_SET_CLOCK"));
+  for (const char* const once : {"KVM_SET_CPUID2", "KVM_IRQFD", "KVM_IOEVENTFD", "KVM_CREATE_VCPU",
+                                 "KVM_SET_USER_MEMORY_REGION", "KVM_GET_MSR_INDEX_LIST"})
+    EXPECT_EQ(std::ranges::count(calls, once), 0) << once;
+}
+
+TEST_F(RevertedMicrovmTest, WhoseAnyCallFailsSaysWhetherItIsHalfDone) {
+  Microvm& machine = restored();
+  use(machine);
+  drain(machine);
+  other_.forget();
+  ASSERT_TRUE(machine.revert(false).status);
+  const auto calls = other_.calls();
+  ASSERT_GT(calls.size(), 20U);
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    SCOPED_TRACE(calls[i] + ", call " + std::to_string(i));
+    use(machine);
+    drain(machine);
+    other_.fail_once(i, EIO);
+    const RevertOutcome outcome = machine.revert(false);
+    EXPECT_EQ(other_.failed(), calls[i]);
+    if (kMayFail.contains(calls[i])) continue;
+    ASSERT_FALSE(outcome.status);
+    EXPECT_NE(outcome.status.error().message.find(calls[i]), std::string::npos) << outcome.status.error().message;
+    EXPECT_EQ(outcome.is_half_done, calls[i] != "KVM_GET_DIRTY_LOG");
+    drain(machine);
+    ASSERT_TRUE(machine.revert(false).status);
+    expect_as_saved(machine);
+  }
+}
+
+TEST_F(RevertedMicrovmTest, IsMadeOnlyWholeAndLeavesNothingElse) {
+  const Snapshot from = snapshot();
+  renew_loop();
+  expect_each_call_to_fail([&](FakeKvm& kvm) { return restore(kvm, from); });
+}
+
+TEST_F(RevertedMicrovmTest, GoesBackOnlyWhereItWasLoadedSo) {
+  revertible_ = false;
+  Microvm& machine = restored();
+  use(machine);
+  drain(machine);
+  EXPECT_FALSE(machine.check_revert());
+  const RevertOutcome outcome = machine.revert(false);
+  EXPECT_FALSE(outcome.status);
+  EXPECT_FALSE(outcome.is_half_done);
+  EXPECT_EQ(other_.registers(0).regs.rax, 0xFFFFU);
+}
+
+TEST_F(RevertedMicrovmTest, IsNotMadeWithADriveThatIsWrittenTo) {
+  const Snapshot from = snapshot();
+  renew_loop();
+  drive_.is_read_only = false;
+  const auto board = restore(other_, from);
+  ASSERT_FALSE(board);
+  EXPECT_NE(board.error().message.find("drive data: the guest writes to " + drive_.path_on_host), std::string::npos)
       << board.error().message;
 }
 
