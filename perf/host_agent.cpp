@@ -1,5 +1,6 @@
-// perf/run host-agent: what a client of the example host agent (tests/host-agent) waits for an answer by a fresh clone,
-// beside an answer of the agent's own; and how many such answers a second clients get who come all at once.
+// perf/run host-agent: what a client of the example host agent (tests/host-agent) waits for an answer by a fresh clone, and
+// by one that went back to its snapshot, beside an answer of the agent's own; and how many such answers a second clients get
+// who come all at once.
 
 #include "tests/support/host_agent.h"
 
@@ -14,6 +15,7 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace mayfly::perf {
@@ -84,41 +86,67 @@ void print_histogram(const std::string& title, const std::vector<double>& sample
                 count);
 }
 
-int run(const HostAgent::Options& options, int requests) {
+/// What clients of one agent wait for.
+struct Measured {
+  Series ready;
+  Series at_once;
+  Series own{"the agent's own (GET /stats)"};
+  Rate rate{};
+  double loading_ms = 0;    ///< Of the median, as the agent saw it: until the clone runs,
+  double answering_ms = 0;  ///< and until it has answered.
+  std::vector<double> samples{};
+};
+
+Measured measure_agent(const std::string& whose, const HostAgent::Options& options, int requests) {
   HostAgent agent{options};
   agent.await_ready();
-  Series ready{"a clone's, clones standing ready"};
-  Series at_once{"a clone's, one after the other"};
-  Series own{"the agent's own (GET /stats)"};
-  std::vector<double> samples;
+  Measured measured{.ready = Series{whose + ", clones standing ready"},
+                    .at_once = Series{whose + ", one after the other"}};
   for (int i = 0; i < requests; ++i) {
     ::nanosleep(&kPoolTime, nullptr);
-    samples.push_back(measure(agent, "POST", "/", "hello"));
-    ready.add(samples.back());
-    own.add(measure(agent, "GET", "/stats", ""));
+    measured.samples.push_back(measure(agent, "POST", "/", "hello"));
+    measured.ready.add(measured.samples.back());
+    measured.own.add(measure(agent, "GET", "/stats", ""));
     if (i % 50 == 0) std::fprintf(stderr, "\r%d of %d", i, requests);
   }
   const std::string stats = agent.answer("GET", "/stats");
-  for (int i = 0; i < requests; ++i) at_once.add(measure(agent, "POST", "/", "hello"));
+  for (int i = 0; i < requests; ++i) measured.at_once.add(measure(agent, "POST", "/", "hello"));
   std::fprintf(stderr, "\r\033[K");
-  const Rate rate = measure_rate(agent, requests);
-  print_table("an answer, as its client sees it", "ms", {ready, at_once, own});
+  measured.rate = measure_rate(agent, requests);
   const auto part = [&stats](const std::string& name) {
     const std::size_t at = stats.find("\"" + name + "\":{");
     const std::size_t p50 = stats.find("\"p50\":", at);
     if (p50 == std::string::npos) give_up("no " + name + " in " + stats);
     return std::stod(stats.substr(p50 + 6)) / 1e3;
   };
-  std::printf(
-      "\nof the median, as the agent saw it: %.2f ms until the clone was loaded, %.2f ms until it had answered\n",
-      part("loading"), part("answering"));
-  std::printf("%u clients at once: %.0f answers a second; %u were told to come again\n", kClients, rate.per_second,
-              rate.refused);
-  print_histogram("HTTP request to a fresh clone's answer", samples);
-  std::printf("\np50_ms=%.2f p99_ms=%.2f rate=%.0f own_p50_ms=%.2f\n", ready.median(), ready.quantile(0.99),
-              rate.per_second, own.median());
+  measured.loading_ms = part("loading");
+  measured.answering_ms = part("answering");
   agent.signal(SIGTERM);
-  return agent.wait();
+  if (agent.wait() != 0) give_up("the agent has failed");
+  return measured;
+}
+
+int run(const HostAgent::Options& options, int requests) {
+  HostAgent::Options reverting = options;
+  reverting.more.emplace_back("--revert");
+  const Measured fresh = measure_agent("a fresh clone's", options, requests);
+  const Measured reverted = measure_agent("a reverted clone's", reverting, requests);
+  print_table("an answer, as its client sees it", "ms",
+              {fresh.ready, fresh.at_once, reverted.ready, reverted.at_once, fresh.own});
+  std::printf("\n");
+  for (const auto& [how, measured] : {std::pair{"fresh", &fresh}, std::pair{"reverted", &reverted}}) {
+    std::printf("%s: of the median, as the agent saw it, %.2f ms until the clone runs, %.2f ms until it has answered\n",
+                how, measured->loading_ms, measured->answering_ms);
+    std::printf("%s: %u clients at once get %.0f answers a second; %u were told to come again\n", how, kClients,
+                measured->rate.per_second, measured->rate.refused);
+  }
+  print_histogram("HTTP request to the answer of a fresh clone", fresh.samples);
+  print_histogram("HTTP request to the answer of a clone that went back to its snapshot", reverted.samples);
+  std::printf(
+      "\np50_ms=%.2f p99_ms=%.2f rate=%.0f own_p50_ms=%.2f revert_p50_ms=%.2f revert_p99_ms=%.2f revert_rate=%.0f\n",
+      fresh.ready.median(), fresh.ready.quantile(0.99), fresh.rate.per_second, fresh.own.median(),
+      reverted.ready.median(), reverted.ready.quantile(0.99), reverted.rate.per_second);
+  return 0;
 }
 
 }  // namespace

@@ -20,7 +20,11 @@ ClonePool::Lease::~Lease() {
 }
 
 Status ClonePool::Lease::load(Deadline deadline) const {
-  return place_->clone->monitor.request("PUT", "/snapshot/load", pool_.load_request_, deadline);
+  Clone& clone = *place_->clone;
+  if (clone.is_loaded) return clone.monitor.request("PATCH", "/vm", R"({"state": "Resumed"})", deadline);
+  auto loaded = clone.monitor.request("PUT", "/snapshot/load", pool_.load_request_, deadline);
+  clone.is_loaded = loaded.has_value();
+  return loaded;
 }
 
 int ClonePool::Lease::connection() const { return place_->clone->connection.get(); }
@@ -86,8 +90,10 @@ void ClonePool::keep_filled(Place& place) {
     std::unique_lock lock{mutex_};
     if (place.changed.wait_for(lock, kPause, [&] { return stopping_.load(); })) return;
   }
+  std::optional<Clone> again;
   while (!stopping_) {
-    auto clone = prepare();
+    auto clone = again ? Result<Clone>{std::move(*again)} : prepare();
+    again.reset();
     if (!clone) report(clone.error());
     {
       std::unique_lock lock{mutex_};
@@ -96,21 +102,47 @@ void ClonePool::keep_filled(Place& place) {
       if (!clone) continue;
       place.clone.emplace(std::move(*clone));
     }
-    const Clone spent = offer(place);
-    spent.monitor.end();
+    Clone spent = offer(place);
+    if (revert(spent))
+      again.emplace(std::move(spent));
+    else
+      spent.monitor.end();
   }
 }
 
-Result<ClonePool::Clone> ClonePool::prepare() {
-  std::string id;
-  {
-    const std::scoped_lock lock{mutex_};
-    id = fmt::format("clone-{}", ++made_);
+std::string ClonePool::next_id() {
+  const std::scoped_lock lock{mutex_};
+  return fmt::format("clone-{}", ++made_);
+}
+
+namespace {
+
+/// A guest asks its metadata who it is.
+Status tell_who_it_is(const MonitorProcess& monitor, const std::string& id) {
+  return monitor.request("PUT", "/mmds", fmt::format(R"({{"latest": {{"meta-data": {{"instance-id": "{}"}}}}}})", id));
+}
+
+}  // namespace
+
+bool ClonePool::revert(Clone& spent) {
+  if (!options_.reverts || !spent.is_loaded || stopping_ || spent.monitor.has_ended()) return false;
+  auto connection = CloneNetwork::socket();
+  Status done = connection ? Status{} : propagate(connection);
+  if (done) done = spent.monitor.request("PUT", "/snapshot/revert", R"({"clock_realtime": true})");
+  if (done) done = tell_who_it_is(spent.monitor, next_id());
+  if (!done) {
+    report(done.error());
+    return false;
   }
+  spent.connection = std::move(*connection);
+  return true;
+}
+
+Result<ClonePool::Clone> ClonePool::prepare() {
+  const std::string id = next_id();
   auto monitor = MonitorProcess::start({.binary = options_.monitor, .directory = options_.directory, .id = id});
   if (!monitor) return propagate(monitor);
-  const std::string who = fmt::format(R"({{"latest": {{"meta-data": {{"instance-id": "{}"}}}}}})", id);
-  if (auto told = monitor->request("PUT", "/mmds", who); !told) return propagate(told);
+  if (auto told = tell_who_it_is(*monitor, id); !told) return propagate(told);
   auto connection = CloneNetwork::socket();
   if (!connection) return propagate(connection);
   if (auto unused = CloneNetwork::await_unused(); !unused) return propagate(unused);

@@ -23,6 +23,8 @@
 ///     hand_over(request, {.connection = clone->connection(), .machine = clone->pidfd(), ...});
 ///   }                                                             // ends it; another takes its place
 ///
+/// With Options::reverts it is loaded for its first request alone; then it goes back to the snapshot, and waits paused.
+///
 /// A place has a thread, which stays in the place's network and starts and ends the monitors there.
 namespace mayfly::host_agent {
 
@@ -35,6 +37,9 @@ class ClonePool {
     std::string directory;  ///< For sockets.
     FunctionSnapshot snapshot;
     unsigned size = 4;
+    /// A machine that was used goes back to the snapshot and is used again, instead of ending. Its monitor's own memory
+    /// stays, so all requests are one tenant's.
+    bool reverts = false;
   };
   /// How many places are in which state.
   struct State {
@@ -80,6 +85,7 @@ class ClonePool {
   struct Clone {
     MonitorProcess monitor;
     OwnedFd connection;
+    bool is_loaded = false;  ///< And paused, while it stands ready.
   };
   struct Place {
     std::optional<Clone> clone;
@@ -91,12 +97,15 @@ class ClonePool {
 
   void keep_filled(Place& place);
   [[nodiscard]] Result<Clone> prepare();
+  /// Makes another one of one that was used; false where it is to end.
+  [[nodiscard]] bool revert(Clone& spent);
+  [[nodiscard]] std::string next_id();
   /// Has the place's clone taken by a request, and gives it back when it is spent.
   [[nodiscard]] Clone offer(Place& place);
   void give_back(Place& place);
 
   const Options options_;
-  const std::string load_request_ = options_.snapshot.load_request();
+  const std::string load_request_ = options_.snapshot.load_request(options_.reverts);
   mutable std::mutex mutex_;
   std::condition_variable available_;
   std::deque<Place> places_;  // which do not move

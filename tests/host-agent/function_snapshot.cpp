@@ -95,7 +95,7 @@ Result<FunctionSnapshot> boot_and_freeze(const Function& function, const Snapsho
 
 }  // namespace
 
-std::string FunctionSnapshot::load_request() const {
+std::string FunctionSnapshot::load_request(bool revertible) const {
   JsonWriter json;
   json.begin_object();
   json.field("snapshot_path", state);
@@ -106,6 +106,7 @@ std::string FunctionSnapshot::load_request() const {
   json.end_object();
   json.field("clock_realtime", true);
   json.field("resume_vm", true);
+  json.field("revertible", revertible);
   json.end_object();
   return std::move(json).take();
 }

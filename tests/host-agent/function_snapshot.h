@@ -10,7 +10,7 @@
 /// A snapshot of a machine whose function is ready: booted once, continued by every clone.
 ///
 ///   auto snapshot = make_snapshot(function, {...});
-///   monitor.request("PUT", "/snapshot/load", snapshot->load_request());
+///   monitor.request("PUT", "/snapshot/load", snapshot->load_request(false));
 namespace mayfly::host_agent {
 
 /// What a function is: a guest that answers HTTP at guest_address().
@@ -25,8 +25,8 @@ struct Function {
 struct FunctionSnapshot {
   std::string state;
   std::string memory;
-  /// The body that has a machine go on with it at once.
-  [[nodiscard]] std::string load_request() const;
+  /// The body that has a machine go on with it at once; and go back to it, where it is `revertible`.
+  [[nodiscard]] std::string load_request(bool revertible) const;
 };
 
 struct SnapshotOptions {

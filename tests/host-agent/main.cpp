@@ -25,6 +25,7 @@ struct Options {
   std::string address = "127.0.0.1";
   std::uint16_t port = 8080;
   unsigned clones = 4;
+  bool reverts = false;
   unsigned deadline_ms = 1000;
   unsigned boot_deadline_s = 120;
   std::string directory = std::filesystem::temp_directory_path();
@@ -82,7 +83,8 @@ Status run(const Options& options) {
   ClonePool pool{{.monitor = options.monitor,
                   .directory = directory->path(),
                   .snapshot = std::move(*snapshot),
-                  .size = options.clones}};
+                  .size = options.clones,
+                  .reverts = options.reverts}};
   Agent agent{pool, {.deadline = std::chrono::milliseconds{options.deadline_ms}}};
   // One for each request that has a clone, one for each that waits for one, and some to refuse the others.
   constexpr unsigned kMore = 4;
@@ -110,6 +112,7 @@ int run_command_line(int argc, char** argv) {
   app.add_option("--address", options.address, "where to listen")->capture_default_str();
   app.add_option("--port", options.port, "... 0: at any port that is free")->capture_default_str();
   app.add_option("--clones", options.clones, "requests at once")->check(CLI::Range(1, 200))->capture_default_str();
+  app.add_flag("--revert", options.reverts, "take clones back to the snapshot, instead of ending them");
   app.add_option("--deadline-ms", options.deadline_ms, "how long an answer may take")->capture_default_str();
   app.add_option("--directory", options.directory, "where snapshot and sockets go")->capture_default_str();
   CLI11_PARSE(app, argc, argv);

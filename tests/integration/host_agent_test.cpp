@@ -84,6 +84,35 @@ TEST_F(HostAgentTest, EveryRequestIsAnsweredByAFreshClone) {
   EXPECT_NE(stats.find(R"("whole":{"count":30,)"), std::string::npos) << stats;
 }
 
+TEST_F(HostAgentTest, AMachineThatGoesBackIsAFreshCloneToEveryRequest) {
+  Agent agent{{"--deadline-ms", "60000", "--clones", "1", "--revert"}};
+  agent.await_ready();
+  agent.await_stats(R"("ready":1)");
+  const auto monitors = agent.monitor_ids();
+  for (int i = 0; i < 30; ++i) {
+    const std::string answer = agent.answer("POST", "/", "hello " + std::to_string(i));
+    EXPECT_TRUE(is_answered(answer, "HELLO " + std::to_string(i))) << answer;
+  }
+  agent.await_stats(R"("ready":1)");
+  EXPECT_EQ(agent.monitor_ids(), monitors) << "one process has answered them all";
+  EXPECT_TRUE(agent.answer("GET", "/die").starts_with("HTTP/1.1 502 "));
+  EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+  agent.await_stats(R"("ready":1)");
+  EXPECT_NE(agent.monitor_ids(), monitors) << "one that has died does not go back";
+}
+
+TEST_F(HostAgentTest, AMachineThatHangsGoesBackAsWell) {
+  Agent agent{{"--deadline-ms", "300", "--clones", "1", "--revert"}};
+  agent.await_ready();
+  agent.await_stats(R"("ready":1)");
+  const auto monitors = agent.monitor_ids();
+  EXPECT_TRUE(agent.answer("GET", "/hang").starts_with("HTTP/1.1 504 "));
+  agent.await_stats(R"("ready":1)");
+  EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+  agent.await_stats(R"("ready":1)");
+  EXPECT_EQ(agent.monitor_ids(), monitors);
+}
+
 TEST_F(HostAgentTest, BodiesOfManySegmentsComeBack) {
   Agent agent{{"--deadline-ms", "60000"}};
   agent.await_ready();
