@@ -232,3 +232,52 @@ def test_twenty_clones_answer(
             [*within, "curl", "-sf", "--max-time", "60", f"http://{GUEST}/page"], stdout=subprocess.PIPE, check=True
         )
         assert page.stdout == b"I am here\n"
+
+
+REVERTS, TURNS = 1000, 25
+
+
+def anonymous_kib(machine: Machine) -> int:
+    status = Path(f"/proc/{machine.process.pid}/status").read_text()
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    assert found, status
+    return int(found[1])
+
+
+def test_a_thousand_reverts(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
+    """A guest with a drive and a network is what it was at the snapshot after each of them, and draws other random numbers."""
+    data, directory = room / "data", room / "www"
+    data.write_bytes(os.urandom(1 << 20))
+    directory.mkdir()
+    (directory / "hello").write_text("hello from the host\n")
+    background("busybox", "httpd", "-f", "-p", f"{HOST}:7002", "-h", str(directory))
+    parent = machines.start()
+    parent.add_interface("eth0", tap)
+    parent.add_drive("data", data, is_read_only=True)
+    # Memory, a drive that the guest's cache has not seen, the network, and randomness.
+    turn = (
+        "turns=$((turns + 1)); head -c 1000000 /dev/urandom > /tmp/dirt; "
+        "echo turn $turns of $line: $(sha256sum < /dev/vda | cut -c -64)"
+        f" $(wget -q -O - http://{HOST}:7002/hello) $(head -c 16 /dev/urandom | sha256sum | cut -c -64)."
+    )
+    boot(parent, tuned_guest, f"{CONFIGURE}; turns=0; echo WAITING; while read line; do {turn}; done", vcpus=2, mib=128)
+    parent.console.wait_for("^WAITING")
+    parent.freeze("one")
+    machine = machines.thaw("one", revertible=True)
+    content, drawn, flat = hashlib.sha256(data.read_bytes()).hexdigest(), set(), 0
+    for number in range(1, REVERTS + 1):
+        if number % (REVERTS // TURNS) == 0:
+            machine.type(f"revert {number}")
+            said = machine.console.wait_for(rf"^turn (\d+) of revert {number}: (\w+) hello from the host (\w+)\.")
+            assert (said[1], said[2]) == ("1", content), said[0]
+            drawn.add(said[3])
+        machine.api.put("/snapshot/revert", resume_vm=number != REVERTS)
+        if number == REVERTS // 10:
+            flat = anonymous_kib(machine)
+    assert len(drawn) == TURNS, "two reverts drew the same numbers"
+    assert anonymous_kib(machine) < flat + 4096, f"{flat} KiB after a tenth of the reverts"
+    machine.resume()
+    machine.type("the end")
+    assert machine.console.wait_for(r"^turn (\d+) of the end: ")[1] == "1"
+    metrics = machine.api.request("GET", "/metrics/prometheus")
+    assert re.search(rf"^mayfly_snapshot_revert_count_total {REVERTS}$", metrics, re.MULTILINE)
