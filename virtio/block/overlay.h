@@ -1,0 +1,72 @@
+#pragma once
+
+#include "virtio/block/overlay_format.h"
+#include "virtio/block/overlay_map.h"
+
+#include <cstdint>
+#include <string>
+
+/// An overlay's file, opened: its header and its map.
+///
+///   auto overlay = Overlay::open(fd, {.who = ..., .below = ..., .boot = boot, .access = OverlayAccess::Ordered});
+///   overlay->map().is_present(block) ? read(fd, overlay->place_of(offset)) : ...
+///
+/// The descriptor is its owner's, who has locked the file. What waits for a disk says so.
+namespace mayfly {
+
+enum class OverlayAccess : std::uint8_t {
+  ReadOnly,
+  Ordered,    ///< Written; what a guest has flushed stays whatever happens to the host.
+  Unordered,  ///< Written; the guest does not flush, and a power cut may mix up what it wrote (cache_type Unsafe).
+};
+
+struct OverlayOrder {
+  std::string who{};      ///< How errors begin.
+  LayerIdentity below{};  ///< What it is to lie over.
+  BootId boot{};          ///< The host's.
+  OverlayAccess access = OverlayAccess::ReadOnly;
+  std::uint32_t block_size = kOverlayBlockSize;  ///< Of one that is made.
+};
+
+class Overlay {
+ public:
+  /// Opens the overlay in an open file. A file without any data, whatever its size, becomes an empty one, unless it is
+  /// only read. Waits for the disk where the host was started again since the overlay was written. Errors: no overlay,
+  /// damaged, cut short, over another layer or one that has changed; those of the file system.
+  [[nodiscard]] static Result<Overlay> open(int fd, const OverlayOrder& order);
+
+  [[nodiscard]] const OverlayHeader& header() const noexcept { return header_; }
+  [[nodiscard]] OverlayMap& map() noexcept { return map_; }
+  [[nodiscard]] const OverlayMap& map() const noexcept { return map_; }
+  /// Where the drive's byte `offset` is in the file.
+  [[nodiscard]] std::uint64_t place_of(std::uint64_t offset) const noexcept {
+    return map_.layout().data_offset + offset;
+  }
+  /// The run of bytes from `offset` on, at most `length`, of blocks that are all there, or all not there.
+  struct Run {
+    bool is_present = false;
+    std::uint64_t length = 0;
+  };
+  [[nodiscard]] Run run(std::uint64_t offset, std::uint64_t length) const noexcept;
+
+  /// Puts all that is there on stable storage, and that it is there. Waits for the disk. Nothing is written meanwhile.
+  [[nodiscard]] Status settle(int fd);
+  /// Drops all that was written since the overlay was made: the layer below shows everywhere. Nothing is in flight.
+  /// Waits for the disk only where a flush has made blocks durable: a power cut amid this must not show their holes.
+  /// Error: the file system's; the overlay has then kept nothing, or all.
+  [[nodiscard]] Status empty(int fd);
+
+ private:
+  Overlay(OverlayHeader header, OverlayMap map) : header_(header), map_(std::move(map)) {}
+  [[nodiscard]] static Result<Overlay> make(int fd, const OverlayOrder& order);
+  [[nodiscard]] Status load(int fd, const OverlayOrder& order);
+  [[nodiscard]] Status load_durable(int fd, const std::string& who);
+  [[nodiscard]] Status adopt(int fd, const BootId& boot, const std::string& who);
+  [[nodiscard]] Status write_volatile(int fd, const std::string& who) const;
+  [[nodiscard]] Status write_header(int fd, const std::string& who);
+
+  OverlayHeader header_;
+  OverlayMap map_;
+};
+
+}  // namespace mayfly
