@@ -1,4 +1,4 @@
-#include "virtio/block/block_device.h"
+#include "virtio/block/block_slot.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <cstring>
 #include <numeric>
-#include <optional>
 #include <utility>
 
 namespace mayfly {
@@ -55,25 +54,6 @@ bool is_transfer(BlockCommand command) noexcept {
 
 }  // namespace
 
-/// One request in flight.
-struct BlockDevice::Slot final : Operation {
-  explicit Slot(BlockDevice& owner_in) noexcept : owner(owner_in) {}
-  void on_complete(int result, bool more) noexcept override;
-
-  BlockDevice& owner;
-  Slot* next = nullptr;  // free, or a flush that waits
-  std::optional<Chain> chain;
-  std::shared_ptr<Backing> backing;
-  BlockRequest request;  // `data` and `offset` move on with what was transferred
-  std::uint64_t transferred = 0;
-  std::size_t range = 0;  // of request.range_count: at work
-  unsigned retries = 0;
-  bool buffered = false;  // a direct image refused the alignment
-  bool syncing = false;   // a write-through drive's data is stored, and on its way to stable storage
-  std::array<BlockRange, kMaximumBlockRanges> ranges;  // filled as far as it is used
-  VirtQueue::Storage segments;                         // the same
-};
-
 // --- Construction ----------------------------------------------------------------------------------------------------
 
 BlockDevice::BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log)
@@ -83,11 +63,12 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& conf
                                                          BlockMetrics& metrics, Log& log) {
   std::unique_ptr<BlockDevice> device{new BlockDevice{config, loop, metrics, log}};
   device->has_lock();  // nobody else knows it yet
-  auto backing = make_backing(std::move(image), loop);
+  auto backing = device->make_backing(std::move(image));
   if (!backing) return propagate(backing, device->name_);
   device->backing_ = std::move(*backing);
   device->may_read_cached_ = !device->backing_->image.direct();
-  if (!device->slots_.reserve()) return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
+  if (!device->slots_.reserve() || !device->reserve_for_layers())
+    return fail_errno(ErrorKind::System, "{}: no memory for its requests", device->name_);
   auto limiter = RateLimiter::create(loop, config.rate_limiter, [owner = device.get()] { owner->on_tokens(); });
   if (!limiter) return propagate(limiter, device->name_);
   device->limiter_ = std::move(*limiter);
@@ -99,13 +80,19 @@ BlockDevice::~BlockDevice() {
     if (slot.chain) std::move(*slot.chain).abandon();  // the loop was closed while they were in flight
 }
 
-Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image, EventLoop& loop) {
-  auto backing = std::make_shared<Backing>(std::move(image));
-  auto file = loop.register_file(backing->image.fd());
+Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image) {
+  auto backing = std::make_shared<Backing>(*this, std::move(image));
+  auto file = loop_.register_file(backing->image.fd());
   if (!file) return propagate(file, backing->image.path());
   backing->file = std::move(*file);
+  if (const DriveLayers* layers = backing->image.layers())
+    for (const DriveLayers::Below& layer : layers->below()) {
+      auto below = loop_.register_file(layer.image.fd());
+      if (!below) return propagate(below, layer.image.path());
+      backing->below.push_back(std::move(*below));
+    }
   if (!backing->image.direct()) return backing;
-  auto buffered = loop.register_file(backing->image.buffered_fd());
+  auto buffered = loop_.register_file(backing->image.buffered_fd());
   if (!buffered) return propagate(buffered, backing->image.path());
   backing->buffered_file = std::move(*buffered);
   return backing;
@@ -213,7 +200,9 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
   slot.transferred = 0;
   slot.range = 0;
   slot.retries = 0;
-  slot.buffered = slot.syncing = false;
+  slot.buffered = slot.syncing = slot.touches = false;
+  slot.step = Slot::Step::Main;
+  slot.shift = 0;
 
   if (slot.request.status == nullptr || slot.request.refusal != VIRTIO_BLK_S_OK) {
     metrics_.invalid_reqs_count.add();
@@ -225,7 +214,9 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
                              (command == BlockCommand::Flush && config_.cache_type == CacheType::Unsafe);
   if (nothing_to_do) return answer(slot, VIRTIO_BLK_S_OK);
   if (command == BlockCommand::Flush) return flush(slot);
-  if (alone && command == BlockCommand::Read && read_cached(slot)) return;
+  if (!is_transfer(command)) return next_range(slot);
+  if (slot.backing->image.layers() != nullptr) return begin_layered(slot, alone);
+  if (alone && command == BlockCommand::Read && read_cached(slot, slot.backing->image.fd())) return;
   submit(slot);
 }
 
@@ -258,15 +249,15 @@ bool BlockDevice::admit(const Slot& slot) noexcept {
 }
 
 /// Tries to read without waiting; whether that was all of it.
-bool BlockDevice::read_cached(Slot& slot) noexcept {
+bool BlockDevice::read_cached(Slot& slot, int fd) noexcept {
   if (!may_read_cached_ || slot.request.length > kMaximumCachedRead) return false;
   if (skip_cached_ > 0) {
     --skip_cached_;
     return false;
   }
   const BlockRequest& request = slot.request;
-  const ssize_t result = ::preadv2(slot.backing->image.fd(), request.data.data(), static_cast<int>(request.data.size()),
-                                   static_cast<off_t>(request.offset), RWF_NOWAIT);
+  const ssize_t result = ::preadv2(fd, request.data.data(), static_cast<int>(request.data.size()),
+                                   static_cast<off_t>(request.offset + slot.shift), RWF_NOWAIT);
   if (result > 0 && static_cast<std::uint64_t>(result) == request.length) {
     cache_misses_ = 0;
     on_transferred(slot, request.length);
@@ -303,14 +294,15 @@ void BlockDevice::release_flushes() noexcept {
 
 void BlockDevice::submit(Slot& slot) noexcept {
   const BlockRequest& request = slot.request;
-  if (slot.syncing) return loop_.sync_data(slot.backing->file, slot);
+  if (slot.step != Slot::Step::Main) return submit_step(slot);
+  if (slot.syncing) return submit_sync(slot);
   switch (request.command) {
     case BlockCommand::Read:
-      return loop_.readv(file_for(slot), request.data, request.offset, slot);
+      return loop_.readv(file_for(slot), request.data, request.offset + slot.shift, slot);
     case BlockCommand::Write:
-      return loop_.writev(file_for(slot), request.data, request.offset, slot);
+      return loop_.writev(file_for(slot), request.data, request.offset + slot.shift, slot);
     case BlockCommand::Flush:
-      return loop_.sync_data(slot.backing->file, slot);
+      return submit_sync(slot);
     case BlockCommand::Discard:
     case BlockCommand::WriteZeroes:
       return submit_range(slot);
@@ -321,19 +313,28 @@ void BlockDevice::submit(Slot& slot) noexcept {
 }
 
 /// Ranges go one after another: a request of many is rare, and one operation a slot keeps the ring's bounds.
-void BlockDevice::submit_range(Slot& slot) noexcept {
+void BlockDevice::next_range(Slot& slot) noexcept {
+  if (slot.backing->image.layers() != nullptr && slot.request.command == BlockCommand::Discard) keep_whole_blocks(slot);
   while (slot.range < slot.request.range_count && slot.ranges[slot.range].length == 0) ++slot.range;
   if (slot.range == slot.request.range_count) return stored(slot);
   const BlockRange& range = slot.ranges[slot.range];
+  if (slot.backing->image.layers() != nullptr) return store(slot, range.offset, range.length);
+  submit_range(slot);
+}
+
+void BlockDevice::submit_range(Slot& slot) noexcept {
+  const BlockRange& range = slot.ranges[slot.range];
   // 5.2.6.2: an unmap of zeroes is a wish.
-  const bool hole = slot.request.command == BlockCommand::Discard || (range.unmap && gives_up_space());
+  const bool hole = slot.request.command == BlockCommand::Discard || (range.unmap && gives_up_space()) ||
+                    slot.backing->image.layers() != nullptr;  // an overlay promises no space
   const int mode = FALLOC_FL_KEEP_SIZE | (hole ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
-  loop_.fallocate(slot.backing->file, mode, range.offset, range.length, slot);
+  loop_.fallocate(slot.backing->file, mode, range.offset + slot.shift, range.length, slot);
 }
 
 /// The image as it is open, or past O_DIRECT where place, lengths or the guest's buffers do not suit it.
 const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
   const Backing& backing = *slot.backing;
+  if (backing.image.layers() != nullptr) return file_of(backing, slot.layer);
   if (!backing.image.direct()) return backing.file;
   const std::uint64_t memory_mask = backing.image.memory_alignment() - 1;
   const std::uint64_t file_mask = backing.image.file_alignment() - 1;
@@ -350,8 +351,12 @@ const RegisteredFile& BlockDevice::file_for(const Slot& slot) const noexcept {
 void BlockDevice::Slot::on_complete(int result, bool /*more*/) noexcept {
   const MutexLock lock{owner.mutex()};
   owner.on_result(*this, result);
-  owner.end_drain();
-  if (std::exchange(owner.starved_, false)) owner.serve();
+  owner.after_completion();
+}
+
+void BlockDevice::after_completion() noexcept {
+  end_drain();
+  if (std::exchange(starved_, false)) serve();
 }
 
 void BlockDevice::on_result(Slot& slot, int result) noexcept {
@@ -359,6 +364,7 @@ void BlockDevice::on_result(Slot& slot, int result) noexcept {
     if (retry(slot, -result)) return submit(slot);
     return fail_request(slot, -result);
   }
+  if (slot.step != Slot::Step::Main) return on_step(slot, result);
   if (slot.syncing) return answer(slot, VIRTIO_BLK_S_OK);
   switch (slot.request.command) {
     case BlockCommand::Read:
@@ -368,8 +374,7 @@ void BlockDevice::on_result(Slot& slot, int result) noexcept {
       return on_transferred(slot, static_cast<std::uint64_t>(result));
     case BlockCommand::Discard:
     case BlockCommand::WriteZeroes:
-      ++slot.range;
-      return submit_range(slot);
+      return slot.touches ? record_touch(slot) : stored_or_next_range(slot);
     case BlockCommand::Flush:
     case BlockCommand::GetId:
       return answer(slot, VIRTIO_BLK_S_OK);
@@ -382,8 +387,15 @@ void BlockDevice::on_transferred(Slot& slot, std::uint64_t count) noexcept {
   request.offset += count;
   request.data = without_front(request.data, count);
   if (slot.transferred < request.length) return submit(slot);
+  if (slot.touches) return record_touch(slot);
   if (request.command == BlockCommand::Write) return stored(slot);
   answer(slot, VIRTIO_BLK_S_OK);
+}
+
+void BlockDevice::stored_or_next_range(Slot& slot) noexcept {
+  if (slot.request.command == BlockCommand::Write) return stored(slot);
+  ++slot.range;
+  next_range(slot);
 }
 
 /// A request that changed the image is done, but perhaps for stable storage.
@@ -430,6 +442,7 @@ void BlockDevice::answer_id(Slot& slot) noexcept {
 
 /// Status byte last, then the chain: what the driver finds with the chain is complete.
 void BlockDevice::answer(Slot& slot, std::uint8_t status) noexcept {
+  if (slot.touches) end_touch(slot);
   const BlockRequest& request = slot.request;
   std::uint32_t written = 0;
   if (request.status != nullptr) {

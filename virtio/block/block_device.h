@@ -3,11 +3,13 @@
 #include "virtio/block/block_device_state.h"
 #include "virtio/block/block_request.h"
 #include "virtio/block/disk_image.h"
+#include "virtio/block/overlay_map.h"
 #include "virtio/device.h"
 #include "virtio/rate_limiter.h"
 #include "virtio/slot_pool.h"
 #include "vmm/base/error.h"
 #include "vmm/base/log.h"
+#include "vmm/base/mapping.h"
 #include "vmm/base/metrics.h"
 #include "vmm/config/configuration.h"
 #include "vmm/io/event_loop.h"
@@ -15,7 +17,9 @@
 #include <array>
 #include <list>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 /// A drive: virtio-blk (virtio 1.2, 5.2) over a DiskImage.
 ///
@@ -33,6 +37,9 @@
 ///
 /// Limits count what the host has to do: the bytes that cross, the length of zeroes to write (where the host cannot
 /// write them, they are given back), and a fixed sum for a flush and for each range of a discard.
+///
+/// A drive in layers is the same device over an overlay (block_layers.cpp, block_settle.cpp). Reads go to each layer that
+/// has a part; writes go to the overlay, and those of blocks that it has need nothing more than a plain drive's.
 ///
 /// What the host fails is VIRTIO_BLK_S_IOERR for the guest, a metric, and a line in the log at a bounded rate; what its
 /// file system cannot do (holes) is VIRTIO_BLK_S_UNSUPP, upon which Linux writes zeroes itself.
@@ -96,8 +103,9 @@ class BlockDevice final : public VirtioDevice {
     const MutexLock lock{mutex()};
     return !retired_.empty();
   }
-  /// Whether the image may have changed since the snapshot.
-  enum class Images { Unchanged, MayDiffer };
+  /// Whether the image may have changed since the snapshot. Replaced: it is another file, whose time of change says
+  /// nothing; where the snapshot's file is a layer below, that one must be unchanged.
+  enum class Images { Unchanged, Replaced, MayDiffer };
   /// Before the transport's restore(). The features are the transport's to give back. Where a read-only image should
   /// be Unchanged and has another time of change, the log says so: copies have one, and only content matters. Errors:
   /// the image has another size than it had or, where it is written and must be Unchanged, another time of change.
@@ -107,14 +115,36 @@ class BlockDevice final : public VirtioDevice {
   [[nodiscard]] Status can_revert() const;
 
  private:
+  struct Slot;
+  struct Spread;
+  struct Retired;
+  struct Backing;
+  /// Makes durable what an overlay has: one at a time, for all who wait by then. Begun by settle(); see OverlayMap.
+  struct Settling final : Operation {
+    Settling(BlockDevice& owner_in, Backing& backing_in) noexcept : owner(owner_in), backing(backing_in) {}
+    void on_complete(int result, bool more) noexcept override;
+    enum class Step : std::uint8_t { Idle, SyncData, WriteMap, SyncMap };
+    BlockDevice& owner;
+    Backing& backing;
+    Step step = Step::Idle;
+    std::uint64_t at = 0;       // of the map's sectors: the next one
+    OverlayMap::Write write{};  // what is left of a piece
+    iovec vector{};
+    unsigned retries = 0;
+    // Linked by `next`. Those who came later, and may have written since, wait for the next one.
+    Slot* served = nullptr;
+    Slot* waiting = nullptr;
+    Retired* retired = nullptr;  // the image was swapped out: nobody else waits
+  };
   /// An image and its place in the ring; alive as long as it is the drive's, or a request is on it.
   struct Backing {
-    explicit Backing(DiskImage image_in) noexcept : image(std::move(image_in)) {}
+    Backing(BlockDevice& owner, DiskImage image_in) noexcept : image(std::move(image_in)), settling(owner, *this) {}
     DiskImage image;
     RegisteredFile file;
     RegisteredFile buffered_file;  // of image.buffered_fd()
+    std::vector<RegisteredFile> below;
+    Settling settling;
   };
-  struct Slot;
   /// An image that was swapped out, until what the guest has written to it is on stable storage.
   struct Retired final : Operation {
     Retired(BlockDevice& owner_in, std::shared_ptr<Backing> backing_in) noexcept
@@ -138,10 +168,12 @@ class BlockDevice final : public VirtioDevice {
   static constexpr unsigned kMaximumRetries = 64;
 
   BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log);
-  [[nodiscard]] static Result<std::shared_ptr<Backing>> make_backing(DiskImage image, EventLoop& loop);
+  [[nodiscard]] Result<std::shared_ptr<Backing>> make_backing(DiskImage image);
 
   /// The image at a path that comes back, or the present one.
   [[nodiscard]] std::shared_ptr<Backing> backing_for(const std::string& path) const;
+
+  [[nodiscard]] std::optional<Status> overlay_at(const std::string& path);
 
   // Images that were swapped out: under the lock, on the loop's thread
   void retire(std::shared_ptr<Backing> backing) REQUIRES(mutex());
@@ -156,9 +188,10 @@ class BlockDevice final : public VirtioDevice {
   void begin(Slot& slot, bool alone) noexcept REQUIRES(mutex());
   [[nodiscard]] bool admit(const Slot& slot) noexcept REQUIRES(mutex());
   [[nodiscard]] std::uint64_t charge(const Slot& slot) const noexcept;
-  [[nodiscard]] bool read_cached(Slot& slot) noexcept REQUIRES(mutex());
+  [[nodiscard]] bool read_cached(Slot& slot, int fd) noexcept REQUIRES(mutex());
   void flush(Slot& slot) noexcept REQUIRES(mutex());
   void submit(Slot& slot) noexcept REQUIRES(mutex());
+  void next_range(Slot& slot) noexcept REQUIRES(mutex());
   void submit_range(Slot& slot) noexcept REQUIRES(mutex());
   [[nodiscard]] const RegisteredFile& file_for(const Slot& slot) const noexcept;
   void on_result(Slot& slot, int result) noexcept REQUIRES(mutex());
@@ -169,6 +202,30 @@ class BlockDevice final : public VirtioDevice {
   void answer(Slot& slot, std::uint8_t status) noexcept REQUIRES(mutex());
   void answer_id(Slot& slot) noexcept REQUIRES(mutex());
   void count(const Slot& slot) noexcept;
+
+  // Layers: under the lock, on the loop's thread
+  [[nodiscard]] bool reserve_for_layers() noexcept REQUIRES(mutex());
+  void begin_layered(Slot& slot, bool alone) noexcept REQUIRES(mutex());
+  void read_layers(Slot& slot, bool alone) noexcept REQUIRES(mutex());
+  void spread(Slot& slot) noexcept REQUIRES(mutex());
+  void submit_part(Spread& spread, std::size_t part) noexcept REQUIRES(mutex());
+  void on_part(Spread& spread, std::size_t part, int result) noexcept REQUIRES(mutex());
+  [[nodiscard]] const RegisteredFile& file_of(const Backing& backing, std::size_t layer) const noexcept;
+  void keep_whole_blocks(Slot& slot) noexcept REQUIRES(mutex());
+  void store(Slot& slot, std::uint64_t offset, std::uint64_t length) noexcept REQUIRES(mutex());
+  void begin_touch(Slot& slot) noexcept REQUIRES(mutex());
+  void fill_next_edge(Slot& slot) noexcept REQUIRES(mutex());
+  void submit_step(Slot& slot) noexcept REQUIRES(mutex());
+  void on_step(Slot& slot, int result) noexcept REQUIRES(mutex());
+  void record_touch(Slot& slot) noexcept REQUIRES(mutex());
+  void end_touch(Slot& slot) noexcept REQUIRES(mutex());
+  void stored_or_next_range(Slot& slot) noexcept REQUIRES(mutex());
+  void submit_sync(Slot& slot) noexcept REQUIRES(mutex());
+  void settle(Settling& settling) noexcept REQUIRES(mutex());
+  void submit_settling(Settling& settling) noexcept REQUIRES(mutex());
+  void on_settling(Settling& settling, int result) noexcept REQUIRES(mutex());
+  void end_settling(Settling& settling, int error_number) noexcept REQUIRES(mutex());
+  void after_completion() noexcept REQUIRES(mutex());
 
   void on_tokens() noexcept;
   [[nodiscard]] bool writes_through() const noexcept REQUIRES(mutex());
@@ -197,6 +254,11 @@ class BlockDevice final : public VirtioDevice {
   bool starved_ GUARDED_BY(mutex()) = false;        // there was no slot for the next chain
 
   SlotPool<Slot, kQueueSize> slots_ GUARDED_BY(mutex());
+  // Of a drive in layers: for reads that go to several, and those requests that write blocks which the overlay lacks.
+  SlotPool<Spread, kQueueSize> spreads_ GUARDED_BY(mutex());
+  std::array<Slot*, kQueueSize> touching_ GUARDED_BY(mutex()){};
+  std::size_t touching_count_ GUARDED_BY(mutex()) = 0;
+  Mapping edges_ GUARDED_BY(mutex());                    // a block for each slot
   Slot* waiting_flushes_ GUARDED_BY(mutex()) = nullptr;  // for retired_ to be empty
   Requeue requeue_{*this};
   // Reads that were not in the page cache teach to try less often.

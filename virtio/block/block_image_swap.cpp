@@ -1,6 +1,6 @@
 // The drive's part that swaps images.
 
-#include "virtio/block/block_device.h"
+#include "virtio/block/block_slot.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -10,6 +10,8 @@ namespace mayfly {
 
 Status BlockDevice::replace_path(const std::string& path) {
   DriveConfig config = config_;
+  if (!config.base_paths.empty())
+    if (const auto same = overlay_at(path)) return *same;
   config.path_on_host = path;
   auto image = DiskImage::open(config, backing_for(path)->image);
   if (!image) {
@@ -24,6 +26,21 @@ std::shared_ptr<BlockDevice::Backing> BlockDevice::backing_for(const std::string
   for (const Retired& each : retired_)
     if (each.backing->image.is_at(path)) return each.backing;
   return backing_;
+}
+
+/// An overlay has one map, in memory: the present one stays, since its size cannot change, and one whose map is still
+/// being written cannot be opened once more.
+std::optional<Status> BlockDevice::overlay_at(const std::string& path) {
+  const MutexLock lock{mutex()};
+  if (backing_->image.is_at(path)) {
+    metrics_.update_count.add();
+    return Status{};
+  }
+  if (std::ranges::none_of(retired_, [&](const Retired& each) { return each.backing->image.is_at(path); }))
+    return std::nullopt;
+  metrics_.update_fails.add();
+  return fail(ErrorKind::State, "{}: path_on_host {} was this drive's before, and is still being written; try again",
+              name_, path);
 }
 
 Status BlockDevice::replace_image(DiskImage image) {
@@ -44,7 +61,7 @@ Status BlockDevice::replace_image(DiskImage image) {
                        "{}: path_on_host {} has blocks of {} bytes, and the guest was told {}; give an image with "
                        "blocks of {} bytes",
                        name_, image.path(), image.logical_block_size(), block_size, block_size));
-  auto made = make_backing(std::move(image), loop_);
+  auto made = make_backing(std::move(image));
   if (!made) return refuse(propagate(made, name_));
   retire(std::exchange(backing_, std::move(*made)));
   replaced_ = true;
@@ -76,6 +93,11 @@ void BlockDevice::sync_retired() noexcept {
     const bool in_use = image.is_same_file(backing_->image) || std::ranges::any_of(retired_, [&](const Retired& other) {
                           return !other.syncing && image.is_same_file(other.backing->image);
                         });
+    if (image.layers() != nullptr && !image.layers()->overlay().map().is_durable()) {
+      each.backing->settling.retired = &each;  // the map is written under the lock, which ends with the image
+      settle(each.backing->settling);
+      continue;
+    }
     if (!in_use) image.unlock();
     loop_.sync_data(each.backing->file, each);
   }

@@ -1,6 +1,7 @@
 // The drive's part that snapshots are made of.
 
 #include "virtio/block/block_device.h"
+#include "virtio/block/drive_layers.h"
 
 #include <memory>
 #include <utility>
@@ -17,7 +18,8 @@ BlockDeviceState BlockDevice::state() const {
 }
 
 Status BlockDevice::sync() {
-  // Images that were swapped out, too: the ring's own syncs of them may still be under way.
+  // Images that were swapped out, too: the ring's own syncs of them may still be under way. What an overlay among those
+  // has is made durable by the ring alone, which has its map.
   std::vector<std::shared_ptr<Backing>> all;
   {
     const MutexLock lock{mutex()};
@@ -26,7 +28,8 @@ Status BlockDevice::sync() {
   }
   Status synced;
   for (const auto& backing : all)
-    if (auto one = backing->image.sync(); !one && synced) synced = std::move(one);
+    if (auto one = backing == all.front() ? backing->image.sync() : backing->image.sync_data(); !one && synced)
+      synced = std::move(one);
   if (!synced && config_.cache_type == CacheType::Writeback) {
     // The kernel tells of a failed write once; a flush that asks after this one would be told that all is well.
     const MutexLock lock{mutex()};
@@ -62,12 +65,20 @@ Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
                 "{}: {} has {} bytes, and had {} when the snapshot was taken; give the image that belongs to the "
                 "snapshot",
                 name_, image.path(), image.size_bytes(), state.image.size_bytes);
-  const bool changed = images == Images::Unchanged && image.present_identity().modified_ns != state.image.modified_ns;
+  const DiskImage* compared = images == Images::Unchanged ? &image : nullptr;
+  if (images == Images::Replaced && image.layers() != nullptr)
+    for (const DriveLayers::Below& layer : image.layers()->below())
+      if (layer.image.identity().device == state.image.device && layer.image.identity().inode == state.image.inode)
+        compared = &layer.image;
+  // Opening an overlay may have written to it.
+  const bool changed = compared != nullptr &&
+                       (image.layers() != nullptr ? compared->identity() : compared->present_identity()).modified_ns !=
+                           state.image.modified_ns;
   if (changed && !config_.is_read_only)
     return fail(ErrorKind::InvalidArgument,
                 "{}: {} has changed since the snapshot was taken, so the guest would find other data than it knows; "
                 "give the image as it was, or set allow_changed_drives if the change does no harm",
-                name_, image.path());
+                name_, compared->path());
   if (changed)
     log_.warning(
         "{}: {} has another time of change than when the snapshot was taken: if its content differs as well, the guest "

@@ -1,5 +1,6 @@
 #include "virtio/block/disk_image.h"
 
+#include "virtio/block/drive_layers.h"
 #include "virtio/block/lock_holder.h"
 
 #include <fcntl.h>
@@ -104,28 +105,38 @@ Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage& pr
 }
 
 Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage* predecessor) {
-  const std::string who = fmt::format("drive {}: path_on_host {}", config.drive_id, config.path_on_host);
-  if (config.path_on_host.empty())
+  if (!config.base_paths.empty()) return open_layers(config, predecessor);
+  return open_file({.drive_id = config.drive_id,
+                    .field = "path_on_host",
+                    .path = config.path_on_host,
+                    .read_only = config.is_read_only,
+                    .direct = config.direct},
+                   predecessor);
+}
+
+Result<DiskImage> DiskImage::open_file(const FileOrder& order, const DiskImage* predecessor) {
+  const std::string who = fmt::format("drive {}: {} {}", order.drive_id, order.field, order.path);
+  if (order.path.empty())
     return fail(ErrorKind::InvalidArgument, "{} is empty; give the path of a disk image or of a block device", who);
-  if (config.path_on_host.find('\0') != std::string::npos)
-    return fail(ErrorKind::InvalidArgument, "drive {}: path_on_host contains a NUL byte", config.drive_id);
+  if (order.path.find('\0') != std::string::npos)
+    return fail(ErrorKind::InvalidArgument, "drive {}: {} contains a NUL byte", order.drive_id, order.field);
   DiskImage image;
-  image.path_ = config.path_on_host;
-  image.read_only_ = config.is_read_only;
-  const bool same_kind = predecessor != nullptr && predecessor->read_only_ == config.is_read_only &&
-                         predecessor->direct() == config.direct;
+  image.path_ = order.path;
+  image.read_only_ = order.read_only;
+  const bool same_kind =
+      predecessor != nullptr && predecessor->read_only_ == order.read_only && predecessor->direct() == order.direct;
   const bool shares = same_kind && predecessor->is_at(image.path_);
-  if (auto opened = image.open_fd(config, who, shares ? predecessor : nullptr); !opened) return propagate(opened);
+  if (auto opened = image.open_fd(order, who, shares ? predecessor : nullptr); !opened) return propagate(opened);
   if (auto looked = image.look(who); !looked) return propagate(looked);
   const auto search = predecessor == nullptr ? Search::AllProcesses : Search::ThisProcess;
   if (auto locked = image.lock(who, search); !locked) return propagate(locked);
-  if (!config.direct) return image;
+  if (!order.direct) return image;
   if (auto opened = image.open_buffered(who); !opened) return propagate(opened);
   return image;
 }
 
 /// Opens path_, or shares the description of `predecessor`, with lock and claim, where there is one.
-Status DiskImage::open_fd(const DriveConfig& config, const std::string& who, const DiskImage* predecessor) {
+Status DiskImage::open_fd(const FileOrder& order, const std::string& who, const DiskImage* predecessor) {
   if (predecessor != nullptr) {
     fd_ = OwnedFd{::fcntl(predecessor->fd(), F_DUPFD_CLOEXEC, 0)};
     claimed_ = predecessor->claimed_;
@@ -133,12 +144,15 @@ Status DiskImage::open_fd(const DriveConfig& config, const std::string& who, con
   }
   // Looked at before it is opened: opening a character device can do things.
   struct stat status = {};
-  if (::stat(path_.c_str(), &status) == 0)
+  const bool is_there = ::stat(path_.c_str(), &status) == 0;
+  if (is_there)
     if (auto usable = check_type(status.st_mode, who); !usable) return usable;
   claimed_ = !read_only_ && block_device_of(status) != 0;
-  const int flags = (read_only_ ? O_RDONLY : O_RDWR) | (config.direct ? O_DIRECT : 0);
-  const int claim = claimed_ ? O_EXCL : 0;
-  fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)};
+  made_ = order.may_make && !is_there && errno == ENOENT;
+  const int flags = (read_only_ ? O_RDONLY : O_RDWR) | (order.direct ? O_DIRECT : 0);
+  const int claim = claimed_ ? O_EXCL : made_ ? O_CREAT | O_EXCL : 0;
+  fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600)};
+  if (!fd_ && made_ && errno == EEXIST) return replaced(who);
   if (!fd_) return open_error(who, path_, read_only_);
   // O_NONBLOCK was for what may have taken the path since; the ring would give EAGAIN instead of waiting.
   if (::fcntl(fd_.get(), F_SETFL, flags) != 0) return fail_errno(ErrorKind::System, "{} cannot be used", who);
@@ -177,6 +191,14 @@ ImageIdentity DiskImage::present_identity() const noexcept {
 }
 
 Status DiskImage::sync() const {
+  if (layers_ != nullptr && !read_only_) {
+    auto settled = layers_->overlay().settle(fd_.get());
+    return settled ? Status{} : propagate(settled, path_);
+  }
+  return sync_data();
+}
+
+Status DiskImage::sync_data() const {
   if (read_only_ || ::fsync(fd_.get()) == 0) return {};
   return fail_errno(ErrorKind::System, "{}: cannot put what the guest has written on stable storage", path_);
 }
@@ -265,6 +287,7 @@ Result<DiskImage> DiskImage::duplicate() const {
   twin.memory_alignment_ = memory_alignment_;
   twin.file_alignment_ = file_alignment_;
   twin.identity_ = identity_;
+  twin.layers_ = layers_;
   twin.fd_ = OwnedFd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)};
   if (buffered_fd_) twin.buffered_fd_ = OwnedFd{::fcntl(buffered_fd_.get(), F_DUPFD_CLOEXEC, 0)};
   if (!twin.fd_ || (buffered_fd_ && !twin.buffered_fd_))

@@ -6,7 +6,9 @@
 #include "vmm/config/configuration.h"
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <string_view>
 
 struct stat;
 
@@ -24,8 +26,12 @@ struct stat;
 /// lock apart. A block device that is written is therefore opened with O_EXCL as well: the kernel gives that claim once
 /// a device, and not while the device is mounted. A reader of a block device makes no claim.
 ///
+/// A drive in layers (base_paths) has an overlay in the place of an image: see drive_layers.h.
+///
 /// Move-only. Opening and closing make system calls; the rest are plain values. Any thread.
 namespace mayfly {
+
+class DriveLayers;
 
 /// The unit of a drive's capacity and of every request's place: 512 bytes, whatever the block size (virtio 1.2, 5.2.4).
 inline constexpr std::uint64_t kSectorSize = 512;
@@ -34,7 +40,9 @@ class DiskImage {
  public:
   /// Opens config.path_on_host, read-only or not, direct or not, and locks it. Errors, each with its remedy: no such
   /// file, not permitted, nothing that can be a disk (a directory, FIFO, socket or character device), a size that is no
-  /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked or claimed by another.
+  /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked or claimed by another. Of a
+  /// drive in layers it is the overlay that is opened, and made where there is none, over layers that are read-only;
+  /// errors are Overlay::open()'s as well.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config);
   /// The same for a drive that has `predecessor` open: where that is the same file, its lock is shared instead of
   /// refused, so that a drive can be given its own image again after it has grown. A guest may be running: who holds a
@@ -52,6 +60,10 @@ class DiskImage {
   [[nodiscard]] bool read_only() const noexcept { return read_only_; }
   [[nodiscard]] bool direct() const noexcept { return static_cast<bool>(buffered_fd_); }
 
+  /// Null: a plain image. Requests are the drive's, places in the file are its overlay's.
+  [[nodiscard]] DriveLayers* layers() const noexcept { return layers_.get(); }
+
+  /// Of the drive.
   [[nodiscard]] std::uint64_t size_bytes() const noexcept { return identity_.size_bytes; }
   [[nodiscard]] std::uint64_t sectors() const noexcept { return identity_.size_bytes / kSectorSize; }
   /// The least that a guest may address: 512, or what a host's block device says. Not more for a file under O_DIRECT:
@@ -62,13 +74,15 @@ class DiskImage {
   /// What O_DIRECT asks of addresses in memory, and of places and lengths in the file: powers of two.
   [[nodiscard]] std::uint32_t memory_alignment() const noexcept { return memory_alignment_; }
   [[nodiscard]] std::uint32_t file_alignment() const noexcept { return file_alignment_; }
-  /// As it was when opened.
+  /// As it was when opened, before anything was done to it. The size is the drive's.
   [[nodiscard]] const ImageIdentity& identity() const noexcept { return identity_; }
   /// As it is now; of a host's block device, which has no time of change, modified_ns is 0.
   [[nodiscard]] ImageIdentity present_identity() const noexcept;
   /// Puts what was written on stable storage, and the time of change with it (fsync(2)): a snapshot records that time.
-  /// Waits for the disk.
+  /// Of an overlay its map as well: nothing is in flight then. Waits for the disk.
   [[nodiscard]] Status sync() const;
+  /// The same without an overlay's map.
+  [[nodiscard]] Status sync_data() const;
 
   /// Whether both are one file, or one block device by whichever nodes.
   [[nodiscard]] bool is_same_file(const DiskImage& other) const noexcept;
@@ -79,8 +93,19 @@ class DiskImage {
 
  private:
   DiskImage() = default;
+  /// A file of a drive.
+  struct FileOrder {
+    const std::string& drive_id;
+    std::string_view field;  ///< Which names it.
+    const std::string& path;
+    bool read_only = false;
+    bool direct = false;
+    bool may_make = false;  ///< Where it is not there.
+  };
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage* predecessor);
-  [[nodiscard]] Status open_fd(const DriveConfig& config, const std::string& who, const DiskImage* predecessor);
+  [[nodiscard]] static Result<DiskImage> open_file(const FileOrder& order, const DiskImage* predecessor);
+  [[nodiscard]] static Result<DiskImage> open_layers(const DriveConfig& config, const DiskImage* predecessor);
+  [[nodiscard]] Status open_fd(const FileOrder& order, const std::string& who, const DiskImage* predecessor);
   [[nodiscard]] bool is(const struct stat& status) const noexcept;
   [[nodiscard]] Status look(const std::string& who);
   [[nodiscard]] Status measure_blocks(const std::string& who, bool is_device);
@@ -100,6 +125,8 @@ class DiskImage {
   std::uint32_t memory_alignment_ = 1;
   std::uint32_t file_alignment_ = 1;
   ImageIdentity identity_;
+  bool made_ = false;  // by this open
+  std::shared_ptr<DriveLayers> layers_;
 };
 
 }  // namespace mayfly

@@ -120,6 +120,9 @@ enum class Discard { Ignore, Unmap };
 struct DriveConfig {
   std::string drive_id{};
   std::string path_on_host{};
+  /// Layers below, each only read: a raw image, then overlays. Where there are any, path_on_host is an overlay over
+  /// them, and made if absent.
+  std::vector<std::string> base_paths{};
   bool is_root_device = false;
   bool is_read_only = false;
   std::optional<std::string> partuuid{};  ///< Of the root device's root partition.
@@ -212,10 +215,13 @@ struct NetworkOverride {
   std::string host_dev_name{};
 };
 
-/// A drive that gets another image than it had: a copy.
+/// A drive that gets another image than it had: a copy, or an overlay.
 struct DriveOverride {
   std::string drive_id{};
   std::string path_on_host{};
+  /// As in DriveConfig. Empty: the layers that the drive had; where path_on_host is not there yet, and is to be made over
+  /// them, its overlay is the topmost of them.
+  std::vector<std::string> base_paths{};
 };
 
 /// The `working_set` of PUT /snapshot/load.

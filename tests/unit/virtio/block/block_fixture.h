@@ -32,8 +32,10 @@ struct BlockFixtureOptions {
   CacheType cache_type = CacheType::Writeback;
   Discard discard = Discard::Unmap;
   std::optional<RateLimiterConfig> rate_limiter{};
-  std::string path{};              ///< Absent: a scratch file of `sectors`, filled with pattern().
-  std::uint64_t features = ~0ULL;  ///< Of those offered, what the driver accepts.
+  std::string path{};                     ///< Absent: a scratch file of `sectors`, filled with pattern().
+  bool layered = false;                   ///< That file is the base, and the drive an overlay over it, which is empty.
+  std::vector<std::string> base_paths{};  ///< Layers below `path`, which is an overlay then.
+  std::uint64_t features = ~0ULL;         ///< Of those offered, what the driver accepts.
 };
 
 /// What came back for one chain.
@@ -49,6 +51,8 @@ class BlockFixture {
   explicit BlockFixture(const BlockFixtureOptions& options = {}) : options_(options) {
     config.drive_id = "rootfs";
     config.path_on_host = options.path.empty() ? make_image("disk", pattern(options.sectors)) : options.path;
+    config.base_paths = options.base_paths;
+    if (options.layered) config.base_paths.push_back(std::exchange(config.path_on_host, scratch.file("overlay")));
     config.is_read_only = options.read_only;
     config.direct = options.direct;
     config.cache_type = options.cache_type;

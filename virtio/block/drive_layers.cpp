@@ -1,0 +1,87 @@
+#include "virtio/block/drive_layers.h"
+
+#include "vmm/base/try.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+/// What a layer is for the one above it.
+LayerIdentity identity_of(const DiskImage& image, const Overlay* overlay) {
+  return {.size_bytes = overlay == nullptr ? image.size_bytes() : overlay->header().drive_size,
+          .modified_ns = image.identity().modified_ns,
+          .id = overlay == nullptr ? OverlayId{} : overlay->header().id};
+}
+
+std::string name_of_layer(std::size_t place, std::size_t count) {
+  return count == 1 ? "base_path" : fmt::format("base_paths[{}]", place);
+}
+
+Status check_layers(const DriveConfig& config) {
+  if (config.base_paths.size() >= DriveLayers::kMost)
+    return fail(ErrorKind::TooLarge,
+                "drive {}: base_paths names {} files, and a drive has at most {} layers with its own; "
+                "merge some (mayfly drive commit)",
+                config.drive_id, config.base_paths.size(), DriveLayers::kMost);
+  if (config.direct)
+    return fail(ErrorKind::InvalidArgument,
+                "drive {}: direct is true, and a drive with a base_path is read through the page cache, which all "
+                "machines share; set direct to false",
+                config.drive_id);
+  return {};
+}
+
+OverlayAccess access_of(const DriveConfig& config) {
+  if (config.is_read_only) return OverlayAccess::ReadOnly;
+  return config.cache_type == CacheType::Unsafe ? OverlayAccess::Unordered : OverlayAccess::Ordered;
+}
+
+}  // namespace
+
+Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskImage* predecessor) {
+  TRY(check_layers(config));
+  const std::string drive = "drive " + config.drive_id;
+  const auto boot = read_boot_id();
+  if (!boot) return fail(boot.error().kind, "{}: {}", drive, boot.error().message);
+  OverlayOrder order{.boot = *boot};
+  std::vector<DriveLayers::Below> below;
+  for (const std::string& path : config.base_paths) {
+    const std::string field = name_of_layer(below.size(), config.base_paths.size());
+    auto image =
+        TRY(open_file({.drive_id = config.drive_id, .field = field, .path = path, .read_only = true}, nullptr));
+    std::optional<Overlay> overlay;
+    if (!below.empty()) {
+      order.who = fmt::format("{}: {} {}", drive, field, path);
+      auto opened = TRY(Overlay::open(image.fd(), order));
+      overlay.emplace(std::move(opened));
+    }
+    order.below = identity_of(image, overlay ? &*overlay : nullptr);
+    below.push_back({.image = std::move(image), .overlay = std::move(overlay)});
+  }
+
+  auto top = TRY(open_file({.drive_id = config.drive_id,
+                            .field = "path_on_host",
+                            .path = config.path_on_host,
+                            .read_only = config.is_read_only,
+                            .may_make = !config.is_read_only},
+                           predecessor));
+  order.who = fmt::format("{}: path_on_host {}", drive, config.path_on_host);
+  if (top.block_device_ != 0)
+    return fail(ErrorKind::InvalidArgument, "{} is a block device, and an overlay is a regular file", order.who);
+  order.access = access_of(config);
+  auto overlay = Overlay::open(top.fd(), order);
+  if (!overlay) {
+    if (top.made_) (void)::unlink(top.path_.c_str());
+    return propagate(overlay);
+  }
+  top.identity_.size_bytes = order.below.size_bytes;
+  top.physical_block_size_ = std::max(top.physical_block_size_, overlay->header().block_size);
+  top.layers_ = std::make_shared<DriveLayers>(std::move(below), std::move(*overlay));
+  return top;
+}
+
+}  // namespace mayfly
