@@ -31,12 +31,23 @@ std::string owned(std::string_view text) { return std::string{text}; }
 
 }  // namespace
 
+std::vector<std::string> read_base_paths(JsonFields& fields, const std::string& where) {
+  auto one = fields.optional("base_path", JsonPath{});
+  auto several = fields.optional("base_paths", JsonArray{JsonPath{}});
+  if (one && several) fields.refuse(fmt::format("{} has base_path and base_paths; leave one of them out", where));
+  if (several && several->empty())
+    fields.refuse(fmt::format("{}.base_paths is empty; name the layers, the raw image first, or leave it out", where));
+  if (one) return {std::move(*one)};
+  return std::move(several).value_or(std::vector<std::string>{});
+}
+
 Result<DriveConfig> read_drive(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   DriveConfig drive;
   fields.optional("socket", refuse_socket);  // first: whoever gives it gives no path_on_host
   drive.drive_id = fields.required("drive_id", kDriveId);
   drive.path_on_host = fields.required("path_on_host", JsonPath{});
+  drive.base_paths = read_base_paths(fields, where);
   drive.is_root_device = fields.required("is_root_device", JsonBool{});
   drive.is_read_only = fields.optional("is_read_only", JsonBool{}).value_or(drive.is_read_only);
   drive.partuuid = fields.optional("partuuid", kPartuuid);
@@ -52,6 +63,13 @@ void write_drive(JsonWriter& json, const DriveConfig& drive) {
   json.begin_object();
   json.field("drive_id", drive.drive_id);
   json.field("path_on_host", drive.path_on_host);
+  if (drive.base_paths.size() == 1) json.field("base_path", drive.base_paths.front());
+  if (drive.base_paths.size() > 1) {
+    json.key("base_paths");
+    json.begin_array();
+    for (const std::string& path : drive.base_paths) json.value(path);
+    json.end_array();
+  }
   json.field("is_root_device", drive.is_root_device);
   json.field("is_read_only", drive.is_read_only);
   if (drive.partuuid) json.field("partuuid", *drive.partuuid);

@@ -44,10 +44,15 @@ void write_cpu_config(JsonWriter& json, const CpuConfig& config);
 //   {"drive_id": "rootfs", "path_on_host": "/vm/rootfs.ext4", "is_root_device": true, "is_read_only": false}
 
 /// drive_id, path_on_host and is_root_device are required. Whether the path opens is the machine's to judge.
+///
+/// With base_path (one layer) or base_paths (a raw image, then overlays) path_on_host is an overlay.
 [[nodiscard]] Result<DriveConfig> read_drive(const JsonValue& json, const std::string& where);
 void write_drive(JsonWriter& json, const DriveConfig& drive);
 /// Beside drive_id, at least one field that changes something.
 [[nodiscard]] Result<DrivePatch> read_drive_patch(const JsonValue& json, const std::string& where);
+
+/// base_path or base_paths, of an object that may have one of them.
+[[nodiscard]] std::vector<std::string> read_base_paths(JsonFields& fields, const std::string& where);
 
 // Network interfaces: network_json.cpp.
 //

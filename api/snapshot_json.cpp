@@ -51,7 +51,8 @@ Result<NetworkOverride> read_network_override(const JsonValue& json, const std::
 Result<DriveOverride> read_drive_override(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   DriveOverride read{.drive_id = fields.required("drive_id", kId),
-                     .path_on_host = fields.required("path_on_host", JsonPath{})};
+                     .path_on_host = fields.required("path_on_host", JsonPath{}),
+                     .base_paths = read_base_paths(fields, where)};
   return fields.finish(std::move(read));
 }
 

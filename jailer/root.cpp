@@ -89,11 +89,34 @@ Status make_devices(JailDirectory& root, Owner owner, bool userfaultfd) {
   return userfaultfd ? make_device(in_dev, "userfaultfd", "/dev/userfaultfd", owner) : Status{};
 }
 
+/// For overlays: by it a monitor tells whether the host was started again since one was written. At its own place, and
+/// root's, in directories that are root's. Without it a monitor refuses overlays, and says so.
+Status copy_boot_id(const JailDirectory& proc) {
+  const OwnedFd of_host{::open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC)};
+  std::array<char, 64> id{};
+  const ssize_t length = of_host ? ::read(of_host.get(), id.data(), id.size()) : 0;
+  if (length <= 0) return {};
+  std::string path = proc.path;
+  OwnedFd directory = duplicate(proc.fd);
+  for (const std::string name : {"sys", "kernel", "random"}) {
+    path += "/" + name;
+    auto made = make_directory(directory.get(), name, 0555, path, proc.undo);
+    if (!made) return propagate(made);
+    directory = std::move(*made);
+  }
+  JailDirectory place{directory.get(), path, proc.undo};
+  (void)::unlinkat(place.fd, "boot_id", 0);  // of a jail that was emptied by hand: another boot's
+  auto file = make_file(place, "boot_id", 0444);
+  if (!file) return propagate(file);
+  if (::write(file->get(), id.data(), static_cast<std::size_t>(length)) == length) return {};
+  return fail_errno(ErrorKind::System, "cannot write {}", place.child("boot_id"));
+}
+
 Status make_proc(JailDirectory& root) {
   const auto proc = make_directory(root.fd, "proc", 0555, root.child("proc"), root.undo);
   if (!proc) return std::unexpected(proc.error());
   const auto self = make_directory(proc->get(), "self", 0555, root.child("proc/self"), root.undo);
-  return self ? Status{} : std::unexpected(self.error());
+  return self ? copy_boot_id(JailDirectory{proc->get(), root.child("proc"), root.undo}) : std::unexpected(self.error());
 }
 
 /// As whoever mounted /proc sees us, also where we are process 1 of a namespace of our own.

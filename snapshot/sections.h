@@ -45,7 +45,7 @@ inline constexpr std::array kSections = {
     Section<Archive>{"vcpus", 1, [](Archive& archive, Snapshot& snapshot) { archive.field("vcpus", snapshot.vcpus); }},
     Section<Archive>{"platform", 2,
                      [](Archive& archive, Snapshot& snapshot) { archive.field("platform", snapshot.platform); }},
-    Section<Archive>{"drives", 2,
+    Section<Archive>{"drives", 3,
                      [](Archive& archive, Snapshot& snapshot) { archive.field("drives", snapshot.drives); }},
     Section<Archive>{
         "networks", 2,

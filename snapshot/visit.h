@@ -134,6 +134,7 @@ void visit(Archive& archive, DriveConfig& drive) {
     archive.field("discard", drive.discard);
   else if (!drive.is_read_only)
     drive.discard = Discard::Unmap;  // every drive that was writable offered it
+  if (archive.since(3)) archive.field("base_paths", drive.base_paths);
 }
 
 template <typename Archive>

@@ -1,6 +1,7 @@
 #include "api/client/remote.h"
 #include "api/client/top/top.h"
 #include "vmm/cli/completion.h"
+#include "vmm/cli/drive_tools.h"
 #include "vmm/cli/exit_codes.h"
 #include "vmm/cli/options.h"
 #include "vmm/cli/snapshot_tools.h"
@@ -78,6 +79,12 @@ struct Start {
   int operator()(const MergeOptions& options) const { return run_merge(options.base, options.diffs, options.output); }
   int operator()(const VerifyOptions& options) const { return run_verify(options.state, options.memory, stdout); }
   int operator()(const SweepOptions& options) const { return run_sweep(options.directories, options.dry_run, stdout); }
+  int operator()(const DriveInfoOptions& options) const {
+    return run_drive_info(options.overlays, options.json, stdout);
+  }
+  int operator()(const DriveExportOptions& options) const {
+    return run_drive_export(options.bases, options.overlay, options.output);
+  }
   int operator()(const RemoteOptions& options) const {
     const auto done = ask(options);
     return done ? 0 : report(done.error(), kExitError);

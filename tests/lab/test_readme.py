@@ -287,7 +287,7 @@ def test_configuration_file(commands: list[str], room: Path, tuned_guest: Guest,
     "row `mayfly snapshot merge --base FILE --diff FILE --output FILE`",
     "row `mayfly snapshot sweep DIRECTORY...`",
     "row `mayfly --describe-snapshot FILE`",
-    "row `mayfly restore --state FILE --memory FILE [--tap ID=NAME] [--drive ID=PATH]`",
+    "row `mayfly restore --state FILE --memory FILE [--tap ID=NAME] [--drive ID=PATH [--base ID=PATH]]`",
 )
 def test_other_processes(
     commands: list[str],

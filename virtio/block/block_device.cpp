@@ -314,7 +314,6 @@ void BlockDevice::submit(Slot& slot) noexcept {
 
 /// Ranges go one after another: a request of many is rare, and one operation a slot keeps the ring's bounds.
 void BlockDevice::next_range(Slot& slot) noexcept {
-  if (slot.backing->image.layers() != nullptr && slot.request.command == BlockCommand::Discard) keep_whole_blocks(slot);
   while (slot.range < slot.request.range_count && slot.ranges[slot.range].length == 0) ++slot.range;
   if (slot.range == slot.request.range_count) return stored(slot);
   const BlockRange& range = slot.ranges[slot.range];

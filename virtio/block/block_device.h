@@ -211,7 +211,6 @@ class BlockDevice final : public VirtioDevice {
   void submit_part(Spread& spread, std::size_t part) noexcept REQUIRES(mutex());
   void on_part(Spread& spread, std::size_t part, int result) noexcept REQUIRES(mutex());
   [[nodiscard]] const RegisteredFile& file_of(const Backing& backing, std::size_t layer) const noexcept;
-  void keep_whole_blocks(Slot& slot) noexcept REQUIRES(mutex());
   void store(Slot& slot, std::uint64_t offset, std::uint64_t length) noexcept REQUIRES(mutex());
   void begin_touch(Slot& slot) noexcept REQUIRES(mutex());
   void fill_next_edge(Slot& slot) noexcept REQUIRES(mutex());

@@ -135,20 +135,6 @@ void BlockDevice::on_part(Spread& spread, std::size_t number, int result) noexce
 
 // --- Writes ----------------------------------------------------------------------------------------------------------
 
-/// A discard is a wish (5.2.6.2): a part of a block that the overlay lacks is not worth bringing the rest of it up.
-void BlockDevice::keep_whole_blocks(Slot& slot) noexcept {
-  const OverlayLayout& layout = slot.backing->image.layers()->overlay().map().layout();
-  for (; slot.range < slot.request.range_count; ++slot.range) {
-    BlockRange& range = slot.ranges[slot.range];
-    const std::uint64_t begin = round_down(range.offset + layout.block_size - 1, layout.block_size);
-    const std::uint64_t end = range.offset + range.length;
-    const std::uint64_t whole = end == layout.drive_size ? end : round_down(end, layout.block_size);
-    range.offset = begin;
-    range.length = whole > begin ? whole - begin : 0;
-    if (range.length > 0) return;
-  }
-}
-
 /// Serves a write, or a range, to these bytes of the drive.
 void BlockDevice::store(Slot& slot, std::uint64_t offset, std::uint64_t length) noexcept {
   const DriveLayers& layers = *slot.backing->image.layers();

@@ -79,7 +79,7 @@ Result<Overlay> Overlay::open(int fd, const OverlayOrder& order) {
   const std::span<const std::byte> both{*pages};
   const auto header =
       TRY(decode_overlay_header(both.first(kOverlayHeaderRoom), both.subspan(kOverlayHeaderRoom), order.who));
-  if (header.below != order.below)
+  if (order.checks_below && header.below != order.below)
     return fail(ErrorKind::InvalidArgument, "{} is an overlay of another layer than the one below it: {}", order.who,
                 describe_change(header.below, order.below));
   auto map = TRY(OverlayMap::make(header));

@@ -21,9 +21,10 @@ enum class OverlayAccess : std::uint8_t {
 };
 
 struct OverlayOrder {
-  std::string who{};      ///< How errors begin.
-  LayerIdentity below{};  ///< What it is to lie over.
-  BootId boot{};          ///< The host's.
+  std::string who{};         ///< How errors begin.
+  LayerIdentity below{};     ///< What it is to lie over.
+  bool checks_below = true;  ///< False: it may lie over anything, and is only looked at.
+  BootId boot{};             ///< The host's.
   OverlayAccess access = OverlayAccess::ReadOnly;
   std::uint32_t block_size = kOverlayBlockSize;  ///< Of one that is made.
 };

@@ -17,6 +17,8 @@ struct Part {
   std::string_view name;
   bool takes_value;
   Status (*apply)(Config& config, std::string_view value);
+  std::string_view stands_for{};  ///< Another part, which is then given.
+  bool may_repeat = false;
 };
 
 /// An option: what it is called, and its parts. The first is required, and its name may be left out.
@@ -75,12 +77,13 @@ Status apply_piece(const Option<Config>& option, std::string_view piece, Config&
   const Part<Config>* part = find_part(option, piece.substr(0, equals));
   if (part == nullptr)
     return fail(ErrorKind::InvalidArgument, "there is no part \"{}\"; the parts are {}", piece, names_of(option.parts));
-  if (std::ranges::find(seen, part->name) != seen.end())
-    return fail(ErrorKind::InvalidArgument, "{} is there twice", part->name);
+  const std::string_view name = part->stands_for.empty() ? part->name : part->stands_for;
+  if (!part->may_repeat && std::ranges::find(seen, name) != seen.end())
+    return fail(ErrorKind::InvalidArgument, "{} is there twice", name);
   if (part->takes_value && value.empty()) return fail(ErrorKind::InvalidArgument, "{} has no value", part->name);
   if (!part->takes_value && equals < piece.size())
     return fail(ErrorKind::InvalidArgument, "{} takes no value", part->name);
-  seen.push_back(part->name);
+  seen.push_back(name);
   return part->apply(config, value);
 }
 
@@ -96,6 +99,11 @@ Result<Config> read_value(const Option<Config>& option, const std::string& text)
   if (std::ranges::find(seen, needed) == seen.end())
     return fail(ErrorKind::InvalidArgument, "{} {}: {} is missing", option.name, text, needed);
   return config;
+}
+
+/// Whether a drive's path is called an overlay.
+bool gives_overlay(std::string_view text) {
+  return std::ranges::any_of(split(text), [](std::string_view piece) { return piece.starts_with("overlay="); });
 }
 
 /// All values of an option. Those without an id get `prefix` and their place; no two may have the same.
@@ -173,6 +181,11 @@ Status set_path(DriveConfig& drive, std::string_view path) {
   return {};
 }
 
+Status add_base(DriveConfig& drive, std::string_view path) {
+  drive.base_paths.emplace_back(path);
+  return {};
+}
+
 constexpr Part<DriveConfig> kDriveParts[] = {
     {"path", true, set_path},
     {"id", true, set_id<DriveConfig, &DriveConfig::drive_id>},
@@ -181,6 +194,8 @@ constexpr Part<DriveConfig> kDriveParts[] = {
     {"direct", false, set_true<&DriveConfig::direct>},
     {"cache", true, set_cache},
     {"discard", false, set_discard},
+    {.name = "base", .takes_value = true, .apply = add_base, .may_repeat = true},
+    {.name = "overlay", .takes_value = true, .apply = set_path, .stands_for = "path"},
 };
 constexpr Part<NetworkInterfaceConfig> kNetParts[] = {
     {"tap", true, set_tap},
@@ -194,6 +209,10 @@ constexpr Part<NetworkInterfaceConfig> kNetParts[] = {
 Result<std::vector<DriveConfig>> read_drive_options(std::span<const std::string> values) {
   auto drives = read_values<DriveConfig>({"--drive", kDriveParts}, values, &DriveConfig::drive_id, "drive");
   if (!drives) return drives;
+  for (std::size_t i = 0; i < drives->size(); ++i)
+    if ((*drives)[i].base_paths.empty() && gives_overlay(values[i]))
+      return fail(ErrorKind::InvalidArgument, "--drive {}: overlay needs the image below it; add base=IMAGE",
+                  values[i]);
   const auto root = std::ranges::find_if(*drives, &DriveConfig::is_root_device);
   const auto second =
       root == drives->end()

@@ -93,6 +93,31 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
   sweep.add_flag("--dry-run", flags.sweep.dry_run, "Only print what would be done");
 }
 
+struct DriveFlags {
+  DriveInfoOptions info;
+  DriveExportOptions exported;
+};
+
+void add_drive(CLI::App& app, DriveFlags& flags) {
+  app.require_subcommand(1);
+  CLI::App& info = *app.add_subcommand("info", "Say what overlays have, and what they lie over");
+  info.add_option("overlays", flags.info.overlays, "Overlays that no machine writes")
+      ->option_text("FILE... REQUIRED")
+      ->required();
+  info.add_flag("--json", flags.info.json, "Print JSON");
+  CLI::App& exported = *app.add_subcommand("export", "Write what a guest sees of an overlay as a raw image");
+  exported.add_option("-b,--base", flags.exported.bases, "Raw image below it; repeated, layers in their\norder")
+      ->option_text("FILE REQUIRED")
+      ->required()
+      ->allow_extra_args(false);
+  exported.add_option("--overlay", flags.exported.overlay, "The overlay, which no machine writes")
+      ->option_text("FILE REQUIRED")
+      ->required();
+  exported.add_option("-o,--output", flags.exported.output, "The image, which must not be there")
+      ->option_text("FILE REQUIRED")
+      ->required();
+}
+
 /// What is asked of machines in other processes, but for snapshots.
 struct RemoteCommand {
   RemoteOptions::Verb verb;
@@ -249,6 +274,7 @@ class CommandLine {
     });
     subcommand("snapshot", "Take a snapshot; merge, verify or sweep files",
                [this](CLI::App& app) { add_snapshot(app, snapshot_); });
+    subcommand("drive", "Show overlays of drives, or export one", [this](CLI::App& app) { add_drive(app, drive_); });
     for (const RemoteCommand& command : kRemoteCommands)
       subcommand(command.name, command.description, [&](CLI::App& app) { add_remote(app, command.verb, remote_); });
     subcommand("top", "Follow the machines of this host on a terminal", [this](CLI::App& app) { add_top(app, top_); });
@@ -297,6 +323,10 @@ class CommandLine {
       if (command.got_subcommand("describe")) return snapshot_.describe;
       return snapshot_.verify;
     }
+    if (name == "drive") {
+      if (command.got_subcommand("info")) return drive_.info;
+      return drive_.exported;
+    }
     remote_.verb = std::ranges::find(kRemoteCommands, name, &RemoteCommand::name)->verb;
     return remote_;
   }
@@ -317,6 +347,7 @@ class CommandLine {
   RunFlags run_;
   RestoreFlags restore_;
   SnapshotFlags snapshot_;
+  DriveFlags drive_;
   RemoteOptions remote_;
   TopOptions top_;
   CompletionOptions completion_;

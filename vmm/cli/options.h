@@ -84,6 +84,19 @@ struct SweepOptions {
   bool dry_run = false;
 };
 
+/// `mayfly drive info ...`.
+struct DriveInfoOptions {
+  std::vector<std::string> overlays;
+  bool json = false;
+};
+
+/// `mayfly drive export ...`.
+struct DriveExportOptions {
+  std::vector<std::string> bases;  ///< The lowest first.
+  std::string overlay;
+  std::string output;
+};
+
 /// `mayfly ps`, `mayfly pause ID` and so on: something to ask of a machine in another process.
 struct RemoteOptions {
   enum class Verb { List, Pause, Resume, Revert, Snapshot, Stop, Config, Metrics };
@@ -118,8 +131,9 @@ struct ExitNow {
   int code = 0;
 };
 
-using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
-                                SweepOptions, RemoteOptions, TopOptions, CompletionOptions, ExitNow>;
+using Invocation =
+    std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions, SweepOptions,
+                 DriveInfoOptions, DriveExportOptions, RemoteOptions, TopOptions, CompletionOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

@@ -50,9 +50,22 @@ Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::str
   return overrides;
 }
 
-Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values) {
-  return read_overrides({"--drive", "rootfs=copy.ext4"}, values, &DriveOverride::drive_id,
-                        &DriveOverride::path_on_host);
+Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values,
+                                                        std::span<const std::string> bases) {
+  auto drives =
+      read_overrides({"--drive", "rootfs=copy.ext4"}, values, &DriveOverride::drive_id, &DriveOverride::path_on_host);
+  if (!drives) return drives;
+  for (const std::string& value : bases) {
+    auto base = read_overrides({"--base", "rootfs=rootfs.ext4"}, std::span{&value, 1}, &DriveOverride::drive_id,
+                               &DriveOverride::path_on_host);
+    if (!base) return propagate(base);
+    const auto drive = std::ranges::find(*drives, base->front().drive_id, &DriveOverride::drive_id);
+    if (drive == drives->end())
+      return fail(ErrorKind::InvalidArgument, "--base {}: give the overlay over it as well, by --drive {}=PATH", value,
+                  base->front().drive_id);
+    drive->base_paths.push_back(std::move(base->front().path_on_host));
+  }
+  return drives;
 }
 
 }  // namespace mayfly

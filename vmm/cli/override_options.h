@@ -7,14 +7,16 @@
 #include <string>
 #include <vector>
 
-/// The values of `mayfly restore`'s --tap and --drive, each of which may be given several times: ID=NAME.
+/// The values of `mayfly restore`'s --tap, --drive and --base, each of which may be given several times: ID=NAME.
 ///
-///   --tap eth0=tap7 --drive rootfs=copy.ext4
+///   --tap eth0=tap7 --drive rootfs=clone.overlay --base rootfs=rootfs.ext4
 namespace mayfly {
 
 /// Errors (InvalidArgument) name the option, its value and the rule: no "=", no id, no TAP's name, an id twice.
 [[nodiscard]] Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::string> values);
-/// The same for ID=PATH.
-[[nodiscard]] Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values);
+/// The same for ID=PATH. `bases`: layers below those, several of one drive in their order, the lowest first. Error: a
+/// base of a drive that `values` does not name.
+[[nodiscard]] Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values,
+                                                                      std::span<const std::string> bases = {});
 
 }  // namespace mayfly

@@ -29,6 +29,8 @@ void add_devices(CLI::App& app, RunFlags& flags) {
                  "direct (bypasses the host's page cache),\n"
                  "cache=writeback (the guest's flushes count),\n"
                  "discard (the guest may give space back),\n"
+                 "base=IMAGE (only read; PATH is an overlay, made\n"
+                 "if absent, and may be written overlay=PATH),\n"
                  "id=NAME (default: drive0, drive1 and so on).\n"
                  "Repeat it for more; double a comma in the path")
       ->option_text("PATH[,PART]...")
@@ -96,7 +98,11 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
   app.add_option("-t,--tap", flags.taps, "Another TAP for a network interface; repeat it\nfor more")
       ->option_text("ID=NAME")
       ->allow_extra_args(false);
-  app.add_option("-d,--drive", flags.drives, "Another image for a drive: a copy of the one\nit had")
+  app.add_option("-d,--drive", flags.drives, "Another image for a drive: a copy of the one\nit had, or an overlay")
+      ->option_text("ID=PATH")
+      ->allow_extra_args(false);
+  app.add_option("--base", flags.bases,
+                 "The image below the overlay that --drive gives\nthe same drive; repeated, layers in their order")
       ->option_text("ID=PATH")
       ->allow_extra_args(false);
   app.add_flag("--trust-paths", flags.trust_paths,
@@ -130,7 +136,7 @@ Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
     return fail(ErrorKind::InvalidArgument, "mayfly restore needs --memory (or --page-server)");
   auto taps = read_tap_overrides(flags.taps);
   if (!taps) return propagate(taps);
-  auto drives = read_drive_overrides(flags.drives);
+  auto drives = read_drive_overrides(flags.drives, flags.bases);
   if (!drives) return propagate(drives);
   SnapshotLoadParams load = flags.load;
   load.backend = flags.memory.empty() ? MemoryBackend::Uffd : MemoryBackend::File;

@@ -40,6 +40,7 @@ struct RestoreFlags {
   std::string page_server;
   std::vector<std::string> taps;
   std::vector<std::string> drives;
+  std::vector<std::string> bases;
   bool trust_paths = false;
   std::string record_working_set;
   std::string working_set;

@@ -7,6 +7,7 @@
 #include "snapshot/state_file.h"
 #include "snapshot/working_set.h"
 #include "vmm/base/try.h"
+#include "vmm/machine/snapshot_paths.h"
 
 #include <algorithm>
 #include <iterator>
@@ -25,6 +26,10 @@ Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, 
     const auto found = std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id);
     if (found == drives.end())
       return fail(ErrorKind::NotFound, "drive_overrides: the snapshot has no drive {}", each.drive_id);
+    if (!each.base_paths.empty())
+      found->base_paths = each.base_paths;
+    else if (adds_layer(*found, each))
+      found->base_paths.push_back(found->path_on_host);
     found->path_on_host = each.path_on_host;
   }
   for (const NetworkOverride& each : params.network_overrides) {

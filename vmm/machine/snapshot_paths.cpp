@@ -1,12 +1,14 @@
 #include "vmm/machine/snapshot_paths.h"
 
 #include "snapshot/file_pair.h"
+#include "virtio/block/drive_layers.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <string_view>
 
@@ -66,7 +68,42 @@ bool names(const std::vector<Override>& overrides, std::string Override::* id, c
   return std::ranges::find(overrides, device, id) != overrides.end();
 }
 
+/// A file that is opened because the state names it.
+struct NamedFile {
+  const std::string& path;
+  bool is_read_only = false;
+};
+
+std::vector<NamedFile> files_named_by_state(const DriveConfig& drive, const SnapshotLoadParams& params) {
+  std::vector<NamedFile> files;
+  const auto found = std::ranges::find(params.drive_overrides, drive.drive_id, &DriveOverride::drive_id);
+  const bool overridden = found != params.drive_overrides.end();
+  if (overridden && !found->base_paths.empty()) return files;
+  for (const std::string& path : drive.base_paths) files.push_back({.path = path, .is_read_only = true});
+  if (!overridden)
+    files.push_back({.path = drive.path_on_host, .is_read_only = drive.is_read_only});
+  else if (adds_layer(drive, *found))
+    files.push_back({.path = drive.path_on_host, .is_read_only = true});
+  return files;
+}
+
+/// Whether `image`, or a layer below it, is what was found under that path.
+bool is_found(const ImageBeside& found, const DiskImage& image) {
+  const auto is_it = [&](const DiskImage& file) {
+    return file.path() == found.path && file.identity().device == found.device && file.identity().inode == found.inode;
+  };
+  if (is_it(image)) return true;
+  const DriveLayers* layers = image.layers();
+  return layers != nullptr && std::ranges::any_of(layers->below(), is_it, &DriveLayers::Below::image);
+}
+
 }  // namespace
+
+bool adds_layer(const DriveConfig& drive, const DriveOverride& replacement) {
+  struct stat status{};
+  return !drive.base_paths.empty() && replacement.base_paths.empty() && !drive.is_read_only &&
+         ::stat(replacement.path_on_host.c_str(), &status) != 0 && errno == ENOENT;
+}
 
 Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, const SnapshotLoadParams& params) {
   std::vector<ImageBeside> beside;
@@ -77,12 +114,13 @@ Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, con
   std::string elsewhere;
   for (const DriveState& drive : snapshot.drives) {
     const DriveConfig& config = drive.config;
-    if (names(params.drive_overrides, &DriveOverride::drive_id, config.drive_id)) continue;
-    if (const auto found = find_beside(directory, config.path_on_host))
-      beside.push_back({.drive_id = config.drive_id, .device = found->st_dev, .inode = found->st_ino});
-    else
-      elsewhere += fmt::format("{}drive {} ({}, {})", elsewhere.empty() ? "" : ", ", config.drive_id,
-                               config.path_on_host, config.is_read_only ? "to be read" : "to be written to");
+    for (const NamedFile& file : files_named_by_state(config, params))
+      if (const auto found = find_beside(directory, file.path))
+        beside.push_back(
+            {.drive_id = config.drive_id, .path = file.path, .device = found->st_dev, .inode = found->st_ino});
+      else
+        elsewhere += fmt::format("{}drive {} ({}, {})", elsewhere.empty() ? "" : ", ", config.drive_id, file.path,
+                                 file.is_read_only ? "to be read" : "to be written to");
   }
   for (const NetworkInterfaceState& interface : snapshot.network_interfaces)
     if (!names(params.network_overrides, &NetworkOverride::iface_id, interface.config.iface_id))
@@ -100,10 +138,9 @@ Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, con
 Status check_same_files(const std::vector<ImageBeside>& beside, const std::vector<DrivePlan>& opened) {
   for (const ImageBeside& found : beside)
     for (const DrivePlan& drive : opened)
-      if (drive.config.drive_id == found.drive_id &&
-          (drive.image.identity().device != found.device || drive.image.identity().inode != found.inode))
+      if (drive.config.drive_id == found.drive_id && !is_found(found, drive.image))
         return fail(ErrorKind::State, "drive {}: {} was replaced while it was opened; load the snapshot again",
-                    drive.config.drive_id, drive.config.path_on_host);
+                    drive.config.drive_id, found.path);
   return {};
 }
 

@@ -204,8 +204,9 @@ Status VirtioDevices::restore_states(const Snapshot& snapshot, bool allow_change
     const DriveState& saved = snapshot.drives[i];
     // An image that was named for this restore is a copy: its time of change says nothing.
     const bool other_file = drives_[i].config.path_on_host != saved.config.path_on_host;
-    const auto images =
-        allow_changed_drives || other_file ? BlockDevice::Images::MayDiffer : BlockDevice::Images::Unchanged;
+    const auto images = allow_changed_drives ? BlockDevice::Images::MayDiffer
+                        : other_file         ? BlockDevice::Images::Replaced
+                                             : BlockDevice::Images::Unchanged;
     if (auto restored = drives_[i].device->restore(saved.device, images); !restored) return restored;
     if (auto restored = drives_[i].transport->restore(saved.transport); !restored) return restored;
   }

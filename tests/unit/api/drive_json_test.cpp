@@ -40,6 +40,20 @@ TEST(DriveJson, ReadsADrive) {
   EXPECT_FALSE(least.value.rate_limiter);
 }
 
+TEST(DriveJson, LayersAreOneOrSeveral) {
+  const auto layers = [](std::string_view field) {
+    return command<PutDrive>(
+               "PUT", "/drives/d",
+               fmt::format(R"({{"drive_id": "d", "path_on_host": "/o", "is_root_device": false{}}})", field))
+        .value.base_paths;
+  };
+  using Paths = std::vector<std::string>;
+  EXPECT_EQ(layers(""), Paths{});
+  EXPECT_EQ(layers(R"(, "base_path": null)"), Paths{});
+  EXPECT_EQ(layers(R"(, "base_path": "/b")"), Paths{"/b"});
+  EXPECT_EQ(layers(R"(, "base_paths": ["/b", "/l"])"), (Paths{"/b", "/l"}));
+}
+
 /// The refusal of PUT /drives/d with the given fields beside the id.
 std::string refused_drive(std::string_view fields) {
   return refusal("PUT", "/drives/d", fmt::format(R"({{"drive_id": "d"{}{}}})", fields.empty() ? "" : ", ", fields));
@@ -57,6 +71,11 @@ TEST(DriveJson, RefusesABadDrive) {
   const auto refused = [](std::string_view field) {
     return refused_drive(fmt::format(R"("path_on_host": "/d", "is_root_device": true, {})", field));
   };
+  EXPECT_EQ(refused(R"("base_path": "")"), "drives/d.base_path is empty, where a path is needed");
+  EXPECT_EQ(refused(R"("base_paths": [])"),
+            "drives/d.base_paths is empty; name the layers, the raw image first, or leave it out");
+  EXPECT_EQ(refused(R"("base_path": "/b", "base_paths": ["/b"])"),
+            "drives/d has base_path and base_paths; leave one of them out");
   EXPECT_EQ(refused(R"("cache_type": "writeback")"),
             R"(drives/d.cache_type must be one of Unsafe, Writeback, not "writeback")");
   EXPECT_EQ(refused(R"("io_engine": "Uring")"), R"(drives/d.io_engine must be one of Sync, Async, not "Uring")");

@@ -36,7 +36,8 @@ bool is_extra_field(const std::string& where) {
          where.ends_with(".direct") || where.ends_with(".discard") || where.ends_with(".check_source_mac") ||
          where.ends_with(".drive_overrides") || where.ends_with(".allow_changed_drives") ||
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
-         where.ends_with(".backend_paths") || where.ends_with("snapshot/load PUT.revertible");
+         where.ends_with(".backend_paths") || where.ends_with(".base_path") || where.ends_with(".base_paths") ||
+         where.ends_with("snapshot/load PUT.revertible");
 }
 /// Values beyond the dialect's.
 std::set<std::string> extra_values(const std::string& where) {
@@ -265,8 +266,10 @@ class WholeTarget : public CommandTarget {
     config.cpu = CpuConfig{.cpuid = {CpuidEdit{}}, .msrs = {MsrEdit{}}, .capabilities = {KvmCapabilityEdit{}}};
     config.serial = SerialConfig{.serial_out_path = "/s", .rate_limiter = TokenBucketConfig{}};
     const RateLimiterConfig limits{.bandwidth = TokenBucketConfig{}, .ops = TokenBucketConfig{}};
-    config.drives = {
-        DriveConfig{"d", "/d", true, true, "u", CacheType::Writeback, "Async", true, Discard::Unmap, limits}};
+    const DriveConfig drive{"d",     "/d", {"/b"},         true,  true, "u", CacheType::Writeback,
+                            "Async", true, Discard::Unmap, limits};
+    config.drives = {drive, drive};
+    config.drives.back().base_paths.emplace_back("/l");
     config.network_interfaces = {
         NetworkInterfaceConfig{"n", "t", MacAddress{2, 0, 0, 0, 0, 1}, std::uint16_t{1500}, true, limits, limits}};
     config.mmds = MmdsConfig{.network_interfaces = {"n"}};

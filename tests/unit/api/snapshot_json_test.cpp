@@ -216,6 +216,15 @@ TEST(SnapshotJson, AnOverrideNamesADeviceAndWhatItGets) {
             "snapshot/load.drive_overrides[0].path_on_host is empty, where a path is needed");
 }
 
+TEST(SnapshotJson, AnOverriddenDriveMayHaveLayers) {
+  const auto load = command<LoadSnapshot>(
+      "PUT", "/snapshot/load",
+      R"({"snapshot_path": "/s", "mem_backend": {"backend_type": "File", "backend_path": "/m"}, "drive_overrides":
+          [{"drive_id": "d", "path_on_host": "/o", "base_path": "/b"}, {"drive_id": "e", "path_on_host": "/p"}]})");
+  EXPECT_EQ(load.value.drive_overrides[0].base_paths, std::vector<std::string>{"/b"});
+  EXPECT_TRUE(load.value.drive_overrides[1].base_paths.empty());
+}
+
 TEST(SnapshotJson, ADeviceIsOverriddenOnce) {
   EXPECT_EQ(refused_with(R"("network_overrides": [{"iface_id": "a", "host_dev_name": "t"},
                 {"iface_id": "b", "host_dev_name": "t"}, {"iface_id": "a", "host_dev_name": "u"}])"),

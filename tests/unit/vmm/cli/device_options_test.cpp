@@ -77,14 +77,31 @@ TEST(DriveOption, APathMayHaveCommasAndLookLikeAPart) {
   EXPECT_EQ(path("./id=x"), "./id=x");
 }
 
+TEST(DriveOption, LayersAreNamedFromTheBaseUp) {
+  for (const char* text : {"base=/b,overlay=/o,root", "/o,base=/b,root", "base=/b,root,path=/o"}) {
+    const DriveConfig drive = drives({text})[0];
+    EXPECT_EQ(drive.path_on_host, "/o") << text;
+    EXPECT_EQ(drive.base_paths, Values{"/b"}) << text;
+    EXPECT_TRUE(drive.is_root_device) << text;
+  }
+  EXPECT_EQ(drives({"base=/b,base=/layer,,1,overlay=/o"})[0].base_paths, (Values{"/b", "/layer,1"}));
+  EXPECT_TRUE(drives({"/d"})[0].base_paths.empty());
+  EXPECT_EQ(refused_drives({"base=/b"}), "--drive base=/b: path is missing");
+  EXPECT_EQ(refused_drives({"overlay=/o"}), "--drive overlay=/o: overlay needs the image below it; add base=IMAGE");
+  EXPECT_EQ(refused_drives({"a,base=/b,overlay=/o"}), "--drive a,base=/b,overlay=/o: path is there twice");
+  EXPECT_EQ(refused_drives({"a,base="}), "--drive a,base=: base has no value");
+}
+
 TEST(DriveOption, EachMistakeNamesTheOptionAndThePart) {
   EXPECT_EQ(refused_drives({"a,cach=writeback"}),
             "--drive a,cach=writeback: there is no part \"cach=writeback\"; the parts are path=, id=, ro, root, "
-            "direct, cache=, discard");
+            "direct, cache=, discard, base=, overlay=");
   EXPECT_EQ(refused_drives({"a,b"}),
-            "--drive a,b: there is no part \"b\"; the parts are path=, id=, ro, root, direct, cache=, discard");
+            "--drive a,b: there is no part \"b\"; the parts are path=, id=, ro, root, direct, cache=, discard, base=, "
+            "overlay=");
   EXPECT_EQ(refused_drives({"a,"}),
-            "--drive a,: there is no part \"\"; the parts are path=, id=, ro, root, direct, cache=, discard");
+            "--drive a,: there is no part \"\"; the parts are path=, id=, ro, root, direct, cache=, discard, base=, "
+            "overlay=");
   EXPECT_EQ(refused_drives({""}), "--drive : path has no value");
   EXPECT_EQ(refused_drives({"path="}), "--drive path=: path has no value");
   EXPECT_EQ(refused_drives({"id=a,ro"}), "--drive id=a,ro: path is missing");

@@ -298,6 +298,20 @@ TEST(Options, SnapshotsAreMergedAndVerified) {
   EXPECT_EQ(exit_code({"snapshot", "verify", "--state", "s"}), kExitBadArguments);
 }
 
+TEST(Options, OverlaysAreShownAndExported) {
+  const auto info = std::get<DriveInfoOptions>(parse({"drive", "info", "a", "b", "--json"}));
+  EXPECT_EQ(info.overlays, (std::vector<std::string>{"a", "b"}));
+  EXPECT_TRUE(info.json);
+  const auto exported = std::get<DriveExportOptions>(
+      parse({"drive", "export", "--base", "b", "-b", "l", "--overlay", "o", "--output", "i"}));
+  EXPECT_EQ(exported.bases, (std::vector<std::string>{"b", "l"}));
+  EXPECT_EQ(exported.overlay, "o");
+  EXPECT_EQ(exported.output, "i");
+  EXPECT_EQ(exit_code({"drive"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"drive", "info"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"drive", "export", "--overlay", "o", "--output", "i"}), kExitBadArguments);
+}
+
 TEST(Options, MemoryInLayersIsNamedFromTheBaseOn) {
   const std::vector<std::string> layers = {"a", "b", "c"};
   const auto restore =
@@ -394,6 +408,8 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"snapshot", "sweep", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "verify", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"snapshot", "describe", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"drive", "info", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"drive", "export", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"top", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"completion", "--help"}), 80U);

@@ -28,6 +28,20 @@ TEST(OverrideOptions, AreIdsAndWhatTheyGet) {
   EXPECT_TRUE(read_drive_overrides({})->empty());
 }
 
+TEST(OverrideOptions, AnOverlayHasLayersBelow) {
+  const std::vector<std::string> values = {"a=/o", "b=/copy"};
+  const auto read = read_drive_overrides(values, std::vector<std::string>{"a=/base", "a=/layer"});
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ((*read)[0].base_paths, (std::vector<std::string>{"/base", "/layer"}));
+  EXPECT_TRUE((*read)[1].base_paths.empty());
+  const auto refusal = [&](const std::string& base) {
+    const auto refused = read_drive_overrides(values, std::vector{base});
+    return refused ? "" : refused.error().message;
+  };
+  EXPECT_EQ(refusal("c=/base"), "--base c=/base: give the overlay over it as well, by --drive c=PATH");
+  EXPECT_EQ(refusal("a"), "--base a: give the device's id, \"=\" and what it gets, such as rootfs=rootfs.ext4");
+}
+
 TEST(OverrideOptions, SayWhatIsMissing) {
   EXPECT_EQ(tap_refusal({"eth0"}), "--tap eth0: give the device's id, \"=\" and what it gets, such as eth0=tap1");
   EXPECT_EQ(drive_refusal({"rootfs="}),

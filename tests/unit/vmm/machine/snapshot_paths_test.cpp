@@ -127,6 +127,22 @@ TEST_F(SnapshotPathsTest, WhatAnOverrideNamesIsAsked) {
   EXPECT_EQ(refusal(snapshot), "");
 }
 
+TEST_F(SnapshotPathsTest, LayersAreAskedForUnlessAnOverrideNamesThem) {
+  Snapshot snapshot = with_drive(file("pair/image"));
+  snapshot.drives[0].config.base_paths = {"/base", file("pair/below/deeper/image")};
+  const auto asked = [&] { return refusal(snapshot).contains("beside it: drive data (/base, to be read);"); };
+  EXPECT_TRUE(asked());
+  params_.drive_overrides = {{.drive_id = "data", .path_on_host = file("pair/new")}};
+  EXPECT_TRUE(asked()) << "the layers are those that the state names";
+  // An overlay that is to be made has the state's own below it.
+  snapshot.drives[0].config.path_on_host = "/overlay";
+  EXPECT_TRUE(refusal(snapshot).contains("drive data (/base, to be read), drive data (/overlay, to be read);"));
+  params_.drive_overrides[0].path_on_host = make_file(file("pair/new"), "");
+  EXPECT_TRUE(asked()) << "it is there, and replaces the state's";
+  params_.drive_overrides[0].base_paths = {"/mine"};
+  EXPECT_EQ(refusal(snapshot), "");
+}
+
 TEST_F(SnapshotPathsTest, TrustedAsksNothing) {
   params_.paths = StatePaths::Trusted;
   params_.snapshot_path = "/nowhere/state";

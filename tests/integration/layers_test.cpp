@@ -1,0 +1,144 @@
+// Drives in layers: the bare-metal `block` guest over one base, by the API, in snapshots and clones.
+
+#include "tests/integration/snapshot_fixture.h"
+#include "tests/support/files.h"
+#include "tests/support/monitor.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace mayfly::testing {
+namespace {
+
+constexpr std::size_t kImageBytes = 8 << 20;
+
+class LayersTest : public SnapshotTest {
+ protected:
+  LayersTest() {
+    for (std::uint64_t at = 0; at < image_.size(); at += sizeof at) std::memcpy(&image_[at], &at, sizeof at);
+    make_file(base_, image_);
+  }
+  /// A drive over the base.
+  [[nodiscard]] std::string drive(const std::string& overlay, const std::string& more = "") const {
+    return R"({"drive_id": "data", "is_root_device": false, "cache_type": "Writeback", "base_path": ")" + base_ +
+           R"(", "path_on_host": ")" + file(overlay) + '"' + more + "}";
+  }
+  [[nodiscard]] std::string overridden(const std::string& overlay, const std::string& more = "") const {
+    return R"(, "resume_vm": true, "drive_overrides": [{"drive_id": "data", "path_on_host": ")" + file(overlay) + '"' +
+           more + "}]";
+  }
+  static void expect_pass(Monitor& monitor) {
+    const std::string console = monitor.console_to_end();
+    EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << monitor.log_until("");
+    EXPECT_EQ(monitor.wait(), 0);
+  }
+  /// Runs the guest until it has written, takes a snapshot `one` of it, and ends it.
+  void snapshot_busy(const std::string& drive) {
+    Monitor monitor;
+    must(monitor.put("/drives/data", drive));
+    monitor.boot("block", "console=ttyS0 until_key=1");
+    monitor.console_until("round 2 done");
+    pause(monitor);
+    must(create(monitor, "one"));
+    monitor.signal(SIGTERM);  // its locks end with it, as they do not at once with one that is killed
+    (void)monitor.wait();
+  }
+  void expect_base_unchanged() const { EXPECT_TRUE(content_of(base_) == image_); }
+
+  std::string image_ = std::string(kImageBytes, '\0');
+  std::string base_ = file("base");
+};
+
+TEST_F(LayersTest, EveryRequestTypeIsServedOverABase) {
+  for (const std::string more : {"", R"(, "discard": "Unmap")"}) {
+    Monitor monitor;
+    must(monitor.put("/drives/data", drive("overlay" + std::to_string(more.size()), more)));
+    const HttpAnswer config = monitor.get("/vm/config");
+    EXPECT_NE(config.body.find(R"("base_path":")" + base_ + '"'), std::string::npos) << config.body;
+    monitor.boot("block");
+    expect_pass(monitor);
+    expect_base_unchanged();
+  }
+}
+
+TEST_F(LayersTest, ManyMachinesShareABaseAndNoneAnOverlay) {
+  Monitor first;
+  Monitor second;
+  must(first.put("/drives/data", drive("first")));
+  must(second.put("/drives/data", drive("second")));
+  Monitor third;
+  const HttpAnswer taken = third.put("/drives/data", drive("first"));
+  EXPECT_EQ(taken.status, 400);
+  EXPECT_NE(taken.body.find("is in use by"), std::string::npos) << taken.body;
+  const HttpAnswer writer =
+      third.put("/drives/data", R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + base_ + "\"}");
+  EXPECT_EQ(writer.status, 400) << writer.body;
+  for (Monitor* const each : {&first, &second}) each->boot("block");
+  for (Monitor* const each : {&first, &second}) expect_pass(*each);
+  expect_base_unchanged();
+}
+
+TEST_F(LayersTest, ABaseThatChangedIsRefused) {
+  {
+    Monitor monitor;
+    must(monitor.put("/drives/data", drive("overlay")));
+    must(monitor.put("/drives/data", drive("overlay")));
+  }
+  ASSERT_EQ(::utimensat(AT_FDCWD, base_.c_str(), nullptr, 0), 0);
+  Monitor monitor;
+  const HttpAnswer refused = monitor.put("/drives/data", drive("overlay"));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("touch -d @"), std::string::npos) << refused.body;
+}
+
+TEST_F(LayersTest, ClonesHaveOverlaysOfTheirOwnOverTheSnapshots) {
+  snapshot_busy(drive("overlay"));
+  const std::string overlay = content_of(file("overlay"));
+  Monitor clones[3];
+  for (int i = 0; i < 3; ++i) must(load(clones[i], "one.state", "one.mem", overridden("clone" + std::to_string(i))));
+  for (Monitor& clone : clones) clone.type("q");
+  for (Monitor& clone : clones) expect_pass(clone);
+  expect_base_unchanged();
+  EXPECT_TRUE(content_of(file("overlay")) == overlay) << "a layer is only read";
+  // The overlay that a clone has made is there for a later one, whose layers are named.
+  Monitor again;
+  must(load(again, "one.state", "one.mem",
+            overridden("again", R"(, "base_paths": [")" + base_ + R"(", ")" + file("overlay") + "\"]")));
+  again.type("q");
+  expect_pass(again);
+  // And the machine itself goes on where no clone is in the way.
+  Monitor itself;
+  must(load(itself, "one.state", "one.mem"));
+  itself.type("q");
+  expect_pass(itself);
+}
+
+TEST_F(LayersTest, AnOverlayThatChangedSinceTheSnapshotIsNoLayerOfAClone) {
+  snapshot_busy(drive("overlay"));
+  ASSERT_EQ(::utimensat(AT_FDCWD, file("overlay").c_str(), nullptr, 0), 0);
+  Monitor clone;
+  const HttpAnswer refused = load(clone, "one.state", "one.mem", overridden("clone"));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("overlay has changed since the snapshot was taken"), std::string::npos) << refused.body;
+}
+
+TEST_F(LayersTest, ClonesOfAPlainDriveHaveOverlaysOverIt) {
+  snapshot_busy(R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + base_ + "\"}");
+  image_ = content_of(base_);
+  Monitor clones[2];
+  for (int i = 0; i < 2; ++i)
+    must(load(clones[i], "one.state", "one.mem",
+              overridden("clone" + std::to_string(i), R"(, "base_path": ")" + base_ + '"')));
+  for (Monitor& clone : clones) clone.type("q");
+  for (Monitor& clone : clones) expect_pass(clone);
+  expect_base_unchanged();
+}
+
+}  // namespace
+}  // namespace mayfly::testing

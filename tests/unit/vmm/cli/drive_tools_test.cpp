@@ -1,0 +1,110 @@
+#include "vmm/cli/drive_tools.h"
+
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+#include "virtio/block/drive_layers.h"
+#include "vmm/base/json_value.h"
+#include "vmm/cli/exit_codes.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <functional>
+
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+using testing::content_of;
+using testing::make_file;
+
+constexpr std::size_t kImage = 1 << 20;
+
+struct Said {
+  int code = 0;
+  std::string out;
+};
+
+class DriveToolsTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    make_file(base_, content_.substr(0, kImage / 2));
+    ASSERT_EQ(::truncate(base_.c_str(), kImage), 0);
+    layers_.push_back(base_);
+  }
+  [[nodiscard]] std::string file(const std::string& name) const { return scratch_.file(name); }
+  Said outcome_of(const std::function<int(std::FILE*)>& run) const {
+    const std::string path = file("out");
+    std::FILE* out = std::fopen(path.c_str(), "w");
+    const int code = run(out);
+    std::fclose(out);
+    return {.code = code, .out = content_of(path)};
+  }
+  /// Writes whole blocks of an overlay over the layers, as a drive does.
+  void write(const std::string& overlay, std::uint64_t block, const std::string& bytes, bool flush = true) {
+    auto image = DiskImage::open(
+        {.drive_id = "d", .path_on_host = overlay, .base_paths = layers_, .cache_type = CacheType::Writeback});
+    ASSERT_TRUE(image) << image.error().message;
+    Overlay& top = image->layers()->overlay();
+    const std::uint64_t size = top.header().block_size;
+    const std::uint64_t count = bytes.size() / size;
+    ASSERT_EQ(::pwrite(image->fd(), bytes.data(), bytes.size(), static_cast<off_t>(top.place_of(block * size))),
+              static_cast<ssize_t>(bytes.size()));
+    const auto map = top.map().record(block, count);
+    ASSERT_EQ(::pwrite(image->fd(), map.bytes.data(), map.bytes.size(), static_cast<off_t>(map.offset)),
+              static_cast<ssize_t>(map.bytes.size()));
+    top.map().publish(block, count);
+    content_.replace(block * size, bytes.size(), bytes);
+    if (flush) {
+      ASSERT_TRUE(image->sync());
+    }
+  }
+
+  testing::ScratchDirectory scratch_;
+  std::string content_ = std::string(kImage / 2, 'b') + std::string(kImage / 2, '\0');
+  std::string base_ = file("base");
+  std::vector<std::string> layers_;
+};
+
+TEST_F(DriveToolsTest, InfoSaysWhatAnOverlayHas) {
+  write(file("overlay"), 3, std::string(8192, 'o'));
+  const std::vector<std::string> paths = {file("overlay")};
+  const Said text = outcome_of([&](std::FILE* out) { return run_drive_info(paths, false, out); });
+  EXPECT_EQ(text.code, 0);
+  EXPECT_TRUE(text.out.contains("of a drive of 1.0 MiB: it has 0.0 MiB, its file takes ")) << text.out;
+  EXPECT_TRUE(text.out.contains("; over a raw image\n")) << text.out;
+  write(file("overlay"), 9, std::string(4096, 'n'), false);
+  const Said unflushed = outcome_of([&](std::FILE* out) { return run_drive_info(paths, false, out); });
+  EXPECT_TRUE(unflushed.out.ends_with("; over a raw image; not all of it is flushed\n")) << unflushed.out;
+  const Said json = outcome_of([&](std::FILE* out) { return run_drive_info(paths, true, out); });
+  EXPECT_TRUE(json.out.starts_with(R"([{"path":")" + file("overlay") + R"(","id":")")) << json.out;
+  EXPECT_TRUE(json.out.contains(R"("drive_bytes":1048576,"block_bytes":4096,"present_bytes":12288,"disk_bytes":)"));
+  EXPECT_TRUE(parse_json(json.out, "it"));
+}
+
+TEST_F(DriveToolsTest, InfoRefusesWhatIsNoOverlay) {
+  const std::vector<std::string> paths = {base_};
+  const Said said = outcome_of([&](std::FILE* out) { return run_drive_info(paths, false, out); });
+  EXPECT_EQ(said.code, kExitError);
+  EXPECT_EQ(said.out, "");
+}
+
+TEST_F(DriveToolsTest, AnExportIsWhatTheGuestSeesAndStaysSparse) {
+  write(file("lower"), 3, std::string(8192, 'l'));
+  layers_.push_back(file("lower"));
+  write(file("overlay"), 4, std::string(8192, 'o'));
+  write(file("overlay"), 255, std::string(4096, 'e'));
+  EXPECT_EQ(run_drive_export(layers_, file("overlay"), file("image")), 0);
+  EXPECT_TRUE(content_of(file("image")) == content_);
+  struct stat status{};
+  ASSERT_EQ(::stat(file("image").c_str(), &status), 0);
+  EXPECT_LT(static_cast<std::size_t>(status.st_blocks) * 512, kImage);
+  EXPECT_EQ(run_drive_export(layers_, file("overlay"), file("image")), kExitError) << "it is there already";
+  EXPECT_TRUE(content_of(file("image")) == content_);
+  EXPECT_EQ(run_drive_export({}, file("overlay"), file("other")), kExitError) << "without its layers";
+  EXPECT_NE(::access(file("other").c_str(), F_OK), 0);
+}
+
+}  // namespace
+}  // namespace mayfly
