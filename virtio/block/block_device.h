@@ -97,6 +97,10 @@ class BlockDevice final : public VirtioDevice {
   /// Puts what the guest has written on stable storage. Waits for the disk. Error: the disk's; the guest's next flush
   /// fails, too.
   [[nodiscard]] Status sync();
+  /// Drops all that was written to the drive's overlay since it was made: its layers show everywhere. Nothing is in
+  /// flight. A drive that is only read has nothing to drop. Errors: a drive that is written to and has no overlay, with
+  /// the remedy; the file system's. Calls fallocate(2), which the loop's filter must allow whoever calls this.
+  [[nodiscard]] Status empty_overlay();
   /// Whether an image that was swapped out is still to be synced, as it can be of a device that is not active, too.
   /// Loop's thread.
   [[nodiscard]] bool syncs_old_images() const noexcept {

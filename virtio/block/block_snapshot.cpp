@@ -57,6 +57,21 @@ Status BlockDevice::can_revert() const {
   return {};
 }
 
+Status BlockDevice::empty_overlay() {
+  const MutexLock lock{mutex()};
+  ensure(slots_.in_use() == 0, "a drive with requests in flight was emptied");
+  if (config_.is_read_only) return {};
+  const DiskImage& image = backing_->image;
+  if (image.layers() == nullptr)
+    return fail(
+        ErrorKind::State,
+        "{}: {} is written to in place, so it cannot go back; configure the drive with that file as base_path, and "
+        "an overlay as path_on_host",
+        name_, image.path());
+  auto emptied = image.layers()->overlay().empty(image.fd());
+  return emptied ? Status{} : propagate(emptied, fmt::format("{}: {}", name_, image.path()));
+}
+
 Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
   const MutexLock lock{mutex()};
   const DiskImage& image = backing_->image;

@@ -14,6 +14,9 @@ static_assert(std::endian::native == std::endian::little);
 
 constexpr std::array<char, 8> kOverlayMagic = {'M', 'a', 'y', 'f', 'l', 'y', 'O', 'v'};
 constexpr std::uint64_t kMapPage = 4096;
+/// Of writes of a header or a sector: more were never made, and a count that began anew would be an older one.
+constexpr std::uint64_t kLargestCount = 1ULL << 63;
+constexpr std::uint32_t kLargestEpoch = 1U << 31;
 /// A jail has a copy of it, at the same place.
 constexpr const char* kBootIdFile = "/proc/sys/kernel/random/boot_id";
 
@@ -54,7 +57,8 @@ bool has_magic(std::span<const std::byte> page) noexcept {
 bool has_sound_sizes(const OverlayHeader& header) noexcept {
   return std::has_single_bit(header.block_size) && header.block_size >= kOverlayBlockSize &&
          header.block_size <= kLargestOverlayBlock && header.drive_size <= kLargestLayeredDrive &&
-         header.drive_size % 512 == 0 && header.drive_size == header.below.size_bytes;
+         header.drive_size % 512 == 0 && header.drive_size == header.below.size_bytes &&
+         header.sequence < kLargestCount && header.epoch < kLargestEpoch;
 }
 
 }  // namespace
@@ -113,7 +117,9 @@ std::optional<MapSector> choose_sector(const MapSector& first, const MapSector& 
   for (const MapSector* each : {&first, &second}) {
     MapSector read;
     if (!is_blank(*each)) {
-      if (each->checksum != checksum_of(*each, header.id, number)) continue;
+      const bool whole = each->checksum == checksum_of(*each, header.id, number);
+      // The header of an epoch is stable before the first sector of it.
+      if (!whole || each->generation >= kLargestCount || each->epoch > header.epoch) continue;
       // A generation goes on through epochs, or a sector of an earlier one could count once more.
       read.generation = each->generation;
       if (each->epoch == header.epoch) read = *each;

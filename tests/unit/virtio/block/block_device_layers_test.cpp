@@ -503,6 +503,38 @@ TEST(LayeredDrive, AnotherOverlayMayBeSwappedIn) {
   EXPECT_EQ(drive.all(), drive.content);
 }
 
+TEST(LayeredDrive, AnEmptiedOneShowsItsBaseAndGoesOn) {
+  Layered drive;
+  const Bytes base = drive.content;
+  for (const bool flushed : {false, true}) {
+    EXPECT_EQ(drive.put(9, 3, 1), VIRTIO_BLK_S_OK);
+    if (flushed) {
+      EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
+    }
+    EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_DISCARD, {{64, 8, 0}}), VIRTIO_BLK_S_OK);
+    ASSERT_TRUE(drive.device->empty_overlay());
+    EXPECT_EQ(drive.all(), base);
+    EXPECT_EQ(on_disk(drive, After::Kill), base);
+    EXPECT_EQ(on_disk(drive, After::PowerCut), base);
+    drive.content = base;
+  }
+  EXPECT_EQ(drive.put(10, 1, 2), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+}
+
+TEST(LayeredDrive, APlainDriveThatIsWrittenCannotBeEmptied) {
+  BlockFixture plain;
+  const auto refused = plain.device->empty_overlay();
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(
+      refused.error().message,
+      fmt::format("drive rootfs: {} is written to in place, so it cannot go back; configure the drive with that file "
+                  "as base_path, and an overlay as path_on_host",
+                  plain.config.path_on_host));
+  EXPECT_TRUE(BlockFixture({.read_only = true}).device->empty_overlay());
+}
+
 TEST(LayeredDrive, ASnapshotPutsItsMapOnStableStorage) {
   Layered drive;
   EXPECT_EQ(drive.put(8, 8, 1), VIRTIO_BLK_S_OK);

@@ -87,6 +87,14 @@ TEST(OverlayFormat, SaysWhatAForeignFileIs) {
   header.below.size_bytes += 512;
   seal(header);
   EXPECT_EQ(refusal(header), "it is an overlay of a drive of 1048576 bytes in blocks of 4096, which none is");
+  header = header_of();
+  header.sequence = ~std::uint64_t{0};
+  seal(header);
+  EXPECT_NE(refusal(header), "") << "the next one would count less";
+  header = header_of();
+  header.epoch = ~0U;
+  seal(header);
+  EXPECT_NE(refusal(header), "");
   for (const std::uint64_t size : {std::uint64_t{511}, kLargestLayeredDrive + 512, ~std::uint64_t{511}}) {
     header = header_of(size);
     EXPECT_NE(refusal(header), "") << size;
@@ -115,10 +123,12 @@ TEST(OverlayFormat, TheSectorOfTheHigherGenerationCounts) {
   EXPECT_EQ(fill_of(sector(2, 2), torn), 2);
   EXPECT_EQ(fill_of({}, torn), 0) << "the first write of a sector was torn";
   EXPECT_EQ(fill_of(torn, torn), -1);
+  EXPECT_EQ(fill_of(sector(~std::uint64_t{0}, 9), sector(2, 2)), 2) << "the next one would count less";
   // Of another epoch: nothing, but its generation was used.
   EXPECT_EQ(fill_of(sector(8, 8, 0), sector(7, 7, 0)), 0);
   EXPECT_EQ(choose_sector(sector(8, 8, 0), sector(7, 7, 0), header, 5)->generation, 8U);
   EXPECT_EQ(fill_of(sector(8, 8, 0), sector(9, 9)), 9);
+  EXPECT_EQ(fill_of(sector(9, 9, 2), sector(8, 8)), 8) << "of an epoch that has not begun";
   // Of another place, or another overlay.
   EXPECT_FALSE(choose_sector(sector(1, 1), sector(2, 2), header, 6));
   OverlayHeader other = header;
