@@ -10,10 +10,10 @@
 namespace mayfly::testing {
 namespace {
 
-/// Fields of which exactly one is there, in the order in which they are described.
-std::vector<std::string> alternatives_of(const JsonValue& schema) {
+/// Fields of which one is there (or, of x-at-most-one-of, none), in the order in which they are described.
+std::vector<std::string> alternatives_of(const JsonValue& schema, const char* rule = "x-exactly-one-of") {
   std::vector<std::string> names;
-  if (const JsonValue* list = find(schema, "x-exactly-one-of"))
+  if (const JsonValue* list = find(schema, rule))
     for (const JsonValue& each : std::get<JsonValue::Array>(list->data)) names.push_back(text_of(&each));
   return names;
 }
@@ -21,8 +21,10 @@ std::vector<std::string> alternatives_of(const JsonValue& schema) {
 /// The fields of a sample: all, and the first of those that exclude each other.
 std::set<std::string> sample_fields(const JsonValue& schema) {
   std::set<std::string> names = names_of(find(schema, "properties"));
-  const auto alternatives = alternatives_of(schema);
-  for (std::size_t i = 1; i < alternatives.size(); ++i) names.erase(alternatives[i]);
+  for (const char* rule : {"x-exactly-one-of", "x-at-most-one-of"}) {
+    const auto alternatives = alternatives_of(schema, rule);
+    for (std::size_t i = 1; i < alternatives.size(); ++i) names.erase(alternatives[i]);
+  }
   return names;
 }
 
