@@ -119,6 +119,42 @@ TEST_F(LayersTest, ClonesHaveOverlaysOfTheirOwnOverTheSnapshots) {
   expect_pass(itself);
 }
 
+TEST_F(LayersTest, AnOverlayIsEmptiedWhereItsMachineGoesBack) {
+  snapshot_busy(drive("overlay"));
+  const auto blocks = [&] {
+    struct stat status = {};
+    EXPECT_EQ(::stat(file("clone").c_str(), &status), 0);
+    return status.st_blocks;
+  };
+  std::string load_more = overridden("clone");
+  load_more.replace(load_more.find("true"), 4, "false");
+  Monitor clone;
+  must(load(clone, "one.state", "one.mem", load_more + R"(, "revertible": true)"));
+  const auto fresh = blocks();
+  for (int i = 0; i < 5; ++i) {
+    resume(clone);
+    std::size_t at = 0;
+    for (int times = 0; times <= i; ++times) {
+      const std::string round = "round 5 done";
+      std::size_t found = std::string::npos;
+      while ((found = clone.console_until(round).find(round, at)) == std::string::npos) (void)clone.console_more();
+      at = found + round.size();
+    }
+    EXPECT_GT(blocks(), fresh + 1000);
+    must(clone.put("/snapshot/revert", "{}"));
+    EXPECT_LE(blocks(), fresh + 64) << "headers and the map of what is there";
+  }
+  resume(clone);
+  clone.type("q");
+  expect_pass(clone);
+  expect_base_unchanged();
+
+  Monitor itself;
+  const HttpAnswer refused = load(itself, "one.state", "one.mem", R"(, "revertible": true)");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("a new overlay over its image (base_path)"), std::string::npos) << refused.body;
+}
+
 TEST_F(LayersTest, AnOverlayThatChangedSinceTheSnapshotIsNoLayerOfAClone) {
   snapshot_busy(drive("overlay"));
   ASSERT_EQ(::utimensat(AT_FDCWD, file("overlay").c_str(), nullptr, 0), 0);

@@ -98,8 +98,9 @@ class BlockDevice final : public VirtioDevice {
   /// fails, too.
   [[nodiscard]] Status sync();
   /// Drops all that was written to the drive's overlay since it was made: its layers show everywhere. Nothing is in
-  /// flight. A drive that is only read has nothing to drop. Errors: a drive that is written to and has no overlay, with
-  /// the remedy; the file system's. Calls fallocate(2), which the loop's filter must allow whoever calls this.
+  /// flight. A drive that is only read has nothing to drop; one that is written to has an overlay. Waits for the disk where
+  /// the guest has flushed what it wrote. Error: the file system's. Calls fallocate(2), which the loop's filter must allow
+  /// whoever calls this.
   [[nodiscard]] Status empty_overlay();
   /// Whether an image that was swapped out is still to be synced, as it can be of a device that is not active, too.
   /// Loop's thread.
@@ -114,8 +115,10 @@ class BlockDevice final : public VirtioDevice {
   /// be Unchanged and has another time of change, the log says so: copies have one, and only content matters. Errors:
   /// the image has another size than it had or, where it is written and must be Unchanged, another time of change.
   [[nodiscard]] Status restore(const BlockDeviceState& state, Images images);
-  /// Whether what the guest reads can be what it was at the snapshot again. Error: it writes to its image, or has had
-  /// another one since.
+  /// What is there now is the snapshot's, before the guest has run: for can_revert().
+  void note_revert_point();
+  /// Whether what the guest reads can be what it was at the revert point again: its image is only read, or the overlay
+  /// was empty then. Error: neither, or it has had another image since.
   [[nodiscard]] Status can_revert() const;
 
  private:
@@ -247,7 +250,8 @@ class BlockDevice final : public VirtioDevice {
 
   // State
   std::shared_ptr<Backing> backing_ GUARDED_BY(mutex());
-  bool replaced_ GUARDED_BY(mutex()) = false;  // by another image, or the same one anew
+  bool replaced_ GUARDED_BY(mutex()) = false;   // by another image, or the same one anew
+  bool was_empty_ GUARDED_BY(mutex()) = false;  // its overlay, at the revert point
   std::list<Retired> retired_ GUARDED_BY(mutex());
   bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState
   std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(mutex());

@@ -41,13 +41,19 @@ Status BlockDevice::sync() {
   return synced;
 }
 
+void BlockDevice::note_revert_point() {
+  const MutexLock lock{mutex()};
+  const DriveLayers* layers = backing_->image.layers();
+  was_empty_ = !config_.is_read_only && layers != nullptr && layers->overlay().map().present_count() == 0;
+}
+
 Status BlockDevice::can_revert() const {
   const MutexLock lock{mutex()};
-  if (!config_.is_read_only)
+  if (!config_.is_read_only && !was_empty_)
     return fail(
         ErrorKind::State,
         "{}: the guest writes to {}, and its content cannot go back: load the snapshot with the drive read-only, "
-        "or with an overlay over its image (base_path)",
+        "or with drive_overrides that give it a new overlay over its image (base_path)",
         name_, backing_->image.path());
   if (replaced_)
     return fail(ErrorKind::State,
@@ -62,12 +68,7 @@ Status BlockDevice::empty_overlay() {
   ensure(slots_.in_use() == 0, "a drive with requests in flight was emptied");
   if (config_.is_read_only) return {};
   const DiskImage& image = backing_->image;
-  if (image.layers() == nullptr)
-    return fail(
-        ErrorKind::State,
-        "{}: {} is written to in place, so it cannot go back; configure the drive with that file as base_path, and "
-        "an overlay as path_on_host",
-        name_, image.path());
+  ensure(image.layers() != nullptr, "a drive that is written to in place was to be emptied");
   auto emptied = image.layers()->overlay().empty(image.fd());
   return emptied ? Status{} : propagate(emptied, fmt::format("{}: {}", name_, image.path()));
 }

@@ -136,6 +136,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   TRY(restore_vcpus(snapshot, vcpus, elapsed));
   TRY(restore_clock(*board, snapshot, vcpus, elapsed));
   if (plan.revertible) {
+    board->virtio.note_revert_point();
     TRY(board->virtio.can_revert());
     board->revert_point = TRY(note_revert_point(*board, plan.snapshot, vcpus));
   }

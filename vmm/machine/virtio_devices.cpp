@@ -171,6 +171,10 @@ Status VirtioDevices::sync(Snapshot& snapshot) const {
   return {};
 }
 
+void VirtioDevices::note_revert_point() {
+  for (const auto& drive : drives_) drive.device->note_revert_point();
+}
+
 Status VirtioDevices::can_revert() const {
   for (const auto& drive : drives_)
     if (auto can = drive.device->can_revert(); !can) return can;
@@ -184,6 +188,8 @@ Status VirtioDevices::revert(const Snapshot& snapshot) {
     metadata_service_->replace_tokens(SessionTokens{*key, monotonic_ns()});
   }
   drained_ = nullptr;
+  for (const auto& drive : drives_)
+    if (auto emptied = drive.device->empty_overlay(); !emptied) return emptied;
   for (const auto& transport : transports_) transport->forget_driver();
   // Its images are those of the load, which were compared with the snapshot's.
   return restore_states(snapshot, true);

@@ -92,10 +92,13 @@ class VirtioDevices {
   /// does not fit this machine.
   [[nodiscard]] Status restore(const Snapshot& snapshot, bool allow_changed_drives);
 
+  /// Restored, before the guest runs: this is what revert() goes back to.
+  void note_revert_point();
   /// Whether all devices can go back to a snapshot. Error: a drive that cannot.
   [[nodiscard]] Status can_revert() const;
   /// Drained: the same as restore(), of devices that were restored from the same snapshot and have been used since. What
-  /// the metadata service has given, connections and tokens, is of no use any more. Error: no random numbers.
+  /// the metadata service has given, connections and tokens, is of no use any more. Errors: no random numbers; an overlay
+  /// that cannot be emptied.
   [[nodiscard]] Status revert(const Snapshot& snapshot);
   /// After revert(), once the vCPUs and the platform are set back: as start() does.
   void interrupt_unacknowledged() noexcept;

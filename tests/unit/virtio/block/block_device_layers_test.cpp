@@ -523,16 +523,20 @@ TEST(LayeredDrive, AnEmptiedOneShowsItsBaseAndGoesOn) {
   EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
 }
 
-TEST(LayeredDrive, APlainDriveThatIsWrittenCannotBeEmptied) {
+TEST(LayeredDrive, GoesBackWhereItsOverlayWasEmptyAndNoOtherThatIsWritten) {
+  const auto can = [](BlockFixture& drive) {
+    drive.device->note_revert_point();
+    return drive.device->can_revert().has_value();
+  };
   BlockFixture plain;
-  const auto refused = plain.device->empty_overlay();
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(
-      refused.error().message,
-      fmt::format("drive rootfs: {} is written to in place, so it cannot go back; configure the drive with that file "
-                  "as base_path, and an overlay as path_on_host",
-                  plain.config.path_on_host));
-  EXPECT_TRUE(BlockFixture({.read_only = true}).device->empty_overlay());
+  EXPECT_FALSE(can(plain));
+  BlockFixture read_only({.read_only = true});
+  EXPECT_TRUE(can(read_only));
+  Layered drive;
+  EXPECT_TRUE(can(drive));
+  EXPECT_EQ(drive.put(9, 3, 1), VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(drive.device->can_revert()) << "what is written since is dropped";
+  EXPECT_FALSE(can(drive));
 }
 
 TEST(LayeredDrive, ASnapshotPutsItsMapOnStableStorage) {
