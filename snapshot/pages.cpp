@@ -232,10 +232,16 @@ Result<PageRanges> touched_pages(const GuestMemory& memory) {
   return merged(std::move(*found));
 }
 
-Result<std::uint64_t> drop_private_pages(const GuestMemory& memory) {
+Result<std::uint64_t> drop_private_pages(const GuestMemory& memory, std::size_t most_stretches) {
   ensure(memory.is_all_mapped(), "memory that is not all a file's cannot be dropped");
   auto changed = private_pages(memory);
   if (!changed) return propagate(changed);
+  if (changed->size() > most_stretches) {
+    for (const GuestMemory::Region& region : memory.regions())
+      if (::madvise(region.mapping.address(), region.size(), MADV_DONTNEED) != 0)
+        return fail_errno(ErrorKind::System, "{} bytes of guest memory cannot be dropped", region.size());
+    return bytes_in(*changed);
+  }
   std::array<iovec, kDroppedTogether> stretches;
   std::size_t count = 0;
   for (PageRange range : *changed)

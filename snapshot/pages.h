@@ -38,10 +38,14 @@ using PageRanges = std::vector<PageRange>;
 /// Every page whose content may be other than zero: private_pages() and what mapped files have data for.
 [[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory);
 
+inline constexpr std::size_t kMostDroppedStretches = 1 << 16;
+
 /// Drops private_pages() of memory that is all mapped from files (GuestMemory::is_all_mapped()), so that all of it shows
-/// the files again; what was only read stays mapped. The bytes that were dropped. Errors: the host does not tell; memory
+/// the files again; what was only read stays mapped, but where there are more than `most_stretches` of them: then
+/// everything is dropped, which takes a bounded time. The bytes that were private. Errors: the host does not tell; memory
 /// may be dropped in part then.
-[[nodiscard]] Result<std::uint64_t> drop_private_pages(const GuestMemory& memory);
+[[nodiscard]] Result<std::uint64_t> drop_private_pages(const GuestMemory& memory,
+                                                       std::size_t most_stretches = kMostDroppedStretches);
 
 /// The pages whose bits are set: in the regions' order, each region's from a new word on.
 [[nodiscard]] PageRanges pages_of(const GuestMemory& memory, std::span<const std::uint64_t> bitmap);

@@ -84,8 +84,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   /// Sends the interrupt again that a restored driver has not acknowledged: whether it had reached the vCPU is not known.
   /// start() does so, too.
   void interrupt_unacknowledged() noexcept;
-  /// As made, or after forget_driver(). Error: a queue that does not lie in memory; another number of queues; a feature that the driver
-  /// has accepted and this device does not offer (another host's kernel, another configuration).
+  /// As made, or after forget_driver(). Error: a queue that does not lie in memory; another number of queues; a feature
+  /// that the driver has accepted and this device does not offer (another host's kernel, another configuration).
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:

@@ -78,6 +78,11 @@ Result<std::unique_ptr<BlockDevice>> BlockDevice::create(const DriveConfig& conf
 BlockDevice::~BlockDevice() {
   for (Slot& slot : slots_.made())
     if (slot.chain) std::move(*slot.chain).abandon();  // the loop was closed while they were in flight
+  // A plain file keeps what was not flushed if the host is shut down in order; an overlay needs its map for that.
+  const DriveLayers* layers = backing_ == nullptr ? nullptr : backing_->image.layers();
+  if (layers != nullptr && !config_.is_read_only && config_.cache_type == CacheType::Writeback &&
+      !layers->overlay().map().is_durable())
+    if (auto settled = backing_->image.sync(); !settled) log_.warning("{}: {}", name_, settled.error().message);
 }
 
 Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image) {

@@ -118,7 +118,7 @@ class BlockDevice final : public VirtioDevice {
   /// What is there now is the snapshot's, before the guest has run: for can_revert().
   void note_revert_point();
   /// Whether what the guest reads can be what it was at the revert point again: its image is only read, or the overlay
-  /// was empty then. Error: neither, or it has had another image since.
+  /// was empty then. Error: neither, or a snapshot has it since, or it has had another image.
   [[nodiscard]] Status can_revert() const;
 
  private:
@@ -250,8 +250,9 @@ class BlockDevice final : public VirtioDevice {
 
   // State
   std::shared_ptr<Backing> backing_ GUARDED_BY(mutex());
-  bool replaced_ GUARDED_BY(mutex()) = false;   // by another image, or the same one anew
-  bool was_empty_ GUARDED_BY(mutex()) = false;  // its overlay, at the revert point
+  bool replaced_ GUARDED_BY(mutex()) = false;     // by another image, or the same one anew
+  bool was_empty_ GUARDED_BY(mutex()) = false;    // its overlay, at the revert point
+  bool in_snapshot_ GUARDED_BY(mutex()) = false;  // what is in its overlay
   std::list<Retired> retired_ GUARDED_BY(mutex());
   bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState
   std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(mutex());

@@ -15,7 +15,8 @@ void BlockDevice::submit_sync(Slot& slot) noexcept {
   DriveLayers* layers = backing.image.layers();
   Settling& settling = backing.settling;
   // Blocks that were there at the last flush need no map.
-  if (layers == nullptr || (layers->overlay().map().is_durable() && settling.step == Settling::Step::Idle))
+  if (layers == nullptr || config_.is_read_only ||
+      (layers->overlay().map().is_durable() && settling.step == Settling::Step::Idle))
     return loop_.sync_data(backing.file, slot);
   slot.next = std::exchange(settling.waiting, &slot);
   if (settling.step == Settling::Step::Idle) settle(settling);

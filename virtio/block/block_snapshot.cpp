@@ -26,6 +26,12 @@ Status BlockDevice::sync() {
     all.push_back(backing_);
     for (const Retired& each : retired_) all.push_back(each.backing);
   }
+  // The snapshot has what is in the overlay: a revert must not empty it any more.
+  {
+    const MutexLock lock{mutex()};
+    const DriveLayers* layers = backing_->image.layers();
+    in_snapshot_ = in_snapshot_ || (layers != nullptr && layers->overlay().map().present_count() > 0);
+  }
   Status synced;
   for (const auto& backing : all)
     if (auto one = backing == all.front() ? backing->image.sync() : backing->image.sync_data(); !one && synced)
@@ -55,6 +61,11 @@ Status BlockDevice::can_revert() const {
         "{}: the guest writes to {}, and its content cannot go back: load the snapshot with the drive read-only, "
         "or with drive_overrides that give it a new overlay over its image (base_path)",
         name_, backing_->image.path());
+  if (in_snapshot_)
+    return fail(ErrorKind::State,
+                "{}: a snapshot that was taken since has what is in {}, which a revert would empty: load one of the "
+                "snapshots into a fresh Mayfly",
+                name_, backing_->image.path());
   if (replaced_)
     return fail(ErrorKind::State,
                 "{}: its image was replaced since the snapshot was loaded (it is {} now), which does not go back: load "
@@ -86,6 +97,12 @@ Status BlockDevice::restore(const BlockDeviceState& state, Images images) {
     for (const DriveLayers::Below& layer : image.layers()->below())
       if (layer.image.identity().device == state.image.device && layer.image.identity().inode == state.image.inode)
         compared = &layer.image;
+  // Over the snapshot's own file, another machine's writes are no part of what the guest knows.
+  if (compared != nullptr && compared != &image && image.layers()->overlay().map().present_count() > 0)
+    return fail(ErrorKind::InvalidArgument,
+                "{}: {} has what another machine wrote since the snapshot, so the guest would find other data than it "
+                "knows; name a file that is not there, or set allow_changed_drives if the change does no harm",
+                name_, image.path());
   // Opening an overlay may have written to it.
   const bool changed = compared != nullptr &&
                        (image.layers() != nullptr ? compared->identity() : compared->present_identity()).modified_ns !=

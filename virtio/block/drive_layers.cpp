@@ -25,7 +25,7 @@ Status check_layers(const DriveConfig& config) {
   if (config.base_paths.size() >= DriveLayers::kMost)
     return fail(ErrorKind::TooLarge,
                 "drive {}: base_paths names {} files, and a drive has at most {} layers with its own; "
-                "merge some (mayfly drive commit)",
+                "merge some (mayfly drive export)",
                 config.drive_id, config.base_paths.size(), DriveLayers::kMost);
   if (config.direct)
     return fail(ErrorKind::InvalidArgument,
@@ -57,6 +57,14 @@ Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskIm
     if (!below.empty()) {
       order.who = fmt::format("{}: {} {}", drive, field, path);
       auto opened = TRY(Overlay::open(image.fd(), order));
+      // What is below must not change by a start of the host.
+      if (!opened.map().is_durable() && opened.header().boot != kEveryBoot)
+        return fail(
+            ErrorKind::InvalidArgument,
+            "{} has what its machine had not flushed when it was killed: a start of this host would take that "
+            "from below what is built on it; have a machine with it flush, or take what mayfly drive export makes "
+            "of it",
+            order.who);
       overlay.emplace(std::move(opened));
     }
     order.below = identity_of(image, overlay ? &*overlay : nullptr);

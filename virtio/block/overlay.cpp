@@ -174,7 +174,8 @@ Status Overlay::load_durable(int fd, const std::string& who) {
 
 /// Makes the volatile map count for `boot`. It is made right first, or what an earlier boot left there would count.
 Status Overlay::adopt(int fd, const BootId& boot, const std::string& who) {
-  if (header_.boot == kEveryBoot) {
+  const bool was_unordered = header_.boot == kEveryBoot;
+  if (was_unordered) {
     // Nothing ordered what is there; from now on the durable map has to say it.
     if (auto settled = settle(fd); !settled) return propagate(settled, who);
   }
@@ -184,7 +185,7 @@ Status Overlay::adopt(int fd, const BootId& boot, const std::string& who) {
   if (boot == kEveryBoot && ::fsync(fd) != 0) return map_error(who);
   header_.boot = boot;
   TRY(write_header(fd, who));
-  if (boot != kEveryBoot && map_.has_sectors() && ::fsync(fd) != 0) return map_error(who);
+  if (boot != kEveryBoot && (was_unordered || map_.has_sectors()) && ::fsync(fd) != 0) return map_error(who);
   return {};
 }
 

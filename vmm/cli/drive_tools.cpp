@@ -90,11 +90,14 @@ std::string describe(const OverlayFacts& facts) {
 Status copy_data(int from, std::uint64_t place, int to, std::uint64_t offset, std::uint64_t length,
                  std::vector<std::byte>& buffer) {
   for (std::uint64_t done = 0; done < length;) {
-    const off_t data = ::lseek(from, static_cast<off_t>(place + done), SEEK_DATA);
+    off_t data = ::lseek(from, static_cast<off_t>(place + done), SEEK_DATA);
     if (data < 0 && errno == ENXIO) return {};
+    const bool has_no_holes = data < 0 && errno == EINVAL;  // a block device
+    if (has_no_holes) data = static_cast<off_t>(place + done);
     if (data < 0) return fail_errno(ErrorKind::System, "a layer cannot be searched for data");
     done = std::max(done, static_cast<std::uint64_t>(data) - place);
-    const off_t hole = ::lseek(from, static_cast<off_t>(place + done), SEEK_HOLE);
+    const off_t hole =
+        has_no_holes ? static_cast<off_t>(place + length) : ::lseek(from, static_cast<off_t>(place + done), SEEK_HOLE);
     if (hole < 0) return fail_errno(ErrorKind::System, "a layer cannot be searched for holes");
     const std::uint64_t end = std::min(length, static_cast<std::uint64_t>(hole) - place);
     while (done < end) {

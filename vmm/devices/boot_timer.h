@@ -27,6 +27,9 @@ class BootTimer final : public BytePortDevice {
   std::uint8_t load(std::uint64_t /*port*/) noexcept override { return kFloatingPort; }
   void store(std::uint64_t port, std::uint8_t value) noexcept override;
 
+  /// A guest that has gone back reports once more, as one that was restored does.
+  void forget() noexcept { reported_ = false; }
+
   [[nodiscard]] BootTimerState state() const noexcept { return {.reported = reported_.load()}; }
 
  private:

@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::uint32_t kMsrTsc = 0x10;
 constexpr std::uint32_t kMsrTscDeadline = 0x6E0;
+constexpr std::uint32_t kMsrDeCfg = 0xC001'1029;            // MSR_AMD64_DE_CFG; KVM counts it as a feature
 constexpr std::uint32_t kMsrAsyncPageFaults = 0x4B56'4D02;  // MSR_KVM_ASYNC_PF_EN
 /// More than a second of any time stamp counter.
 constexpr std::uint64_t kFarAway = 1ULL << 36;
@@ -31,7 +32,7 @@ constexpr std::array kUnlisted = {
     MsrRange{0x2FF, 1},        // IA32_MTRR_DEF_TYPE
     MsrRange{0x400, 4 * 32},   // IA32_MCi_CTL, STATUS, ADDR and MISC: Linux sets CTL of each bank
     MsrRange{0xC000'0103, 1},  // IA32_TSC_AUX: kvm_pvm does not list it
-    MsrRange{0xC001'1029, 1},  // MSR_AMD64_DE_CFG: serializing LFENCE
+    MsrRange{kMsrDeCfg, 1},    // serializing LFENCE
 };
 
 bool contains(std::span<const std::uint32_t> indices, std::uint32_t index) {
@@ -192,6 +193,24 @@ Result<std::vector<MsrValue>> msrs_left_out(const Vcpu& vcpu, const KeptMsrs& ke
   values.reserve(present->size());
   for (const kvm_msr_entry& entry : *present) values.push_back({.index = entry.index, .value = entry.data});
   return values;
+}
+
+Status check_can_go_back(const Vcpu& vcpu, const VcpuState& state, std::span<const MsrValue> left_out) {
+  std::optional<std::uint64_t> wanted;
+  for (const kvm_msr_entry& entry : state.msrs)
+    if (entry.index == kMsrDeCfg) wanted = entry.data;
+  for (const MsrValue& value : left_out)
+    if (value.index == kMsrDeCfg) wanted = value.value;
+  if (!wanted) return {};
+  const std::array indices{kMsrDeCfg};
+  auto present = vcpu.msrs(indices);
+  if (!present) return propagate(present);
+  if (present->empty() || present->front().data == *wanted) return {};
+  return fail(
+      ErrorKind::State,
+      "the guest has changed MSR {:#x} of vCPU {} from {:#x} to {:#x} since the snapshot, and KVM may not take it "
+      "back: load the snapshot into a fresh Mayfly, or take it later in the guest's life",
+      kMsrDeCfg, vcpu.index(), *wanted, present->front().data);
 }
 
 Status revert_vcpu(const Vcpu& vcpu, const VcpuState& state, std::span<const MsrValue> left_out,

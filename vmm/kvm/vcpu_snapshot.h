@@ -35,6 +35,10 @@ struct KeptMsrs {
 /// Errors: what this host's KVM does not take, by name, with the MSR where it is one.
 [[nodiscard]] Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance);
 
+/// Whether revert_vcpu() can set it back: KVM takes some registers only before a vCPU has run. Errors: one of these is
+/// another than it was; KVM's.
+[[nodiscard]] Status check_can_go_back(const Vcpu& vcpu, const VcpuState& state, std::span<const MsrValue> left_out);
+
 /// What a restored vCPU that has not run has in the registers that its saved state leaves out. Errors: KVM's.
 [[nodiscard]] Result<std::vector<MsrValue>> msrs_left_out(const Vcpu& vcpu, const KeptMsrs& kept,
                                                           const VcpuState& state);

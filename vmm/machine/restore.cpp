@@ -103,6 +103,7 @@ Result<std::uint64_t> revert_checked(Board& board, bool clock_realtime, bool kvm
   TRY(revert_vcpus(point, board.vcpus->vcpus(), elapsed));
   TRY(restore_clock(board, snapshot, board.vcpus->vcpus(), elapsed));
   restore_platform(board, snapshot.platform, kvm_has_interrupt);
+  board.boot_timer.forget();
   board.virtio.interrupt_unacknowledged();
   board.console.offer_again();
   tell_of_generation_id(board);
@@ -161,6 +162,11 @@ RevertOutcome revert(Board& board, bool clock_realtime) {
   if (auto can = check_revert(board); !can) return {.status = std::move(can)};
   auto kvm_has_interrupt = check_interrupt(board, board.revert_point->snapshot->platform.undelivered_interrupt);
   if (!kvm_has_interrupt) return {.status = propagate(kvm_has_interrupt)};
+  for (const Vcpu& vcpu : board.vcpus->vcpus()) {
+    const RevertPoint& point = *board.revert_point;
+    auto can = check_can_go_back(vcpu, point.snapshot->vcpus[vcpu.index()], point.left_out[vcpu.index()]);
+    if (!can) return {.status = std::move(can)};
+  }
   auto done = revert_checked(board, clock_realtime, *kvm_has_interrupt);
   if (!done) return {.status = propagate(done), .is_half_done = true};
   return {.dropped = *done};

@@ -35,6 +35,14 @@ TEST_F(BootTimerTest, ARestoredGuestReportsOnceMore) {
   EXPECT_EQ(signals_.boots, 2U);
 }
 
+TEST_F(BootTimerTest, AGuestThatHasGoneBackReportsOnceMore) {
+  store(timer_, 0, 123);
+  timer_.forget();
+  store(timer_, 0, 123);
+  store(timer_, 0, 123);
+  EXPECT_EQ(signals_.boots, 2U);
+}
+
 TEST_F(BootTimerTest, AnyAccessIsSafe) {
   fakes::torment(timer_, 1, 16, [](unsigned) {});
   EXPECT_LE(signals_.boots, 1U);
