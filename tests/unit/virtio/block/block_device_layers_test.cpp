@@ -482,6 +482,37 @@ TEST(LayeredDrive, LayersBelowShowThrough) {
   EXPECT_EQ(reader.read(0, kSectors), content);
 }
 
+TEST(LayeredDrive, WhatWasNotFlushedIsThereAfterAStartOfTheHostWhereItEndsInOrder) {
+  const ScratchDirectory scratch;
+  const std::string base = scratch.file("base");
+  const std::string top = scratch.file("top");
+  make_file(base, std::string(kSectors * 512, 'b'));
+  for (const CacheType type : {CacheType::Unsafe, CacheType::Writeback}) {
+    {
+      BlockFixture drive{{.cache_type = type, .path = top, .base_paths = {base}}};
+      EXPECT_EQ(drive.write(8, BlockFixture::pattern(16)), VIRTIO_BLK_S_OK);
+    }
+    const OwnedFd file{::open(top.c_str(), O_RDONLY | O_CLOEXEC)};
+    const Overlay overlay = BlockFixture::must(
+        Overlay::open(file.get(), {.who = "it", .below = {}, .checks_below = false, .boot = boot_of(1)}));
+    EXPECT_EQ(overlay.map().present_count(), 2U);
+  }
+}
+
+TEST(LayeredDrive, AFlushOfOneThatIsOnlyReadWritesNoMap) {
+  const ScratchDirectory scratch;
+  const std::string base = scratch.file("base");
+  const std::string top = scratch.file("top");
+  make_file(base, std::string(kSectors * 512, 'b'));
+  {
+    BlockFixture drive{{.cache_type = CacheType::Unsafe, .path = top, .base_paths = {base}}};
+    EXPECT_EQ(drive.write(8, BlockFixture::pattern(8)), VIRTIO_BLK_S_OK);
+  }
+  BlockFixture reader{{.read_only = true, .path = top, .base_paths = {base}}};
+  EXPECT_EQ(reader.read(8, 8), BlockFixture::pattern(8));
+  EXPECT_EQ(flush(reader), VIRTIO_BLK_S_OK);
+}
+
 // --- Swap and snapshot -----------------------------------------------------------------------------------------------
 
 TEST(LayeredDrive, AnotherOverlayMayBeSwappedIn) {
