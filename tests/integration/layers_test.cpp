@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -157,9 +158,12 @@ TEST_F(LayersTest, AnOverlayIsEmptiedWhereItsMachineGoesBack) {
     EXPECT_EQ(::stat(file("clone").c_str(), &status), 0);
     return status.st_blocks;
   };
+  Monitor clone;
+  EXPECT_EQ(load(clone, "one.state", "none", overridden("clone")).status, 400);
+  EXPECT_NE(::access(file("clone").c_str(), F_OK), 0)
+      << "a load that fails leaves no overlay, or it could not be repeated";
   std::string load_more = overridden("clone");
   load_more.replace(load_more.find("true"), 4, "false");
-  Monitor clone;
   must(load(clone, "one.state", "one.mem", load_more + R"(, "revertible": true)"));
   const auto fresh = blocks();
   for (int i = 0; i < 5; ++i) {

@@ -96,6 +96,7 @@ Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImag
       if (!below) return propagate(below, layer.image.path());
       backing->below.push_back(std::move(*below));
     }
+  backing->image.keep();
   if (!backing->image.direct()) return backing;
   auto buffered = loop_.register_file(backing->image.buffered_fd());
   if (!buffered) return propagate(buffered, backing->image.path());

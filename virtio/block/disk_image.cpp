@@ -148,12 +148,13 @@ Status DiskImage::open_fd(const FileOrder& order, const std::string& who, const 
   if (is_there)
     if (auto usable = check_type(status.st_mode, who); !usable) return usable;
   claimed_ = !read_only_ && block_device_of(status) != 0;
-  made_ = order.may_make && !is_there && errno == ENOENT;
+  const bool makes = order.may_make && !is_there && errno == ENOENT;
   const int flags = (read_only_ ? O_RDONLY : O_RDWR) | (order.direct ? O_DIRECT : 0);
-  const int claim = claimed_ ? O_EXCL : made_ ? O_CREAT | O_EXCL : 0;
+  const int claim = claimed_ ? O_EXCL : makes ? O_CREAT | O_EXCL : 0;
   fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600)};
-  if (!fd_ && made_ && errno == EEXIST) return replaced(who);
+  if (!fd_ && makes && errno == EEXIST) return replaced(who);
   if (!fd_) return open_error(who, path_, read_only_);
+  if (makes) made_ = MadeFile{path_};
   // O_NONBLOCK was for what may have taken the path since; the ring would give EAGAIN instead of waiting.
   if (::fcntl(fd_.get(), F_SETFL, flags) != 0) return fail_errno(ErrorKind::System, "{} cannot be used", who);
   return {};

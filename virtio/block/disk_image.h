@@ -5,10 +5,13 @@
 #include "vmm/base/owned_fd.h"
 #include "vmm/config/configuration.h"
 
+#include <unistd.h>
+
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 
 struct stat;
 
@@ -36,6 +39,25 @@ class DriveLayers;
 /// The unit of a drive's capacity and of every request's place: 512 bytes, whatever the block size (virtio 1.2, 5.2.4).
 inline constexpr std::uint64_t kSectorSize = 512;
 
+/// A file that was made for a purpose, and is removed again unless it is kept: it has not come to that.
+class MadeFile {
+ public:
+  MadeFile() = default;
+  explicit MadeFile(std::string path) noexcept : path_(std::move(path)) {}
+  MadeFile(MadeFile&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  MadeFile& operator=(MadeFile&& other) noexcept {
+    std::swap(path_, other.path_);
+    return *this;
+  }
+  ~MadeFile() {
+    if (!path_.empty()) (void)::unlink(path_.c_str());
+  }
+  void keep() noexcept { path_.clear(); }
+
+ private:
+  std::string path_;
+};
+
 class DiskImage {
  public:
   /// Opens config.path_on_host, read-only or not, direct or not, and locks it. Errors, each with its remedy: no such
@@ -48,6 +70,9 @@ class DiskImage {
   /// refused, so that a drive can be given its own image again after it has grown. A guest may be running: who holds a
   /// lock is not looked for in other processes, since reading all their descriptors takes longer than its I/O can wait.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
+
+  /// An overlay that open() has made is removed with its image, unless this was called: a drive has it.
+  void keep() noexcept { made_.keep(); }
 
   /// The same open file once more, with the same lock: it ends with the last of them. Error: no descriptors left.
   [[nodiscard]] Result<DiskImage> duplicate() const;
@@ -125,7 +150,7 @@ class DiskImage {
   std::uint32_t memory_alignment_ = 1;
   std::uint32_t file_alignment_ = 1;
   ImageIdentity identity_;
-  bool made_ = false;  // by this open
+  MadeFile made_;  // by this open
   std::shared_ptr<DriveLayers> layers_;
 };
 

@@ -82,10 +82,7 @@ Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskIm
     return fail(ErrorKind::InvalidArgument, "{} is a block device, and an overlay is a regular file", order.who);
   order.access = access_of(config);
   auto overlay = Overlay::open(top.fd(), order);
-  if (!overlay) {
-    if (top.made_) (void)::unlink(top.path_.c_str());
-    return propagate(overlay);
-  }
+  if (!overlay) return propagate(overlay);
   top.identity_.size_bytes = order.below.size_bytes;
   top.physical_block_size_ = std::max(top.physical_block_size_, overlay->header().block_size);
   top.layers_ = std::make_shared<DriveLayers>(std::move(below), std::move(*overlay));

@@ -52,6 +52,7 @@ Status ConfiguredDevices::put(DriveConfig drive) {
   // The root device is /dev/vda; a drive that is configured again keeps its place.
   const std::size_t place = drive.is_root_device ? 0 : std::min(index, drives_.size());
   drives_.insert(at(drives_, place), std::move(drive));
+  if (made_ == Made::Stays) image->keep();
   images_.insert(at(images_, place), std::move(*image));
   return {};
 }
@@ -153,6 +154,7 @@ Status ConfiguredDevices::lend(DevicePlans& plans) const {
 }
 
 void ConfiguredDevices::started() noexcept {
+  for (DiskImage& image : images_) image.keep();
   images_.clear();
   taps_.clear();
 }

@@ -18,6 +18,10 @@ namespace mayfly {
 /// For the loop's thread. Every error names the device by its id.
 class ConfiguredDevices {
  public:
+  /// Of a load, whose overlays are gone with it if it fails; of others they stay once they are configured.
+  enum class Made { Stays, GoesUnlessStarted };
+  explicit ConfiguredDevices(Made made = Made::Stays) noexcept : made_(made) {}
+
   /// Adds a device, or replaces the one of the same id. Errors: a file or TAP that cannot be opened, a second root
   /// device, a MAC address or TAP of another interface, more than kMaximumVirtioDevices.
   [[nodiscard]] Status put(DriveConfig drive);
@@ -44,6 +48,7 @@ class ConfiguredDevices {
   [[nodiscard]] Status check_room() const;
   [[nodiscard]] Status check_alone(const NetworkInterfaceConfig& interface) const;
 
+  Made made_;
   std::vector<DriveConfig> drives_;
   std::vector<DiskImage> images_;  // as drives_, until started()
   std::vector<NetworkInterfaceConfig> interfaces_;

@@ -107,7 +107,9 @@ void Controller::begin(LoadSnapshot& command, Reply reply) {
   if (!load) return std::move(reply).give(propagate(load));
   if (load->params.backend == MemoryBackend::File) {
     auto memory = memory_of_file(*load, log_, options_.enter_thread);
-    return std::move(reply).give(answer_of(finish_load(std::move(*load), std::move(memory), begun)));
+    // Before the answer: a failed load closes its images, and removes overlays that it has made.
+    Status loaded = finish_load(std::move(*load), std::move(memory), begun);
+    return std::move(reply).give(answer_of(std::move(loaded)));
   }
   struct Job {
     Load load;

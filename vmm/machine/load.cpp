@@ -96,7 +96,7 @@ Result<Load> begin_load(SnapshotLoadParams params) {
   snapshot->machine.track_dirty_pages = params.track_dirty_pages;
   if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
   auto beside = TRY(check_named_paths(*snapshot, params));
-  ConfiguredDevices devices;
+  ConfiguredDevices devices{ConfiguredDevices::Made::GoesUnlessStarted};
   TRY(open_devices(*snapshot, params, devices));
   return Load{.params = std::move(params),
               .snapshot = std::move(snapshot),

@@ -349,7 +349,9 @@ TEST(LayeredDrive, IsWhatAModelSays) {
 
 std::string refusal(const DriveConfig& config) {
   auto opened = DiskImage::open(config);
-  return opened ? "" : opened.error().message;
+  if (!opened) return opened.error().message;
+  opened->keep();
+  return "";
 }
 
 struct Files {
@@ -392,6 +394,21 @@ TEST(LayeredImage, ABaseThatIsWrittenIsRefused) {
                   "one, or use a copy",
                   files.base));
   EXPECT_NE(::access(files.config.path_on_host.c_str(), F_OK), 0) << "no overlay was made";
+}
+
+TEST(LayeredImage, AnOverlayThatWasMadeAndNotKeptIsGone) {
+  Files files;
+  const auto is_there = [&] { return ::access(files.config.path_on_host.c_str(), F_OK) == 0; };
+  {
+    const auto image = DiskImage::open(files.config);
+    ASSERT_TRUE(image);
+    EXPECT_TRUE(is_there());
+  }
+  EXPECT_FALSE(is_there());
+  EXPECT_EQ(refusal(files.config), "");
+  EXPECT_TRUE(is_there()) << "a drive has it";
+  EXPECT_TRUE(DiskImage::open(files.config));
+  EXPECT_TRUE(is_there()) << "another one made it";
 }
 
 TEST(LayeredImage, ABaseThatChangedIsRefused) {

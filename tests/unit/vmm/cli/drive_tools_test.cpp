@@ -46,6 +46,7 @@ class DriveToolsTest : public ::testing::Test {
     auto image = DiskImage::open(
         {.drive_id = "d", .path_on_host = overlay, .base_paths = layers_, .cache_type = CacheType::Writeback});
     ASSERT_TRUE(image) << image.error().message;
+    image->keep();
     Overlay& top = image->layers()->overlay();
     const std::uint64_t size = top.header().block_size;
     const std::uint64_t count = bytes.size() / size;
