@@ -234,6 +234,27 @@ def test_run(commands: list[str], files: Path, installed: None, monkeypatch: pyt
     assert " on / type ext4" in shown
 
 
+@in_lab
+@covers(
+    "row `mayfly drive info FILE...`",
+    "row `mayfly drive export --base FILE --overlay FILE --output FILE`",
+)
+def test_drives_in_layers(commands: list[str], files: Path, installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    run = "mayfly run -k vmlinux --drive "
+    before = (files / "rootfs.ext4").stat().st_mtime_ns
+    keys = b"echo $((40 + 2)) >/answer\npoweroff\n"
+    status, _ = run_on_terminal(run + "base=rootfs.ext4,overlay=vm-1.overlay,root", keys, ready="mayfly-init: ready")
+    assert status == POWERED_OFF
+    assert (files / "rootfs.ext4").stat().st_mtime_ns == before
+    assert "over a raw image" in mayfly_says("drive", "info", "vm-1.overlay")
+    mayfly_says("drive", "export", "--base", "rootfs.ext4", "--overlay", "vm-1.overlay", "--output", "changed.ext4")
+    keys = b"cat /answer\npoweroff\n"
+    status, shown = run_on_terminal(run + "changed.ext4,root", keys, ready="mayfly-init: ready")
+    assert status == POWERED_OFF
+    assert has_line("^42", shown)
+
+
 @pytest.fixture
 def clean_vm_1() -> Iterator[None]:
     """Whatever becomes of the case."""
