@@ -77,6 +77,27 @@ def test_verified_by_fio(root_machine: RootMachine, room: Path, mount: Mount, op
     machine.says("^verified")
 
 
+def test_a_drive_in_layers(root_machine: RootMachine, room: Path, mayfly: Path) -> None:
+    """Verified, and with a file system, over a base that stays as it was."""
+    base, overlay, image = (room / name for name in ("base", "overlay", "image"))
+    base.write_bytes(os.urandom(48 << 20))
+    whole = hashlib.sha256(base.read_bytes()).digest()
+    job = (
+        "fio --name=v --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=512-64k"
+        " --size=40M --io_size=16M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
+    )
+    use = "mkfs.ext4 -q /dev/vdb && mount /dev/vdb /mnt && cp -r /bin /mnt && umount /mnt"
+    machine = root_machine(f"{job} && {use} && e2fsck -fn /dev/vdb && echo clean", vcpus=2)
+    machine.add_drive("data", overlay, base_path=str(base), cache_type="Writeback", discard="Unmap")
+    machine.start()
+    machine.ends_with(POWERED_OFF)
+    machine.says("^clean")
+    assert hashlib.sha256(base.read_bytes()).digest() == whole
+    files = ["--base", str(base), "--overlay", str(overlay), "--output", str(image)]
+    subprocess.run([mayfly, "drive", "export", *files], check=True)
+    is_sound(image)
+
+
 def test_the_image_is_bit_for_bit_the_guests(root_machine: RootMachine, room: Path) -> None:
     data = empty_file(room / "data", 16)
     machine = root_machine("dd if=/dev/urandom of=/dev/vdb bs=64k count=200 && sync && sha256sum /dev/vdb")
