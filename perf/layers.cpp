@@ -2,6 +2,7 @@
 // over it diffs whose pages lie here and there. Beside them what is merged of the longest chain. And what a part of an
 // upper file costs that is mapped over the base, or copied in its place.
 
+#include "perf/console_machine.h"
 #include "perf/series.h"
 #include "tests/support/child_process.h"
 #include "vmm/memory/guest_memory.h"
@@ -25,52 +26,27 @@ constexpr unsigned kMostLayers = kChains.back();
 /// A diff has every third page of this, each a part of its own.
 constexpr std::array kChangedMib = {1U, 4U};
 
-std::string in_quotes(const std::string& text) { return '"' + text + '"'; }
-
-/// A monitor with tests/guests/survivor.cpp, or with nothing yet.
-class LayeredMachine {
- public:
-  LayeredMachine(const std::string& monitor, const std::string& socket)
-      : waiter_(socket),
-        process_({monitor, "--api-sock", socket, "--level", "Error"},
-                 {.in = keys_.read.get(), .out = console_.write.get(), .err = STDERR_FILENO}),
-        connection_(waiter_.connect()) {
-    send("GET", "/", "");
-  }
-  void send(const std::string& method, const std::string& path, const std::string& body) const {
-    must_exchange(connection_.get(), method, path, body);
-  }
-  void boot(const std::string& guest, unsigned changed_mib) {
-    send("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 128, "track_dirty_pages": true})");
-    send("PUT", "/boot-source",
-         R"({"kernel_image_path": )" + in_quotes(guest) + R"(, "boot_args": "console=ttyS0 dirty_mib=)" +
-             std::to_string(changed_mib) + "\"}");
-    send("PUT", "/actions", R"({"action_type": "InstanceStart"})");
-    read_until(console_.read.get(), shown_, "survivor ready");
-  }
-  void change() {
-    if (::write(keys_.write.get(), "r", 1) != 1) give_up("cannot type");
-    read_until(console_.read.get(), shown_, "round " + std::to_string(++rounds_) + " ok");
-  }
-
- private:
-  Pipe keys_;
-  Pipe console_;
-  SocketWaiter waiter_;
-  ChildProcess process_;
-  OwnedFd connection_;
-  std::string shown_;
-  unsigned rounds_ = 0;
-};
+/// A machine with tests/guests/survivor.cpp.
+void boot(ConsoleMachine& machine, const std::string& guest, unsigned changed_mib) {
+  machine.send("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 128, "track_dirty_pages": true})");
+  machine.send("PUT", "/boot-source",
+               R"({"kernel_image_path": )" + in_quotes(guest) + R"(, "boot_args": "console=ttyS0 dirty_mib=)" +
+                   std::to_string(changed_mib) + "\"}");
+  machine.send("PUT", "/actions", R"({"action_type": "InstanceStart"})");
+  machine.await("survivor ready");
+}
 
 /// The files of a base and of diffs over it.
 class Chain {
  public:
   Chain(std::string monitor, const std::string& guest, unsigned changed_mib) : monitor_(std::move(monitor)) {
-    LayeredMachine machine{monitor_, socket()};
-    machine.boot(guest, changed_mib);
+    ConsoleMachine machine{monitor_, socket()};
+    boot(machine, guest, changed_mib);
     for (unsigned layer = 1; layer <= kMostLayers; ++layer) {
-      if (layer > 1) machine.change();
+      if (layer > 1) {
+        machine.type('r');
+        machine.await("round " + std::to_string(layer - 1) + " ok");
+      }
       machine.send("PATCH", "/vm", R"({"state": "Paused"})");
       machine.send("PUT", "/snapshot/create",
                    R"({"snapshot_type": ")" + std::string{layer == 1 ? "Full" : "Diff"} + R"(", "snapshot_path": )" +
@@ -97,7 +73,7 @@ class Chain {
   std::string socket() { return scratch_.file("api" + std::to_string(sockets_++)); }
 
   double load_memory(unsigned layers, const std::string& memory) {
-    const LayeredMachine machine{monitor_, socket()};
+    const ConsoleMachine machine{monitor_, socket()};
     const std::string body = R"({"snapshot_path": )" + in_quotes(file(layers, ".state")) +
                              R"(, "resume_vm": true, "mem_backend": {"backend_type": "File", )" + memory + "}}";
     const double begin = now_us();

@@ -1,6 +1,7 @@
 // perf/run revert: from the request to take a machine back to its snapshot to the answer, by what its guest has dirtied
 // since, beside loads of the same snapshot; and how many times a second a guest on one CPU goes back and answers.
 
+#include "perf/console_machine.h"
 #include "perf/series.h"
 #include "tests/support/child_process.h"
 
@@ -38,40 +39,6 @@ constexpr std::array kCases = {
 constexpr std::size_t kOneMib = 1;
 constexpr std::size_t kOneMibInPages = 4;
 
-std::string in_quotes(const std::string& text) { return '"' + text + '"'; }
-
-/// A monitor, with its console at hand.
-class Machine {
- public:
-  Machine(const std::string& monitor, const std::string& socket)
-      : waiter_(socket),
-        process_({monitor, "--api-sock", socket, "--level", "Error"},
-                 {.in = keys_.read.get(), .out = console_.write.get(), .err = STDERR_FILENO}),
-        connection_(waiter_.connect()) {
-    send("GET", "/", "");
-  }
-  void send(const std::string& method, const std::string& path, const std::string& body) const {
-    must_exchange(connection_.get(), method, path, body);
-  }
-  /// Waits for the next line that has `text`.
-  void await(const std::string& text) {
-    std::string shown = std::move(rest_);
-    read_until(console_.read.get(), shown, text);
-    rest_ = shown.substr(shown.find(text) + text.size());
-  }
-  void type(const char* key) const {
-    if (::write(keys_.write.get(), key, 1) != 1) give_up("cannot type");
-  }
-
- private:
-  Pipe keys_;
-  Pipe console_;
-  SocketWaiter waiter_;
-  ChildProcess process_;
-  OwnedFd connection_;
-  std::string rest_;
-};
-
 struct Paths {
   std::string monitor;
   std::string survivor;
@@ -83,7 +50,7 @@ class Dirtier {
  public:
   Dirtier(const Paths& paths, const Case& of) : monitor_(paths.monitor), of_(of) {
     const bool pages = of.dirties == Dirties::Pages;
-    Machine machine{monitor_, socket()};
+    ConsoleMachine machine{monitor_, socket()};
     machine.send("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 128})");
     const std::string words =
         pages ? "dirty_mib=" + std::to_string(3 * of.mib) : "span_mib=8 pages=100 more_mib=" + std::to_string(of.mib);
@@ -115,7 +82,7 @@ class Dirtier {
     set_state("Resumed");
     if (of_.dirties == Dirties::Nothing) return;
     const bool pages = of_.dirties == Dirties::Pages;
-    machine_->type(pages ? "r" : "f");
+    machine_->type(pages ? 'r' : 'f');
     machine_->await(pages ? "round 1 ok\n" : "filled\n");
   }
   double revert() {
@@ -133,7 +100,7 @@ class Dirtier {
   Case of_;
   ScratchDirectory scratch_;
   unsigned sockets_ = 0;
-  std::optional<Machine> machine_;
+  std::optional<ConsoleMachine> machine_;
 };
 
 /// This process, and those that it makes from now on.

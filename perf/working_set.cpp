@@ -2,6 +2,7 @@
 // memory comes in: at the first touch, by a recorded working set, all of the file at once, or read ahead as a whole;
 // with the memory file in the page cache and not.
 
+#include "perf/console_machine.h"
 #include "perf/frozen_guest.h"
 #include "perf/series.h"
 #include "tests/support/child_process.h"
@@ -42,35 +43,6 @@ const char* name_of(Mode mode) {
   return "read-ahead of all";
 }
 
-std::string in_quotes(const std::string& text) { return '"' + text + '"'; }
-
-/// A monitor, and the guest's keys and console.
-class Monitor {
- public:
-  Monitor(const std::string& binary, const std::string& socket)
-      : waiter_(socket),
-        process_({binary, "--api-sock", socket, "--boot-timer", "--level", "Error"},
-                 {.in = keys_.read.get(), .out = console_.write.get(), .err = STDERR_FILENO}),
-        connection_(waiter_.connect()) {
-    must("GET", "/", "");
-  }
-  void must(const std::string& method, const std::string& path, const std::string& body) const {
-    must_exchange(connection_.get(), method, path, body);
-  }
-  void type(char key) const {
-    if (::write(keys_.write.get(), &key, 1) != 1) give_up("cannot type");
-  }
-  void wait_for(const std::string& text) { read_until(console_.read.get(), shown_, text); }
-
- private:
-  Pipe keys_;
-  Pipe console_;
-  SocketWaiter waiter_;
-  ChildProcess process_;
-  OwnedFd connection_;
-  std::string shown_;
-};
-
 class Bench {
  public:
   Bench(std::string monitor, const std::string& guest) : monitor_(std::move(monitor)) {
@@ -80,36 +52,36 @@ class Bench {
 
   double measure(Mode mode, bool cold) {
     if (cold) drop_from_page_cache({state_, memory_, working_set_});
-    Monitor monitor{monitor_, socket()};
+    ConsoleMachine monitor{monitor_, socket(), {"--boot-timer"}};
     monitor.type('g');
     const double begin = now_us();
     if (mode == Mode::Populate) populate();
     if (mode == Mode::ReadAhead) read_ahead();
-    monitor.must("PUT", "/snapshot/load", load_body(mode == Mode::Replay ? "Replay" : ""));
-    monitor.wait_for("touched");
+    monitor.send("PUT", "/snapshot/load", load_body(mode == Mode::Replay ? "Replay" : ""));
+    monitor.await("touched");
     return (now_us() - begin) / 1e3;
   }
 
  private:
   void freeze(const std::string& guest) {
-    Monitor monitor{monitor_, socket()};
-    monitor.must("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": )" + std::to_string(kMemoryMib) + "}");
-    monitor.must("PUT", "/boot-source",
+    ConsoleMachine monitor{monitor_, socket(), {"--boot-timer"}};
+    monitor.send("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": )" + std::to_string(kMemoryMib) + "}");
+    monitor.send("PUT", "/boot-source",
                  R"({"kernel_image_path": )" + in_quotes(guest) + R"(, "boot_args": "console=ttyS0 span_mib=)" +
                      std::to_string(kSpanMib) + " pages=" + std::to_string(kPages) + "\"}");
-    monitor.must("PUT", "/actions", R"({"action_type": "InstanceStart"})");
-    monitor.wait_for("ready");
-    monitor.must("PATCH", "/vm", R"({"state": "Paused"})");
-    monitor.must("PUT", "/snapshot/create",
+    monitor.send("PUT", "/actions", R"({"action_type": "InstanceStart"})");
+    monitor.await("ready");
+    monitor.send("PATCH", "/vm", R"({"state": "Paused"})");
+    monitor.send("PUT", "/snapshot/create",
                  R"({"snapshot_path": )" + in_quotes(state_) + R"(, "mem_file_path": )" + in_quotes(memory_) + "}");
   }
 
   void record() {
-    Monitor monitor{monitor_, socket()};
-    monitor.must("PUT", "/snapshot/load", load_body("Record"));
+    ConsoleMachine monitor{monitor_, socket(), {"--boot-timer"}};
+    monitor.send("PUT", "/snapshot/load", load_body("Record"));
     monitor.type('g');
-    monitor.wait_for("touched");
-    monitor.must("PUT", "/actions", R"({"action_type": "FinishWorkingSet"})");
+    monitor.await("touched");
+    monitor.send("PUT", "/actions", R"({"action_type": "FinishWorkingSet"})");
   }
 
   [[nodiscard]] std::string load_body(const std::string& working_set_mode) const {
