@@ -17,7 +17,7 @@
 namespace mayfly::testing {
 namespace {
 
-constexpr std::size_t kImageBytes = 8 << 20;
+constexpr std::size_t kBaseBytes = 8 << 20;
 
 class LayersTest : public SnapshotTest {
  protected:
@@ -52,7 +52,7 @@ class LayersTest : public SnapshotTest {
   }
   void expect_base_unchanged() const { EXPECT_TRUE(content_of(base_) == image_); }
 
-  std::string image_ = std::string(kImageBytes, '\0');
+  std::string image_ = std::string(kBaseBytes, '\0');
   std::string base_ = file("base");
 };
 

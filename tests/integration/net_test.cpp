@@ -11,13 +11,13 @@
 namespace mayfly::testing {
 namespace {
 
-constexpr std::array<std::uint8_t, 6> kGuestMac{0x06, 0, 0, 0, 0, 0x01};
+constexpr std::array<std::uint8_t, 6> kTapGuestMac{0x06, 0, 0, 0, 0, 0x01};
 constexpr std::array<std::uint8_t, 6> kOurMac{0x06, 0, 0, 0, 0, 0x02};
 
 /// A frame to the guest, of `size` bytes in all; the protocol is one that nobody else takes.
 Frame frame_of(std::size_t size, unsigned seed) {
   Frame frame(size);
-  std::ranges::copy(kGuestMac, frame.begin());
+  std::ranges::copy(kTapGuestMac, frame.begin());
   std::ranges::copy(kOurMac, frame.begin() + 6);
   frame[12] = 0x88;
   frame[13] = 0xB5;  // IEEE 802: local experimental
@@ -211,7 +211,7 @@ constexpr std::array<std::uint8_t, 1> kReply{2};
 /// The guest's question who has `address`, as it is sent to the guest.
 Frame arp_request(std::array<std::uint8_t, 4> address) {
   Frame frame =
-      joined(kGuestMac, kOurMac, kArpBegin, kRequest, kGuestMac, kGuestAddress, std::array<std::uint8_t, 6>{}, address);
+      joined(kTapGuestMac, kOurMac, kArpBegin, kRequest, kTapGuestMac, kGuestAddress, std::array<std::uint8_t, 6>{}, address);
   frame.resize(60);
   return frame;
 }
@@ -219,7 +219,7 @@ void expect_metadata_service(TapInterface& tap) {
   tap.send(arp_request(kServiceAddress));
   // The service's answer, which the guest has sent back; its question reached nobody.
   EXPECT_EQ(tap.receive(),
-            joined(kServiceMac, kGuestMac, kArpBegin, kReply, kServiceMac, kServiceAddress, kGuestMac, kGuestAddress));
+            joined(kServiceMac, kTapGuestMac, kArpBegin, kReply, kServiceMac, kServiceAddress, kTapGuestMac, kGuestAddress));
   const Frame other = arp_request({10, 9, 0, 1});
   tap.send(other);
   EXPECT_EQ(tap.receive(), swapped(other));
