@@ -30,7 +30,7 @@ bool has_controls(std::string_view text, std::string_view but = "") {
 }
 
 /// Empty where the reader gave up on it.
-std::optional<Answer> read_in_pieces(std::string_view bytes, std::size_t piece) {
+std::optional<MachineAnswer> read_in_pieces(std::string_view bytes, std::size_t piece) {
   AnswerReader reader;
   while (!bytes.empty() && !reader.is_whole()) {
     const std::size_t length = std::min(piece, bytes.size());
