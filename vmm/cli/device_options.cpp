@@ -15,9 +15,9 @@ namespace {
 template <typename Config>
 struct Part {
   std::string_view name;
-  bool takes_value;
   Status (*apply)(Config& config, std::string_view value);
   std::string_view stands_for{};  ///< Another part, which is then given.
+  bool takes_value = false;
   bool may_repeat = false;
 };
 
@@ -187,21 +187,21 @@ Status add_base(DriveConfig& drive, std::string_view path) {
 }
 
 constexpr Part<DriveConfig> kDriveParts[] = {
-    {"path", true, set_path},
-    {"id", true, set_id<DriveConfig, &DriveConfig::drive_id>},
-    {"ro", false, set_true<&DriveConfig::is_read_only>},
-    {"root", false, set_true<&DriveConfig::is_root_device>},
-    {"direct", false, set_true<&DriveConfig::direct>},
-    {"cache", true, set_cache},
-    {"discard", false, set_discard},
-    {.name = "base", .takes_value = true, .apply = add_base, .may_repeat = true},
-    {.name = "overlay", .takes_value = true, .apply = set_path, .stands_for = "path"},
+    {.name = "path", .apply = set_path, .takes_value = true},
+    {.name = "id", .apply = set_id<DriveConfig, &DriveConfig::drive_id>, .takes_value = true},
+    {.name = "ro", .apply = set_true<&DriveConfig::is_read_only>},
+    {.name = "root", .apply = set_true<&DriveConfig::is_root_device>},
+    {.name = "direct", .apply = set_true<&DriveConfig::direct>},
+    {.name = "cache", .apply = set_cache, .takes_value = true},
+    {.name = "discard", .apply = set_discard},
+    {.name = "base", .apply = add_base, .takes_value = true, .may_repeat = true},
+    {.name = "overlay", .apply = set_path, .stands_for = "path", .takes_value = true},
 };
 constexpr Part<NetworkInterfaceConfig> kNetParts[] = {
-    {"tap", true, set_tap},
-    {"id", true, set_id<NetworkInterfaceConfig, &NetworkInterfaceConfig::iface_id>},
-    {"mac", true, set_mac},
-    {"mtu", true, set_mtu},
+    {.name = "tap", .apply = set_tap, .takes_value = true},
+    {.name = "id", .apply = set_id<NetworkInterfaceConfig, &NetworkInterfaceConfig::iface_id>, .takes_value = true},
+    {.name = "mac", .apply = set_mac, .takes_value = true},
+    {.name = "mtu", .apply = set_mtu, .takes_value = true},
 };
 
 }  // namespace
