@@ -210,16 +210,16 @@ constexpr std::array<std::uint8_t, 1> kRequest{1};
 constexpr std::array<std::uint8_t, 1> kReply{2};
 /// The guest's question who has `address`, as it is sent to the guest.
 Frame arp_request(std::array<std::uint8_t, 4> address) {
-  Frame frame =
-      joined(kTapGuestMac, kOurMac, kArpBegin, kRequest, kTapGuestMac, kGuestAddress, std::array<std::uint8_t, 6>{}, address);
+  Frame frame = joined(kTapGuestMac, kOurMac, kArpBegin, kRequest, kTapGuestMac, kGuestAddress,
+                       std::array<std::uint8_t, 6>{}, address);
   frame.resize(60);
   return frame;
 }
 void expect_metadata_service(TapInterface& tap) {
   tap.send(arp_request(kServiceAddress));
   // The service's answer, which the guest has sent back; its question reached nobody.
-  EXPECT_EQ(tap.receive(),
-            joined(kServiceMac, kTapGuestMac, kArpBegin, kReply, kServiceMac, kServiceAddress, kTapGuestMac, kGuestAddress));
+  EXPECT_EQ(tap.receive(), joined(kServiceMac, kTapGuestMac, kArpBegin, kReply, kServiceMac, kServiceAddress,
+                                  kTapGuestMac, kGuestAddress));
   const Frame other = arp_request({10, 9, 0, 1});
   tap.send(other);
   EXPECT_EQ(tap.receive(), swapped(other));
