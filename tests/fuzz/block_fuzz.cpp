@@ -5,6 +5,7 @@
 // The drive, its ring and its image in memory are made once; an input starts with a reset drive and cleared memory.
 
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/must.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/block/block_device.h"
 
@@ -13,7 +14,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <span>
 #include <vector>
@@ -32,16 +32,6 @@ constexpr std::uint64_t kAvailable = 0x2000;
 constexpr std::uint64_t kUsed = 0x3000;
 constexpr std::uint64_t kData = 0x4000;
 constexpr std::uint64_t kDataBytes = 0x10000;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
-
-template <typename T>
-T must(Result<T> result) {
-  must(result.has_value());
-  return std::move(*result);
-}
 
 /// How an input begins.
 struct Plan {

@@ -6,22 +6,18 @@
 #include "api/client/top/rates.h"
 #include "api/client/top/view.h"
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/must.h"
 #include "vmm/base/printable.h"
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace mayfly {
 namespace {
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 bool has_controls(std::string_view text, std::string_view but = "") {
   return std::ranges::any_of(text, [but](char c) {

@@ -3,22 +3,18 @@
 
 #include "api/schema.h"
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/must.h"
 #include "vmm/kvm/cpu_template.h"
 #include "vmm/kvm/cpuid.h"
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <optional>
 #include <string>
 #include <string_view>
 
 namespace mayfly {
 namespace {
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 /// Leaves that the code knows, and any other.
 constexpr std::uint32_t kLeaves[] = {0,    1,           4,           7,           0xB,         0xD,         0x15,

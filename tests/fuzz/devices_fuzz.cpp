@@ -2,6 +2,7 @@
 // with time passing in between. Each input is a sequence of accesses; after it, every device's state must survive a
 // round trip.
 
+#include "tests/fuzz/must.h"
 #include "tests/fuzz/platform_surroundings.h"
 #include "vmm/boot/layout.h"
 #include "vmm/devices/acpi_sleep_ports.h"
@@ -18,16 +19,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <span>
 
 namespace mayfly {
 namespace {
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 /// One access: what, where, how wide, and with which value.
 struct Access {

@@ -2,18 +2,16 @@
 // that init gives itself is understood.
 
 #include "rootfs-tools/command_line.h"
+#include "tests/fuzz/must.h"
 
 #include <cstdint>
-#include <cstdlib>
 #include <string>
+
+using mayfly::must;
 
 namespace {
 
 using namespace mayfly::guest_init;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 bool within(std::string_view part, std::string_view whole) {
   return part.empty() || (part.data() >= whole.data() && part.data() + part.size() <= whole.data() + whole.size());

@@ -6,6 +6,7 @@
 
 #include "snapshot/checksum.h"
 #include "snapshot/memory_chain.h"
+#include "tests/fuzz/must.h"
 #include "tests/support/on_worker.h"
 
 #include <fcntl.h>
@@ -23,16 +24,6 @@ namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kSize = kMiB;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
-
-template <typename T>
-T must(Result<T> result) {
-  must(result.has_value());
-  return std::move(*result);
-}
 
 /// How an input begins: bits.
 constexpr std::uint8_t kRepairFooter = 1;

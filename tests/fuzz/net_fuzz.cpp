@@ -3,6 +3,7 @@
 // behind meets the next; each begins with a reset.
 
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/must.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/net/net_device.h"
 
@@ -12,7 +13,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -23,10 +23,6 @@ namespace {
 
 using testing::FakeHost;
 using testing::FakeMemory;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 /// The guest's memory that inputs reach: both queues' parts, and buffers behind them.
 constexpr std::uint64_t kBase = 0x1000;

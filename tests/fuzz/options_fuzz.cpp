@@ -1,13 +1,13 @@
 // Any text as the values of --drive and --net, as addresses and as names: what is taken holds to the rules that the API
 // has for the same fields.
 
+#include "tests/fuzz/must.h"
 #include "vmm/cli/device_options.h"
 #include "vmm/config/device_names.h"
 #include "vmm/config/ipv4_address.h"
 #include "vmm/config/mac_address.h"
 
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,10 +15,6 @@
 namespace {
 
 using namespace mayfly;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 std::vector<std::string> lines_of(std::string_view text) {
   std::vector<std::string> lines(1);

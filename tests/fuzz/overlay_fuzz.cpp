@@ -4,6 +4,7 @@
 //
 // An input is a byte of plan, a header, and then what stands behind the headers' room.
 
+#include "tests/fuzz/must.h"
 #include "virtio/block/overlay.h"
 #include "vmm/base/owned_fd.h"
 
@@ -12,22 +13,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 namespace mayfly {
 namespace {
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
-template <typename T>
-T must(Result<T> result) {
-  must(result.has_value());
-  return std::move(*result);
-}
 
 constexpr std::uint8_t kRepairHeader = 1;
 constexpr std::uint8_t kRepairSectors = 2;

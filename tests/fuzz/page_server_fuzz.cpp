@@ -5,6 +5,7 @@
 
 #include "snapshot/page_server.h"
 #include "snapshot/userfault.h"
+#include "tests/fuzz/must.h"
 #include "vmm/base/json_value.h"
 #include "vmm/base/unix_socket.h"
 
@@ -28,10 +29,6 @@
 
 namespace mayfly {
 namespace {
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 constexpr PageServerPatience kPatience{.first_page_ms = 20, .after_hang_up_ms = 2};
 

@@ -7,22 +7,18 @@
 #include "jailer/cgroups.h"
 #include "jailer/privileges.h"
 #include "jailer/small_file.h"
+#include "tests/fuzz/must.h"
 #include "virtio/block/lock_holder.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/doctor/host_text.h"
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 
 namespace mayfly {
 namespace {
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 void read_command_line(std::string_view text) {
   const auto started = parse_command_line(text);

@@ -5,6 +5,7 @@
 
 #include "snapshot/describe.h"
 #include "snapshot/state_file.h"
+#include "tests/fuzz/must.h"
 #include "tests/fuzz/platform_surroundings.h"
 #include "tests/support/run_until.h"
 #include "tests/unit/snapshot/state_file_parts.h"
@@ -22,24 +23,12 @@
 
 #include <sys/mman.h>
 
-#include <cstdlib>
-
 namespace mayfly {
 namespace {
 
 using testing::FakeMemory;
 
 constexpr std::uint64_t kImageBytes = 64 * 1024;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
-
-template <typename T>
-T must(Result<T> result) {
-  must(result.has_value());
-  return std::move(*result);
-}
 
 /// Restored once more from its own state, a device is the same.
 template <typename Device>

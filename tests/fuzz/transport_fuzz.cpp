@@ -3,6 +3,7 @@
 // and returns it, at once or when it is told to stop. After each input a driver that keeps the rules is served.
 
 #include "tests/fuzz/input.h"
+#include "tests/fuzz/must.h"
 #include "tests/support/run_until.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/mmio_transport.h"
@@ -14,7 +15,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -25,10 +25,6 @@ namespace mayfly {
 namespace {
 
 using testing::FakeMemory;
-
-void must(bool holds) {
-  if (!holds) std::abort();
-}
 
 constexpr std::uint16_t kSmallQueue = 16;
 constexpr std::uint64_t kArea = 0x4000;  ///< From 0: what inputs reach of memory.
