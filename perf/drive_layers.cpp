@@ -3,6 +3,7 @@
 // with a drive of 4 GiB and an overlay of its own to the answer, beside a clone without a drive.
 
 #include "perf/bench_machine.h"
+#include "perf/console_machine.h"
 #include "perf/series.h"
 #include "tests/support/child_process.h"
 
@@ -23,8 +24,6 @@ constexpr std::uint64_t kCloneDriveBytes = 4ULL << 30;
 constexpr unsigned kDepth = 32;
 constexpr unsigned kRequests = 200'000;
 
-std::string quoted(const std::string& text) { return '"' + text + '"'; }
-
 void make_image(const std::string& path, std::uint64_t data, std::uint64_t size) {
   const OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)};
   const std::string piece(1 << 20, 'x');
@@ -38,8 +37,8 @@ struct Disk {
   std::string path;
   std::string base{};
   [[nodiscard]] std::string json() const {
-    return R"({"drive_id": "disk", "is_root_device": false, "path_on_host": )" + quoted(path) +
-           (base.empty() ? "" : R"(, "base_path": )" + quoted(base)) + "}";
+    return R"({"drive_id": "disk", "is_root_device": false, "path_on_host": )" + in_quotes(path) +
+           (base.empty() ? "" : R"(, "base_path": )" + in_quotes(base)) + "}";
   }
 };
 
@@ -83,52 +82,39 @@ class Clones {
   Clones(std::string monitor, const std::string& guest, bool with_drive)
       : monitor_(std::move(monitor)), with_drive_(with_drive) {
     if (with_drive) make_image(base(), 1 << 20, kCloneDriveBytes);
-    Pipe console;
-    Pipe keys;
-    SocketWaiter waiter{socket()};
-    ChildProcess process{{monitor_, "--api-sock", socket_, "--level", "Error"},
-                         {.in = keys.read.get(), .out = console.write.get(), .err = STDERR_FILENO}};
-    const OwnedFd api = waiter.connect();
-    const auto put = [&](const char* path, const std::string& body) { must_exchange(api.get(), "PUT", path, body); };
+    ConsoleMachine machine{monitor_, socket()};
+    const auto put = [&](const char* path, const std::string& body) { machine.send("PUT", path, body); };
     put("/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 128})");
     if (with_drive) put("/drives/disk", Disk{.path = scratch_.file("first"), .base = base()}.json());
-    put("/boot-source", R"({"kernel_image_path": )" + quoted(guest) + R"(, "boot_args": "console=ttyS0"})");
+    put("/boot-source", R"({"kernel_image_path": )" + in_quotes(guest) + R"(, "boot_args": "console=ttyS0"})");
     put("/actions", R"({"action_type": "InstanceStart"})");
-    std::string text;
-    read_until(console.read.get(), text, "survivor ready");
-    must_exchange(api.get(), "PATCH", "/vm", R"({"state": "Paused"})");
-    put("/snapshot/create", R"({"snapshot_path": )" + quoted(scratch_.file("state")) + R"(, "mem_file_path": )" +
-                                quoted(scratch_.file("memory")) + "}");
+    machine.await("survivor ready");
+    machine.send("PATCH", "/vm", R"({"state": "Paused"})");
+    put("/snapshot/create", R"({"snapshot_path": )" + in_quotes(scratch_.file("state")) + R"(, "mem_file_path": )" +
+                                in_quotes(scratch_.file("memory")) + "}");
   }
   /// Milliseconds from the request to its answer.
   double load() {
-    Pipe console;
-    Pipe keys;
-    SocketWaiter waiter{socket()};
-    ChildProcess process{{monitor_, "--api-sock", socket_, "--level", "Error"},
-                         {.in = keys.read.get(), .out = console.write.get(), .err = STDERR_FILENO}};
-    const OwnedFd api = waiter.connect();
-    must_exchange(api.get(), "GET", "/", "");
+    const ConsoleMachine machine{monitor_, socket()};
     const std::string overlay = scratch_.file("overlay" + std::to_string(sockets_));
-    const std::string drive = R"(, "drive_overrides": [{"drive_id": "disk", "path_on_host": )" + quoted(overlay) +
-                              R"(, "base_path": )" + quoted(base()) + "}]";
-    const std::string body = R"({"snapshot_path": )" + quoted(scratch_.file("state")) +
+    const std::string drive = R"(, "drive_overrides": [{"drive_id": "disk", "path_on_host": )" + in_quotes(overlay) +
+                              R"(, "base_path": )" + in_quotes(base()) + "}]";
+    const std::string body = R"({"snapshot_path": )" + in_quotes(scratch_.file("state")) +
                              R"(, "resume_vm": true, "mem_backend": {"backend_type": "File", "backend_path": )" +
-                             quoted(scratch_.file("memory")) + "}" + (with_drive_ ? drive : "") + "}";
+                             in_quotes(scratch_.file("memory")) + "}" + (with_drive_ ? drive : "") + "}";
     const double begin = now_us();
-    must_exchange(api.get(), "PUT", "/snapshot/load", body);
+    machine.send("PUT", "/snapshot/load", body);
     return (now_us() - begin) / 1e3;
   }
 
  private:
   [[nodiscard]] std::string base() const { return scratch_.file("base"); }
-  const std::string& socket() { return socket_ = scratch_.file("api" + std::to_string(sockets_++)); }
+  std::string socket() { return scratch_.file("api" + std::to_string(sockets_++)); }
 
   std::string monitor_;
   bool with_drive_;
   ScratchDirectory scratch_;
   unsigned sockets_ = 0;
-  std::string socket_;
 };
 
 int run(const std::string& monitor, const std::string& block_guest, const std::string& survivor, int rounds) {
