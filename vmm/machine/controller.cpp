@@ -334,24 +334,25 @@ void Controller::log_boot_time() const {
 
 // --- A pause ---------------------------------------------------------------------------------------------------------
 
-std::unexpected<Error> Controller::not_paused() const {
-  return fail(ErrorKind::System,
-              "the machine was not paused in {} s, as a vCPU waits for a device whose requests do not come back; it "
-              "runs on: look at the storage of its drives",
-              options_.patience_ns / 1'000'000'000);
+void Controller::pause_for(std::function<void()> paused) {
+  if (auto armed = arm_patience([this] {
+        machine_->resume();
+        leave(
+            fail(ErrorKind::System,
+                 "the machine was not paused in {} s, as a vCPU waits for a device whose requests do not come back; it "
+                 "runs on: look at the storage of its drives",
+                 options_.patience_ns / 1'000'000'000));
+      });
+      !armed)
+    return leave(propagate(armed));
+  machine_->pause(std::move(paused));
 }
 
 void Controller::begin(const PauseVm&, Reply reply) {
   if (state_ == MachineState::Paused) return std::move(reply).give({});
   const std::uint64_t begun = monotonic_ns();
   enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
-  if (auto armed = arm_patience([this] {
-        machine_->resume();
-        leave(not_paused());
-      });
-      !armed)
-    return leave(propagate(armed));
-  machine_->pause([this, begun] {
+  pause_for([this, begun] {
     state_ = MachineState::Paused;
     metrics_.latency.pause_us.set(us_since(begun));
     log_.info("paused in {} us", metrics_.latency.pause_us.value());

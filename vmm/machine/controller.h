@@ -166,7 +166,8 @@ class Controller final : public CommandTarget {
   /// Goes on once the machine has paused or drained, or calls `late` after the patience. Error: no timer.
   [[nodiscard]] Status arm_patience(std::function<void()> late);
   void disarm_patience();
-  [[nodiscard]] std::unexpected<Error> not_paused() const;
+  /// Calls `paused` once the running machine has paused; after the patience the machine runs on, and the request fails.
+  void pause_for(std::function<void()> paused);
   void carry_out_waiting();
 
   void prepare_vm();

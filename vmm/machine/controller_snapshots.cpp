@@ -186,13 +186,7 @@ void Controller::begin(const RevertSnapshot& command, Reply reply) {
   const SnapshotRevertParams params = command.value;
   enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
   if (state_ == MachineState::Paused) return drain_to_revert(params, begun);
-  if (auto armed = arm_patience([this] {
-        machine_->resume();
-        leave(not_paused());
-      });
-      !armed)
-    return leave(propagate(armed));
-  machine_->pause([this, params, begun] { drain_to_revert(params, begun); });
+  pause_for([this, params, begun] { drain_to_revert(params, begun); });
 }
 
 void Controller::drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns) {
