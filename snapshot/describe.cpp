@@ -3,6 +3,7 @@
 #include "snapshot/sections.h"
 #include "snapshot/state_file.h"
 #include "vmm/base/json_writer.h"
+#include "vmm/base/printable.h"
 #include "vmm/config/ipv4_address.h"
 #include "vmm/config/mac_address.h"
 
@@ -10,13 +11,6 @@ namespace mayfly {
 namespace {
 
 std::string hexadecimal(std::uint64_t number) { return fmt::format("{:#x}", number); }
-
-std::string digits_of(std::span<const std::byte> bytes) {
-  std::string text;
-  text.reserve(2 * bytes.size());
-  for (const std::byte byte : bytes) fmt::format_to(std::back_inserter(text), "{:02x}", static_cast<unsigned>(byte));
-  return text;
-}
 
 std::string_view name_of(HugePages pages) {
   return pages == HugePages::None ? "None" : pages == HugePages::Transparent ? "Transparent" : "2M";
@@ -64,10 +58,10 @@ class Describer {
   void put(GuestAddress& address) { json_.value(hexadecimal(address.value)); }
   void put(MacAddress& address) { json_.value(format_mac_address(address)); }
   void put(Ipv4Address& address) { json_.value(format_ipv4_address(address)); }
-  void put(std::vector<std::byte>& bytes) { json_.value(digits_of(bytes)); }
+  void put(std::vector<std::byte>& bytes) { json_.value(hexadecimal_digits(bytes)); }
   template <std::size_t N>
   void put(std::array<std::uint8_t, N>& bytes) {
-    json_.value(digits_of(std::as_bytes(std::span{bytes})));
+    json_.value(hexadecimal_digits(std::as_bytes(std::span{bytes})));
   }
   template <typename T, std::size_t N>
   void put(std::array<T, N>& values) {
@@ -88,7 +82,7 @@ class Describer {
   // KVM's structures
   template <AbiStruct T>
   void put(T& value) {
-    json_.value(digits_of(std::as_bytes(std::span{&value, 1})));
+    json_.value(hexadecimal_digits(std::as_bytes(std::span{&value, 1})));
   }
   void put(kvm_regs& regs);
   void put(kvm_sregs& sregs);
@@ -172,7 +166,7 @@ void Describer::put(kvm_sregs& sregs) {
   register_field("cr8", sregs.cr8);
   register_field("efer", sregs.efer);
   register_field("apic_base", sregs.apic_base);
-  json_.field("interrupt_bitmap", digits_of(std::as_bytes(std::span{sregs.interrupt_bitmap})));
+  json_.field("interrupt_bitmap", hexadecimal_digits(std::as_bytes(std::span{sregs.interrupt_bitmap})));
   json_.end_object();
 }
 

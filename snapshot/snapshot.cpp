@@ -1,10 +1,9 @@
 #include "snapshot/snapshot.h"
 
+#include "vmm/base/printable.h"
 #include "vmm/base/random.h"
 
 #include <span>
-
-#include <fmt/format.h>
 
 namespace mayfly {
 
@@ -15,10 +14,6 @@ Result<SnapshotId> make_snapshot_id() {
   return id;
 }
 
-std::string format_snapshot_id(const SnapshotId& id) {
-  std::string text;
-  for (const std::uint8_t byte : id) text += fmt::format("{:02x}", byte);
-  return text;
-}
+std::string format_snapshot_id(const SnapshotId& id) { return hexadecimal_digits(std::as_bytes(std::span{id})); }
 
 }  // namespace mayfly

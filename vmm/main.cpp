@@ -91,8 +91,7 @@ struct Start {
   }
   int operator()(const TopOptions& options) const { return top(options); }
   int operator()(const CompletionOptions& options) const {
-    const std::string script = completion_script(options.shell, options.commands);
-    return std::fputs(script.c_str(), stdout) == EOF || std::fflush(stdout) == EOF ? kExitError : 0;
+    return print(completion_script(options.shell, options.commands), stdout);
   }
   int operator()(const ExitNow& exit) const { return exit.code; }
 };

@@ -223,6 +223,12 @@ class BlockDevice final : public VirtioDevice {
   void fill_next_edge(Slot& slot) noexcept REQUIRES(mutex());
   void submit_step(Slot& slot) noexcept REQUIRES(mutex());
   void on_step(Slot& slot, int result) noexcept REQUIRES(mutex());
+  /// The blocks that a touch makes present.
+  struct Blocks {
+    std::uint64_t first;
+    std::uint64_t count;
+  };
+  [[nodiscard]] static Blocks touched_blocks(const Slot& slot, const OverlayMap& map) noexcept;
   void record_touch(Slot& slot) noexcept REQUIRES(mutex());
   void end_touch(Slot& slot) noexcept REQUIRES(mutex());
   void stored_or_next_range(Slot& slot) noexcept REQUIRES(mutex());

@@ -55,8 +55,7 @@ void BlockDevice::read_layers(Slot& slot, bool alone) noexcept {
   if (run.length < left) return spread(slot);
   slot.layer = run.layer;
   slot.shift = run.place - request.offset;
-  const DiskImage& image = run.layer == layers.top() ? slot.backing->image : layers.below()[run.layer].image;
-  if (alone && read_cached(slot, image.fd())) return;
+  if (alone && read_cached(slot, slot.backing->image.layer(run.layer).fd())) return;
   submit(slot);
 }
 
@@ -201,6 +200,12 @@ void BlockDevice::submit_step(Slot& slot) noexcept {
   loop_.readv(file_of(*slot.backing, run.layer), {&slot.vector, 1}, run.place, slot);
 }
 
+BlockDevice::Blocks BlockDevice::touched_blocks(const Slot& slot, const OverlayMap& map) noexcept {
+  const std::uint64_t block = map.layout().block_size;
+  const std::uint64_t first = slot.touch_begin / block;
+  return {.first = first, .count = (slot.touch_end - 1) / block + 1 - first};
+}
+
 /// A step of a touch, other than what the guest asked for, has come back without an error.
 void BlockDevice::on_step(Slot& slot, int result) noexcept {
   if (result == 0) return fail_request(slot, slot.step == Slot::Step::ReadEdge ? ENODATA : EIO);
@@ -210,9 +215,8 @@ void BlockDevice::on_step(Slot& slot, int result) noexcept {
     const auto rest = without_front({&slot.vector, 1}, count);
     if (!rest.empty()) return submit_step(slot);
     OverlayMap& map = slot.backing->image.layers()->overlay().map();
-    const std::uint64_t block = map.layout().block_size;
-    const std::uint64_t first = slot.touch_begin / block;
-    map.publish(first, (slot.touch_end - 1) / block + 1 - first);
+    const Blocks blocks = touched_blocks(slot, map);
+    map.publish(blocks.first, blocks.count);
     end_touch(slot);
     return stored_or_next_range(slot);
   }
@@ -232,9 +236,8 @@ void BlockDevice::on_step(Slot& slot, int result) noexcept {
 /// What the guest asked for is in the file: the volatile map says so before the guest is told.
 void BlockDevice::record_touch(Slot& slot) noexcept {
   OverlayMap& map = slot.backing->image.layers()->overlay().map();
-  const std::uint64_t block = map.layout().block_size;
-  const std::uint64_t first = slot.touch_begin / block;
-  const OverlayMap::Write write = map.record(first, (slot.touch_end - 1) / block + 1 - first);
+  const auto [first, count] = touched_blocks(slot, map);
+  const OverlayMap::Write write = map.record(first, count);
   slot.step = Slot::Step::WriteMap;
   slot.edge_at = write.offset;
   slot.vector = {.iov_base = const_cast<std::byte*>(write.bytes.data()), .iov_len = write.bytes.size()};
@@ -245,9 +248,8 @@ void BlockDevice::record_touch(Slot& slot) noexcept {
 void BlockDevice::end_touch(Slot& slot) noexcept {
   if (slot.step == Slot::Step::WriteMap) {
     OverlayMap& map = slot.backing->image.layers()->overlay().map();
-    const std::uint64_t block = map.layout().block_size;
-    const std::uint64_t first = slot.touch_begin / block;
-    map.forget(first, (slot.touch_end - 1) / block + 1 - first);  // nothing, once it is published
+    const auto [first, count] = touched_blocks(slot, map);
+    map.forget(first, count);  // nothing, once it is published
   }
   slot.step = Slot::Step::Main;
   slot.touches = false;

@@ -88,6 +88,9 @@ class DiskImage {
   /// Null: a plain image. Requests are the drive's, places in the file are its overlay's.
   [[nodiscard]] DriveLayers* layers() const noexcept { return layers_.get(); }
 
+  /// Of a drive in layers, the file of that one: this image, on top, or one below it.
+  [[nodiscard]] const DiskImage& layer(std::size_t number) const noexcept;
+
   /// Of the drive.
   [[nodiscard]] std::uint64_t size_bytes() const noexcept { return identity_.size_bytes; }
   [[nodiscard]] std::uint64_t sectors() const noexcept { return identity_.size_bytes / kSectorSize; }

@@ -42,6 +42,10 @@ OverlayAccess access_of(const DriveConfig& config) {
 
 }  // namespace
 
+const DiskImage& DiskImage::layer(std::size_t number) const noexcept {
+  return number == layers_->top() ? *this : layers_->below()[number].image;
+}
+
 Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskImage* predecessor) {
   TRY(check_layers(config));
   const std::string drive = "drive " + config.drive_id;

@@ -13,7 +13,7 @@ namespace mayfly {
 /// The layers of a drive, below its top and that one's map. A DiskImage that has them is the top's file.
 ///
 ///   const auto run = layers.run(offset, length);       // who has the byte, and how many behind it
-///   read(run.layer == layers.top() ? image.fd() : layers.below()[run.layer].image.fd(), run.place, run.length)
+///   read(image.layer(run.layer).fd(), run.place, run.length)
 class DriveLayers {
  public:
   /// Of one drive: each is an open file as long as the machine lives.

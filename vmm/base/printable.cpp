@@ -3,6 +3,9 @@
 #include "vmm/base/utf8.h"
 
 #include <algorithm>
+#include <iterator>
+
+#include <fmt/format.h>
 
 namespace mayfly {
 namespace {
@@ -25,5 +28,13 @@ std::string shown(std::string_view text, std::size_t longest, std::string_view k
 std::string printable(std::string_view text, std::size_t longest) { return shown(text, longest, ""); }
 
 std::string printable_lines(std::string_view text) { return shown(text, std::string_view::npos, "\n\t"); }
+
+std::string hexadecimal_digits(std::span<const std::byte> bytes) {
+  std::string text;
+  text.reserve(2 * bytes.size());
+  for (const std::byte byte : bytes)
+    fmt::format_to(std::back_inserter(text), "{:02x}", std::to_integer<unsigned>(byte));
+  return text;
+}
 
 }  // namespace mayfly

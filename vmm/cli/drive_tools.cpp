@@ -25,16 +25,6 @@ namespace {
 /// What is copied in one piece.
 constexpr std::size_t kCopyAtOnce = 1 << 20;
 
-int print_text(const std::string& text, std::FILE* out) {
-  return std::fputs(text.c_str(), out) == EOF || std::fflush(out) == EOF ? kExitError : 0;
-}
-
-std::string in_hexadecimal(const OverlayId& id) {
-  std::string text;
-  for (const std::byte byte : id) text += fmt::format("{:02x}", std::to_integer<unsigned>(byte));
-  return text;
-}
-
 struct OverlayFacts {
   std::string path;
   OverlayHeader header{};
@@ -61,7 +51,7 @@ void write_json(JsonWriter& json, const OverlayFacts& facts) {
   const OverlayHeader& header = facts.header;
   json.begin_object();
   json.field("path", facts.path);
-  json.field("id", in_hexadecimal(header.id));
+  json.field("id", hexadecimal_digits(header.id));
   json.field("version", header.version);
   json.field("drive_bytes", header.drive_size);
   json.field("block_bytes", header.block_size);
@@ -71,7 +61,7 @@ void write_json(JsonWriter& json, const OverlayFacts& facts) {
   json.key("below");
   json.begin_object();
   json.field("modified_ns", header.below.modified_ns);
-  if (header.below.id != OverlayId{}) json.field("overlay_id", in_hexadecimal(header.below.id));
+  if (header.below.id != OverlayId{}) json.field("overlay_id", hexadecimal_digits(header.below.id));
   json.end_object();
   json.end_object();
 }
@@ -80,9 +70,9 @@ std::string describe(const OverlayFacts& facts) {
   const OverlayHeader& header = facts.header;
   const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
   return fmt::format("{}: overlay {} of a drive of {:.1f} MiB: it has {:.1f} MiB, its file takes {:.1f}; over {}{}\n",
-                     facts.path, in_hexadecimal(header.id), mib(header.drive_size), mib(facts.present_bytes),
+                     facts.path, hexadecimal_digits(header.id), mib(header.drive_size), mib(facts.present_bytes),
                      mib(facts.disk_bytes),
-                     header.below.id == OverlayId{} ? "a raw image" : "overlay " + in_hexadecimal(header.below.id),
+                     header.below.id == OverlayId{} ? "a raw image" : "overlay " + hexadecimal_digits(header.below.id),
                      facts.is_flushed ? "" : "; not all of it is flushed");
 }
 
@@ -120,8 +110,7 @@ Status copy_drive(const DiskImage& image, const OwnedFd& output) {
   const DriveLayers& layers = *image.layers();
   for (std::uint64_t at = 0; at < image.size_bytes();) {
     const DriveLayers::Run run = layers.run(at, image.size_bytes() - at);
-    const int from = run.layer == layers.top() ? image.fd() : layers.below()[run.layer].image.fd();
-    TRY(copy_data(from, run.place, output.get(), at, run.length, buffer));
+    TRY(copy_data(image.layer(run.layer).fd(), run.place, output.get(), at, run.length, buffer));
     at += run.length;
   }
   if (::fsync(output.get()) != 0) return fail_errno(ErrorKind::System, "it cannot be put on stable storage");
@@ -156,7 +145,7 @@ int run_drive_info(std::span<const std::string> overlays, bool as_json, std::FIL
     write_json(json, *facts);
   }
   json.end_array();
-  return as_json ? print_text(std::move(json).take() + '\n', out) : print_text(printable_lines(text), out);
+  return as_json ? print(std::move(json).take() + '\n', out) : print(printable_lines(text), out);
 }
 
 int run_drive_export(std::span<const std::string> bases, const std::string& overlay, const std::string& output) {

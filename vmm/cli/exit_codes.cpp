@@ -22,4 +22,8 @@ int report(const Error& error, int code) {
   return code;
 }
 
+int print(const std::string& text, std::FILE* out) {
+  return std::fputs(text.c_str(), out) == EOF || std::fflush(out) == EOF ? kExitError : 0;
+}
+
 }  // namespace mayfly

@@ -2,6 +2,9 @@
 
 #include "vmm/base/error.h"
 
+#include <cstdio>
+#include <string>
+
 namespace mayfly {
 
 /// Exit codes of the process that are not a machine's end; the values are the dialect's.
@@ -15,5 +18,8 @@ inline constexpr int kExitBadArguments = 153;
 /// Prints an error for whoever called the program, and returns `code`. Without control characters, which a terminal
 /// would obey: a message may quote the path or content of a file from elsewhere.
 int report(const Error& error, int code);
+
+/// Prints a result: 0, or the code of a reader who went away or of a full disk.
+int print(const std::string& text, std::FILE* out);
 
 }  // namespace mayfly

@@ -14,11 +14,6 @@
 namespace mayfly {
 namespace {
 
-/// 0, or that of a reader who went away or of a full disk.
-int print(const std::string& text, std::FILE* out) {
-  return std::fputs(text.c_str(), out) == EOF || std::fflush(out) == EOF ? kExitError : 0;
-}
-
 double mib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
 
 std::string describe_pair(const VerifiedPair& pair) {
