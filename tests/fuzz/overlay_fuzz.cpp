@@ -30,6 +30,8 @@ constexpr std::uint8_t kUnordered = 64;
 constexpr std::uint8_t kSecondCopy = 128;
 /// Larger drives take longer to look through, and have nothing else.
 constexpr std::uint64_t kLargestDrive = 1 << 26;
+/// No file has seen as many as counts have room for, and where the last one is, the next one would be refused.
+constexpr std::uint32_t kMostWrites = 1U << 30;
 
 BootId boot_of(std::uint8_t number) {
   BootId boot{};
@@ -88,6 +90,8 @@ class World {
     header.block_size = 4096U << header.block_size % 5;
     header.drive_size -= header.drive_size % 512;
     header.below.size_bytes = header.drive_size;
+    header.sequence %= kMostWrites;
+    header.epoch %= kMostWrites;
     seal(header);
   }
   /// The input's own place for sectors is the first copy, and what is behind it.
@@ -100,6 +104,7 @@ class World {
         if (at + sizeof(MapSector) > rest.size()) return;
         MapSector sector;
         std::memcpy(static_cast<void*>(&sector), &rest[at], sizeof sector);
+        sector.generation %= kMostWrites;
         seal(sector, header.id, number);
         std::memcpy(&rest[at], &sector, sizeof sector);
       }

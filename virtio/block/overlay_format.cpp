@@ -117,9 +117,10 @@ std::optional<MapSector> choose_sector(const MapSector& first, const MapSector& 
   for (const MapSector* each : {&first, &second}) {
     MapSector read;
     if (!is_blank(*each)) {
-      const bool whole = each->checksum == checksum_of(*each, header.id, number);
-      // The header of an epoch is stable before the first sector of it.
-      if (!whole || each->generation >= kLargestCount || each->epoch > header.epoch) continue;
+      if (each->checksum != checksum_of(*each, header.id, number)) continue;  // torn, or never written
+      // An epoch's header is stable before its first sector is written: the header that said so is lost, and what it
+      // dropped would show again.
+      if (each->epoch > header.epoch || each->generation >= kLargestCount) return std::nullopt;
       // A generation goes on through epochs, or a sector of an earlier one could count once more.
       read.generation = each->generation;
       if (each->epoch == header.epoch) read = *each;

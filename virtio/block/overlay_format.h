@@ -115,7 +115,7 @@ void seal(OverlayHeader& header) noexcept;
 /// Fills the checksum of sector `number`.
 void seal(MapSector& sector, const OverlayId& id, std::uint64_t number) noexcept;
 /// The sector that counts of two copies: an empty one where neither was written in this epoch. nullopt: both are
-/// damaged.
+/// damaged, or one is of an epoch that the header does not know.
 [[nodiscard]] std::optional<MapSector> choose_sector(const MapSector& first, const MapSector& second,
                                                      const OverlayHeader& header, std::uint64_t number) noexcept;
 /// Which copy is written when a sector gets this generation: not the one that counted before.

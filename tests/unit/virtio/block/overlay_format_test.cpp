@@ -123,12 +123,13 @@ TEST(OverlayFormat, TheSectorOfTheHigherGenerationCounts) {
   EXPECT_EQ(fill_of(sector(2, 2), torn), 2);
   EXPECT_EQ(fill_of({}, torn), 0) << "the first write of a sector was torn";
   EXPECT_EQ(fill_of(torn, torn), -1);
-  EXPECT_EQ(fill_of(sector(~std::uint64_t{0}, 9), sector(2, 2)), 2) << "the next one would count less";
+  EXPECT_EQ(fill_of(sector(~std::uint64_t{0}, 9), sector(2, 2)), -1) << "the next one would count less";
   // Of another epoch: nothing, but its generation was used.
   EXPECT_EQ(fill_of(sector(8, 8, 0), sector(7, 7, 0)), 0);
   EXPECT_EQ(choose_sector(sector(8, 8, 0), sector(7, 7, 0), header, 5)->generation, 8U);
   EXPECT_EQ(fill_of(sector(8, 8, 0), sector(9, 9)), 9);
-  EXPECT_EQ(fill_of(sector(9, 9, 2), sector(8, 8)), 8) << "of an epoch that has not begun";
+  EXPECT_EQ(fill_of(sector(9, 9, 2), sector(8, 8)), -1) << "of an epoch whose header is lost";
+  EXPECT_EQ(fill_of(sector(8, 8), sector(9, 9, 2)), -1);
   // Of another place, or another overlay.
   EXPECT_FALSE(choose_sector(sector(1, 1), sector(2, 2), header, 6));
   OverlayHeader other = header;

@@ -77,6 +77,20 @@ TEST(Overlay, AfterAPowerCutThereIsWhatWasFlushed) {
   EXPECT_EQ(present_of(file.open(overlay_order(kDrive, 1))), (Blocks{3}));
 }
 
+TEST(Overlay, AHeaderOfAnEarlierEpochThanASectorIsRefused) {
+  OverlayFile file;
+  Overlay overlay = file.open(overlay_order(kDrive));
+  const OverlayHeader earlier = overlay.header();
+  ASSERT_TRUE(overlay.empty(file.fd()));
+  file.write_block(overlay, 4, std::byte{4});
+  ASSERT_TRUE(overlay.settle(file.fd()));
+  for (const std::uint64_t offset : {std::uint64_t{0}, kOverlayHeaderRoom})
+    file.put(offset, std::as_bytes(std::span{&earlier, 1}));
+  EXPECT_EQ(file.refusal(overlay_order(kDrive)),
+            "the overlay is an overlay whose map is damaged (sector 0); delete it, and what the guest wrote with it, or "
+            "give a copy");
+}
+
 TEST(Overlay, AReaderLeavesWhatAnotherBootSaid) {
   OverlayFile file;
   Overlay overlay = file.open(overlay_order(kDrive));
