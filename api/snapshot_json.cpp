@@ -56,6 +56,13 @@ Result<DriveOverride> read_drive_override(const JsonValue& json, const std::stri
   return fields.finish(std::move(read));
 }
 
+Result<FrozenDrive> read_frozen_drive(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  FrozenDrive read{.drive_id = fields.required("drive_id", kId),
+                   .path_on_host = fields.required("path_on_host", JsonPath{})};
+  return fields.finish(std::move(read));
+}
+
 constexpr JsonName<bool> kWorkingSetModes[] = {{"Record", true}, {"Replay", false}};
 /// A day.
 constexpr JsonWhole kRecordingTime{.lowest = 1, .highest = 86'400'000};
@@ -91,6 +98,9 @@ Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const s
   SnapshotCreateParams params{.snapshot_path = fields.required("snapshot_path", JsonPath{}),
                               .mem_file_path = fields.required("mem_file_path", JsonPath{}),
                               .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false)};
+  params.frozen_drives =
+      fields.optional("frozen_drives", JsonArray{read_frozen_drive}).value_or(std::vector<FrozenDrive>{});
+  refuse_repeated(fields, where + ".frozen_drives", params.frozen_drives, &FrozenDrive::drive_id);
   return fields.finish(std::move(params));
 }
 

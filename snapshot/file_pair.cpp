@@ -1,5 +1,7 @@
 #include "snapshot/file_pair.h"
 
+#include "vmm/base/files.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -34,20 +36,6 @@ std::unexpected<Error> another_writes(const std::string& path, std::string_view 
               path, new_name(path));
 }
 
-Status sync_directory(const OwnedFd& directory, const std::string& path, std::string_view what) {
-  // EINVAL: a file system that has nothing to sync.
-  if (::fsync(directory.get()) != 0 && errno != EINVAL)
-    return fail_errno(ErrorKind::System, "{} {}: cannot put its name on stable storage", what, path);
-  return {};
-}
-
-Result<OwnedFd> open_directory_of(const std::string& path, std::string_view what) {
-  OwnedFd directory{::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
-  if (!directory)
-    return fail_errno(ErrorKind::System, "{} {}: its directory {} cannot be opened", what, path, directory_of(path));
-  return directory;
-}
-
 /// Removes what a killed process left at PATH.mayfly-new. Error: somebody is writing it.
 Status remove_leftover(const std::string& path, std::string_view what) {
   const std::string name = new_name(path);
@@ -76,11 +64,6 @@ Status remove_leftover(const std::string& path, std::string_view what) {
 
 std::string new_name(const std::string& path) { return path + std::string{kNewSuffix}; }
 
-std::string directory_of(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
-}
-
 bool paths_clash(const std::string& a, const std::string& b) {
   const bool one_directory = same_file(directory_of(a), directory_of(b));
   for (const std::string& mine : {a, new_name(a)})
@@ -102,12 +85,6 @@ bool names_file(const std::string& path, int file) noexcept {
   struct stat named{};
   struct stat open{};
   return ::lstat(path.c_str(), &named) == 0 && ::fstat(file, &open) == 0 && same_inode(named, open);
-}
-
-Status sync_directory_of(const std::string& path, std::string_view what) {
-  auto directory = open_directory_of(path, what);
-  if (!directory) return propagate(directory);
-  return sync_directory(*directory, path, what);
 }
 
 Status check_new_file(const std::string& path, std::string_view what) {

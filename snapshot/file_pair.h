@@ -94,10 +94,4 @@ enum class FileLock {
 /// Whether `path` names the open file, not by a symbolic link.
 [[nodiscard]] bool names_file(const std::string& path, int file) noexcept;
 
-/// The part of a path up to its last "/", or ".".
-[[nodiscard]] std::string directory_of(const std::string& path);
-
-/// Syncs a path's directory. `what` names the field in errors.
-[[nodiscard]] Status sync_directory_of(const std::string& path, std::string_view what);
-
 }  // namespace mayfly

@@ -3,6 +3,7 @@
 #include "snapshot/file_pair.h"
 #include "snapshot/memory_file.h"
 #include "snapshot/state_file.h"
+#include "vmm/base/files.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -48,9 +48,13 @@ Status ask(const RemoteOptions& options) {
     case RemoteOptions::Verb::Revert:
       return revert_machine(
           {.machine = options.machine, .paused = options.paused, .clock_realtime = options.clock_realtime});
-    case RemoteOptions::Verb::Snapshot:
-      return snapshot_machine(
-          {.machine = options.machine, .state = options.state, .memory = options.memory, .diff = options.diff});
+    case RemoteOptions::Verb::Snapshot: {
+      RemoteSnapshot snapshot{
+          .machine = options.machine, .state = options.state, .memory = options.memory, .diff = options.diff};
+      for (const FrozenDrive& each : options.frozen_drives)
+        snapshot.frozen.push_back({.drive = each.drive_id, .file = each.path_on_host});
+      return snapshot_machine(snapshot);
+    }
     case RemoteOptions::Verb::Stop:
       return stop_machine({.machine = options.machine, .now = options.now, .timeout_s = options.timeout_s});
     case RemoteOptions::Verb::Config:

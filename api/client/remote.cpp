@@ -90,6 +90,17 @@ std::string snapshot_request(const RemoteSnapshot& snapshot) {
   // The monitor may live in another directory.
   json.field("snapshot_path", std::filesystem::absolute(snapshot.state).string());
   json.field("mem_file_path", std::filesystem::absolute(snapshot.memory).string());
+  if (!snapshot.frozen.empty()) {
+    json.key("frozen_drives");
+    json.begin_array();
+    for (const RemoteSnapshot::Frozen& each : snapshot.frozen) {
+      json.begin_object();
+      json.field("drive_id", each.drive);
+      json.field("path_on_host", std::filesystem::absolute(each.file).string());
+      json.end_object();
+    }
+    json.end_array();
+  }
   json.end_object();
   return std::move(json).take();
 }

@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <string>
+#include <vector>
 
 /// What the command line does with machines that run in other processes, by their API: `mayfly ps`, `mayfly pause ID`
 /// and so on. `machine` is an id, a process or the path of a socket (see find_machine()). What there is to say goes to
@@ -29,6 +30,12 @@ struct RemoteSnapshot {
   std::string state;
   std::string memory;
   bool diff = false;
+  /// A drive that keeps its image, and the file where that is from then on.
+  struct Frozen {
+    std::string drive;
+    std::string file;
+  };
+  std::vector<Frozen> frozen{};
 };
 /// A running machine is paused meanwhile, and resumed whether or not the snapshot succeeds.
 [[nodiscard]] Status snapshot_machine(const RemoteSnapshot& snapshot);

@@ -79,6 +79,7 @@ constexpr std::array kConstants = {
     NAMED(BLKPBSZGET),
     NAMED(BLKSSZGET),
     NAMED(FICLONE),
+    NAMED(RENAME_EXCHANGE),
     Constant{"PAGEMAP_SCAN", kPagemapScan},
     Constant{"PIDFD_SELF", kPidfdSelf},
     // linux/if_tun.h

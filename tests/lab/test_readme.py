@@ -303,7 +303,7 @@ def test_configuration_file(commands: list[str], room: Path, tuned_guest: Guest,
     "row `mayfly ps`",
     "row `mayfly top`",
     "row `mayfly pause`, `resume`, `stop`, `config`, `metrics` `ID`",
-    "row `mayfly snapshot create ID --state FILE --memory FILE [--diff]`",
+    "row `mayfly snapshot create ID --state FILE --memory FILE [--diff] [--freeze ID=FILE]`",
     "row `mayfly snapshot verify --state FILE --memory FILE`",
     "row `mayfly snapshot merge --base FILE --diff FILE --output FILE`",
     "row `mayfly snapshot sweep DIRECTORY...`",
@@ -321,7 +321,7 @@ def test_other_processes(
 ) -> None:
     """What is asked of a machine in another process, and of a snapshot of it."""
     monkeypatch.chdir(files)
-    machine.add_drive("data", files / "data.img")
+    machine.add_drive("data", files / "data.overlay", base_path=str(files / "data.img"))
     machine.add_interface("eth0", "tap0")
     machine.boot(stock_guest, mib=256)
     machine.wait_until_ready()
@@ -342,7 +342,8 @@ def test_other_processes(
     mayfly_says("snapshot", "create", name, "--state", "state", "--memory", "memory")
     machine.type("echo between the two $((1 + 1))")
     machine.console.wait_for("between the two 2")
-    mayfly_says("snapshot", "create", name, "--state", "state-2", "--memory", "diff", "--diff")
+    more = ["--diff", "--freeze", "data=data.frozen"]
+    mayfly_says("snapshot", "create", name, "--state", "state-2", "--memory", "diff", *more)
     assert "both files are whole" in mayfly_says("snapshot", "verify", "--state", "state", "--memory", "memory")
     assert "the memory is a diff" in mayfly_says("snapshot", "verify", "--state", "state-2", "--memory", "diff")
     mayfly_says("snapshot", "merge", "--base", "memory", "--diff", "diff", "--output", "memory-2")
@@ -350,14 +351,10 @@ def test_other_processes(
     Path("left.mayfly-new").touch()
     assert "removed ./left.mayfly-new" in mayfly_says("snapshot", "sweep", ".")
     assert json.loads(mayfly_says("--describe-snapshot", "state-2"))["id"]
-    mayfly_says("stop", name, "--timeout", "120")
-    machine.ends_with(RESET)
-
-    copy_sparse(files / "data.img", files / "copy.img")
     network.tap("tap1", "10.9.1.1/24")
     # A restored guest says that it is ready when it is asked to.
     status, _ = run_on_terminal(
-        "mayfly restore --state state-2 --memory memory-2 --tap eth0=tap1 --drive data=copy.img",
+        "mayfly restore --state state-2 --memory memory-2 --tap eth0=tap1 --drive data=clone.overlay",
         b"\x01x",
         ready="answered 42",
         ask=b"echo answered $((40 + 2))\n",
@@ -367,6 +364,8 @@ def test_other_processes(
 
 @in_lab
 @covers("row `mayfly revert ID`")
+    mayfly_says("stop", name, "--timeout", "120")
+    machine.ends_with(RESET)
 def test_revert(commands: list[str], installed: None, machines: Machines, tuned_guest: Guest) -> None:
     parent = machines.start()
     parent.boot(tuned_guest)

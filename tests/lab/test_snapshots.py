@@ -46,6 +46,49 @@ def tell_guest(machine: Machine) -> None:
     machine.type("go on")
 
 
+def test_fifty_clones_beside_the_machine_whose_drive_was_frozen(
+    machines: Machines, tuned_guest: Guest, room: Path, mayfly: Path
+) -> None:
+    """Each over the same layers, with an overlay of its own, in which it writes at a place of its own."""
+    base, overlay, frozen, image = (room / name for name in ("base", "overlay", "frozen", "image"))
+    base.write_bytes(os.urandom(1 << 20))
+    whole = base.read_bytes()
+    mine = "yes $n | head -c 4096 | dd of=/dev/vda bs=4k seek=$n conv=notrunc,fsync 2>/dev/null"
+    steps = (
+        "dd if=/dev/urandom of=/dev/vda bs=4k count=16 seek=70 conv=fsync",
+        "echo WAITING",
+        "read n",
+        mine,
+        "echo 3 >/proc/sys/vm/drop_caches",
+        "md5sum /dev/vda",
+    )
+    parent = machines.start()
+    parent.add_drive("data", overlay, base_path=str(base), cache_type="Writeback")
+    boot(parent, tuned_guest, "; ".join(steps), mib=96)
+    parent.console.wait_for("^WAITING")
+    parent.pause()
+    files = {"snapshot_path": str(room / "one.state"), "mem_file_path": str(room / "one.mem")}
+    parent.api.put("/snapshot/create", **files, frozen_drives=[{"drive_id": "data", "path_on_host": str(frozen)}])
+    parent.resume()
+    clones = [
+        machines.thaw("one", drive_overrides=[{"drive_id": "data", "path_on_host": str(room / f"clone-{number}")}])
+        for number in range(50)
+    ]
+    machines_by_number = dict(enumerate([*clones, parent]))
+    for number, machine in machines_by_number.items():
+        machine.type(str(number))
+    subprocess.run(
+        [mayfly, "drive", "export", "--base", str(base), "--overlay", str(frozen), "--output", str(image)], check=True
+    )
+    known = image.read_bytes()
+    for number, machine in machines_by_number.items():
+        expected = bytearray(known)
+        expected[number * 4096 : (number + 1) * 4096] = (f"{number}\n".encode() * 4096)[:4096]
+        machine.ends_with(RESET)
+        machine.says(hashlib.md5(expected).hexdigest())
+    assert base.read_bytes() == whole
+
+
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_clones_differ_in_what_is_random(machines: Machines, tuned_guest: Guest, vcpus: int) -> None:
     draw = "head -c 16 /dev/urandom | sha256sum"

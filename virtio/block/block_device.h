@@ -3,6 +3,7 @@
 #include "virtio/block/block_device_state.h"
 #include "virtio/block/block_request.h"
 #include "virtio/block/disk_image.h"
+#include "virtio/block/drive_freeze.h"
 #include "virtio/block/overlay_map.h"
 #include "virtio/device.h"
 #include "virtio/rate_limiter.h"
@@ -19,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 /// A drive: virtio-blk (virtio 1.2, 5.2) over a DiskImage.
@@ -94,9 +96,23 @@ class BlockDevice final : public VirtioDevice {
   // For snapshots: loop's thread, quiesced or never activated.
 
   [[nodiscard]] BlockDeviceState state() const;
-  /// Puts what the guest has written on stable storage. Waits for the disk. Error: the disk's; the guest's next flush
-  /// fails, too.
+  /// Puts what the guest has written on stable storage; with a freeze prepared, takes the image as well. Waits for the
+  /// disk. Errors: the disk's, upon which the guest's next flush fails, too; those of DriveFreeze::take().
   [[nodiscard]] Status sync();
+  /// What a snapshot is to find when it is loaded: the image, or what a freeze has taken.
+  [[nodiscard]] ImageIdentity kept_image() const;
+  // A freeze, for a snapshot that keeps the image under a name of its own: see DriveFreeze. prepare_freeze() and
+  // end_freeze() are for the loop's thread, what is between them for any; all without a freeze do nothing.
+
+  /// Errors: those of DriveFreeze::prepare(), the ring takes no more files. sync() takes the image then.
+  [[nodiscard]] Status prepare_freeze(const std::string& path);
+  /// Before the snapshot counts. Waits for the disk.
+  [[nodiscard]] Status settle_freeze();
+  /// The snapshot failed: undoes what was done. Waits for the disk.
+  void drop_freeze();
+  /// Whether the image has become a layer of that name, over which there is a new overlay now.
+  [[nodiscard]] bool end_freeze(bool counts);
+
   /// Drops all that was written to the drive's overlay since it was made: its layers show everywhere. Nothing is in
   /// flight. A drive that is only read has nothing to drop; one that is written to has an overlay. Waits for the disk where
   /// the guest has flushed what it wrote. Error: the file system's. Calls fallocate(2), which the loop's filter must allow
@@ -174,13 +190,21 @@ class BlockDevice final : public VirtioDevice {
   /// EINTR and EAGAIN of one operation; the kernel gives neither for long.
   static constexpr unsigned kMaximumRetries = 64;
 
+  struct Freezing {
+    DriveFreeze freeze;
+    RegisteredFile made;  // its file
+  };
+
   BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log);
   [[nodiscard]] Result<std::shared_ptr<Backing>> make_backing(DiskImage image);
 
   /// The image at a path that comes back, or the present one.
   [[nodiscard]] std::shared_ptr<Backing> backing_for(const std::string& path) const;
 
+  /// Null: there is no freeze. Nobody changes either before end_freeze().
+  [[nodiscard]] std::pair<DriveFreeze*, const DiskImage*> freezing();
   [[nodiscard]] std::optional<Status> overlay_at(const std::string& path);
+  [[nodiscard]] std::vector<std::string> layer_paths() const;
 
   // Images that were swapped out: under the lock, on the loop's thread
   void retire(std::shared_ptr<Backing> backing) REQUIRES(mutex());
@@ -260,6 +284,7 @@ class BlockDevice final : public VirtioDevice {
   bool was_empty_ GUARDED_BY(mutex()) = false;    // its overlay, at the revert point
   bool in_snapshot_ GUARDED_BY(mutex()) = false;  // what is in its overlay
   std::list<Retired> retired_ GUARDED_BY(mutex());
+  std::optional<Freezing> freezing_ GUARDED_BY(mutex());
   bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState
   std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(mutex());
   std::uint64_t features_ GUARDED_BY(mutex()) = 0;

@@ -10,6 +10,7 @@ namespace mayfly {
 
 Status BlockDevice::replace_path(const std::string& path) {
   DriveConfig config = config_;
+  config.base_paths = layer_paths();
   if (!config.base_paths.empty())
     if (const auto same = overlay_at(path)) return *same;
   config.path_on_host = path;
@@ -19,6 +20,15 @@ Status BlockDevice::replace_path(const std::string& path) {
     return propagate(image);
   }
   return replace_image(std::move(*image));
+}
+
+/// As configured, and what was frozen since.
+std::vector<std::string> BlockDevice::layer_paths() const {
+  const MutexLock lock{mutex()};
+  std::vector<std::string> paths;
+  if (const DriveLayers* layers = backing_->image.layers())
+    for (const DriveLayers::Below& layer : layers->below()) paths.push_back(layer.image.path());
+  return paths;
 }
 
 std::shared_ptr<BlockDevice::Backing> BlockDevice::backing_for(const std::string& path) const {

@@ -26,11 +26,11 @@ Status BlockDevice::sync() {
     all.push_back(backing_);
     for (const Retired& each : retired_) all.push_back(each.backing);
   }
-  // The snapshot has what is in the overlay: a revert must not empty it any more.
+  // The snapshot has what is in the overlay: a revert must not empty it any more. A frozen one has a name of its own.
   {
     const MutexLock lock{mutex()};
     const DriveLayers* layers = backing_->image.layers();
-    in_snapshot_ = in_snapshot_ || (layers != nullptr && layers->overlay().map().present_count() > 0);
+    in_snapshot_ = in_snapshot_ || (!freezing_ && layers != nullptr && layers->overlay().map().present_count() > 0);
   }
   Status synced;
   for (const auto& backing : all)
@@ -44,7 +44,13 @@ Status BlockDevice::sync() {
   // The ring's own sync of an old image may have ended meanwhile: the last of it goes on the loop's thread, as its
   // place in the ring does.
   loop_.post([kept = std::move(all)] {});
-  return synced;
+  const auto [freeze, image] = freezing();
+  return synced && freeze != nullptr ? freeze->take(*image) : synced;
+}
+
+ImageIdentity BlockDevice::kept_image() const {
+  const MutexLock lock{mutex()};
+  return freezing_ ? freezing_->freeze.identity() : backing_->image.present_identity();
 }
 
 void BlockDevice::note_revert_point() {

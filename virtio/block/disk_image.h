@@ -35,6 +35,7 @@ struct stat;
 namespace mayfly {
 
 class DriveLayers;
+class Overlay;
 
 /// The unit of a drive's capacity and of every request's place: 512 bytes, whatever the block size (virtio 1.2, 5.2.4).
 inline constexpr std::uint64_t kSectorSize = 512;
@@ -53,6 +54,7 @@ class MadeFile {
     if (!path_.empty()) (void)::unlink(path_.c_str());
   }
   void keep() noexcept { path_.clear(); }
+  [[nodiscard]] bool is_kept() const noexcept { return path_.empty(); }
 
  private:
   std::string path_;
@@ -70,6 +72,13 @@ class DiskImage {
   /// refused, so that a drive can be given its own image again after it has grown. A guest may be running: who holds a
   /// lock is not looked for in other processes, since reading all their descriptors takes longer than its I/O can wait.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
+
+  /// Makes an empty file, and locks it. Errors, which name the field: it is there already; as open().
+  [[nodiscard]] static Result<DiskImage> make_file(const std::string& drive_id, std::string_view field,
+                                                   const std::string& path);
+  /// Makes this the drive's overlay, under `path`, over `image` and its layers. That was the overlay until now, and is a
+  /// layer whose name is `layer_path`, which others may read.
+  void lie_over(DiskImage image, const std::string& layer_path, Overlay overlay, const std::string& path);
 
   /// An overlay that open() has made is removed with its image, unless this was called: a drive has it.
   void keep() noexcept { made_.keep(); }
@@ -112,6 +121,7 @@ class DiskImage {
   /// The same without an overlay's map.
   [[nodiscard]] Status sync_data() const;
 
+  [[nodiscard]] bool is_block_device() const noexcept { return block_device_ != 0; }
   /// Whether both are one file, or one block device by whichever nodes.
   [[nodiscard]] bool is_same_file(const DiskImage& other) const noexcept;
   /// Whether the file at `path` is this one; false where there is none.

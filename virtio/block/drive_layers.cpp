@@ -2,6 +2,8 @@
 
 #include "vmm/base/try.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -35,12 +37,12 @@ Status check_layers(const DriveConfig& config) {
   return {};
 }
 
-OverlayAccess access_of(const DriveConfig& config) {
+}  // namespace
+
+OverlayAccess access_of(const DriveConfig& config) noexcept {
   if (config.is_read_only) return OverlayAccess::ReadOnly;
   return config.cache_type == CacheType::Unsafe ? OverlayAccess::Unordered : OverlayAccess::Ordered;
 }
-
-}  // namespace
 
 const DiskImage& DiskImage::layer(std::size_t number) const noexcept {
   return number == layers_->top() ? *this : layers_->below()[number].image;
@@ -91,6 +93,34 @@ Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskIm
   top.physical_block_size_ = std::max(top.physical_block_size_, overlay->header().block_size);
   top.layers_ = std::make_shared<DriveLayers>(std::move(below), std::move(*overlay));
   return top;
+}
+
+Result<DiskImage> DiskImage::make_file(const std::string& drive_id, std::string_view field, const std::string& path) {
+  struct stat status = {};
+  if (::lstat(path.c_str(), &status) == 0)
+    return fail(ErrorKind::InvalidArgument, "drive {}: {} {} is there already; name a file that is not", drive_id,
+                field, path);
+  auto made = TRY(open_file({.drive_id = drive_id, .field = field, .path = path, .may_make = true}, nullptr));
+  if (made.made_.is_kept())  // another process was faster
+    return fail(ErrorKind::State, "drive {}: {} {} was made by another process meanwhile", drive_id, field, path);
+  return made;
+}
+
+void DiskImage::lie_over(DiskImage image, const std::string& layer_path, Overlay overlay, const std::string& path) {
+  const std::shared_ptr<DriveLayers> layers = std::exchange(image.layers_, nullptr);
+  path_ = path;
+  identity_.size_bytes = image.size_bytes();
+  physical_block_size_ = image.physical_block_size_;
+  image.path_ = layer_path;
+  image.read_only_ = true;
+  image.identity_ = image.present_identity();
+  struct flock reading = {};
+  reading.l_type = F_RDLCK;
+  reading.l_whence = SEEK_SET;
+  (void)::fcntl(image.fd(), F_OFD_SETLK, &reading);  // from the one for writing, so nobody can be in the way
+  std::vector<DriveLayers::Below> below = std::move(*layers).take_below();
+  below.push_back({.image = std::move(image), .overlay = std::move(layers->overlay())});
+  layers_ = std::make_shared<DriveLayers>(std::move(below), std::move(overlay));
 }
 
 }  // namespace mayfly

@@ -6,9 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace mayfly {
+
+/// What a drive's overlay is opened for.
+[[nodiscard]] OverlayAccess access_of(const DriveConfig& config) noexcept;
 
 /// The layers of a drive, below its top and that one's map. A DiskImage that has them is the top's file.
 ///
@@ -34,6 +38,7 @@ class DriveLayers {
 
   /// The lowest first.
   [[nodiscard]] const std::vector<Below>& below() const noexcept { return below_; }
+  [[nodiscard]] std::vector<Below> take_below() && noexcept { return std::move(below_); }
   /// The number of the layer that is on top.
   [[nodiscard]] std::size_t top() const noexcept { return below_.size(); }
   [[nodiscard]] Overlay& overlay() noexcept { return overlay_; }

@@ -61,4 +61,29 @@ OwnedFd nonblocking_twin(int fd, int access) noexcept {
   return OwnedFd{::open(path.data(), access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)};
 }
 
+std::string directory_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
+
+Status sync_directory(const OwnedFd& directory, const std::string& path, std::string_view what) {
+  // EINVAL: a file system that has nothing to sync.
+  if (::fsync(directory.get()) != 0 && errno != EINVAL)
+    return fail_errno(ErrorKind::System, "{} {}: cannot put its name on stable storage", what, path);
+  return {};
+}
+
+Result<OwnedFd> open_directory_of(const std::string& path, std::string_view what) {
+  OwnedFd directory{::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (!directory)
+    return fail_errno(ErrorKind::System, "{} {}: its directory {} cannot be opened", what, path, directory_of(path));
+  return directory;
+}
+
+Status sync_directory_of(const std::string& path, std::string_view what) {
+  auto directory = open_directory_of(path, what);
+  if (!directory) return propagate(directory);
+  return sync_directory(*directory, path, what);
+}
+
 }  // namespace mayfly

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace mayfly {
 
@@ -20,6 +21,14 @@ namespace mayfly {
 [[nodiscard]] std::size_t read_all_at(int file, std::span<std::byte> bytes, std::uint64_t offset) noexcept;
 /// Writes all of `bytes`. False, with errno, where a call fails.
 [[nodiscard]] bool write_all_at(int file, std::span<const std::byte> bytes, std::uint64_t offset) noexcept;
+
+/// The part of a path up to its last "/", or ".".
+[[nodiscard]] std::string directory_of(const std::string& path);
+/// Opens it. `what` names the field in errors.
+[[nodiscard]] Result<OwnedFd> open_directory_of(const std::string& path, std::string_view what);
+/// Puts the name that `path` has in its directory on stable storage.
+[[nodiscard]] Status sync_directory(const OwnedFd& directory, const std::string& path, std::string_view what);
+[[nodiscard]] Status sync_directory_of(const std::string& path, std::string_view what);
 
 /// A second open file of the pipe or terminal behind `fd`, that does not block; whoever shares `fd` is not affected.
 /// `access`: O_RDONLY or O_WRONLY. None for other files, and where /proc cannot be used.

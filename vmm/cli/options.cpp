@@ -6,6 +6,7 @@
 #include "vmm/cli/common_options.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/describer.h"
+#include "vmm/cli/override_options.h"
 #include "vmm/cli/terminal_options.h"
 
 #include <algorithm>
@@ -39,6 +40,7 @@ void add_serve(const Describer& describe, ServeFlags& flags) {
 }
 
 struct SnapshotFlags {
+  std::vector<std::string> freezes;  // of create
   MergeOptions merge;
   VerifyOptions verify;
   SweepOptions sweep;
@@ -71,6 +73,11 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
       ->required();
   create.add_flag("--diff", flags.create.diff,
                   "Write only what changed since the last snapshot;\nmerged into it if FILE is its memory file");
+  create
+      .add_option("--freeze", flags.freezes,
+                  "Keep that drive as it is under FILE: clones need\nnot wait for this machine's end. Repeatable")
+      ->option_text("ID=FILE")
+      ->allow_extra_args(false);
   CLI::App& merge = *app.add_subcommand("merge", "Merge diffs of the memory into their base");
   merge.add_option("-b,--base", flags.merge.base, "Memory file that is the diff's base")
       ->option_text("FILE REQUIRED")
@@ -274,7 +281,8 @@ class CommandLine {
     });
     subcommand("snapshot", "Take a snapshot; merge, verify or sweep files",
                [this](CLI::App& app) { add_snapshot(app, snapshot_); });
-    subcommand("drive", "Show overlays of drives, or export one", [this](CLI::App& app) { add_drive(app, drive_); });
+    subcommand("drive", "Show overlays of drives, export or commit one",
+               [this](CLI::App& app) { add_drive(app, drive_); });
     for (const RemoteCommand& command : kRemoteCommands)
       subcommand(command.name, command.description, [&](CLI::App& app) { add_remote(app, command.verb, remote_); });
     subcommand("top", "Follow the machines of this host on a terminal", [this](CLI::App& app) { add_top(app, top_); });
@@ -317,7 +325,12 @@ class CommandLine {
       return completion_;
     }
     if (name == "snapshot") {
-      if (command.got_subcommand("create")) return snapshot_.create;
+      if (command.got_subcommand("create")) {
+        auto frozen = read_frozen_drives(snapshot_.freezes);
+        if (!frozen) return refuse(frozen.error().message);
+        snapshot_.create.frozen_drives = std::move(*frozen);
+        return snapshot_.create;
+      }
       if (command.got_subcommand("merge")) return snapshot_.merge;
       if (command.got_subcommand("sweep")) return snapshot_.sweep;
       if (command.got_subcommand("describe")) return snapshot_.describe;

@@ -112,6 +112,7 @@ struct RemoteOptions {
   // Of Stop.
   bool now = false;
   unsigned timeout_s = 30;
+  std::vector<FrozenDrive> frozen_drives{};
 };
 
 /// `mayfly top`.

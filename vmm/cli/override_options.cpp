@@ -68,4 +68,9 @@ Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::str
   return drives;
 }
 
+Result<std::vector<FrozenDrive>> read_frozen_drives(std::span<const std::string> values) {
+  return read_overrides({"--freeze", "rootfs=rootfs.frozen"}, values, &FrozenDrive::drive_id,
+                        &FrozenDrive::path_on_host);
+}
+
 }  // namespace mayfly

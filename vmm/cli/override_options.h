@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-/// The values of `mayfly restore`'s --tap, --drive and --base, each of which may be given several times: ID=NAME.
+/// The values of `mayfly restore`'s --tap, --drive and --base, and of others like them, each of which may be given several times: ID=NAME.
 ///
 ///   --tap eth0=tap7 --drive rootfs=clone.overlay --base rootfs=rootfs.ext4
 namespace mayfly {
@@ -18,5 +18,8 @@ namespace mayfly {
 /// base of a drive that `values` does not name.
 [[nodiscard]] Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values,
                                                                       std::span<const std::string> bases = {});
+
+/// Of `mayfly snapshot create --freeze`: ID=PATH. Errors: the same.
+[[nodiscard]] Result<std::vector<FrozenDrive>> read_frozen_drives(std::span<const std::string> values);
 
 }  // namespace mayfly

@@ -190,11 +190,18 @@ struct MetricsConfig {
   std::map<std::string, std::string> properties{};
 };
 
+/// A drive whose image a snapshot keeps under a name of its own, while the machine goes on: see DriveFreeze.
+struct FrozenDrive {
+  std::string drive_id{};
+  std::string path_on_host{};  ///< Where nothing is yet.
+};
+
 /// PUT /snapshot/create
 struct SnapshotCreateParams {
   std::string snapshot_path{};  ///< The state file.
   std::string mem_file_path{};
   bool diff = false;  ///< Only what has changed since the last snapshot, to be merged onto it.
+  std::vector<FrozenDrive> frozen_drives{};
 };
 
 /// Where a restored guest's memory comes from.

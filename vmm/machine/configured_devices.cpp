@@ -72,6 +72,12 @@ Status ConfiguredDevices::patch(const DrivePatch& patch, Machine& machine) {
   return {};
 }
 
+void ConfiguredDevices::add_layer(std::string_view drive_id, const std::string& path) {
+  const auto drive = std::ranges::find(drives_, drive_id, &DriveConfig::drive_id);
+  ensure(drive != drives_.end(), "a drive that is not configured was frozen");
+  drive->base_paths.push_back(path);
+}
+
 // --- Network interfaces ----------------------------------------------------------------------------------------------
 
 Status ConfiguredDevices::check_alone(const NetworkInterfaceConfig& interface) const {

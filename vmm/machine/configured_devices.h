@@ -4,6 +4,7 @@
 #include "vmm/machine/virtio_devices.h"
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 /// The drives and network interfaces that are configured, with their files: opened, locked and attached when they are
@@ -29,6 +30,8 @@ class ConfiguredDevices {
   /// Changes a device of a running machine. Errors: no such device, a file that cannot be opened or does not fit.
   [[nodiscard]] Status patch(const DrivePatch& patch, Machine& machine);
   [[nodiscard]] Status patch(const NetworkInterfacePatch& patch, Machine& machine);
+  /// A drive's overlay was frozen as a layer, and another one is on top of it.
+  void add_layer(std::string_view drive_id, const std::string& path);
   /// Whether interfaces can serve metadata so. Errors: it names none, or one that is not configured.
   [[nodiscard]] Status check(const MmdsConfig& mmds) const;
 

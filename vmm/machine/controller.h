@@ -183,6 +183,8 @@ class Controller final : public CommandTarget {
   // Snapshots
   void save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns);
   void saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome);
+  /// Drives that are frozen get back to what they were or, where that counts, go on as it needs.
+  void end_freezes(const SnapshotCreateParams& params, bool counts);
   [[nodiscard]] Status check_revert() const;
   void drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns);
   void revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns);

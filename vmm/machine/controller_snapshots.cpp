@@ -7,9 +7,25 @@
 #include "vmm/base/try.h"
 #include "vmm/machine/controller.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace mayfly {
+namespace {
+
+Status check_frozen(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives) {
+  for (const FrozenDrive& each : params.frozen_drives) {
+    if (std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id) == drives.end())
+      return fail(ErrorKind::NotFound, "frozen_drives: there is no drive {}", each.drive_id);
+    for (const std::string& file : {params.snapshot_path, params.mem_file_path})
+      if (paths_clash(file, each.path_on_host))
+        return fail(ErrorKind::InvalidArgument, "frozen_drives: drive {} is to be at {}, which is the snapshot's {}",
+                    each.drive_id, each.path_on_host, file);
+  }
+  return {};
+}
+
+}  // namespace
 
 // --- A snapshot: drained, saved, written -----------------------------------------------------------------------------
 
@@ -23,6 +39,7 @@ void Controller::begin(CreateSnapshot& command, Reply reply) {
     return std::move(reply).give(fail(ErrorKind::InvalidArgument,
                                       "snapshot_path {} and mem_file_path {} name one file; give each its own",
                                       params.snapshot_path, params.mem_file_path));
+  if (auto can = check_frozen(params, configured_.devices.drives()); !can) return std::move(reply).give(propagate(can));
   const std::uint64_t begun = monotonic_ns();
   enter(Transition::Draining, "the devices' requests to come back", std::move(reply));
   if (auto armed = arm_patience([this] {
@@ -41,13 +58,21 @@ void Controller::begin(CreateSnapshot& command, Reply reply) {
 
 void Controller::save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns) {
   advance_to(Transition::Saving, "the snapshot's files to be written");
-  const auto refuse = [this](std::unexpected<Error> error) {
+  const auto refuse = [this, &params](std::unexpected<Error> error) {
+    end_freezes(params, false);
     machine_->undrain();
     leave(std::move(error));
   };
   auto snapshot = machine_->save();
   if (!snapshot) return refuse(propagate(snapshot));
   configured_.describe(*snapshot);
+  for (const FrozenDrive& each : params.frozen_drives) {
+    if (auto prepared = machine_->drive(each.drive_id).prepare_freeze(each.path_on_host); !prepared)
+      return refuse(propagate(prepared));
+    const auto drive = std::ranges::find(snapshot->drives, each.drive_id,
+                                         [](const DriveState& state) { return state.config.drive_id; });
+    drive->config.path_on_host = each.path_on_host;
+  }
   // Looked at for a full snapshot as well: a diff that follows begins here.
   auto changes = machine_->changes();
   if (!changes) return refuse(propagate(changes));
@@ -70,7 +95,14 @@ void Controller::save_drained(const SnapshotCreateParams& params, std::uint64_t 
   if (!begun) refuse(propagate(begun));
 }
 
+void Controller::end_freezes(const SnapshotCreateParams& params, bool counts) {
+  for (const FrozenDrive& each : params.frozen_drives)
+    if (machine_->drive(each.drive_id).end_freeze(counts))
+      configured_.devices.add_layer(each.drive_id, each.path_on_host);
+}
+
 void Controller::saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome) {
+  end_freezes(params, outcome.counts.has_value());
   machine_->undrain();
   if (outcome.counts) {
     machine_->forget_changes();

@@ -50,8 +50,8 @@ class Machine {
   // --- For a snapshot: drained
   /// Everything of the machine but its memory and what was configured. Error: KVM's.
   [[nodiscard]] virtual Result<Snapshot> save() = 0;
-  /// Puts what drives have written on stable storage, and notes their images' times of change as they are then. Any
-  /// thread. Error: a disk's.
+  /// Puts what drives have written on stable storage, takes those that are to be frozen, and notes what the snapshot
+  /// finds as their images, with the times of change as they are then. Any thread. Errors: as BlockDevice::sync().
   [[nodiscard]] virtual Status sync_drives(Snapshot& snapshot) = 0;
   /// The pages that the guest and the devices have written to since the last forget_changes(), or more; nullopt where
   /// nothing kept track. Error: KVM's.
@@ -75,6 +75,7 @@ class Machine {
   // --- Devices
   /// Presses Ctrl-Alt-Del on the guest's keyboard. Error: the guest has not set its keyboard up.
   [[nodiscard]] virtual Status press_ctrl_alt_del() = 0;
+  /// One that is configured. Any thread.
   [[nodiscard]] virtual BlockDevice& drive(std::string_view id) = 0;
   [[nodiscard]] virtual NetDevice& network_interface(std::string_view id) = 0;
   /// Paused, and never resumed: `written` follows when the serial port's output is out, or after 200 ms if its reader

@@ -6,6 +6,7 @@
 #include "snapshot/pages.h"
 #include "snapshot/state_file.h"
 #include "vmm/base/clock.h"
+#include "vmm/base/files.h"
 #include "vmm/base/try.h"
 #include "vmm/kvm/vcpu_snapshot.h"
 
@@ -102,6 +103,23 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   return NewPair{.memory = std::move(memory_file), .state = std::move(state_file), .merged = merged};
 }
 
+SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
+  const auto id = make_snapshot_id();
+  if (!id) return {.status = std::unexpected(id.error())};
+  // Writes that the guest saw complete are on the disk before the snapshot counts.
+  if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
+  auto pair = write_pair(order, *id, stop);
+  if (!pair) return {.status = propagate(pair)};
+  if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the machine has ended")};
+  for (const FrozenDrive& each : order.params.frozen_drives)
+    if (auto settled = order.machine.drive(each.drive_id).settle_freeze(); !settled)
+      return {.status = propagate(settled)};
+  PairOutcome outcome = publish_pair(pair->memory, pair->state);
+  return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
+          .merged = pair->merged,
+          .status = std::move(outcome.status)};
+}
+
 }  // namespace
 
 Result<Snapshot> save(Board& board) {
@@ -122,17 +140,10 @@ Result<Snapshot> save(Board& board) {
 }
 
 SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop) {
-  const auto id = make_snapshot_id();
-  if (!id) return {.status = std::unexpected(id.error())};
-  // Writes that the guest saw complete are on the disk before the snapshot counts.
-  if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
-  auto pair = write_pair(order, *id, stop);
-  if (!pair) return {.status = propagate(pair)};
-  if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the machine has ended")};
-  PairOutcome outcome = publish_pair(pair->memory, pair->state);
-  return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
-          .merged = pair->merged,
-          .status = std::move(outcome.status)};
+  SnapshotOutcome outcome = write_files(order, stop);
+  if (!outcome.counts)
+    for (const FrozenDrive& each : order.params.frozen_drives) order.machine.drive(each.drive_id).drop_freeze();
+  return outcome;
 }
 
 }  // namespace mayfly

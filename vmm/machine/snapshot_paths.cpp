@@ -1,7 +1,7 @@
 #include "vmm/machine/snapshot_paths.h"
 
-#include "snapshot/file_pair.h"
 #include "virtio/block/drive_layers.h"
+#include "vmm/base/files.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>

@@ -166,7 +166,7 @@ Status VirtioDevices::sync(Snapshot& snapshot) const {
   for (std::size_t i = 0; i < drives_.size(); ++i) {
     BlockDevice& device = *drives_[i].device;
     if (auto synced = device.sync(); !synced) return propagate(synced, device.name());
-    snapshot.drives[i].device.image = device.state().image;
+    snapshot.drives[i].device.image = device.kept_image();
   }
   return {};
 }

@@ -37,7 +37,7 @@ bool is_extra_field(const std::string& where) {
          where.ends_with(".drive_overrides") || where.ends_with(".allow_changed_drives") ||
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
          where.ends_with(".backend_paths") || where.ends_with(".base_path") || where.ends_with(".base_paths") ||
-         where.ends_with("snapshot/load PUT.revertible");
+         where.ends_with("snapshot/load PUT.revertible") || where.ends_with("snapshot/create PUT.frozen_drives");
 }
 /// Values beyond the dialect's.
 std::set<std::string> extra_values(const std::string& where) {

@@ -50,8 +50,14 @@ TEST(SnapshotJson, RefusesABadCreation) {
             "snapshot/create.mem_file_path must be a string, not 7");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "snapshot_type": "full"})"),
             R"(snapshot/create.snapshot_type must be one of Full, Diff, not "full")");
-  EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "diff": true})"),
-            R"(snapshot/create has no field "diff"; its fields are snapshot_path, mem_file_path, snapshot_type)");
+  EXPECT_EQ(
+      refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "diff": true})"),
+      R"(snapshot/create has no field "diff"; its fields are snapshot_path, mem_file_path, snapshot_type, frozen_drives)");
+  EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "frozen_drives": [{"drive_id": "d"}]})"),
+            R"(snapshot/create.frozen_drives[0] needs the field "path_on_host")");
+  EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "frozen_drives": [
+                              {"drive_id": "d", "path_on_host": "/f"}, {"drive_id": "d", "path_on_host": "/g"}]})"),
+            R"(snapshot/create.frozen_drives[1] is for "d" once more; name each device once)");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "snapshot_path": "/t", "mem_file_path": "/m"})"),
             R"(snapshot/create has the field "snapshot_path" twice)");
 }

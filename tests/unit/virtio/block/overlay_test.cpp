@@ -86,9 +86,10 @@ TEST(Overlay, AHeaderOfAnEarlierEpochThanASectorIsRefused) {
   ASSERT_TRUE(overlay.settle(file.fd()));
   for (const std::uint64_t offset : {std::uint64_t{0}, kOverlayHeaderRoom})
     file.put(offset, std::as_bytes(std::span{&earlier, 1}));
-  EXPECT_EQ(file.refusal(overlay_order(kDrive)),
-            "the overlay is an overlay whose map is damaged (sector 0); delete it, and what the guest wrote with it, or "
-            "give a copy");
+  EXPECT_EQ(
+      file.refusal(overlay_order(kDrive)),
+      "the overlay is an overlay whose map is damaged (sector 0); delete it, and what the guest wrote with it, or "
+      "give a copy");
 }
 
 TEST(Overlay, AReaderLeavesWhatAnotherBootSaid) {
