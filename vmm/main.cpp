@@ -89,6 +89,7 @@ struct Start {
   int operator()(const DriveExportOptions& options) const {
     return run_drive_export(options.bases, options.overlay, options.output);
   }
+  int operator()(const DriveCommitOptions& options) const { return run_drive_commit(options.bases, options.overlay); }
   int operator()(const RemoteOptions& options) const {
     const auto done = ask(options);
     return done ? 0 : report(done.error(), kExitError);

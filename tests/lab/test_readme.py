@@ -238,6 +238,7 @@ def test_run(commands: list[str], files: Path, installed: None, monkeypatch: pyt
 @covers(
     "row `mayfly drive info FILE...`",
     "row `mayfly drive export --base FILE --overlay FILE --output FILE`",
+    "row `mayfly drive commit --base FILE --overlay FILE`",
 )
 def test_drives_in_layers(commands: list[str], files: Path, installed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
@@ -249,6 +250,9 @@ def test_drives_in_layers(commands: list[str], files: Path, installed: None, mon
     assert (files / "rootfs.ext4").stat().st_mtime_ns == before
     assert "over a raw image" in mayfly_says("drive", "info", "vm-1.overlay")
     mayfly_says("drive", "export", "--base", "rootfs.ext4", "--overlay", "vm-1.overlay", "--output", "changed.ext4")
+    mayfly_says("drive", "commit", "--base", "rootfs.ext4", "--overlay", "vm-1.overlay")
+    assert not (files / "vm-1.overlay").exists()
+    assert (files / "rootfs.ext4").read_bytes() == (files / "changed.ext4").read_bytes()
     keys = b"cat /answer\npoweroff\n"
     status, shown = run_on_terminal(run + "changed.ext4,root", keys, ready="mayfly-init: ready")
     assert status == POWERED_OFF
@@ -360,12 +364,12 @@ def test_other_processes(
         ask=b"echo answered $((40 + 2))\n",
     )
     assert status == LEFT_BY_THE_ESCAPE
+    mayfly_says("stop", name, "--timeout", "120")
+    machine.ends_with(RESET)
 
 
 @in_lab
 @covers("row `mayfly revert ID`")
-    mayfly_says("stop", name, "--timeout", "120")
-    machine.ends_with(RESET)
 def test_revert(commands: list[str], installed: None, machines: Machines, tuned_guest: Guest) -> None:
     parent = machines.start()
     parent.boot(tuned_guest)

@@ -1,29 +1,26 @@
 #include "vmm/cli/drive_tools.h"
 
+#include "snapshot/file_pair.h"
 #include "virtio/block/drive_layers.h"
 #include "vmm/base/files.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/try.h"
+#include "vmm/cli/drive_copy.h"
 #include "vmm/cli/exit_codes.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <utility>
-#include <vector>
 
 #include <fmt/format.h>
 
 namespace mayfly {
 namespace {
-
-/// What is copied in one piece.
-constexpr std::size_t kCopyAtOnce = 1 << 20;
 
 struct OverlayFacts {
   std::string path;
@@ -76,47 +73,6 @@ std::string describe(const OverlayFacts& facts) {
                      facts.is_flushed ? "" : "; not all of it is flushed");
 }
 
-/// Copies what is data of `length` bytes.
-Status copy_data(int from, std::uint64_t place, int to, std::uint64_t offset, std::uint64_t length,
-                 std::vector<std::byte>& buffer) {
-  for (std::uint64_t done = 0; done < length;) {
-    off_t data = ::lseek(from, static_cast<off_t>(place + done), SEEK_DATA);
-    if (data < 0 && errno == ENXIO) return {};
-    const bool has_no_holes = data < 0 && errno == EINVAL;  // a block device
-    if (has_no_holes) data = static_cast<off_t>(place + done);
-    if (data < 0) return fail_errno(ErrorKind::System, "a layer cannot be searched for data");
-    done = std::max(done, static_cast<std::uint64_t>(data) - place);
-    const off_t hole =
-        has_no_holes ? static_cast<off_t>(place + length) : ::lseek(from, static_cast<off_t>(place + done), SEEK_HOLE);
-    if (hole < 0) return fail_errno(ErrorKind::System, "a layer cannot be searched for holes");
-    const std::uint64_t end = std::min(length, static_cast<std::uint64_t>(hole) - place);
-    while (done < end) {
-      const auto piece = std::span{buffer}.first(std::min<std::uint64_t>(buffer.size(), end - done));
-      errno = 0;
-      if (read_all_at(from, piece, place + done) < piece.size())
-        return errno == 0 ? fail(ErrorKind::InvalidArgument, "a layer ends before the drive does")
-                          : fail_errno(ErrorKind::System, "a layer cannot be read");
-      if (!write_all_at(to, piece, offset + done)) return fail_errno(ErrorKind::System, "it cannot be written");
-      done += piece.size();
-    }
-  }
-  return {};
-}
-
-Status copy_drive(const DiskImage& image, const OwnedFd& output) {
-  if (::ftruncate(output.get(), static_cast<off_t>(image.size_bytes())) != 0)
-    return fail_errno(ErrorKind::System, "it cannot be made {} bytes long", image.size_bytes());
-  std::vector<std::byte> buffer(kCopyAtOnce);
-  const DriveLayers& layers = *image.layers();
-  for (std::uint64_t at = 0; at < image.size_bytes();) {
-    const DriveLayers::Run run = layers.run(at, image.size_bytes() - at);
-    TRY(copy_data(image.layer(run.layer).fd(), run.place, output.get(), at, run.length, buffer));
-    at += run.length;
-  }
-  if (::fsync(output.get()) != 0) return fail_errno(ErrorKind::System, "it cannot be put on stable storage");
-  return {};
-}
-
 Status export_drive(std::span<const std::string> bases, const std::string& overlay, const std::string& path) {
   if (bases.empty()) return fail(ErrorKind::InvalidArgument, "an overlay has a raw image below it; name it by --base");
   const DriveConfig config{
@@ -126,10 +82,45 @@ Status export_drive(std::span<const std::string> bases, const std::string& overl
   if (!output && errno == EEXIST)
     return fail(ErrorKind::InvalidArgument, "--output {} is there already; delete it, or give another path", path);
   if (!output) return fail_errno(ErrorKind::System, "--output {} cannot be made", path);
-  auto copied = copy_drive(image, output);
+  auto copied = copy_drive(image, output.get());
   if (copied) return {};
   (void)::unlink(path.c_str());
   return propagate(copied, "--output " + path);
+}
+
+/// As the file has it that is replaced, so that who could open that one can open this one.
+Status give_owner_and_mode(int file, int as, const std::string& who) {
+  struct stat status{};
+  if (::fstat(as, &status) != 0 || ::fchmod(file, status.st_mode & 07777) != 0)
+    return fail_errno(ErrorKind::System, "{}: its mode cannot be given to the new one", who);
+  if (::fchown(file, status.st_uid, status.st_gid) != 0)
+    return fail_errno(ErrorKind::Permission, "{}: the new one cannot be given to user {} and group {}, as it is", who,
+                      status.st_uid, status.st_gid);
+  return {};
+}
+
+/// The layer below gets what the overlay has: a new file in its place, so that whoever reads it goes on with the old one.
+Status commit_drive(std::span<const std::string> bases, const std::string& overlay) {
+  if (bases.empty()) return fail(ErrorKind::InvalidArgument, "an overlay has a raw image below it; name it by --base");
+  const DriveConfig config{
+      .drive_id = "commit", .path_on_host = overlay, .base_paths = {bases.begin(), bases.end()}, .is_read_only = true};
+  auto image = TRY(DiskImage::open(config));
+  const DriveLayers::Below& below = image.layers()->below().back();
+  if (below.image.is_block_device())
+    return fail(ErrorKind::Unsupported,
+                "--base {} is a block device, which no file can replace: write what mayfly drive export makes to it",
+                bases.back());
+  auto file = TRY(NewFile::create(bases.back(), "--base"));
+  auto filled = below.overlay ? merge_overlays(image, file.fd().get()) : copy_drive(image, file.fd().get());
+  if (!filled) return propagate(filled, "the new --base " + bases.back());
+  TRY(give_owner_and_mode(file.fd().get(), below.image.fd(), "--base " + bases.back()));
+  TRY(file.sync());
+  TRY(file.publish());
+  // What it has is in the layer now. Its machine makes a new one, over that.
+  if (!image.is_at(overlay) || ::unlink(overlay.c_str()) != 0)
+    return fail_errno(ErrorKind::System, "--base {} is as it should be, and --overlay {} cannot be removed",
+                      bases.back(), overlay);
+  return sync_directory_of(overlay, "--overlay");
 }
 
 }  // namespace
@@ -151,6 +142,12 @@ int run_drive_info(std::span<const std::string> overlays, bool as_json, std::FIL
 int run_drive_export(std::span<const std::string> bases, const std::string& overlay, const std::string& output) {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
   if (auto exported = export_drive(bases, overlay, output); !exported) return report(exported.error(), kExitError);
+  return 0;
+}
+
+int run_drive_commit(std::span<const std::string> bases, const std::string& overlay) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  if (auto committed = commit_drive(bases, overlay); !committed) return report(committed.error(), kExitError);
   return 0;
 }
 

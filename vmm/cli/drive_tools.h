@@ -16,4 +16,9 @@ namespace mayfly {
 [[nodiscard]] int run_drive_export(std::span<const std::string> bases, const std::string& overlay,
                                    const std::string& output);
 
+/// `mayfly drive commit`: the topmost of `bases` is replaced by a file that has what `overlay` has as well, and the overlay is
+/// removed. Whoever has the old file open goes on with that; what lies over it is refused from then on. Nothing has changed
+/// where it fails, or is killed, before the new file has its name.
+[[nodiscard]] int run_drive_commit(std::span<const std::string> bases, const std::string& overlay);
+
 }  // namespace mayfly

@@ -103,7 +103,18 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
 struct DriveFlags {
   DriveInfoOptions info;
   DriveExportOptions exported;
+  DriveCommitOptions commit;
 };
+
+void add_layers(CLI::App& app, std::vector<std::string>& bases, std::string& overlay) {
+  app.add_option("-b,--base", bases, "Raw image below it; repeated, layers in their\norder")
+      ->option_text("FILE REQUIRED")
+      ->required()
+      ->allow_extra_args(false);
+  app.add_option("--overlay", overlay, "The overlay, which no machine writes")
+      ->option_text("FILE REQUIRED")
+      ->required();
+}
 
 void add_drive(CLI::App& app, DriveFlags& flags) {
   app.require_subcommand(1);
@@ -113,13 +124,10 @@ void add_drive(CLI::App& app, DriveFlags& flags) {
       ->required();
   info.add_flag("--json", flags.info.json, "Print JSON");
   CLI::App& exported = *app.add_subcommand("export", "Write what a guest sees of an overlay as a raw image");
-  exported.add_option("-b,--base", flags.exported.bases, "Raw image below it; repeated, layers in their\norder")
-      ->option_text("FILE REQUIRED")
-      ->required()
-      ->allow_extra_args(false);
-  exported.add_option("--overlay", flags.exported.overlay, "The overlay, which no machine writes")
-      ->option_text("FILE REQUIRED")
-      ->required();
+  add_layers(exported, flags.exported.bases, flags.exported.overlay);
+  CLI::App& commit = *app.add_subcommand(
+      "commit", "Put what an overlay has into the layer below it,\nwhich is replaced; the overlay is removed");
+  add_layers(commit, flags.commit.bases, flags.commit.overlay);
   exported.add_option("-o,--output", flags.exported.output, "The image, which must not be there")
       ->option_text("FILE REQUIRED")
       ->required();
@@ -338,6 +346,7 @@ class CommandLine {
     }
     if (name == "drive") {
       if (command.got_subcommand("info")) return drive_.info;
+      if (command.got_subcommand("commit")) return drive_.commit;
       return drive_.exported;
     }
     remote_.verb = std::ranges::find(kRemoteCommands, name, &RemoteCommand::name)->verb;

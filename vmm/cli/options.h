@@ -97,6 +97,12 @@ struct DriveExportOptions {
   std::string output;
 };
 
+/// `mayfly drive commit ...`.
+struct DriveCommitOptions {
+  std::vector<std::string> bases;  ///< The lowest first.
+  std::string overlay;
+};
+
 /// `mayfly ps`, `mayfly pause ID` and so on: something to ask of a machine in another process.
 struct RemoteOptions {
   enum class Verb { List, Pause, Resume, Revert, Snapshot, Stop, Config, Metrics };
@@ -106,13 +112,13 @@ struct RemoteOptions {
   std::string state{};
   std::string memory{};
   bool diff = false;
+  std::vector<FrozenDrive> frozen_drives{};
   // Of Revert.
   bool paused = false;
   bool clock_realtime = false;
   // Of Stop.
   bool now = false;
   unsigned timeout_s = 30;
-  std::vector<FrozenDrive> frozen_drives{};
 };
 
 /// `mayfly top`.
@@ -132,9 +138,9 @@ struct ExitNow {
   int code = 0;
 };
 
-using Invocation =
-    std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions, SweepOptions,
-                 DriveInfoOptions, DriveExportOptions, RemoteOptions, TopOptions, CompletionOptions, ExitNow>;
+using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
+                                SweepOptions, DriveInfoOptions, DriveExportOptions, DriveCommitOptions, RemoteOptions,
+                                TopOptions, CompletionOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

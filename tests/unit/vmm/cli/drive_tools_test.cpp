@@ -107,5 +107,62 @@ TEST_F(DriveToolsTest, AnExportIsWhatTheGuestSeesAndStaysSparse) {
   EXPECT_NE(::access(file("other").c_str(), F_OK), 0);
 }
 
+TEST_F(DriveToolsTest, ACommitPutsTheOverlayIntoTheLayerBelow) {
+  const auto exported = [&](const std::vector<std::string>& bases, const std::string& overlay) {
+    EXPECT_EQ(run_drive_export(bases, overlay, file("image")), 0);
+    std::string image = content_of(file("image"));
+    EXPECT_EQ(::unlink(file("image").c_str()), 0);
+    return image;
+  };
+  ASSERT_EQ(::chmod(base_.c_str(), 0640), 0);
+  write(file("lower"), 3, std::string(8192, 'l'));
+  layers_.push_back(file("lower"));
+  write(file("overlay"), 4, std::string(8192, 'o'));
+  write(file("overlay"), 9, std::string(4096, '\0'));
+  write(file("overlay"), 255, std::string(4096, 'e'));
+  const std::string base = content_of(base_);
+  // Into the overlay below: the base is as it was.
+  EXPECT_EQ(run_drive_commit(layers_, file("overlay")), 0);
+  EXPECT_NE(::access(file("overlay").c_str(), F_OK), 0);
+  EXPECT_NE(::access((file("lower") + ".mayfly-new").c_str(), F_OK), 0);
+  EXPECT_TRUE(content_of(base_) == base);
+  EXPECT_TRUE(exported({base_}, file("lower")) == content_);
+  const Said info = outcome_of([&](std::FILE* out) {
+    const std::vector<std::string> paths = {file("lower")};
+    return run_drive_info(paths, true, out);
+  });
+  EXPECT_TRUE(info.out.contains(R"("present_bytes":20480,)")) << info.out;
+  EXPECT_TRUE(info.out.contains(R"("is_flushed":true)")) << info.out;
+  // A next overlay is over that, and then into the base.
+  write(file("overlay"), 0, std::string(4096, 'n'));
+  EXPECT_EQ(run_drive_commit(layers_, file("overlay")), 0);
+  layers_.pop_back();
+  EXPECT_EQ(run_drive_commit(layers_, file("lower")), 0);
+  EXPECT_TRUE(content_of(base_) == content_);
+  struct stat status{};
+  ASSERT_EQ(::stat(base_.c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777, 0640U);
+  EXPECT_LT(static_cast<std::size_t>(status.st_blocks) * 512, kImage) << "it stays sparse";
+}
+
+TEST_F(DriveToolsTest, ACommitThatFailsChangesNothing) {
+  write(file("overlay"), 3, std::string(8192, 'o'));
+  const std::string base = content_of(base_);
+  EXPECT_EQ(run_drive_commit({}, file("overlay")), kExitError);
+  const std::vector<std::string> none = {base_};
+  EXPECT_EQ(run_drive_commit(none, file("none")), kExitError);
+  EXPECT_NE(::access(file("none").c_str(), F_OK), 0) << "it is not made";
+  {
+    const auto writer = DiskImage::open(
+        DriveConfig{.drive_id = "d", .path_on_host = file("overlay"), .base_paths = {base_}, .is_read_only = false});
+    ASSERT_TRUE(writer);
+    EXPECT_EQ(run_drive_commit(none, file("overlay")), kExitError) << "a machine writes it";
+  }
+  ASSERT_EQ(::utimensat(AT_FDCWD, base_.c_str(), nullptr, 0), 0);
+  EXPECT_EQ(run_drive_commit(none, file("overlay")), kExitError) << "the base has changed";
+  EXPECT_TRUE(content_of(base_) == base);
+  EXPECT_EQ(::access(file("overlay").c_str(), F_OK), 0);
+}
+
 }  // namespace
 }  // namespace mayfly
