@@ -2,12 +2,14 @@
 // headers and ranges, with kicks, pauses and resets in between. Whatever it is, everything comes back and a reset finds
 // the drive at rest.
 //
-// The drive, its ring and its image in memory are made once; an input starts with a reset drive and cleared memory.
+// There are two drives, a plain one and one in layers. They, their rings and images in memory are made once; an input starts
+// with a reset drive, an empty overlay and cleared memory. The layers below an overlay stay as they are.
 
 #include "tests/fuzz/input.h"
 #include "tests/fuzz/must.h"
 #include "tests/unit/virtio/fake_driver.h"
 #include "virtio/block/block_device.h"
+#include "vmm/base/files.h"
 
 #include <sys/mman.h>
 
@@ -26,6 +28,7 @@ using testing::FakeMemory;
 
 constexpr std::uint16_t kQueueEntries = 64;
 constexpr std::uint64_t kImageBytes = 64 * 1024;
+constexpr std::byte kBase{0xBA};
 // Where things lie in the guest.
 constexpr std::uint64_t kDescriptors = 0x1000;
 constexpr std::uint64_t kAvailable = 0x2000;
@@ -37,7 +40,7 @@ constexpr std::uint64_t kDataBytes = 0x10000;
 struct Plan {
   std::uint8_t descriptors;
   std::uint8_t heads;
-  std::uint8_t features;
+  std::uint8_t features;  ///< 4: of the drive in layers.
   std::uint8_t
       disturb;  ///< Kicks between the heads, an index out of place, pauses; 8: requests instead of descriptors.
 };
@@ -64,7 +67,7 @@ struct Sketch {
 
 class World {
  public:
-  World() : host_(*loop_, *device_, ram_.memory()) {}
+  explicit World(bool layered) : layered_(layered), host_(*loop_, *device_, ram_.memory()) {}
   ~World() { loop_->close(); }
   World(const World&) = delete;
   World& operator=(const World&) = delete;
@@ -72,6 +75,7 @@ class World {
   void play(std::span<const std::uint8_t> input) {
     std::memset(ram_.bytes({0}, kData + kDataBytes).data(), 0, kData + kDataBytes);
     const Plan plan = take<Plan>(input);
+    if (layered_) must(device_->empty_overlay().has_value());
     const std::vector<std::uint8_t> heads = (plan.disturb & 8) != 0 ? lay_requests(plan, input) : lay_any(plan, input);
     start(plan);
     for (const std::uint8_t head : heads) {
@@ -84,15 +88,25 @@ class World {
     host_.reset();
     const MutexLock lock{host_.mutex()};
     must(host_.phase() == DevicePhase::Idle);
+    if (layered_) must_be_as_made(base_);
   }
 
  private:
-  static DriveConfig make_config(const OwnedFd& file) {
-    must(::ftruncate(file.get(), kImageBytes) == 0);
+  static DriveConfig make_config(const OwnedFd& file, const OwnedFd& base, bool layered) {
+    const auto name_of = [](const OwnedFd& of) { return fmt::format("/proc/self/fd/{}", of.get()); };
+    must(::ftruncate(base.get(), kImageBytes) == 0 && (layered || ::ftruncate(file.get(), kImageBytes) == 0));
+    const std::vector<std::byte> content(kImageBytes, kBase);
+    must(write_all_at(base.get(), content, 0));
     return {.drive_id = "fuzz",
-            .path_on_host = fmt::format("/proc/self/fd/{}", file.get()),
+            .path_on_host = name_of(file),
+            .base_paths = layered ? std::vector{name_of(base)} : std::vector<std::string>{},
             .cache_type = CacheType::Writeback,
             .discard = Discard::Unmap};
+  }
+  static void must_be_as_made(const OwnedFd& base) {
+    std::vector<std::byte> content(kImageBytes);
+    must(read_all_at(base.get(), content, 0) == content.size());
+    must(std::ranges::all_of(content, [](std::byte byte) { return byte == kBase; }));
   }
   std::uint16_t& word(std::uint64_t at) { return *reinterpret_cast<std::uint16_t*>(ram_.bytes({at}, 2).data()); }
 
@@ -178,8 +192,10 @@ class World {
   Metrics metrics_;
   Log log_ = Log{"fuzz"};
   bool silent_ = log_.configure({.level = LogLevel::Off}).has_value();
+  bool layered_;
   OwnedFd file_{::memfd_create("image", MFD_CLOEXEC)};
-  DriveConfig config_ = make_config(file_);
+  OwnedFd base_{::memfd_create("base", MFD_CLOEXEC)};
+  DriveConfig config_ = make_config(file_, base_, layered_);
   FakeMemory ram_{1};
   std::unique_ptr<EventLoop> loop_ = must(EventLoop::create());
   std::unique_ptr<BlockDevice> device_ =
@@ -191,7 +207,9 @@ class World {
 }  // namespace mayfly
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static mayfly::World world;
-  world.play({data, size});
+  static mayfly::World plain{false};
+  static mayfly::World layered{true};
+  const bool in_layers = size > 2 && (data[2] & 4) != 0;
+  (in_layers ? layered : plain).play({data, size});
   return 0;
 }

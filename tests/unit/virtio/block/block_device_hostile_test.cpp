@@ -1,7 +1,7 @@
 // A drive whose driver breaks the rules, or whose life is interrupted: it may spoil its own data, and nothing else.
 
 #include "tests/support/files.h"
-#include "tests/unit/virtio/block/block_fixture.h"
+#include "tests/unit/virtio/block/overlay_fixture.h"
 #include "virtio/block/block_device.h"
 #include "vmm/base/clock.h"
 
@@ -10,31 +10,55 @@ namespace {
 
 using namespace mayfly::testing;
 
+/// Of a plain image, and of an overlay over that image, which stays as it was.
+enum class Kind { Plain, Layered };
+
+class EitherDrive : public ::testing::TestWithParam<Kind> {
+ protected:
+  static BlockFixtureOptions over(BlockFixtureOptions options) {
+    options.layered = GetParam() == Kind::Layered;
+    return options;
+  }
+  static Bytes stored(const BlockFixture& drive) {
+    if (GetParam() == Kind::Plain) return drive.on_disk();
+    EXPECT_EQ(drive.on_disk(drive.config.base_paths.front()), BlockFixture::pattern(64));
+    return stored_in_layers(drive, After::Kill);
+  }
+};
+using HostileBlockDriver = EitherDrive;
+using BlockDeviceLife = EitherDrive;
+
+std::string name_of(const ::testing::TestParamInfo<Kind>& info) {
+  return info.param == Kind::Plain ? "plain" : "layered";
+}
+INSTANTIATE_TEST_SUITE_P(EachKind, HostileBlockDriver, ::testing::Values(Kind::Plain, Kind::Layered), name_of);
+INSTANTIATE_TEST_SUITE_P(EachKind, BlockDeviceLife, ::testing::Values(Kind::Plain, Kind::Layered), name_of);
+
 // --- Wrong requests --------------------------------------------------------------------------------------------------
 
-TEST(HostileBlockDriver, WithoutAStatusByteGetsItsChainBackUntouched) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, WithoutAStatusByteGetsItsChainBackUntouched) {
+  BlockFixture drive{over({})};
   const BlockAnswer answer = drive.transact({drive.header(VIRTIO_BLK_T_OUT, 0), drive.holding(Bytes(512))});
   EXPECT_EQ(answer.used, 0U);
   EXPECT_EQ(drive.metrics.block.invalid_reqs_count.value(), 1U);
-  EXPECT_EQ(drive.on_disk(), BlockFixture::pattern(64));
+  EXPECT_EQ(stored(drive), BlockFixture::pattern(64));
   EXPECT_TRUE(drive.host->faults.empty());
 }
 
-TEST(HostileBlockDriver, WithABufferInTheWrongDirectionGetsAnError) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, WithABufferInTheWrongDirectionGetsAnError) {
+  BlockFixture drive{over({})};
   const FakeBuffer header = drive.header(VIRTIO_BLK_T_IN, 0);
   // A header that the device may only write; a read without room; data that the device may only write.
   EXPECT_EQ(drive.transact({{header.at, 16, true}, drive.to_fill(512), drive.status()}).status, VIRTIO_BLK_S_IOERR);
   EXPECT_EQ(drive.transact({header, drive.holding(Bytes(512)), drive.status()}).status, VIRTIO_BLK_S_OK);
   const FakeBuffer room = drive.to_fill(512);
   EXPECT_EQ(drive.transact({drive.header(VIRTIO_BLK_T_OUT, 0), room, drive.status()}).status, VIRTIO_BLK_S_OK);
-  EXPECT_EQ(drive.on_disk(), BlockFixture::pattern(64)) << "a write of nothing";
+  EXPECT_EQ(stored(drive), BlockFixture::pattern(64)) << "a write of nothing";
   EXPECT_EQ(drive.filled(room), Bytes(512));
 }
 
-TEST(HostileBlockDriver, WithPlacesBeyondTheEndGetsAnErrorAndNoData) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, WithPlacesBeyondTheEndGetsAnErrorAndNoData) {
+  BlockFixture drive{over({})};
   for (const std::uint64_t sector : {std::uint64_t{64}, std::uint64_t{63}, UINT64_MAX, UINT64_MAX / 512,
                                      UINT64_MAX / 512 + 1, std::uint64_t{1} << 55}) {
     const FakeBuffer room = drive.to_fill(1024);
@@ -44,12 +68,12 @@ TEST(HostileBlockDriver, WithPlacesBeyondTheEndGetsAnErrorAndNoData) {
     EXPECT_EQ(drive.filled(room), Bytes(1024));
     EXPECT_EQ(drive.write(sector, Bytes(1024)), VIRTIO_BLK_S_IOERR) << sector;
   }
-  EXPECT_EQ(drive.on_disk(), BlockFixture::pattern(64));
+  EXPECT_EQ(stored(drive), BlockFixture::pattern(64));
   EXPECT_EQ(drive.metrics.block.execute_fails.value(), 0U) << "none of them reached the host";
 }
 
-TEST(HostileBlockDriver, MaySendAnyLength) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, MaySendAnyLength) {
+  BlockFixture drive{over({})};
   const FakeBuffer header = drive.header(VIRTIO_BLK_T_IN, 0);
   EXPECT_EQ(drive.transact({header, {{drive.ram.room(1)}, 0, true}, drive.status()}).status, VIRTIO_BLK_S_OK);
   EXPECT_EQ(drive.transact({header, drive.to_fill(511), drive.status()}).status, VIRTIO_BLK_S_IOERR);
@@ -60,8 +84,8 @@ TEST(HostileBlockDriver, MaySendAnyLength) {
   EXPECT_TRUE(drive.host->faults.empty());
 }
 
-TEST(HostileBlockDriver, WithLengthsOf4GiBIsStopped) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, WithLengthsOf4GiBIsStopped) {
+  BlockFixture drive{over({})};
   drive.driver->offer({drive.header(VIRTIO_BLK_T_IN, 0), {{0x1000}, UINT32_MAX, true}, drive.status()});
   drive.kick();
   ASSERT_EQ(drive.host->faults.size(), 1U);
@@ -71,8 +95,8 @@ TEST(HostileBlockDriver, WithLengthsOf4GiBIsStopped) {
   EXPECT_EQ(drive.read(0, 64), BlockFixture::pattern(64)) << "a reset makes it whole";
 }
 
-TEST(HostileBlockDriver, MayUseAsManySegmentsAsWasSaidAndNotMore) {
-  BlockFixture drive{{.sectors = 254}};
+TEST_P(HostileBlockDriver, MayUseAsManySegmentsAsWasSaidAndNotMore) {
+  BlockFixture drive{over({.sectors = 254})};
   const FakeBuffer header = drive.header(VIRTIO_BLK_T_IN, 0);
   const FakeBuffer room = drive.to_fill(255 * 512);
   std::vector<FakeBuffer> chain{header};
@@ -90,8 +114,8 @@ TEST(HostileBlockDriver, MayUseAsManySegmentsAsWasSaidAndNotMore) {
   EXPECT_EQ(drive.host->faults.size(), 1U);
 }
 
-TEST(HostileBlockDriver, ThatChangesItsHeaderAfterTheKickGetsWhatItFirstAsked) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, ThatChangesItsHeaderAfterTheKickGetsWhatItFirstAsked) {
+  BlockFixture drive{over({})};
   std::vector<FakeBuffer> headers;
   for (std::uint64_t i = 0; i < 4; ++i) {
     headers.push_back(drive.header(VIRTIO_BLK_T_OUT, 2 * i));
@@ -102,11 +126,11 @@ TEST(HostileBlockDriver, ThatChangesItsHeaderAfterTheKickGetsWhatItFirstAsked) {
   for (const auto& [head, answer] : drive.collect(4)) EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
   Bytes wanted = BlockFixture::pattern(64);
   for (std::ptrdiff_t i = 0; i < 4; ++i) std::ranges::copy(BlockFixture::pattern(1, 50), wanted.begin() + 2 * i * 512);
-  EXPECT_EQ(drive.on_disk(), wanted);
+  EXPECT_EQ(stored(drive), wanted);
 }
 
-TEST(HostileBlockDriver, MayOfferOneChainOverAndOver) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, MayOfferOneChainOverAndOver) {
+  BlockFixture drive{over({})};
   const std::uint16_t head = drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(4096), drive.status()});
   for (int i = 1; i < 256; ++i) drive.driver->offer_head(head);
   drive.kick();
@@ -118,8 +142,8 @@ TEST(HostileBlockDriver, MayOfferOneChainOverAndOver) {
   EXPECT_EQ(drive.metrics.block.read_count.value(), 456U);
 }
 
-TEST(HostileBlockDriver, ThatOffersForEverGetsItsTurnAndNotTheWholeLoop) {
-  BlockFixture drive;
+TEST_P(HostileBlockDriver, ThatOffersForEverGetsItsTurnAndNotTheWholeLoop) {
+  BlockFixture drive{over({})};
   const std::uint16_t head = drive.offer({drive.header(99, 0), drive.status()});
   for (std::uint16_t i = 1; i < BlockDevice::kQueueSize; ++i) drive.driver->offer_head(head);
   drive.kick();
@@ -132,8 +156,8 @@ TEST(HostileBlockDriver, ThatOffersForEverGetsItsTurnAndNotTheWholeLoop) {
 
 // --- Interrupted lives -----------------------------------------------------------------------------------------------
 
-TEST(BlockDeviceLife, QuiescingWaitsForWhatIsInFlightAndTakesNothingMore) {
-  BlockFixture drive;
+TEST_P(BlockDeviceLife, QuiescingWaitsForWhatIsInFlightAndTakesNothingMore) {
+  BlockFixture drive{over({})};
   for (int i = 0; i < 8; ++i) drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(4096), drive.status()});
   drive.kick();
   drive.host->begin_drain();
@@ -147,15 +171,15 @@ TEST(BlockDeviceLife, QuiescingWaitsForWhatIsInFlightAndTakesNothingMore) {
   EXPECT_EQ(drive.collect(1).size(), 1U);
 }
 
-TEST(BlockDeviceLife, AnIdleDriveIsQuietAtOnce) {
-  BlockFixture drive;
+TEST_P(BlockDeviceLife, AnIdleDriveIsQuietAtOnce) {
+  BlockFixture drive{over({})};
   drive.host->begin_drain();
   EXPECT_TRUE(drive.host->is_drained());
 }
 
-TEST(BlockDeviceLife, WhatTheLimiterHoldsBackIsNotInFlight) {
+TEST_P(BlockDeviceLife, WhatTheLimiterHoldsBackIsNotInFlight) {
   BlockFixture drive{
-      {.rate_limiter = RateLimiterConfig{.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 3'600'000}}}};
+      over({.rate_limiter = RateLimiterConfig{.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 3'600'000}}})};
   for (int i = 0; i < 3; ++i) drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(512), drive.status()});
   drive.kick();
   drive.host->drain();
@@ -163,8 +187,8 @@ TEST(BlockDeviceLife, WhatTheLimiterHoldsBackIsNotInFlight) {
   EXPECT_EQ(drive.host->queues().front().state().next_available, 1U);
 }
 
-TEST(BlockDeviceLife, SurvivesResetsWithRequestsInFlight) {
-  BlockFixture drive;
+TEST_P(BlockDeviceLife, SurvivesResetsWithRequestsInFlight) {
+  BlockFixture drive{over({})};
   for (int round = 0; round < 20; ++round) {
     for (int i = 0; i < 30; ++i) drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(4096), drive.status()});
     drive.offer({drive.header(VIRTIO_BLK_T_OUT, 0), drive.holding(BlockFixture::pattern(64)), drive.status()});
@@ -177,8 +201,9 @@ TEST(BlockDeviceLife, SurvivesResetsWithRequestsInFlight) {
   EXPECT_EQ(drive.read(0, 64), BlockFixture::pattern(64));
 }
 
-TEST(BlockDeviceLife, ALimiterThatCallsAfterAResetFindsNothingToDo) {
-  BlockFixture drive{{.rate_limiter = RateLimiterConfig{.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 20}}}};
+TEST_P(BlockDeviceLife, ALimiterThatCallsAfterAResetFindsNothingToDo) {
+  BlockFixture drive{
+      over({.rate_limiter = RateLimiterConfig{.ops = TokenBucketConfig{.size = 1, .refill_time_ms = 20}}})};
   for (int i = 0; i < 2; ++i) drive.offer({drive.header(VIRTIO_BLK_T_IN, 0), drive.to_fill(512), drive.status()});
   drive.kick();
   drive.host->reset();
@@ -191,7 +216,7 @@ TEST(BlockDeviceLife, ALimiterThatCallsAfterAResetFindsNothingToDo) {
   EXPECT_EQ(drive.read(0, 1), BlockFixture::pattern(1));
 }
 
-TEST(BlockDeviceLife, ResetsAndReplacementsKeepNoDescriptors) {
+TEST(BlockDeviceFiles, ResetsAndReplacementsKeepNoDescriptors) {
   BlockFixture drive;
   const std::string other = drive.make_image("other", BlockFixture::pattern(64));
   const std::size_t before = open_descriptors();

@@ -18,33 +18,6 @@ using namespace mayfly::testing;
 constexpr std::uint64_t kSectors = 256;  // 32 blocks
 constexpr std::uint64_t kInBlock = kOverlayBlockSize / kSectorSize;
 
-std::int64_t modified_ns(const std::string& path) {
-  struct stat status = {};
-  EXPECT_EQ(::stat(path.c_str(), &status), 0);
-  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
-}
-
-/// The drive as its overlay's file says it now: to a monitor that is started in this boot of the host, or a later one.
-enum class After { Kill, PowerCut };
-Bytes on_disk(const BlockFixture& drive, After after) {
-  Bytes bytes = drive.on_disk(drive.config.base_paths.front());
-  const OwnedFd file{::open(drive.config.path_on_host.c_str(), O_RDONLY | O_CLOEXEC)};
-  const OverlayOrder order{
-      .who = "it",
-      .below = {.size_bytes = bytes.size(), .modified_ns = modified_ns(drive.config.base_paths.front()), .id = {}},
-      .boot = after == After::Kill ? BlockFixture::must(read_boot_id()) : boot_of(1)};
-  const Overlay overlay = BlockFixture::must(Overlay::open(file.get(), order));
-  for (std::uint64_t at = 0; at < bytes.size();) {
-    const Overlay::Run run = overlay.run(at, bytes.size() - at);
-    if (run.is_present) {
-      EXPECT_EQ(::pread(file.get(), &bytes[at], run.length, static_cast<off_t>(overlay.place_of(at))),
-                static_cast<ssize_t>(run.length));
-    }
-    at += run.length;
-  }
-  return bytes;
-}
-
 int flush(BlockFixture& drive) { return drive.transact({drive.header(VIRTIO_BLK_T_FLUSH, 0), drive.status()}).status; }
 
 /// A drive of `kSectors` over a base, and what a guest must find on it.
@@ -97,7 +70,7 @@ TEST(LayeredDrive, AWriteOfAPartBringsTheRestOfItsBlockUp) {
   EXPECT_EQ(drive.put(kSectors - 1, 1, 4), VIRTIO_BLK_S_OK);
   EXPECT_EQ(drive.put(46, 1, 5), VIRTIO_BLK_S_OK);  // of one that is there by now
   EXPECT_EQ(drive.all(), drive.content);
-  EXPECT_EQ(on_disk(drive, After::Kill), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
 }
 
 TEST(LayeredDrive, ALastBlockMayBeShort) {
@@ -149,7 +122,7 @@ TEST(LayeredDrive, ADiscardHidesTheBase) {
   drive.zero(61, 14);
   drive.zero(90, 3);
   EXPECT_EQ(drive.all(), drive.content);
-  EXPECT_EQ(on_disk(drive, After::Kill), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
   // A write of a part of a discarded block does not bring the base back.
   EXPECT_EQ(drive.put(66, 1, 2), VIRTIO_BLK_S_OK);
   EXPECT_EQ(drive.all(), drive.content);
@@ -165,7 +138,7 @@ TEST(LayeredDrive, ZeroesAreWrittenToTheByteAndTakeNoSpace) {
     for (const auto& [sector, count] : {std::pair{3, 1}, {21, 40}, {100, 64}, {250, 6}})
       drive.zero(static_cast<unsigned>(sector), static_cast<unsigned>(count));
     EXPECT_EQ(drive.all(), drive.content);
-    EXPECT_EQ(on_disk(drive, After::Kill), drive.content);
+    EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
     struct stat status = {};
     ASSERT_EQ(::stat(drive.config.path_on_host.c_str(), &status), 0);
     EXPECT_LE(status.st_blocks * 512, 10 * 4096) << "parts of blocks and maps alone";
@@ -176,7 +149,7 @@ TEST(LayeredDrive, WhatIsAnsweredIsThereForTheNextMonitor) {
   Layered drive;
   for (unsigned seed = 0; seed < 20; ++seed) {
     EXPECT_EQ(drive.put(seed * 11, 1 + seed % 9, seed), VIRTIO_BLK_S_OK);
-    EXPECT_EQ(on_disk(drive, After::Kill), drive.content);
+    EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
   }
 }
 
@@ -184,35 +157,35 @@ TEST(LayeredDrive, WhatIsFlushedIsThereAfterAPowerCutAndNoBlockIsBeforeItsData) 
   Layered drive;
   const Bytes base = drive.content;
   EXPECT_EQ(drive.put(8, 8, 1), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), base) << "its data may be in the page cache alone";
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), base) << "its data may be in the page cache alone";
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK) << "with nothing new";
   const Bytes flushed = drive.content;
   EXPECT_EQ(drive.put(30, 3, 2), VIRTIO_BLK_S_OK);
   EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_DISCARD, {{64, 8, 0}}), VIRTIO_BLK_S_OK);
   drive.zero(64, 8);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), flushed);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), flushed);
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
 }
 
 TEST(LayeredDrive, AnUnsafeOneKeepsAllThroughAnyBoot) {
   Layered drive{{.cache_type = CacheType::Unsafe}};
   EXPECT_EQ(drive.put(8, 8, 1), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
 }
 
 TEST(LayeredDrive, WritesThroughForADriverThatDoesNotFlush) {
   Layered drive{{.features = ~(1ULL << VIRTIO_BLK_F_FLUSH)}};
   EXPECT_EQ(drive.put(9, 3, 1), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
   EXPECT_EQ(drive.put(10, 1, 2), VIRTIO_BLK_S_OK);
   EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{40, 8, 0}, {50, 1, 0}}), VIRTIO_BLK_S_OK);
   drive.zero(40, 8);
   drive.zero(50, 1);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
 }
 
 TEST(LayeredDrive, FlushesThatComeTogetherAreAnsweredOnceAllIsDurable) {
@@ -230,7 +203,7 @@ TEST(LayeredDrive, FlushesThatComeTogetherAreAnsweredOnceAllIsDurable) {
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
   for (std::uint64_t block = 0; block < 32; ++block)
     std::ranges::copy(bytes, drive.content.begin() + static_cast<std::ptrdiff_t>(block * kOverlayBlockSize));
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
 }
 
 TEST(LayeredDrive, WritesOfOneBlockThatComeTogetherLoseNothingOfEachOther) {
@@ -248,7 +221,7 @@ TEST(LayeredDrive, WritesOfOneBlockThatComeTogetherLoseNothingOfEachOther) {
     drive.kick();
     for (const auto& [head, answer] : drive.collect(offered)) EXPECT_EQ(answer.status, VIRTIO_BLK_S_OK);
     EXPECT_EQ(drive.all(), drive.content);
-    EXPECT_EQ(on_disk(drive, After::Kill), drive.content);
+    EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
   }
 }
 
@@ -291,7 +264,7 @@ TEST(LayeredDrive, AWriteWhoseMapHasNoRoomFailsAndWaitersGoOn) {
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
   (void)std::signal(SIGXFSZ, handler);
   EXPECT_EQ(drive.all(), drive.content);
-  EXPECT_EQ(on_disk(drive, After::Kill), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
   EXPECT_EQ(drive.put(9, 1, 1), VIRTIO_BLK_S_OK);
   EXPECT_EQ(drive.all(), drive.content);
 }
@@ -319,7 +292,7 @@ TEST(LayeredDrive, IsWhatAModelSays) {
         case 0:
           EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
           flushed = drive.content;
-          ASSERT_EQ(on_disk(drive, After::PowerCut), flushed);
+          ASSERT_EQ(stored_in_layers(drive, After::PowerCut), flushed);
           break;
         case 1:
           EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{sector, static_cast<std::uint32_t>(count), 0}}),
@@ -341,7 +314,7 @@ TEST(LayeredDrive, IsWhatAModelSays) {
       }
     }
     ASSERT_EQ(drive.all(), drive.content);
-    ASSERT_EQ(on_disk(drive, After::Kill), drive.content);
+    ASSERT_EQ(stored_in_layers(drive, After::Kill), drive.content);
   }
 }
 
@@ -543,7 +516,7 @@ TEST(LayeredDrive, AnotherOverlayMayBeSwappedIn) {
   EXPECT_EQ(drive.write(16, BlockFixture::pattern(8, 2)), VIRTIO_BLK_S_OK);
   // A flush covers what was written to the first one.
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
   EXPECT_EQ(drive.config.path_on_host, first);
   ASSERT_TRUE(drive.device->replace_path(second)) << "its own is nothing new";
   EXPECT_EQ(drive.read(16, 8), BlockFixture::pattern(8, 2));
@@ -562,13 +535,13 @@ TEST(LayeredDrive, AnEmptiedOneShowsItsBaseAndGoesOn) {
     EXPECT_EQ(drive.ranges(VIRTIO_BLK_T_DISCARD, {{64, 8, 0}}), VIRTIO_BLK_S_OK);
     ASSERT_TRUE(drive.device->empty_overlay());
     EXPECT_EQ(drive.all(), base);
-    EXPECT_EQ(on_disk(drive, After::Kill), base);
-    EXPECT_EQ(on_disk(drive, After::PowerCut), base);
+    EXPECT_EQ(stored_in_layers(drive, After::Kill), base);
+    EXPECT_EQ(stored_in_layers(drive, After::PowerCut), base);
     drive.content = base;
   }
   EXPECT_EQ(drive.put(10, 1, 2), VIRTIO_BLK_S_OK);
   EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
 }
 
 TEST(LayeredDrive, GoesBackWhereItsOverlayWasEmptyAndNoOtherThatIsWritten) {
@@ -591,7 +564,7 @@ TEST(LayeredDrive, ASnapshotPutsItsMapOnStableStorage) {
   Layered drive;
   EXPECT_EQ(drive.put(8, 8, 1), VIRTIO_BLK_S_OK);
   ASSERT_TRUE(drive.device->sync());
-  EXPECT_EQ(on_disk(drive, After::PowerCut), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
   EXPECT_EQ(drive.device->state().image.size_bytes, kSectors * kSectorSize);
 }
 

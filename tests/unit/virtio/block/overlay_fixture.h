@@ -5,6 +5,7 @@
 #include "virtio/block/overlay.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <stdexcept>
 #include <string>
@@ -60,5 +61,32 @@ class OverlayFile {
   std::string path_ = scratch_.file("overlay");
   OwnedFd fd_;
 };
+
+inline std::int64_t modified_ns(const std::string& path) {
+  struct stat status = {};
+  EXPECT_EQ(::stat(path.c_str(), &status), 0);
+  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
+}
+
+/// The drive as its overlay's file says it now: to a monitor that is started in this boot of the host, or a later one.
+enum class After { Kill, PowerCut };
+inline Bytes stored_in_layers(const BlockFixture& drive, After after) {
+  Bytes bytes = drive.on_disk(drive.config.base_paths.front());
+  const OwnedFd file{::open(drive.config.path_on_host.c_str(), O_RDONLY | O_CLOEXEC)};
+  const OverlayOrder order{
+      .who = "it",
+      .below = {.size_bytes = bytes.size(), .modified_ns = modified_ns(drive.config.base_paths.front()), .id = {}},
+      .boot = after == After::Kill ? BlockFixture::must(read_boot_id()) : boot_of(1)};
+  const Overlay overlay = BlockFixture::must(Overlay::open(file.get(), order));
+  for (std::uint64_t at = 0; at < bytes.size();) {
+    const Overlay::Run run = overlay.run(at, bytes.size() - at);
+    if (run.is_present) {
+      EXPECT_EQ(::pread(file.get(), &bytes[at], run.length, static_cast<off_t>(overlay.place_of(at))),
+                static_cast<ssize_t>(run.length));
+    }
+    at += run.length;
+  }
+  return bytes;
+}
 
 }  // namespace mayfly::testing
