@@ -77,10 +77,18 @@ TEST_F(FreezeTest, AFrozenOneThatAMachineUsesIsNobodysOverlay) {
   EXPECT_NE(refused.body.find("one.frozen is in use by"), std::string::npos) << refused.body;
   machine.signal(SIGTERM);
   (void)machine.wait();
+  // Nor later: the machine's own overlay lies over it.
   Monitor then;
-  must(load(then, "one.state", "one.mem"));
+  const HttpAnswer still = load(then, "one.state", "one.mem");
+  EXPECT_EQ(still.status, 400);
+  EXPECT_NE(still.body.find("was frozen as a layer"), std::string::npos) << still.body;
+  must(load(then, "one.state", "one.mem", overridden("clone")));
   then.type("q");
   expect_pass(then);
+  Monitor again;
+  must(again.put("/drives/data", R"({"drive_id": "data", "is_root_device": false, "base_paths": [")" + base_ +
+                                     R"(", ")" + file("one.frozen") + R"("], "path_on_host": ")" + file("overlay") +
+                                     "\"}"));
 }
 
 TEST_F(FreezeTest, ASnapshotThatFailsLeavesTheDriveAsItWas) {

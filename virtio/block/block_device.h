@@ -106,10 +106,10 @@ class BlockDevice final : public VirtioDevice {
 
   /// Errors: those of DriveFreeze::prepare(), the ring takes no more files. sync() takes the image then.
   [[nodiscard]] Status prepare_freeze(const std::string& path);
-  /// Before the snapshot counts. Waits for the disk.
+  /// The snapshot is about to count. Waits for the disk. Errors: those of DriveFreeze::settle().
   [[nodiscard]] Status settle_freeze();
-  /// The snapshot failed: undoes what was done. Waits for the disk.
-  void drop_freeze();
+  /// The snapshot failed: undoes what was done. Waits for the disk. Error: that of DriveFreeze::drop().
+  [[nodiscard]] Status drop_freeze();
   /// Whether the image has become a layer of that name, over which there is a new overlay now.
   [[nodiscard]] bool end_freeze(bool counts);
 

@@ -30,8 +30,9 @@ Status BlockDevice::settle_freeze() {
   return freeze != nullptr ? freeze->settle(*image) : Status{};
 }
 
-void BlockDevice::drop_freeze() {
-  if (DriveFreeze* freeze = freezing().first) freeze->drop();
+Status BlockDevice::drop_freeze() {
+  const auto [freeze, image] = freezing();
+  return freeze != nullptr ? freeze->drop(*image) : Status{};
 }
 
 bool BlockDevice::end_freeze(bool counts) {
@@ -39,7 +40,7 @@ bool BlockDevice::end_freeze(bool counts) {
   if (!freezing_) return false;
   Freezing ended = std::move(*freezing_);
   freezing_.reset();
-  if (!counts) return false;
+  if (!counts) return false;  // it was dropped, or has only made a file
   ended.freeze.keep();
   if (!ended.freeze.became_layer()) return false;
   Backing& old = *backing_;

@@ -151,7 +151,7 @@ Status DiskImage::open_fd(const FileOrder& order, const std::string& who, const 
   const bool makes = order.may_make && !is_there && errno == ENOENT;
   const int flags = (read_only_ ? O_RDONLY : O_RDWR) | (order.direct ? O_DIRECT : 0);
   const int claim = claimed_ ? O_EXCL : makes ? O_CREAT | O_EXCL : 0;
-  fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600)};
+  fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, order.mode)};
   if (!fd_ && makes && errno == EEXIST) return replaced(who);
   if (!fd_) return open_error(who, path_, read_only_);
   if (makes) made_ = MadeFile{path_};

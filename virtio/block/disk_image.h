@@ -54,7 +54,6 @@ class MadeFile {
     if (!path_.empty()) (void)::unlink(path_.c_str());
   }
   void keep() noexcept { path_.clear(); }
-  [[nodiscard]] bool is_kept() const noexcept { return path_.empty(); }
 
  private:
   std::string path_;
@@ -73,9 +72,14 @@ class DiskImage {
   /// lock is not looked for in other processes, since reading all their descriptors takes longer than its I/O can wait.
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
 
-  /// Makes an empty file, and locks it. Errors, which name the field: it is there already; as open().
-  [[nodiscard]] static Result<DiskImage> make_file(const std::string& drive_id, std::string_view field,
-                                                   const std::string& path);
+  /// Makes an empty file of that mode, and locks it; it is removed as an overlay is that open() has made. A leftover that
+  /// nobody has locked is replaced. Errors: another process makes it; as open().
+  [[nodiscard]] static Result<DiskImage> make_file(const DriveConfig& config, std::string_view field,
+                                                   const std::string& path, mode_t mode);
+  /// Renames such a file, which has replaced nothing then if nothing was there. Error: errno.
+  [[nodiscard]] bool give_name(const std::string& path) noexcept;
+  /// Removes such a file, and what it has, before its descriptor is closed.
+  void discard() noexcept;
   /// Makes this the drive's overlay, under `path`, over `image` and its layers. That was the overlay until now, and is a
   /// layer whose name is `layer_path`, which others may read.
   void lie_over(DiskImage image, const std::string& layer_path, Overlay overlay, const std::string& path);
@@ -139,6 +143,7 @@ class DiskImage {
     bool read_only = false;
     bool direct = false;
     bool may_make = false;  ///< Where it is not there.
+    mode_t mode = 0600;     ///< Of one that is made.
   };
   [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage* predecessor);
   [[nodiscard]] static Result<DiskImage> open_file(const FileOrder& order, const DiskImage* predecessor);

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -15,6 +16,9 @@
 
 namespace mayfly {
 namespace {
+
+/// Of a file in the making: `mayfly snapshot sweep` knows it.
+constexpr const char* kNewSuffix = ".mayfly-new";
 
 /// What a file system says that cannot share these files' blocks.
 bool shares_no_blocks(int error_number) noexcept {
@@ -26,37 +30,31 @@ bool exchange_names(const std::string& one, const std::string& other) noexcept {
   return ::renameat2(AT_FDCWD, one.c_str(), AT_FDCWD, other.c_str(), RENAME_EXCHANGE) == 0;
 }
 
+bool is_there(const std::string& path) noexcept {
+  struct stat status = {};
+  return ::lstat(path.c_str(), &status) == 0;
+}
+
+bool is_link(const std::string& path) noexcept {
+  struct stat status = {};
+  return ::lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
+}
+
+bool share_directory(const std::string& one, const std::string& other) {
+  struct stat first = {};
+  struct stat second = {};
+  return ::stat(directory_of(one).c_str(), &first) == 0 && ::stat(directory_of(other).c_str(), &second) == 0 &&
+         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
 }  // namespace
 
-DriveFreeze::DriveFreeze(const DriveConfig& config, const DiskImage& image, DiskImage made)
-    : who_(fmt::format("drive {}: frozen_drives: {}", config.drive_id, made.path())),
+DriveFreeze::DriveFreeze(const DriveConfig& config, const DiskImage& image, std::string path, DiskImage made)
+    : who_(fmt::format("drive {}: frozen_drives: {}", config.drive_id, path)),
       access_(access_of(config)),
       image_path_(image.path()),
+      path_(std::move(path)),
       made_(std::move(made)) {}
-
-DriveFreeze::DriveFreeze(DriveFreeze&& other) noexcept
-    : who_(std::move(other.who_)),
-      access_(other.access_),
-      image_path_(std::move(other.image_path_)),
-      made_(std::move(other.made_)),
-      next_overlay_(std::move(other.next_overlay_)),
-      identity_(other.identity_),
-      is_copy_(other.is_copy_),
-      exchanged_(std::exchange(other.exchanged_, false)) {}
-
-DriveFreeze::~DriveFreeze() { drop(); }
-
-void DriveFreeze::drop() noexcept {
-  if (!std::exchange(exchanged_, false)) return;
-  if (!exchange_names(made_.path(), image_path_)) made_.keep();  // else the image would be removed
-  (void)sync_directory_of(image_path_, "path_on_host");
-}
-
-void DriveFreeze::keep() noexcept {
-  exchanged_ = false;
-  made_.keep();
-  if (is_copy_) made_.unlock();
-}
 
 Result<DriveFreeze> DriveFreeze::prepare(const DriveConfig& config, const DiskImage& image, const std::string& path) {
   const std::string who = fmt::format("drive {}: frozen_drives: {}", config.drive_id, path);
@@ -67,79 +65,118 @@ Result<DriveFreeze> DriveFreeze::prepare(const DriveConfig& config, const DiskIm
                 "{}: the drive's {} is a block device, which cannot be frozen: leave it out, and copy it by its own "
                 "means while the machine is paused",
                 who, image.path());
-  auto made = TRY(DiskImage::make_file(config.drive_id, "frozen_drives:", path));
-  return DriveFreeze{config, image, std::move(made)};
+  if (is_there(path)) return fail(ErrorKind::InvalidArgument, "{} is there already; name a file that is not", who);
+  if (auto directory = open_directory_of(path, "frozen_drives"); !directory) return propagate(directory);
+  struct stat status = {};
+  if (::fstat(image.fd(), &status) != 0) return fail_errno(ErrorKind::System, "{} cannot be looked at", image.path());
+  auto made = TRY(DiskImage::make_file(config, "frozen_drives:", path + kNewSuffix, status.st_mode & 0777));
+  return DriveFreeze{config, image, path, std::move(made)};
 }
 
 Status DriveFreeze::take(const DiskImage& image) {
   TRY(copy(image));
-  if (!is_copy_) TRY(take_itself(image));
-  return {};
+  return is_copy_ ? Status{} : check_layer(image);
 }
 
 /// Sets is_copy_ where the file system can do that.
 Status DriveFreeze::copy(const DiskImage& image) {
   if (::ioctl(made_.fd(), FICLONE, image.fd()) != 0) {
-    if (shares_no_blocks(errno)) return {};
+    if (image.layers() != nullptr && shares_no_blocks(errno)) return {};
+    if (shares_no_blocks(errno))
+      return fail_errno(
+          ErrorKind::Unsupported,
+          "{} cannot share the blocks of {} (FICLONE), and a plain image is not copied: give a path in the "
+          "same directory, of Btrfs or XFS, or give the drive an overlay over its image (base_path)",
+          who_, image_path_);
     return fail_errno(ErrorKind::System, "{} cannot get the blocks of {}", who_, image_path_);
   }
   is_copy_ = true;
+  if (image.layers() != nullptr) {
+    OverlayOrder order{.who = who_, .checks_below = false};
+    order.boot = TRY(read_boot_id());
+    auto overlay = TRY(Overlay::open(made_.fd(), order));
+    TRY(overlay.become_layer(made_.fd(), Overlay::LayerId::Renewed));
+  }
   if (::fsync(made_.fd()) != 0) return fail_errno(ErrorKind::System, "{} cannot be put on stable storage", who_);
-  identity_ = made_.present_identity();
-  identity_.size_bytes = image.size_bytes();
   return {};
 }
 
-/// The image is to get the name, and the file that has it is to be the overlay over it.
-Status DriveFreeze::take_itself(const DiskImage& image) {
-  const DriveLayers* layers = image.layers();
-  if (layers == nullptr)
+/// Whether the overlay can get the name itself.
+Status DriveFreeze::check_layer(const DiskImage& image) const {
+  if (image.layers()->top() + 1 >= DriveLayers::kMost)
     return fail(
-        ErrorKind::Unsupported,
-        "{}: its file system lets no two files share blocks (FICLONE), and a plain image has no layers: give the "
-        "drive an overlay over its image (base_path), or copy {} while the machine is paused",
-        who_, image_path_);
-  if (layers->top() + 1 >= DriveLayers::kMost)
-    return fail(ErrorKind::TooLarge,
-                "{}: its file system lets no two files share blocks (FICLONE), so the overlay would be one layer more, "
-                "and the drive has {} already, the most there are; merge some (mayfly drive commit)",
-                who_, DriveLayers::kMost);
-  identity_ = image.present_identity();
-  if (made_.identity().device != identity_.device)
+        ErrorKind::TooLarge,
+        "{}: the file system lets no two files share blocks (FICLONE), so the overlay would be one layer more, and "
+        "the drive has {} already, the most there are: stop the machine, and put the topmost into those below "
+        "(mayfly drive commit)",
+        who_, DriveLayers::kMost);
+  if (!share_directory(path_, image_path_))
     return fail(ErrorKind::InvalidArgument,
-                "{}: that is another file system than that of {}, whose name it is to be; give a path beside it", who_,
-                image_path_);
-  OverlayOrder order{.who = who_,
-                     .below = {.size_bytes = identity_.size_bytes,
-                               .modified_ns = identity_.modified_ns,
-                               .id = layers->overlay().header().id},
-                     .access = access_,
-                     .block_size = layers->overlay().header().block_size};
-  order.boot = TRY(read_boot_id());
-  next_overlay_ = TRY(Overlay::open(made_.fd(), order));
-  if (::fsync(made_.fd()) != 0) return fail_errno(ErrorKind::System, "{} cannot be put on stable storage", who_);
+                "{}: the file system lets no two files share blocks (FICLONE), so {} is to exchange names with a new "
+                "overlay; give a path in its directory",
+                who_, image_path_);
+  if (is_link(image_path_) || !image.is_at(image_path_))
+    return fail(ErrorKind::State,
+                "{}: {} is not the drive's overlay itself: it is a link, or was moved or replaced; give the drive the "
+                "path of the file",
+                who_, image_path_);
   return {};
 }
 
 Status DriveFreeze::settle(const DiskImage& image) {
-  if (!is_copy_) {
-    if (!image.is_at(image_path_))
-      return fail(ErrorKind::State, "{}: {} is not the drive's overlay any more: it was moved, or replaced", who_,
-                  image_path_);
-    if (!exchange_names(made_.path(), image_path_))
-      return fail_errno(ErrorKind::System,
-                        "{} and {} cannot exchange their names; give a path beside it, on a file system that can "
-                        "(RENAME_EXCHANGE)",
-                        who_, image_path_);
-    exchanged_ = true;
-    TRY(sync_directory_of(image_path_, "path_on_host"));
+  if (is_there(path_))
+    return fail(ErrorKind::State, "{} was made by another process while the snapshot was written", who_);
+  if (!is_copy_) return put_image_below(image);
+  if (!made_.give_name(path_)) return fail_errno(ErrorKind::System, "{} cannot be made", who_);
+  identity_ = made_.present_identity();
+  identity_.size_bytes = image.size_bytes();
+  return sync_directory_of(path_, "frozen_drives");
+}
+
+Status DriveFreeze::put_image_below(const DiskImage& image) {
+  TRY(check_layer(image));
+  Overlay& overlay = image.layers()->overlay();
+  boot_ = overlay.header().boot;
+  TRY(overlay.become_layer(image.fd(), Overlay::LayerId::Same));
+  identity_ = image.present_identity();
+  OverlayOrder order{
+      .who = who_,
+      .below = {.size_bytes = identity_.size_bytes, .modified_ns = identity_.modified_ns, .id = overlay.header().id},
+      .access = access_,
+      .block_size = overlay.header().block_size};
+  order.boot = TRY(read_boot_id());
+  next_overlay_ = TRY(Overlay::open(made_.fd(), order));
+  if (::fsync(made_.fd()) != 0) return fail_errno(ErrorKind::System, "{} cannot be put on stable storage", who_);
+  if (!made_.give_name(path_)) return fail_errno(ErrorKind::System, "{} cannot be made", who_);
+  if (!exchange_names(path_, image_path_))
+    return fail_errno(ErrorKind::System,
+                      "{} and {} cannot exchange their names; use a file system that can do that (RENAME_EXCHANGE)",
+                      who_, image_path_);
+  exchanged_ = true;
+  made_.keep();  // its name is the image's
+  return sync_directory_of(path_, "frozen_drives");
+}
+
+Status DriveFreeze::drop(const DiskImage& image) {
+  if (exchanged_) {
+    if (!exchange_names(path_, image_path_))
+      return fail_errno(ErrorKind::System, "the machine's overlay {} is called {} now, and cannot get its name back",
+                        image_path_, path_);
+    exchanged_ = false;
+    (void)::unlink(path_.c_str());
+    TRY(sync_directory_of(path_, "frozen_drives"));
   }
-  return sync_directory_of(made_.path(), "frozen_drives");
+  made_.discard();
+  return boot_ ? image.layers()->overlay().become_top(image.fd(), *boot_) : Status{};
+}
+
+void DriveFreeze::keep() noexcept {
+  made_.keep();
+  if (is_copy_) made_.unlock();  // others may have it
 }
 
 DiskImage DriveFreeze::put_over(DiskImage image) && {
-  const std::string layer = made_.path();
-  made_.lie_over(std::move(image), layer, std::move(*next_overlay_), image_path_);
+  made_.lie_over(std::move(image), path_, std::move(*next_overlay_), image_path_);
   return std::move(made_);
 }
 

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <utility>
 
 namespace mayfly {
@@ -27,7 +29,7 @@ Status check_layers(const DriveConfig& config) {
   if (config.base_paths.size() >= DriveLayers::kMost)
     return fail(ErrorKind::TooLarge,
                 "drive {}: base_paths names {} files, and a drive has at most {} layers with its own; "
-                "merge some (mayfly drive export)",
+                "put some into those below (mayfly drive commit)",
                 config.drive_id, config.base_paths.size(), DriveLayers::kMost);
   if (config.direct)
     return fail(ErrorKind::InvalidArgument,
@@ -95,15 +97,33 @@ Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskIm
   return top;
 }
 
-Result<DiskImage> DiskImage::make_file(const std::string& drive_id, std::string_view field, const std::string& path) {
-  struct stat status = {};
-  if (::lstat(path.c_str(), &status) == 0)
-    return fail(ErrorKind::InvalidArgument, "drive {}: {} {} is there already; name a file that is not", drive_id,
-                field, path);
-  auto made = TRY(open_file({.drive_id = drive_id, .field = field, .path = path, .may_make = true}, nullptr));
-  if (made.made_.is_kept())  // another process was faster
-    return fail(ErrorKind::State, "drive {}: {} {} was made by another process meanwhile", drive_id, field, path);
-  return made;
+Result<DiskImage> DiskImage::make_file(const DriveConfig& config, std::string_view field, const std::string& path,
+                                       mode_t mode) {
+  const OwnedFd left{::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY)};
+  if (left || errno != ENOENT) {
+    struct flock whole = {};
+    whole.l_type = F_WRLCK;
+    whole.l_whence = SEEK_SET;
+    if (!left || ::fcntl(left.get(), F_OFD_SETLK, &whole) != 0 || ::unlink(path.c_str()) != 0)
+      return fail(ErrorKind::State, "drive {}: {} {} is there, and another process may be writing it", config.drive_id,
+                  field, path);
+  }
+  return open_file({.drive_id = config.drive_id, .field = field, .path = path, .may_make = true, .mode = mode},
+                   nullptr);
+}
+
+bool DiskImage::give_name(const std::string& path) noexcept {
+  if (std::rename(path_.c_str(), path.c_str()) != 0) return false;
+  made_.keep();
+  made_ = MadeFile{path};
+  path_ = path;
+  return true;
+}
+
+void DiskImage::discard() noexcept {
+  made_ = MadeFile{};  // removes it
+  // Its blocks are given back here and not where it is closed; if that fails, there.
+  if (::ftruncate(fd_.get(), 0) != 0) return;
 }
 
 void DiskImage::lie_over(DiskImage image, const std::string& layer_path, Overlay overlay, const std::string& path) {

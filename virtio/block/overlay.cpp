@@ -1,6 +1,7 @@
 #include "virtio/block/overlay.h"
 
 #include "vmm/base/files.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/random.h"
 #include "vmm/base/try.h"
 
@@ -60,7 +61,9 @@ std::string describe_change(const LayerIdentity& then, const LayerIdentity& now)
   if (then.size_bytes != now.size_bytes)
     return fmt::format("it had {} bytes then, and has {} now; give the layers that it was made over", then.size_bytes,
                        now.size_bytes);
-  if (then.id != now.id) return "that was another one; give the layers that it was made over";
+  if (then.id != now.id)
+    return fmt::format("that was {}; give the layers that it was made over (mayfly drive info tells them apart)",
+                       then.id == OverlayId{} ? "a raw image" : "overlay " + hexadecimal_digits(then.id));
   return fmt::format(
       "that has changed since, and blocks of both do not belong together; give it as it was, delete the overlay or, if "
       "only the time of change is another one, set it back: touch -d @{}.{:09}",
@@ -82,6 +85,11 @@ Result<Overlay> Overlay::open(int fd, const OverlayOrder& order) {
   if (order.checks_below && header.below != order.below)
     return fail(ErrorKind::InvalidArgument, "{} is an overlay of another layer than the one below it: {}", order.who,
                 describe_change(header.below, order.below));
+  if (header.is_layer != 0 && order.access != OverlayAccess::ReadOnly)
+    return fail(ErrorKind::InvalidArgument,
+                "{} was frozen as a layer, which others may lie over, and is only read: give the drive a new overlay "
+                "over it (base_paths; of a snapshot drive_overrides, or mayfly restore --drive ID=PATH)",
+                order.who);
   auto map = TRY(OverlayMap::make(header));
   Overlay overlay{header, std::move(map)};
   TRY(overlay.load(fd, order));
@@ -237,6 +245,24 @@ Status Overlay::settle(int fd) {
   if (!sync()) return failed();
   map_.captured();
   return {};
+}
+
+Status Overlay::become_layer(int fd, LayerId id) {
+  if (id == LayerId::Renewed) {
+    TRY(fill_with_random(header_.id, "name a layer"));
+    map_.renew(header_.id);
+    TRY(settle(fd));
+  }
+  header_.is_layer = 1;
+  header_.boot = kNoBoot;
+  TRY(write_header(fd, "the overlay that becomes a layer"));
+  return ::fsync(fd) == 0 ? Status{} : fail_errno(ErrorKind::System, "cannot put a layer on stable storage");
+}
+
+Status Overlay::become_top(int fd, const BootId& boot) {
+  header_.is_layer = 0;
+  header_.boot = boot;
+  return write_header(fd, "the overlay that is to be no layer");
 }
 
 Status Overlay::empty(int fd) {

@@ -52,6 +52,12 @@ class Overlay {
 
   /// Puts all that is there on stable storage, and that it is there. Waits for the disk. Nothing is written meanwhile.
   [[nodiscard]] Status settle(int fd);
+  /// Settled: makes it a layer, which is not opened to be written any more, and shows the same in every boot. `renewed`: with
+  /// an id of its own, since it is a copy. Waits for the disk. Error: the file system's.
+  enum class LayerId { Same, Renewed };
+  [[nodiscard]] Status become_layer(int fd, LayerId id);
+  /// Takes that back, in this boot of the host or, for one that is not ordered, in all.
+  [[nodiscard]] Status become_top(int fd, const BootId& boot);
   /// Drops all that was written since the overlay was made: the layer below shows everywhere. Nothing is in flight.
   /// Waits for the disk only where a flush has made blocks durable: a power cut amid this must not show their holes.
   /// Error: the file system's; the overlay has then kept nothing, or all.

@@ -61,7 +61,7 @@ struct OverlayHeader {
   LayerIdentity below{};
   std::uint64_t sequence = 0;  ///< Of this copy.
   std::uint32_t epoch = 0;     ///< Sectors of the durable map that have another one say nothing.
-  std::uint32_t reserved = 0;
+  std::uint32_t is_layer = 0;  ///< Not 0: others lie over it, and nobody writes it any more.
   BootId boot{};               ///< Whose volatile map counts.
   std::uint64_t checksum = 0;  ///< Of all before it.
 };
@@ -115,7 +115,7 @@ void seal(OverlayHeader& header) noexcept;
 /// Fills the checksum of sector `number`.
 void seal(MapSector& sector, const OverlayId& id, std::uint64_t number) noexcept;
 /// The sector that counts of two copies: an empty one where neither was written in this epoch. nullopt: both are
-/// damaged, or one is of an epoch that the header does not know.
+/// damaged, or one is of an epoch that the header does not know, or of a generation that none has.
 [[nodiscard]] std::optional<MapSector> choose_sector(const MapSector& first, const MapSector& second,
                                                      const OverlayHeader& header, std::uint64_t number) noexcept;
 /// Which copy is written when a sector gets this generation: not the one that counted before.

@@ -162,6 +162,12 @@ void OverlayMap::load_volatile(std::uint64_t at, std::span<const std::byte> byte
   }
 }
 
+void OverlayMap::renew(const OverlayId& id) noexcept {
+  id_ = id;
+  for (std::uint64_t sector = 0; sector < layout_.sector_count; ++sector)
+    if (sectors()[sector].generation != 0) mark_dirty(sector);
+}
+
 void OverlayMap::clear(std::uint32_t epoch) noexcept {
   epoch_ = epoch;
   for (const Mapping* each : {&present_, &recorded_})

@@ -75,6 +75,8 @@ class OverlayMap {
   [[nodiscard]] Write whole_volatile() const noexcept { return {layout_.volatile_offset, recorded_.bytes()}; }
   /// Whether any sector of the durable map was ever written.
   [[nodiscard]] bool has_sectors() const noexcept { return has_sectors_; }
+  /// Of another overlay from now on: all of its sectors are to be written, since their checksums are of its id.
+  void renew(const OverlayId& id) noexcept;
   /// No block is there any more. Sectors go on counting their generations.
   void clear(std::uint32_t epoch) noexcept;
 

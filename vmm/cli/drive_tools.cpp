@@ -15,6 +15,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -99,25 +100,47 @@ Status give_owner_and_mode(int file, int as, const std::string& who) {
   return {};
 }
 
+/// Whether another process has it open as a drive's, also one that only reads.
+bool is_locked(int file) noexcept {
+  struct flock whole{};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  return ::fcntl(file, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK;
+}
+
 /// The layer below gets what the overlay has: a new file in its place, so that whoever reads it goes on with the old one.
 Status commit_drive(std::span<const std::string> bases, const std::string& overlay) {
   if (bases.empty()) return fail(ErrorKind::InvalidArgument, "an overlay has a raw image below it; name it by --base");
-  const DriveConfig config{
-      .drive_id = "commit", .path_on_host = overlay, .base_paths = {bases.begin(), bases.end()}, .is_read_only = true};
+  if (::access(overlay.c_str(), F_OK) != 0) return fail_errno(ErrorKind::NotFound, "--overlay {}", overlay);
+  // To be written, so that nobody has it open: what lies over it would have lost it.
+  const DriveConfig config{.drive_id = "commit",
+                           .path_on_host = overlay,
+                           .base_paths = {bases.begin(), bases.end()},
+                           .cache_type = CacheType::Writeback};
   auto image = TRY(DiskImage::open(config));
   const DriveLayers::Below& below = image.layers()->below().back();
   if (below.image.is_block_device())
     return fail(ErrorKind::Unsupported,
                 "--base {} is a block device, which no file can replace: write what mayfly drive export makes to it",
                 bases.back());
+  if (is_locked(below.image.fd()))
+    return fail(
+        ErrorKind::State,
+        "--base {} is in use by a machine, whose overlay over it would fit no more: stop it, or use what mayfly "
+        "drive export makes",
+        bases.back());
   auto file = TRY(NewFile::create(bases.back(), "--base"));
   auto filled = below.overlay ? merge_overlays(image, file.fd().get()) : copy_drive(image, file.fd().get());
   if (!filled) return propagate(filled, "the new --base " + bases.back());
   TRY(give_owner_and_mode(file.fd().get(), below.image.fd(), "--base " + bases.back()));
   TRY(file.sync());
+  for (const auto& [option, path, fd] :
+       {std::tuple{"--base", bases.back(), below.image.fd()}, {"--overlay", overlay, image.fd()}})
+    if (!names_file(path, fd))
+      return fail(ErrorKind::State, "{} {} is a link, or was replaced meanwhile; give the file itself", option, path);
   TRY(file.publish());
   // What it has is in the layer now. Its machine makes a new one, over that.
-  if (!image.is_at(overlay) || ::unlink(overlay.c_str()) != 0)
+  if (::unlink(overlay.c_str()) != 0)
     return fail_errno(ErrorKind::System, "--base {} is as it should be, and --overlay {} cannot be removed",
                       bases.back(), overlay);
   return sync_directory_of(overlay, "--overlay");

@@ -17,8 +17,8 @@ namespace mayfly {
                                    const std::string& output);
 
 /// `mayfly drive commit`: the topmost of `bases` is replaced by a file that has what `overlay` has as well, and the overlay is
-/// removed. Whoever has the old file open goes on with that; what lies over it is refused from then on. Nothing has changed
-/// where it fails, or is killed, before the new file has its name.
+/// removed. Nobody may have either open, and what lies over either is refused from then on. Nothing has changed where it fails,
+/// or is killed, before the new file has its name.
 [[nodiscard]] int run_drive_commit(std::span<const std::string> bases, const std::string& overlay);
 
 }  // namespace mayfly

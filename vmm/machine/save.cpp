@@ -75,6 +75,19 @@ Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optio
   return std::nullopt;
 }
 
+/// Gives frozen drives their names, and the state what a load finds under those: late, for a kill from here to the moment
+/// at which the snapshot counts leaves drives under other names than their machine knows.
+Status settle_freezes(SnapshotOrder& order) {
+  for (const FrozenDrive& each : order.params.frozen_drives) {
+    BlockDevice& drive = order.machine.drive(each.drive_id);
+    TRY(drive.settle_freeze());
+    const auto state = std::ranges::find(order.snapshot.drives, each.drive_id,
+                                         [](const DriveState& of) { return of.config.drive_id; });
+    state->device.image = drive.kept_image();
+  }
+  return {};
+}
+
 /// Both files, whole, under their new names; publish_pair() gives them theirs.
 struct NewPair {
   NewFile memory;
@@ -86,7 +99,7 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   const SnapshotCreateParams& params = order.params;
   const GuestMemory& memory = order.machine.memory();
   order.snapshot.id = id;
-  const auto state = TRY(encode_loadable(order.snapshot));
+  auto state = TRY(encode_loadable(order.snapshot));
   const MemoryFileContent content = TRY(content_of(order, id));
   TRY(check_new_file(params.mem_file_path, "mem_file_path"));
   TRY(finish_interrupted_pair(params.snapshot_path, params.mem_file_path));
@@ -99,6 +112,12 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
     TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
   else
     TRY(write_memory_file(pages, memory_file.fd(), params.mem_file_path, content));
+  if (!params.frozen_drives.empty()) {
+    TRY(memory_file.sync());
+    if (stop.stop_requested()) return fail(ErrorKind::State, "the machine has ended");
+    TRY(settle_freezes(order));
+    state = TRY(encode_loadable(order.snapshot));
+  }
   TRY(state_file.write(state));
   return NewPair{.memory = std::move(memory_file), .state = std::move(state_file), .merged = merged};
 }
@@ -111,9 +130,6 @@ SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   auto pair = write_pair(order, *id, stop);
   if (!pair) return {.status = propagate(pair)};
   if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the machine has ended")};
-  for (const FrozenDrive& each : order.params.frozen_drives)
-    if (auto settled = order.machine.drive(each.drive_id).settle_freeze(); !settled)
-      return {.status = propagate(settled)};
   PairOutcome outcome = publish_pair(pair->memory, pair->state);
   return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
           .merged = pair->merged,
@@ -141,8 +157,11 @@ Result<Snapshot> save(Board& board) {
 
 SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop) {
   SnapshotOutcome outcome = write_files(order, stop);
-  if (!outcome.counts)
-    for (const FrozenDrive& each : order.params.frozen_drives) order.machine.drive(each.drive_id).drop_freeze();
+  if (outcome.counts) return outcome;
+  for (const FrozenDrive& each : order.params.frozen_drives)
+    if (auto dropped = order.machine.drive(each.drive_id).drop_freeze(); !dropped)
+      outcome.status = fail(outcome.status.error().kind, "{}; drive {}: {}", outcome.status.error().message,
+                            each.drive_id, dropped.error().message);
   return outcome;
 }
 

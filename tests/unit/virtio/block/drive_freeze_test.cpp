@@ -30,14 +30,13 @@ struct Freezable : BlockFixture {
     std::ranges::copy(bytes, content.begin() + static_cast<std::ptrdiff_t>(sector * kSectorSize));
   }
   void must(const Status& status) const { EXPECT_TRUE(status) << (status ? "" : status.error().message); }
-  /// As a snapshot does that counts, or fails behind its files.
-  bool freeze(const std::string& path, bool counts = true) {
+  /// As a snapshot does that counts.
+  bool freeze(const std::string& path) {
     must(device->prepare_freeze(path));
     must(device->sync());
-    kept = device->kept_image();
     must(device->settle_freeze());
-    if (!counts) device->drop_freeze();
-    return device->end_freeze(counts);
+    kept = device->kept_image();
+    return device->end_freeze(true);
   }
   [[nodiscard]] Bytes all() { return read(0, kFrozenSectors); }
   [[nodiscard]] std::string path_of(const std::string& name) const { return scratch.file(name); }
@@ -109,11 +108,11 @@ TEST(DriveFreeze, ASnapshotThatFailsLeavesAllAsItWas) {
   Freezable drive;
   const std::vector<std::string> names = drive.names();
   drive.put(3, 10, 1);
-  for (unsigned steps = 0; steps < 4; ++steps) {
+  for (unsigned steps = 0; steps < 3; ++steps) {
     drive.must(drive.device->prepare_freeze(drive.path_of("frozen")));
     if (steps > 0) drive.must(drive.device->sync());
     if (steps > 1) drive.must(drive.device->settle_freeze());
-    if (steps > 2) drive.device->drop_freeze();
+    drive.must(drive.device->drop_freeze());
     EXPECT_FALSE(drive.device->end_freeze(false));
     EXPECT_EQ(drive.names(), names) << steps;
     drive.put(9 + steps, 1, steps);
@@ -121,31 +120,64 @@ TEST(DriveFreeze, ASnapshotThatFailsLeavesAllAsItWas) {
     struct stat status = {};
     ASSERT_EQ(::stat(drive.config.path_on_host.c_str(), &status), 0);
     EXPECT_EQ(drive.device->state().image.inode, status.st_ino) << "its name is its own again";
+    EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content) << "and it is no layer";
   }
   EXPECT_TRUE(drive.freeze(drive.path_of("frozen")));
   EXPECT_EQ(drive.all(), drive.content);
 }
 
 TEST(DriveFreeze, AMonitorThatIsKilledAmidItLosesNothing) {
-  for (unsigned steps = 0; steps < 2; ++steps) {
+  for (const bool settled : {false, true}) {
     Freezable drive;
     const std::string base = drive.config.base_paths.front();
     drive.put(3, 10, 1);
     drive.must(drive.device->prepare_freeze(drive.path_of("frozen")));
     drive.must(drive.device->sync());
-    if (steps > 0) drive.must(drive.device->settle_freeze());
+    if (settled) drive.must(drive.device->settle_freeze());
     // The files as a killed one leaves them, apart from its locks.
     std::filesystem::create_directory(drive.path_of("left"));
-    for (const std::string name : {"overlay", "frozen"}) {
+    for (const std::string& name : drive.names()) {
+      if (name == "left") continue;
       std::filesystem::copy_file(drive.path_of(name), drive.path_of("left/" + name));
       std::filesystem::last_write_time(drive.path_of("left/" + name),
                                        std::filesystem::last_write_time(drive.path_of(name)));
     }
-    std::vector<std::string> layers{base};
-    if (steps > 0) layers.push_back(drive.path_of("left/frozen"));
+    EXPECT_EQ(std::filesystem::exists(drive.path_of("left/frozen")), settled);
+    EXPECT_EQ(std::filesystem::exists(drive.path_of("left/frozen.mayfly-new")), !settled);
+    std::vector<std::string> layers{drive.path_of("left/disk")};
+    if (settled) layers.push_back(drive.path_of("left/frozen"));
     BlockFixture next{{.path = drive.path_of("left/overlay"), .base_paths = layers}};
-    EXPECT_EQ(next.read(0, kFrozenSectors), drive.content) << steps;
+    EXPECT_EQ(next.read(0, kFrozenSectors), drive.content) << settled;
+    if (settled) continue;
+    // And what it left is not in the way.
+    make_file(drive.path_of("plain"), std::string(kSectorSize, 'p'));
+    const DiskImage image =
+        BlockFixture::must(DiskImage::open({.drive_id = "d", .path_on_host = drive.path_of("plain")}));
+    const auto prepare = [&] { return DriveFreeze::prepare(next.config, image, drive.path_of("left/frozen")); };
+    const auto again = prepare();
+    EXPECT_TRUE(again) << again.error().message;
+    EXPECT_FALSE(prepare()) << "while another one makes it";
   }
+}
+
+TEST(DriveFreeze, ALayerIsNotWrittenAnyMore) {
+  Freezable drive;
+  drive.put(3, 10, 1);
+  EXPECT_TRUE(drive.freeze(drive.path_of("frozen")));
+  DriveConfig config = drive.config;
+  config.path_on_host = drive.path_of("frozen");
+  const auto refused = DiskImage::open(config);
+  ASSERT_FALSE(refused);
+  EXPECT_TRUE(refused.error().message.contains("in use by")) << refused.error().message;
+  drive.loop->close();
+  drive.host.reset();
+  drive.device.reset();
+  const auto still = DiskImage::open(config);
+  ASSERT_FALSE(still);
+  EXPECT_TRUE(still.error().message.contains("was frozen as a layer, which others may lie over"))
+      << still.error().message;
+  config.is_read_only = true;
+  EXPECT_TRUE(DiskImage::open(config));
 }
 
 TEST(DriveFreeze, AFrozenOneGoesBackNoMore) {
@@ -170,23 +202,23 @@ TEST(DriveFreeze, WhatCannotBeFrozenIsRefusedWithItsRemedy) {
   make_file(taken, "");
   EXPECT_EQ(refusal(drive, taken),
             "drive rootfs: frozen_drives: " + taken + " is there already; name a file that is not");
-  EXPECT_TRUE(refusal(drive, drive.path_of("none/frozen")).contains("/none/frozen does not exist"));
-  EXPECT_TRUE(refusal(drive, "/dev/shm/mayfly-test-frozen").contains("that is another file system than that of"));
+  EXPECT_TRUE(refusal(drive, drive.path_of("none/frozen")).contains("/none/ cannot be opened: No such file"));
+  EXPECT_TRUE(refusal(drive, "/dev/shm/mayfly-test-frozen").contains("give a path in its directory"));
   EXPECT_FALSE(std::filesystem::exists("/dev/shm/mayfly-test-frozen"));
+  std::filesystem::create_directory(drive.path_of("other"));
+  EXPECT_TRUE(refusal(drive, drive.path_of("other/frozen")).contains("give a path in its directory"));
+  std::filesystem::remove(drive.path_of("other"));
   std::filesystem::rename(drive.config.path_on_host, drive.path_of("moved"));
-  drive.must(drive.device->prepare_freeze(drive.path_of("frozen")));
-  drive.must(drive.device->sync());
-  const auto moved = drive.device->settle_freeze();
-  ASSERT_FALSE(moved);
-  EXPECT_TRUE(moved.error().message.contains("is not the drive's overlay any more")) << moved.error().message;
-  EXPECT_FALSE(drive.device->end_freeze(false));
+  EXPECT_TRUE(refusal(drive, drive.path_of("frozen")).contains("it is a link, or was moved or replaced"));
+  std::filesystem::create_symlink(drive.path_of("moved"), drive.config.path_on_host);
+  EXPECT_TRUE(refusal(drive, drive.path_of("frozen")).contains("it is a link, or was moved or replaced"));
   std::filesystem::rename(drive.path_of("moved"), drive.config.path_on_host);
   EXPECT_EQ(drive.names(), (std::vector<std::string>{"disk", "overlay", "taken"}));
 
   BlockFixture reader{{.read_only = true}};
   EXPECT_TRUE(refusal(reader, reader.scratch.file("frozen")).contains("is only read, and stays as it is"));
   BlockFixture plain;
-  EXPECT_TRUE(refusal(plain, plain.scratch.file("frozen")).contains("a plain image has no layers: give the drive"));
+  EXPECT_TRUE(refusal(plain, plain.scratch.file("frozen")).contains("and a plain image is not copied: give a path in"));
   EXPECT_FALSE(std::filesystem::exists(plain.scratch.file("frozen")));
   EXPECT_EQ(plain.write(3, BlockFixture::pattern(1)), VIRTIO_BLK_S_OK);
 }

@@ -152,8 +152,8 @@ TEST(Overlay, LiesOverTheLayerThatItWasMadeOver) {
   order.below.id.fill(std::byte{1});
   EXPECT_EQ(
       file.refusal(order),
-      "the overlay is an overlay of another layer than the one below it: that was another one; give the layers that "
-      "it was made over");
+      "the overlay is an overlay of another layer than the one below it: that was a raw image; give the layers that "
+      "it was made over (mayfly drive info tells them apart)");
   EXPECT_EQ(file.refusal(overlay_order(kDrive)), "") << "nothing was changed";
 }
 

@@ -158,10 +158,19 @@ TEST_F(DriveToolsTest, ACommitThatFailsChangesNothing) {
     ASSERT_TRUE(writer);
     EXPECT_EQ(run_drive_commit(none, file("overlay")), kExitError) << "a machine writes it";
   }
+  {
+    const auto reader = DiskImage::open(DriveConfig{.drive_id = "d", .path_on_host = base_, .is_read_only = true});
+    ASSERT_TRUE(reader);
+    EXPECT_EQ(run_drive_commit(none, file("overlay")), kExitError) << "a machine reads the base";
+  }
+  ASSERT_EQ(::symlink("overlay", file("link").c_str()), 0);
+  EXPECT_EQ(run_drive_commit(none, file("link")), kExitError) << "the link would be removed";
   ASSERT_EQ(::utimensat(AT_FDCWD, base_.c_str(), nullptr, 0), 0);
   EXPECT_EQ(run_drive_commit(none, file("overlay")), kExitError) << "the base has changed";
   EXPECT_TRUE(content_of(base_) == base);
   EXPECT_EQ(::access(file("overlay").c_str(), F_OK), 0);
+  EXPECT_EQ(::access(file("link").c_str(), F_OK), 0);
+  EXPECT_NE(::access((base_ + ".mayfly-new").c_str(), F_OK), 0);
 }
 
 }  // namespace
