@@ -85,6 +85,14 @@ Result<ApiCall> put_action(const Match& match) {
   return Command{FinishWorkingSet{}};
 }
 
+Result<ApiCall> create_snapshot(const Match& match) {
+  auto call = with_body<CreateSnapshot, read_snapshot_create>(match);
+  if (!call) return call;
+  auto& params = std::get<CreateSnapshot>(std::get<Command>(*call)).value;
+  if (params.live) return Command{CreateLiveSnapshot{std::move(params)}};
+  return call;
+}
+
 enum class VmState { Paused, Resumed };
 constexpr JsonName<VmState> kVmStates[] = {{"Paused", VmState::Paused}, {"Resumed", VmState::Resumed}};
 
@@ -126,7 +134,9 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"PATCH", "/network-interfaces/{iface_id}"},
      with_id<PatchNetworkInterface, read_network_interface_patch, &NetworkInterfacePatch::iface_id>},
     {{"PUT", "/serial"}, with_body<PutSerial, read_serial>},
-    {{"PUT", "/snapshot/create"}, with_body<CreateSnapshot, read_snapshot_create>},
+    {{"GET", "/snapshot"}, bare<GetSnapshot>},
+    {{"DELETE", "/snapshot"}, bare<CancelSnapshot>},
+    {{"PUT", "/snapshot/create"}, create_snapshot},
     {{"PUT", "/snapshot/load"}, with_body<LoadSnapshot, read_snapshot_load>},
     {{"PUT", "/snapshot/revert"}, with_body<RevertSnapshot, read_snapshot_revert>},
     {{"GET", "/version"}, get_version},
@@ -226,8 +236,8 @@ std::expected<ApiCall, ApiRefusal> parse_request(const ApiRequest& given) {
     return each.address.method == request.method && match_path(each.address.path, request.path);
   });
   if (route == kRoutes.end()) return std::unexpected(refuse_unknown(request));
-  if (request.method == "GET" && !request.body.empty()) {
-    return std::unexpected(ApiRefusal{400, fmt::format("GET {} takes no body", request.path)});
+  if ((request.method == "GET" || request.method == "DELETE") && !request.body.empty()) {
+    return std::unexpected(ApiRefusal{400, fmt::format("{} {} takes no body", request.method, request.path)});
   }
   auto call = route->make_call({.request = request,
                                 .where = std::string{request.path.substr(1)},

@@ -36,6 +36,21 @@ ApiResponse response_to(const PrometheusText& metrics) {
 
 ApiResponse response_to(const MmdsContents& contents) { return {.status = 200, .body = contents.json}; }
 
+ApiResponse response_to(const SnapshotStatus& status) {
+  JsonWriter json;
+  json.begin_object();
+  json.field("state", status.is_written ? "Writing" : "None");
+  if (status.is_written) {
+    json.field("snapshot_path", status.snapshot_path);
+    json.field("mem_file_path", status.mem_file_path);
+    json.field("live", status.live);
+    json.field("done_bytes", status.done_bytes);
+    json.field("total_bytes", status.total_bytes);
+  }
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
 ApiResponse version_response() {
   JsonWriter json;
   json.begin_object();

@@ -97,7 +97,8 @@ Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const s
   JsonFields fields{json, where};
   SnapshotCreateParams params{.snapshot_path = fields.required("snapshot_path", JsonPath{}),
                               .mem_file_path = fields.required("mem_file_path", JsonPath{}),
-                              .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false)};
+                              .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false),
+                              .live = fields.optional("live", JsonBool{}).value_or(false)};
   params.frozen_drives =
       fields.optional("frozen_drives", JsonArray{read_frozen_drive}).value_or(std::vector<FrozenDrive>{});
   refuse_repeated(fields, where + ".frozen_drives", params.frozen_drives, &FrozenDrive::drive_id);

@@ -27,7 +27,7 @@ Status write_memory_file(const PageWriting& pages, const OwnedFd& file, const st
   memory_parts::PageWriter writer{pages, file};
   for (const PageRange& range : content.pages) {
     for (std::uint64_t at = range.offset; at < range.end(); at = stretches.back().range.end()) {
-      const auto written = writer.write(writer.piece_at(at, range.end() - at), at);
+      const auto written = writer.write(at, range.end() - at);
       if (!written) return writer.finish(path);
       stretches.push_back(*written);
     }

@@ -6,8 +6,10 @@
 #include "vmm/io/event_loop.h"
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -23,6 +25,7 @@
 /// footer's `id` is the state file's: a pair that does not belong together is refused.
 namespace mayfly {
 
+class HeldMemory;
 class NewFile;
 
 enum class MemoryFileKind : std::uint32_t {
@@ -62,13 +65,21 @@ struct MemoryFileContent {
   PageRanges pages{};
 };
 
+/// How far a memory file has come, for whoever asks meanwhile. Bytes of guest memory.
+struct WritingProgress {
+  std::atomic<std::uint64_t> done{0};
+  std::atomic<std::uint64_t> total{0};  ///< 0: not known yet.
+};
+
 /// How pages get into a file: through a loop's ring, in large pieces, many in flight, while the caller sums them up.
 struct PageWriting {
   EventLoop& loop;            ///< Which runs, on another thread than the caller's.
-  const GuestMemory& memory;  ///< To which nobody writes meanwhile.
+  const GuestMemory& memory;  ///< To which nobody writes meanwhile, unless it is held.
   std::stop_token stop{};     ///< Ends the writing with an error.
   /// How long no piece may come to its end.
   std::chrono::milliseconds patience = std::chrono::seconds{60};
+  std::shared_ptr<HeldMemory> held{};  ///< What the memory was at one moment is written; absent: what it is.
+  WritingProgress* progress = nullptr;
 };
 
 /// Writes an empty file. On an error (a full disk, one that does not answer, a stop) the file is the caller's to

@@ -214,7 +214,7 @@ Status write_merged_memory_file(const PageWriting& pages, const NewFile& file, c
   for (const PageRange& range : content.pages) {
     for (std::uint64_t at = range.offset; at < range.end();) {
       if (auto filled = merged.fill_to(at); !filled) return filled;
-      const auto written = writer.write(writer.piece_at(at, range.end() - at), at);
+      const auto written = writer.write(at, range.end() - at);
       if (!written) return writer.finish(file.path());
       merged.add(*written);
       at = written->range.end();

@@ -1,6 +1,7 @@
 #include "snapshot/memory_parts.h"
 
 #include "snapshot/checksum.h"
+#include "snapshot/held_memory.h"
 #include "vmm/base/files.h"
 #include "vmm/base/mutex.h"
 
@@ -19,6 +20,7 @@ namespace {
 
 /// Writes in flight: enough to keep a disk busy while the next checksum is computed.
 constexpr std::size_t kWritesAtOnce = 8;
+static_assert(kWritesAtOnce <= HeldMemory::kSlots && kLongestStretch <= HeldMemory::kSlotBytes);
 
 template <typename T>
 std::span<const std::byte> bytes_of(const T& value) {
@@ -102,22 +104,34 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
         file_(std::move(file)),
         stop_(pages.stop),
         patience_(pages.patience),
+        held_(pages.held),
+        progress_(pages.progress),
         pieces_(kWritesAtOnce) {}
 
-  /// Waits until there is room for it. False after a failure.
-  [[nodiscard]] bool write(std::span<const std::byte> bytes, std::uint64_t offset) {
+  /// Waits until there is room for it, and writes it, or what was held of it. What is written; empty after a failure.
+  [[nodiscard]] std::span<const std::byte> write(std::span<const std::byte> bytes, std::uint64_t offset) {
     MutexLock lock{mutex_};
     while (failure_ == 0 && in_flight_ == kWritesAtOnce) await_progress();
     if (failure_ == 0 && stop_.stop_requested()) failure_ = ECANCELED;
-    if (failure_ != 0) return false;
-    Piece& piece = *std::ranges::find(pieces_, nullptr, &Piece::owner);
+    if (failure_ != 0) return {};
+    const auto free = std::ranges::find(pieces_, nullptr, &Piece::owner);
+    Piece& piece = *free;
+    if (held_) {
+      const auto slot = static_cast<std::size_t>(free - pieces_.begin());
+      lock.unlock();  // the piece is ours while it is free
+      const int failure = held_->copy(slot, offset, bytes.size(), stop_, patience_);
+      lock.lock();
+      if (failure_ == 0) failure_ = failure;
+      if (failure_ != 0) return {};
+      bytes = held_->slot(slot).first(bytes.size());
+    }
     piece.owner = shared_from_this();
     piece.rest = bytes;
     piece.at = offset;
     ++in_flight_;
     lock.unlock();
     loop_.post([&piece] { piece.submit(); });
-    return true;
+    return bytes;
   }
   /// Waits for all of it; the errno of the first failure, or 0.
   [[nodiscard]] int finish() {
@@ -128,10 +142,15 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
 
  private:
   struct Piece final : Operation {
-    void submit() { owner->loop_.write(owner->file_.get(), rest, at, *this); }
+    // The machine may go on meanwhile, so the loop must not copy it: a worker of the kernel does.
+    void submit() {
+      if (owner->held_) return owner->loop_.write_by_worker(owner->file_.get(), rest, at, *this);
+      owner->loop_.write(owner->file_.get(), rest, at, *this);
+    }
     void on_complete(int result, bool /*more*/) noexcept override {
       if (result == -EINTR || result == -EAGAIN) return submit();
       if (result > 0) {
+        if (owner->progress_ != nullptr) owner->progress_->done.fetch_add(static_cast<std::size_t>(result));
         rest = rest.subspan(static_cast<std::size_t>(result));
         at += static_cast<std::uint64_t>(result);
         if (!rest.empty()) return submit();
@@ -166,6 +185,8 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   const OwnedFd file_;  // its own: a piece may outlive the writer
   std::stop_token stop_;
   std::chrono::milliseconds patience_;
+  const std::shared_ptr<HeldMemory> held_;  // what is in flight lies in its slots
+  WritingProgress* const progress_;
   Mutex mutex_;
   ConditionVariable changed_;
   std::deque<Piece> pieces_;  // operations do not move; each is its writer's while it is free, and the loop's while not
@@ -180,15 +201,12 @@ PageWriter::PageWriter(const PageWriting& pages, const OwnedFd& file)
 
 PageWriter::~PageWriter() { (void)pieces_->finish(); }
 
-std::span<const std::byte> PageWriter::piece_at(std::uint64_t offset, std::uint64_t length) const {
+std::optional<MemoryStretch> PageWriter::write(std::uint64_t offset, std::uint64_t length) {
   const auto piece = bytes_at(memory_, offset, std::min(length, kLongestStretch));
   ensure(!piece.empty(), "a page range lies outside guest memory");
-  return piece;
-}
-
-std::optional<MemoryStretch> PageWriter::write(std::span<const std::byte> piece, std::uint64_t offset) {
-  if (!pieces_->write(piece, offset)) return std::nullopt;
-  return MemoryStretch{.range = {offset, piece.size()}, .checksum = checksum(piece)};
+  const auto written = pieces_->write(piece, offset);
+  if (written.empty()) return std::nullopt;
+  return MemoryStretch{.range = {offset, written.size()}, .checksum = checksum(written)};
 }
 
 Status PageWriter::finish(const std::string& path) {
@@ -196,7 +214,9 @@ Status PageWriter::finish(const std::string& path) {
     case 0:
       return {};
     case ECANCELED:
-      return fail(ErrorKind::State, "memory file {}: the machine ended before it was written", path);
+      return fail(ErrorKind::State, "memory file {}: its writing was stopped", path);
+    case ECHILD:
+      return fail(ErrorKind::System, "memory file {}: the process that held guest memory has ended; try again", path);
     case ETIMEDOUT:
       return fail(ErrorKind::System, "memory file {}: its disk has not answered for a minute", path);
     default:

@@ -44,11 +44,10 @@ class PageWriter {
   PageWriter& operator=(const PageWriter&) = delete;
   ~PageWriter();
 
-  /// The guest's bytes at `offset`, as many as one stretch holds and at most `length`.
-  [[nodiscard]] std::span<const std::byte> piece_at(std::uint64_t offset, std::uint64_t length) const;
-  /// Writes a piece at `offset` of the file; it is read until finish() returns. The stretch that the table is to have;
-  /// nullopt after a failed write, a stop, or where no piece has ended for too long.
-  [[nodiscard]] std::optional<MemoryStretch> write(std::span<const std::byte> piece, std::uint64_t offset);
+  /// Writes guest memory at `offset`, where the file has it, too: as much as one stretch holds, at most `length`. It is
+  /// read until finish() returns. The stretch that the table is to have; nullopt after a failed write, a stop, or where no
+  /// piece has ended for too long.
+  [[nodiscard]] std::optional<MemoryStretch> write(std::uint64_t offset, std::uint64_t length);
   /// Waits for all writes. Error: the first one's that failed; the stop; a disk that does not answer.
   [[nodiscard]] Status finish(const std::string& path);
 

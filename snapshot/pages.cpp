@@ -103,7 +103,7 @@ bool is_over_file(const GuestMemory& memory, std::uint64_t address) {
 }
 
 Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::Region& region, std::uint64_t offset,
-                    PageRanges& found) {
+                    MemoryIs memory_is, PageRanges& found) {
   const std::span<const std::byte> bytes = region.mapping.bytes();
   std::array<std::uint64_t, 8192> entries;
   const std::uint64_t first_page = reinterpret_cast<std::uintptr_t>(bytes.data()) / kGuestPageSize;
@@ -118,7 +118,8 @@ Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::R
       if ((entry & (kEntryPresent | kEntrySwapped)) == 0 || (entry & kEntryFile) != 0) continue;
       // What was only read shows the kernel's page of zeros, which the entry does not tell. Over a file's page, zeros
       // are what somebody wrote.
-      if (is_over_file(memory, region.start.value + at) || !is_zero(bytes.subspan(at, kGuestPageSize)))
+      if (memory_is == MemoryIs::WrittenTo || is_over_file(memory, region.start.value + at) ||
+          !is_zero(bytes.subspan(at, kGuestPageSize)))
         add(found, offset + at, kGuestPageSize);
     }
   }
@@ -188,12 +189,12 @@ Status for_regions(const GuestMemory& memory, Each each) {
 
 namespace detail {
 
-Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory) {
+Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory, MemoryIs memory_is) {
   auto pagemap = open_pagemap();
   if (!pagemap) return propagate(pagemap);
   PageRanges found;
   auto read = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) {
-    return read_entries(pagemap->get(), memory, region, offset, found);
+    return read_entries(pagemap->get(), memory, region, offset, memory_is, found);
   });
   if (!read) return propagate(read);
   return found;
@@ -201,7 +202,7 @@ Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory) {
 
 }  // namespace detail
 
-Result<PageRanges> private_pages(const GuestMemory& memory) {
+Result<PageRanges> private_pages(const GuestMemory& memory, MemoryIs memory_is) {
   auto pagemap = open_pagemap();
   if (!pagemap) return propagate(pagemap);
   PageRanges found;
@@ -213,12 +214,12 @@ Result<PageRanges> private_pages(const GuestMemory& memory) {
     return {};
   });
   if (!done) return propagate(done);
-  if (!scanned) return detail::private_pages_by_pagemap(memory);
+  if (!scanned) return detail::private_pages_by_pagemap(memory, memory_is);
   return found;
 }
 
-Result<PageRanges> touched_pages(const GuestMemory& memory) {
-  auto found = private_pages(memory);
+Result<PageRanges> touched_pages(const GuestMemory& memory, MemoryIs memory_is) {
+  auto found = private_pages(memory, memory_is);
   if (!found) return found;
   auto added = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) -> Status {
     for (const GuestMemory::FileRange& range : memory.file_ranges()) {

@@ -33,10 +33,14 @@ using PageRanges = std::vector<PageRange>;
 /// everything that was touched but only read; on memory that a file was mapped to, every page that may differ from it.
 /// Costs as much as there are such pages, not as much as there is memory (Linux 6.7 and later; before, a read of 8
 /// bytes a page). Errors: the host does not tell.
-[[nodiscard]] Result<PageRanges> private_pages(const GuestMemory& memory);
+enum class MemoryIs {
+  Still,
+  WrittenTo  ///< Meanwhile: a page of zeros may have been another a moment ago.
+};
+[[nodiscard]] Result<PageRanges> private_pages(const GuestMemory& memory, MemoryIs memory_is = MemoryIs::Still);
 
 /// Every page whose content may be other than zero: private_pages() and what mapped files have data for.
-[[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory);
+[[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory, MemoryIs memory_is = MemoryIs::Still);
 
 inline constexpr std::size_t kMostDroppedStretches = 1 << 16;
 
@@ -69,7 +73,8 @@ using TakeDirtyLog = std::function<Status(std::uint32_t region, std::span<std::u
 
 namespace detail {
 /// private_pages() as older hosts make it possible: by /proc/self/pagemap, and a look at what is there. For tests.
-[[nodiscard]] Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory);
+[[nodiscard]] Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory,
+                                                          MemoryIs memory_is = MemoryIs::Still);
 }  // namespace detail
 
 }  // namespace mayfly

@@ -49,8 +49,11 @@ Status ask(const RemoteOptions& options) {
       return revert_machine(
           {.machine = options.machine, .paused = options.paused, .clock_realtime = options.clock_realtime});
     case RemoteOptions::Verb::Snapshot: {
-      RemoteSnapshot snapshot{
-          .machine = options.machine, .state = options.state, .memory = options.memory, .diff = options.diff};
+      RemoteSnapshot snapshot{.machine = options.machine,
+                              .state = options.state,
+                              .memory = options.memory,
+                              .diff = options.diff,
+                              .live = options.live};
       for (const FrozenDrive& each : options.frozen_drives)
         snapshot.frozen.push_back({.drive = each.drive_id, .file = each.path_on_host});
       return snapshot_machine(snapshot);

@@ -79,14 +79,31 @@ Result<std::string> body_of(MachineAnswer answer, std::string_view what) {
               printable(answer.body, kLongestShownMessage));
 }
 
-std::string text_member(const std::string& body, std::string_view name) {
+namespace {
+
+/// A member of a body of that kind; nothing if there is none, or the body is no object.
+template <typename Kind>
+std::optional<Kind> member_of(const std::string& body, std::string_view name) {
   const auto json = parse_json(body, "the answer");
   const auto* object = json ? std::get_if<JsonValue::Object>(&json->data) : nullptr;
-  if (object == nullptr) return "";
+  if (object == nullptr) return std::nullopt;
   for (const JsonMember& member : *object)
     if (member.name == name)
-      if (const auto* text = std::get_if<std::string>(&member.value.data)) return *text;
-  return "";
+      if (const auto* value = std::get_if<Kind>(&member.value.data)) return *value;
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string text_member(const std::string& body, std::string_view name) {
+  return member_of<std::string>(body, name).value_or("");
+}
+
+std::uint64_t number_member(const std::string& body, std::string_view name) {
+  // What fits is signed (parse_json()).
+  if (const auto value = member_of<std::int64_t>(body, name))
+    return static_cast<std::uint64_t>(std::max<std::int64_t>(*value, 0));
+  return member_of<std::uint64_t>(body, name).value_or(0);
 }
 
 }  // namespace mayfly

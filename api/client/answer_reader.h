@@ -3,6 +3,7 @@
 #include "vmm/base/error.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,5 +49,7 @@ class AnswerReader {
 
 /// A member of a body as text; empty if it is no text, or the body no object.
 [[nodiscard]] std::string text_member(const std::string& body, std::string_view name);
+/// A member of a body as a whole number; 0 if it is none.
+[[nodiscard]] std::uint64_t number_member(const std::string& body, std::string_view name);
 
 }  // namespace mayfly

@@ -16,7 +16,9 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <future>
 #include <string_view>
+#include <thread>
 
 #include <fmt/format.h>
 
@@ -25,6 +27,10 @@ namespace {
 
 /// A monitor that is stopped or stuck is not to keep a list of machines waiting.
 constexpr std::chrono::seconds kListPatience{2};
+
+/// How often it is asked how far a snapshot has come, and how long that may take.
+constexpr std::chrono::milliseconds kProgressEvery{200};
+constexpr std::chrono::seconds kProgressPatience{2};
 
 /// For the resume of a machine that did not answer: not another hour.
 constexpr std::chrono::seconds kUndoPatience{10};
@@ -87,6 +93,7 @@ std::string snapshot_request(const RemoteSnapshot& snapshot) {
   JsonWriter json;
   json.begin_object();
   json.field("snapshot_type", snapshot.diff ? "Diff" : "Full");
+  if (snapshot.live) json.field("live", true);
   // The monitor may live in another directory.
   json.field("snapshot_path", std::filesystem::absolute(snapshot.state).string());
   json.field("mem_file_path", std::filesystem::absolute(snapshot.memory).string());
@@ -103,6 +110,55 @@ std::string snapshot_request(const RemoteSnapshot& snapshot) {
   }
   json.end_object();
   return std::move(json).take();
+}
+
+/// A bar on a terminal, drawn over itself; nothing where there is none.
+class ProgressBar {
+ public:
+  ProgressBar() = default;
+  ProgressBar(const ProgressBar&) = delete;
+  ProgressBar& operator=(const ProgressBar&) = delete;
+  ~ProgressBar() {
+    if (drawn_) draw("\r\033[K");
+  }
+  [[nodiscard]] bool is_shown() const noexcept { return shown_; }
+  void show(std::uint64_t done_bytes, std::uint64_t total_bytes) {
+    constexpr std::size_t kWidth = 40;
+    const std::uint64_t total = total_bytes >> 20;
+    const std::uint64_t done = std::min(done_bytes >> 20, total);
+    if (total == 0) return;
+    const auto full = static_cast<std::size_t>(static_cast<double>(done) / static_cast<double>(total) * kWidth);
+    drawn_ = true;
+    draw(fmt::format("\r[{:<{}}] {} of {} MiB", std::string(std::min(full, kWidth), '#'), kWidth, done, total));
+  }
+
+ private:
+  static void draw(const std::string& text) {
+    (void)std::fwrite(text.data(), 1, text.size(), stderr);
+    (void)std::fflush(stderr);
+  }
+  bool shown_ = ::isatty(STDERR_FILENO) == 1;
+  bool drawn_ = false;
+};
+
+/// Asks for the snapshot on a thread of its own, since the answer comes when its files are whole.
+Status take_live(const ApiClient& client, const ApiClient& asking, const std::string& request) {
+  ProgressBar bar;
+  if (!bar.is_shown()) {
+    auto taken = client.send("PUT", "/snapshot/create", request);
+    return taken ? Status{} : propagate(taken);
+  }
+  std::promise<Result<std::string>> answer;
+  auto taken = answer.get_future();
+  const std::jthread thread{[&] { answer.set_value(client.send("PUT", "/snapshot/create", request)); }};
+  while (taken.wait_for(kProgressEvery) != std::future_status::ready) {
+    const auto status = asking.send("GET", "/snapshot");
+    if (!status) continue;  // the answer to the snapshot's own request says what is wrong
+    bar.show(number_member(*status, "done_bytes"), number_member(*status, "total_bytes"));
+  }
+  const auto outcome = taken.get();
+  if (!outcome) return std::unexpected(outcome.error());
+  return {};
 }
 
 }  // namespace
@@ -139,9 +195,10 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
   const auto machine = find_machine(snapshot.machine, running_machines());
   if (!machine) return std::unexpected(machine.error());
   const ApiClient client = client_of(*machine);
+  const std::string request = snapshot_request(snapshot);
+  if (snapshot.live) return take_live(client, client_of(*machine, kProgressPatience), request);
   auto state = state_of(client);
   if (!state) return propagate(state);
-  const std::string request = snapshot_request(snapshot);
   if (*state != "Running") {
     auto taken = client.send("PUT", "/snapshot/create", request);
     return taken ? Status{} : propagate(taken);

@@ -35,9 +35,11 @@ struct RemoteSnapshot {
     std::string drive;
     std::string file;
   };
+  bool live = false;
   std::vector<Frozen> frozen{};
 };
-/// A running machine is paused meanwhile, and resumed whether or not the snapshot succeeds.
+/// A running machine is paused meanwhile, and resumed whether or not the snapshot succeeds; but for a live one, which
+/// stands still for a moment. How far a live one has come is shown where standard error is a terminal.
 [[nodiscard]] Status snapshot_machine(const RemoteSnapshot& snapshot);
 
 struct RemoteStop {

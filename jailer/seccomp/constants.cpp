@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <array>
@@ -168,12 +169,14 @@ constexpr std::array kConstants = {
     NAMED(SIGFPE),
     NAMED(SIGHUP),
     NAMED(SIGILL),
+    NAMED(SIGKILL),
     NAMED(SIGQUIT),
     NAMED(SIGSEGV),
     NAMED(SIG_SETMASK),
     Constant{"SIGSETXID", 33},  // one of those two; nptl(7)
     Constant{"SIGRTMIN", 34},   // glibc keeps two of the kernel's for itself; signal(7)
     // sys/mman.h
+    NAMED(MADV_DOFORK),
     NAMED(MADV_DONTDUMP),
     NAMED(MADV_DONTFORK),
     NAMED(MADV_DONTNEED),
@@ -197,6 +200,10 @@ constexpr std::array kConstants = {
     NAMED(PROT_WRITE),
     // sys/prctl.h
     NAMED(PR_SET_NAME),
+    NAMED(PR_SET_PDEATHSIG),
+    // sys/wait.h
+    NAMED(WNOHANG),
+    Constant{"__WALL", 0x40000000},
     // sys/socket.h
     NAMED(AF_UNIX),
     NAMED(MSG_NOSIGNAL),

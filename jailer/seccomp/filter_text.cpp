@@ -167,8 +167,10 @@ Result<ThreadFilter> LineReader::header() {
   made.under = word();
   const bool has_as = !is_made && !made.under.empty() && !at_end();
   if (has_as && word() != "as") return refuse("after '[{}] on {}' only 'as FILTER' can follow", made.name, made.under);
-  if (has_as) made.as = word();
-  if (has_as && (made.as.empty() || !at_end())) return refuse("'as' wants one filter's name");
+  do {
+    if (has_as) made.as.emplace_back(word());
+    if (has_as && made.as.back().empty()) return refuse("'as' wants the names of filters");
+  } while (has_as && !at_end());
   if (made.under.empty() || !at_end()) return refuse("'{}' wants one thread's name", is_made ? "made by" : "on");
   return made;
 }
@@ -224,19 +226,31 @@ Status check_new(const LineReader& reader, const std::vector<Entry>& before, con
   return {};
 }
 
-/// A line of the other filter that stands here as well would do nothing.
+/// A line of another filter that stands here as well would do nothing. Only filters above: so none is its own.
 Status check_as(const FilterText& text, const ThreadFilter& thread) {
-  if (thread.as.empty()) return {};
-  const ThreadFilter* const other = filter_named(text, thread.as);
-  if (other == nullptr || other->under != thread.under || !other->as.empty())
-    return fail(ErrorKind::InvalidArgument, "[{}] is as {}, which is no plain filter on {}", thread.name, thread.as,
-                thread.under);
-  for (const Entry& entry : thread.entries)
-    if (const Entry* const there = covering(other->entries, entry))
-      return fail(ErrorKind::InvalidArgument,
-                  "line {}: line {} of [{}] lets this {} through already; remove one of them", entry.line, there->line,
-                  thread.as, entry.call);
+  for (const std::string& name : thread.as) {
+    const ThreadFilter* const other = filter_named(text, name);
+    if (other == nullptr || other->under != thread.under || other >= &thread)
+      return fail(ErrorKind::InvalidArgument, "[{}] is as {}, which is no filter on {} above it", thread.name, name,
+                  thread.under);
+    for (const Entry& entry : thread.entries)
+      if (const Entry* const there = covering(other->entries, entry))
+        return fail(ErrorKind::InvalidArgument,
+                    "line {}: line {} of [{}] lets this {} through already; remove one of them", entry.line,
+                    there->line, name, entry.call);
+  }
   return {};
+}
+
+/// Adds the lines of the filters that a filter is as, and of those that they are as, to `all`.
+template <typename Add>
+void add_as(const FilterText& text, const ThreadFilter& thread, const Add& add) {
+  for (const std::string& name : thread.as) {
+    const ThreadFilter* const other = filter_named(text, name);
+    if (other == nullptr || other >= &thread) continue;
+    add(other->entries);
+    add_as(text, *other, add);
+  }
 }
 
 Status check_layers(const FilterText& text) {
@@ -306,7 +320,7 @@ std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread
     }
   };
   add(thread.entries);
-  if (const ThreadFilter* const other = filter_named(text, thread.as)) add(other->entries);
+  add_as(text, thread, add);
   for (const ThreadFilter& other : text.threads)
     if (other.under == thread.name) add(other.entries);
   return all;
@@ -317,10 +331,15 @@ std::optional<std::vector<Entry>> withdrawn_by(const FilterText& text, const Thr
   if (below == nullptr) return std::nullopt;
   const std::vector<Entry> kept = entries_of(text, thread);
   std::vector<Entry> withdrawn;
-  for (const Entry& entry : entries_of(text, *below)) {
+  for (Entry& entry : entries_of(text, *below)) {
     if (covering(kept, entry) != nullptr) continue;
+    // Of a call that is not kept at all, no argument need be looked at: the filter below has looked.
+    if (std::ranges::find(kept, entry.call, &Entry::call) == kept.end()) {
+      if (std::ranges::find(withdrawn, entry.call, &Entry::call) != withdrawn.end()) continue;
+      entry.conditions.clear();
+    }
     if (!std::ranges::all_of(kept, [&](const Entry& each) { return are_apart(entry, each); })) return std::nullopt;
-    withdrawn.push_back(entry);
+    withdrawn.push_back(std::move(entry));
   }
   return withdrawn;
 }

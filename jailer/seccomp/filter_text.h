@@ -23,6 +23,7 @@
 ///   [running] on loop                          a second filter of that thread, later: what it says, [loop] may as well
 ///   read
 ///   [revertible] on loop as running            another second filter: what it says, and what [running] says
+///   [live_revertible] on loop as live revertible    and one that has what these two say
 ///   ioctl(_, KVM_SET_REGS)
 ///   [vcpu] made by loop                        may what it says, as may [loop], whose filter it inherits
 ///   ioctl(_, KVM_RUN)
@@ -52,8 +53,8 @@ struct ThreadFilter {
   std::string name;
   /// The thread whose filter it is put on top of: its maker, or itself earlier; empty: none.
   std::string under;
-  /// The filter, on the same thread, whose lines are this one's as well; empty: none.
-  std::string as{};
+  /// The filters, on the same thread and before this one, whose lines are this one's as well.
+  std::vector<std::string> as{};
   std::vector<Entry> entries{};
 };
 
@@ -68,7 +69,7 @@ using ConstantLookup = std::function<std::optional<std::uint64_t>(std::string_vi
 /// Errors say line, word and remedy.
 [[nodiscard]] Result<FilterText> parse_filters(std::string_view text, const ConstantLookup& constant);
 
-/// All that a thread's filter must let through: its own entries, those of the filter that it is `as`, those of every
+/// All that a thread's filter must let through: its own entries, those of the filters that it is `as`, those of every
 /// thread, and those of the filters that come on top of it. A line that another allows already is not in it.
 [[nodiscard]] std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread);
 

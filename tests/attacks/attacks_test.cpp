@@ -97,14 +97,19 @@ class Loadable {
 };
 
 /// Of the loop's thread, once its machine runs.
-bool is_second(std::string_view thread) { return thread == "running" || thread == "revertible"; }
+bool is_second(std::string_view thread) {
+  return is_of_running_machine(static_cast<ThreadKind>(std::ranges::find(kThreadNames, thread) - kThreadNames.begin()));
+}
+bool is_live(std::string_view thread) { return thread.starts_with("live"); }
+bool may_revert(std::string_view thread) { return thread.ends_with("revertible"); }
 
-End attack_from(const std::string& thread, const std::string& attack, const std::vector<std::string>& more = {}) {
+End attack_from(const std::string& thread, const std::string& attack, std::vector<std::string> more = {}) {
+  if (is_live(thread)) more.emplace_back("--live-snapshots");
   Attacked monitor{thread, attack, more};
-  if (thread == "vcpu" || thread == "running") {
+  if (thread == "vcpu" || thread == "running" || thread == "live") {
     monitor.put("/boot-source", R"({"kernel_image_path": ")" + guest_path("spin") + "\"}");
     monitor.put("/actions", R"({"action_type": "InstanceStart"})");
-  } else if (thread == "recorder" || thread == "revertible") {
+  } else if (thread == "recorder" || may_revert(thread)) {
     static const Loadable loadable;
     monitor.put("/snapshot/load", thread == "recorder" ? loadable.recorded() : loadable.revertible());
   }
@@ -127,6 +132,8 @@ class AttackFromAThread : public ::testing::TestWithParam<Row> {
 
 /// What sets a vCPU that is there, and makes nothing.
 constexpr std::string_view kSetsVcpus = "kvm-msrs";
+/// What makes a process, as a live snapshot does.
+constexpr std::string_view kForks = "fork-quietly";
 
 std::vector<Row> filtered_rows() {
   std::vector<Row> rows;
@@ -139,7 +146,9 @@ std::vector<Row> filtered_rows() {
       // The worker that writes a snapshot, under both filters.
       if (is_second(thread) && attack.name == "thread") continue;
       // The price of going back to a snapshot: the row of SettingUp.
-      if (thread == "revertible" && attack.name == kSetsVcpus) continue;
+      if (may_revert(thread) && attack.name == kSetsVcpus) continue;
+      // The price of live snapshots.
+      if (is_live(thread) && attack.name == kForks) continue;
       rows.push_back({std::string{thread}, std::string{attack.name}});
     }
   return rows;
@@ -173,7 +182,8 @@ std::string name_of_row(const ::testing::TestParamInfo<Row>& info) {
 INSTANTIATE_TEST_SUITE_P(Seccomp, AttackFromAThread, ::testing::ValuesIn(filtered_rows()), name_of_row);
 
 /// What sets a machine up is let through until the machine runs: so it is the second filter that refuses it then. A
-/// machine that may go back to its snapshot goes on to set its vCPUs.
+/// machine that may go back to its snapshot goes on to set its vCPUs, and a process that may take live snapshots to make
+/// processes.
 class SettingUp : public AttackFromAThread {};
 
 TEST_P(SettingUp, IsTheLoopsUntilItsMachineRuns) {
@@ -187,7 +197,8 @@ std::vector<Row> setting_up() {
   std::vector<Row> rows;
   for (const Attack& attack : back_door::attacks())
     if (attack.is_setting_up) rows.push_back({"loop", std::string{attack.name}});
-  rows.push_back({"revertible", std::string{kSetsVcpus}});
+  for (const char* const thread : {"revertible", "live_revertible"}) rows.push_back({thread, std::string{kSetsVcpus}});
+  for (const char* const thread : {"live", "live_revertible"}) rows.push_back({thread, std::string{kForks}});
   return rows;
 }
 

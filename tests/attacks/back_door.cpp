@@ -88,6 +88,13 @@ int fork_process(EventLoop&) {
   return outcome(child);
 }
 
+/// As a live snapshot asks for the child that holds memory.
+int fork_quietly(EventLoop&) {
+  const long child = ::syscall(SYS_clone, 0, 0, 0, 0, 0);
+  if (child == 0) ::_exit(0);
+  return outcome(child);
+}
+
 int clone_process(EventLoop&) {
   std::array<std::uint64_t, 8> arguments{};
   arguments[4] = SIGCHLD;  // clone_args.exit_signal
@@ -203,6 +210,7 @@ const std::vector<Attack>& attacks() {
       {"kill-thread", "tgkill", [](EventLoop&) { return call(SYS_tgkill, kSomebody, kSomebody, 0); }},
       {"read-process", "process_vm_readv", read_another_process},
       {"fork", "clone", fork_process},
+      {"fork-quietly", "clone", fork_quietly, true},
       {"clone3", "clone3", clone_process},
       {"map-code", "mmap", map_code},
       {"make-code", "mprotect", make_code},

@@ -104,9 +104,10 @@ class OperationProbes {
                   std::vector<ApiProbe>& probes)
       : description_(description), probes_(probes), method_(std::move(method)), operation_(method_ + ' ' + path) {}
 
-  void add_get(const std::string& path) {
+  /// Of GET and DELETE.
+  void add_bare(const std::string& path) {
     path_ = path;
-    allow("", 200);
+    allow("", method_ == "GET" ? 200 : 204);
     refuse("{}", "takes no body");
   }
 
@@ -131,7 +132,7 @@ class OperationProbes {
   /// A method that no path has.
   void add_unknown_method() {
     probes_.push_back({.operation = operation_,
-                       .method = "DELETE",
+                       .method = "OPTIONS",
                        .path = path_,
                        .body = "",
                        .status = 404,
@@ -250,9 +251,9 @@ std::vector<ApiProbe> probes_of(const ApiDescription& description) {
   for_each_operation(description, [&](const std::string& path, const std::string& method, const JsonValue& operation) {
     OperationProbes made{description, method, path, probes};
     const JsonValue* body = description.body(operation);
-    EXPECT_EQ(body == nullptr, method == "GET") << path;
+    EXPECT_EQ(body == nullptr, method == "GET" || method == "DELETE") << path;
     if (body == nullptr)
-      made.add_get(path);
+      made.add_bare(path);
     else
       made.add_change(path, *body);
     made.add_unknown_method();

@@ -106,6 +106,10 @@ class BlockDevice final : public VirtioDevice {
 
   /// Errors: those of DriveFreeze::prepare(), the ring takes no more files. sync() takes the image then.
   [[nodiscard]] Status prepare_freeze(const std::string& path);
+  [[nodiscard]] bool is_freezing() const {
+    const MutexLock lock{mutex()};
+    return freezing_.has_value();
+  }
   /// The snapshot is about to count. Waits for the disk. Errors: those of DriveFreeze::settle().
   [[nodiscard]] Status settle_freeze();
   /// The snapshot failed: undoes what was done. Waits for the disk. Error: that of DriveFreeze::drop().

@@ -40,7 +40,12 @@ bool BlockDevice::end_freeze(bool counts) {
   if (!freezing_) return false;
   Freezing ended = std::move(*freezing_);
   freezing_.reset();
-  if (!counts) return false;  // it was dropped, or has only made a file
+  if (!counts) {
+    // What waits for the disk was done by drop_freeze(), if there was any.
+    if (auto dropped = ended.freeze.drop(backing_->image); !dropped)
+      log_.error("{}: {}", name_, dropped.error().message);
+    return false;
+  }
   ended.freeze.keep();
   if (!ended.freeze.became_layer()) return false;
   Backing& old = *backing_;

@@ -167,7 +167,8 @@ Status DriveFreeze::drop(const DiskImage& image) {
     TRY(sync_directory_of(path_, "frozen_drives"));
   }
   made_.discard();
-  return boot_ ? image.layers()->overlay().become_top(image.fd(), *boot_) : Status{};
+  const auto boot = std::exchange(boot_, std::nullopt);
+  return boot ? image.layers()->overlay().become_top(image.fd(), *boot) : Status{};
 }
 
 void DriveFreeze::keep() noexcept {

@@ -79,7 +79,7 @@ struct LoggerMetrics {
 };
 struct LatencyMetrics {
   Gauge start_us, pause_us, resume_us, full_create_snapshot_us, diff_create_snapshot_us, load_snapshot_us;
-  Gauge revert_snapshot_us;
+  Gauge revert_snapshot_us, live_snapshot_pause_us;
 };
 struct SnapshotMetrics {
   Counter revert_count, reverted_bytes;
@@ -144,6 +144,9 @@ void visit_latencies_and_metadata(MetricsType& m, Visit& visit) {
   visit("latencies_us", "load_snapshot", "Load request to vCPU threads ready or running, microseconds",
         m.latency.load_snapshot_us);
   visit("latencies_us", "revert_snapshot", "Latest revert, microseconds", m.latency.revert_snapshot_us);
+  visit("latencies_us", "live_snapshot_pause",
+        "Latest live snapshot: from its request until the machine went on, microseconds",
+        m.latency.live_snapshot_pause_us);
   visit("logger", "missed_log_count", "Log lines that could not be written", m.logger.missed_log_count);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
   visit("mmds", "rx_count", "Frames of the guest for the metadata service", m.mmds.rx_count);

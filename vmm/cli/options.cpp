@@ -78,6 +78,10 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
                   "Keep that drive as it is under FILE: clones need\nnot wait for this machine's end. Repeatable")
       ->option_text("ID=FILE")
       ->allow_extra_args(false);
+  create.add_flag(
+      "--live", flags.create.live,
+      "Have the machine stand still for a moment alone,\nand write its memory while it goes on; it was\nstarted "
+      "with --live-snapshots");
   CLI::App& merge = *app.add_subcommand("merge", "Merge diffs of the memory into their base");
   merge.add_option("-b,--base", flags.merge.base, "Memory file that is the diff's base")
       ->option_text("FILE REQUIRED")

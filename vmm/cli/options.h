@@ -27,6 +27,7 @@ struct CommonOptions {
   std::optional<std::string> metrics_path;
   bool boot_timer = false;
   seccomp::FilterOptions filters{};
+  bool live_snapshots = false;
   ProcessStart start;
 };
 
@@ -113,6 +114,7 @@ struct RemoteOptions {
   std::string memory{};
   bool diff = false;
   std::vector<FrozenDrive> frozen_drives{};
+  bool live = false;
   // Of Revert.
   bool paused = false;
   bool clock_realtime = false;

@@ -202,6 +202,7 @@ struct SnapshotCreateParams {
   std::string mem_file_path{};
   bool diff = false;  ///< Only what has changed since the last snapshot, to be merged onto it.
   std::vector<FrozenDrive> frozen_drives{};
+  bool live = false;  ///< The machine goes on while memory is written.
 };
 
 /// Where a restored guest's memory comes from.

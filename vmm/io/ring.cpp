@@ -40,7 +40,7 @@ constexpr std::array kOperations = {IORING_OP_READ,    IORING_OP_WRITE,       IO
                                     IORING_OP_FSYNC,   IORING_OP_FALLOCATE,   IORING_OP_MADVISE, IORING_OP_POLL_ADD,
                                     IORING_OP_TIMEOUT, IORING_OP_ASYNC_CANCEL};
 constexpr std::array kRegistrations = {IORING_REGISTER_FILES_UPDATE, IORING_UNREGISTER_FILES};
-constexpr unsigned kEntryFlags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
+constexpr unsigned kEntryFlags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS | IOSQE_ASYNC;
 
 /// Holds a ring that is still disabled to what we use of it.
 int restrict_ring(io_uring& ring) {
@@ -196,6 +196,13 @@ void Ring::read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Opera
 void Ring::write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
+  submit_for(sqe, &operation);
+}
+
+void Ring::write_by_worker(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_write(&sqe, fd, buffer.data(), static_cast<unsigned>(buffer.size()), offset);
+  sqe.flags |= IOSQE_ASYNC;
   submit_for(sqe, &operation);
 }
 

@@ -71,6 +71,8 @@ class Ring {
 
   void read(int fd, std::span<std::byte> buffer, std::uint64_t offset, Operation& operation);
   void write(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation);
+  /// The same, by a thread of the kernel's from the first byte on: this one copies nothing.
+  void write_by_worker(int fd, std::span<const std::byte> buffer, std::uint64_t offset, Operation& operation);
   /// As readv(2) and writev(2) at `offset`. The vectors must live until the completion.
   void readv(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset, Operation& operation);
   void writev(const RegisteredFile& file, std::span<const iovec> buffers, std::uint64_t offset, Operation& operation);

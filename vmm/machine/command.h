@@ -6,6 +6,7 @@
 #include "vmm/config/configuration.h"
 
 #include <concepts>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -30,7 +31,7 @@ inline constexpr LegalStates kAfterStart{false, true, true};
 inline constexpr LegalStates kWhileRunning{false, true, false};
 inline constexpr LegalStates kWhilePaused{false, false, true};
 
-enum class CommandMethod { Get, Put, Patch };
+enum class CommandMethod { Get, Put, Patch, Delete };
 
 /// Reads are answered at once, also while an earlier command takes its time.
 enum class CommandKind { Read, Change };
@@ -168,6 +169,19 @@ struct CreateSnapshot {
                                     CommandKind::Change};
   SnapshotCreateParams value;
 };
+/// The machine stands still for a moment alone.
+struct CreateLiveSnapshot {
+  static constexpr CommandInfo info{"PUT /snapshot/create live", CommandMethod::Put, kAfterStart, nullptr,
+                                    CommandKind::Change};
+  SnapshotCreateParams value;
+};
+struct GetSnapshot {
+  static constexpr CommandInfo info{"GET /snapshot", CommandMethod::Get, kAlways, nullptr, CommandKind::Read};
+};
+/// Ends the writing of a snapshot. A read in that it does not wait for the snapshot's end.
+struct CancelSnapshot {
+  static constexpr CommandInfo info{"DELETE /snapshot", CommandMethod::Delete, kAlways, nullptr, CommandKind::Read};
+};
 struct LoadSnapshot {
   static constexpr CommandInfo info{"PUT /snapshot/load", CommandMethod::Put, kBeforeStart, nullptr,
                                     CommandKind::Change};
@@ -180,11 +194,12 @@ struct RevertSnapshot {
   SnapshotRevertParams value;
 };
 
-using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds,
-                             PutBootSource, PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive,
-                             PatchDrive, PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds,
-                             PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet,
-                             PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot, RevertSnapshot>;
+using Command =
+    std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds, PutBootSource,
+                 PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
+                 PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds, PutLogger, PutMetrics,
+                 StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet, PauseVm, ResumeVm, CreateSnapshot,
+                 LoadSnapshot, RevertSnapshot, CreateLiveSnapshot, GetSnapshot, CancelSnapshot>;
 
 /// A command without its facts does not compile.
 template <typename C>
@@ -217,8 +232,19 @@ struct MmdsContents {
   std::string json;
 };
 
+/// GET /snapshot: the one whose files are being written.
+struct SnapshotStatus {
+  bool is_written = false;  ///< None is where this is false.
+  std::string snapshot_path{};
+  std::string mem_file_path{};
+  bool live = false;
+  std::uint64_t done_bytes = 0;   ///< Of guest memory.
+  std::uint64_t total_bytes = 0;  ///< 0: not known yet.
+};
+
 /// What a command answers with: std::monostate for those that only do.
-using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents>;
+using Answer =
+    std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents, SnapshotStatus>;
 
 /// Of a command that has nothing to tell.
 [[nodiscard]] inline Result<Answer> answer_of(Status status) {

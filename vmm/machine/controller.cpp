@@ -131,11 +131,19 @@ void Controller::advance_to(Transition transition, const char* what) {
 }
 
 void Controller::leave(Result<Answer> answer) {
+  leave_unanswered().give(std::move(answer));
+  go_on();
+}
+
+Reply Controller::leave_unanswered() {
   disarm_patience();
   transition_ = Transition::None;
   Reply reply = std::move(*pending_);
   pending_.reset();
-  std::move(reply).give(std::move(answer));
+  return reply;
+}
+
+void Controller::go_on() {
   if (end_) return end_vcpus();
   if (std::exchange(recording_is_over_, false)) end_recording();
   while (transition_ == Transition::None && !waiting_.empty()) {
@@ -324,7 +332,11 @@ void Controller::adopt(std::unique_ptr<Machine> machine, std::optional<Adopted> 
 
 void Controller::enter_running() {
   if (state_ == MachineState::NotStarted || std::exchange(entered_running_, true)) return;
-  if (options_.enter_thread) options_.enter_thread(reverts_to_ ? ThreadKind::Revertible : ThreadKind::Running);
+  if (!options_.enter_thread) return;
+  if (options_.live_snapshots)
+    options_.enter_thread(reverts_to_ ? ThreadKind::LiveRevertible : ThreadKind::Live);
+  else
+    options_.enter_thread(reverts_to_ ? ThreadKind::Revertible : ThreadKind::Running);
 }
 
 void Controller::log_boot_time() const {
@@ -371,6 +383,7 @@ void Controller::finish(MachineEnd end) {
     log_.info("the machine ended: {} (exit code {})", end.message, static_cast<int>(end.reason));
   end_.emplace(std::move(end));
   while (!waiting_.empty()) waiting_.pop_front();  // told so, in their order
+  if (writing_) makers_.worker->stop();
   switch (transition_) {
     case Transition::Loading:
     case Transition::Saving:
@@ -390,6 +403,10 @@ void Controller::finish(MachineEnd end) {
 
 void Controller::end_vcpus() {
   if (!machine_) return loop_.stop();
+  if (writing_) {  // live_saved() goes on
+    if (options_.deadline != nullptr) options_.deadline->waiting_for("the live snapshot's files to be given up");
+    return;
+  }
   if (options_.deadline != nullptr) options_.deadline->waiting_for("the vCPUs, one of which waits for a device");
   machine_->pause([this] {
     if (!recording_) return end_console();

@@ -21,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 /// The machine's life, whoever asks: the API, the configuration file or the command line.
 ///
@@ -33,6 +34,8 @@
 /// gets through.
 ///
 ///   Not started -> (Loading) -> Running <-> (Pausing) <-> Paused <-> (Draining -> Saving)
+///                               Running -> (Pausing -> Draining -> Saving) -> Running: a live snapshot, whose memory is
+///                               written while the machine is what it was
 ///                               Running -> (Pausing -> Draining -> Reverting) -> Running or Paused; so from Paused
 ///                               any of them -> Ending -> gone
 ///
@@ -68,6 +71,7 @@ struct ControllerOptions {
   std::string id = "anonymous-instance";
   ProcessStart start{};
   bool boot_timer = false;
+  bool live_snapshots = false;  ///< Which takes a wider filter.
   /// Bytes of JSON.
   std::size_t metadata_limit = MetadataStore::kDefaultLimit;
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
@@ -119,6 +123,14 @@ class Controller final : public CommandTarget {
     Command command;
     Reply reply;
   };
+  /// A snapshot whose files are being written: in a transition, or, where it is live, beside whatever the machine does.
+  struct Writing {
+    SnapshotCreateParams params;
+    std::shared_ptr<WritingProgress> progress;
+    std::optional<Reply> reply{};              // of a live one
+    std::vector<std::string> frozen_copies{};  // of drives, which are of no use without it
+    std::vector<Reply> cancels{};              // who wants it to end
+  };
   struct Recording {
     std::string path;
     SnapshotId snapshot;
@@ -132,6 +144,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(const GetVmConfig& command);
   Result<Answer> apply(const GetPrometheusMetrics& command);
   Result<Answer> apply(const GetMmds& command);
+  Result<Answer> apply(const GetSnapshot& command);
   Result<Answer> apply(PutBootSource& command);
   Result<Answer> apply(const PutMachineConfig& command);
   Result<Answer> apply(const PatchMachineConfig& command);
@@ -153,6 +166,8 @@ class Controller final : public CommandTarget {
   // Commands that take time: each gives its reply when its transition ends
   void begin(const PauseVm& command, Reply reply);
   void begin(CreateSnapshot& command, Reply reply);
+  void begin(CreateLiveSnapshot& command, Reply reply);
+  void begin(const CancelSnapshot& command, Reply reply);
   void begin(LoadSnapshot& command, Reply reply);
   void begin(const RevertSnapshot& command, Reply reply);
   void begin(const FinishWorkingSet& command, Reply reply);
@@ -163,12 +178,15 @@ class Controller final : public CommandTarget {
   void advance_to(Transition transition, const char* what);
   /// Ends the transition: gives the answer, and carries out waiting commands; or continues the end.
   void leave(Result<Answer> answer);
+  /// The same without an answer, which is for the caller to give; go_on() follows.
+  [[nodiscard]] Reply leave_unanswered();
+  /// After a transition.
+  void go_on();
   /// Goes on once the machine has paused or drained, or calls `late` after the patience. Error: no timer.
   [[nodiscard]] Status arm_patience(std::function<void()> late);
   void disarm_patience();
   /// Calls `paused` once the running machine has paused; after the patience the machine runs on, and the request fails.
   void pause_for(std::function<void()> paused);
-  void carry_out_waiting();
 
   void prepare_vm();
   /// Begins to make a VM where none is being made. Errors: no usable KVM.
@@ -182,14 +200,33 @@ class Controller final : public CommandTarget {
 
   // Snapshots
   void save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns);
-  void saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome);
-  /// Drives that are frozen get back to what they were or, where that counts, go on as it needs.
-  void end_freezes(const SnapshotCreateParams& params, bool counts);
+  /// Frozen drives get back to what they were or, where that counts, go on as it needs. Which are copies.
+  [[nodiscard]] std::vector<std::string> end_freezes(const SnapshotCreateParams& params, bool counts);
+  void saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
+  /// What has become of the snapshot that was written, which no longer is; its answer.
+  [[nodiscard]] Status conclude(std::uint64_t begun_ns, SnapshotOutcome outcome);
+  /// That no other snapshot is being written.
+  [[nodiscard]] Status check_not_writing() const;
+  [[nodiscard]] Status check_live() const;
+  struct Hold {
+    SnapshotCreateParams params;
+    std::uint64_t begun_ns;
+    Snapshot snapshot{};
+    std::optional<PageRanges> changes{};
+    Status synced{};
+  };
+  void drain_to_hold(std::shared_ptr<Hold> hold);
+  void hold_drained(std::shared_ptr<Hold> hold);
+  void hold_memory(Hold& hold);
+  void refuse_hold(const Hold& hold, std::unexpected<Error> error);
+  void live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
   [[nodiscard]] Status check_revert() const;
   void drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns);
   void revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns);
-  /// Ends the transition of a revert that has changed nothing: the machine goes on as before.
-  void refuse_revert(std::unexpected<Error> error);
+  /// Ends the transition of a revert or a live snapshot that has changed nothing: the machine goes on as before.
+  void go_on_as_before(std::unexpected<Error> error);
+  /// Drains a machine that may have to go on then; after the patience it does, and the error says what was not done.
+  void drain_or_go_on(const char* not_done, std::function<void()> drained);
   [[nodiscard]] Status finish_load(Load load, Result<RestoredMemory> memory, std::uint64_t begun_ns);
   [[nodiscard]] Status write_recording(std::function<void(Status)> written);
   /// Ends a recording without a request for that, if there is one; an error is logged.
@@ -213,6 +250,7 @@ class Controller final : public CommandTarget {
   std::optional<PreparedVm> prepared_;
   std::unique_ptr<Machine> machine_;
   std::optional<MachineEnd> end_;
+  std::optional<Writing> writing_;
   std::optional<DiffBase> last_snapshot_;      // that was taken or loaded: what a diff is of
   bool loaded_ = false;                        // from a snapshot, not booted
   std::optional<DiffBase> reverts_to_;         // last_snapshot_ as it was after the load, if that can come back

@@ -6,40 +6,21 @@
 #include "vmm/base/clock.h"
 #include "vmm/base/try.h"
 #include "vmm/machine/controller.h"
+#include "vmm/machine/freezes.h"
 
-#include <algorithm>
+#include <unistd.h>
+
 #include <utility>
 
 namespace mayfly {
-namespace {
-
-Status check_frozen(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives) {
-  for (const FrozenDrive& each : params.frozen_drives) {
-    if (std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id) == drives.end())
-      return fail(ErrorKind::NotFound, "frozen_drives: there is no drive {}", each.drive_id);
-    for (const std::string& file : {params.snapshot_path, params.mem_file_path})
-      if (paths_clash(file, each.path_on_host))
-        return fail(ErrorKind::InvalidArgument, "frozen_drives: drive {} is to be at {}, which is the snapshot's {}",
-                    each.drive_id, each.path_on_host, file);
-  }
-  return {};
-}
-
-}  // namespace
 
 // --- A snapshot: drained, saved, written -----------------------------------------------------------------------------
 
 void Controller::begin(CreateSnapshot& command, Reply reply) {
   const SnapshotCreateParams& params = command.value;
-  if (params.snapshot_path == params.mem_file_path)
-    return std::move(reply).give(fail(ErrorKind::InvalidArgument,
-                                      "snapshot_path and mem_file_path are both {}; give each its own",
-                                      params.snapshot_path));
-  if (paths_clash(params.snapshot_path, params.mem_file_path))
-    return std::move(reply).give(fail(ErrorKind::InvalidArgument,
-                                      "snapshot_path {} and mem_file_path {} name one file; give each its own",
-                                      params.snapshot_path, params.mem_file_path));
-  if (auto can = check_frozen(params, configured_.devices.drives()); !can) return std::move(reply).give(propagate(can));
+  if (auto can = check_not_writing(); !can) return std::move(reply).give(propagate(can));
+  if (auto checked = check_paths(params, configured_.devices.drives()); !checked)
+    return std::move(reply).give(propagate(checked));
   const std::uint64_t begun = monotonic_ns();
   enter(Transition::Draining, "the devices' requests to come back", std::move(reply));
   if (auto armed = arm_patience([this] {
@@ -59,20 +40,14 @@ void Controller::begin(CreateSnapshot& command, Reply reply) {
 void Controller::save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns) {
   advance_to(Transition::Saving, "the snapshot's files to be written");
   const auto refuse = [this, &params](std::unexpected<Error> error) {
-    end_freezes(params, false);
+    (void)end_freezes(params, false);
     machine_->undrain();
     leave(std::move(error));
   };
   auto snapshot = machine_->save();
   if (!snapshot) return refuse(propagate(snapshot));
   configured_.describe(*snapshot);
-  for (const FrozenDrive& each : params.frozen_drives) {
-    if (auto prepared = machine_->drive(each.drive_id).prepare_freeze(each.path_on_host); !prepared)
-      return refuse(propagate(prepared));
-    const auto drive = std::ranges::find(snapshot->drives, each.drive_id,
-                                         [](const DriveState& state) { return state.config.drive_id; });
-    drive->config.path_on_host = each.path_on_host;
-  }
+  if (auto prepared = prepare_freezes(*machine_, params, *snapshot); !prepared) return refuse(propagate(prepared));
   // Looked at for a full snapshot as well: a diff that follows begins here.
   auto changes = machine_->changes();
   if (!changes) return refuse(propagate(changes));
@@ -83,27 +58,53 @@ void Controller::save_drained(const SnapshotCreateParams& params, std::uint64_t 
     SnapshotOutcome outcome{};
   };
   // A diff of nothing is everything.
+  writing_.emplace(Writing{.params = params, .progress = std::make_shared<WritingProgress>()});
   const auto job = std::make_shared<Job>(SnapshotOrder{.params = params,
                                                        .snapshot = std::move(*snapshot),
                                                        .base = params.diff ? last_snapshot_ : std::nullopt,
                                                        .changes = std::move(*changes),
                                                        .machine = *machine_,
-                                                       .loop = loop_});
+                                                       .loop = loop_,
+                                                       .progress = writing_->progress});
   auto begun = makers_.worker->begin(
       [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
-      [this, job, params, begun_ns] { saved(params, begun_ns, std::move(job->outcome)); });
-  if (!begun) refuse(propagate(begun));
+      [this, job, begun_ns] { saved(begun_ns, std::move(job->outcome)); });
+  if (begun) return;
+  writing_.reset();
+  refuse(propagate(begun));
 }
 
-void Controller::end_freezes(const SnapshotCreateParams& params, bool counts) {
+std::vector<std::string> Controller::end_freezes(const SnapshotCreateParams& params, bool counts) {
+  std::vector<std::string> copies;
   for (const FrozenDrive& each : params.frozen_drives)
     if (machine_->drive(each.drive_id).end_freeze(counts))
       configured_.devices.add_layer(each.drive_id, each.path_on_host);
+    else if (counts)
+      copies.push_back(each.path_on_host);
+  return copies;
 }
 
-void Controller::saved(const SnapshotCreateParams& params, std::uint64_t begun_ns, SnapshotOutcome outcome) {
-  end_freezes(params, outcome.counts.has_value());
+void Controller::saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
+  (void)end_freezes(writing_->params, outcome.counts.has_value());
   machine_->undrain();
+  Status status = conclude(begun_ns, std::move(outcome));
+  leave(answer_of(std::move(status)));
+}
+
+Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
+  Writing written = std::move(*writing_);
+  writing_.reset();
+  // A layer of a machine that has gone on stays one.
+  if (!outcome.counts)
+    for (const std::string& copy : written.frozen_copies) (void)::unlink(copy.c_str());
+  for (Reply& cancel : written.cancels)
+    std::move(cancel).give(
+        outcome.counts
+            ? Result<Answer>{fail(ErrorKind::State, "the snapshot was complete before it could be cancelled")}
+            : Result<Answer>{});
+  if (!written.cancels.empty() && !outcome.counts)
+    return propagate(outcome.status, "the snapshot was cancelled (DELETE /snapshot)");
+  const SnapshotCreateParams& params = written.params;
   if (outcome.counts) {
     machine_->forget_changes();
     const bool is_diff = params.diff && last_snapshot_;
@@ -115,12 +116,12 @@ void Controller::saved(const SnapshotCreateParams& params, std::uint64_t begun_n
     }
     last_snapshot_ = std::move(taken);
   }
-  if (!outcome.status) return leave(propagate(outcome.status));
+  if (!outcome.status) return std::move(outcome.status);
   Gauge& latency = params.diff ? metrics_.latency.diff_create_snapshot_us : metrics_.latency.full_create_snapshot_us;
   latency.set(us_since(begun_ns));
   log_.info("snapshot {} taken to {} and {} in {} us", format_snapshot_id(last_snapshot_->id), params.snapshot_path,
             params.mem_file_path, latency.value());
-  leave({});
+  return {};
 }
 
 // --- A load ----------------------------------------------------------------------------------------------------------
@@ -213,6 +214,7 @@ Status Controller::check_revert() const {
 }
 
 void Controller::begin(const RevertSnapshot& command, Reply reply) {
+  if (auto can = check_not_writing(); !can) return std::move(reply).give(propagate(can));
   if (auto can = check_revert(); !can) return std::move(reply).give(propagate(can));
   const std::uint64_t begun = monotonic_ns();
   const SnapshotRevertParams params = command.value;
@@ -221,30 +223,34 @@ void Controller::begin(const RevertSnapshot& command, Reply reply) {
   pause_for([this, params, begun] { drain_to_revert(params, begun); });
 }
 
-void Controller::drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns) {
+void Controller::drain_or_go_on(const char* not_done, std::function<void()> drained) {
   advance_to(Transition::Draining, "the devices' requests to come back");
-  if (auto armed = arm_patience([this] {
+  if (auto armed = arm_patience([this, not_done] {
         const std::string undrained = machine_->undrained();
-        refuse_revert(fail(ErrorKind::System,
-                           "the machine was not reverted: the requests of {} did not come back in {} s; it goes on as "
-                           "before: look at its storage",
-                           undrained, options_.patience_ns / 1'000'000'000));
+        go_on_as_before(fail(ErrorKind::System,
+                             "{}: the requests of {} did not come back in {} s; the machine goes on as before: look at "
+                             "its storage",
+                             not_done, undrained, options_.patience_ns / 1'000'000'000));
       });
       !armed)
-    return refuse_revert(propagate(armed));
-  machine_->drain([this, params, begun_ns] { revert_drained(params, begun_ns); });
+    return go_on_as_before(propagate(armed));
+  machine_->drain(std::move(drained));
 }
 
-void Controller::refuse_revert(std::unexpected<Error> error) {
+void Controller::go_on_as_before(std::unexpected<Error> error) {
   machine_->undrain();
   if (state_ == MachineState::Running) machine_->resume();
   leave(std::move(error));
 }
 
+void Controller::drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns) {
+  drain_or_go_on("the machine was not reverted", [this, params, begun_ns] { revert_drained(params, begun_ns); });
+}
+
 void Controller::revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns) {
   advance_to(Transition::Reverting, "the machine to be reverted");
   RevertOutcome outcome = machine_->revert(params.clock_realtime);
-  if (!outcome.status && !outcome.is_half_done) return refuse_revert(propagate(outcome.status));
+  if (!outcome.status && !outcome.is_half_done) return go_on_as_before(propagate(outcome.status));
   if (!outcome.status) {
     // Neither what it was nor what it is to be.
     auto error = propagate(outcome.status, "the machine was half reverted, and has ended");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "snapshot/held_memory.h"
 #include "snapshot/pages.h"
 #include "snapshot/snapshot.h"
 #include "vmm/base/error.h"
@@ -7,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -52,12 +54,16 @@ class Machine {
   [[nodiscard]] virtual Result<Snapshot> save() = 0;
   /// Puts what drives have written on stable storage, takes those that are to be frozen, and notes what the snapshot
   /// finds as their images, with the times of change as they are then. Any thread. Errors: as BlockDevice::sync().
-  [[nodiscard]] virtual Status sync_drives(Snapshot& snapshot) = 0;
+  [[nodiscard]] virtual Status sync_drives(Snapshot& snapshot, DriveSync which = DriveSync::All) = 0;
+  /// Whether a drive's image has to be synced while the machine stands still, as DriveSync::Layered does.
+  [[nodiscard]] virtual bool has_layered_drives() const = 0;
   /// The pages that the guest and the devices have written to since the last forget_changes(), or more; nullopt where
   /// nothing kept track. Error: KVM's.
   [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
   virtual void forget_changes() = 0;
   [[nodiscard]] virtual GuestMemory& memory() = 0;
+  /// Memory as it is now, for a worker to write while the machine goes on. Errors: as HeldMemory::hold().
+  [[nodiscard]] virtual Result<std::shared_ptr<HeldMemory>> hold_memory() = 0;
 
   // --- Back to the snapshot that it was restored from
   /// Whether it can, as far as that is known while it runs. Errors: as mayfly::check_revert().

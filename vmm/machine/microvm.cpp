@@ -60,7 +60,11 @@ std::string Microvm::undrained() const { return board_->virtio.undrained(); }
 
 Result<Snapshot> Microvm::save() { return mayfly::save(*board_); }
 
-Status Microvm::sync_drives(Snapshot& snapshot) { return board_->virtio.sync(snapshot); }
+Status Microvm::sync_drives(Snapshot& snapshot, DriveSync which) { return board_->virtio.sync(snapshot, which); }
+
+bool Microvm::has_layered_drives() const { return board_->virtio.has_layered_drives(); }
+
+Result<std::shared_ptr<HeldMemory>> Microvm::hold_memory() { return HeldMemory::hold(board_->memory); }
 
 Result<std::optional<PageRanges>> Microvm::changes() {
   if (!board_->tracks_changes) return std::nullopt;

@@ -20,10 +20,12 @@ class Microvm final : public Machine {
   void undrain() override;
   [[nodiscard]] std::string undrained() const override;
   [[nodiscard]] Result<Snapshot> save() override;
-  [[nodiscard]] Status sync_drives(Snapshot& snapshot) override;
+  [[nodiscard]] Status sync_drives(Snapshot& snapshot, DriveSync which) override;
+  [[nodiscard]] bool has_layered_drives() const override;
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override;
   void forget_changes() override;
   [[nodiscard]] GuestMemory& memory() override { return board_->memory; }
+  [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override;
   [[nodiscard]] Status check_revert() const override;
   [[nodiscard]] RevertOutcome revert(bool clock_realtime) override;
   void fetch_working_set() override;

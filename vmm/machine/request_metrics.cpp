@@ -10,6 +10,7 @@ Counter& counter_of(ApiMetrics& api, CommandMethod method, bool ok) {
     case CommandMethod::Patch:
       return ok ? api.patch_count : api.patch_fails;
     case CommandMethod::Put:
+    case CommandMethod::Delete:
       break;
   }
   return ok ? api.put_count : api.put_fails;
@@ -18,6 +19,7 @@ Counter& counter_of(ApiMetrics& api, CommandMethod method, bool ok) {
 }  // namespace
 
 void count_request(Metrics& metrics, const CommandInfo& info, bool ok) {
+  if (info.method == CommandMethod::Delete) return;  // the dialect has no such counter
   counter_of(metrics.api, info.method, ok).add();
   if (info.counters == nullptr) return;
   RequestCounters& kind = metrics.requests.*info.counters;

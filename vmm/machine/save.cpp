@@ -9,6 +9,7 @@
 #include "vmm/base/files.h"
 #include "vmm/base/try.h"
 #include "vmm/kvm/vcpu_snapshot.h"
+#include "vmm/machine/freezes.h"
 
 #include <algorithm>
 #include <ctime>
@@ -33,14 +34,15 @@ PlatformState platform_of(Board& board, const VcpuState& first_vcpu) {
 Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id) {
   const GuestMemory& memory = order.machine.memory();
   MemoryFileContent content{.kind = MemoryFileKind::Full, .id = id, .base_id = {}, .pages = {}};
+  const auto still = order.held ? MemoryIs::WrittenTo : MemoryIs::Still;
   if (!order.base) {
-    content.pages = TRY(touched_pages(memory));
+    content.pages = TRY(touched_pages(memory, still));
     return content;
   }
   content.kind = MemoryFileKind::Diff;
   content.base_id = order.base->id;
   // Without tracking: the pages that became private since the start or load, which may be more than the changes.
-  content.pages = order.changes ? std::move(*order.changes) : TRY(private_pages(memory));
+  content.pages = order.changes ? std::move(*order.changes) : TRY(private_pages(memory, still));
   return content;
 }
 
@@ -75,19 +77,6 @@ Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optio
   return std::nullopt;
 }
 
-/// Gives frozen drives their names, and the state what a load finds under those: late, for a kill from here to the moment
-/// at which the snapshot counts leaves drives under other names than their machine knows.
-Status settle_freezes(SnapshotOrder& order) {
-  for (const FrozenDrive& each : order.params.frozen_drives) {
-    BlockDevice& drive = order.machine.drive(each.drive_id);
-    TRY(drive.settle_freeze());
-    const auto state = std::ranges::find(order.snapshot.drives, each.drive_id,
-                                         [](const DriveState& of) { return of.config.drive_id; });
-    state->device.image = drive.kept_image();
-  }
-  return {};
-}
-
 /// Both files, whole, under their new names; publish_pair() gives them theirs.
 struct NewPair {
   NewFile memory;
@@ -106,16 +95,20 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   auto base = TRY(base_at(params.mem_file_path, order.base, memory));
   auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
   auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
-  const PageWriting pages{.loop = order.loop, .memory = memory, .stop = stop};
+  order.progress->total = bytes_in(content.pages);
+  const PageWriting pages{
+      .loop = order.loop, .memory = memory, .stop = stop, .held = order.held, .progress = order.progress.get()};
   const bool merged = base.has_value();
   if (base)
     TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
   else
     TRY(write_memory_file(pages, memory_file.fd(), params.mem_file_path, content));
-  if (!params.frozen_drives.empty()) {
+  // The pages that the guest writes to from here on are not copied any more.
+  if (order.held) order.held->let_go();
+  if (!params.frozen_drives.empty() && !order.held) {
     TRY(memory_file.sync());
-    if (stop.stop_requested()) return fail(ErrorKind::State, "the machine has ended");
-    TRY(settle_freezes(order));
+    if (stop.stop_requested()) return fail(ErrorKind::State, "the snapshot was stopped");
+    TRY(settle_freezes(order.machine, params, order.snapshot));
     state = TRY(encode_loadable(order.snapshot));
   }
   TRY(state_file.write(state));
@@ -126,10 +119,12 @@ SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   const auto id = make_snapshot_id();
   if (!id) return {.status = std::unexpected(id.error())};
   // Writes that the guest saw complete are on the disk before the snapshot counts.
-  if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
+  // Of a live one, overlays are already.
+  const auto which = order.held ? DriveSync::Plain : DriveSync::All;
+  if (auto synced = order.machine.sync_drives(order.snapshot, which); !synced) return {.status = std::move(synced)};
   auto pair = write_pair(order, *id, stop);
   if (!pair) return {.status = propagate(pair)};
-  if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the machine has ended")};
+  if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the snapshot was stopped")};
   PairOutcome outcome = publish_pair(pair->memory, pair->state);
   return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
           .merged = pair->merged,
@@ -155,13 +150,22 @@ Result<Snapshot> save(Board& board) {
   return snapshot;
 }
 
+Status check_paths(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives) {
+  if (params.snapshot_path == params.mem_file_path)
+    return fail(ErrorKind::InvalidArgument, "snapshot_path and mem_file_path are both {}; give each its own",
+                params.snapshot_path);
+  if (paths_clash(params.snapshot_path, params.mem_file_path))
+    return fail(ErrorKind::InvalidArgument, "snapshot_path {} and mem_file_path {} name one file; give each its own",
+                params.snapshot_path, params.mem_file_path);
+  return check_freezes(params, drives);
+}
+
 SnapshotOutcome write_snapshot(SnapshotOrder order, const std::stop_token& stop) {
   SnapshotOutcome outcome = write_files(order, stop);
-  if (outcome.counts) return outcome;
-  for (const FrozenDrive& each : order.params.frozen_drives)
-    if (auto dropped = order.machine.drive(each.drive_id).drop_freeze(); !dropped)
-      outcome.status = fail(outcome.status.error().kind, "{}; drive {}: {}", outcome.status.error().message,
-                            each.drive_id, dropped.error().message);
+  if (outcome.counts || order.held) return outcome;
+  if (auto dropped = drop_freezes(order.machine, order.params); !dropped)
+    outcome.status =
+        fail(outcome.status.error().kind, "{}; {}", outcome.status.error().message, dropped.error().message);
   return outcome;
 }
 

@@ -1,11 +1,13 @@
 #pragma once
 
 #include "snapshot/file_pair.h"
+#include "snapshot/memory_file.h"
 #include "snapshot/snapshot.h"
 #include "vmm/config/configuration.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/machine.h"
 
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <vector>
@@ -25,7 +27,7 @@ struct DiffBase {
   std::vector<SnapshotId> needs{};  ///< Snapshots that the machine took or was loaded from, and that it is a diff of.
 };
 
-/// What write_snapshot() writes. The machine stays drained, and nothing else uses what is borrowed, until it returns.
+/// What write_snapshot() writes. The machine stays drained, unless its memory is held, and lives, until it returns.
 struct SnapshotOrder {
   SnapshotCreateParams params;
   Snapshot snapshot;                    ///< Complete, but for its id.
@@ -33,6 +35,9 @@ struct SnapshotOrder {
   std::optional<PageRanges> changes{};  ///< Since the base; none: nobody kept track.
   Machine& machine;                     ///< Its drives, and memory.
   EventLoop& loop;                      ///< Writes the pages.
+  /// Memory as it was when the state was read: the machine goes on. None: it stays drained.
+  std::shared_ptr<HeldMemory> held{};
+  std::shared_ptr<WritingProgress> progress{};
 };
 
 /// What became of it.
@@ -42,6 +47,9 @@ struct SnapshotOutcome {
   bool merged = false;  ///< A diff, with its base, in the base's file.
   Status status{};      ///< Good only if the new pair is in place, and on stable storage.
 };
+
+/// Whether all that it names are files of their own, and drives that there are.
+[[nodiscard]] Status check_paths(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives);
 
 /// Writes the pair of files: all of the old pair, or all of the new one, counts at every moment. Any thread but the
 /// loop's, which must be running. Errors: a disk's, a path's; a stop.

@@ -25,6 +25,9 @@ Result<SipKey> make_key() {
   return key;
 }
 
+/// Whether the guest writes to an overlay.
+bool is_layered(const DriveConfig& drive) { return !drive.base_paths.empty() && !drive.is_read_only; }
+
 }  // namespace
 
 std::vector<VirtioMmioWindow> virtio_windows(std::size_t count) {
@@ -162,13 +165,19 @@ void VirtioDevices::save(Snapshot& snapshot) {
     snapshot.network_interfaces.push_back({.transport = transport->state(), .device = device->state()});
 }
 
-Status VirtioDevices::sync(Snapshot& snapshot) const {
+Status VirtioDevices::sync(Snapshot& snapshot, DriveSync which) const {
   for (std::size_t i = 0; i < drives_.size(); ++i) {
     BlockDevice& device = *drives_[i].device;
+    const bool at_rest = is_layered(drives_[i].config) || device.is_freezing();
+    if (which != DriveSync::All && at_rest != (which == DriveSync::Layered)) continue;
     if (auto synced = device.sync(); !synced) return propagate(synced, device.name());
-    snapshot.drives[i].device.image = device.kept_image();
+    if (which != DriveSync::Plain) snapshot.drives[i].device.image = device.kept_image();
   }
   return {};
+}
+
+bool VirtioDevices::has_layered_drives() const noexcept {
+  return std::ranges::any_of(drives_, [](const auto& drive) { return is_layered(drive.config); });
 }
 
 void VirtioDevices::note_revert_point() {

@@ -51,6 +51,10 @@ struct DevicePlans {
 [[nodiscard]] std::vector<std::string> virtio_arguments(const std::vector<DriveConfig>& drives,
                                                         const std::vector<VirtioMmioWindow>& windows);
 
+/// Which drives are synced for a snapshot. The map of an overlay is written with its data, which takes a drive that is at
+/// rest; any other image is synced while it is written to as well.
+enum class DriveSync { All, Layered, Plain };
+
 /// Members are for the loop's thread.
 class VirtioDevices {
  public:
@@ -85,9 +89,11 @@ class VirtioDevices {
   [[nodiscard]] std::string undrained() const;
   /// Drained: adds the devices' states. The configurations, which PATCH changes, are the caller's to add.
   void save(Snapshot& snapshot);
-  /// Puts what drives have written on stable storage, and notes the images' times of change as they are then. Any
-  /// thread, while the devices are drained. Error: a disk's.
-  [[nodiscard]] Status sync(Snapshot& snapshot) const;
+  /// Puts what drives have written on stable storage, and, of those that are drained, notes the images' times of change
+  /// as they are then. Any thread, while the devices are drained; Plain, also while they are at work. Error: a disk's.
+  [[nodiscard]] Status sync(Snapshot& snapshot, DriveSync which = DriveSync::All) const;
+  /// Whether DriveSync::Layered has anything to do.
+  [[nodiscard]] bool has_layered_drives() const noexcept;
   /// Gives devices of the snapshot's configuration its state; before start(). Errors: images that have changed, what
   /// does not fit this machine.
   [[nodiscard]] Status restore(const Snapshot& snapshot, bool allow_changed_drives);

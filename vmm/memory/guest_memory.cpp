@@ -298,6 +298,7 @@ bool GuestMemory::has_huge_pages() {
 }
 
 void GuestMemory::set_served(const MemoryLayers& layers) {
+  served_ = true;
   file_ranges_.clear();
   memory_files_ = layers.files;
   const std::shared_ptr<OwnedFd> base = layers.files.empty() ? nullptr : layers.files.front();

@@ -124,6 +124,7 @@ class GuestMemory {
   /// Untouched pages are not zeros but what somebody gives: all of it counts as a file's (see FileRange). `layers`:
   /// where they come from, if it is known.
   void set_served(const MemoryLayers& layers = {});
+  [[nodiscard]] bool is_served() const noexcept { return served_; }
 
   /// From now on, note_write() is remembered: for diff snapshots. Before any device exists.
   void track_writes();
@@ -149,6 +150,7 @@ class GuestMemory {
   std::vector<Region> regions_;  // ascending, never empty
   HugePages pages_;
   bool all_mapped_ = false;
+  bool served_ = false;
   std::vector<FileRange> file_ranges_;
   std::vector<std::shared_ptr<OwnedFd>> memory_files_;
   mutable std::vector<std::uint64_t> written_;  // words are accessed atomically; empty: writes are not tracked

@@ -71,6 +71,7 @@ Status Monitor::prepare(std::size_t metadata_limit) {
                                    ControllerOptions{.id = common_.id,
                                                      .start = common_.start,
                                                      .boot_timer = common_.boot_timer,
+                                                     .live_snapshots = common_.live_snapshots,
                                                      .metadata_limit = metadata_limit,
                                                      .console = console_,
                                                      .before_command = [this] { signals_->look(); },
@@ -128,7 +129,7 @@ void Monitor::enter_thread(ThreadKind kind) {
   back_door::attack_from(kind, *loop_);
 #endif
   if (in) {
-    if (kind == ThreadKind::Running || kind == ThreadKind::Revertible) give_back_spare_memory();
+    if (is_of_running_machine(kind)) give_back_spare_memory();
     return;
   }
   RawTerminal::put_back();

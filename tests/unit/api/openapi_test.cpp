@@ -37,7 +37,8 @@ bool is_extra_field(const std::string& where) {
          where.ends_with(".drive_overrides") || where.ends_with(".allow_changed_drives") ||
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
          where.ends_with(".backend_paths") || where.ends_with(".base_path") || where.ends_with(".base_paths") ||
-         where.ends_with("snapshot/load PUT.revertible") || where.ends_with("snapshot/create PUT.frozen_drives");
+         where.ends_with("snapshot/load PUT.revertible") || where.ends_with("snapshot/create PUT.live") ||
+         where.ends_with("snapshot/create PUT.frozen_drives");
 }
 /// Values beyond the dialect's.
 std::set<std::string> extra_values(const std::string& where) {
@@ -259,6 +260,7 @@ class WholeTarget : public CommandTarget {
     if (std::holds_alternative<GetMachineConfig>(command))
       return MachineConfig{.huge_pages = HugePages::Transparent, .cpu_template = CpuTemplate::T2};
     if (std::holds_alternative<GetMmds>(command)) return MmdsContents{R"({"anything": 1})"};
+    if (std::holds_alternative<GetSnapshot>(command)) return SnapshotStatus{.is_written = true};
     if (!std::holds_alternative<GetVmConfig>(command)) return PrometheusText{};
     VmConfig config;
     config.machine.cpu_template = CpuTemplate::T2;

@@ -330,7 +330,7 @@ TEST(ParseRequest, PathsOfDevicesThatMayflyDoesNotHaveSaySo) {
 TEST(ParseRequest, KnowsEachOfItsRoutes) {
   for (const auto& [method, path] : api_routes()) {
     const auto call = parse_request({.method = method, .path = path, .body = ""});
-    if (method == "GET") {
+    if (method == "GET" || method == "DELETE") {
       EXPECT_TRUE(call) << path;
     } else {
       EXPECT_EQ(call.error().status, 400) << path;

@@ -41,6 +41,21 @@ TEST(SnapshotJson, ReadsWhatIsToBeCreated) {
   EXPECT_FALSE(of_type("null"));
 }
 
+TEST(SnapshotJson, ALiveSnapshotIsACommandOfItsOwn) {
+  const auto live = command<CreateLiveSnapshot>(
+                        "PUT", "/snapshot/create",
+                        R"({"snapshot_path": "/s", "mem_file_path": "/m", "snapshot_type": "Diff", "live": true})")
+                        .value;
+  EXPECT_EQ(live.snapshot_path, "/s");
+  EXPECT_TRUE(live.diff);
+  EXPECT_TRUE(live.live);
+  EXPECT_FALSE(command<CreateSnapshot>("PUT", "/snapshot/create",
+                                       R"({"snapshot_path": "/s", "mem_file_path": "/m", "live": false})")
+                   .value.live);
+  EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "live": 1})"),
+            "snapshot/create.live must be true or false, not 1");
+}
+
 TEST(SnapshotJson, RefusesABadCreation) {
   EXPECT_EQ(refused_create(R"({"mem_file_path": "/m"})"), R"(snapshot/create needs the field "snapshot_path")");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s"})"), R"(snapshot/create needs the field "mem_file_path")");
@@ -52,7 +67,7 @@ TEST(SnapshotJson, RefusesABadCreation) {
             R"(snapshot/create.snapshot_type must be one of Full, Diff, not "full")");
   EXPECT_EQ(
       refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "diff": true})"),
-      R"(snapshot/create has no field "diff"; its fields are snapshot_path, mem_file_path, snapshot_type, frozen_drives)");
+      R"(snapshot/create has no field "diff"; its fields are snapshot_path, mem_file_path, snapshot_type, live, frozen_drives)");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "frozen_drives": [{"drive_id": "d"}]})"),
             R"(snapshot/create.frozen_drives[0] needs the field "path_on_host")");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "frozen_drives": [

@@ -14,7 +14,9 @@
 #include <linux/userfaultfd.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include <csignal>
 
@@ -32,8 +34,7 @@ class BuiltInFilters : public ::testing::TestWithParam<ThreadKind> {
     const auto programs = find_programs(built_in_blob());
     EXPECT_TRUE(programs) << programs.error().message;
     const ThreadKind kind = GetParam();
-    if (kind == ThreadKind::Running || kind == ThreadKind::Revertible)
-      return answer_to(programs->of(ThreadKind::Loop), programs->of(kind), data);
+    if (is_of_running_machine(kind)) return answer_to(programs->of(ThreadKind::Loop), programs->of(kind), data);
     return answer_to(programs->of(kind), data);
   }
   [[nodiscard]] bool allows(int number, std::initializer_list<std::uint64_t> arguments = {}) const {
@@ -81,7 +82,7 @@ TEST_P(BuiltInFilters, LetAThreadLockLogAndEnd) {
 TEST_P(BuiltInFilters, GiveFilesSocketsAndTheGuestToWhomeverTheyAreOf) {
   const ThreadKind kind = GetParam();
   const bool makes_others = kind == ThreadKind::Loop;
-  const bool carries_out = kind == ThreadKind::Loop || kind == ThreadKind::Running || kind == ThreadKind::Revertible;
+  const bool carries_out = kind == ThreadKind::Loop || is_of_running_machine(kind);
   EXPECT_EQ(allows(__NR_openat), carries_out);
   EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0}), kind == ThreadKind::Loop);
   EXPECT_EQ(allows(__NR_ioctl, {5, KVM_CREATE_VM}), kind == ThreadKind::Loop);
@@ -99,7 +100,7 @@ TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
         std::uint64_t{KVM_IRQFD}, std::uint64_t{KVM_IOEVENTFD}, std::uint64_t{TUNSETIFF},
         std::uint64_t{UFFDIO_REGISTER}, std::uint64_t{0xaa00}})
     EXPECT_EQ(allows(__NR_ioctl, {5, request}), sets_up) << std::hex << request;
-  const bool sets_vcpus = sets_up || GetParam() == ThreadKind::Revertible;
+  const bool sets_vcpus = sets_up || GetParam() == ThreadKind::Revertible || GetParam() == ThreadKind::LiveRevertible;
   for (const std::uint64_t request :
        {std::uint64_t{kvm_abi::kSetMsrs}, std::uint64_t{kvm_abi::kSetXsave}, std::uint64_t{KVM_SET_REGS},
         std::uint64_t{KVM_SET_SREGS}, std::uint64_t{KVM_SET_LAPIC}, std::uint64_t{KVM_SET_CLOCK}})
@@ -111,17 +112,36 @@ TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
   EXPECT_EQ(allows(__NR_seccomp, {SECCOMP_SET_MODE_FILTER, 0}), sets_up);
 }
 
+/// A child that holds memory for a live snapshot.
+TEST_P(BuiltInFilters, LetAProcessBeMadeWhereLiveSnapshotsAreAndByNoOtherFlags) {
+  const bool makes = GetParam() == ThreadKind::Live || GetParam() == ThreadKind::LiveRevertible;
+  const bool may = makes || GetParam() == ThreadKind::Loop;  // under which those two are
+  EXPECT_EQ(allows(__NR_clone, {0}), may);
+  EXPECT_EQ(allows(__NR_wait4, {7, 0, WNOHANG | __WALL, 0}), may);
+  EXPECT_EQ(allows(__NR_close_range, {0, 0xFFFF'FFFF, 0}), may);
+  EXPECT_EQ(allows(__NR_prctl, {PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0}), may);
+  EXPECT_EQ(allows(__NR_madvise, {0, 0, MADV_DOFORK}), may);
+  for (const std::uint64_t flags :
+       {std::uint64_t{CLONE_VM}, std::uint64_t{CLONE_PARENT}, std::uint64_t{CLONE_NEWPID},
+        std::uint64_t{CLONE_VFORK | CLONE_VM}, std::uint64_t{SIGCHLD}, std::uint64_t{1} << 32})
+    EXPECT_FALSE(allows(__NR_clone, {flags})) << std::hex << flags;
+  EXPECT_FALSE(allows(__NR_prctl, {PR_SET_PDEATHSIG, 0, 0, 0, 0}));
+  EXPECT_FALSE(allows(__NR_close_range, {3, 4, 0}));
+}
+
 /// The kernel compiles it while a load's client waits, and asks both at each call.
 TEST(BuiltInFilter, OfARunningMachineIsNotMuchMoreThanWhatItWithdraws) {
   const auto programs = find_programs(built_in_blob());
   ASSERT_TRUE(programs);
-  for (const ThreadKind kind : {ThreadKind::Running, ThreadKind::Revertible})
+  for (const ThreadKind kind :
+       {ThreadKind::Running, ThreadKind::Revertible, ThreadKind::Live, ThreadKind::LiveRevertible})
     EXPECT_LT(programs->of(kind).size() * 2, programs->of(ThreadKind::Loop).size()) << name_of(kind);
 }
 
 INSTANTIATE_TEST_SUITE_P(EachThread, BuiltInFilters,
                          ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder,
-                                           ThreadKind::Running, ThreadKind::Revertible),
+                                           ThreadKind::Running, ThreadKind::Revertible, ThreadKind::Live,
+                                           ThreadKind::LiveRevertible),
                          [](const auto& info) { return std::string{name_of(info.param)}; });
 
 }  // namespace

@@ -81,6 +81,8 @@ TEST(FilterText, KnowsWhatASecondFilterWithdraws) {
   EXPECT_EQ(withdrawn("[every]\nfutex\n[loop]\nset-up\nmap(_, 3)\n[running] on loop\nread\nmap(_, 1)"),
             (std::vector<std::string>{"set-up 4", "map 5"}));
   EXPECT_EQ(withdrawn("[loop]\nmap(_, 4)\n[running] on loop\nmap(_, within 3)"), std::vector<std::string>{"map 2"});
+  // Of a call that is withdrawn whole, one line is enough.
+  EXPECT_EQ(withdrawn("[loop]\nmap(1)\nmap(2)\n[running] on loop\nread"), std::vector<std::string>{"map 2"});
   // Refusing the line of [loop] would refuse what [running] lets through, too.
   EXPECT_EQ(withdrawn("[loop]\nmap\n[running] on loop\nmap(_, 1)"), std::nullopt);
   EXPECT_EQ(withdrawn("[loop]\nmap(_, within 3)\n[running] on loop\nmap(_, 1)"), std::nullopt);
@@ -118,12 +120,22 @@ TEST(FilterText, AnotherSecondFilterHasTheLinesOfTheOneThatItIsAs) {
   EXPECT_EQ(withdrawn->front().call, "set-up");
 }
 
-TEST(FilterText, AFilterIsAsAPlainOneOnTheSameThread) {
-  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as"), "line 3: 'as' wants one filter's name");
-  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as c d"), "line 3: 'as' wants one filter's name");
+TEST(FilterText, ASecondFilterMayBeAsSeveralAndAsWhatTheyAreAs) {
+  const FilterText text = parsed(
+      "[loop]\nset-up\n[running] on loop\nread\n[revertible] on loop as running\nset-registers\n"
+      "[live] on loop as running\nfork\n[both] on loop as live revertible");
+  std::vector<std::string> names;
+  for (const Entry& entry : entries_of(text, text.threads[4])) names.push_back(entry.call);
+  std::ranges::sort(names);
+  EXPECT_EQ(names, (std::vector<std::string>{"fork", "read", "set-registers"}));
+}
+
+TEST(FilterText, AFilterIsAsOneAboveItOnTheSameThread) {
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as"), "line 3: 'as' wants the names of filters");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as (d"), "line 3: 'as' wants the names of filters");
   EXPECT_EQ(refusal_of("[a]\nx\n[b] on a like c"), "line 3: after '[b] on a' only 'as FILTER' can follow");
-  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as c\ny"), "[b] is as c, which is no plain filter on a");
-  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as a\ny"), "[b] is as a, which is no plain filter on a");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as c\ny"), "[b] is as c, which is no filter on a above it");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] on a as a\ny"), "[b] is as a, which is no filter on a above it");
   EXPECT_EQ(refusal_of("[a]\nx\n[b] on a\ny\n[c] on a as b\ny"),
             "line 6: line 4 of [b] lets this y through already; remove one of them");
 }

@@ -20,7 +20,8 @@ class FakeMachine final : public Machine {
     Done paused, drained, console;
     bool running = false, drains = false, save_fails = false;
     int saves = 0, reverts = 0;
-    bool cannot_revert = false;
+    bool cannot_revert = false, is_layered = false, hold_fails = false;
+    int holds = 0;
     RevertOutcome reverted{};  // what the next one comes to
   };
   explicit FakeMachine(State& state) : state_(state) {}
@@ -43,7 +44,14 @@ class FakeMachine final : public Machine {
     if (state_.save_fails) return fail(ErrorKind::Kvm, "KVM_GET_REGS failed");
     return Snapshot{};
   }
-  [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/) override { return {}; }
+  [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/, DriveSync /*which*/) override { return {}; }
+  [[nodiscard]] bool has_layered_drives() const override { return state_.is_layered; }
+  [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override {
+    EXPECT_TRUE(state_.drains) << "it is drained when its memory is held";
+    ++state_.holds;
+    if (state_.hold_fails) return fail(ErrorKind::System, "the host gives no process");
+    return nullptr;  // nobody looks into it
+  }
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override { return std::nullopt; }
   void forget_changes() override {}
   [[nodiscard]] Status check_revert() const override {
@@ -118,7 +126,7 @@ class ControllerModel : public ::testing::Test {
     controller_.reset();
     machine_ = {};
     worker_ = {};
-    ControllerOptions options{.id = "model"};
+    ControllerOptions options{.id = "model", .live_snapshots = true};
     options.patience_ns = 3'600'000'000'000;
     controller_.emplace(*loop_, log_, metrics_, std::move(options),
                         MachineMakers{.prepare = [](const ThreadEntry&) -> Result<PreparedVm> {
@@ -171,6 +179,14 @@ class ControllerModel : public ::testing::Test {
     command.value.mem_file_path = scratch_.file("memory");
     return command;
   }
+  Command live_snapshot() {
+    CreateLiveSnapshot command;
+    command.value.snapshot_path = scratch_.file("state");
+    command.value.mem_file_path = scratch_.file("memory");
+    command.value.live = true;
+    return command;
+  }
+  [[nodiscard]] SnapshotStatus status() { return std::get<SnapshotStatus>(*controller_->carry_out(GetSnapshot{})); }
   static bool come(Machine::Done& done) {
     if (!done) return false;
     std::exchange(done, nullptr)();
@@ -264,6 +280,136 @@ TEST_F(ControllerModel, AnEndWhileDevicesDrainTakesNoSnapshot) {
   ASSERT_TRUE(come(machine_.paused));
   ASSERT_TRUE(come(machine_.console));
   EXPECT_TRUE(loop_->run());
+}
+
+TEST_F(ControllerModel, ALiveSnapshotStandsStillAndGoesOnAsItWas) {
+  for (const bool running : {true, false}) {
+    make();
+    if (!running) {
+      (void)ask(PauseVm{});
+      ASSERT_TRUE(come(machine_.paused));
+    }
+    machine_.running = false;
+    const auto taken = ask(live_snapshot());
+    EXPECT_FALSE(status().is_written);
+    EXPECT_EQ(come(machine_.paused), running);
+    const auto waits = ask(PutMmds{JsonValue{JsonValue::Object{}}});
+    EXPECT_FALSE(waits->ok);
+    ASSERT_TRUE(come(machine_.drained));
+    EXPECT_EQ(machine_.holds, 1);
+    EXPECT_EQ(machine_.running, running) << "it goes on before anything is written";
+    EXPECT_FALSE(machine_.drains);
+    EXPECT_EQ(waits->ok, true);
+    EXPECT_FALSE(taken->ok);
+    EXPECT_TRUE(status().is_written);
+    EXPECT_EQ(status().snapshot_path, scratch_.file("state"));
+    for (Command refused : {live_snapshot(), Command{RevertSnapshot{}}})
+      EXPECT_NE(ask(std::move(refused))->why, "") << "one at a time";
+    ASSERT_TRUE(come_worker());
+    EXPECT_TRUE(taken->ok.has_value());
+    EXPECT_FALSE(status().is_written);
+    EXPECT_EQ(state(), running ? MachineState::Running : MachineState::Paused);
+  }
+}
+
+TEST_F(ControllerModel, OverlaysAreSyncedByAWorkerWhileALiveSnapshotStandsStill) {
+  machine_.is_layered = true;
+  machine_.running = false;
+  const auto taken = ask(live_snapshot());
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.drained));
+  EXPECT_EQ(machine_.holds, 0) << "the drives come first";
+  EXPECT_FALSE(machine_.running);
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(machine_.holds, 1);
+  EXPECT_TRUE(machine_.running);
+  EXPECT_FALSE(taken->ok);
+  ASSERT_TRUE(come_worker());
+  EXPECT_TRUE(taken->ok.has_value());
+}
+
+TEST_F(ControllerModel, WhatFailsInALiveSnapshotHasTheMachineGoOn) {
+  struct Case {
+    bool save, hold, worker;
+    const char* why;
+  };
+  for (const auto& [save, hold, worker, why] :
+       {Case{true, false, false, "KVM_GET_REGS failed"}, Case{false, true, false, "the host gives no process"},
+        Case{false, false, true, "the host gives no more threads"}}) {
+    machine_.save_fails = save;
+    machine_.hold_fails = hold;
+    worker_.refuses = worker;
+    machine_.running = false;
+    const auto taken = ask(live_snapshot());
+    ASSERT_TRUE(come(machine_.paused));
+    ASSERT_TRUE(come(machine_.drained));
+    EXPECT_EQ(taken->why, why);
+    EXPECT_TRUE(machine_.running);
+    EXPECT_FALSE(machine_.drains);
+    EXPECT_FALSE(status().is_written);
+    EXPECT_EQ(state(), MachineState::Running);
+  }
+}
+
+TEST_F(ControllerModel, ALiveSnapshotNeedsAProcessThatMayTakeIt) {
+  make_loaded();
+  const auto refused = ask(live_snapshot());
+  EXPECT_NE(refused->why.find("without --live-snapshots"), std::string::npos) << refused->why;
+  EXPECT_FALSE(machine_.paused) << "it was not even asked to pause";
+}
+
+TEST_F(ControllerModel, AnEndGetsThroughALiveSnapshotAndWaitsForItsWriter) {
+  const auto taken = ask(live_snapshot());
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.drained));
+  const auto cancel = ask(CancelSnapshot{});
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_TRUE(worker_.stopped);
+  EXPECT_FALSE(machine_.paused) << "the vCPUs' turn comes when the files are done with";
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(taken->ok, false);
+  EXPECT_EQ(cancel->ok, true);
+  ASSERT_TRUE(come(machine_.paused));
+  EXPECT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
+TEST_F(ControllerModel, ACancelledSnapshotIsStoppedAndBothAreToldWhenItHasEnded) {
+  EXPECT_NE(ask(CancelSnapshot{})->why.find("no snapshot is being written"), std::string::npos);
+  for (const bool live : {true, false}) {
+    make();
+    if (!live) (void)ask(PauseVm{});
+    if (!live) {
+      ASSERT_TRUE(come(machine_.paused));
+    }
+    const auto taken = ask(live ? live_snapshot() : snapshot());
+    EXPECT_EQ(come(machine_.paused), live);
+    ASSERT_TRUE(come(machine_.drained));
+    const auto cancel = ask(CancelSnapshot{});
+    EXPECT_TRUE(worker_.stopped);
+    EXPECT_FALSE(cancel->ok);
+    ASSERT_TRUE(come_worker());
+    EXPECT_EQ(cancel->ok, true);
+    EXPECT_NE(taken->why.find("was cancelled (DELETE /snapshot)"), std::string::npos) << taken->why;
+  }
+}
+
+TEST_F(ControllerModel, ALiveSnapshotWhoseDevicesDoNotDrainIsRefused) {
+  ControllerOptions options{.id = "model", .live_snapshots = true};
+  options.patience_ns = 1'000'000;
+  controller_.emplace(
+      *loop_, log_, metrics_, std::move(options),
+      MachineMakers{.prepare = {}, .boot = {}, .restore = {}, .worker = std::make_unique<FakeWorker>(worker_)});
+  controller_->adopt(std::make_unique<FakeMachine>(machine_));
+  const auto taken = ask(live_snapshot());
+  machine_.running = false;
+  ASSERT_TRUE(come(machine_.paused));
+  testing::run_until(*loop_, [&] { return taken->ok.has_value(); });
+  EXPECT_NE(taken->why.find("no live snapshot was taken: the requests of drive rootfs did not come back"),
+            std::string::npos)
+      << taken->why;
+  EXPECT_TRUE(machine_.running);
+  EXPECT_FALSE(machine_.drains);
 }
 
 TEST_F(ControllerModel, APauseThatTakesTooLongIsUndone) {
@@ -409,20 +555,31 @@ TEST_F(ControllerModel, TheLoopsThreadKeepsTheCallsOfARevertWhereThereMayBeOne) 
 /// Which commands are legal when, and which wait: the plain model that the controller is held against.
 class Model {
  public:
-  enum class Busy { No, Pausing, Draining, Saving, PausingToRevert, DrainingToRevert };
-  enum class What { Pause, Resume, Snapshot, Read, Revert, RevertAndResume };
+  enum class Busy { No, Pausing, Draining, Saving, PausingToRevert, DrainingToRevert, PausingToHold, DrainingToHold };
+  enum class What { Pause, Resume, Snapshot, Read, Revert, RevertAndResume, Live, Cancel };
   /// The answers that a step brings, in their order: by the number of the command.
   using Answers = std::vector<std::pair<int, bool>>;
 
   void ask(int number, What what, Answers& answers) {
     if (what == What::Read) return answers.emplace_back(number, !ended_), void();
     if (ended_) return answers.emplace_back(number, false), void();
+    if (what == What::Cancel) {
+      if (busy_ == Busy::Saving || live_)
+        cancels_.push_back(number);
+      else
+        answers.emplace_back(number, false);
+      return;
+    }
     if (busy_ != Busy::No) return waiting_.emplace_back(number, what), void();
     begin(number, what, answers);
   }
   void parked(Answers& answers) {
     if (busy_ == Busy::PausingToRevert) {
       busy_ = Busy::DrainingToRevert;
+      return;
+    }
+    if (busy_ == Busy::PausingToHold) {
+      busy_ = Busy::DrainingToHold;
       return;
     }
     paused_ = true;
@@ -433,23 +590,42 @@ class Model {
       busy_ = Busy::Saving;
       return;
     }
+    if (busy_ == Busy::DrainingToHold) {
+      live_ = current_;
+      return go_on(answers);
+    }
     paused_ = !resumes_;
     leave(true, answers);
   }
-  void written(Answers& answers) { leave(false, answers); }
+  void written(Answers& answers) {
+    for (const int number : std::exchange(cancels_, {})) answers.emplace_back(number, true);
+    if (live_)
+      answers.emplace_back(*std::exchange(live_, std::nullopt), false);
+    else
+      leave(false, answers);
+  }
   void end(Answers& answers) {
     if (std::exchange(ended_, true)) return;
     for (const auto& [number, what] : std::exchange(waiting_, {})) answers.emplace_back(number, false);
     if (busy_ != Busy::No && busy_ != Busy::Saving) leave(false, answers);
   }
-  [[nodiscard]] bool pauses() const { return busy_ == Busy::Pausing || busy_ == Busy::PausingToRevert; }
-  [[nodiscard]] bool drains() const { return busy_ == Busy::Draining || busy_ == Busy::DrainingToRevert; }
+  [[nodiscard]] bool pauses() const {
+    return busy_ == Busy::Pausing || busy_ == Busy::PausingToRevert || busy_ == Busy::PausingToHold;
+  }
+  [[nodiscard]] bool drains() const {
+    return busy_ == Busy::Draining || busy_ == Busy::DrainingToRevert || busy_ == Busy::DrainingToHold;
+  }
+  [[nodiscard]] bool writes() const { return busy_ == Busy::Saving || live_.has_value(); }
   [[nodiscard]] Busy busy() const { return busy_; }
   [[nodiscard]] bool ended() const { return ended_; }
 
  private:
   void begin(int number, What what, Answers& answers) {
     if (what == What::Pause && !paused_) return start(number, Busy::Pausing);
+    const bool needs_files =
+        what == What::Snapshot || what == What::Live || what == What::Revert || what == What::RevertAndResume;
+    if (needs_files && live_) return answers.emplace_back(number, false), void();
+    if (what == What::Live) return start(number, paused_ ? Busy::DrainingToHold : Busy::PausingToHold);
     if (what == What::Snapshot && paused_) return start(number, Busy::Draining);
     if (what == What::Revert || what == What::RevertAndResume) {
       resumes_ = what == What::RevertAndResume;
@@ -463,8 +639,11 @@ class Model {
     busy_ = busy;
   }
   void leave(bool ok, Answers& answers) {
-    busy_ = Busy::No;
     answers.emplace_back(current_, ok);
+    go_on(answers);
+  }
+  void go_on(Answers& answers) {
+    busy_ = Busy::No;
     while (busy_ == Busy::No && !waiting_.empty()) {
       const auto [number, what] = waiting_.front();
       waiting_.pop_front();
@@ -475,6 +654,8 @@ class Model {
   Busy busy_ = Busy::No;
   bool paused_ = false, ended_ = false, resumes_ = false;
   int current_ = 0;
+  std::optional<int> live_{};  // the one that is being written
+  std::vector<int> cancels_;
   std::deque<std::pair<int, What>> waiting_;
 };
 
@@ -504,7 +685,7 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
       };
       // An end comes anywhere, and what was under way comes back after it.
       const bool ends = std::uniform_int_distribution{0, 199}(random) == 0 || (number == length - 1 && round % 3 == 0);
-      switch (ends ? 12 : std::uniform_int_distribution{0, 11}(random)) {
+      switch (ends ? 15 : std::uniform_int_distribution{0, 14}(random)) {
         case 0:
           both(Model::What::Read, GetInstanceInfo{});
           break;
@@ -531,7 +712,7 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
           if (model.drains()) {
             model.drained(expected);
             ASSERT_TRUE(come(machine_.drained));
-          } else if (model.busy() == Model::Busy::Saving) {
+          } else if (model.writes()) {
             model.written(expected);
             ASSERT_TRUE(come_worker());
           } else {
@@ -543,6 +724,13 @@ TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
           break;
         case 11:
           both(Model::What::RevertAndResume, revert(true));
+          break;
+        case 12:
+        case 13:
+          both(Model::What::Live, live_snapshot());
+          break;
+        case 14:
+          both(Model::What::Cancel, CancelSnapshot{});
           break;
         default:
           model.end(expected);

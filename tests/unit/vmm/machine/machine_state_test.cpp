@@ -11,8 +11,8 @@ namespace {
 constexpr std::array kStates = {MachineState::NotStarted, MachineState::Running, MachineState::Paused};
 
 std::vector<Command> always() {
-  return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{},
-          GetMmds{},         PutMmds{},          PatchMmds{},   FlushMetrics{}};
+  return {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{},  GetPrometheusMetrics{}, GetMmds{},
+          PutMmds{},         PatchMmds{},        FlushMetrics{}, GetSnapshot{},          CancelSnapshot{}};
 }
 std::vector<Command> before_start() {
   return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{},  PutCpuConfig{},
@@ -20,8 +20,8 @@ std::vector<Command> before_start() {
           PutLogger{},     PutMetrics{},       StartInstance{},       LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
-  return {PauseVm{},        ResumeVm{},         PatchDrive{},    PatchNetworkInterface{},
-          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{}};
+  return {PauseVm{},        ResumeVm{},         PatchDrive{},     PatchNetworkInterface{},
+          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{}, CreateLiveSnapshot{}};
 }
 
 std::vector<Command> while_paused() { return {CreateSnapshot{}}; }
@@ -97,8 +97,8 @@ TEST(MachineState, EveryCommandIsInOneOfTheListsAbove) {
 }
 
 TEST(MachineState, WhatIsAnsweredWhileTheMachineIsBusyChangesNothing) {
-  const std::vector<Command> reads = {GetInstanceInfo{},      GetMachineConfig{}, GetVmConfig{},
-                                      GetPrometheusMetrics{}, GetMmds{},          FlushMetrics{}};
+  const std::vector<Command> reads = {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{},
+                                      GetMmds{},         FlushMetrics{},     GetSnapshot{}, CancelSnapshot{}};
   std::set<std::size_t> are_reads;
   for (const Command& command : reads) {
     EXPECT_TRUE(is_read(command)) << name_of(command);

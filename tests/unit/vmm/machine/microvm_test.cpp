@@ -154,7 +154,7 @@ class MicrovmTest : public ::testing::Test {
     auto snapshot = machine.save();
     EXPECT_TRUE(snapshot) << snapshot.error().message;
     if (!snapshot) return {};
-    const auto synced = machine.sync_drives(*snapshot);
+    const auto synced = machine.sync_drives(*snapshot, DriveSync::All);
     EXPECT_TRUE(synced) << synced.error().message;
     snapshot->machine = {.vcpu_count = kVcpus, .mem_size_mib = kMemoryMib, .track_dirty_pages = true};
     return std::move(*snapshot);

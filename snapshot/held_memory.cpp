@@ -1,0 +1,214 @@
+#include "snapshot/held_memory.h"
+
+#include "snapshot/pages.h"
+
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstring>
+#include <ctime>
+#include <new>
+#include <utility>
+
+namespace mayfly {
+namespace {
+
+enum Turn : std::uint32_t { kIdle, kAsked, kGiven, kToEnd, kEnding };
+
+/// How often the parent looks whether the child is still there, and whether it shall stop.
+constexpr std::chrono::milliseconds kLook{20};
+/// For a child that is told to end.
+constexpr std::chrono::seconds kEndPatience{2};
+constexpr std::uintptr_t kDropUnit = std::uintptr_t{2} << 20;  // part of a huge page cannot be given back
+
+/// Until the word is another one, or for so long. By both sides: so no private futex.
+void wait_while(std::atomic<std::uint32_t>& word, std::uint32_t value, const timespec* timeout) noexcept {
+  ::syscall(SYS_futex, &word, FUTEX_WAIT, value, timeout, nullptr, 0);
+}
+
+void set_turn(std::atomic<std::uint32_t>& word, Turn turn) noexcept {
+  word.store(turn, std::memory_order_release);
+  ::syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
+
+/// Guest memory is MADV_DONTFORK at all other times (GuestMemory).
+Status let_fork(const GuestMemory& memory, bool on) {
+  for (const GuestMemory::Region& region : memory.regions())
+    if (::madvise(region.mapping.address(), region.mapping.length(), on ? MADV_DOFORK : MADV_DONTFORK) != 0)
+      return fail_errno(ErrorKind::System, "guest memory cannot be {} a child process", on ? "shown to" : "kept from");
+  return {};
+}
+
+}  // namespace
+
+struct HeldMemory::Shared {
+  std::atomic<std::uint32_t> turn{kIdle};
+  const std::byte* source = nullptr;
+  std::byte* target = nullptr;
+  std::size_t length = 0;
+};
+
+namespace {
+
+constexpr std::size_t kOrderBytes = 4096;
+
+/// Gives back what lies before `at`, which has been copied.
+void drop_before(const std::byte* at, std::uintptr_t& dropped_to) noexcept {
+  const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(at) / kDropUnit * kDropUnit;
+  if (end <= dropped_to) return;
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): addresses are rounded
+  if (dropped_to != 0) ::madvise(reinterpret_cast<void*>(dropped_to), end - dropped_to, MADV_DONTNEED);
+  dropped_to = end;
+}
+
+}  // namespace
+
+HeldMemory::HeldMemory(const GuestMemory& memory, Mapping room) noexcept : memory_(memory), room_(std::move(room)) {
+  new (room_.address()) Shared;
+}
+
+HeldMemory::~HeldMemory() { let_go(); }
+
+HeldMemory::Shared& HeldMemory::shared() const noexcept { return *static_cast<Shared*>(room_.address()); }
+
+std::span<const std::byte> HeldMemory::slot(std::size_t index) const noexcept {
+  return room_.bytes().subspan(kOrderBytes + index * kSlotBytes, kSlotBytes);
+}
+
+// --- The child: calls and memory of its own alone --------------------------------------------------------------------
+
+namespace {
+
+struct Orders {
+  std::atomic<std::uint32_t>& turn;
+  const std::byte* const& source;
+  std::byte* const& target;
+  const std::size_t& length;
+};
+
+[[noreturn]] void hold_until_told(const Orders& orders, pid_t parent) noexcept {
+  // Nothing that the parent closes may stay open: locks of drives, TAPs, the end of the console's pipe.
+  ::syscall(SYS_close_range, 0UL, 0xFFFF'FFFFUL, 0UL);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  ::prctl(PR_SET_NAME, "memory-holder", 0, 0, 0);
+  std::uintptr_t dropped_to = 0;
+  // Where the parent was gone before it could be watched, nobody would ever ask.
+  while (::getppid() == parent) {
+    const auto turn = orders.turn.load(std::memory_order_acquire);
+    if (turn == kToEnd) break;
+    if (turn != kAsked) {
+      wait_while(orders.turn, turn, nullptr);
+      continue;
+    }
+    std::memcpy(orders.target, orders.source, orders.length);
+    drop_before(orders.source + orders.length, dropped_to);
+    set_turn(orders.turn, kGiven);
+  }
+  set_turn(orders.turn, kEnding);
+  for (;;) ::_exit(0);
+}
+
+}  // namespace
+
+// --- The parent ------------------------------------------------------------------------------------------------------
+
+Status HeldMemory::check(const GuestMemory& memory) {
+  if (memory.pages() == HugePages::Explicit2M)
+    return fail(
+        ErrorKind::State,
+        "memory of huge_pages 2M cannot be held for a live snapshot, as each page that the guest writes to would "
+        "take another one of the host's pool: take the snapshot of a paused machine, without live");
+  if (memory.is_served())
+    return fail(ErrorKind::State,
+                "memory whose pages a page server or the recording of a working set gives cannot be held for a live "
+                "snapshot: take the snapshot of a paused machine, without live");
+  return {};
+}
+
+Result<std::shared_ptr<HeldMemory>> HeldMemory::hold(const GuestMemory& memory) {
+  if (auto can = check(memory); !can) return propagate(can);
+  constexpr std::size_t kRoom = kOrderBytes + kSlots * kSlotBytes;
+  Mapping room{::mmap(nullptr, kRoom, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0),
+               kRoom};
+  if (!room) return fail_errno(ErrorKind::System, "no memory for a live snapshot's pieces");
+  // Not make_shared: the constructor is private.
+  std::shared_ptr<HeldMemory> held{new HeldMemory{memory, std::move(room)}};
+  const pid_t parent = ::getpid();
+  Shared& shared = held->shared();
+  if (auto shown = let_fork(memory, true); !shown) {
+    (void)let_fork(memory, false);
+    return propagate(shown);
+  }
+  // Without the C library, whose fork takes the locks of the heap and calls handlers. No signal at its end: nobody may
+  // be told but who asks (__WALL).
+  const long child = ::syscall(SYS_clone, 0UL, nullptr, nullptr, nullptr, nullptr);
+  if (child == 0) hold_until_told({shared.turn, shared.source, shared.target, shared.length}, parent);
+  const int error_number = errno;
+  auto kept = let_fork(memory, false);
+  held->child_ = static_cast<pid_t>(child);
+  if (!kept) return propagate(kept);
+  errno = error_number;
+  if (child < 0) return fail_errno(ErrorKind::System, "the host gives no process that holds guest memory");
+  return held;
+}
+
+bool HeldMemory::has_ended() noexcept {
+  if (child_ <= 0) return true;
+  if (::wait4(child_, nullptr, WNOHANG | __WALL, nullptr) == 0) return false;
+  child_ = -1;
+  return true;
+}
+
+int HeldMemory::copy(std::size_t index, std::uint64_t offset, std::uint64_t length, const std::stop_token& stop,
+                     std::chrono::milliseconds patience) noexcept {
+  const auto source = bytes_at(memory_, offset, length);
+  ensure(source.size() == length && length <= kSlotBytes, "a piece of held memory lies outside of it");
+  Shared& order = shared();
+  order.source = source.data();
+  order.target = room_.bytes().subspan(kOrderBytes + index * kSlotBytes).data();
+  order.length = length;
+  if (child_ <= 0) return ECHILD;
+  set_turn(order.turn, kAsked);
+  constexpr timespec kShort{.tv_sec = 0, .tv_nsec = std::chrono::nanoseconds{kLook}.count()};
+  const auto deadline = std::chrono::steady_clock::now() + patience;
+  for (;;) {
+    const auto turn = order.turn.load(std::memory_order_acquire);
+    if (turn == kGiven) return 0;
+    if (turn == kEnding || has_ended()) return ECHILD;
+    if (stop.stop_requested()) return ECANCELED;
+    if (std::chrono::steady_clock::now() > deadline) return ETIMEDOUT;
+    wait_while(order.turn, turn, &kShort);
+  }
+}
+
+void HeldMemory::let_go() noexcept {
+  if (child_ <= 0) return;
+  std::atomic<std::uint32_t>& turn = shared().turn;
+  // It may be copying: it looks at the word when it has finished, and then finds another one than it was asked by.
+  constexpr timespec kShort{.tv_sec = 0, .tv_nsec = std::chrono::nanoseconds{kLook}.count()};
+  const auto deadline = std::chrono::steady_clock::now() + kEndPatience;
+  while (std::chrono::steady_clock::now() < deadline) {
+    const auto now = turn.load(std::memory_order_acquire);
+    if (now == kEnding) {
+      // On its way out: nothing there waits for a disk.
+      (void)::wait4(child_, nullptr, __WALL, nullptr);
+      child_ = -1;
+      return;
+    }
+    if (has_ended()) return;
+    if (now == kIdle || now == kGiven)
+      set_turn(turn, kToEnd);
+    else
+      wait_while(turn, now, &kShort);
+  }
+}
+
+}  // namespace mayfly

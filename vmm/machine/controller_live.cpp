@@ -1,0 +1,136 @@
+// The controller's live snapshots: the machine stands still while its state is read and its memory is held, and goes on
+// while a worker writes what was held. Status, and ends, of snapshots that are being written.
+
+#include "snapshot/host_cpu.h"
+#include "vmm/base/clock.h"
+#include "vmm/machine/controller.h"
+#include "vmm/machine/freezes.h"
+
+#include <utility>
+
+namespace mayfly {
+
+Status Controller::check_not_writing() const {
+  if (!writing_) return {};
+  return fail(
+      ErrorKind::State,
+      "a live snapshot is being written to {}: wait for its end (GET /snapshot), or cancel it (DELETE /snapshot)",
+      writing_->params.snapshot_path);
+}
+
+Status Controller::check_live() const {
+  if (!options_.live_snapshots)
+    return fail(
+        ErrorKind::State,
+        "this Mayfly was started without --live-snapshots, as they take a wider system call filter: give it that "
+        "option, or pause the machine and leave live out");
+  return HeldMemory::check(machine_->memory());
+}
+
+// --- The pause -------------------------------------------------------------------------------------------------------
+
+void Controller::begin(CreateLiveSnapshot& command, Reply reply) {
+  if (auto can = check_not_writing(); !can) return std::move(reply).give(propagate(can));
+  if (auto can = check_live(); !can) return std::move(reply).give(propagate(can));
+  if (auto checked = check_paths(command.value, configured_.devices.drives()); !checked)
+    return std::move(reply).give(propagate(checked));
+  auto hold = std::make_shared<Hold>(Hold{.params = std::move(command.value), .begun_ns = monotonic_ns()});
+  enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
+  if (state_ == MachineState::Paused) return drain_to_hold(std::move(hold));
+  pause_for([this, hold = std::move(hold)] { drain_to_hold(hold); });
+}
+
+void Controller::drain_to_hold(std::shared_ptr<Hold> hold) {
+  drain_or_go_on("no live snapshot was taken", [this, hold = std::move(hold)] { hold_drained(hold); });
+}
+
+void Controller::hold_drained(std::shared_ptr<Hold> hold) {
+  advance_to(Transition::Saving, "the drives' overlays to be on stable storage");
+  auto snapshot = machine_->save();
+  if (!snapshot) return go_on_as_before(propagate(snapshot));
+  hold->snapshot = std::move(*snapshot);
+  configured_.describe(hold->snapshot);
+  if (auto prepared = prepare_freezes(*machine_, hold->params, hold->snapshot); !prepared)
+    return refuse_hold(*hold, propagate(prepared));
+  if (!machine_->has_layered_drives() && hold->params.frozen_drives.empty()) return hold_memory(*hold);
+  auto begun = makers_.worker->begin(
+      [this, hold](const std::stop_token&) {
+        hold->synced = machine_->sync_drives(hold->snapshot, DriveSync::Layered);
+        if (hold->synced) hold->synced = settle_freezes(*machine_, hold->params, hold->snapshot);
+      },
+      [this, hold] {
+        if (end_) return refuse_hold(*hold, has_ended());
+        if (!hold->synced) return refuse_hold(*hold, propagate(hold->synced));
+        hold_memory(*hold);
+      });
+  if (!begun) refuse_hold(*hold, propagate(begun));
+}
+
+void Controller::refuse_hold(const Hold& hold, std::unexpected<Error> error) {
+  (void)end_freezes(hold.params, false);
+  go_on_as_before(std::move(error));
+}
+
+void Controller::hold_memory(Hold& hold) {
+  auto changes = machine_->changes();
+  if (!changes) return refuse_hold(hold, propagate(changes));
+  auto held = machine_->hold_memory();
+  if (!held) return refuse_hold(hold, propagate(held));
+  std::vector<std::string> copies = end_freezes(hold.params, true);
+  machine_->undrain();
+  if (state_ == MachineState::Running) machine_->resume();
+  metrics_.latency.live_snapshot_pause_us.set(us_since(hold.begun_ns));
+  hold.snapshot.producer = MAYFLY_VERSION;
+  hold.snapshot.host = this_host_cpu();
+  struct Job {
+    SnapshotOrder order;
+    SnapshotOutcome outcome{};
+  };
+  const auto progress = std::make_shared<WritingProgress>();
+  const auto job = std::make_shared<Job>(SnapshotOrder{.params = hold.params,
+                                                       .snapshot = std::move(hold.snapshot),
+                                                       .base = hold.params.diff ? last_snapshot_ : std::nullopt,
+                                                       .changes = std::move(*changes),
+                                                       .machine = *machine_,
+                                                       .loop = loop_,
+                                                       .held = std::move(*held),
+                                                       .progress = progress});
+  auto begun = makers_.worker->begin(
+      [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
+      [this, job, begun_ns = hold.begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
+  if (!begun) return leave(propagate(begun));
+  writing_.emplace(Writing{.params = std::move(hold.params),
+                           .progress = progress,
+                           .reply = leave_unanswered(),
+                           .frozen_copies = std::move(copies)});
+  go_on();
+}
+
+void Controller::live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
+  Reply reply = std::move(*writing_->reply);
+  Status status = conclude(begun_ns, std::move(outcome));
+  std::move(reply).give(answer_of(std::move(status)));
+  if (end_ && transition_ == Transition::None) end_vcpus();
+}
+
+// --- Meanwhile -------------------------------------------------------------------------------------------------------
+
+Result<Answer> Controller::apply(const GetSnapshot&) {
+  if (!writing_) return SnapshotStatus{};
+  return SnapshotStatus{.is_written = true,
+                        .snapshot_path = writing_->params.snapshot_path,
+                        .mem_file_path = writing_->params.mem_file_path,
+                        .live = writing_->params.live,
+                        .done_bytes = writing_->progress->done,
+                        .total_bytes = writing_->progress->total};
+}
+
+void Controller::begin(const CancelSnapshot&, Reply reply) {
+  if (!writing_)
+    return std::move(reply).give(
+        fail(ErrorKind::State, "no snapshot is being written, so there is none to cancel (GET /snapshot)"));
+  writing_->cancels.push_back(std::move(reply));
+  makers_.worker->stop();
+}
+
+}  // namespace mayfly
