@@ -35,6 +35,10 @@ void ConsoleMachine::send(const std::string& method, const std::string& path, co
   must_exchange(connection_.get(), method, path, body);
 }
 
+std::string ConsoleMachine::get(const std::string& path) const {
+  return exchange(connection_.get(), "GET", path, "").body;
+}
+
 void ConsoleMachine::type(char key) const {
   if (::write(keys_.write.get(), &key, 1) != 1) give_up("cannot type");
 }
@@ -43,6 +47,13 @@ void ConsoleMachine::await(const std::string& text) {
   std::string shown = std::move(rest_);
   read_until(console_.read.get(), shown, text);
   rest_ = shown.substr(shown.find(text) + text.size());
+}
+
+std::string ConsoleMachine::rest_of_line() {
+  std::string shown = std::move(rest_);
+  read_until(console_.read.get(), shown, "\n");
+  rest_ = shown.substr(shown.find('\n'));
+  return shown.substr(0, shown.find('\n'));
 }
 
 }  // namespace mayfly::perf

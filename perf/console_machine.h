@@ -19,9 +19,14 @@ class ConsoleMachine {
   ConsoleMachine(const std::string& monitor, const std::string& socket, const std::vector<std::string>& more = {});
   /// A request that succeeds.
   void send(const std::string& method, const std::string& path, const std::string& body) const;
+  /// The body of an answer.
+  [[nodiscard]] std::string get(const std::string& path) const;
   void type(char key) const;
   /// Waits until the console shows `text`, after what was waited for last.
   void await(const std::string& text);
+  /// What follows that up to the line's end.
+  [[nodiscard]] std::string rest_of_line();
+  [[nodiscard]] pid_t pid() const noexcept { return process_.pid(); }
 
  private:
   testing::Pipe keys_;

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,17 +148,19 @@ def wait_for_traffic(machine: Machine, machines: Machines) -> None:
         assert not ended_within(machine.process, 1), "the monitor ended"
 
 
+VERIFICATION = (
+    "fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=512-64k"
+    " --size=20M --io_size=30M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
+)
+
+
 def test_verification_goes_on(machines: Machines, tuned: Path, fio_initrd: Path, room: Path) -> None:
     data = room / "data"
     data.touch()
     os.truncate(data, 24 << 20)
-    job = (
-        "fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=512-64k"
-        " --size=20M --io_size=30M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
-    )
     machine = machines.start()
     machine.add_drive("data", data, cache_type="Writeback")
-    boot(machine, Guest(tuned, fio_initrd), f"echo BEGIN; {job} && echo verified; read line", vcpus=2, mib=384)
+    boot(machine, Guest(tuned, fio_initrd), f"echo BEGIN; {VERIFICATION} && echo verified; read line", vcpus=2, mib=384)
     machine.console.wait_for("^BEGIN")
     for part in range(3):
         # Somewhere in the middle.
@@ -167,6 +171,34 @@ def test_verification_goes_on(machines: Machines, tuned: Path, fio_initrd: Path,
         machine.console.wait_for("^verified")
     tell_guest(machine)
     machine.ends_with(RESET)
+
+
+def test_verification_goes_on_in_a_live_snapshot_and_in_its_machine(
+    machines: Machines, tuned: Path, fio_initrd: Path, room: Path
+) -> None:
+    data, copy = room / "data", room / "copy"
+    data.touch()
+    os.truncate(data, 24 << 20)
+    machine = machines.start("--live-snapshots")
+    machine.add_drive("data", data, cache_type="Writeback")
+    boot(machine, Guest(tuned, fio_initrd), f"echo BEGIN; {VERIFICATION} && echo verified; read line", vcpus=2, mib=384)
+    machine.console.wait_for("^BEGIN")
+    wait_for_traffic(machine, machines)
+    machine.take_live("moving")  # its image goes on changing, so nothing is restored of it
+    # Image and memory are of one moment: that of the pause, in which the image is copied. Memory is written behind it.
+    machine.pause()
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(machine.take_live, "one")
+        while not taken.done() and machine.api.get("/snapshot")["state"] != "Writing":
+            pass
+        shutil.copyfile(data, copy)
+        machine.resume()
+        taken.result()
+    clone = machines.thaw("one", drive_overrides=[{"drive_id": "data", "path_on_host": str(copy)}])
+    for each in (machine, clone):
+        each.console.wait_for("^verified")
+        tell_guest(each)
+        each.ends_with(RESET)
 
 
 def test_a_transfer_goes_on(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:

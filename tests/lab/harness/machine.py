@@ -152,6 +152,12 @@ class Machine:
         self.api.put("/snapshot/create", snapshot_type=kind, **files)
         self.kill()
 
+    def take_live(self, name: str) -> None:
+        """Takes a snapshot while it goes on; the monitor was started with --live-snapshots."""
+        room = self._host.room
+        files = {"snapshot_path": str(room / f"{name}.state"), "mem_file_path": str(room / f"{name}.mem")}
+        self.api.put("/snapshot/create", live=True, **files)
+
     def thaw(self, name: str, **more: Any) -> None:
         """A fresh monitor goes on with a snapshot."""
         room = self._host.room
