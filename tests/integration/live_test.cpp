@@ -5,6 +5,7 @@
 #include "tests/integration/snapshot_fixture.h"
 
 #include <fcntl.h>
+#include <pty.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -240,6 +241,26 @@ TEST_F(LiveTest, ARevertGoesBackAfterOne) {
   end(monitor);
 }
 
+TEST_F(LiveTest, TheCommandLineTakesOne) {
+  Monitor monitor{live_options()};
+  boot_counter(monitor);
+  ChildProcess command{{monitor_binary(), "snapshot", "create", monitor.socket_path(), "--live", "--state",
+                        file("state"), "--memory", file("memory")},
+                       {}};
+  EXPECT_EQ(command.wait(), 0);
+  expect_pair("state", "memory");
+  expect_one_moment(file("memory"), kPages);
+  expect_state(monitor, "Running");
+  end(monitor);
+  Monitor other;
+  boot_counter(other);
+  ChildProcess refused{{monitor_binary(), "snapshot", "create", other.socket_path(), "--live", "--state", file("state"),
+                        "--memory", file("memory")},
+                       {}};
+  EXPECT_EQ(refused.wait(), 1);
+  end(other);
+}
+
 // --- Refusals --------------------------------------------------------------------------------------------------------
 
 TEST_F(LiveTest, IsRefusedWhereTheProcessMayNotOrNothingRuns) {
@@ -381,6 +402,48 @@ TEST_F(HungLiveTest, ACancelledOneLeavesNothing) {
   EXPECT_EQ(on_disk(), "");
   EXPECT_TRUE(holders_of(monitor.process().pid()).empty());
   must(begin(monitor, "PUT", "/snapshot/create", body("two")).answer_within(kPatienceSeconds));
+  end(monitor);
+}
+
+TEST_F(HungLiveTest, APlainOneTellsHowFarItIsAndIsCancelledToo) {
+  Monitor monitor{live_options()};
+  boot(monitor);
+  must(begin(monitor, "PATCH", "/vm", kPaused).answer_within(kAtOnceSeconds));
+  hang(DiskRequest::Kind::Write);
+  PendingRequest snapshot = begin_snapshot(monitor, "disk/plain");
+  disk_->await_held(1);
+  EXPECT_NE(monitor.get("/snapshot").body.find(R"("live":false,"done_bytes":)"), std::string::npos);
+  EXPECT_TRUE(holders_of(monitor.process().pid()).empty());
+  PendingRequest cancel = begin(monitor, "DELETE", "/snapshot");
+  expect_answers(monitor);
+  recover();
+  must(cancel.answer_within(kPatienceSeconds));
+  const auto answer = snapshot.answer_within(kPatienceSeconds);
+  ASSERT_TRUE(answer);
+  EXPECT_NE(answer->body.find("the snapshot was cancelled"), std::string::npos) << answer->body;
+  EXPECT_EQ(on_disk(), "");
+  must(begin(monitor, "PATCH", "/vm", kResumed).answer_within(kAtOnceSeconds));
+  end(monitor);
+}
+
+TEST_F(HungLiveTest, TheCommandLineShowsHowFarOneIsOnATerminal) {
+  Monitor monitor{live_options()};
+  boot(monitor);
+  int master = -1;
+  int terminal = -1;
+  ASSERT_EQ(::openpty(&master, &terminal, nullptr, nullptr, nullptr), 0);
+  const OwnedFd kept{master};
+  OwnedFd shown{terminal};
+  slow_down(DiskRequest::Kind::Write, 20);
+  ChildProcess command{{monitor_binary(), "snapshot", "create", monitor.socket_path(), "--live", "--state",
+                        file("disk/one.state"), "--memory", file("disk/one.mem")},
+                       {.err = shown.get()}};
+  std::string text;
+  read_until(kept.get(), text, "MiB");
+  EXPECT_NE(text.find("\r["), std::string::npos) << text;
+  EXPECT_NE(text.find(" of "), std::string::npos) << text;
+  recover();
+  EXPECT_EQ(command.wait(), 0);
   end(monitor);
 }
 

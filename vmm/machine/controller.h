@@ -216,7 +216,7 @@ class Controller final : public CommandTarget {
     Status synced{};
   };
   void drain_to_hold(std::shared_ptr<Hold> hold);
-  void hold_drained(std::shared_ptr<Hold> hold);
+  void hold_drained(const std::shared_ptr<Hold>& hold);
   void hold_memory(Hold& hold);
   void refuse_hold(const Hold& hold, std::unexpected<Error> error);
   void live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome);

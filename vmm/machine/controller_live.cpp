@@ -44,7 +44,7 @@ void Controller::drain_to_hold(std::shared_ptr<Hold> hold) {
   drain_or_go_on("no live snapshot was taken", [this, hold = std::move(hold)] { hold_drained(hold); });
 }
 
-void Controller::hold_drained(std::shared_ptr<Hold> hold) {
+void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
   advance_to(Transition::Saving, "the drives' overlays to be on stable storage");
   auto snapshot = machine_->save();
   if (!snapshot) return go_on_as_before(propagate(snapshot));
