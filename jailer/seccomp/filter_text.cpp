@@ -242,15 +242,19 @@ Status check_as(const FilterText& text, const ThreadFilter& thread) {
   return {};
 }
 
-/// Adds the lines of the filters that a filter is as, and of those that they are as, to `all`.
-template <typename Add>
-void add_as(const FilterText& text, const ThreadFilter& thread, const Add& add) {
-  for (const std::string& name : thread.as) {
-    const ThreadFilter* const other = filter_named(text, name);
-    if (other == nullptr || other >= &thread) continue;
-    add(other->entries);
-    add_as(text, *other, add);
-  }
+/// The filters that a filter is as, those that they are as, and so on: each once.
+std::vector<const ThreadFilter*> all_as(const FilterText& text, const ThreadFilter& thread) {
+  std::vector<const ThreadFilter*> all;
+  const auto add = [&](const ThreadFilter& of) {
+    for (const std::string& name : of.as)
+      if (const ThreadFilter* const other = filter_named(text, name); std::ranges::find(all, other) == all.end())
+        all.push_back(other);
+  };
+  add(thread);
+  for (std::size_t i = 0; i < all.size(); ++i)
+    if (all[i] != nullptr) add(*all[i]);
+  std::erase(all, nullptr);
+  return all;
 }
 
 Status check_layers(const FilterText& text) {
@@ -320,7 +324,7 @@ std::vector<Entry> entries_of(const FilterText& text, const ThreadFilter& thread
     }
   };
   add(thread.entries);
-  add_as(text, thread, add);
+  for (const ThreadFilter* const other : all_as(text, thread)) add(other->entries);
   for (const ThreadFilter& other : text.threads)
     if (other.under == thread.name) add(other.entries);
   return all;

@@ -241,6 +241,28 @@ TEST_F(LiveTest, ARevertGoesBackAfterOne) {
   end(monitor);
 }
 
+TEST_F(LiveTest, DrivesPlainAndInLayersAreAsTheyWereInThePause) {
+  const std::string image(1 << 20, 'x');
+  Monitor monitor{live_options()};
+  const std::string plain = make_file(file("plain"), image);
+  must(monitor.put("/drives/plain",
+                   R"({"drive_id": "plain", "is_root_device": false, "path_on_host": ")" + plain + "\"}"));
+  must(monitor.put("/drives/layers", R"({"drive_id": "layers", "is_root_device": false, "path_on_host": ")" +
+                                         file("overlay") + R"(", "base_path": ")" + make_file(file("base"), image) +
+                                         "\"}"));
+  boot_counter(monitor);
+  must(live(monitor, "state", "memory"));
+  expect_pair("state", "memory");
+  end(monitor);
+  Monitor again;
+  must(load(again, "state", "memory"));
+  expect_counts(again);
+  end(again);
+  fs::last_write_time(plain, fs::last_write_time(plain) + std::chrono::seconds{1});
+  Monitor refused;
+  EXPECT_NE(load(refused, "state", "memory").body.find("drive plain: " + plain + " has changed"), std::string::npos);
+}
+
 TEST_F(LiveTest, TheCommandLineTakesOne) {
   Monitor monitor{live_options()};
   boot_counter(monitor);
@@ -379,7 +401,9 @@ TEST_F(HungLiveTest, TheMachineGoesOnAndItsClientsAreAnswered) {
   }
   must(begin(monitor, "PATCH", "/vm", kResumed).answer_within(kAtOnceSeconds));
   EXPECT_FALSE(snapshot.is_answered());
-  EXPECT_EQ(holders_of(monitor.process().pid()).size(), 1U);
+  const auto holders = holders_of(monitor.process().pid());
+  ASSERT_EQ(holders.size(), 1U);
+  EXPECT_TRUE(fs::is_empty("/proc/" + std::to_string(holders.front()) + "/fd"));
   recover();
   must(snapshot.answer_within(kPatienceSeconds));
   expect_one_moment(file("disk/one.mem"), kPages);

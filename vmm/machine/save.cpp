@@ -103,8 +103,6 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
     TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
   else
     TRY(write_memory_file(pages, memory_file.fd(), params.mem_file_path, content));
-  // The pages that the guest writes to from here on are not copied any more.
-  if (order.held) order.held->let_go();
   if (!params.frozen_drives.empty() && !order.held) {
     TRY(memory_file.sync());
     if (stop.stop_requested()) return fail(ErrorKind::State, "the snapshot was stopped");
@@ -123,6 +121,8 @@ SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   const auto which = order.held ? DriveSync::Plain : DriveSync::All;
   if (auto synced = order.machine.sync_drives(order.snapshot, which); !synced) return {.status = std::move(synced)};
   auto pair = write_pair(order, *id, stop);
+  // Also after a failure: pieces that a dead disk keeps in flight must not keep the process.
+  if (order.held) order.held->let_go();
   if (!pair) return {.status = propagate(pair)};
   if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the snapshot was stopped")};
   PairOutcome outcome = publish_pair(pair->memory, pair->state);
