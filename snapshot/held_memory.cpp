@@ -1,6 +1,7 @@
 #include "snapshot/held_memory.h"
 
 #include "snapshot/pages.h"
+#include "vmm/base/memory_holder.h"
 
 #include <linux/futex.h>
 #include <sys/mman.h>
@@ -95,10 +96,10 @@ struct Orders {
 };
 
 [[noreturn]] void hold_until_told(const Orders& orders, pid_t parent) noexcept {
+  ::prctl(PR_SET_NAME, kMemoryHolderName, 0, 0, 0);
   // Nothing that the parent closes may stay open: locks of drives, TAPs, the end of the console's pipe.
   ::syscall(SYS_close_range, 0UL, 0xFFFF'FFFFUL, 0UL);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  ::prctl(PR_SET_NAME, "memory-holder", 0, 0, 0);
   std::uintptr_t dropped_to = 0;
   // Where the parent was gone before it could be watched, nobody would ever ask.
   while (::getppid() == parent) {

@@ -1,6 +1,7 @@
 #include "api/client/running.h"
 
 #include "api/client/command_line.h"
+#include "vmm/base/memory_holder.h"
 #include "vmm/base/text.h"
 
 #include <sys/stat.h>
@@ -47,6 +48,13 @@ std::string seen_from_here(const fs::path& process, const fs::path& socket) {
   return (link_target(process / "cwd") / socket).lexically_normal();
 }
 
+/// A child of a machine, which has its executable and its command line.
+bool is_memory_holder(const fs::path& process) {
+  std::string name;
+  std::getline(std::ifstream{process / "comm"}, name);
+  return name == kMemoryHolderName;
+}
+
 bool is_mayfly(const fs::path& process) {
   std::string name = link_target(process / "exe").filename();
   // An update has replaced the file that it was started from.
@@ -66,7 +74,7 @@ std::string list_of(const std::vector<RunningMachine>& running) {
 std::optional<RunningMachine> machine_in(const fs::path& process, pid_t pid) {
   struct stat status{};
   // The directory is of the process's effective user, whatever the process does about its files.
-  if (!is_mayfly(process) || ::stat(process.c_str(), &status) != 0) return std::nullopt;
+  if (!is_mayfly(process) || is_memory_holder(process) || ::stat(process.c_str(), &status) != 0) return std::nullopt;
   auto started = parse_command_line(text_of(process / "cmdline"));
   if (!started) return std::nullopt;
   RunningMachine machine{.pid = pid, .uid = status.st_uid, .id = std::move(started->id)};

@@ -403,6 +403,14 @@ TEST_F(HungLiveTest, TheMachineGoesOnAndItsClientsAreAnswered) {
   EXPECT_FALSE(snapshot.is_answered());
   const auto holders = holders_of(monitor.process().pid());
   ASSERT_EQ(holders.size(), 1U);
+  Pipe listed;
+  ChildProcess list{{monitor_binary(), "ps"}, {.out = listed.write.get()}};
+  EXPECT_EQ(list.wait(), 0);
+  listed.write.reset();
+  std::string machines;
+  read_until(listed.read.get(), machines, "");
+  EXPECT_NE(machines.find(' ' + std::to_string(monitor.process().pid()) + ' '), std::string::npos) << machines;
+  EXPECT_EQ(machines.find(' ' + std::to_string(holders.front()) + ' '), std::string::npos) << machines;
   EXPECT_TRUE(fs::is_empty("/proc/" + std::to_string(holders.front()) + "/fd"));
   recover();
   must(snapshot.answer_within(kPatienceSeconds));

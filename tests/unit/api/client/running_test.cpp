@@ -59,6 +59,15 @@ TEST_F(Running, FindsMachinesByTheirProcesses) {
   EXPECT_EQ(machines[3].socket, "");
 }
 
+TEST_F(Running, SkipsTheChildThatHoldsAMachinesMemory) {
+  for (const int pid : {7, 8}) process(pid, "/usr/bin/mayfly", {"mayfly", "--id", "a", "--api-sock", "/run/a.sock"});
+  testing::make_file(scratch_.file("7/comm"), "mayfly\n");
+  testing::make_file(scratch_.file("8/comm"), "memory-holder\n");
+  const auto machine = find_machine("a", found());
+  ASSERT_TRUE(machine) << machine.error().message;
+  EXPECT_EQ(machine->pid, 7);
+}
+
 TEST_F(Running, FindsThoseOnTheDefaultSocket) {
   process(1, "/usr/bin/mayfly", {"mayfly"});
   process(2, "/usr/bin/mayfly", {"mayfly", "--id", "b", "--boot-timer"});
