@@ -4,9 +4,19 @@
 
 include(${CMAKE_SOURCE_DIR}/tests/batches.cmake)
 
-# A precompiled header's time stamp would keep ccache from knowing it again.
+# A clang precompiled header holds absolute paths, so it differs between clones, and so would everything compiled with it.
+# ccache hashes the file NAME.pch.sum instead where there is one (CCACHE_PCH_EXTSUM). Its content may be constant: clang
+# names the headers within as dependencies, whose contents ccache compares. CMake's own options would give ccache the
+# absolute path of the header.
+function(share_precompiled_header target)
+  if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    get_target_property(directory ${target} BINARY_DIR)
+    file(WRITE ${directory}/CMakeFiles/${target}.dir/cmake_pch.hxx.pch.sum "its headers are dependencies\n")
+  endif()
+endfunction()
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   add_compile_options("SHELL:-Xclang -fno-pch-timestamp")
+  set(CMAKE_CXX_COMPILE_OPTIONS_USE_PCH -include-pch <PCH_FILE>)
 endif()
 
 # What CLI11 and cpp-httplib expand to takes a sanitizer's build three times as long with an optimizer, and no test feels it;
@@ -30,6 +40,10 @@ function(mayfly_repeat)
   foreach(library config memory io kvm boot devices virtio mmds net block machine cli doctor api client)
     target_precompile_headers(mayfly_${library} REUSE_FROM mayfly_base)
   endforeach()
+  share_precompiled_header(mayfly_base)
+  if(MAYFLY_TESTS)
+    share_precompiled_header(unit_tests)
+  endif()
 
   set(cli ${CMAKE_SOURCE_DIR}/vmm/cli)
   do_not_optimize(mayfly_cli ${cli}/options.cpp ${cli}/terminal_options.cpp ${cli}/common_options.cpp ${cli}/command_tree.cpp)

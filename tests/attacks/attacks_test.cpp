@@ -18,7 +18,7 @@ namespace {
 
 using back_door::Attack;
 
-std::string back_door_binary() { return MAYFLY_BACK_DOOR_BINARY; }
+std::string back_door_binary() { return build_file("tests/attacks/mayfly-back-door"); }
 
 const Attack& attack_named(std::string_view name) {
   return *std::ranges::find(back_door::attacks(), name, &Attack::name);

@@ -30,8 +30,6 @@ std::string make_file(const std::string& path, const std::string& content) {
   return path;
 }
 
-std::string project_file(const std::string& name) { return std::string{MAYFLY_SOURCES} + "/" + name; }
-
 std::size_t open_descriptors() {
   const std::filesystem::directory_iterator all{"/proc/self/fd"};
   return static_cast<std::size_t>(std::distance(begin(all), end(all)));

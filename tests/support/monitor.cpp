@@ -1,5 +1,7 @@
 #include "tests/support/monitor.h"
 
+#include "tests/support/files.h"
+
 #include <unistd.h>
 
 #include <array>
@@ -8,17 +10,17 @@
 
 namespace mayfly::testing {
 
-std::string monitor_binary() { return MAYFLY_BINARY; }
+std::string monitor_binary() { return build_file("mayfly"); }
 
-std::string jailer_binary() { return MAYFLY_JAILER; }
+std::string jailer_binary() { return build_file("mayfly-jailer"); }
 
-std::string seccompile_binary() { return MAYFLY_SECCOMPILE; }
+std::string seccompile_binary() { return build_file("mayfly-seccompile"); }
 
-std::string page_server_binary() { return MAYFLY_PAGE_SERVER; }
+std::string page_server_binary() { return build_file("tests/support/page_server"); }
 
-std::string host_agent_binary() { return MAYFLY_HOST_AGENT; }
+std::string host_agent_binary() { return build_file("tests/host-agent/host_agent"); }
 
-std::string guest_path(const std::string& name) { return std::string{MAYFLY_GUESTS} + "/" + name; }
+std::string guest_path(const std::string& name) { return build_file("guests/" + name); }
 
 Monitor::Monitor(const std::vector<std::string>& arguments, const std::vector<std::string>& launcher) {
   const SocketWaiter waiter{socket_};

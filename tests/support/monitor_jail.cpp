@@ -1,6 +1,7 @@
 #include "tests/support/monitor_jail.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/files.h"
 #include "tests/support/monitor.h"
 
 #include <sched.h>
@@ -66,7 +67,7 @@ std::string wrapped_monitor_binary() {
   ::setenv("MAYFLY", monitor_binary().c_str(), 1);
   ::setenv("SHOWN", (temporary + " " + guests).c_str(), 1);
   // NOLINTEND(concurrency-mt-unsafe)
-  return MAYFLY_JAILED_MONITOR;
+  return project_file("tests/lab/jailed_mayfly");
 }
 
 MonitorJail::MonitorJail(std::vector<std::string> arguments) {
