@@ -123,6 +123,39 @@ TEST_F(FreezeTest, ASnapshotThatFailsLeavesTheDriveAsItWas) {
   expect_pass(machine);
 }
 
+TEST_F(FreezeTest, ALiveSnapshotFreezesInItsPause) {
+  Monitor machine{{"--live-snapshots"}};
+  must(machine.put("/drives/data", drive("overlay")));
+  machine.boot("block", "console=ttyS0 until_key=1");
+  machine.console_until("round 2 done");
+  const auto live = [&](const std::string& name, const std::string& memory) {
+    return machine.put("/snapshot/create", R"({"live": true, "snapshot_path": ")" + file(name + ".state") +
+                                               R"(", "mem_file_path": ")" + memory +
+                                               R"(", "frozen_drives": [{"drive_id": "data", "path_on_host": ")" +
+                                               file(name + ".frozen") + R"("}]})");
+  };
+  must(live("one", file("one.mem")));
+  Monitor clones[2];
+  for (int i = 0; i < 2; ++i) must(load(clones[i], "one.state", "one.mem", overridden("clone" + std::to_string(i))));
+  // One that fails when the machine has gone on: what was frozen is a layer all the same.
+  const HttpAnswer failed = live("two", file("none/two.mem"));
+  EXPECT_EQ(failed.status, 400);
+  const std::string config = machine.get("/vm/config").body;
+  EXPECT_NE(config.find(R"("base_paths":[")" + base_ + R"(",")" + file("one.frozen") + R"(",")" + file("two.frozen")),
+            std::string::npos)
+      << config;
+  // And one that is refused in the pause: nothing has changed, and the machine goes on.
+  const HttpAnswer refused = live("one", file("three.mem"));
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("is there already"), std::string::npos) << refused.body;
+  EXPECT_EQ(machine.get("/vm/config").body, config);
+  for (Monitor* const each : {&machine, &clones[0], &clones[1]}) {
+    each->console_more();
+    each->type("q");
+    expect_pass(*each);
+  }
+}
+
 /// On a file system whose files share blocks; only these monitors see it.
 TEST_F(FreezeTest, WhereBlocksCanBeSharedTheMachineKeepsItsImage) {
   if (::geteuid() != 0) GTEST_SKIP() << "mounting a file system needs root";
