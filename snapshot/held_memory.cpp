@@ -61,13 +61,22 @@ namespace {
 
 constexpr std::size_t kOrderBytes = 4096;
 
-/// Gives back what lies before `at`, which has been copied.
-void drop_before(const std::byte* at, std::uintptr_t& dropped_to) noexcept {
-  const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(at) / kDropUnit * kDropUnit;
-  if (end <= dropped_to) return;
+/// What has been copied, of pieces that follow each other: the next one of another region begins anew.
+struct Copied {
+  std::uintptr_t to = 0;
+  std::uintptr_t dropped_to = 0;
+};
+
+/// Gives back what has been copied, in whole units. What lies between two pieces is nobody's to drop.
+void drop_copied(const std::byte* piece, std::size_t length, Copied& copied) noexcept {
+  const auto begin = reinterpret_cast<std::uintptr_t>(piece);
+  if (begin != copied.to) copied.dropped_to = (begin + kDropUnit - 1) / kDropUnit * kDropUnit;
+  copied.to = begin + length;
+  const std::uintptr_t end = copied.to / kDropUnit * kDropUnit;
+  if (end <= copied.dropped_to) return;
   // NOLINTNEXTLINE(performance-no-int-to-ptr): addresses are rounded
-  if (dropped_to != 0) ::madvise(reinterpret_cast<void*>(dropped_to), end - dropped_to, MADV_DONTNEED);
-  dropped_to = end;
+  ::madvise(reinterpret_cast<void*>(copied.dropped_to), end - copied.dropped_to, MADV_DONTNEED);
+  copied.dropped_to = end;
 }
 
 }  // namespace
@@ -97,10 +106,11 @@ struct Orders {
 
 [[noreturn]] void hold_until_told(const Orders& orders, pid_t parent) noexcept {
   ::prctl(PR_SET_NAME, kMemoryHolderName, 0, 0, 0);
-  // Nothing that the parent closes may stay open: locks of drives, TAPs, the end of the console's pipe.
+  // Nothing that the parent closes may stay open: locks of drives, TAPs, the end of the console's pipe. Mappings of the
+  // ring and of vCPUs, which would keep them as well, are not here (MADV_DONTFORK).
   ::syscall(SYS_close_range, 0UL, 0xFFFF'FFFFUL, 0UL);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  std::uintptr_t dropped_to = 0;
+  Copied copied;
   // Where the parent was gone before it could be watched, nobody would ever ask.
   while (::getppid() == parent) {
     const auto turn = orders.turn.load(std::memory_order_acquire);
@@ -110,7 +120,7 @@ struct Orders {
       continue;
     }
     std::memcpy(orders.target, orders.source, orders.length);
-    drop_before(orders.source + orders.length, dropped_to);
+    drop_copied(orders.source, orders.length, copied);
     set_turn(orders.turn, kGiven);
   }
   set_turn(orders.turn, kEnding);

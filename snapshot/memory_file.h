@@ -79,7 +79,7 @@ struct PageWriting {
   /// How long no piece may come to its end.
   std::chrono::milliseconds patience = std::chrono::seconds{60};
   std::shared_ptr<HeldMemory> held{};  ///< What the memory was at one moment is written; absent: what it is.
-  WritingProgress* progress = nullptr;
+  std::shared_ptr<WritingProgress> progress{};
 };
 
 /// Writes an empty file. On an error (a full disk, one that does not answer, a stop) the file is the caller's to

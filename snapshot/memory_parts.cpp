@@ -185,8 +185,8 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   const OwnedFd file_;  // its own: a piece may outlive the writer
   std::stop_token stop_;
   std::chrono::milliseconds patience_;
-  const std::shared_ptr<HeldMemory> held_;  // what is in flight lies in its slots
-  WritingProgress* const progress_;
+  const std::shared_ptr<HeldMemory> held_;           // what is in flight lies in its slots
+  const std::shared_ptr<WritingProgress> progress_;  // of a piece that comes late, too
   Mutex mutex_;
   ConditionVariable changed_;
   std::deque<Piece> pieces_;  // operations do not move; each is its writer's while it is free, and the loop's while not

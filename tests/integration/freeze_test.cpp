@@ -140,6 +140,9 @@ TEST_F(FreezeTest, ALiveSnapshotFreezesInItsPause) {
   // One that fails when the machine has gone on: what was frozen is a layer all the same.
   const HttpAnswer failed = live("two", file("none/two.mem"));
   EXPECT_EQ(failed.status, 400);
+  EXPECT_NE(failed.body.find("keep " + file("two.frozen") + ": it is a layer of the machine's drive data now"),
+            std::string::npos)
+      << failed.body;
   const std::string config = machine.get("/vm/config").body;
   EXPECT_NE(config.find(R"("base_paths":[")" + base_ + R"(",")" + file("one.frozen") + R"(",")" + file("two.frozen")),
             std::string::npos)

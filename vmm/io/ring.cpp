@@ -80,6 +80,8 @@ Status Ring::set_up() {
     ring_.ring_fd = -1;
     return ring_error(-result);
   }
+  // A child that holds guest memory must not hold the ring, and the files that are registered with it.
+  if (result = ::io_uring_ring_dontfork(&ring_); result < 0) return ring_error(-result);
   // Now, since nothing may make another table when the ring is enabled.
   if (result = ::io_uring_register_files_sparse(&ring_, kFileSlots); result == -EMFILE)
     return fail(ErrorKind::System,

@@ -12,6 +12,9 @@ Result<Vcpu> Vcpu::create(std::size_t run_size, const Vm& vm, unsigned index) {
   if (!fd) return propagate(fd);
   Mapping run{::mmap(nullptr, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd->get(), 0), run_size};
   if (!run) return fail_errno(ErrorKind::Kvm, "cannot map the run area of vCPU {}", index);
+  // A child that holds guest memory must not hold the vCPU, and the VM with it.
+  if (::madvise(run.address(), run.length(), MADV_DONTFORK) != 0)
+    return fail_errno(ErrorKind::System, "cannot keep the run area of vCPU {} from child processes", index);
   return Vcpu{std::move(*fd), std::move(run), index, vm.xsave_size()};
 }
 

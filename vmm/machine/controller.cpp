@@ -405,6 +405,7 @@ void Controller::end_vcpus() {
   if (!machine_) return loop_.stop();
   if (writing_) {  // live_saved() goes on
     if (options_.deadline != nullptr) options_.deadline->waiting_for("the live snapshot's files to be given up");
+    machine_->pause([] {});  // and not what a PATCH of /vm was waiting with
     return;
   }
   if (options_.deadline != nullptr) options_.deadline->waiting_for("the vCPUs, one of which waits for a device");

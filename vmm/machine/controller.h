@@ -212,7 +212,6 @@ class Controller final : public CommandTarget {
     SnapshotCreateParams params;
     std::uint64_t begun_ns;
     Snapshot snapshot{};
-    std::optional<PageRanges> changes{};
     Status synced{};
   };
   void drain_to_hold(std::shared_ptr<Hold> hold);

@@ -6,6 +6,8 @@
 #include "vmm/machine/controller.h"
 #include "vmm/machine/freezes.h"
 
+#include <unistd.h>
+
 #include <utility>
 
 namespace mayfly {
@@ -57,6 +59,10 @@ void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
       [this, hold](const std::stop_token&) {
         hold->synced = machine_->sync_drives(hold->snapshot, DriveSync::Layered);
         if (hold->synced) hold->synced = settle_freezes(*machine_, hold->params, hold->snapshot);
+        if (hold->synced) return;
+        if (auto dropped = drop_freezes(*machine_, hold->params); !dropped)
+          hold->synced =
+              fail(hold->synced.error().kind, "{}; {}", hold->synced.error().message, dropped.error().message);
       },
       [this, hold] {
         if (end_) return refuse_hold(*hold, has_ended());
@@ -98,7 +104,10 @@ void Controller::hold_memory(Hold& hold) {
   auto begun = makers_.worker->begin(
       [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
       [this, job, begun_ns = hold.begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
-  if (!begun) return leave(propagate(begun));
+  if (!begun) {
+    for (const std::string& copy : copies) (void)::unlink(copy.c_str());
+    return leave(propagate(begun));
+  }
   writing_.emplace(Writing{.params = std::move(hold.params),
                            .progress = progress,
                            .reply = leave_unanswered(),

@@ -10,6 +10,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace mayfly {
@@ -94,9 +95,15 @@ void Controller::saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
 Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   Writing written = std::move(*writing_);
   writing_.reset();
-  // A layer of a machine that has gone on stays one.
-  if (!outcome.counts)
+  if (!outcome.counts) {
     for (const std::string& copy : written.frozen_copies) (void)::unlink(copy.c_str());
+    // A layer of a machine that has gone on stays one.
+    if (written.params.live)
+      for (const FrozenDrive& each : written.params.frozen_drives)
+        if (std::ranges::find(written.frozen_copies, each.path_on_host) == written.frozen_copies.end())
+          outcome.status = fail(outcome.status.error().kind, "{}; keep {}: it is a layer of the machine's drive {} now",
+                                outcome.status.error().message, each.path_on_host, each.drive_id);
+  }
   for (Reply& cancel : written.cancels)
     std::move(cancel).give(
         outcome.counts

@@ -97,7 +97,7 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
   order.progress->total = bytes_in(content.pages);
   const PageWriting pages{
-      .loop = order.loop, .memory = memory, .stop = stop, .held = order.held, .progress = order.progress.get()};
+      .loop = order.loop, .memory = memory, .stop = stop, .held = order.held, .progress = order.progress};
   const bool merged = base.has_value();
   if (base)
     TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
@@ -116,14 +116,17 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
 SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   const auto id = make_snapshot_id();
   if (!id) return {.status = std::unexpected(id.error())};
-  // Writes that the guest saw complete are on the disk before the snapshot counts.
-  // Of a live one, overlays are already.
-  const auto which = order.held ? DriveSync::Plain : DriveSync::All;
-  if (auto synced = order.machine.sync_drives(order.snapshot, which); !synced) return {.status = std::move(synced)};
+  // Writes that the guest saw complete are on the disk before the snapshot counts. Of a machine that goes on, what is frozen
+  // and overlays are already; memory is held for no disk of a drive's.
+  if (!order.held)
+    if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
   auto pair = write_pair(order, *id, stop);
   // Also after a failure: pieces that a dead disk keeps in flight must not keep the process.
   if (order.held) order.held->let_go();
   if (!pair) return {.status = propagate(pair)};
+  if (order.held)
+    if (auto synced = order.machine.sync_drives(order.snapshot, DriveSync::Plain); !synced)
+      return {.status = std::move(synced)};
   if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the snapshot was stopped")};
   PairOutcome outcome = publish_pair(pair->memory, pair->state);
   return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,

@@ -24,7 +24,7 @@ constexpr std::size_t bitmap_words(std::uint64_t length) {
 }
 
 /// Core dumps of the monitor go without guest memory, also where the host hands them to a program; a child of this
-/// process would not have it. Not by PR_SET_DUMPABLE: a monitor without privileges would lose /proc/self/pagemap, and
+/// process does not have it (HeldMemory has one that does, for a live snapshot). Not by PR_SET_DUMPABLE: a monitor without privileges would lose /proc/self/pagemap, and
 /// with it snapshots.
 Status keep_to_ourselves(void* address, std::uint64_t length) {
   if (::madvise(address, length, MADV_DONTDUMP) != 0)

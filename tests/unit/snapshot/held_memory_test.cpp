@@ -127,16 +127,16 @@ TEST(HeldMemory, IsWrittenToAFileWithItsChecksums) {
   ASSERT_TRUE(loop);
   const GuestMemory memory = filled_memory();
   const std::vector<std::byte> before(ram_to_hold(memory).begin(), ram_to_hold(memory).end());
-  WritingProgress progress;
+  const auto progress = std::make_shared<WritingProgress>();
   const auto held = hold_all(memory);
   fill_for_holding(ram_to_hold(memory), 5);
   const OwnedFd file{::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)};
   const auto written = testing::on_worker(**loop, [&] {
-    return write_memory_file({.loop = **loop, .memory = memory, .held = held, .progress = &progress}, file, path,
+    return write_memory_file({.loop = **loop, .memory = memory, .held = held, .progress = progress}, file, path,
                              {.id = {}, .base_id = {}, .pages = {{0, kHeldMib * kMiB}}});
   });
   ASSERT_TRUE(written) << written.error().message;
-  EXPECT_EQ(progress.done, kHeldMib * kMiB);
+  EXPECT_EQ(progress->done, kHeldMib * kMiB);
   std::vector<std::byte> content(before.size());
   ASSERT_EQ(::pread(file.get(), content.data(), content.size(), 0), static_cast<ssize_t>(content.size()));
   EXPECT_EQ(content, before);

@@ -365,10 +365,26 @@ TEST_F(ControllerModel, AnEndGetsThroughALiveSnapshotAndWaitsForItsWriter) {
   const auto cancel = ask(CancelSnapshot{});
   controller_->finish({EndReason::Terminated, "told to stop"});
   EXPECT_TRUE(worker_.stopped);
-  EXPECT_FALSE(machine_.paused) << "the vCPUs' turn comes when the files are done with";
+  ASSERT_TRUE(come(machine_.paused)) << "the guest is to stop";
+  EXPECT_FALSE(machine_.console) << "what follows comes when the files are done with";
   ASSERT_TRUE(come_worker());
   EXPECT_EQ(taken->ok, false);
   EXPECT_EQ(cancel->ok, true);
+  ASSERT_TRUE(come(machine_.paused));
+  EXPECT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
+TEST_F(ControllerModel, AnEndForgetsAPauseThatWasAskedForWhileALiveSnapshotIsWritten) {
+  const auto taken = ask(live_snapshot());
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.drained));
+  const auto paused = ask(PauseVm{});
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_EQ(paused->ok, false);
+  ASSERT_TRUE(come(machine_.paused)) << "the vCPUs park before the files are done with";
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(taken->ok, false);
   ASSERT_TRUE(come(machine_.paused));
   EXPECT_TRUE(come(machine_.console));
   EXPECT_TRUE(loop_->run());
