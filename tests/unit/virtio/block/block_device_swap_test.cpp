@@ -91,7 +91,7 @@ class SwappedDrive : public ::testing::Test {
   }
   /// Tried again where somebody else's sync was faster: a journal's commit takes all files along.
   bool tells_dirty_pages() {
-    constexpr int kTries = 100;
+    constexpr int kTries = 1000;
     for (int i = 0; i < kTries; ++i) {
       fill(old_path_);
       const auto unstable = unstable_pages(old_path_);
