@@ -52,7 +52,7 @@ class Overlay {
 
   /// Puts all that is there on stable storage, and that it is there. Waits for the disk. Nothing is written meanwhile.
   [[nodiscard]] Status settle(int fd);
-  /// Settled: makes it a layer, which is not opened to be written any more, and shows the same in every boot. `renewed`: with
+  /// Settled: makes it a layer, which is not opened to be written any more, and shows the same in every boot. Renewed: with
   /// an id of its own, since it is a copy. Waits for the disk. Error: the file system's.
   enum class LayerId { Same, Renewed };
   [[nodiscard]] Status become_layer(int fd, LayerId id);

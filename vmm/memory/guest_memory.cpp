@@ -23,9 +23,9 @@ constexpr std::size_t bitmap_words(std::uint64_t length) {
   return (length / kGuestPageSize + kPagesAWord - 1) / kPagesAWord;
 }
 
-/// Core dumps of the monitor go without guest memory, also where the host hands them to a program; a child of this
-/// process does not have it (HeldMemory has one that does, for a live snapshot). Not by PR_SET_DUMPABLE: a monitor without privileges would lose /proc/self/pagemap, and
-/// with it snapshots.
+/// Core dumps of the monitor go without guest memory, also where the host hands them to a program. A child of this process
+/// does not have it, but the one that holds it for a live snapshot (HeldMemory). Not by PR_SET_DUMPABLE: a monitor without
+/// privileges would lose /proc/self/pagemap, and with it snapshots.
 Status keep_to_ourselves(void* address, std::uint64_t length) {
   if (::madvise(address, length, MADV_DONTDUMP) != 0)
     return fail_errno(ErrorKind::System, "cannot keep guest memory out of core dumps");
