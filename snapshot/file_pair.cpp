@@ -1,7 +1,5 @@
 #include "snapshot/file_pair.h"
 
-#include "vmm/base/files.h"
-
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -61,8 +59,6 @@ Status remove_leftover(const std::string& path, std::string_view what) {
 }
 
 }  // namespace
-
-std::string new_name(const std::string& path) { return path + std::string{kNewSuffix}; }
 
 bool paths_clash(const std::string& a, const std::string& b) {
   const bool one_directory = same_file(directory_of(a), directory_of(b));

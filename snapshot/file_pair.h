@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/files.h"
 #include "vmm/base/owned_fd.h"
 
 #include <cstddef>
@@ -73,10 +74,6 @@ struct PairOutcome {
 
 /// What NewFile::create() would say, as far as it can be known without making anything.
 [[nodiscard]] Status check_new_file(const std::string& path, std::string_view what);
-
-/// What a file is called while it is in the making.
-[[nodiscard]] std::string new_name(const std::string& path);
-inline constexpr std::string_view kNewSuffix = ".mayfly-new";
 
 /// Whether writing `a` as a new file would touch `b`, or the other way round: the paths or their new names are one
 /// directory entry, in whichever spelling, or one file.

@@ -17,9 +17,6 @@
 namespace mayfly {
 namespace {
 
-/// Of a file in the making: `mayfly snapshot sweep` knows it.
-constexpr const char* kNewSuffix = ".mayfly-new";
-
 /// What a file system says that cannot share these files' blocks.
 bool shares_no_blocks(int error_number) noexcept {
   return error_number == EOPNOTSUPP || error_number == EXDEV || error_number == EINVAL || error_number == ENOTTY ||
@@ -69,7 +66,7 @@ Result<DriveFreeze> DriveFreeze::prepare(const DriveConfig& config, const DiskIm
   if (auto directory = open_directory_of(path, "frozen_drives"); !directory) return propagate(directory);
   struct stat status = {};
   if (::fstat(image.fd(), &status) != 0) return fail_errno(ErrorKind::System, "{} cannot be looked at", image.path());
-  auto made = TRY(DiskImage::make_file(config, "frozen_drives:", path + kNewSuffix, status.st_mode & 0777));
+  auto made = TRY(DiskImage::make_file(config, "frozen_drives:", new_name(path), status.st_mode & 0777));
   return DriveFreeze{config, image, path, std::move(made)};
 }
 

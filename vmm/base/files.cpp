@@ -61,6 +61,8 @@ OwnedFd nonblocking_twin(int fd, int access) noexcept {
   return OwnedFd{::open(path.data(), access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY)};
 }
 
+std::string new_name(const std::string& path) { return path + std::string{kNewSuffix}; }
+
 std::string directory_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   return slash == std::string::npos ? "." : path.substr(0, slash + 1);

@@ -22,6 +22,10 @@ namespace mayfly {
 /// Writes all of `bytes`. False, with errno, where a call fails.
 [[nodiscard]] bool write_all_at(int file, std::span<const std::byte> bytes, std::uint64_t offset) noexcept;
 
+/// What a file is called while it is in the making: `mayfly snapshot sweep` knows what a kill has left by it.
+[[nodiscard]] std::string new_name(const std::string& path);
+inline constexpr std::string_view kNewSuffix = ".mayfly-new";
+
 /// The part of a path up to its last "/", or ".".
 [[nodiscard]] std::string directory_of(const std::string& path);
 /// Opens it. `what` names the field in errors.
