@@ -23,7 +23,8 @@ namespace {
 
 using namespace mayfly::testing;
 
-constexpr const char* kClones = "4";
+/// More than clients: the next clones are made while these are at work.
+constexpr const char* kClones = "12";
 constexpr unsigned kClients = 4;
 
 /// Within this a clone that was used has ended, and another monitor stands ready.

@@ -1,4 +1,5 @@
 #include "runtime/guest.h"
+#include "runtime/interrupts.h"
 #include "runtime/virtio.h"
 
 #include <algorithm>
@@ -15,10 +16,13 @@ using namespace guest;
 
 constexpr std::uint64_t kQueues = 0x40'0000;
 constexpr std::uint64_t kReceived = 0x50'0000;  // buffers
-constexpr std::uint64_t kSent = 0x60'0000;      // one
+constexpr std::uint64_t kSent = 0x60'0000;      // buffers
 constexpr std::uint32_t kBufferSize = 2048;
 constexpr unsigned kBufferCount = 128;
 constexpr std::uint32_t kVirtioHeader = 12;
+
+constexpr unsigned kFirstPin = 5;  // of the first device's window
+constexpr std::uint8_t kVector = 0x51;
 
 constexpr std::uint32_t kEthernet = 14;
 constexpr std::uint32_t kIp = 20;
@@ -79,23 +83,51 @@ std::optional<Segment> segment_in(const std::uint8_t* frame, std::uint32_t lengt
   return Segment{frame, {reinterpret_cast<const char*>(ip + begin), end - begin}};
 }
 
-/// The interface: frames in and out, by polling.
+/// The interface. Its CPU halts until frames come, as that of a function that waits does, and waits for none that go out.
 class Link {
  public:
-  Link() : device_(find()) {
+  Link() : number_(find()), device_(number_) {
     device_.begin(virtio::kVersion1 | (device_.offered() & virtio::kEventIndex));
     receive_.emplace(device_, 0, virtio::Queue::Options{.memory = kQueues});
     transmit_.emplace(device_, 1, virtio::Queue::Options{.memory = kQueues + virtio::Queue::kBytes});
     for (std::uint64_t i = 0; i < kBufferCount; ++i) post(kReceived + i * kBufferSize);
+    guest::start_interrupts();
+    guest::io_apic::route(kFirstPin + number_, {.vector = kVector});
     device_.start();
     receive_->kick();
   }
 
-  /// Hands the next segment over, if one has come.
+  /// Hands segments over as they come, without end.
   template <typename Take>
-  void receive(Take take) {
+  [[noreturn]] void serve(Take take) {
+    for (;;) {
+      while (receive(take)) {
+      }
+      const std::uint64_t seen = interrupt_count(kVector);
+      receive_->interrupt_after(1);
+      if (receive(take)) continue;
+      halt_for_interrupts(kVector, seen + 1);
+      device_.window().write32(virtio::kInterruptAcknowledge, 1);
+    }
+  }
+
+  /// Where the next frame to be sent is to be written.
+  [[nodiscard]] std::uint8_t* frame() const { return &memory_at<std::uint8_t>(next_sent() + kVirtioHeader); }
+  void send(std::uint32_t length) {
+    std::fill_n(&memory_at<std::uint8_t>(next_sent()), kVirtioHeader, std::uint8_t{0});
+    transmit_->offer({{next_sent(), kVirtioHeader + length, false}});
+    transmit_->kick();
+    ++sent_;
+    while (transmit_->used()) ++taken_;
+    for (; sent_ - taken_ == kBufferCount; ++taken_) (void)transmit_->wait();
+  }
+
+ private:
+  /// Hands the next frame's segment over; false where no frame has come.
+  template <typename Take>
+  bool receive(Take take) {
     const auto used = receive_->used();
-    if (!used) return;
+    if (!used) return false;
     const std::uint64_t buffer = buffer_of_[used->id];
     if (used->length > kVirtioHeader)
       if (const auto segment =
@@ -103,18 +135,12 @@ class Link {
         take(*segment);
     post(buffer);
     receive_->kick();
+    return true;
   }
 
-  /// Where the next frame to be sent is to be written.
-  [[nodiscard]] std::uint8_t* frame() const { return &memory_at<std::uint8_t>(kSent + kVirtioHeader); }
-  void send(std::uint32_t length) {
-    std::fill_n(&memory_at<std::uint8_t>(kSent), kVirtioHeader, std::uint8_t{0});
-    transmit_->offer({{kSent, kVirtioHeader + length, false}});
-    transmit_->kick();
-    (void)transmit_->wait();
-  }
+  /// The device takes frames in their order, so the buffer after the last one is free as long as one is.
+  [[nodiscard]] std::uint64_t next_sent() const { return kSent + sent_ % kBufferCount * kBufferSize; }
 
- private:
   static unsigned find() {
     for (unsigned number = 0; number < 16; ++number)
       if (virtio::Device{number}.type() == virtio::kTypeNet) return number;
@@ -122,9 +148,12 @@ class Link {
   }
   void post(std::uint64_t buffer) { buffer_of_[receive_->offer({{buffer, kBufferSize, true}})] = buffer; }
 
+  unsigned number_;
   virtio::Device device_;
   std::optional<virtio::Queue> receive_, transmit_;
   std::array<std::uint64_t, virtio::Queue::kSize> buffer_of_{};
+  std::uint64_t sent_ = 0;
+  std::uint64_t taken_ = 0;  // of those, by the device
 };
 
 /// The connection of whoever asks now; a newer one takes its place.
@@ -260,5 +289,5 @@ void guest::guest_main(const BootInfo&) {
   static std::optional<Link> link;
   static std::optional<Server> server;
   server.emplace(link.emplace());
-  for (;;) link->receive([](const Segment& segment) { server->take(segment); });
+  link->serve([](const Segment& segment) { server->take(segment); });
 }
