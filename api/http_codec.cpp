@@ -55,7 +55,7 @@ std::expected<ReceivedRequest, HttpReply> read_request(HttpMessage message) {
   const std::string& method = words[0];
   const std::string& target = words[1];
   if (std::ranges::find(kMethods, method) == kMethods.end())
-    return refuse(404, fmt::format("{} {}: the API has no such method", method, target));
+    return refuse(400, fmt::format("{} {}: the API has no such method", method, target));
   form.close = close || (words[2] == "HTTP/1.0" && !equal_ignoring_case(message.connection, "keep-alive"));
   form.head_only = method == "HEAD";
   return ReceivedRequest{.method = method, .path = path_of(target), .body = std::move(message.body), .form = form};

@@ -190,7 +190,7 @@ std::optional<ApiRefusal> refuse_method(const ApiRequest& request) {
   }
   if (path.empty()) return std::nullopt;
   return ApiRefusal{
-      404, fmt::format("{0} {1}: the API has no such method here; {1} takes {2}", request.method, path, methods)};
+      400, fmt::format("{0} {1}: the API has no such method here; {1} takes {2}", request.method, path, methods)};
 }
 
 /// The path is near one that ends in an id: the id is missing, or more follows.
@@ -203,7 +203,7 @@ std::optional<ApiRefusal> refuse_id(const ApiRequest& request) {
       return ApiRefusal{400,
                         fmt::format("{0} {1}: the id is missing; use {0} {2}", request.method, parent, route.path)};
     if (rest.starts_with('/'))
-      return ApiRefusal{404, fmt::format("{} {}: the API has no such path; it has {}", request.method,
+      return ApiRefusal{400, fmt::format("{} {}: the API has no such path; it has {}", request.method,
                                          in_quotes(request.path), route.path)};
   }
   return std::nullopt;
@@ -218,7 +218,7 @@ ApiRefusal refuse_unknown(const ApiRequest& request) {
   }
   if (auto refusal = refuse_method(request)) return *std::move(refusal);
   if (auto refusal = refuse_id(request)) return *std::move(refusal);
-  return {404, fmt::format("{} {}: the API has no such path", request.method, in_quotes(request.path))};
+  return {400, fmt::format("{} {}: the API has no such path", request.method, in_quotes(request.path))};
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 /// What a client asks for: method, path and body become one typed call, or a refusal.
 ///
 ///   auto call = parse_request({.method = "PUT", .path = "/vm", .body = body});
-///   if (!call) return refusal_response(call.error());   // 404: no such path or method; 400: everything else
+///   if (!call) return refusal_response(call.error());   // 400
 ///
 /// Only what can be judged without the machine is judged here. Pure functions: any thread.
 namespace mayfly {
@@ -29,7 +29,7 @@ using ApiCall = std::variant<GetVersion, Command>;
 
 /// Why a request is refused, as the client reads it.
 struct ApiRefusal {
-  int status;  ///< HTTP: 400, 404 (no such path or method).
+  int status;  ///< HTTP; 400 of parse_request.
   std::string fault_message;
 };
 

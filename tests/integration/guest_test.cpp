@@ -200,5 +200,13 @@ TEST_F(GuestTest, TheBootTimerLogsWhenTheGuestHasBooted) {
   EXPECT_EQ(monitor.wait(), 0);
 }
 
+TEST_F(GuestTest, TheBootTimerIsAlsoWhereFirecrackersGuestsLookForIt) {
+  Monitor monitor{{"--boot-timer"}};
+  monitor.boot("mmio_boot_timer");
+  const std::string log = monitor.log_until("");
+  EXPECT_NE(log.find("Guest-boot-time = "), std::string::npos) << log;
+  EXPECT_EQ(monitor.wait(), 0);
+}
+
 }  // namespace
 }  // namespace mayfly::testing

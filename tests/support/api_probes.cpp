@@ -135,7 +135,7 @@ class OperationProbes {
                        .method = "OPTIONS",
                        .path = path_,
                        .body = "",
-                       .status = 404,
+                       .status = 400,
                        .says = "no such method here"});
   }
 

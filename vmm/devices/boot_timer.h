@@ -11,10 +11,13 @@ namespace mayfly {
 
 /// Port of the boot timer. The same as in Firecracker, so that its guests' init programs serve here too.
 inline constexpr std::uint64_t kBootTimerPort = 0x3F0;
+/// The address at which newer Firecrackers have it, where their hole below 4 GiB begins. Ours begins later: a machine with
+/// memory there has the port alone.
+inline constexpr std::uint64_t kBootTimerAddress = 0xC000'0000;
 /// The byte that a guest writes there when it has come up.
 inline constexpr std::uint8_t kBootTimerValue = 123;
 
-/// One write-only port by which a guest's init says "I am up": the first write of 123 is reported, all else is ignored.
+/// One write-only byte by which a guest's init says "I am up": the first write of 123 is reported, all else is ignored.
 ///
 ///   BootTimer timer{signals};
 ///   ports.attach("boot timer", kBootTimerPort, 1, timer);

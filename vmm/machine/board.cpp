@@ -60,7 +60,10 @@ Status Board::attach_devices(bool with_boot_timer) {
   };
   for (const PortRange& range : ranges) TRY(ports.attach(range.name, range.base, range.length, range.device));
   has_boot_timer = with_boot_timer;
-  if (with_boot_timer) TRY(ports.attach("boot timer", kBootTimerPort, 1, boot_timer));
+  if (with_boot_timer) {
+    TRY(ports.attach("boot timer", kBootTimerPort, 1, boot_timer));
+    if (memory.low_end().value <= kBootTimerAddress) TRY(mmio.attach("boot timer", kBootTimerAddress, 1, boot_timer));
+  }
   return mmio.attach("ioapic", layout::kIoapicBase, layout::kIoapicLength, ioapic);
 }
 

@@ -2,12 +2,15 @@
 #include "api/requests.h"
 #include "api/responses.h"
 #include "tests/support/api_description.h"
+#include "tests/support/files.h"
 #include "tests/unit/api/answer_request.h"
 #include "tests/unit/api/fake_target.h"
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <iterator>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -182,6 +185,87 @@ std::size_t expect_same(const ApiDescription& ours, const ApiDescription& dialec
 
 TEST(OpenApi, DescribesWhatTheDialectDescribesOrSaysThatItIsNotThere) {
   EXPECT_GT(expect_same(ApiDescription::ours(), ApiDescription::dialect()), 30U);
+}
+
+// The page's list of what is equal, more or absent.
+
+struct Differences {
+  std::set<std::string> more, less;
+};
+
+void add_differences(const ApiDescription& ours, const JsonValue& our_schema, const ApiDescription& dialect,
+                     const JsonValue& dialect_schema, const std::string& where, Differences& found) {
+  const auto our_values = texts_of(find(our_schema, "enum"));
+  const auto their_values = texts_of(find(dialect_schema, "enum"));
+  std::ranges::set_difference(our_values, their_values, std::inserter(found.more, found.more.end()));
+  std::ranges::set_difference(their_values, our_values, std::inserter(found.less, found.less.end()));
+  const JsonValue* our_fields = find(our_schema, "properties");
+  const JsonValue* their_fields = find(dialect_schema, "properties");
+  const std::string below = where.empty() ? where : where + '.';
+  for (const std::string& name : names_of(our_fields)) {
+    const JsonValue* theirs = their_fields == nullptr ? nullptr : find(*their_fields, name);
+    if (theirs == nullptr) {
+      found.more.insert(below + name);
+      continue;
+    }
+    add_differences(ours, ours.resolved(at(*our_fields, name)), dialect, dialect.resolved(*theirs), below + name,
+                    found);
+  }
+  for (const std::string& name : names_of(their_fields))
+    if (our_fields == nullptr || find(*our_fields, name) == nullptr) found.less.insert(below + name);
+  const JsonValue* our_items = find(our_schema, "items");
+  const JsonValue* their_items = find(dialect_schema, "items");
+  if (our_items != nullptr && their_items != nullptr)
+    add_differences(ours, ours.resolved(*our_items), dialect, dialect.resolved(*their_items), where, found);
+}
+
+std::string row_of(const std::string& operation, const Differences& found) {
+  const auto words = [](const std::set<std::string>& all) {
+    std::string text;
+    for (const std::string& each : all) text += fmt::format("{}`{}`", text.empty() ? "" : ", ", each);
+    return text.empty() ? text : text + ' ';
+  };
+  return fmt::format("| `{}` | {}| {}|\n", operation, words(found.more), words(found.less));
+}
+
+const JsonValue* operation_at(const ApiDescription& description, const std::string& path, const std::string& method) {
+  const JsonValue* operations = find(description.paths(), path);
+  std::string lower = method;
+  std::ranges::transform(lower, lower.begin(), [](char c) { return static_cast<char>(c - 'A' + 'a'); });
+  return operations == nullptr ? nullptr : find(*operations, lower);
+}
+
+/// A row an operation, in the paths' order.
+std::string list_of_operations(const ApiDescription& ours, const ApiDescription& dialect) {
+  std::map<std::string, std::string> rows;
+  for_each_operation(ours, [&](const std::string& path, const std::string& method, const JsonValue& mine) {
+    const JsonValue* theirs = operation_at(dialect, path, method);
+    std::string& row = rows[path + ' ' + method];
+    if (theirs == nullptr) {
+      row = fmt::format("| `{} {}` | all of it | |\n", method, path);
+      return;
+    }
+    Differences found;
+    for (const auto get : {&ApiDescription::body, &ApiDescription::answer})
+      if (const JsonValue* schema = (dialect.*get)(*theirs))
+        add_differences(ours, *(ours.*get)(mine), dialect, *schema, "", found);
+    row = row_of(fmt::format("{} {}", method, path), found);
+  });
+  for_each_operation(dialect, [&](const std::string& path, const std::string& method, const JsonValue&) {
+    if (operation_at(ours, path, method) == nullptr)
+      rows[path + ' ' + method] = fmt::format("| `{} {}` | | all of it |\n", method, path);
+  });
+  std::string list;
+  for (const auto& [key, row] : rows) list += row;
+  return list;
+}
+
+TEST(OpenApi, ThePageListsWhatIsEqualMoreOrAbsent) {
+  const std::string list = list_of_operations(ApiDescription::ours(), ApiDescription::dialect());
+  const std::string page = testing::content_of(testing::project_file("api/README.md"));
+  EXPECT_TRUE(page.contains("| operation | more here | not here |\n| --- | --- | --- |\n" + list + '\n'))
+      << "api/README.md needs these rows:\n"
+      << list;
 }
 
 class PublishedDialect : public ::testing::TestWithParam<std::string> {};

@@ -8,11 +8,11 @@
 namespace mayfly {
 
 /// Why a request is refused, with `status`; a failed test where it is not.
-inline std::string refusal(std::string_view method, std::string_view path, std::string_view body, int status = 400) {
+inline std::string refusal(std::string_view method, std::string_view path, std::string_view body) {
   const auto call = parse_request({.method = method, .path = path, .body = body});
   EXPECT_FALSE(call) << method << ' ' << path << ' ' << body;
   if (call) return "";
-  EXPECT_EQ(call.error().status, status) << call.error().fault_message;
+  EXPECT_EQ(call.error().status, 400) << call.error().fault_message;
   return call.error().fault_message;
 }
 

@@ -74,7 +74,7 @@ TEST(AnswerRequest, WhatIsRefusedDoesNotReachTheTarget) {
   FakeTarget target;
   EXPECT_EQ(answer_request({.method = "PATCH", .path = "/vm", .body = "{}"}, target).status, 400);
   const ApiResponse unknown = answer_request({.method = "GET", .path = "/\"", .body = ""}, target);
-  EXPECT_EQ(unknown.status, 404);
+  EXPECT_EQ(unknown.status, 400);
   EXPECT_EQ(unknown.body, R"({"fault_message":"GET \"/\"\": the API has no such path"})");
   EXPECT_TRUE(target.commands().empty());
 }

@@ -105,15 +105,15 @@ TEST_F(ServerTest, WithoutThreadsTheErrorSaysSo) {
   EXPECT_FALSE(std::filesystem::exists(path_));
 }
 
-TEST_F(ServerTest, RefusesWhatIsNotThereWith404) {
+TEST_F(ServerTest, RefusesWhatIsNotThereAndStaysConnected) {
   start();
   UnixClient one = client();
   ASSERT_TRUE(one.send("DELETE /vm HTTP/1.1\r\n\r\n"));
   const std::string gone = one.receive_until("\"}");
-  EXPECT_TRUE(gone.starts_with("HTTP/1.1 404 Not Found\r\n")) << gone;
+  EXPECT_TRUE(gone.starts_with("HTTP/1.1 400 Bad Request\r\n")) << gone;
   EXPECT_TRUE(gone.ends_with(R"({"fault_message":"DELETE /vm: the API has no such method here; /vm takes PATCH"})"));
   ASSERT_TRUE(one.send("BREW /pot HTTP/1.1\r\n\r\n"));
-  EXPECT_TRUE(one.receive_until("\"}").starts_with("HTTP/1.1 404 Not Found\r\n"));
+  EXPECT_TRUE(one.receive_until("\"}").starts_with("HTTP/1.1 400 Bad Request\r\n"));
   expect_served(one);
 }
 
