@@ -45,7 +45,8 @@ void add_common(const Describer& describe, CommonOptions& common, LoggerFlags& l
                   [](CLI::Option& id) { id.type_name("ID")->check(check_id); });
   add_logger(describe, logger);
   describe.option("--metrics-path", common.metrics_path, "File or FIFO for lines of metrics", "FILE");
-  describe.flag("--boot-timer", common.boot_timer, "Log the time when the guest writes 123 to\nport 0x3F0 or address 0xC0000000");
+  describe.flag("--boot-timer", common.boot_timer,
+                "Log the time when the guest writes 123 to\nport 0x3F0 or address 0xC0000000");
   describe.flag("--no-seccomp", common.filters.off, "No system call filters for this process's threads");
   describe.option("--seccomp-filter", common.filters.file,
                   "Compiled filters (of mayfly-seccompile) in place\nof the built-in ones", [&](CLI::Option& filters) {
