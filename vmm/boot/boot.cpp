@@ -3,7 +3,7 @@
 #include "vmm/boot/acpi_tables.h"
 #include "vmm/boot/bzimage.h"
 #include "vmm/boot/elf_image.h"
-#include "vmm/boot/generation_id.h"
+#include "vmm/boot/identity_page.h"
 #include "vmm/boot/image_kind.h"
 #include "vmm/boot/layout.h"
 #include "vmm/boot/mp_table.h"
@@ -145,7 +145,7 @@ Result<BootEntry> prepare_boot(GuestMemory& memory, const BootOptions& options) 
     if (!placed) return propagate(placed, planned->file.name());
   }
   if (auto written = write_command_line(memory, options.command_line); !written) return propagate(written);
-  if (auto renewed = renew_generation_id(memory); !renewed) return propagate(renewed);
+  if (auto written = write_identity(memory); !written) return propagate(written);
   write_machine_tables(memory, options);
   const BootEntry entry = write_parameters(memory, *kernel, initrd_place);
   write_entry_tables(memory, entry.protocol);

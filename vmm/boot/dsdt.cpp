@@ -8,8 +8,8 @@ namespace {
 
 /// _STA (ACPI 6.5, 6.3.7): present, enabled, working, and not to be shown to a user.
 constexpr std::uint64_t kPresentHidden = 0xB;
-/// The notification value that the specification of the generation id asks for.
-constexpr std::uint8_t kGenerationChanged = 0x80;
+/// The notification value that the specifications of the generation id and of the VMClock ask for.
+constexpr std::uint8_t kIdentityChanged = 0x80;
 
 /// The id is not Mayfly's own: Linux's virtio_mmio driver knows this one (ARM's, and QEMU's microvm machine's).
 TableBytes virtio_window(std::size_t number, const VirtioMmioWindow& window) {
@@ -51,12 +51,22 @@ TableBytes generation_id() {
                                                       aml::integer(layout::kGenerationId.value >> 32)}))});
 }
 
+/// UAPI.13, "Discovery via ACPI".
+TableBytes vm_clock() {
+  return aml::device(
+      "VCLK", {aml::name("_HID", aml::string("AMZNC10C")), aml::name("_CID", aml::string("VMCLOCK")),
+               aml::name("_DDN", aml::string("VMCLOCK")),
+               aml::name("_CRS", aml::resources({aml::memory_window(static_cast<std::uint32_t>(layout::kVmClock.value),
+                                                                    static_cast<std::uint32_t>(kGuestPageSize))}))});
+}
+
 /// The generic event device (ACPI 6.5, 5.6.9): a hardware-reduced machine's way to send a notification. Its one line
 /// means one thing, so the method need not look at its argument.
 TableBytes event_device() {
-  return aml::device("GED0", {aml::name("_HID", aml::string("ACPI0013")), aml::name("_UID", aml::integer(0)),
-                              aml::name("_CRS", aml::resources({aml::interrupt(layout::kEventGsi)})),
-                              aml::method("_EVT", 1, {aml::notify("VGEN", kGenerationChanged)})});
+  return aml::device(
+      "GED0", {aml::name("_HID", aml::string("ACPI0013")), aml::name("_UID", aml::integer(0)),
+               aml::name("_CRS", aml::resources({aml::interrupt(layout::kEventGsi)})),
+               aml::method("_EVT", 1, {aml::notify("VGEN", kIdentityChanged), aml::notify("VCLK", kIdentityChanged)})});
 }
 
 }  // namespace
@@ -66,7 +76,8 @@ TableBytes dsdt_body(std::span<const VirtioMmioWindow> windows) {
   TableBytes devices;
   for (std::size_t number = 0; number < windows.size(); ++number)
     append(devices, virtio_window(number, windows[number]));
-  for (const TableBytes& device : {serial_port(), keyboard(), panic_port(), generation_id(), event_device()})
+  for (const TableBytes& device :
+       {serial_port(), keyboard(), panic_port(), generation_id(), vm_clock(), event_device()})
     append(devices, device);
 
   const TableBytes off = aml::integer(layout::kSleepTypeOff);

@@ -17,7 +17,7 @@
 ///   0x09000 ... 0x0BFFF   page tables: PML4, PDPT, PD                              usable
 ///   0x20000 ...           command line                                             usable
 ///   0x9FC00 ... 0x9FFFF   MP table (the EBDA, where kernels look first)            reserved
-///   0xDF010 ... 0xDF01F   VM generation id                                         reserved
+///   0xDF000 ... 0xDFFFF   VMClock and VM generation id                             reserved
 ///   0xE0000 ... 0xEFFFF   ACPI: RSDP, then the other tables                        reserved
 ///   0x100000 ...          kernel, from where its image says                        usable
 ///   ... end of low RAM    initrd, as high as it fits                               usable
@@ -41,9 +41,14 @@ inline constexpr GuestAddress kCommandLine{0x2'0000};
 inline constexpr GuestAddress kReservedLow{0x9'FC00};
 inline constexpr GuestAddress kMpTable{0x9'FC00};
 inline constexpr std::uint64_t kMpTableRoom = 0x400;
-/// 8-byte aligned, as the specification of the generation id wants, and not at a multiple of 2 KiB, where a search for
-/// option ROMs would read its random bytes as a signature; below the area that is searched for table signatures.
-inline constexpr GuestAddress kGenerationId{0xD'F010};
+/// A page of its own, which the guest's kernel may show to its processes; below the area that is searched for table
+/// signatures.
+inline constexpr GuestAddress kVmClock{0xD'F000};
+/// In the page of the VMClock. 8-byte aligned, as the specification of the generation id wants, and not at a multiple of
+/// 2 KiB, where a search for option ROMs would read its random bytes as a signature.
+inline constexpr GuestAddress kGenerationId{0xD'F810};
+/// Where it is in snapshots of a Mayfly that had no VMClock.
+inline constexpr GuestAddress kGenerationIdBeforeVmClock{0xD'F010};
 inline constexpr GuestAddress kRsdp{0xE'0000};
 inline constexpr GuestAddress kAcpiTables{0xE'0040};
 inline constexpr GuestAddress kAcpiEnd{0xF'0000};
@@ -61,7 +66,7 @@ inline constexpr std::uint32_t kLocalApicBase = 0xFEE0'0000;
 inline constexpr unsigned kTimerGsi = 2;     ///< ISA IRQ 0, the PIT, is wired to pin 2.
 inline constexpr unsigned kKeyboardGsi = 1;  ///< The i8042.
 inline constexpr unsigned kSerialGsi = 4;    ///< COM1.
-inline constexpr unsigned kEventGsi = 9;     ///< ACPI generic event device: "the generation id has changed".
+inline constexpr unsigned kEventGsi = 9;     ///< ACPI generic event device: "the identity has changed".
 
 /// I/O ports.
 inline constexpr std::uint16_t kSerialPort = 0x3F8;
@@ -79,6 +84,8 @@ inline constexpr std::uint8_t kSleepControlOff = 0x20 | (kSleepTypeOff << 2);
 
 static_assert(kIdt.value - kGdt.value == 4 * sizeof(std::uint64_t));
 static_assert(kCommandLine.value + kMaximumCommandLine < kReservedLow.value);
+static_assert(kVmClock.value % kGuestPageSize == 0 &&
+              kGenerationId.value / kGuestPageSize == kVmClock.value / kGuestPageSize);
 static_assert(kGenerationId.value % 8 == 0 && kGenerationId.value % 2048 != 0);
 
 }  // namespace mayfly::layout

@@ -2,7 +2,7 @@
 
 #include "vmm/base/clock.h"
 #include "vmm/base/try.h"
-#include "vmm/boot/generation_id.h"
+#include "vmm/boot/identity_page.h"
 #include "vmm/boot/layout.h"
 #include "vmm/kvm/vcpu_snapshot.h"
 
@@ -60,8 +60,8 @@ void restore_platform(Board& board, const PlatformState& state, bool kvm_has_int
   board.vcpus->restore_undelivered_interrupt(state.undelivered_interrupt, kvm_has_interrupt);
 }
 
-/// The guest learns of the new id by this interrupt, before its first instruction.
-void tell_of_generation_id(Board& board) { InterruptLine{board.wiring, layout::kEventGsi}.pulse(); }
+/// The guest learns that it is a clone by this interrupt, before its first instruction.
+void tell_of_identity(Board& board) { InterruptLine{board.wiring, layout::kEventGsi}.pulse(); }
 
 /// Before the vCPUs run.
 Result<RevertPoint> note_revert_point(const Board& board, std::shared_ptr<const Snapshot> snapshot,
@@ -98,7 +98,7 @@ Result<std::uint64_t> revert_checked(Board& board, bool clock_realtime, bool kvm
   // Memory first: KVM writes to it as vCPUs are set.
   const std::uint64_t dropped = TRY(drop_private_pages(board.memory));
   TRY(board.virtio.revert(snapshot));
-  TRY(renew_generation_id(board.memory));
+  TRY(renew_identity(board.memory));
   const std::uint64_t elapsed = time_since(snapshot.clock, clock_realtime);
   TRY(revert_vcpus(point, board.vcpus->vcpus(), elapsed));
   TRY(restore_clock(board, snapshot, board.vcpus->vcpus(), elapsed));
@@ -106,7 +106,7 @@ Result<std::uint64_t> revert_checked(Board& board, bool clock_realtime, bool kvm
   board.boot_timer.forget();
   board.virtio.interrupt_unacknowledged();
   board.console.offer_again();
-  tell_of_generation_id(board);
+  tell_of_identity(board);
   return dropped;
 }
 
@@ -131,7 +131,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   TRY(board->attach_devices(snapshot.platform.has_boot_timer));
   TRY(board->plug(std::move(plan.devices)));
   TRY(board->virtio.restore(snapshot, plan.allow_changed_drives));
-  TRY(renew_generation_id(board->memory));
+  TRY(renew_identity(board->memory));
   auto vcpus = TRY(make_vcpus(*board, std::move(prepared.first_vcpu), snapshot.vcpus.size()));
   const std::uint64_t elapsed = time_since(snapshot.clock, plan.clock_realtime);
   TRY(restore_vcpus(snapshot, vcpus, elapsed));
@@ -147,7 +147,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   board->pit_timer->listen();
   restore_platform(*board, snapshot.platform);
   board->start();
-  tell_of_generation_id(*board);
+  tell_of_identity(*board);
   return board;
 }
 

@@ -26,12 +26,12 @@ struct RestorePlan {
   RestoredMemory memory;
   DevicePlans devices;  ///< By the snapshot's configuration and what the load request overrides, in its order.
   ConsoleOptions console;
-  bool clock_realtime = false;        ///< The guest's clock goes ahead by the time since the snapshot.
+  bool clock_realtime = true;         ///< The guest's clock goes ahead by the time since the snapshot.
   bool allow_changed_drives = false;  ///< Restore though an image has changed since.
   bool revertible = false;            ///< The machine may go back to it.
 };
 
-/// Puts the machine of a snapshot together, with a new generation id, vCPUs parked. Loop's thread. Errors: KVM's, what
+/// Puts the machine of a snapshot together, with a new identity, vCPUs parked. Loop's thread. Errors: KVM's, what
 /// does not fit this host, or has changed; nothing is left behind then.
 [[nodiscard]] Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context);
 
@@ -39,7 +39,7 @@ struct RestorePlan {
 /// a drive that cannot; one that was restored without `revertible`.
 [[nodiscard]] Status check_revert(const Board& board);
 
-/// Takes a machine that was restored back, with a new generation id: memory, devices, vCPUs and clock. vCPUs are parked
+/// Takes a machine that was restored back, with a new identity: memory, devices, vCPUs and clock. vCPUs are parked
 /// and devices drained; they are as after restore() then. Loop's thread. Errors: as check_revert(); an interrupt of the PIC
 /// that KVM does not give back; KVM's.
 [[nodiscard]] RevertOutcome revert(Board& board, bool clock_realtime);

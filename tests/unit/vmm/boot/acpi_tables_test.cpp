@@ -171,9 +171,9 @@ TEST_F(AcpiCompiler, DisassemblesEveryTableAndCompilesTheDsdtAgain) {
   std::string compiled = content("DSDT.aml");
   EXPECT_EQ(compiled.size(), tables["DSDT"].size());
   const std::string source = content("DSDT.dsl");
-  for (const char* const device :
-       {"\"LNRO0005\"", "EisaId (\"PNP0501\")", "EisaId (\"PNP0303\")", "\"QEMU0001\"", "\"VM_Gen_Counter\"",
-        "\"ACPI0013\"", "Device (V018)", "Notify (VGEN, 0x80)", "0x000DF010", "Name (_S5"})
+  for (const char* const device : {"\"LNRO0005\"", "EisaId (\"PNP0501\")", "EisaId (\"PNP0303\")", "\"QEMU0001\"",
+                                   "\"VM_Gen_Counter\"", "\"ACPI0013\"", "Device (V018)", "Notify (VGEN, 0x80)",
+                                   "0x000DF810", "\"AMZNC10C\"", "0x000DF000", "Notify (VCLK, 0x80)", "Name (_S5"})
     EXPECT_NE(source.find(device), std::string::npos) << device << " is not in\n" << source;
 }
 

@@ -120,6 +120,7 @@ class MicrovmTest : public ::testing::Test {
                             .memory = {.memory = std::move(*made)},
                             .devices = std::move(plans),
                             .console = {},
+                            .clock_realtime = false,
                             .revertible = revertible_},
                            context());
   }
@@ -663,7 +664,7 @@ class RevertedMicrovmTest : public RestoreTest {
     EXPECT_EQ(machine.memory().load<std::uint64_t>(GuestAddress{7 * kMiB}), 0U);
   }
   static std::array<std::uint64_t, 2> generation_id(Microvm& machine) {
-    return machine.memory().load<std::array<std::uint64_t, 2>>(layout::kGenerationId).value();
+    return machine.memory().load<std::array<std::uint64_t, 2>>(layout::kGenerationIdBeforeVmClock).value();
   }
 
   Snapshot from_;
@@ -686,7 +687,7 @@ TEST_F(RevertedMicrovmTest, HasEverythingAsItWasButTheGenerationId) {
   EXPECT_NE(generation_id(machine), first_id);
   const auto changes = machine.changes();
   ASSERT_TRUE(changes && *changes);
-  EXPECT_EQ(bytes_in(**changes), kGuestPageSize) << "the generation id's";
+  EXPECT_EQ(bytes_in(**changes), kGuestPageSize) << "that of the identity";
   machine.resume();
   await_entries_of(other_, kVcpus);
 }
