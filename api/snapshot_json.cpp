@@ -122,7 +122,7 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
   const auto tracking = fields.optional("track_dirty_pages", JsonBool{});
   params.track_dirty_pages = tracking.value_or(old_tracking.value_or(false));
   params.resume_vm = fields.optional("resume_vm", JsonBool{}).value_or(false);
-  params.clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(false);
+  params.clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(true);
   params.allow_changed_drives = fields.optional("allow_changed_drives", JsonBool{}).value_or(false);
   params.paths = fields.optional("paths", JsonEnum<StatePaths>{kStatePaths}).value_or(StatePaths::Trusted);
   params.huge_pages =
@@ -149,7 +149,7 @@ Result<SnapshotRevertParams> read_snapshot_revert(const JsonValue& json, const s
   JsonFields fields{json, where};
   return fields.finish(
       SnapshotRevertParams{.resume_vm = fields.optional("resume_vm", JsonBool{}).value_or(false),
-                           .clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(false)});
+                           .clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(true)});
 }
 
 }  // namespace mayfly

@@ -19,8 +19,8 @@ namespace mayfly {
 
 struct RemoteRevert {
   std::string machine;
-  bool paused = false;          ///< It waits paused; else it runs on.
-  bool clock_realtime = false;  ///< The guest's clock goes ahead by the time since the snapshot.
+  bool paused = false;         ///< It waits paused; else it runs on.
+  bool clock_realtime = true;  ///< The guest's clock goes ahead by the time since the snapshot.
 };
 /// Back to the snapshot that it was loaded from.
 [[nodiscard]] Status revert_machine(const RemoteRevert& revert);

@@ -71,6 +71,13 @@ LoggerConfig logger_config(const LoggerFlags& flags) {
   return config;
 }
 
+void add_clock(CLI::App& app, bool& advances) {
+  app.add_flag_callback(
+      "--clock-realtime", [&advances] { advances = true; }, "Advance the guest's clock by the time since\n(default)");
+  app.add_flag_callback(
+      "--no-clock-realtime", [&advances] { advances = false; }, "Let it go on from the snapshot's time");
+}
+
 void add_limits(const Describer& describe, ApiLimits& limits) {
   const auto refine = [](CLI::Option& size) { size.check(CLI::Range(std::size_t{1}, std::size_t{1} << 30)); };
   describe.option("--http-api-max-payload-size", limits.max_payload,

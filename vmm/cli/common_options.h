@@ -22,6 +22,9 @@ void add_common(const Describer& describe, CommonOptions& common, LoggerFlags& l
 /// The options that were given; the rest is as PUT /logger leaves it.
 [[nodiscard]] LoggerConfig logger_config(const LoggerFlags& flags);
 
+/// Whether the clock of a guest that comes back from a snapshot goes ahead: `advances` is the default.
+void add_clock(CLI::App& app, bool& advances);
+
 /// How large the API's requests may be.
 void add_limits(const Describer& describe, ApiLimits& limits);
 

@@ -157,7 +157,7 @@ void add_remote(CLI::App& app, RemoteOptions::Verb verb, RemoteOptions& options)
   if (verb != RemoteOptions::Verb::List) add_machine(app, options);
   if (verb == RemoteOptions::Verb::Revert) {
     app.add_flag("--paused", options.paused, "Leave it paused (default: it runs on)");
-    app.add_flag("--clock-realtime", options.clock_realtime, "Advance the guest's clock by the time since");
+    add_clock(app, options.clock_realtime);
   }
   if (verb != RemoteOptions::Verb::Stop) return;
   app.add_flag("--now", options.now, "End its monitor without asking the guest");

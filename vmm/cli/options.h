@@ -117,7 +117,7 @@ struct RemoteOptions {
   bool live = false;
   // Of Revert.
   bool paused = false;
-  bool clock_realtime = false;
+  bool clock_realtime = true;
   // Of Stop.
   bool now = false;
   unsigned timeout_s = 30;

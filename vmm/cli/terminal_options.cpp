@@ -109,7 +109,7 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
                "Open all images and TAPs of the state file, not\nonly images beside it");
   app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
                "Restore even if an image was written to since");
-  app.add_flag("--clock-realtime", flags.load.clock_realtime, "Advance the guest's clock by the time since");
+  add_clock(app, flags.load.clock_realtime);
   app.add_flag("--revertible", flags.load.revertible, "Let mayfly revert take it back to the snapshot")
       ->option_text(" ")  // else what it excludes would be listed here
       ->excludes("--page-server");

@@ -249,7 +249,7 @@ struct SnapshotLoadParams {
   std::vector<std::string> backend_paths{};
   bool track_dirty_pages = false;
   bool resume_vm = false;
-  bool clock_realtime = false;
+  bool clock_realtime = true;  ///< The guest's clock goes ahead by the time since the snapshot.
   bool allow_changed_drives = false;
   StatePaths paths = StatePaths::Trusted;
   std::optional<HugePages> huge_pages{};  ///< Absent: as in the snapshot.
@@ -262,7 +262,7 @@ struct SnapshotLoadParams {
 /// PUT /snapshot/revert
 struct SnapshotRevertParams {
   bool resume_vm = false;
-  bool clock_realtime = false;
+  bool clock_realtime = true;  ///< The guest's clock goes ahead by the time since the snapshot.
 };
 
 /// Everything that is configured: GET /vm/config, and --config-file.

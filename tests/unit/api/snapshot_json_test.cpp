@@ -80,7 +80,7 @@ TEST(SnapshotJson, RefusesABadCreation) {
 TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   const auto whole = loaded(R"(
       "mem_backend": {"backend_type": "Uffd", "backend_path": "/u"}, "track_dirty_pages": true, "resume_vm": true,
-      "clock_realtime": true, "allow_changed_drives": true, "paths": "Named", "huge_pages": "2M",
+      "clock_realtime": false, "allow_changed_drives": true, "paths": "Named", "huge_pages": "2M",
       "vsock_override": null,
       "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap7"}, {"iface_id": "e1", "host_dev_name": "t"}],
       "drive_overrides": [{"drive_id": "rootfs", "path_on_host": "/copy"}])");
@@ -89,7 +89,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   EXPECT_EQ(whole.backend_paths, std::vector<std::string>{"/u"});
   EXPECT_TRUE(whole.track_dirty_pages);
   EXPECT_TRUE(whole.resume_vm);
-  EXPECT_TRUE(whole.clock_realtime);
+  EXPECT_FALSE(whole.clock_realtime);
   EXPECT_TRUE(whole.allow_changed_drives);
   EXPECT_EQ(whole.paths, StatePaths::Named);
   EXPECT_EQ(whole.huge_pages, HugePages::Explicit2M);
@@ -105,7 +105,7 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   EXPECT_EQ(least.backend_paths, std::vector<std::string>{"/m"});
   EXPECT_FALSE(least.track_dirty_pages);
   EXPECT_FALSE(least.resume_vm);
-  EXPECT_FALSE(least.clock_realtime);
+  EXPECT_TRUE(least.clock_realtime);
   EXPECT_FALSE(least.allow_changed_drives);
   EXPECT_EQ(least.paths, StatePaths::Trusted) << "as clients of the dialect expect";
   EXPECT_EQ(least.huge_pages, std::nullopt);
@@ -128,9 +128,9 @@ TEST(SnapshotJson, ReadsARevert) {
     return command<RevertSnapshot>("PUT", "/snapshot/revert", body).value;
   };
   EXPECT_FALSE(reverted("{}").resume_vm);
-  EXPECT_FALSE(reverted("{}").clock_realtime);
+  EXPECT_TRUE(reverted("{}").clock_realtime);
   EXPECT_TRUE(reverted(R"({"resume_vm": true})").resume_vm);
-  EXPECT_TRUE(reverted(R"({"clock_realtime": true})").clock_realtime);
+  EXPECT_FALSE(reverted(R"({"clock_realtime": false})").clock_realtime);
   EXPECT_NE(refusal("PUT", "/snapshot/revert", R"({"resume": true})").find("resume"), std::string::npos);
 }
 

@@ -181,7 +181,7 @@ TEST(Options, RestoreMakesTheCommandThatLoadsAndGoesOn) {
                                                    "rootfs=[copy]",
                                                    "--tap",
                                                    "e1=t",
-                                                   "--clock-realtime",
+                                                   "--no-clock-realtime",
                                                    "--track-dirty-pages",
                                                    "--allow-changed-drives",
                                                    "--huge-pages",
@@ -196,7 +196,7 @@ TEST(Options, RestoreMakesTheCommandThatLoadsAndGoesOn) {
   EXPECT_EQ(load.backend, MemoryBackend::File);
   EXPECT_EQ(load.backend_paths, std::vector<std::string>{"m"});
   EXPECT_TRUE(load.resume_vm);
-  EXPECT_TRUE(load.clock_realtime);
+  EXPECT_FALSE(load.clock_realtime);
   EXPECT_TRUE(load.track_dirty_pages);
   EXPECT_TRUE(load.allow_changed_drives);
   EXPECT_EQ(load.paths, StatePaths::Named);
@@ -215,7 +215,7 @@ TEST(Options, RestoreIsPlainWhereNothingElseIsSaid) {
   const auto& load = std::get<LoadSnapshot>(options.commands.at(0)).value;
   EXPECT_EQ(load.backend, MemoryBackend::Uffd);
   EXPECT_EQ(load.backend_paths, std::vector<std::string>{"/p"});
-  EXPECT_FALSE(load.clock_realtime);
+  EXPECT_TRUE(load.clock_realtime);
   EXPECT_FALSE(load.allow_changed_drives);
   EXPECT_FALSE(load.track_dirty_pages);
   EXPECT_EQ(load.huge_pages, std::nullopt);
@@ -263,10 +263,10 @@ TEST(Options, OtherMachinesAreReachedByIdOrSocket) {
   const auto revert = std::get<RemoteOptions>(parse({"revert", "vm-7"}));
   EXPECT_EQ(revert.verb, RemoteOptions::Verb::Revert);
   EXPECT_FALSE(revert.paused);
-  EXPECT_FALSE(revert.clock_realtime);
-  const auto held = std::get<RemoteOptions>(parse({"revert", "vm-7", "--paused", "--clock-realtime"}));
+  EXPECT_TRUE(revert.clock_realtime);
+  const auto held = std::get<RemoteOptions>(parse({"revert", "vm-7", "--paused", "--no-clock-realtime"}));
   EXPECT_TRUE(held.paused);
-  EXPECT_TRUE(held.clock_realtime);
+  EXPECT_FALSE(held.clock_realtime);
   const auto create =
       std::get<RemoteOptions>(parse({"snapshot", "create", "a", "--state", "s", "--memory", "m", "--diff"}));
   EXPECT_EQ(create.verb, RemoteOptions::Verb::Snapshot);
