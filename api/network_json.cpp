@@ -9,6 +9,8 @@ constexpr JsonChecked kInterfaceId{.good = is_device_id, .rule = kDeviceIdRule};
 constexpr JsonChecked kTapName{.good = is_interface_name, .rule = kInterfaceNameRule};
 constexpr JsonWhole kMtu{.lowest = kSmallestMtu, .highest = kLargestMtu};
 
+}  // namespace
+
 Result<MacAddress> read_mac_address(const JsonValue& json, const std::string& where) {
   const auto text = JsonString{}(json, where);
   if (!text) return std::unexpected(text.error());
@@ -16,6 +18,8 @@ Result<MacAddress> read_mac_address(const JsonValue& json, const std::string& wh
   if (!address) return propagate(address, where);
   return address;
 }
+
+namespace {
 
 std::uint16_t narrow_mtu(std::uint64_t mtu) { return static_cast<std::uint16_t>(mtu); }  // kMtu has checked it
 

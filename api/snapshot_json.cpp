@@ -44,7 +44,8 @@ Result<Backend> read_backend(const JsonValue& json, const std::string& where) {
 Result<NetworkOverride> read_network_override(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   NetworkOverride read{.iface_id = fields.required("iface_id", kId),
-                       .host_dev_name = fields.required("host_dev_name", kOverriddenTapName)};
+                       .host_dev_name = fields.required("host_dev_name", kOverriddenTapName),
+                       .guest_mac = fields.optional("guest_mac", read_mac_address)};
   return fields.finish(std::move(read));
 }
 

@@ -76,6 +76,9 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   void broken(std::string_view what) noexcept override REQUIRES(mutex_);
   void drained() noexcept override REQUIRES(mutex_);
 
+  /// The configuration space is not what it was in the state that was restored.
+  void announce_config();
+
   /// Quiesced, or never started.
   [[nodiscard]] MmioTransportState state() const;
   /// Forgets its driver, as a reset does, and what was due for it; the device is to be restored next, then the transport.

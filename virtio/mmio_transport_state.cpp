@@ -50,6 +50,11 @@ void MmioTransport::interrupt_unacknowledged() noexcept {
   if (const std::uint32_t pending = interrupt_status_.load(std::memory_order_acquire); pending != 0) interrupt(pending);
 }
 
+void MmioTransport::announce_config() {
+  const MutexLock lock{mutex_};
+  config_changed();
+}
+
 Status MmioTransport::restore(const MmioTransportState& state) {
   const MutexLock lock{mutex_};
   if (auto offered = check_features(state); !offered) return offered;

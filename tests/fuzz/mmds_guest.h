@@ -44,7 +44,7 @@ class HostileGuest {
   /// `metadata` outlives it.
   HostileGuest(const MmdsConfig& config, const MetadataStore& metadata, std::uint8_t key)
       : address_(config.ipv4_address),
-        service_(config, metadata, SessionTokens{SipKey{key}, 0}, metrics_),
+        service_(config, metadata, {SessionTokens{SipKey{key}, 0}, key}, metrics_),
         stack_(service_, SipKey{key}, metrics_) {}
 
   void step(std::span<const std::uint8_t>& input) {

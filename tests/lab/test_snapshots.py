@@ -222,13 +222,17 @@ TOKENS = r"""
 ask() { printf 'PUT /latest/api/token HTTP/1.0\r\nX-metadata-token-ttl-seconds: 600\r\n\r\n' | nc 169.254.169.254 80; };
 token() { ask | tail -n 1; };
 get() { wget -q -O - --header X-metadata-token:$token http://169.254.169.254/name && echo; };
+clone() { wget -S -O - --header X-metadata-token:$token http://169.254.169.254/name 2>&1 | grep -i generation; };
 ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; ip route add 169.254.169.254 dev eth0;
-token=$(token); get; echo WAITING; read line; get || echo REFUSED; token=$(token); get
+token=$(token); get; clone; echo WAITING; read line; get || echo REFUSED; token=$(token); get; clone;
+device=$(basename $(readlink -f /sys/class/net/eth0/device)); cd /sys/bus/virtio/drivers/virtio_net;
+cat /sys/class/net/eth0/address; echo $device > unbind; echo $device > bind; cat /sys/class/net/eth0/address
 """
 
 
 def test_metadata_after_a_restore(machines: Machines, tuned_guest: Guest, tap: str, room: Path) -> None:
-    """A clone serves what its own host puts, as its parent did; tokens of the parent are worth nothing there."""
+    """A clone serves what its own host puts, as its parent did; tokens of the parent are worth nothing there. It has another
+    generation, and another address where its guest takes it."""
     metadata = room / "metadata"
     metadata.write_text('{"name": "the clone"}')
     parent = machines.start()
@@ -240,11 +244,15 @@ def test_metadata_after_a_restore(machines: Machines, tuned_guest: Guest, tap: s
     parent.says("^the parent")
     parent.freeze("one")
     clone = machines.start("--metadata", str(metadata))
-    clone.thaw("one")
+    clone.thaw("one", network_overrides=[{"iface_id": "eth0", "host_dev_name": tap, "guest_mac": "06:00:ac:10:00:07"}])
     tell_guest(clone)
     clone.ends_with(RESET)
     clone.says("^REFUSED")
     clone.says("^the clone")
+    generations = [re.findall(r"Mayfly-Generation: (\w{16})", each.console.text) for each in (parent, clone)]
+    assert [len(seen) for seen in generations] == [1, 1] and generations[0] != generations[1]
+    addresses = re.findall(r"^((?:\w\w:){5}\w\w)", clone.console.text, re.MULTILINE)
+    assert len(addresses) == 2 and addresses[0] != addresses[1] == "06:00:ac:10:00:07"
 
 
 def test_diffs_merge(machines: Machines, tuned_guest: Guest, mayfly: Path, room: Path) -> None:

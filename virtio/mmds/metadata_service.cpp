@@ -88,7 +88,8 @@ struct MetadataService::Reply {
 };
 
 HttpAnswer MetadataService::answer(const HttpRequest& request, std::uint64_t now_ns) const {
-  const Reply reply = reply_to(request, now_ns);
+  Reply reply = reply_to(request, now_ns);
+  reply.fields += fmt::format("Mayfly-Generation: {:016x}\r\n", identity_.generation);
   if (request.method() != "HEAD") return reply.formatted(request.minor_version(), request.keep_alive());
   // No answer to HEAD has a body, whatever its length says.
   HttpAnswer head = reply.formatted(request.minor_version(), false);
@@ -122,7 +123,7 @@ MetadataService::Reply MetadataService::get(const HttpRequest& request, std::uin
       metrics_.rx_no_token.add();
       return {.status = 401, .body = fmt::format("A token is needed, in {} or {}.", kTokenNames[0], kTokenNames[1])};
     }
-    if (!tokens_.valid(token->value, now_ns)) {
+    if (!identity_.tokens.valid(token->value, now_ns)) {
       metrics_.rx_invalid_token.add();
       return {.status = 401, .body = "The token is not valid, or not any more."};
     }
@@ -153,7 +154,7 @@ MetadataService::Reply MetadataService::put(const HttpRequest& request, std::uin
             .body = fmt::format("{} must be a number from {} to {}.", field->name, SessionTokens::kShortestSeconds,
                                 SessionTokens::kLongestSeconds)};
   }
-  return {.body = tokens_.issue(*seconds, now_ns), .fields = fmt::format("{}: {}\r\n", field->name, *seconds)};
+  return {.body = identity_.tokens.issue(*seconds, now_ns), .fields = fmt::format("{}: {}\r\n", field->name, *seconds)};
 }
 
 }  // namespace mayfly

@@ -16,7 +16,8 @@
 ///
 /// GET reads the metadata at the target's path: as JSON where the client accepts "application/json", else as text.
 /// PUT /latest/api/token gives a token, for the seconds that X-metadata-token-ttl-seconds says, and with V2 GET needs
-/// it in X-metadata-token; EC2's names of the two fields will do.
+/// it in X-metadata-token; EC2's names of the two fields will do. Every answer to a request has Mayfly-Generation, which is
+/// another one in each clone and after each revert.
 ///
 /// One for all interfaces of a machine. One thread at a time, together with the store.
 namespace mayfly {
@@ -28,13 +29,19 @@ struct HttpAnswer {
 
 class MetadataService {
  public:
+  /// What a clone has of its own.
+  struct Identity {
+    SessionTokens tokens;
+    std::uint64_t generation;  ///< A random number, which any guest may know.
+  };
+
   /// `store` and `metrics` outlive the service.
-  MetadataService(MmdsConfig config, const MetadataStore& store, const SessionTokens& tokens, MmdsMetrics& metrics)
-      : config_(std::move(config)), store_(store), tokens_(tokens), metrics_(metrics) {}
+  MetadataService(MmdsConfig config, const MetadataStore& store, const Identity& identity, MmdsMetrics& metrics)
+      : config_(std::move(config)), store_(store), identity_(identity), metrics_(metrics) {}
 
   [[nodiscard]] const MmdsConfig& config() const noexcept { return config_; }
   /// Tokens that were given before are of no use any more.
-  void replace_tokens(const SessionTokens& tokens) noexcept { tokens_ = tokens; }
+  void replace(const Identity& identity) noexcept { identity_ = identity; }
 
   [[nodiscard]] HttpAnswer answer(const HttpRequest& request, std::uint64_t now_ns) const;
   /// The answer to malformed requests; the connection ends with it.
@@ -48,7 +55,7 @@ class MetadataService {
 
   MmdsConfig config_;
   const MetadataStore& store_;
-  SessionTokens tokens_;
+  Identity identity_;
   MmdsMetrics& metrics_;
 };
 

@@ -41,7 +41,7 @@ TapOffloads offloads_for(std::uint64_t features) noexcept {
 NetDevice::NetDevice(const NetworkInterfaceConfig& config, Tap tap, std::unique_ptr<FrameResponder> responder,
                      EventLoop& loop, NetMetrics& metrics, Log& log)
     : context_(loop, metrics, log, "network interface " + config.iface_id, std::move(tap), std::move(responder)),
-      mac_(config.guest_mac.value_or(derive_mac_address(config.iface_id))),
+      mac_(mac_of(config)),
       mtu_(config.mtu),
       offered_(kAlwaysOffered | (context_.tap.has_uso() ? kUso : 0) | (config.mtu ? bit(net_abi::kMtu) : 0)),
       offload_changes_(kOffloadChanges, monotonic_ns()),

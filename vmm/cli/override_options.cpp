@@ -1,6 +1,7 @@
 #include "vmm/cli/override_options.h"
 
 #include "vmm/config/device_names.h"
+#include "vmm/config/mac_address.h"
 
 #include <algorithm>
 #include <string_view>
@@ -37,16 +38,30 @@ Result<std::vector<Override>> read_overrides(const OverrideOption& option, std::
   return overrides;
 }
 
+/// "tap7,mac=06:00:AC:10:00:02" is a TAP and an address.
+Status take_mac(NetworkOverride& override) {
+  constexpr std::string_view kMac = ",mac=";
+  const std::size_t at = override.host_dev_name.find(kMac);
+  if (at == std::string::npos) return {};
+  auto address = parse_mac_address(std::string_view{override.host_dev_name}.substr(at + kMac.size()));
+  if (!address) return propagate(address, fmt::format("--tap {}={}", override.iface_id, override.host_dev_name));
+  override.guest_mac = *address;
+  override.host_dev_name.resize(at);
+  return {};
+}
+
 }  // namespace
 
 Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::string> values) {
   auto overrides =
       read_overrides({"--tap", "eth0=tap1"}, values, &NetworkOverride::iface_id, &NetworkOverride::host_dev_name);
   if (!overrides) return overrides;
-  for (const NetworkOverride& each : *overrides)
+  for (NetworkOverride& each : *overrides) {
+    if (auto taken = take_mac(each); !taken) return propagate(taken);
     if (!is_interface_name(each.host_dev_name))
       return fail(ErrorKind::InvalidArgument, "--tap {}={}: after the \"=\" must be {}", each.iface_id,
                   each.host_dev_name, kInterfaceNameRule);
+  }
   return overrides;
 }
 

@@ -95,8 +95,9 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
   app.add_option("--page-server", flags.page_server, "Instead of --memory: Unix socket of a server\nthat gives pages")
       ->option_text("SOCKET")
       ->excludes(memory);
-  app.add_option("-t,--tap", flags.taps, "Another TAP for a network interface; repeat it\nfor more")
-      ->option_text("ID=NAME")
+  app.add_option("-t,--tap", flags.taps,
+                 "Another TAP for a network interface, and an\naddress if given; repeat it for more")
+      ->option_text("ID=NAME[,mac=MAC]")
       ->allow_extra_args(false);
   app.add_option("-d,--drive", flags.drives, "Another image for a drive: a copy of the one\nit had, or an overlay")
       ->option_text("ID=PATH")

@@ -221,6 +221,7 @@ enum class StatePaths {
 struct NetworkOverride {
   std::string iface_id{};
   std::string host_dev_name{};
+  std::optional<MacAddress> guest_mac{};  ///< Absent: the address that it had.
 };
 
 /// A drive that gets another image than it had: a copy, or an overlay.

@@ -67,4 +67,8 @@ MacAddress derive_mac_address(std::string_view interface_id) noexcept {
   return address;
 }
 
+MacAddress mac_of(const NetworkInterfaceConfig& interface) noexcept {
+  return interface.guest_mac.value_or(derive_mac_address(interface.iface_id));
+}
+
 }  // namespace mayfly

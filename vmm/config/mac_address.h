@@ -10,7 +10,7 @@
 ///
 ///   auto mac = parse_mac_address("06:00:AC:10:00:02");
 ///   if (!mac) return propagate(mac, "guest_mac");
-///   const MacAddress chosen = config.guest_mac.value_or(derive_mac_address(config.iface_id));
+///   const MacAddress chosen = mac_of(config);
 ///
 /// Pure functions: any thread.
 namespace mayfly {
@@ -25,5 +25,7 @@ namespace mayfly {
 /// An address for an interface that was given none: locally administered, unicast, and the same for the same id in
 /// every process and version, so that a guest keeps its address over a restart.
 [[nodiscard]] MacAddress derive_mac_address(std::string_view interface_id) noexcept;
+/// What the guest sees.
+[[nodiscard]] MacAddress mac_of(const NetworkInterfaceConfig& interface) noexcept;
 
 }  // namespace mayfly

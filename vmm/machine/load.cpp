@@ -37,6 +37,7 @@ Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, 
     if (found == interfaces.end())
       return fail(ErrorKind::NotFound, "network_overrides: the snapshot has no network interface {}", each.iface_id);
     found->host_dev_name = each.host_dev_name;
+    if (each.guest_mac) found->guest_mac = each.guest_mac;
   }
   for (DriveConfig& drive : drives)
     if (auto put = devices.put(std::move(drive)); !put) return put;

@@ -4,6 +4,7 @@
 #include "vmm/base/clock.h"
 #include "vmm/base/random.h"
 #include "vmm/boot/layout.h"
+#include "vmm/config/mac_address.h"
 
 #include <algorithm>
 #include <array>
@@ -23,6 +24,15 @@ Result<SipKey> make_key() {
   if (auto filled = fill_with_random(std::as_writable_bytes(std::span{key}), "serve metadata"); !filled)
     return propagate(filled);
   return key;
+}
+
+Result<MetadataService::Identity> make_identity() {
+  auto key = make_key();
+  if (!key) return propagate(key);
+  std::uint64_t generation = 0;
+  auto filled = fill_with_random(std::as_writable_bytes(std::span{&generation, 1}), "serve metadata");
+  if (!filled) return propagate(filled);
+  return MetadataService::Identity{.tokens = SessionTokens{*key, monotonic_ns()}, .generation = generation};
 }
 
 /// Whether the guest writes to an overlay.
@@ -80,10 +90,10 @@ Status VirtioDevices::create(DevicePlans plans, const MachineBuses& buses) {
 }
 
 Status VirtioDevices::serve_metadata(MmdsConfig config, const MachineBuses& buses) {
-  auto key = make_key();
-  if (!key) return propagate(key);
-  metadata_service_ = std::make_unique<MetadataService>(std::move(config), buses.metadata,
-                                                        SessionTokens{*key, monotonic_ns()}, buses.metrics.mmds);
+  auto identity = make_identity();
+  if (!identity) return propagate(identity);
+  metadata_service_ =
+      std::make_unique<MetadataService>(std::move(config), buses.metadata, *identity, buses.metrics.mmds);
   return {};
 }
 
@@ -192,9 +202,9 @@ Status VirtioDevices::can_revert() const {
 
 Status VirtioDevices::revert(const Snapshot& snapshot) {
   if (metadata_service_) {
-    auto key = make_key();
-    if (!key) return propagate(key);
-    metadata_service_->replace_tokens(SessionTokens{*key, monotonic_ns()});
+    auto identity = make_identity();
+    if (!identity) return propagate(identity);
+    metadata_service_->replace(*identity);
   }
   drained_ = nullptr;
   for (const auto& drive : drives_)
@@ -229,6 +239,8 @@ Status VirtioDevices::restore_states(const Snapshot& snapshot, bool allow_change
     const NetworkInterfaceState& saved = snapshot.network_interfaces[i];
     interfaces_[i].device->restore(saved.device);
     if (auto restored = interfaces_[i].transport->restore(saved.transport); !restored) return restored;
+    // The guest that was saved knows the address that it had.
+    if (interfaces_[i].device->mac() != mac_of(saved.config)) interfaces_[i].transport->announce_config();
   }
   return {};
 }

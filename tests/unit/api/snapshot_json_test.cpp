@@ -82,7 +82,8 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
       "mem_backend": {"backend_type": "Uffd", "backend_path": "/u"}, "track_dirty_pages": true, "resume_vm": true,
       "clock_realtime": false, "allow_changed_drives": true, "paths": "Named", "huge_pages": "2M",
       "vsock_override": null,
-      "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap7"}, {"iface_id": "e1", "host_dev_name": "t"}],
+      "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap7"}, {"iface_id": "e1", "host_dev_name": "t",
+                             "guest_mac": "06:00:AC:10:00:02"}],
       "drive_overrides": [{"drive_id": "rootfs", "path_on_host": "/copy"}])");
   EXPECT_EQ(whole.snapshot_path, "/s");
   EXPECT_EQ(whole.backend, MemoryBackend::Uffd);
@@ -96,6 +97,8 @@ TEST(SnapshotJson, ReadsWhatIsToBeLoaded) {
   ASSERT_EQ(whole.network_overrides.size(), 2U);
   EXPECT_EQ(whole.network_overrides[0].iface_id, "eth0");
   EXPECT_EQ(whole.network_overrides[0].host_dev_name, "tap7");
+  EXPECT_EQ(whole.network_overrides[0].guest_mac, std::nullopt);
+  EXPECT_EQ(whole.network_overrides[1].guest_mac, (MacAddress{0x06, 0x00, 0xAC, 0x10, 0x00, 0x02}));
   ASSERT_EQ(whole.drive_overrides.size(), 1U);
   EXPECT_EQ(whole.drive_overrides[0].drive_id, "rootfs");
   EXPECT_EQ(whole.drive_overrides[0].path_on_host, "/copy");
@@ -227,6 +230,9 @@ TEST(SnapshotJson, AnOverrideNamesADeviceAndWhatItGets) {
             std::string::npos);
   EXPECT_NE(network(R"({"iface_id": "a", "host_dev_name": "a-name-too-long-for-linux"})")
                 .find("network_overrides[0].host_dev_name must be "),
+            std::string::npos);
+  EXPECT_NE(network(R"({"iface_id": "a", "host_dev_name": "t", "guest_mac": "07:00:AC:10:00:02"})")
+                .find("network_overrides[0].guest_mac: the MAC address 07:00:AC:10:00:02 is a multicast one"),
             std::string::npos);
   const auto drive = [](std::string_view list) {
     return refused_with(fmt::format(R"("drive_overrides": [{}])", list));

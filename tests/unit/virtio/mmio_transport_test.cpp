@@ -441,6 +441,16 @@ TEST_F(MmioTransportTest, AChangeOfTheConfigurationCountsUpAndInterrupts) {
   EXPECT_EQ(read(VIRTIO_MMIO_CONFIG_GENERATION), before + 1);
   EXPECT_EQ(read(VIRTIO_MMIO_INTERRUPT_STATUS), 2U);
   EXPECT_EQ(interrupts(), 1U);
+  transport_->announce_config();
+  go_round();
+  EXPECT_EQ(read(VIRTIO_MMIO_CONFIG_GENERATION), before + 2);
+}
+
+TEST_F(MmioTransportTest, AChangeOfTheConfigurationInterruptsNobodyBeforeThereIsADriver) {
+  transport_->announce_config();
+  go_round();
+  EXPECT_EQ(read(VIRTIO_MMIO_INTERRUPT_STATUS), 0U);
+  EXPECT_EQ(interrupts(), 0U);
 }
 
 TEST_F(MmioTransportTest, OddAccessesReadAsZeroAndAreIgnored) {

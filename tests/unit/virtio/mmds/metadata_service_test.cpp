@@ -18,7 +18,7 @@ class MetadataServiceTest : public ::testing::Test {
     const std::string text = std::string{request_line} + " HTTP/1.1\r\n" + std::string{fields} + "\r\n";
     const auto request = HttpRequest::parse(text, 4096);
     EXPECT_TRUE(request && *request) << text;
-    return MetadataService{config_, store_, tokens_, metrics_}.answer(**request, now_ns_);
+    return MetadataService{config_, store_, {tokens_, generation_}, metrics_}.answer(**request, now_ns_);
   }
   std::string status(std::string_view request_line, std::string_view fields = "") {
     return ask(request_line, fields).text.substr(9, 3);
@@ -34,6 +34,7 @@ class MetadataServiceTest : public ::testing::Test {
   MmdsConfig config_;
   MetadataStore store_;
   SessionTokens tokens_{SipKey{1, 2, 3}, 0};
+  std::uint64_t generation_ = 0x5EED;
   MmdsMetrics metrics_;
   std::uint64_t now_ns_ = 5 * kSecond;
 };
@@ -41,12 +42,28 @@ class MetadataServiceTest : public ::testing::Test {
 TEST_F(MetadataServiceTest, AnAnswerIsWholeHttp) {
   const HttpAnswer answer = ask("GET /latest/user-data");
   EXPECT_EQ(answer.text,
-            "HTTP/1.1 200 OK\r\nServer: Mayfly\r\nConnection: keep-alive\r\nContent-Type: text/plain\r\n"
+            "HTTP/1.1 200 OK\r\nServer: Mayfly\r\nConnection: keep-alive\r\n"
+            "Mayfly-Generation: 0000000000005eed\r\nContent-Type: text/plain\r\n"
             "Content-Length: 5\r\n\r\nhello");
   EXPECT_TRUE(answer.keep_alive);
   const HttpAnswer last = ask("GET /latest/user-data", "Connection: close\r\n");
   EXPECT_NE(last.text.find("\r\nConnection: close\r\n"), std::string::npos);
   EXPECT_FALSE(last.keep_alive);
+}
+
+TEST_F(MetadataServiceTest, AGuestLearnsWhichCloneItIsWhateverItAsks) {
+  MetadataService service{config_, store_, {tokens_, 1}, metrics_};
+  const auto generation = [&](const char* request) {
+    const std::string text = service.answer(**HttpRequest::parse(request, 4096), now_ns_).text;
+    constexpr std::string_view kField = "\r\nMayfly-Generation: ";
+    const std::size_t at = text.find(kField);
+    return at == std::string::npos ? "" : text.substr(at + kField.size(), 16);
+  };
+  for (const char* const request : {"GET /latest HTTP/1.1\r\n\r\n", "GET /nothing HTTP/1.1\r\n\r\n",
+                                    "HEAD /latest HTTP/1.0\r\n\r\n", "PUT /latest/api/token HTTP/1.1\r\n\r\n"})
+    EXPECT_EQ(generation(request), "0000000000000001") << request;
+  service.replace({tokens_, 0xFFFF'FFFF'FFFF'FFFE});
+  EXPECT_EQ(generation("GET /latest HTTP/1.1\r\n\r\n"), "fffffffffffffffe");
 }
 
 TEST_F(MetadataServiceTest, TheClientChoosesTheFormat) {

@@ -41,7 +41,8 @@ class StackTest : public ::testing::Test {
     ASSERT_TRUE(json && store_.put(std::move(*json)));
   }
   void make_stack() {
-    service_ = std::make_unique<MetadataService>(config_, store_, SessionTokens{SipKey{1}, 0}, metrics_);
+    service_ = std::make_unique<MetadataService>(
+        config_, store_, MetadataService::Identity{SessionTokens{SipKey{1}, 0}, 0x5EED}, metrics_);
     stack_ = std::make_unique<NetworkStack>(*service_, key_, metrics_);
   }
 

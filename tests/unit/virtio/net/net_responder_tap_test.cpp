@@ -88,7 +88,8 @@ TEST_F(NetResponderOnTap, AHostTakesAnyNumberOfTagsOffThatNameNoVlan) {
 TEST_F(NetResponderOnTap, NoRequestForTheServiceReachesAHostHoweverItIsTagged) {
   MmdsMetrics metrics;
   MetadataStore store;
-  const MetadataService service{{.network_interfaces = {"eth0"}}, store, SessionTokens{SipKey{1}, 0}, metrics};
+  const MetadataService service{
+      {.network_interfaces = {"eth0"}}, store, {SessionTokens{SipKey{1}, 0}, 0x5EED}, metrics};
   start(std::make_unique<NetworkStack>(service, SipKey{2}, metrics));
   for (const std::uint16_t type : {std::uint16_t{0x8100}, std::uint16_t{0x88A8}})
     for (unsigned tags = 0; tags <= 5; ++tags) EXPECT_EQ(answered_by_host(tags, type), 0U) << tags << " of " << type;

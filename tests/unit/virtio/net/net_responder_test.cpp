@@ -507,7 +507,8 @@ TEST(NetResponder, AGuestReadsMetadataThroughItsInterface) {
   MmdsMetrics metrics;
   MetadataStore store;
   ASSERT_TRUE(store.put(*parse_json(R"({"latest": {"meta-data": {"ami-id": "ami-1"}}})", "it")));
-  const MetadataService service{{.network_interfaces = {"eth0"}}, store, SessionTokens{SipKey{1}, 0}, metrics};
+  const MetadataService service{
+      {.network_interfaces = {"eth0"}}, store, {SessionTokens{SipKey{1}, 0}, 0x5EED}, metrics};
   FakeNetwork net{{.responder = std::make_unique<NetworkStack>(service, SipKey{2}, metrics)}};
   net.start();
   net.post(100, 1536);

@@ -16,11 +16,14 @@ std::string drive_refusal(const std::vector<std::string>& values) {
 }
 
 TEST(OverrideOptions, AreIdsAndWhatTheyGet) {
-  const auto taps = read_tap_overrides(std::vector<std::string>{"eth0=tap7", "e-1=t"});
+  const auto taps = read_tap_overrides(std::vector<std::string>{"eth0=tap7", "e-1=t,mac=06:00:AC:10:00:02"});
   ASSERT_TRUE(taps) << taps.error().message;
   ASSERT_EQ(taps->size(), 2U);
   EXPECT_EQ((*taps)[0].iface_id, "eth0");
   EXPECT_EQ((*taps)[0].host_dev_name, "tap7");
+  EXPECT_EQ((*taps)[0].guest_mac, std::nullopt);
+  EXPECT_EQ((*taps)[1].host_dev_name, "t");
+  EXPECT_EQ((*taps)[1].guest_mac, (MacAddress{0x06, 0x00, 0xAC, 0x10, 0x00, 0x02}));
   const auto drives = read_drive_overrides(std::vector<std::string>{"rootfs=/a=b,c"});
   ASSERT_TRUE(drives);
   EXPECT_EQ((*drives)[0].drive_id, "rootfs");
@@ -46,6 +49,8 @@ TEST(OverrideOptions, SayWhatIsMissing) {
   EXPECT_EQ(tap_refusal({"eth0"}), "--tap eth0: give the device's id, \"=\" and what it gets, such as eth0=tap1");
   EXPECT_EQ(drive_refusal({"rootfs="}),
             "--drive rootfs=: give the device's id, \"=\" and what it gets, such as rootfs=copy.ext4");
+  EXPECT_EQ(tap_refusal({"eth0=tap1,mac=06"}),
+            "--tap eth0=tap1,mac=06: \"06\" is not a MAC address; one looks like aa:bb:cc:dd:ee:ff");
   EXPECT_EQ(tap_refusal({"=tap0"}), "--tap =tap0: the id must be 1 to 64 letters, digits, \"_\" and \"-\", not \"\"");
 }
 
