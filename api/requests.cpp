@@ -141,6 +141,7 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"PUT", "/snapshot/revert"}, with_body<RevertSnapshot, read_snapshot_revert>},
     {{"GET", "/version"}, get_version},
     {{"PATCH", "/vm"}, patch_vm},
+    {{"PUT", "/vm/branch"}, with_body<BranchVm, read_branch>},
     {{"GET", "/vm/config"}, bare<GetVmConfig>},
 });
 

@@ -51,6 +51,26 @@ ApiResponse response_to(const SnapshotStatus& status) {
   return {.status = 200, .body = std::move(json).take()};
 }
 
+ApiResponse response_to(const Branched& branched) {
+  JsonWriter json;
+  json.begin_object();
+  json.key("children");
+  json.begin_array();
+  for (const BranchedChild& child : branched.children) {
+    json.begin_object();
+    json.field("id", child.id);
+    json.field("api_socket", child.api_socket);
+    if (child.error.empty())
+      json.field("pid", static_cast<std::uint64_t>(child.pid));
+    else
+      json.field("error", child.error);
+    json.end_object();
+  }
+  json.end_array();
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
 ApiResponse version_response() {
   JsonWriter json;
   json.begin_object();

@@ -105,4 +105,15 @@ void write_metrics(JsonWriter& json, const MetricsConfig& metrics);
 [[nodiscard]] Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::string& where);
 [[nodiscard]] Result<SnapshotRevertParams> read_snapshot_revert(const JsonValue& json, const std::string& where);
 
+/// frozen_drives, network_overrides and drive_overrides, of an object that may have them: each device at most once.
+[[nodiscard]] std::vector<FrozenDrive> read_frozen_drives(JsonFields& fields, const std::string& where);
+[[nodiscard]] std::vector<NetworkOverride> read_network_overrides(JsonFields& fields, const std::string& where);
+[[nodiscard]] std::vector<DriveOverride> read_drive_overrides(JsonFields& fields, const std::string& where);
+/// drive_overrides without layers: of a child, whose overlays lie over its parent's.
+[[nodiscard]] std::vector<DriveOverride> read_new_overlays(JsonFields& fields, const std::string& where);
+
+// Children of a machine: branch_json.cpp.
+
+[[nodiscard]] Result<BranchParams> read_branch(const JsonValue& json, const std::string& where);
+
 }  // namespace mayfly

@@ -57,6 +57,14 @@ Result<DriveOverride> read_drive_override(const JsonValue& json, const std::stri
   return fields.finish(std::move(read));
 }
 
+Result<DriveOverride> read_new_overlay(const JsonValue& json, const std::string& where) {
+  JsonFields fields{json, where};
+  DriveOverride read{.drive_id = fields.required("drive_id", kId),
+                     .path_on_host = fields.required("path_on_host", JsonPath{}),
+                     .base_paths = {}};
+  return fields.finish(std::move(read));
+}
+
 Result<FrozenDrive> read_frozen_drive(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   FrozenDrive read{.drive_id = fields.required("drive_id", kId),
@@ -92,7 +100,32 @@ void refuse_repeated(JsonFields& fields, const std::string& where, const std::ve
           fmt::format("{}[{}] is for {} once more; name each device once", where, i, in_quotes(overrides[i].*id)));
 }
 
+/// An array of which each element is for another device; empty where it is absent.
+template <typename Read, typename Element>
+std::vector<Element> read_once_each(JsonFields& fields, const std::string& where, const char* name, Read read,
+                                    std::string Element::* id) {
+  auto all = fields.optional(name, JsonArray{read}).value_or(std::vector<Element>{});
+  refuse_repeated(fields, fmt::format("{}.{}", where, name), all, id);
+  return all;
+}
+
 }  // namespace
+
+std::vector<FrozenDrive> read_frozen_drives(JsonFields& fields, const std::string& where) {
+  return read_once_each(fields, where, "frozen_drives", read_frozen_drive, &FrozenDrive::drive_id);
+}
+
+std::vector<NetworkOverride> read_network_overrides(JsonFields& fields, const std::string& where) {
+  return read_once_each(fields, where, "network_overrides", read_network_override, &NetworkOverride::iface_id);
+}
+
+std::vector<DriveOverride> read_drive_overrides(JsonFields& fields, const std::string& where) {
+  return read_once_each(fields, where, "drive_overrides", read_drive_override, &DriveOverride::drive_id);
+}
+
+std::vector<DriveOverride> read_new_overlays(JsonFields& fields, const std::string& where) {
+  return read_once_each(fields, where, "drive_overrides", read_new_overlay, &DriveOverride::drive_id);
+}
 
 Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
@@ -100,9 +133,7 @@ Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const s
                               .mem_file_path = fields.required("mem_file_path", JsonPath{}),
                               .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false),
                               .live = fields.optional("live", JsonBool{}).value_or(false)};
-  params.frozen_drives =
-      fields.optional("frozen_drives", JsonArray{read_frozen_drive}).value_or(std::vector<FrozenDrive>{});
-  refuse_repeated(fields, where + ".frozen_drives", params.frozen_drives, &FrozenDrive::drive_id);
+  params.frozen_drives = read_frozen_drives(fields, where);
   return fields.finish(std::move(params));
 }
 
@@ -128,10 +159,8 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
   params.paths = fields.optional("paths", JsonEnum<StatePaths>{kStatePaths}).value_or(StatePaths::Trusted);
   params.huge_pages =
       fields.optional("huge_pages", JsonEnum<std::optional<HugePages>>{kHugePagesOrSnapshot}).value_or(std::nullopt);
-  params.network_overrides =
-      fields.optional("network_overrides", JsonArray{read_network_override}).value_or(std::vector<NetworkOverride>{});
-  params.drive_overrides =
-      fields.optional("drive_overrides", JsonArray{read_drive_override}).value_or(std::vector<DriveOverride>{});
+  params.network_overrides = read_network_overrides(fields, where);
+  params.drive_overrides = read_drive_overrides(fields, where);
   params.working_set = fields.optional("working_set", read_working_set_params);
   params.revertible = fields.optional("revertible", JsonBool{}).value_or(false);
   if (params.revertible && params.backend != MemoryBackend::File)
@@ -141,8 +170,6 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
                     where));
   if (params.working_set && params.backend != MemoryBackend::File)
     fields.refuse(fmt::format("{}.working_set is for memory of a file; leave it out with the page server", where));
-  refuse_repeated(fields, where + ".network_overrides", params.network_overrides, &NetworkOverride::iface_id);
-  refuse_repeated(fields, where + ".drive_overrides", params.drive_overrides, &DriveOverride::drive_id);
   return fields.finish(std::move(params));
 }
 

@@ -150,11 +150,14 @@ constexpr std::array kConstants = {
     NAMED(UFFDIO_WAKE),
     Constant{"USERFAULTFD_IOC_NEW", 0xaa00},  // of Linux 6.1
     // linux/io_uring.h
+    NAMED(IORING_REGISTER_ENABLE_RINGS),
     NAMED(IORING_REGISTER_FILES2),
     NAMED(IORING_REGISTER_FILES_UPDATE),
+    NAMED(IORING_REGISTER_RESTRICTIONS),
     NAMED(IORING_UNREGISTER_FILES),
     // sched.h
     NAMED(CLONE_CHILD_CLEARTID),
+    NAMED(CLONE_CHILD_SETTID),
     NAMED(CLONE_FILES),
     NAMED(CLONE_FS),
     NAMED(CLONE_PARENT_SETTID),
@@ -166,6 +169,7 @@ constexpr std::array kConstants = {
     // signal.h
     NAMED(SIGABRT),
     NAMED(SIGBUS),
+    NAMED(SIGCHLD),
     NAMED(SIGFPE),
     NAMED(SIGHUP),
     NAMED(SIGILL),
@@ -202,7 +206,9 @@ constexpr std::array kConstants = {
     NAMED(PR_SET_NAME),
     NAMED(PR_SET_PDEATHSIG),
     // sys/wait.h
+    NAMED(WEXITED),
     NAMED(WNOHANG),
+    Constant{"P_PIDFD", 3},  // younger than some headers
     Constant{"__WALL", 0x40000000},
     // sys/socket.h
     NAMED(AF_UNIX),

@@ -161,9 +161,17 @@ Result<ThreadFilter> LineReader::header() {
   if (made.name.empty() || !take("]")) return refuse("a section begins as in '[vcpu]'");
   if (at_end()) return made;
   const std::string_view first = word();
+  if (first == "as") {
+    while (!at_end()) {
+      made.as.emplace_back(word());
+      if (made.as.back().empty()) return refuse("'as' wants the names of filters");
+    }
+    if (made.as.empty()) return refuse("'as' wants the names of filters");
+    return made;
+  }
   const bool is_made = first == "made" && word() == "by";
   if (!is_made && first != "on")
-    return refuse("after '[{}]' only 'made by THREAD' or 'on THREAD' can follow", made.name);
+    return refuse("after '[{}]' only 'made by THREAD', 'on THREAD' or 'as FILTER' can follow", made.name);
   made.under = word();
   const bool has_as = !is_made && !made.under.empty() && !at_end();
   if (has_as && word() != "as") return refuse("after '[{}] on {}' only 'as FILTER' can follow", made.name, made.under);
@@ -212,10 +220,19 @@ bool are_apart(const Entry& one, const Entry& other) {
   });
 }
 
+bool names_own_process(const Entry& entry) {
+  return std::ranges::any_of(entry.conditions,
+                             [](const Condition& each) { return each.kind == Condition::Kind::OwnProcess; });
+}
+
+/// `of_every`: `before` is [every]'s lines, of which a section may let a thread do more.
 /// A line that does nothing hides a mistake; an answer must be the only word on its call.
-Status check_new(const LineReader& reader, const std::vector<Entry>& before, const Entry& entry) {
+Status check_new(const LineReader& reader, const std::vector<Entry>& before, const Entry& entry,
+                 bool of_every = false) {
   for (const Entry& each : before) {
     if (each.call != entry.call) continue;
+    // A section may let a thread reach processes that others may not.
+    if (of_every && names_own_process(each) && !names_own_process(entry)) continue;
     if (covers(each, entry))
       return reader.refuse("line {} lets this {} through already; remove one of them", each.line, entry.call);
     if (covers(entry, each))
@@ -230,9 +247,9 @@ Status check_new(const LineReader& reader, const std::vector<Entry>& before, con
 Status check_as(const FilterText& text, const ThreadFilter& thread) {
   for (const std::string& name : thread.as) {
     const ThreadFilter* const other = filter_named(text, name);
-    if (other == nullptr || other->under != thread.under || other >= &thread)
-      return fail(ErrorKind::InvalidArgument, "[{}] is as {}, which is no filter on {} above it", thread.name, name,
-                  thread.under);
+    if (other == nullptr || (!thread.under.empty() && other->under != thread.under) || other >= &thread)
+      return fail(ErrorKind::InvalidArgument, "[{}] is as {}, which is no filter{}{} above it", thread.name, name,
+                  thread.under.empty() ? "" : " on ", thread.under);
     for (const Entry& entry : thread.entries)
       if (const Entry* const there = covering(other->entries, entry))
         return fail(ErrorKind::InvalidArgument,
@@ -259,7 +276,10 @@ std::vector<const ThreadFilter*> all_as(const FilterText& text, const ThreadFilt
 
 Status check_layers(const FilterText& text) {
   for (const ThreadFilter& thread : text.threads) {
-    if (thread.under.empty()) continue;
+    if (thread.under.empty()) {
+      if (auto checked = check_as(text, thread); !checked) return checked;
+      continue;
+    }
     const ThreadFilter* const under = filter_named(text, thread.under);
     if (under == nullptr)
       return fail(ErrorKind::InvalidArgument, "[{}] comes on top of {}, which has no section; add [{}]", thread.name,
@@ -305,7 +325,7 @@ Result<FilterText> parse_filters(std::string_view text, const ConstantLookup& co
     if (!entry) return propagate(entry);
     if (section == nullptr) return reader.refuse("a section such as [every] or [loop] must come first");
     if (section != &all.every)
-      if (auto checked = check_new(reader, all.every, *entry); !checked) return propagate(checked);
+      if (auto checked = check_new(reader, all.every, *entry, true); !checked) return propagate(checked);
     if (auto checked = check_new(reader, *section, *entry); !checked) return propagate(checked);
     section->push_back(std::move(*entry));
   }

@@ -25,6 +25,7 @@
 ///   [revertible] on loop as running            another second filter: what it says, and what [running] says
 ///   [live_revertible] on loop as live revertible    and one that has what these two say
 ///   ioctl(_, KVM_SET_REGS)
+///   [brancher] as loop vcpu                    may what it says, and what these two say
 ///   [vcpu] made by loop                        may what it says, as may [loop], whose filter it inherits
 ///   ioctl(_, KVM_RUN)
 ///
@@ -53,7 +54,7 @@ struct ThreadFilter {
   std::string name;
   /// The thread whose filter it is put on top of: its maker, or itself earlier; empty: none.
   std::string under;
-  /// The filters, on the same thread and before this one, whose lines are this one's as well.
+  /// The filters before this one, on the same thread where it is on top of another, whose lines are this one's as well.
   std::vector<std::string> as{};
   std::vector<Entry> entries{};
 };

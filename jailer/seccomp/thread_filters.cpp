@@ -79,6 +79,12 @@ Status ThreadFilters::watch(const Log& log) {
   return report_violations(log);
 }
 
+void ThreadFilters::watch_inherited(const Log& log) {
+  if (!programs_) return;
+  watching_ = true;
+  log_violations_to(log);
+}
+
 Status ThreadFilters::enter(ThreadKind kind) const {
   if (!programs_) return {};
   name_thread_for_violations(kind);

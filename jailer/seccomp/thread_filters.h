@@ -41,6 +41,8 @@ class ThreadFilters {
   /// Sets no_new_privs, and the handler of violations, which writes to `log`; that outlives this object. No other
   /// thread exists. Errors: the kernel refuses.
   [[nodiscard]] Status watch(const Log& log);
+  /// In a child process, made by fork, of one that watches: the handler writes to `log` from now on.
+  void watch_inherited(const Log& log);
   /// Puts the calling thread, and those that it makes from now on, under the filter of `kind`, for ever: a second one
   /// narrows the first. Any thread. Errors: the kernel has no filters or refuses this one.
   [[nodiscard]] Status enter(ThreadKind kind) const;

@@ -32,8 +32,10 @@ void on_violation(int signal, siginfo_t* info, void* /*context*/) {
 
 }  // namespace
 
+void log_violations_to(const Log& log) noexcept { log_of_violations.store(&log, std::memory_order_release); }
+
 Status report_violations(const Log& log) {
-  log_of_violations.store(&log, std::memory_order_release);
+  log_violations_to(log);
   struct sigaction action{};
   action.sa_sigaction = on_violation;
   action.sa_flags = SA_SIGINFO;

@@ -12,6 +12,8 @@ namespace mayfly::seccomp {
 
 /// Installs SIGSYS's handler: one line in `log`, then the end with kExitViolation. Error: sigaction(2) failed.
 [[nodiscard]] Status report_violations(const Log& log);
+/// In a child process, whose handler is there already: lines go to that log.
+void log_violations_to(const Log& log) noexcept;
 /// From here on no line is written: the log is about to go.
 void stop_reporting_violations() noexcept;
 

@@ -101,13 +101,17 @@ using Wrap = std::function<std::string(const std::string& value)>;
 class OperationProbes {
  public:
   OperationProbes(const ApiDescription& description, std::string method, const std::string& path,
-                  std::vector<ApiProbe>& probes)
-      : description_(description), probes_(probes), method_(std::move(method)), operation_(method_ + ' ' + path) {}
+                  const JsonValue& operation, std::vector<ApiProbe>& probes)
+      : description_(description),
+        probes_(probes),
+        method_(std::move(method)),
+        operation_(method_ + ' ' + path),
+        success_(find(at(operation, "responses"), "200") != nullptr ? 200 : 204) {}
 
   /// Of GET and DELETE.
   void add_bare(const std::string& path) {
     path_ = path;
-    allow("", method_ == "GET" ? 200 : 204);
+    allow("");
     refuse("{}", "takes no body");
   }
 
@@ -140,12 +144,12 @@ class OperationProbes {
   }
 
  private:
-  void allow(std::string body, int status = 204) {
+  void allow(std::string body) {
     probes_.push_back({.operation = operation_,
                        .method = method_,
                        .path = path_,
                        .body = std::move(body),
-                       .status = status,
+                       .status = success_,
                        .says = {}});
   }
   void refuse(std::string body, std::string says) {
@@ -241,6 +245,7 @@ class OperationProbes {
   std::vector<ApiProbe>& probes_;
   std::string method_;
   std::string operation_;
+  int success_;
   std::string path_;
 };
 
@@ -249,7 +254,7 @@ class OperationProbes {
 std::vector<ApiProbe> probes_of(const ApiDescription& description) {
   std::vector<ApiProbe> probes;
   for_each_operation(description, [&](const std::string& path, const std::string& method, const JsonValue& operation) {
-    OperationProbes made{description, method, path, probes};
+    OperationProbes made{description, method, path, operation, probes};
     const JsonValue* body = description.body(operation);
     EXPECT_EQ(body == nullptr, method == "GET" || method == "DELETE") << path;
     if (body == nullptr)

@@ -79,7 +79,11 @@ struct LoggerMetrics {
 };
 struct LatencyMetrics {
   Gauge start_us, pause_us, resume_us, full_create_snapshot_us, diff_create_snapshot_us, load_snapshot_us;
-  Gauge revert_snapshot_us, live_snapshot_pause_us;
+  Gauge revert_snapshot_us, live_snapshot_pause_us, branch_us, branch_pause_us;
+};
+struct BranchMetrics {
+  Gauge children;
+  Counter made_count, fails;
 };
 struct SnapshotMetrics {
   Counter revert_count, reverted_bytes;
@@ -96,6 +100,7 @@ struct Metrics {
   MmdsMetrics mmds;
   LoggerMetrics logger;
   SnapshotMetrics snapshot;
+  BranchMetrics branch;
   LatencyMetrics latency;
 };
 
@@ -147,6 +152,10 @@ void visit_latencies_and_metadata(MetricsType& m, Visit& visit) {
   visit("latencies_us", "live_snapshot_pause",
         "Latest live snapshot: from its request until the machine went on, microseconds",
         m.latency.live_snapshot_pause_us);
+  visit("latencies_us", "branch", "Latest branch: from its request until its children were up, microseconds",
+        m.latency.branch_us);
+  visit("latencies_us", "branch_pause", "Latest branch: from its request until the machine went on, microseconds",
+        m.latency.branch_pause_us);
   visit("logger", "missed_log_count", "Log lines that could not be written", m.logger.missed_log_count);
   visit("logger", "missed_metrics_count", "Metrics lines that could not be written", m.logger.missed_metrics_count);
   visit("mmds", "rx_count", "Frames of the guest for the metadata service", m.mmds.rx_count);
@@ -215,6 +224,9 @@ void visit_requests(MetricsType& m, Visit& visit) {
 
 template <typename MetricsType, typename Visit>
 void visit_machine(MetricsType& m, Visit& visit) {
+  visit("branch", "children", "Children of this process that are alive", m.branch.children);
+  visit("branch", "made_count", "Children that came up", m.branch.made_count);
+  visit("branch", "fails", "Children that did not come up", m.branch.fails);
   visit("snapshot", "revert_count", "Reverts to the snapshot that was loaded", m.snapshot.revert_count);
   visit("snapshot", "reverted_bytes", "Bytes of memory that reverts have dropped", m.snapshot.reverted_bytes);
   visit("uart", "read_count", "Bytes given to the guest's serial port", m.uart.read_count);

@@ -56,6 +56,8 @@ void add_common(const Describer& describe, CommonOptions& common, LoggerFlags& l
                   });
   describe.flag("--live-snapshots", common.live_snapshots,
                 "Let snapshots be taken while the machine runs,\nfor a wider system call filter");
+  describe.flag("--branches", common.branches,
+                "Let the machine have children (PUT /vm/branch),\nfor a thread with a wider system call filter");
   describe.option("--start-time-us", common.start.wall_us,
                   "When this process began, in microseconds of\nCLOCK_MONOTONIC", "UINT");
   describe.option("--start-time-cpu-us", common.start.cpu_us, "CPU time that this process had used by then", "UINT");

@@ -28,6 +28,7 @@ struct CommonOptions {
   bool boot_timer = false;
   seccomp::FilterOptions filters{};
   bool live_snapshots = false;
+  bool branches = false;
   ProcessStart start;
 };
 

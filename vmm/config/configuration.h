@@ -1,8 +1,10 @@
 #pragma once
 
+#include "vmm/base/json_value.h"
 #include "vmm/base/log.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -265,6 +267,23 @@ struct SnapshotRevertParams {
   bool resume_vm = false;
   bool clock_realtime = true;  ///< The guest's clock goes ahead by the time since the snapshot.
 };
+
+/// A machine that goes on beside the one that it was.
+struct BranchChild {
+  std::string id{};
+  std::string api_socket{};
+  std::optional<std::string> serial_out_path{};  ///< Absent: what its console says is dropped.
+  std::optional<JsonValue> metadata{};           ///< Absent: none.
+  std::vector<NetworkOverride> network_overrides{};
+  std::vector<DriveOverride> drive_overrides{};  ///< Without base_paths.
+};
+
+/// PUT /vm/branch
+struct BranchParams {
+  std::vector<BranchChild> children{};       ///< 1 to kMostBranchChildren.
+  std::vector<FrozenDrive> frozen_drives{};  ///< The drives that the guest writes to.
+};
+inline constexpr std::size_t kMostBranchChildren = 128;
 
 /// Everything that is configured: GET /vm/config, and --config-file.
 struct VmConfig {

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
 
 /// The typed requests that the API, the configuration file and the command line make of a machine, and its answers.
 namespace mayfly {
@@ -194,12 +195,18 @@ struct RevertSnapshot {
   SnapshotRevertParams value;
 };
 
+/// Children that go on from where the machine is.
+struct BranchVm {
+  static constexpr CommandInfo info{"PUT /vm/branch", CommandMethod::Put, kAfterStart, nullptr, CommandKind::Change};
+  BranchParams value;
+};
+
 using Command =
     std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds, PutBootSource,
                  PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
                  PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds, PutLogger, PutMetrics,
                  StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet, PauseVm, ResumeVm, CreateSnapshot,
-                 LoadSnapshot, RevertSnapshot, CreateLiveSnapshot, GetSnapshot, CancelSnapshot>;
+                 LoadSnapshot, RevertSnapshot, CreateLiveSnapshot, GetSnapshot, CancelSnapshot, BranchVm>;
 
 /// A command without its facts does not compile.
 template <typename C>
@@ -242,9 +249,20 @@ struct SnapshotStatus {
   std::uint64_t total_bytes = 0;  ///< 0: not known yet.
 };
 
+/// PUT /vm/branch: what became of a child.
+struct BranchedChild {
+  std::string id;
+  std::string api_socket;
+  std::int64_t pid = 0;  ///< As this process sees it.
+  std::string error{};   ///< Empty: it is up.
+};
+struct Branched {
+  std::vector<BranchedChild> children;  ///< In the request's order.
+};
+
 /// What a command answers with: std::monostate for those that only do.
-using Answer =
-    std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents, SnapshotStatus>;
+using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents,
+                            SnapshotStatus, Branched>;
 
 /// Of a command that has nothing to tell.
 [[nodiscard]] inline Result<Answer> answer_of(Status status) {

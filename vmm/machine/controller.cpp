@@ -389,6 +389,8 @@ void Controller::finish(MachineEnd end) {
     case Transition::Saving:
     case Transition::Recording:
       return makers_.worker->stop();  // its end goes on from here, in leave()
+    case Transition::Branching:       // the children go on without us
+      return leave(has_ended());
     case Transition::Draining:
       machine_->undrain();  // else the last request that comes back would begin the snapshot
       return leave(has_ended());

@@ -5,6 +5,7 @@
 #include "vmm/base/thread_kind.h"
 #include "vmm/io/event_loop.h"
 #include "vmm/io/loop_timer.h"
+#include "vmm/machine/brancher.h"
 #include "vmm/machine/command.h"
 #include "vmm/machine/configured_machine.h"
 #include "vmm/machine/end_deadline.h"
@@ -71,7 +72,8 @@ struct ControllerOptions {
   std::string id = "anonymous-instance";
   ProcessStart start{};
   bool boot_timer = false;
-  bool live_snapshots = false;  ///< Which takes a wider filter.
+  bool live_snapshots = false;   ///< Which takes a wider filter.
+  Brancher* brancher = nullptr;  ///< None: the machine has no children.
   /// Bytes of JSON.
   std::size_t metadata_limit = MetadataStore::kDefaultLimit;
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
@@ -104,6 +106,9 @@ class Controller final : public CommandTarget {
   void perform(Command command, Reply reply);
   /// A command that takes no time: everything but what pauses, loads, snapshots or records.
   [[nodiscard]] Result<Answer> carry_out(Command command);
+  /// Of a child, instead of a start or a load: goes on from where its parent was. `order` is the child's own. Errors: what
+  /// it has of its own cannot be had; there is no machine then.
+  [[nodiscard]] Status branch_off(BranchOrder& order, std::size_t index);
   /// Ends the machine (if it has not ended) and, when it has, stops the loop.
   void finish(MachineEnd end);
   [[nodiscard]] const std::optional<MachineEnd>& end() const noexcept { return end_; }
@@ -118,7 +123,7 @@ class Controller final : public CommandTarget {
 
  private:
   /// What the machine is on its way to.
-  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording, Reverting };
+  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording, Reverting, Branching };
   struct Waiting {
     Command command;
     Reply reply;
@@ -168,6 +173,7 @@ class Controller final : public CommandTarget {
   void begin(CreateSnapshot& command, Reply reply);
   void begin(CreateLiveSnapshot& command, Reply reply);
   void begin(const CancelSnapshot& command, Reply reply);
+  void begin(BranchVm& command, Reply reply);
   void begin(LoadSnapshot& command, Reply reply);
   void begin(const RevertSnapshot& command, Reply reply);
   void begin(const FinishWorkingSet& command, Reply reply);
@@ -207,18 +213,27 @@ class Controller final : public CommandTarget {
   [[nodiscard]] Status conclude(std::uint64_t begun_ns, SnapshotOutcome outcome);
   /// That no other snapshot is being written.
   [[nodiscard]] Status check_not_writing() const;
+  /// The same, and that it can be known which pages are touched.
+  [[nodiscard]] Status check_can_save() const;
   [[nodiscard]] Status check_live() const;
   struct Hold {
     SnapshotCreateParams params;
     std::uint64_t begun_ns;
     Snapshot snapshot{};
     Status synced{};
+    std::optional<std::vector<BranchChild>> children{};  // which have memory from here on; else it is held
+    const char* not_done = "no live snapshot was taken";
   };
-  void drain_to_hold(std::shared_ptr<Hold> hold);
+  void drain_to_hold(const std::shared_ptr<Hold>& hold);
   void hold_drained(const std::shared_ptr<Hold>& hold);
   void hold_memory(Hold& hold);
   void refuse_hold(const Hold& hold, std::unexpected<Error> error);
   void live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
+  // Children
+  [[nodiscard]] Status check_branch(const BranchParams& params) const;
+  [[nodiscard]] Status check_child(const BranchChild& child) const;
+  void make_children(Hold& hold);
+  void branched(std::uint64_t begun_ns, const std::vector<std::string>& copies, std::vector<BranchedChild> children);
   [[nodiscard]] Status check_revert() const;
   void drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns);
   void revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns);
@@ -254,6 +269,7 @@ class Controller final : public CommandTarget {
   bool loaded_ = false;                        // from a snapshot, not booted
   std::optional<DiffBase> reverts_to_;         // last_snapshot_ as it was after the load, if that can come back
   std::atomic<bool> need_not_prepare_{false};  // what answered() could make is there, or of no use any more
+  bool knows_own_pages_ = true;                // /proc/self is this process's
   bool entered_running_ = false;
   bool shut_down_ = false;
   std::unique_ptr<LoopTimer> patience_timer_;

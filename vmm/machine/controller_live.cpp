@@ -20,6 +20,14 @@ Status Controller::check_not_writing() const {
       writing_->params.snapshot_path);
 }
 
+Status Controller::check_can_save() const {
+  if (knows_own_pages_) return check_not_writing();
+  return fail(
+      ErrorKind::Unsupported,
+      "this machine is a child in its parent's jail, whose /proc/self is the parent's and tells of other memory: no "
+      "snapshot can be taken of it; take one of the parent, or branch outside of a jail");
+}
+
 Status Controller::check_live() const {
   if (!options_.live_snapshots)
     return fail(
@@ -32,18 +40,18 @@ Status Controller::check_live() const {
 // --- The pause -------------------------------------------------------------------------------------------------------
 
 void Controller::begin(CreateLiveSnapshot& command, Reply reply) {
-  if (auto can = check_not_writing(); !can) return std::move(reply).give(propagate(can));
+  if (auto can = check_can_save(); !can) return std::move(reply).give(propagate(can));
   if (auto can = check_live(); !can) return std::move(reply).give(propagate(can));
   if (auto checked = check_paths(command.value, configured_.devices.drives()); !checked)
     return std::move(reply).give(propagate(checked));
   auto hold = std::make_shared<Hold>(Hold{.params = std::move(command.value), .begun_ns = monotonic_ns()});
   enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
-  if (state_ == MachineState::Paused) return drain_to_hold(std::move(hold));
-  pause_for([this, hold = std::move(hold)] { drain_to_hold(hold); });
+  if (state_ == MachineState::Paused) return drain_to_hold(hold);
+  pause_for([this, hold] { drain_to_hold(hold); });
 }
 
-void Controller::drain_to_hold(std::shared_ptr<Hold> hold) {
-  drain_or_go_on("no live snapshot was taken", [this, hold = std::move(hold)] { hold_drained(hold); });
+void Controller::drain_to_hold(const std::shared_ptr<Hold>& hold) {
+  drain_or_go_on(hold->not_done, [this, hold] { hold_drained(hold); });
 }
 
 void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
@@ -54,7 +62,10 @@ void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
   configured_.describe(hold->snapshot);
   if (auto prepared = prepare_freezes(*machine_, hold->params, hold->snapshot); !prepared)
     return refuse_hold(*hold, propagate(prepared));
-  if (!machine_->has_layered_drives() && hold->params.frozen_drives.empty()) return hold_memory(*hold);
+  // Every overlay of a branch is frozen.
+  const bool syncs = hold->children ? !hold->params.frozen_drives.empty()
+                                    : machine_->has_layered_drives() || !hold->params.frozen_drives.empty();
+  if (!syncs) return hold->children ? make_children(*hold) : hold_memory(*hold);
   auto begun = makers_.worker->begin(
       [this, hold](const std::stop_token&) {
         hold->synced = machine_->sync_drives(hold->snapshot, DriveSync::Layered);
@@ -67,7 +78,7 @@ void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
       [this, hold] {
         if (end_) return refuse_hold(*hold, has_ended());
         if (!hold->synced) return refuse_hold(*hold, propagate(hold->synced));
-        hold_memory(*hold);
+        hold->children ? make_children(*hold) : hold_memory(*hold);
       });
   if (!begun) refuse_hold(*hold, propagate(begun));
 }

@@ -19,7 +19,7 @@ namespace mayfly {
 
 void Controller::begin(CreateSnapshot& command, Reply reply) {
   const SnapshotCreateParams& params = command.value;
-  if (auto can = check_not_writing(); !can) return std::move(reply).give(propagate(can));
+  if (auto can = check_can_save(); !can) return std::move(reply).give(propagate(can));
   if (auto checked = check_paths(params, configured_.devices.drives()); !checked)
     return std::move(reply).give(propagate(checked));
   const std::uint64_t begun = monotonic_ns();
@@ -191,7 +191,9 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
   prepared_.reset();
   machine_ = TRY(makers_.restore(std::move(plan), context()));
   configured_.take_over(snapshot, std::move(load.devices));
-  last_snapshot_ = DiffBase{.id = snapshot.id, .may_be_diff = params.backend_paths.size() > 1, .rests_on_loaded = true};
+  if (!load.is_branch)
+    last_snapshot_ =
+        DiffBase{.id = snapshot.id, .may_be_diff = params.backend_paths.size() > 1, .rests_on_loaded = true};
   loaded_ = true;
   if (params.revertible) reverts_to_ = last_snapshot_;
   if (params.resume_vm) machine_->resume();
@@ -203,6 +205,7 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
     recording_timer_->listen();
     if (params.working_set->for_ms) recording_timer_->arm(begun_ns + *params.working_set->for_ms * kNsPerMs);
   }
+  if (load.is_branch) return {};
   metrics_.latency.load_snapshot_us.set(us_since(begun_ns));
   log_.info("loaded snapshot {} with {} vCPUs and {} MiB in {} us", format_snapshot_id(snapshot.id),
             snapshot.vcpus.size(), snapshot.machine.mem_size_mib, metrics_.latency.load_snapshot_us.value());

@@ -9,6 +9,8 @@
 #include "vmm/base/try.h"
 #include "vmm/machine/snapshot_paths.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <iterator>
 #include <utility>
@@ -103,6 +105,25 @@ Result<Load> begin_load(SnapshotLoadParams params) {
               .snapshot = std::move(snapshot),
               .beside = std::move(beside),
               .devices = std::move(devices)};
+}
+
+Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const BranchChild& child, bool resume_vm) {
+  for (const DriveOverride& each : child.drive_overrides)
+    if (struct stat status{}; ::lstat(each.path_on_host.c_str(), &status) == 0)
+      return fail(
+          ErrorKind::InvalidArgument,
+          "drive_overrides: drive {}: {} is there already; name a file that is not, for the child's own overlay",
+          each.drive_id, each.path_on_host);
+  Load load{.params = {.resume_vm = resume_vm,
+                       .clock_realtime = true,  // as its parent's clock does
+                       .network_overrides = child.network_overrides,
+                       .drive_overrides = child.drive_overrides},
+            .snapshot = std::move(snapshot),
+            .beside = {},
+            .devices = ConfiguredDevices{ConfiguredDevices::Made::GoesUnlessStarted},
+            .is_branch = true};
+  TRY(open_devices(*load.snapshot, load.params, load.devices));
+  return load;
 }
 
 Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread) {

@@ -21,7 +21,13 @@ struct Load {
   std::shared_ptr<const Snapshot> snapshot;  ///< With the request's track_dirty_pages and huge_pages.
   std::vector<ImageBeside> beside;
   ConfiguredDevices devices;
+  bool is_branch = false;  ///< Of a machine, whose memory is here.
 };
+
+/// The same for a child of a machine (PUT /vm/branch): `snapshot` is what its parent was, and its overlays are new. Errors:
+/// as begin_load(); an overlay is there already.
+[[nodiscard]] Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const BranchChild& child,
+                                        bool resume_vm);
 
 /// Reads the state file and opens the devices. Errors: what is wrong with either, or does not fit this host.
 [[nodiscard]] Result<Load> begin_load(SnapshotLoadParams params);

@@ -13,6 +13,9 @@
 #endif
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,6 +57,18 @@ Status Monitor::prepare(std::size_t metadata_limit) {
   if (auto blocked = StopSignals::block(); !blocked) return blocked;
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
   if (auto watched = filters_.watch(log_); !watched) return watched;
+  metadata_limit_ = metadata_limit;
+  if (auto made = make_parts(); !made) return made;
+  // Through the controller once more, so that GET /vm/config shows it.
+  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
+    (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
+  if (common_.metrics_path)
+    (void)TRY(controller_->carry_out(
+        PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}));
+  return {};
+}
+
+Status Monitor::make_parts() {
   auto loop = EventLoop::create();
   if (!loop) return propagate(loop);
   loop_ = std::move(*loop);
@@ -66,29 +81,33 @@ Status Monitor::prepare(std::size_t metadata_limit) {
   deadline_ = TRY(EndDeadline::create(log_, signals_->fd(), [this](int code) { leave(code); }));
   if (console_.on_quit)
     console_.on_quit = [this] { loop_->post([this] { controller_->finish({EndReason::UserQuit, "Ctrl-A x"}); }); };
+  // Made before this thread has its filter, so that the filter need not allow what making children takes.
+  if (common_.branches)
+    brancher_ = TRY(
+        ForkBrancher::start({.loop = *loop_,
+                             .children = metrics_.branch.children,
+                             .live = [this](BranchOrder& order, std::size_t index,
+                                            BranchReport report) { live_as_child(order, index, std::move(report)); },
+                             .enter_thread = [this](ThreadKind kind) { enter_thread(kind); }}));
   controller_ =
       std::make_unique<Controller>(*loop_, log_, metrics_,
                                    ControllerOptions{.id = common_.id,
                                                      .start = common_.start,
                                                      .boot_timer = common_.boot_timer,
                                                      .live_snapshots = common_.live_snapshots,
-                                                     .metadata_limit = metadata_limit,
+                                                     .brancher = brancher_.get(),
+                                                     .metadata_limit = metadata_limit_,
                                                      .console = console_,
                                                      .before_command = [this] { signals_->look(); },
                                                      .enter_thread = [this](ThreadKind kind) { enter_thread(kind); },
                                                      .deadline = deadline_.get()});
-  // Through the controller once more, so that GET /vm/config shows it.
-  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
-    (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
-  if (common_.metrics_path)
-    (void)TRY(controller_->carry_out(
-        PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}));
   return {};
 }
 
 Status Monitor::serve_api(const std::string& socket_path, std::size_t max_payload) {
   // Made before this thread has its filter, so that the filter need not allow what serving clients takes. It serves no
   // client until this thread, which carries commands out, has its filter.
+  max_payload_ = max_payload;
   auto server = ApiServer::create({.socket_path = socket_path,
                                    .max_payload = max_payload,
                                    .enter_thread =
@@ -124,6 +143,8 @@ void Monitor::open_gate() {
 
 /// A thread without its filter must not run on. Other threads may be running, so nothing is destroyed.
 void Monitor::enter_thread(ThreadKind kind) {
+  // A child's brancher has it already, and every other one would be asked at each of its calls.
+  if (kind == ThreadKind::Brancher && has_inherited_filter_) return;
   const auto in = filters_.enter(kind);
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(kind, *loop_);
@@ -162,11 +183,101 @@ Result<int> Monitor::run(std::vector<Command> commands) {
   loop_->post([this] { carry_out_next(); });
   auto served = loop_->run();
   if (refusal_) return std::unexpected(*refusal_);
+  return serve_to_end(served);
+}
+
+int Monitor::serve_to_end(const Status& served) {
   loop_->close();
   controller_->shut_down();
   if (api_) api_->stop();
   if (!served) return report(served.error(), kExitError);
   return static_cast<int>(controller_->end()->reason);
+}
+
+// --- A child ---------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Closes all descriptors but these and standard error. Standard input and output are the parent's console; what takes
+/// their place is opened anew, as a jail has no /dev/null: nobody reads or writes it.
+void keep_descriptors(std::vector<int> kept) {
+  kept.push_back(STDERR_FILENO);
+  std::ranges::sort(kept);
+  unsigned next = 0;
+  for (const int fd : kept) {
+    const auto number = static_cast<unsigned>(fd);
+    if (number > next) ::syscall(SYS_close_range, next, number - 1, 0U);
+    next = number + 1;
+  }
+  ::syscall(SYS_close_range, next, ~0U, 0U);
+  (void)::eventfd(0, 0);
+  (void)::eventfd(0, 0);
+}
+
+CommonOptions options_of_child(const CommonOptions& parent, const BranchOrder& order, std::size_t index) {
+  CommonOptions common = parent;
+  common.id = order.children[index].id;
+  common.logger = order.logger;
+  common.metrics_path.reset();
+  common.start = {};
+  return common;
+}
+
+}  // namespace
+
+Monitor::Monitor(Monitor& parent, const BranchOrder& order, std::size_t index)
+    : Monitor(options_of_child(parent.common_, order, index), std::move(parent.filters_),
+              ConsoleOptions{.input_fd = -1, .output_fd = -1, .rate_limiter = {}, .on_quit = {}}) {
+  metadata_limit_ = parent.metadata_limit_;
+  max_payload_ = parent.max_payload_;
+  has_inherited_filter_ = true;
+}
+
+void Monitor::live_as_child(BranchOrder& order, std::size_t index, BranchReport report) {
+  ::prctl(PR_SET_NAME, "mayfly", 0, 0, 0);
+  const auto pipes = report.fds();
+  std::vector<int> kept{pipes.begin(), pipes.end()};
+  for (const std::shared_ptr<OwnedFd>& file : order.memory.memory_files()) kept.push_back(file->get());
+  keep_descriptors(std::move(kept));
+  // What the parent's monitor has is not ours, or closed: it is left as it is. Our own goes before its end is told.
+  int code = kExitError;
+  {
+    Monitor child{*this, order, index};
+    code = child.run_as_child(order, index, report);
+  }
+  ::_exit(code);
+}
+
+Status Monitor::prepare_child(const std::string& socket_path) {
+  filters_.watch_inherited(log_);
+  if (auto configured = log_.configure(common_.logger); !configured) return configured;
+  if (auto made = make_parts(); !made) return made;
+  if (common_.logger.log_path || common_.logger.level) (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
+  if (auto serving = serve_api(socket_path, max_payload_); !serving) return serving;
+  return lock_in();
+}
+
+int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& report) {
+  Status outcome = prepare_child(order.children[index].api_socket);
+  if (!outcome) {
+    report.failed(outcome.error().message);
+    return kExitError;
+  }
+  report.await_go();
+  loop_->post([&] {
+    outcome = controller_->branch_off(order, index);
+    if (outcome) return report.up();
+    // As a machine that was never there: nothing of it is left when its parent hears of it.
+    loop_->stop();
+  });
+  auto served = loop_->run();
+  if (outcome) return serve_to_end(served);
+  loop_->close();
+  controller_->shut_down();
+  api_->stop();
+  log_.error("not branched off: {}", outcome.error().message);
+  report.failed(outcome.error().message);
+  return kExitError;
 }
 
 }  // namespace mayfly

@@ -47,6 +47,13 @@ class Monitor {
   [[nodiscard]] Result<int> run(std::vector<Command> commands);
 
  private:
+  /// A child's: `parent` is another process's now, and stays as it is.
+  Monitor(Monitor& parent, const BranchOrder& order, std::size_t index);
+  [[noreturn]] void live_as_child(BranchOrder& order, std::size_t index, BranchReport report);
+  [[nodiscard]] Status prepare_child(const std::string& socket_path);
+  [[nodiscard]] int run_as_child(BranchOrder& order, std::size_t index, BranchReport& report);
+  [[nodiscard]] Status make_parts();
+  [[nodiscard]] int serve_to_end(const Status& served);
   void enter_thread(ThreadKind kind);
   void open_gate();
   /// Submits the next command; its reply submits the one after it.
@@ -58,10 +65,14 @@ class Monitor {
   Log log_;
   seccomp::ThreadFilters filters_;
   std::atomic<bool> gate_open_{false};
+  std::size_t metadata_limit_ = MetadataStore::kDefaultLimit;
+  std::size_t max_payload_ = ApiLimits{}.max_payload;
+  bool has_inherited_filter_ = false;  // [brancher], of the thread that a child began as
   Metrics metrics_;
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<StopSignals> signals_;
   std::unique_ptr<EndDeadline> deadline_;
+  std::unique_ptr<ForkBrancher> brancher_;  // with --branches
   std::unique_ptr<Controller> controller_;
   std::unique_ptr<EndWatch> watch_;  // without an API
   std::unique_ptr<ApiServer> api_;

@@ -22,6 +22,7 @@ class FakeTarget : public CommandTarget {
     if (std::holds_alternative<GetPrometheusMetrics>(command)) return PrometheusText{"mayfly_up 1\n"};
     if (std::holds_alternative<GetMmds>(command)) return MmdsContents{"{}"};
     if (std::holds_alternative<GetSnapshot>(command)) return SnapshotStatus{};
+    if (std::holds_alternative<BranchVm>(command)) return Branched{};
     return std::monostate{};
   }
 

@@ -346,6 +346,8 @@ class WholeTarget : public CommandTarget {
       return MachineConfig{.huge_pages = HugePages::Transparent, .cpu_template = CpuTemplate::T2};
     if (std::holds_alternative<GetMmds>(command)) return MmdsContents{R"({"anything": 1})"};
     if (std::holds_alternative<GetSnapshot>(command)) return SnapshotStatus{.is_written = true};
+    if (std::holds_alternative<BranchVm>(command))
+      return Branched{{{.id = "a", .api_socket = "/a", .pid = 7}, {.id = "b", .api_socket = "/b", .error = "none"}}};
     if (!std::holds_alternative<GetVmConfig>(command)) return PrometheusText{};
     VmConfig config;
     config.machine.cpu_template = CpuTemplate::T2;
@@ -372,7 +374,8 @@ TEST(OpenApi, TheServerAnswersAsDescribed) {
   for_each_operation(ours, [&](const std::string& path, const std::string& method, const JsonValue& operation) {
     const JsonValue* schema = ours.answer(operation);
     if (schema == nullptr) return;
-    const ApiResponse response = answer_request({.method = method, .path = path, .body = ""}, target);
+    const std::string body = ours.body(operation) == nullptr ? "" : R"({"children": [{"id": "a", "api_socket": "/a"}]})";
+    const ApiResponse response = answer_request({.method = method, .path = path, .body = body}, target);
     EXPECT_EQ(response.status, 200);
     const auto value = parse_json(response.body, path);
     ASSERT_TRUE(value) << value.error().message;

@@ -129,6 +129,27 @@ TEST_P(BuiltInFilters, LetAProcessBeMadeWhereLiveSnapshotsAreAndByNoOtherFlags) 
   EXPECT_FALSE(allows(__NR_close_range, {3, 4, 0}));
 }
 
+/// It becomes each thread of a child, and makes such processes alone.
+TEST(BuiltInFilter, OfTheBrancherMakesProcessesOfOneKindAndExecutesNothing) {
+  const auto programs = find_programs(built_in_blob());
+  ASSERT_TRUE(programs);
+  const auto allows = [&](int number, std::initializer_list<std::uint64_t> arguments = {}) {
+    return answer_to(programs->of(ThreadKind::Brancher), call_of(number, arguments)) == SECCOMP_RET_ALLOW;
+  };
+  EXPECT_TRUE(allows(__NR_clone, {SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID}));
+  EXPECT_TRUE(allows(__NR_tgkill, {7, 7, SIGRTMIN}));
+  for (const std::uint64_t flags : {std::uint64_t{SIGCHLD}, std::uint64_t{CLONE_NEWUSER | SIGCHLD},
+                                    std::uint64_t{CLONE_VM | SIGCHLD}, std::uint64_t{CLONE_PARENT | SIGCHLD}})
+    EXPECT_FALSE(allows(__NR_clone, {flags})) << std::hex << flags;
+  EXPECT_TRUE(allows(__NR_pidfd_send_signal, {3, SIGKILL, 0, 0}));
+  EXPECT_FALSE(allows(__NR_pidfd_send_signal, {3, SIGTERM, 0, 0}));
+  for (const int call : {__NR_execve, __NR_execveat, __NR_kill, __NR_ptrace, __NR_unshare, __NR_setns, __NR_mount,
+                         __NR_process_vm_writev, __NR_pidfd_getfd})
+    EXPECT_FALSE(allows(call)) << call;
+  EXPECT_FALSE(allows(__NR_socket, {AF_INET, SOCK_STREAM, 0}));
+  EXPECT_FALSE(allows(__NR_mmap, {0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS}));
+}
+
 /// The kernel compiles it while a load's client waits, and asks both at each call.
 TEST(BuiltInFilter, OfARunningMachineIsNotMuchMoreThanWhatItWithdraws) {
   const auto programs = find_programs(built_in_blob());

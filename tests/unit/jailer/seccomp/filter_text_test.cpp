@@ -140,6 +140,25 @@ TEST(FilterText, AFilterIsAsOneAboveItOnTheSameThread) {
             "line 6: line 4 of [b] lets this y through already; remove one of them");
 }
 
+TEST(FilterText, AFilterOfItsOwnMayBeAsOthersAboveItAndReachOtherProcesses) {
+  const FilterText text =
+      parsed("[every]\nkill(own-process)\n[loop]\nread\n[vcpu] made by loop\nrun\n[brancher] as loop vcpu\nkill\nfork");
+  EXPECT_EQ(text.threads[2].under, "");
+  std::vector<std::string> names;
+  for (const Entry& entry : entries_of(text, text.threads[2])) {
+    names.push_back(entry.call);
+    EXPECT_TRUE(entry.conditions.empty()) << entry.call;
+  }
+  std::ranges::sort(names);
+  EXPECT_EQ(names, (std::vector<std::string>{"fork", "kill", "read", "run"}));
+  EXPECT_EQ(entries_of(text, text.threads[0]).size(), 3U) << "[loop] has nothing of it";
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] as"), "line 3: 'as' wants the names of filters");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] as (d"), "line 3: 'as' wants the names of filters");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] as c\ny"), "[b] is as c, which is no filter above it");
+  EXPECT_EQ(refusal_of("[a]\nx\n[b] as a\nx"), "line 4: line 2 of [a] lets this x through already; remove one of them");
+  EXPECT_EQ(refusal_of("[every]\nkill(1)\n[a]\nkill"), "line 4: this kill makes line 2 needless; remove one of them");
+}
+
 TEST(FilterText, AMakersNarrowEntryGivesWayToAWiderOneOfWhomItMakes) {
   const FilterText text = parsed("[loop]\nmap(_, READ)\n[vcpu] made by loop\nmap");
   const auto entries = entries_of(text, text.threads[0]);
@@ -160,8 +179,10 @@ TEST(FilterText, ErrorsSayLineWordAndRemedy) {
   EXPECT_EQ(refusal_of("[a]\n*"), "line 2: '*' is no system call's name");
   EXPECT_EQ(refusal_of("read"), "line 1: a section such as [every] or [loop] must come first");
   EXPECT_EQ(refusal_of("[a\n"), "line 1: a section begins as in '[vcpu]'");
-  EXPECT_EQ(refusal_of("[a] born of b"), "line 1: after '[a]' only 'made by THREAD' or 'on THREAD' can follow");
-  EXPECT_EQ(refusal_of("[a] made of b"), "line 1: after '[a]' only 'made by THREAD' or 'on THREAD' can follow");
+  EXPECT_EQ(refusal_of("[a] born of b"),
+            "line 1: after '[a]' only 'made by THREAD', 'on THREAD' or 'as FILTER' can follow");
+  EXPECT_EQ(refusal_of("[a] made of b"),
+            "line 1: after '[a]' only 'made by THREAD', 'on THREAD' or 'as FILTER' can follow");
   EXPECT_EQ(refusal_of("[a] on"), "line 1: 'on' wants one thread's name");
   EXPECT_EQ(refusal_of("[a] on b c"), "line 1: after '[a] on b' only 'as FILTER' can follow");
   EXPECT_EQ(refusal_of("[a] made by"), "line 1: 'made by' wants one thread's name");

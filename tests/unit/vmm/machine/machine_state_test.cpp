@@ -21,7 +21,8 @@ std::vector<Command> before_start() {
 }
 std::vector<Command> after_start() {
   return {PauseVm{},        ResumeVm{},         PatchDrive{},     PatchNetworkInterface{},
-          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{}, CreateLiveSnapshot{}};
+          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{}, CreateLiveSnapshot{},
+          BranchVm{}};
 }
 
 std::vector<Command> while_paused() { return {CreateSnapshot{}}; }

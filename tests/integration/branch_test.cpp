@@ -1,0 +1,335 @@
+// Children of a machine (PUT /vm/branch): each goes on from where it was, in a process of its own.
+
+#include "snapshot/verify.h"
+#include "tests/integration/layered_fixture.h"
+#include "tests/support/tap_network.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+#include <thread>
+
+namespace mayfly::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A child, which is no child of ours: it ends with this.
+class Child {
+ public:
+  Child(const ScratchDirectory& scratch, std::string id) : id_(std::move(id)) {
+    socket_ = scratch.file(id_ + ".sock");
+    console_ = make_file(scratch.file(id_ + ".out"), "");
+  }
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  ~Child() {
+    if (pid_ > 0) ::kill(pid_, SIGKILL);
+  }
+  /// As PUT /vm/branch wants it.
+  [[nodiscard]] std::string json(const std::string& more = "") const {
+    return R"({"id": ")" + id_ + R"(", "api_socket": ")" + socket_ + R"(", "serial_out_path": ")" + console_ + '"' +
+           more + "}";
+  }
+  [[nodiscard]] const std::string& id() const noexcept { return id_; }
+  [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
+  [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+
+  /// Finds itself in the answer, as being up.
+  void find_in(const HttpAnswer& answer) {
+    ASSERT_EQ(answer.status, 200) << answer.body;
+    const std::size_t at = answer.body.find("\"id\":\"" + id_ + '"');
+    ASSERT_NE(at, std::string::npos) << answer.body;
+    const std::size_t pid = answer.body.find("\"pid\":", at);
+    ASSERT_NE(pid, std::string::npos) << answer.body;
+    ASSERT_LT(pid, answer.body.find('}', at)) << answer.body;
+    pid_ = static_cast<pid_t>(std::strtol(answer.body.c_str() + pid + 6, nullptr, 10));
+    api_ = connect_unix(socket_);
+    ASSERT_TRUE(api_);
+  }
+  HttpAnswer send(const std::string& method, const std::string& path, const std::string& body = "") {
+    return exchange(api_.get(), method, path, body);
+  }
+  [[nodiscard]] std::string console() const { return content_of(console_); }
+  /// What the console has once `wanted` is there; gives up after 20 s.
+  std::string console_until(const std::string& wanted) const {
+    for (const double deadline = now_us() + 20e6; now_us() < deadline;) {
+      std::string text = console();
+      if (text.find(wanted) != std::string::npos) return text;
+      std::this_thread::yield();
+    }
+    give_up("the console of " + id_ + " does not say " + wanted + " but " + console());
+  }
+  void expect_runs() { EXPECT_NE(send("GET", "/").body.find(R"("state":"Running")"), std::string::npos); }
+  void stop() {
+    ::kill(pid_, SIGTERM);
+    for (const double deadline = now_us() + 20e6; now_us() < deadline && ::access(socket_.c_str(), F_OK) == 0;)
+      std::this_thread::yield();
+    EXPECT_NE(::access(socket_.c_str(), F_OK), 0) << "its socket goes with it";
+    pid_ = -1;
+  }
+
+ private:
+  std::string id_;
+  std::string socket_;
+  std::string console_;
+  pid_t pid_ = -1;
+  OwnedFd api_;
+};
+
+std::vector<std::string> options() { return {"--branches"}; }
+
+std::string body_of(const std::vector<std::string>& children, const std::string& more = "") {
+  std::string body = R"({"children": [)";
+  for (const std::string& child : children) body += (&child == children.data() ? "" : ", ") + child;
+  return body + "]" + more + "}";
+}
+
+/// The generation id and the round that were printed last.
+std::pair<std::string, unsigned> last_round(const std::string& console) {
+  const std::size_t end = console.rfind('\n');
+  const std::size_t at = console.rfind("diverger ", end);
+  if (at == std::string::npos) return {};
+  const std::size_t id = at + 9;
+  const std::size_t round = console.find(" round ", id);
+  return {console.substr(id, round - id),
+          static_cast<unsigned>(std::strtoul(console.c_str() + round + 7, nullptr, 10))};
+}
+
+class BranchTest : public LayeredTest {
+ protected:
+  static void boot_diverger(Monitor& monitor, const std::string& more = "") {
+    must(monitor.put("/machine-config", R"({"mem_size_mib": 64, "vcpu_count": 1)" + more + "}"));
+    monitor.boot("diverger", "console=ttyS0 mib=8");
+    monitor.console_until("round 1\n");
+  }
+  /// What it has said since, twice: whole rounds, in which it has looked at all of its memory.
+  static std::string expect_diverges(const Child& child) {
+    // A child's first line may be the end of one that its parent had begun.
+    child.console_until("diverger");
+    child.console_until("round");
+    for (const double deadline = now_us() + 20e6; last_round(child.console()).second == 0 && now_us() < deadline;)
+      std::this_thread::yield();
+    const unsigned round = last_round(child.console()).second;
+    const auto text = child.console_until("round " + std::to_string(round + 16) + "\n");
+    EXPECT_EQ(text.find("FAIL"), std::string::npos) << text;
+    return last_round(text).first;
+  }
+  static void expect_goes_on(Monitor& monitor) {
+    const unsigned round = last_round(monitor.console_until("\n")).second;
+    monitor.console_until("round " + std::to_string(round + 32) + "\n");
+    EXPECT_EQ(monitor.console_until("round").find("FAIL"), std::string::npos);
+  }
+};
+
+TEST_F(BranchTest, ParentAndChildrenWriteToTheirOwnMemoryAlone) {
+  Monitor parent{options()};
+  boot_diverger(parent);
+  Child one{scratch_, "one"};
+  Child two{scratch_, "two"};
+  const HttpAnswer answer = parent.put("/vm/branch", body_of({one.json(), two.json()}));
+  one.find_in(answer);
+  two.find_in(answer);
+  if (HasFatalFailure()) return;
+  Child grandchild{scratch_, "grandchild"};
+  grandchild.find_in(one.send("PUT", "/vm/branch", body_of({grandchild.json()})));
+  if (HasFatalFailure()) return;
+  Child last{scratch_, "last"};
+  last.find_in(grandchild.send("PUT", "/vm/branch", body_of({last.json()})));
+  if (HasFatalFailure()) return;
+  std::set<std::string> ids;
+  for (const Child* child : {&one, &two, &grandchild, &last}) ids.insert(expect_diverges(*child));
+  expect_goes_on(parent);
+  ids.insert(last_round(parent.console_until("\n")).first);
+  EXPECT_EQ(ids.size(), 5U) << "each has a generation id of its own";
+  one.expect_runs();
+  EXPECT_NE(one.send("GET", "/").body.find(R"("id":"one")"), std::string::npos);
+  const std::string metrics = parent.get("/metrics/prometheus").body;
+  EXPECT_NE(metrics.find("mayfly_branch_children 2\n"), std::string::npos);
+  EXPECT_NE(metrics.find("mayfly_branch_made_count_total 2\n"), std::string::npos);
+}
+
+TEST_F(BranchTest, ATreeIsTenDeepAndItsRootEndsFirst) {
+  Monitor parent{options()};
+  boot_diverger(parent);
+  std::vector<std::unique_ptr<Child>> line;
+  for (int depth = 1; depth <= 10; ++depth) {
+    auto child = std::make_unique<Child>(scratch_, "depth-" + std::to_string(depth));
+    const std::string body = body_of({child->json()});
+    child->find_in(line.empty() ? parent.put("/vm/branch", body) : line.back()->send("PUT", "/vm/branch", body));
+    if (HasFatalFailure()) return;
+    line.push_back(std::move(child));
+  }
+  parent.signal(SIGTERM);
+  (void)parent.wait();
+  line.front()->stop();
+  for (std::size_t i = 1; i < line.size(); ++i) (void)expect_diverges(*line[i]);
+}
+
+TEST_F(BranchTest, KillsOfParentAndChildLeaveTheOthersWhole) {
+  Monitor parent{options()};
+  boot_diverger(parent);
+  Child one{scratch_, "one"};
+  Child two{scratch_, "two"};
+  const HttpAnswer answer = parent.put("/vm/branch", body_of({one.json(), two.json()}));
+  one.find_in(answer);
+  two.find_in(answer);
+  if (HasFatalFailure()) return;
+  ::kill(one.pid(), SIGKILL);
+  for (const double deadline = now_us() + 20e6; now_us() < deadline;)
+    if (parent.get("/metrics/prometheus").body.find("mayfly_branch_children 1\n") != std::string::npos) break;
+  EXPECT_NE(parent.get("/metrics/prometheus").body.find("mayfly_branch_children 1\n"), std::string::npos);
+  expect_goes_on(parent);
+  parent.signal(SIGKILL);
+  (void)parent.wait();
+  (void)expect_diverges(two);
+  two.expect_runs();
+}
+
+TEST_F(BranchTest, AChildThatCannotComeUpSaysWhyAndTheOthersDo) {
+  Monitor parent{options()};
+  boot_diverger(parent);
+  Child good{scratch_, "good"};
+  Child taken{scratch_, "taken"};
+  make_file(taken.socket(), "no socket");
+  const std::string nowhere =
+      R"({"id": "nowhere", "api_socket": ")" + file("nowhere.sock") + R"(", "serial_out_path": "/no/such/file"})";
+  const HttpAnswer answer = parent.put("/vm/branch", body_of({taken.json(), good.json(), nowhere}));
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_NE(answer.body.find("a file that is no socket is there"), std::string::npos) << answer.body;
+  EXPECT_NE(answer.body.find("serial_out_path /no/such/file"), std::string::npos) << answer.body;
+  good.find_in(answer);
+  if (HasFatalFailure()) return;
+  (void)expect_diverges(good);
+  EXPECT_FALSE(fs::exists(file("nowhere.sock"))) << "nothing of a child that is not there";
+  expect_goes_on(parent);
+  fs::remove(taken.socket());
+  taken.find_in(parent.put("/vm/branch", body_of({taken.json()})));
+}
+
+TEST_F(BranchTest, APausedMachinesChildIsPausedAndMetadataAreItsOwn) {
+  Monitor parent{options()};
+  must(parent.put("/mmds", R"({"whose": "parent's"})"));
+  boot_diverger(parent);
+  pause(parent);
+  Child one{scratch_, "one"};
+  Child two{scratch_, "two"};
+  const HttpAnswer answer =
+      parent.put("/vm/branch", body_of({one.json(R"(, "metadata": {"whose": "child's"})"), two.json()}));
+  one.find_in(answer);
+  two.find_in(answer);
+  if (HasFatalFailure()) return;
+  EXPECT_NE(one.send("GET", "/").body.find(R"("state":"Paused")"), std::string::npos);
+  EXPECT_EQ(one.send("GET", "/mmds").body, R"({"whose":"child's"})");
+  EXPECT_EQ(two.send("GET", "/mmds").body, "{}");
+  must(one.send("PATCH", "/vm", R"({"state": "Resumed"})"));
+  (void)expect_diverges(one);
+  EXPECT_EQ(two.console(), "");
+  EXPECT_NE(parent.get("/").body.find(R"("state":"Paused")"), std::string::npos);
+}
+
+TEST_F(BranchTest, EachHasItsOwnDriveOverTheOneThatWasFrozen) {
+  Monitor parent{options()};
+  must(parent.put("/drives/data", drive("overlay")));
+  parent.boot("block", "console=ttyS0 until_key=1");
+  parent.console_until("round 2 done");
+  const auto with_drive = [&](const std::string& id) {
+    return R"(, "drive_overrides": [{"drive_id": "data", "path_on_host": ")" + file(id + ".overlay") + "\"}]";
+  };
+  const std::string frozen = R"(, "frozen_drives": [{"drive_id": "data", "path_on_host": ")" + file("frozen") + "\"}]";
+  Child one{scratch_, "one"};
+  Child two{scratch_, "two"};
+  make_file(file("two.overlay"), "not empty");
+  const HttpAnswer answer =
+      parent.put("/vm/branch", body_of({one.json(with_drive("one")), two.json(with_drive("two"))}, frozen));
+  one.find_in(answer);
+  if (HasFatalFailure()) return;
+  EXPECT_NE(answer.body.find(file("two.overlay") + " is there already"), std::string::npos) << answer.body;
+  one.console_until(" done");
+  const std::string said = one.console();
+  const auto number = std::strtoul(said.c_str() + said.rfind("round ") + 6, nullptr, 10);
+  one.console_until("round " + std::to_string(number + 2) + " done");
+  EXPECT_EQ(one.console().find("FAIL"), std::string::npos) << one.console();
+  EXPECT_NE(one.send("GET", "/vm/config").body.find(file("one.overlay")), std::string::npos);
+  one.expect_runs();
+  one.stop();
+  parent.type("k");
+  expect_pass(parent);
+  expect_base_unchanged();
+}
+
+TEST_F(BranchTest, IsRefusedBeforeAnythingChanges) {
+  Monitor without;
+  boot_diverger(without);
+  Child child{scratch_, "child"};
+  const auto expect_refused = [&](Monitor& monitor, const std::string& body, const std::string& why) {
+    const HttpAnswer answer = monitor.put("/vm/branch", body);
+    EXPECT_EQ(answer.status, 400) << answer.body;
+    EXPECT_NE(answer.body.find(why), std::string::npos) << answer.body;
+  };
+  expect_refused(without, body_of({child.json()}), "was started without --branches");
+  expect_goes_on(without);
+
+  Monitor in_place{options()};
+  make_file(file("image"), std::string(1 << 20, '\0'));
+  must(in_place.put("/drives/data",
+                    R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + file("image") + "\"}"));
+  expect_refused(in_place, body_of({child.json()}), "after the machine has started");
+  boot_diverger(in_place);
+  expect_refused(in_place, body_of({child.json()}), "drive data is written to in place");
+
+  Monitor layered{options()};
+  must(layered.put("/drives/data", drive("overlay")));
+  boot_diverger(layered);
+  expect_refused(layered, body_of({child.json()}), "frozen_drives: drive data is missing");
+  const std::string frozen = R"(, "frozen_drives": [{"drive_id": "data", "path_on_host": ")" + file("frozen") + "\"}]";
+  expect_refused(layered, body_of({child.json()}, frozen), "drive_overrides: drive data is missing");
+  EXPECT_FALSE(fs::exists(file("frozen")));
+  expect_goes_on(layered);
+}
+
+TEST_F(BranchTest, ASnapshotOfAChildIsWholeOrRefusedInAJail) {
+  Monitor parent{options()};
+  boot_diverger(parent);
+  Child child{scratch_, "child"};
+  child.find_in(parent.put("/vm/branch", body_of({child.json()})));
+  if (HasFatalFailure()) return;
+  (void)expect_diverges(child);
+  must(child.send("PATCH", "/vm", R"({"state": "Paused"})"));
+  const HttpAnswer taken = child.send(
+      "PUT", "/snapshot/create", R"({"snapshot_path": ")" + file("s") + R"(", "mem_file_path": ")" + file("m") + "\"}");
+  if (MonitorJail::wanted()) {
+    EXPECT_EQ(taken.status, 400);
+    EXPECT_NE(taken.body.find("a child in its parent's jail"), std::string::npos) << taken.body;
+    return;
+  }
+  must(taken);
+  EXPECT_TRUE(verify_pair(file("s"), file("m")));
+  Monitor clone;
+  must(load(clone, "s", "m"));
+  clone.console_until("round");
+  const auto round = last_round(clone.console_until("\n")).second;
+  clone.console_until("round " + std::to_string(round + 16) + "\n");
+}
+
+TEST_F(BranchTest, AChildOfACloneSharesItsFilesPages) {
+  Monitor first{options()};
+  boot_diverger(first);
+  pause(first);
+  must(create(first, "one"));
+  Monitor clone{options()};
+  must(load(clone, "one.state", "one.mem"));
+  Child child{scratch_, "child"};
+  child.find_in(clone.put("/vm/branch", body_of({child.json()})));
+  if (HasFatalFailure()) return;
+  (void)expect_diverges(child);
+  clone.console_until("round");
+}
+
+}  // namespace
+}  // namespace mayfly::testing

@@ -1,0 +1,238 @@
+#include "vmm/machine/brancher.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace mayfly {
+namespace {
+
+constexpr char kUp = 'u';
+constexpr char kFailed = 'f';
+/// What an error's sentence may have; a pipe takes it at once.
+constexpr std::size_t kLongestReport = 4096;
+/// waitid(2)'s; older headers do not have it.
+constexpr auto kPidfd = static_cast<idtype_t>(3);
+
+/// Guest memory is MADV_DONTFORK at all other times (GuestMemory).
+Status show_memory(const GuestMemory& memory, bool on) {
+  for (const GuestMemory::Region& region : memory.regions())
+    if (::madvise(region.mapping.address(), region.mapping.length(), on ? MADV_DOFORK : MADV_DONTFORK) != 0)
+      return fail_errno(ErrorKind::System, "guest memory cannot be {} a child", on ? "shown to" : "kept from");
+  return {};
+}
+
+}  // namespace
+
+Status check_can_branch(const GuestMemory& memory) {
+  if (memory.pages() == HugePages::Explicit2M)
+    return fail(ErrorKind::State,
+                "memory of huge_pages 2M cannot be shared with a child, as each page that one of them writes to would "
+                "take another one of the host's pool: give the machine huge_pages None or Transparent");
+  if (memory.is_served())
+    return fail(ErrorKind::State,
+                "memory whose pages a page server or the recording of a working set gives cannot be shared with a "
+                "child: load the snapshot from its files, without recording");
+  return {};
+}
+
+void BranchReport::tell(std::string_view why) noexcept {
+  if (!to_) return;
+  std::array<char, kLongestReport> text;
+  text[0] = why.empty() ? kUp : kFailed;
+  const std::size_t length = why.copy(text.data() + 1, text.size() - 1);
+  (void)!::write(to_.get(), text.data(), length + 1);
+  to_.reset();
+}
+
+void BranchReport::await_go() noexcept {
+  char nothing = 0;
+  while (::read(go_.get(), &nothing, 1) < 0 && errno == EINTR) {
+  }
+  go_.reset();
+}
+
+// --- The loop's side -------------------------------------------------------------------------------------------------
+
+Result<std::unique_ptr<ForkBrancher>> ForkBrancher::start(Options options) {
+  OwnedFd wake{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+  if (!wake) return fail_errno(ErrorKind::System, "cannot make an event descriptor");
+  std::unique_ptr<ForkBrancher> brancher{new ForkBrancher{std::move(options), std::move(wake)}};
+  try {
+    brancher->thread_ = std::thread{[&brancher = *brancher] { brancher.serve(); }};
+  } catch (const std::system_error& error) {
+    return fail(ErrorKind::System, "the host gives no more threads: {}", error.code().message());
+  }
+  return brancher;
+}
+
+ForkBrancher::~ForkBrancher() {
+  if (!thread_.joinable()) return;
+  stopping_ = true;
+  (void)::eventfd_write(wake_.get(), 1);
+  thread_.join();
+}
+
+Status ForkBrancher::begin(BranchOrder order, Done done) {
+  order_.emplace(std::move(order));
+  done_ = std::move(done);
+  asked_ = true;
+  (void)::eventfd_write(wake_.get(), 1);
+  // The loop stands still: a child's copy of what it owns is whole.
+  made_.acquire();
+  order_.reset();
+  return std::exchange(begun_, {});
+}
+
+// --- The thread ------------------------------------------------------------------------------------------------------
+
+void ForkBrancher::serve() {
+  ::pthread_setname_np(::pthread_self(), "brancher");
+  if (options_.enter_thread) options_.enter_thread(ThreadKind::Brancher);
+  while (!stopping_) {
+    wait_for_news();
+    if (asked_.exchange(false)) {
+      make_children();
+      made_.release();
+    }
+    for (Child& child : children_)
+      if (child.report) read_report(child);
+    look_at_ends();
+    give_up_late_ones();
+    answer_if_complete();
+  }
+}
+
+void ForkBrancher::wait_for_news() {
+  std::vector<pollfd> watched{{.fd = wake_.get(), .events = POLLIN, .revents = 0}};
+  for (const Child& child : children_) {
+    watched.push_back({.fd = child.process.get(), .events = POLLIN, .revents = 0});
+    if (child.report) watched.push_back({.fd = child.report.get(), .events = POLLIN, .revents = 0});
+  }
+  int patience = -1;
+  if (silent_ > 0) {
+    const auto left = deadline_ - std::chrono::steady_clock::now();
+    patience = static_cast<int>(std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::milliseconds>(left).count()));
+  }
+  (void)::poll(watched.data(), watched.size(), patience);
+  eventfd_t times = 0;
+  (void)::eventfd_read(wake_.get(), &times);
+}
+
+void ForkBrancher::make_children() {
+  BranchOrder& order = *order_;
+  outcome_.clear();
+  for (const BranchChild& child : order.children) outcome_.push_back({.id = child.id, .api_socket = child.api_socket});
+  silent_ = 0;
+  deadline_ = std::chrono::steady_clock::now() + options_.patience;
+  std::array<int, 2> go{-1, -1};
+  begun_ = ::pipe2(go.data(), O_CLOEXEC) == 0 ? show_memory(order.memory, true)
+                                              : fail_errno(ErrorKind::System, "cannot make a pipe");
+  const OwnedFd waits{go[0]};
+  go_ = OwnedFd{go[1]};
+  for (std::size_t i = 0; begun_ && i < order.children.size(); ++i) {
+    auto made = make_child(i, waits.get());
+    if (made) continue;
+    if (silent_ == 0 && i + 1 == order.children.size()) begun_ = propagate(made);
+    note(i, made.error().message);
+  }
+  (void)show_memory(order.memory, false);
+  options_.children.set(children_.size());
+  // None is silent then, so nobody would answer.
+  if (!begun_) done_ = nullptr, go_.reset();
+}
+
+Status ForkBrancher::make_child(std::size_t index, int go) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC | O_NONBLOCK) != 0) return fail_errno(ErrorKind::System, "cannot make a pipe");
+  OwnedFd report{ends[0]};
+  OwnedFd tell{ends[1]};
+  children_.reserve(children_.size() + 1);
+  // The C library's: other threads may be in the heap, whose locks it takes care of.
+  const pid_t pid = ::fork();
+  if (pid < 0) return fail_errno(ErrorKind::System, "the host gives no process for the child");
+  if (pid == 0) {
+    report.reset();
+    (void)show_memory(order_->memory, false);
+    go_.reset();
+    options_.live(*order_, index, BranchReport{OwnedFd{go}, std::move(tell)});
+    ::_exit(1);
+  }
+  ++silent_;
+  outcome_[index].pid = pid;
+  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+  children_.push_back({.index = index, .pid = pid, .process = std::move(process), .report = std::move(report)});
+  return {};
+}
+
+void ForkBrancher::note(std::size_t index, std::string error) { outcome_[index].error = std::move(error); }
+
+void ForkBrancher::read_report(Child& child) {
+  std::array<char, kLongestReport> piece;
+  ssize_t count = 0;
+  while ((count = ::read(child.report.get(), piece.data(), piece.size())) > 0)
+    child.told.append(piece.data(), static_cast<std::size_t>(count));
+  if (count < 0 && errno == EAGAIN) return;
+  child.report.reset();
+  if (child.told.starts_with(kUp)) {
+    child.is_up = true;
+    --silent_;
+  } else if (child.told.starts_with(kFailed)) {
+    note(child.index, child.told.substr(1));
+    --silent_;
+  }
+  // Who has closed its end without a word is about to end.
+}
+
+void ForkBrancher::look_at_ends() {
+  std::erase_if(children_, [this](Child& child) {
+    siginfo_t info{};
+    if (::waitid(kPidfd, static_cast<id_t>(child.process.get()), &info, WEXITED | WNOHANG) == 0 && info.si_pid == 0)
+      return false;
+    if (child.report) read_report(child);  // what it has said since
+    if (!child.report && child.told.empty() && silent_ > 0) {
+      note(child.index, info.si_code == CLD_EXITED
+                            ? fmt::format("the child ended while it was made (exit code {})", info.si_status)
+                            : fmt::format("the child was ended while it was made (signal {})", info.si_status));
+      --silent_;
+    }
+    return true;
+  });
+  options_.children.set(children_.size());
+}
+
+void ForkBrancher::give_up_late_ones() {
+  if (silent_ == 0 || std::chrono::steady_clock::now() < deadline_) return;
+  for (Child& child : children_) {
+    if (child.is_up || child.told.starts_with(kFailed)) continue;
+    (void)::syscall(SYS_pidfd_send_signal, child.process.get(), SIGKILL, nullptr, 0);
+    note(child.index,
+         fmt::format("the child did not come up in {} s, and was killed: look at the storage of its drives",
+                     options_.patience.count() / 1000));
+    child.report.reset();
+    child.told = kFailed;
+    --silent_;
+  }
+}
+
+void ForkBrancher::answer_if_complete() {
+  if (silent_ > 0 || !done_) return;
+  options_.loop.post([done = std::move(done_), outcome = std::move(outcome_)]() mutable { done(std::move(outcome)); });
+  done_ = nullptr;
+}
+
+}  // namespace mayfly

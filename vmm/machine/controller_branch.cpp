@@ -1,0 +1,152 @@
+// The controller's children: processes that go on from where the machine is, and the beginning of one.
+
+#include "vmm/base/clock.h"
+#include "vmm/base/files.h"
+#include "vmm/base/try.h"
+#include "vmm/machine/controller.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace mayfly {
+
+// --- The parent ------------------------------------------------------------------------------------------------------
+
+Status Controller::check_branch(const BranchParams& params) const {
+  if (options_.brancher == nullptr)
+    return fail(
+        ErrorKind::State,
+        "this Mayfly was started without --branches, as children take a thread with a wider system call filter: "
+        "give it that option");
+  if (::getpid() == 1)
+    return fail(ErrorKind::Unsupported,
+                "this Mayfly is the first process of its PID namespace, with which its children would end: start it "
+                "without --new-pid-ns");
+  TRY(check_can_branch(machine_->memory()));
+  const auto& drives = configured_.devices.drives();
+  for (const FrozenDrive& each : params.frozen_drives)
+    if (std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id) == drives.end())
+      return fail(ErrorKind::NotFound, "frozen_drives: there is no drive {}", each.drive_id);
+  for (const DriveConfig& drive : drives) {
+    if (drive.is_read_only) continue;
+    if (drive.base_paths.empty())
+      return fail(ErrorKind::State,
+                  "drive {} is written to in place, and several machines cannot write to one image: give the drive an "
+                  "overlay over its image (base_path), or make it read-only",
+                  drive.drive_id);
+    if (std::ranges::find(params.frozen_drives, drive.drive_id, &FrozenDrive::drive_id) == params.frozen_drives.end())
+      return fail(
+          ErrorKind::InvalidArgument,
+          "frozen_drives: drive {} is missing; say where its overlay is to be kept as it is, for the children's "
+          "to lie over it",
+          drive.drive_id);
+  }
+  for (const BranchChild& child : params.children) TRY(check_child(child));
+  return {};
+}
+
+Status Controller::check_child(const BranchChild& child) const {
+  for (const DriveConfig& drive : configured_.devices.drives()) {
+    const bool named = std::ranges::find(child.drive_overrides, drive.drive_id, &DriveOverride::drive_id) !=
+                       child.drive_overrides.end();
+    if (!drive.is_read_only && !named)
+      return fail(ErrorKind::InvalidArgument,
+                  "child {}: drive_overrides: drive {} is missing; say where the child's own overlay is to be made",
+                  child.id, drive.drive_id);
+    if (drive.is_read_only && named)
+      return fail(ErrorKind::InvalidArgument,
+                  "child {}: drive_overrides: drive {} is only read, and shared: leave it out", child.id,
+                  drive.drive_id);
+  }
+  for (const NetworkInterfaceConfig& each : configured_.devices.network_interfaces())
+    if (std::ranges::find(child.network_overrides, each.iface_id, &NetworkOverride::iface_id) ==
+        child.network_overrides.end())
+      return fail(ErrorKind::InvalidArgument,
+                  "child {}: network_overrides: network interface {} is missing; give the child a TAP of its own",
+                  child.id, each.iface_id);
+  return {};
+}
+
+void Controller::begin(BranchVm& command, Reply reply) {
+  if (auto can = check_not_writing(); !can) return std::move(reply).give(propagate(can));
+  if (auto can = check_branch(command.value); !can) return std::move(reply).give(propagate(can));
+  auto hold = std::make_shared<Hold>(Hold{.params = {.frozen_drives = std::move(command.value.frozen_drives)},
+                                          .begun_ns = monotonic_ns(),
+                                          .children = std::move(command.value.children),
+                                          .not_done = "no child was made"});
+  enter(Transition::Pausing, "the vCPUs, one of which waits for a device", std::move(reply));
+  if (state_ == MachineState::Paused) return drain_to_hold(hold);
+  pause_for([this, hold] { drain_to_hold(hold); });
+}
+
+void Controller::make_children(Hold& hold) {
+  BranchOrder order{.memory = machine_->memory(),
+                    .snapshot = std::make_shared<Snapshot>(std::move(hold.snapshot)),
+                    .children = std::move(*hold.children),
+                    .logger = configured_.config.logger.value_or(LoggerConfig{}),
+                    .resumes = state_ == MachineState::Running,
+                    .begun_ns = hold.begun_ns};
+  // Shared with the callback, which is made before it is known which copies there are.
+  const auto copies = std::make_shared<std::vector<std::string>>();
+  auto begun = options_.brancher->begin(std::move(order),
+                                        [this, copies, begun_ns = hold.begun_ns](std::vector<BranchedChild> children) {
+                                          branched(begun_ns, *copies, std::move(children));
+                                        });
+  if (!begun) return refuse_hold(hold, propagate(begun));
+  *copies = end_freezes(hold.params, true);
+  options_.brancher->let_go();
+  machine_->undrain();
+  if (state_ == MachineState::Running) machine_->resume();
+  metrics_.latency.branch_pause_us.set(us_since(hold.begun_ns));
+  advance_to(Transition::Branching, "the machine's children to come up");
+}
+
+void Controller::branched(std::uint64_t begun_ns, const std::vector<std::string>& copies,
+                          std::vector<BranchedChild> children) {
+  if (transition_ != Transition::Branching) return;  // the machine has ended meanwhile
+  std::size_t up = 0;
+  for (const BranchedChild& child : children) {
+    if (child.error.empty()) {
+      ++up;
+      log_.info("branched off {} (process {}, API {})", child.id, child.pid, child.api_socket);
+    } else {
+      log_.error("the child {} did not come up: {}", child.id, child.error);
+    }
+  }
+  if (up == 0)
+    for (const std::string& copy : copies) (void)::unlink(copy.c_str());
+  metrics_.branch.made_count.add(up);
+  metrics_.branch.fails.add(children.size() - up);
+  metrics_.latency.branch_us.set(us_since(begun_ns));
+  leave(Branched{std::move(children)});
+}
+
+// --- The child -------------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Not of a child in a jail, which has a mount of its parent's directory in /proc.
+bool proc_self_is_ours() {
+  const auto stat = read_file("/proc/self/stat", "/proc/self/stat", 4096);
+  return stat && stat->starts_with(std::to_string(::getpid()) + ' ');
+}
+
+}  // namespace
+
+Status Controller::branch_off(BranchOrder& order, std::size_t index) {
+  BranchChild& child = order.children[index];
+  TRY(need_prepared_vm());  // made meanwhile
+  knows_own_pages_ = proc_self_is_ours();
+  if (child.metadata) TRY(configured_.metadata.put(std::move(*child.metadata)));
+  if (child.serial_out_path) TRY(configured_.put(SerialConfig{.serial_out_path = child.serial_out_path}));
+  auto load = TRY(begin_branch(order.snapshot, child, order.resumes));
+  TRY(finish_load(std::move(load), RestoredMemory{.memory = std::move(order.memory)}, order.begun_ns));
+  metrics_.latency.branch_us.set(us_since(order.begun_ns));
+  log_.info("branched off as {} in {} us", options_.id, metrics_.latency.branch_us.value());
+  return {};
+}
+
+}  // namespace mayfly
