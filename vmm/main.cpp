@@ -5,6 +5,7 @@
 #include "vmm/cli/exit_codes.h"
 #include "vmm/cli/options.h"
 #include "vmm/cli/snapshot_tools.h"
+#include "vmm/config/mac_address.h"
 #include "vmm/doctor/doctor.h"
 #include "vmm/monitor/run_machine.h"
 #if defined(MAYFLY_BACK_DOOR)  // a binary for tests, never the product
@@ -48,6 +49,14 @@ Status ask(const RemoteOptions& options) {
     case RemoteOptions::Verb::Revert:
       return revert_machine(
           {.machine = options.machine, .paused = options.paused, .clock_realtime = options.clock_realtime});
+    case RemoteOptions::Verb::Branch: {
+      RemoteBranch branch{.machine = options.machine, .children = options.children, .name = options.name};
+      for (const NetworkOverride& each : options.taps)
+        branch.taps.push_back({.interface = each.iface_id,
+                               .tap = each.host_dev_name,
+                               .mac = each.guest_mac.transform(format_mac_address).value_or("")});
+      return branch_machine(branch, stdout);
+    }
     case RemoteOptions::Verb::Snapshot: {
       RemoteSnapshot snapshot{.machine = options.machine,
                               .state = options.state,

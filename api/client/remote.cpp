@@ -165,11 +165,11 @@ Status take_live(const ApiClient& client, const ApiClient& asking, const std::st
 
 Status list_machines(std::FILE* out) {
   std::string text = fmt::format("{:<24} {:>8} {:>10} {:<12} {}\n", "ID", "PID", "UID", "STATE", "SOCKET");
-  for (const RunningMachine& machine : running_machines()) {
+  for (const auto& [depth, machine] : as_tree(running_machines())) {
     std::string state = "no API";
     if (!machine.socket.empty()) state = state_of(client_of(machine, kListPatience)).value_or("unreachable");
-    text += fmt::format("{:<24} {:>8} {:>10} {:<12} {}\n", machine.id, machine.pid, machine.uid,
-                        printable(state, kLongestShownName),
+    text += fmt::format("{:<24} {:>8} {:>10} {:<12} {}\n", std::string(2 * depth, ' ') + machine.id, machine.pid,
+                        machine.uid, printable(state, kLongestShownName),
                         machine.socket.empty() ? "-" : printable(machine.socket, kLongestShownName));
   }
   return print(text, out);

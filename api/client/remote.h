@@ -42,6 +42,22 @@ struct RemoteSnapshot {
 /// stands still for a moment. How far a live one has come is shown where standard error is a terminal.
 [[nodiscard]] Status snapshot_machine(const RemoteSnapshot& snapshot);
 
+struct RemoteBranch {
+  std::string machine;
+  unsigned children = 1;
+  std::string name{};  ///< Children are NAME-1, NAME-2 ...; empty: the machine's id.
+  /// TAPs of network interfaces, the first child's first.
+  struct Tap {
+    std::string interface;
+    std::string tap;
+    std::string mac{};  ///< Empty: the address that the machine has.
+  };
+  std::vector<Tap> taps{};
+};
+/// Prints a line a child: id, process, socket. Numbers of machines that run are left out. Sockets are beside the machine's,
+/// new overlays beside its own. Errors: a TAP too many or too few; the machine's; children that did not come up.
+[[nodiscard]] Status branch_machine(const RemoteBranch& branch, std::FILE* out);
+
 struct RemoteStop {
   std::string machine;
   bool now = false;         ///< Ends the monitor, without asking the guest.

@@ -1,6 +1,8 @@
 #include "api/client/running.h"
 
 #include "api/client/command_line.h"
+#include "vmm/base/branch_mark.h"
+#include "vmm/base/machine_id.h"
 #include "vmm/base/memory_holder.h"
 #include "vmm/base/text.h"
 
@@ -10,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <ranges>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -48,11 +51,32 @@ std::string seen_from_here(const fs::path& process, const fs::path& socket) {
   return (link_target(process / "cwd") / socket).lexically_normal();
 }
 
-/// A child of a machine, which has its executable and its command line.
-bool is_memory_holder(const fs::path& process) {
+/// A child of a machine, which has its executable and its command line, and is none or not one yet.
+bool is_no_machine(const fs::path& process) {
   std::string name;
   std::getline(std::ifstream{process / "comm"}, name);
-  return name == kMemoryHolderName;
+  return name == kMemoryHolderName || name == kBrancherName;
+}
+
+/// As it was branched off; none: it was started.
+std::optional<StartedMachine> branched_machine(const fs::path& process) {
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator{process / "fd", none}) {
+    auto mark = parse_branch_mark(link_target(entry.path()).native());
+    if (mark && is_machine_id(mark->id))
+      return StartedMachine{.id = std::move(mark->id), .socket = std::move(mark->socket)};
+  }
+  return std::nullopt;
+}
+
+/// proc_pid_stat(5): behind the name, which may have any characters, and the state.
+pid_t parent_of(const fs::path& process) {
+  std::string line;
+  std::getline(std::ifstream{process / "stat"}, line);
+  const std::size_t name_end = line.rfind(')');
+  if (name_end == std::string::npos || line.size() < name_end + 4) return 0;
+  const std::string_view parent = std::string_view{line}.substr(name_end + 4);
+  return whole_number<pid_t>(parent.substr(0, parent.find(' '))).value_or(0);
 }
 
 bool is_mayfly(const fs::path& process) {
@@ -74,11 +98,14 @@ std::string list_of(const std::vector<RunningMachine>& running) {
 std::optional<RunningMachine> machine_in(const fs::path& process, pid_t pid) {
   struct stat status{};
   // The directory is of the process's effective user, whatever the process does about its files.
-  if (!is_mayfly(process) || is_memory_holder(process) || ::stat(process.c_str(), &status) != 0) return std::nullopt;
+  if (!is_mayfly(process) || is_no_machine(process) || ::stat(process.c_str(), &status) != 0) return std::nullopt;
   auto started = parse_command_line(text_of(process / "cmdline"));
   if (!started) return std::nullopt;
-  RunningMachine machine{.pid = pid, .uid = status.st_uid, .id = std::move(started->id)};
-  if (started->socket) machine.socket = seen_from_here(process, *started->socket);
+  if (auto branched = branched_machine(process)) started = std::move(branched);
+  RunningMachine machine{.pid = pid, .uid = status.st_uid, .id = std::move(started->id), .parent = parent_of(process)};
+  if (!started->socket) return machine;
+  machine.socket = seen_from_here(process, *started->socket);
+  machine.own_socket = std::move(*started->socket);
   return machine;
 }
 
@@ -94,6 +121,26 @@ std::vector<RunningMachine> running_machines(const std::string& proc) {
   }
   std::ranges::sort(found, {}, &RunningMachine::pid);
   return found;
+}
+
+std::vector<std::pair<std::size_t, RunningMachine>> as_tree(const std::vector<RunningMachine>& running) {
+  std::vector<std::pair<std::size_t, RunningMachine>> tree;
+  // The last is the next; a parent's number may be larger than its child's, since numbers come round.
+  std::vector<std::pair<std::size_t, const RunningMachine*>> left;
+  const auto add = [&](std::size_t depth, const auto& belongs) {
+    for (const RunningMachine& machine : running | std::views::reverse)
+      if (belongs(machine)) left.emplace_back(depth, &machine);
+  };
+  add(0, [&](const RunningMachine& machine) {
+    return std::ranges::find(running, machine.parent, &RunningMachine::pid) == running.end();
+  });
+  while (!left.empty()) {
+    const auto [depth, machine] = left.back();
+    left.pop_back();
+    tree.emplace_back(depth, *machine);
+    add(depth + 1, [parent = machine->pid](const RunningMachine& child) { return child.parent == parent; });
+  }
+  return tree;
 }
 
 Result<RunningMachine> find_machine(const std::string& name, const std::vector<RunningMachine>& running) {

@@ -197,6 +197,7 @@ constexpr std::array kConstants = {
     NAMED(MAP_PRIVATE),
     NAMED(MAP_SHARED),
     NAMED(MAP_STACK),
+    NAMED(MFD_CLOEXEC),
     NAMED(MREMAP_MAYMOVE),
     NAMED(PROT_EXEC),
     NAMED(PROT_NONE),

@@ -108,6 +108,34 @@ TEST_F(RemoteTest, ASuspendedMachineDoesNotHoldUpATableOfAll) {
   EXPECT_NE(line.find(" no answer "), std::string::npos) << table.text;
 }
 
+TEST_F(RemoteTest, AMachineHasChildrenWhichAreListedBelowIt) {
+  Monitor monitor{{"--id", "remote-root", "--branches"}};
+  monitor.boot("spin");
+  const Said made = mayfly({"branch", "remote-root", "--children", "2"});
+  ASSERT_EQ(made.code, 0) << made.text;
+  EXPECT_NE(made.text.find("remote-root-1 "), std::string::npos) << made.text;
+  EXPECT_NE(made.text.find("remote-root-2 "), std::string::npos) << made.text;
+  const Said below = mayfly({"branch", "remote-root-2", "--name", "remote-leaf"});
+  ASSERT_EQ(below.code, 0) << below.text;
+  const Said list = mayfly({"ps"});
+  std::size_t last = 0;
+  for (const char* const line :
+       {"\nremote-root ", "\n  remote-root-1 ", "\n  remote-root-2 ", "\n    remote-leaf-1 "}) {
+    const std::size_t at = list.text.find(line);
+    ASSERT_NE(at, std::string::npos) << line << list.text;
+    EXPECT_GE(at, last) << list.text;
+    last = at;
+    EXPECT_NE(list.text.substr(at + 1, list.text.find('\n', at + 1) - at).find("Running"), std::string::npos);
+  }
+  EXPECT_NE(mayfly({"branch", "remote-root", "--tap", "eth0=tap0"}).text.find("has no network interface eth0"),
+            std::string::npos);
+  const Said more = mayfly({"branch", "remote-root"});
+  EXPECT_NE(more.text.find("remote-root-3 "), std::string::npos)
+      << "numbers of those that run are left out: " << more.text;
+  for (const char* const child : {"remote-leaf-1", "remote-root-1", "remote-root-2", "remote-root-3"})
+    EXPECT_EQ(mayfly({"stop", "--now", child}).code, 0);
+}
+
 TEST_F(RemoteTest, ARestoredMachineGoesBack) {
   const std::string state_file = scratch_.file("back.state");
   const std::string memory = scratch_.file("back.memory");

@@ -148,16 +148,28 @@ constexpr std::array kRemoteCommands = {
     RemoteCommand{RemoteOptions::Verb::Pause, "pause", "Pause a machine"},
     RemoteCommand{RemoteOptions::Verb::Resume, "resume", "Resume a paused machine"},
     RemoteCommand{RemoteOptions::Verb::Revert, "revert", "Take a restored machine back to its snapshot"},
+    RemoteCommand{RemoteOptions::Verb::Branch, "branch", "Make children that go on from where a machine is"},
     RemoteCommand{RemoteOptions::Verb::Stop, "stop", "Ask a machine's guest to shut down, and wait"},
     RemoteCommand{RemoteOptions::Verb::Config, "config", "Print a machine's configuration as JSON"},
     RemoteCommand{RemoteOptions::Verb::Metrics, "metrics", "Print a machine's metrics as Prometheus reads them"},
 };
 
-void add_remote(CLI::App& app, RemoteOptions::Verb verb, RemoteOptions& options) {
+void add_remote(CLI::App& app, RemoteOptions::Verb verb, RemoteOptions& options, std::vector<std::string>& taps) {
   if (verb != RemoteOptions::Verb::List) add_machine(app, options);
   if (verb == RemoteOptions::Verb::Revert) {
     app.add_flag("--paused", options.paused, "Leave it paused (default: it runs on)");
     add_clock(app, options.clock_realtime);
+  }
+  if (verb == RemoteOptions::Verb::Branch) {
+    app.add_option("-n,--children", options.children, "How many (default: 1)")
+        ->option_text("N")
+        ->check(CLI::Range(1U, static_cast<unsigned>(kMostBranchChildren)));
+    app.add_option("--name", options.name, "They are NAME-1, NAME-2 ... (default: the\nmachine's id)")
+        ->option_text("NAME");
+    app.add_option("-t,--tap", taps,
+                   "A TAP for a network interface, and an address if\ngiven; repeat it for each child")
+        ->option_text("ID=NAME[,mac=MAC]")
+        ->allow_extra_args(false);
   }
   if (verb != RemoteOptions::Verb::Stop) return;
   app.add_flag("--now", options.now, "End its monitor without asking the guest");
@@ -296,7 +308,8 @@ class CommandLine {
     subcommand("drive", "Show overlays of drives, export or commit one",
                [this](CLI::App& app) { add_drive(app, drive_); });
     for (const RemoteCommand& command : kRemoteCommands)
-      subcommand(command.name, command.description, [&](CLI::App& app) { add_remote(app, command.verb, remote_); });
+      subcommand(command.name, command.description,
+                 [&](CLI::App& app) { add_remote(app, command.verb, remote_, remote_taps_); });
     subcommand("top", "Follow the machines of this host on a terminal", [this](CLI::App& app) { add_top(app, top_); });
     if (completes_)
       subcommand("completion", "Print a script by which a shell completes commands",
@@ -354,6 +367,9 @@ class CommandLine {
       return drive_.exported;
     }
     remote_.verb = std::ranges::find(kRemoteCommands, name, &RemoteCommand::name)->verb;
+    auto taps = read_children_taps(remote_taps_);
+    if (!taps) return refuse(taps.error().message);
+    remote_.taps = std::move(*taps);
     return remote_;
   }
 
@@ -375,6 +391,7 @@ class CommandLine {
   SnapshotFlags snapshot_;
   DriveFlags drive_;
   RemoteOptions remote_;
+  std::vector<std::string> remote_taps_;
   TopOptions top_;
   CompletionOptions completion_;
   DoctorOptions doctor_;

@@ -107,7 +107,7 @@ struct DriveCommitOptions {
 
 /// `mayfly ps`, `mayfly pause ID` and so on: something to ask of a machine in another process.
 struct RemoteOptions {
-  enum class Verb { List, Pause, Resume, Revert, Snapshot, Stop, Config, Metrics };
+  enum class Verb { List, Pause, Resume, Revert, Branch, Snapshot, Stop, Config, Metrics };
   Verb verb = Verb::List;
   std::string machine{};  ///< An id or a socket's path; not of List.
   // Of Snapshot.
@@ -119,6 +119,10 @@ struct RemoteOptions {
   // Of Revert.
   bool paused = false;
   bool clock_realtime = true;
+  // Of Branch.
+  unsigned children = 1;
+  std::string name{};
+  std::vector<NetworkOverride> taps{};  ///< An interface may be there several times.
   // Of Stop.
   bool now = false;
   unsigned timeout_s = 30;

@@ -65,6 +65,16 @@ Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::str
   return overrides;
 }
 
+Result<std::vector<NetworkOverride>> read_children_taps(std::span<const std::string> values) {
+  std::vector<NetworkOverride> taps;
+  for (const std::string& value : values) {
+    auto one = read_tap_overrides(std::span{&value, 1});
+    if (!one) return one;
+    taps.push_back(std::move(one->front()));
+  }
+  return taps;
+}
+
 Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values,
                                                         std::span<const std::string> bases) {
   auto drives =

@@ -14,6 +14,8 @@ namespace mayfly {
 
 /// Errors (InvalidArgument) name the option, its value and the rule: no "=", no id, no TAP's name, an id twice.
 [[nodiscard]] Result<std::vector<NetworkOverride>> read_tap_overrides(std::span<const std::string> values);
+/// Of `mayfly branch --tap`, in the order of its children: one id may be there several times. Errors: the same otherwise.
+[[nodiscard]] Result<std::vector<NetworkOverride>> read_children_taps(std::span<const std::string> values);
 /// The same for ID=PATH. `bases`: layers below those, several of one drive in their order, the lowest first. Error: a
 /// base of a drive that `values` does not name.
 [[nodiscard]] Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values,

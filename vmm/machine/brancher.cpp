@@ -1,5 +1,7 @@
 #include "vmm/machine/brancher.h"
 
+#include "vmm/base/branch_mark.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -101,7 +103,7 @@ Status ForkBrancher::begin(BranchOrder order, Done done) {
 // --- The thread ------------------------------------------------------------------------------------------------------
 
 void ForkBrancher::serve() {
-  ::pthread_setname_np(::pthread_self(), "brancher");
+  ::pthread_setname_np(::pthread_self(), kBrancherName);
   if (options_.enter_thread) options_.enter_thread(ThreadKind::Brancher);
   while (!stopping_) {
     wait_for_news();

@@ -1,6 +1,7 @@
 #include "vmm/monitor/monitor.h"
 
 #include "api/schema.h"
+#include "vmm/base/branch_mark.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/raw_terminal.h"
@@ -14,6 +15,7 @@
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -234,11 +236,13 @@ Monitor::Monitor(Monitor& parent, const BranchOrder& order, std::size_t index)
 }
 
 void Monitor::live_as_child(BranchOrder& order, std::size_t index, BranchReport report) {
-  ::prctl(PR_SET_NAME, "mayfly", 0, 0, 0);
   const auto pipes = report.fds();
   std::vector<int> kept{pipes.begin(), pipes.end()};
   for (const std::shared_ptr<OwnedFd>& file : order.memory.memory_files()) kept.push_back(file->get());
   keep_descriptors(std::move(kept));
+  const BranchChild& own = order.children[index];
+  (void)::memfd_create(branch_mark(own.id, own.api_socket).c_str(), MFD_CLOEXEC);  // else mayfly ps does not show it
+  ::prctl(PR_SET_NAME, "mayfly", 0, 0, 0);
   // What the parent's monitor has is not ours, or closed: it is left as it is. Our own goes before its end is told.
   int code = kExitError;
   {

@@ -68,6 +68,35 @@ TEST_F(Running, SkipsTheChildThatHoldsAMachinesMemory) {
   EXPECT_EQ(machine->pid, 7);
 }
 
+TEST_F(Running, FindsChildrenByTheirMarksAndListsThemBehindTheirParents) {
+  for (const int pid : {2, 5, 7, 8, 9}) {
+    process(pid, "/usr/bin/mayfly", {"mayfly", "--id", "root", "--api-sock", "/run/root.sock"});
+    fs::create_directory(scratch_.file(std::to_string(pid) + "/fd"));
+    fs::create_symlink("socket:[1]", scratch_.file(std::to_string(pid) + "/fd/0"));
+  }
+  const auto is_child = [this](int pid, const char* mark, int parent) {
+    fs::create_symlink(mark, scratch_.file(std::to_string(pid) + "/fd/3"));
+    testing::make_file(scratch_.file(std::to_string(pid) + "/stat"),
+                       std::to_string(pid) + " (may) fly) S " + std::to_string(parent) + " 1 1 0");
+  };
+  is_child(2, "/memfd:mayfly-branch:grandchild:/run/a:b.sock (deleted)", 8);
+  is_child(8, "/memfd:mayfly-branch:child:c.sock (deleted)", 7);
+  is_child(9, "/memfd:mayfly-branch:no id:/run/x.sock (deleted)", 1);
+  testing::make_file(scratch_.file("5/comm"), "brancher\n");  // it has no name yet
+  const auto tree = as_tree(found());
+  ASSERT_EQ(tree.size(), 4U);
+  EXPECT_EQ(tree[0].first, 0U);
+  EXPECT_EQ(tree[0].second.pid, 7);
+  EXPECT_EQ(tree[1].first, 1U);
+  EXPECT_EQ(tree[1].second.id, "child");
+  EXPECT_EQ(tree[1].second.socket, "/srv/here/c.sock");
+  EXPECT_EQ(tree[1].second.own_socket, "c.sock");
+  EXPECT_EQ(tree[2].first, 2U);
+  EXPECT_EQ(tree[2].second.id, "grandchild");
+  EXPECT_EQ(tree[2].second.socket, "/run/a:b.sock");
+  EXPECT_EQ(tree[3].second.id, "root") << "a mark that no machine has is none";
+}
+
 TEST_F(Running, FindsThoseOnTheDefaultSocket) {
   process(1, "/usr/bin/mayfly", {"mayfly"});
   process(2, "/usr/bin/mayfly", {"mayfly", "--id", "b", "--boot-timer"});
