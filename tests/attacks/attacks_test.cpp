@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <filesystem>
 #include <stdexcept>
@@ -105,6 +106,7 @@ bool may_revert(std::string_view thread) { return thread.ends_with("revertible")
 
 End attack_from(const std::string& thread, const std::string& attack, std::vector<std::string> more = {}) {
   if (is_live(thread)) more.emplace_back("--live-snapshots");
+  if (thread == "brancher") more.emplace_back("--branches");
   Attacked monitor{thread, attack, more};
   if (thread == "vcpu" || thread == "running" || thread == "live") {
     monitor.put("/boot-source", R"({"kernel_image_path": ")" + guest_path("spin") + "\"}");
@@ -135,6 +137,16 @@ constexpr std::string_view kSetsVcpus = "kvm-msrs";
 /// What makes a process, as a live snapshot does.
 constexpr std::string_view kForks = "fork-quietly";
 
+/// The price of branches: what some thread of a monitor may do, the one that makes children may, as it is a child's first
+/// thread; and it does not know a child's number when its filter is installed.
+constexpr std::array<std::string_view, 17> kOfBranches = {
+    "open",        "kill-thread", "read-process", kForks,   "ring",        "kvm-machine",
+    "kvm-enable",  "kvm-memory",  kSetsVcpus,     "tap",    "hold-faults", "watch-faults",
+    "unix-socket", "connect",     "send",         "thread", "filter"};
+bool is_of_branches(std::string_view thread, std::string_view attack) {
+  return thread == "brancher" && std::ranges::find(kOfBranches, attack) != kOfBranches.end();
+}
+
 std::vector<Row> filtered_rows() {
   std::vector<Row> rows;
   for (const std::string_view thread : kThreadNames)
@@ -147,6 +159,7 @@ std::vector<Row> filtered_rows() {
       if (is_second(thread) && attack.name == "thread") continue;
       // The price of going back to a snapshot: the row of SettingUp.
       if (may_revert(thread) && attack.name == kSetsVcpus) continue;
+      if (is_of_branches(thread, attack.name)) continue;
       // The price of live snapshots.
       if (is_live(thread) && attack.name == kForks) continue;
       rows.push_back({std::string{thread}, std::string{attack.name}});
@@ -159,7 +172,7 @@ TEST_P(AttackFromAThread, IsRefusedByItsFilter) {
   const Attack& attack = attack_named(name);
   const End end = attack_from(thread, name);
   if (attack.call == "clone3" &&
-      (thread == "loop" || is_second(thread))) {  // answered, so that the C library uses clone
+      (thread == "loop" || thread == "brancher" || is_second(thread))) {  // answered, so that the C library uses clone
     ASSERT_EQ(end.code, back_door::kExitTried) << end.said;
     ASSERT_NE(end.said.find("clone3 refused: Function not implemented (ENOSYS)"), std::string::npos) << end.said;
     print_row(name, thread, "seccomp", "ENOSYS");
@@ -182,8 +195,8 @@ std::string name_of_row(const ::testing::TestParamInfo<Row>& info) {
 INSTANTIATE_TEST_SUITE_P(Seccomp, AttackFromAThread, ::testing::ValuesIn(filtered_rows()), name_of_row);
 
 /// What sets a machine up is let through until the machine runs: so it is the second filter that refuses it then. A
-/// machine that may go back to its snapshot goes on to set its vCPUs, and a process that may take live snapshots to make
-/// processes.
+/// machine that may go back to its snapshot goes on to set its vCPUs, a process that may take live snapshots to make
+/// processes, and one that may have children goes on to set machines up.
 class SettingUp : public AttackFromAThread {};
 
 TEST_P(SettingUp, IsTheLoopsUntilItsMachineRuns) {
@@ -199,6 +212,7 @@ std::vector<Row> setting_up() {
     if (attack.is_setting_up) rows.push_back({"loop", std::string{attack.name}});
   for (const char* const thread : {"revertible", "live_revertible"}) rows.push_back({thread, std::string{kSetsVcpus}});
   for (const char* const thread : {"live", "live_revertible"}) rows.push_back({thread, std::string{kForks}});
+  for (const std::string_view attack : kOfBranches) rows.push_back({"brancher", std::string{attack}});
   return rows;
 }
 
