@@ -1,5 +1,6 @@
 #include "runtime/guest.h"
 #include "runtime/high_memory.h"
+#include "runtime/level_0.h"
 
 /// Touches pages of its memory here and there, for what it costs after a restore.
 ///
@@ -8,7 +9,7 @@
 ///      prints "touched N", and writes 123 to the boot timer
 ///   f  fills `more_mib` of memory behind them, which nothing has touched before, and prints "filled"
 ///   q  passes
-/// Command line: span_mib=64 pages=100 more_mib=0.
+/// Command line: span_mib=64 pages=100 more_mib=0 rest=0; with rest=1 it waits for no command and halts for good.
 namespace {
 
 using namespace guest;
@@ -59,6 +60,8 @@ void guest::guest_main(const BootInfo& boot) {
   find_memory(boot, span + more);
   fill(0, span);
   print("toucher ready\n");
+  const volatile std::uint64_t never = 0;
+  if (boot.number("rest", 0) != 0) halt_until(never, 1);
   for (;;) {
     while ((in8(serial::kLineStatus) & serial::kDataReady) == 0) {
     }
