@@ -384,6 +384,24 @@ def test_revert(commands: list[str], installed: None, machines: Machines, tuned_
 
 
 @in_lab
+@covers("row `mayfly branch ID [--children N] [--tap ID=NAME]`")
+def test_branch(commands: list[str], installed: None, machines: Machines, tuned_guest: Guest) -> None:
+    parent = machines.start("--branches")
+    parent.boot(tuned_guest)
+    parent.wait_until_ready()
+    parent.type("echo branched $((40 + 2))")
+    parent.console.wait_for("^branched 42")
+    made = mayfly_says("branch", parent.name, "--children", "2").split()
+    assert made[0::3] == [f"{parent.name}-1", f"{parent.name}-2"]
+    listed = mayfly_says("ps")
+    for child in made[0::3]:
+        assert re.search(rf"^  {child} .*Running", listed, re.MULTILINE)
+        mayfly_says("stop", "--now", child)
+    parent.type("echo still $((40 + 2))")
+    parent.console.wait_for("^still 42")
+
+
+@in_lab
 @covers("row `mayfly doctor`")
 def test_doctor(commands: list[str], installed: None) -> None:
     assert "kvm" in mayfly_says("doctor")
