@@ -203,6 +203,7 @@ std::vector<LayerSummary> summarize(const MemoryChain& chain) {
   std::vector<std::span<const MemoryStretch>> tables;
   for (const MemoryLayer& layer : chain) {
     LayerSummary summary{.path = layer.path, .footer = layer.footer};
+    summary.footer.stretch_count = layer.stretches.size();  // the footer of a base with copied diffs has none
     for (const MemoryStretch& stretch : layer.stretches) summary.data_bytes += stretch.range.length;
     summaries.push_back(std::move(summary));
     tables.emplace_back(layer.stretches);

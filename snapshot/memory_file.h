@@ -14,15 +14,22 @@
 #include <string>
 #include <vector>
 
-/// The memory file: a guest's RAM byte for byte, sparse, and behind it a table of what is data, and a footer with its
-/// id.
+/// The memory file: a guest's RAM byte for byte, sparse, and exactly as large as the RAM. A hole is memory that was not
+/// touched; in a diff, memory that has not changed.
 ///
-///   0                  RAM, as large as the machine's memory; holes where nothing was touched (or, in a diff, changed)
-///   memory_size        MemoryFileFooter, 4096 bytes
-///   then               the stretches of data, each with its checksum
+/// Page servers and tools of the dialect map, serve and merge such a file by its size alone. So the label, which says
+/// whose memory it is, lies within the RAM: where a PC has ROM, which all memory maps call reserved (vmm/boot/layout.h).
 ///
-/// A process that maps or serves only the first part, as the dialect's page servers do, never sees the rest. The
-/// footer's `id` is the state file's: a pair that does not belong together is refused.
+///   0xC0000            MemoryFileFooter of a whole memory
+///   0xC1000, 0xC2000   MemoryFileFooter of a diff: at the first where the last bit of its id is 0, else at the second
+///   0xC3000 ...        the stretches of data, each with its checksum (16 bytes each)
+///   0xDF000            the end of the label
+///
+/// The footer's `id` is the state file's: a pair that does not belong together is refused. The last bit of a diff's id
+/// differs from its base's. If a tool copies a diff's data (SEEK_DATA) onto its base, the file has both footers then, and
+/// read_footer() takes it for the diff's memory; a footer whose base is missing shows that a diff was left out. A table
+/// that does not fit into the label is written as releases before version 2 did: footer and table (24 bytes a stretch)
+/// behind RAM.
 namespace mayfly {
 
 class HeldMemory;
@@ -33,7 +40,7 @@ enum class MemoryFileKind : std::uint32_t {
   Diff = 2,  ///< What changed since the snapshot `base_id`; holes are as they were.
 };
 
-/// As stored: little-endian, at offset memory_size.
+/// As stored: little-endian.
 struct MemoryFileFooter {
   std::array<char, 8> magic{};
   std::uint32_t version = 0;
@@ -47,14 +54,26 @@ struct MemoryFileFooter {
 };
 static_assert(sizeof(MemoryFileFooter) == 80);
 
-/// A stretch of data and its checksum: at most kLongestStretch bytes.
+/// MemoryFileFooter::version.
+inline constexpr std::uint32_t kVersionBehindRam = 1;
+inline constexpr std::uint32_t kVersionInRam = 2;
+/// In no file: read_footer() gives it to a base onto which diffs were copied.
+inline constexpr std::uint32_t kVersionPatched = 0xFFFF'FFFF;
+
+/// The part of RAM that the label replaces: its content is not saved.
+inline constexpr PageRange kLabel{0xC'0000, 0x1'F000};
+
+/// A stretch of data and its checksum: at most longest_stretch() bytes.
 struct MemoryStretch {
   PageRange range{};
   std::uint64_t checksum = 0;
 };
 static_assert(sizeof(MemoryStretch) == 24);
-inline constexpr std::uint64_t kLongestStretch = 1 << 20;
-/// Room for the footer: the table begins on a page.
+/// Bytes that are written at once.
+inline constexpr std::uint64_t kWrittenAtOnce = 1 << 20;
+/// It grows with the memory, so that the table of a memory without holes fits into the label.
+[[nodiscard]] std::uint64_t longest_stretch(std::uint64_t memory_size) noexcept;
+/// Room for a footer behind RAM: the table begins on a page.
 inline constexpr std::uint64_t kFooterRoom = 4096;
 
 /// What write_memory_file() is to write.
@@ -82,17 +101,24 @@ struct PageWriting {
   std::shared_ptr<WritingProgress> progress{};
 };
 
+/// The pages that are written when `pages` are to be saved: without the label's, and joined over small gaps where the
+/// label has no room for so many stretches.
+[[nodiscard]] PageRanges pages_in_file(const PageRanges& pages, std::uint64_t memory_size);
+
 /// Writes an empty file. On an error (a full disk, one that does not answer, a stop) the file is the caller's to
 /// remove.
 [[nodiscard]] Status write_memory_file(const PageWriting& pages, const OwnedFd& file, const std::string& path,
                                        const MemoryFileContent& content);
 
-/// Reads the footer of an open file whose RAM part is `memory_size` bytes. Errors: no memory file, of another size,
-/// damaged.
+/// Reads the footer of an open file whose RAM part is `memory_size` bytes. For a base onto which diffs were copied it has
+/// the last diff's id and the base's kind. Errors: no memory file, of another size, damaged; a diff was left out.
 [[nodiscard]] Result<MemoryFileFooter> read_footer(int file, const std::string& path, std::uint64_t memory_size);
 /// The same where the size is to be found out: by the file's own.
 [[nodiscard]] Result<MemoryFileFooter> find_footer(int file, const std::string& path);
-/// The table behind the footer. Errors: damaged, cut short.
+/// Whether the file has a footer, valid or damaged.
+[[nodiscard]] bool has_footer_magic(int file, std::uint64_t memory_size);
+/// The table. A base onto which diffs were copied has none: it is made from the file's data, all of which is read.
+/// Errors: damaged, cut short.
 [[nodiscard]] Result<std::vector<MemoryStretch>> read_stretches(int file, const std::string& path,
                                                                 const MemoryFileFooter& footer);
 /// Compares every stretch with its checksum. Errors: the first that differs, by its place.

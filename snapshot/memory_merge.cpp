@@ -34,7 +34,7 @@ struct Source {
 
   /// The bytes of a stretch, once they are known to be as they were written; good until the next call.
   [[nodiscard]] Result<std::span<const std::byte>> load(const MemoryStretch& stretch) {
-    content.resize(kLongestStretch);
+    content.resize(std::max(content.size(), stretch.range.length));
     const auto whole = std::span{content}.first(stretch.range.length);
     if (loaded == &stretch) return whole;
     loaded = nullptr;
@@ -66,6 +66,36 @@ class MergedFile {
 
   /// Takes over what the base has from the end of the stretch before to `end`.
   [[nodiscard]] Status fill_to(std::uint64_t end) {
+    // Older files have RAM where the output's label is.
+    if (at_ < kLabel.end() && end > kLabel.offset) {
+      if (auto filled = fill_part(kLabel.offset); !filled) return filled;
+      at_ = kLabel.end();
+    }
+    return fill_part(end);
+  }
+  /// A stretch that is not the base's, after fill_to() its begin.
+  void add(const MemoryStretch& stretch) {
+    stretches_.push_back(stretch);
+    at_ = stretch.range.end();
+  }
+  [[nodiscard]] std::uint64_t memory_size() const noexcept { return base_.footer.memory_size; }
+  /// Fills up the rest, and writes the table.
+  [[nodiscard]] Status finish() {
+    if (auto filled = fill_to(base_.footer.memory_size); !filled) return filled;
+    auto fitted = memory_parts::fitted_table(output_.fd().get(), output_.path(), base_.footer.kind,
+                                             base_.footer.memory_size, std::move(stretches_));
+    if (!fitted) return propagate(fitted);
+    stretches_ = std::move(*fitted);
+    return write_table(output_.fd().get(), output_.path(), base_.footer.memory_size, stretches_);
+  }
+  /// Makes it the memory of `id`, after finish().
+  [[nodiscard]] Status sign(const SnapshotId& id) const {
+    return write_footer(output_.fd().get(), output_.path(),
+                        make_footer(base_.footer.kind, id, base_.footer.base_id, base_.footer.memory_size, stretches_));
+  }
+
+ private:
+  [[nodiscard]] Status fill_part(std::uint64_t end) {
     for (; next_ < base_.stretches.size(); ++next_) {
       const PageRange& whole = base_.stretches[next_].range;
       const std::uint64_t from = std::max(whole.offset, at_);
@@ -77,23 +107,6 @@ class MergedFile {
     at_ = std::max(at_, end);
     return {};
   }
-  /// A stretch that is not the base's, after fill_to() its begin.
-  void add(const MemoryStretch& stretch) {
-    stretches_.push_back(stretch);
-    at_ = stretch.range.end();
-  }
-  /// Fills up the rest, and writes the table.
-  [[nodiscard]] Status finish() {
-    if (auto filled = fill_to(base_.footer.memory_size); !filled) return filled;
-    return write_table(output_.fd().get(), output_.path(), base_.footer.memory_size, stretches_);
-  }
-  /// Makes it the memory of `id`, after finish().
-  [[nodiscard]] Status sign(const SnapshotId& id) const {
-    return write_footer(output_.fd().get(), output_.path(),
-                        make_footer(base_.footer.kind, id, base_.footer.base_id, base_.footer.memory_size, stretches_));
-  }
-
- private:
   /// `part` of a stretch of the base.
   [[nodiscard]] Status take_over(const MemoryStretch& stretch, const PageRange& part) {
     if (cloned_ && part == stretch.range) {
@@ -158,7 +171,8 @@ Status lay_over(std::span<Source> sources, MergedFile& merged, const NewFile& ou
   for (const Source& diff : sources.subspan(1)) tables.emplace_back(diff.stretches);
   std::vector<std::size_t> next(sources.size());
   for (const ShownRange& shown : shown_ranges(tables, 1))
-    if (auto put = put_shown(sources[shown.layer], next[shown.layer], shown.range, merged, output); !put) return put;
+    for (const PageRange& part : pages_in_file({shown.range}, merged.memory_size()))
+      if (auto put = put_shown(sources[shown.layer], next[shown.layer], part, merged, output); !put) return put;
   return {};
 }
 
@@ -172,14 +186,6 @@ bool is_mapped(const GuestMemory& memory, int file) {
   });
 }
 
-/// Whether it has where footers are what they begin with.
-bool has_magic(int file, std::uint64_t memory_size) {
-  std::array<char, 8> magic{};
-  return ::pread(file, magic.data(), magic.size(), static_cast<off_t>(memory_size)) ==
-             static_cast<ssize_t>(magic.size()) &&
-         magic == memory_parts::kMagic;
-}
-
 }  // namespace
 
 Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const SnapshotId& base,
@@ -190,7 +196,7 @@ Result<std::optional<OwnedFd>> open_diff_base(const std::string& path, const Sna
   const auto footer = read_footer(file->get(), path, memory.size());
   if (footer && footer->id == base && (may_be_diff || footer->kind == MemoryFileKind::Full))
     return std::optional{std::move(*file)};
-  if (footer || !(has_magic(file->get(), memory.size()) || is_mapped(memory, file->get()))) return std::nullopt;
+  if (footer || !(has_footer_magic(file->get(), memory.size()) || is_mapped(memory, file->get()))) return std::nullopt;
   return fail(footer.error().kind,
               "mem_file_path: {}; if it is the diff's base, it is lost: give another path, or take a full snapshot",
               footer.error().message);
@@ -209,9 +215,13 @@ Status write_merged_memory_file(const PageWriting& pages, const NewFile& file, c
   if (!footer) return propagate(footer);
   auto base = Source::read(std::move(base_file), file.path(), *footer);
   if (!base) return propagate(base);
-  MergedFile merged{*base, file, clone(file.fd().get(), base->file.get())};
+  const bool cloned = clone(file.fd().get(), base->file.get());
+  if (cloned)
+    if (auto erased = memory_parts::erase_footers(file.fd().get(), file.path(), footer->memory_size); !erased)
+      return erased;
+  MergedFile merged{*base, file, cloned};
   memory_parts::PageWriter writer{pages, file.fd()};
-  for (const PageRange& range : content.pages) {
+  for (const PageRange& range : pages_in_file(content.pages, footer->memory_size)) {
     for (std::uint64_t at = range.offset; at < range.end();) {
       if (auto filled = merged.fill_to(at); !filled) return filled;
       const auto written = writer.write(at, range.end() - at);

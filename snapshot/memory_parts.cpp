@@ -20,7 +20,7 @@ namespace {
 
 /// Writes in flight: enough to keep a disk busy while the next checksum is computed.
 constexpr std::size_t kWritesAtOnce = 8;
-static_assert(kWritesAtOnce <= HeldMemory::kSlots && kLongestStretch <= HeldMemory::kSlotBytes);
+static_assert(kWritesAtOnce <= HeldMemory::kSlots && kWrittenAtOnce <= HeldMemory::kSlotBytes);
 
 template <typename T>
 std::span<const std::byte> bytes_of(const T& value) {
@@ -31,20 +31,6 @@ std::span<const std::byte> bytes_of(const T& value) {
 
 std::uint64_t checksum_of(const MemoryFileFooter& footer) {
   return checksum(bytes_of(footer).first(offsetof(MemoryFileFooter, checksum)));
-}
-
-MemoryFileFooter make_footer(MemoryFileKind kind, const SnapshotId& id, const SnapshotId& base_id,
-                             std::uint64_t memory_size, std::span<const MemoryStretch> stretches) {
-  MemoryFileFooter footer{.magic = kMagic,
-                          .version = kVersion,
-                          .kind = kind,
-                          .id = id,
-                          .base_id = base_id,
-                          .memory_size = memory_size,
-                          .stretch_count = stretches.size(),
-                          .table_checksum = checksum(std::as_bytes(stretches))};
-  footer.checksum = checksum_of(footer);
-  return footer;
 }
 
 std::unexpected<Error> cannot_write(const std::string& path) {
@@ -60,26 +46,6 @@ Status read_at(int file, const std::string& path, std::span<std::byte> bytes, st
   if (read_all_at(file, bytes, offset) == bytes.size()) return {};
   if (errno != 0) return fail_errno(ErrorKind::System, "memory file {} cannot be read", path);
   return fail(ErrorKind::InvalidArgument, "memory file {} ends too early: it was not written or copied whole", path);
-}
-
-Status write_table(int file, const std::string& path, std::uint64_t memory_size,
-                   std::span<const MemoryStretch> stretches) {
-  if (auto written = write_at(file, path, std::as_bytes(stretches), memory_size + kFooterRoom); !written)
-    return written;
-  // Without stretches the footer's page would end with the footer.
-  const std::uint64_t size = memory_size + kFooterRoom + std::as_bytes(stretches).size();
-  if (::ftruncate(file, static_cast<off_t>(size)) != 0) return cannot_write(path);
-  return {};
-}
-
-Status write_footer(int file, const std::string& path, const MemoryFileFooter& footer) {
-  return write_at(file, path, bytes_of(footer), footer.memory_size);
-}
-
-Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
-                 std::span<const MemoryStretch> stretches) {
-  if (auto written = write_table(file, path, footer.memory_size, stretches); !written) return written;
-  return write_footer(file, path, footer);
 }
 
 std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch) {
@@ -202,11 +168,20 @@ PageWriter::PageWriter(const PageWriting& pages, const OwnedFd& file)
 PageWriter::~PageWriter() { (void)pieces_->finish(); }
 
 std::optional<MemoryStretch> PageWriter::write(std::uint64_t offset, std::uint64_t length) {
-  const auto piece = bytes_at(memory_, offset, std::min(length, kLongestStretch));
-  ensure(!piece.empty(), "a page range lies outside guest memory");
-  const auto written = pieces_->write(piece, offset);
-  if (written.empty()) return std::nullopt;
-  return MemoryStretch{.range = {offset, written.size()}, .checksum = checksum(written)};
+  const std::uint64_t end = offset + std::min(length, longest_stretch(memory_.size()));
+  MemoryStretch stretch{.range = {offset, 0}};
+  sum_.begin();
+  for (std::uint64_t at = offset; at < end;) {
+    const auto piece = bytes_at(memory_, at, std::min(end - at, kWrittenAtOnce));
+    ensure(!piece.empty(), "a page range lies outside guest memory");
+    const auto written = pieces_->write(piece, at);
+    if (written.empty()) return std::nullopt;
+    sum_.add(written);
+    at += written.size();
+    stretch.range.length += written.size();
+  }
+  stretch.checksum = sum_.sum();
+  return stretch;
 }
 
 Status PageWriter::finish(const std::string& path) {

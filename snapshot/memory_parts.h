@@ -1,5 +1,6 @@
 #pragma once
 
+#include "snapshot/checksum.h"
 #include "snapshot/memory_file.h"
 
 #include <cstddef>
@@ -11,7 +12,6 @@
 namespace mayfly::memory_parts {
 
 inline constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'M', 'E'};
-inline constexpr std::uint32_t kVersion = 1;
 
 [[nodiscard]] MemoryFileFooter make_footer(MemoryFileKind kind, const SnapshotId& id, const SnapshotId& base_id,
                                            std::uint64_t memory_size, std::span<const MemoryStretch> stretches);
@@ -22,13 +22,21 @@ inline constexpr std::uint32_t kVersion = 1;
 [[nodiscard]] Status write_at(int file, const std::string& path, std::span<const std::byte> bytes,
                               std::uint64_t offset);
 [[nodiscard]] Status read_at(int file, const std::string& path, std::span<std::byte> bytes, std::uint64_t offset);
-/// The table, and the file's size. A file without a footer is none yet.
+/// Writes the table, in the label or behind RAM, and sets the file's size. Without a footer it is no memory file yet.
 [[nodiscard]] Status write_table(int file, const std::string& path, std::uint64_t memory_size,
                                  std::span<const MemoryStretch> stretches);
 [[nodiscard]] Status write_footer(int file, const std::string& path, const MemoryFileFooter& footer);
-/// Both: the part behind RAM.
+/// Both.
 [[nodiscard]] Status write_end(int file, const std::string& path, const MemoryFileFooter& footer,
                                std::span<const MemoryStretch> stretches);
+
+/// Removes the footers, and all that is behind RAM, from a copy of a memory file: it is no memory file any more.
+[[nodiscard]] Status erase_footers(int file, const std::string& path, std::uint64_t memory_size);
+/// The stretches of a file whose data are written, joined over holes if they are too many for the label; what is joined
+/// is read again. Those of a diff are not joined, since its holes are not zeros.
+[[nodiscard]] Result<std::vector<MemoryStretch>> fitted_table(int file, const std::string& path, MemoryFileKind kind,
+                                                              std::uint64_t memory_size,
+                                                              std::vector<MemoryStretch> stretches);
 
 /// The error of a failed write, by errno.
 [[nodiscard]] std::unexpected<Error> cannot_write(const std::string& path);
@@ -54,6 +62,7 @@ class PageWriter {
  private:
   class Pieces;
   const GuestMemory& memory_;
+  RunningChecksum sum_;
   std::shared_ptr<Pieces> pieces_;  // theirs as well, while any is in flight
 };
 

@@ -22,7 +22,7 @@ namespace mayfly {
 struct PageRange {
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
-  [[nodiscard]] std::uint64_t end() const noexcept { return offset + length; }
+  [[nodiscard]] constexpr std::uint64_t end() const noexcept { return offset + length; }
   friend bool operator==(const PageRange&, const PageRange&) = default;
 };
 

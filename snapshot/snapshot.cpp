@@ -7,10 +7,11 @@
 
 namespace mayfly {
 
-Result<SnapshotId> make_snapshot_id() {
+Result<SnapshotId> make_snapshot_id(const std::optional<SnapshotId>& base) {
   SnapshotId id{};
   if (auto filled = fill_with_random(std::as_writable_bytes(std::span{id}), "name a snapshot"); !filled)
     return propagate(filled);
+  if (base && (id.back() & 1U) == (base->back() & 1U)) id.back() ^= 1U;
   return id;
 }
 

@@ -28,8 +28,9 @@ namespace mayfly {
 /// Names a pair of state file and memory file: random, new for every snapshot.
 using SnapshotId = std::array<std::uint8_t, 16>;
 
-/// A fresh one. Errors: the host has no random numbers.
-[[nodiscard]] Result<SnapshotId> make_snapshot_id();
+/// A fresh one; for a diff of `base` with another last bit than that one's (see memory_file.h). Errors: the host has no
+/// random numbers.
+[[nodiscard]] Result<SnapshotId> make_snapshot_id(const std::optional<SnapshotId>& base = std::nullopt);
 /// 32 hexadecimal digits.
 [[nodiscard]] std::string format_snapshot_id(const SnapshotId& id);
 

@@ -1,8 +1,9 @@
-// What can stand behind the RAM of a memory file: any footer and any table, whose checksums are made right. They are
-// found, read, verified, merged, and mapped over a base; whatever it is, nothing crashes, and a chain shows what its
-// files merge to.
+// What can stand in the label of a memory file, or behind its RAM: any footers and any table, whose checksums are made
+// right. They are found, read, verified, merged, and mapped over a base; whatever it is, nothing crashes, and a chain
+// shows what its files merge to.
 //
-// An input is a byte of plan, then what follows the RAM of a file of 1 MiB. The base of the merging is always the same.
+// An input is a byte of plan, then what follows the RAM of a file of 1 MiB; or, with kInLabel, a byte that says which of
+// the label's footers there are, these, and the label's table. The base of the merging is always the same.
 
 #include "snapshot/checksum.h"
 #include "snapshot/memory_chain.h"
@@ -32,6 +33,8 @@ constexpr std::uint8_t kRepairStretches = 4;
 constexpr std::uint8_t kMerge = 8;
 constexpr std::uint8_t kChain = 16;
 constexpr std::uint8_t kChainOfThree = 32;
+constexpr std::uint8_t kInLabel = 64;
+constexpr std::uint8_t kLabelIsOneDiff = 128;  // with kInLabel: the diff's footer is where its id wants it
 
 class World {
  public:
@@ -60,11 +63,13 @@ class World {
   void play(std::span<const std::uint8_t> input) {
     if (input.empty()) return;
     const std::uint8_t plan = input.front();
-    std::vector<std::byte> end{std::as_bytes(input.subspan(1)).begin(), std::as_bytes(input.subspan(1)).end()};
-    repair(end, plan);
+    const auto rest = std::as_bytes(input.subspan(1));
     const OwnedFd file = open(diff_);
     must(::ftruncate(file.get(), kSize) == 0);
-    must(::pwrite(file.get(), end.data(), end.size(), kSize) == static_cast<ssize_t>(end.size()));
+    if ((plan & kInLabel) != 0)
+      put_label(file.get(), rest, plan);
+    else
+      put_end(file.get(), rest, plan);
     if (auto footer = find_footer(file.get(), diff_)) look_at(file.get(), *footer);
     if (auto footer = read_footer(file.get(), diff_, kSize)) look_at(file.get(), *footer);
     if ((plan & kMerge) != 0) merge({&diff_, 1});
@@ -78,27 +83,70 @@ class World {
     must(static_cast<bool>(file));
     return file;
   }
-  /// Makes checksums right, of what is there.
-  static void repair(std::span<std::byte> end, std::uint8_t plan) {
-    if (end.size() < sizeof(MemoryFileFooter)) return;
-    MemoryFileFooter footer;
-    std::memcpy(static_cast<void*>(&footer), end.data(), sizeof footer);
-    if (end.size() > kFooterRoom) {
-      const auto table = end.subspan(kFooterRoom);
-      const std::size_t count = std::min<std::uint64_t>(footer.stretch_count, table.size() / sizeof(MemoryStretch));
-      // The file that is looked at is all zeros.
-      static const std::vector<std::byte> zeros(kLongestStretch);
-      for (std::size_t i = 0; i < count && (plan & kRepairStretches) != 0; ++i) {
-        MemoryStretch stretch;
-        std::memcpy(&stretch, &table[i * sizeof stretch], sizeof stretch);
-        stretch.checksum = checksum(std::span{zeros}.first(std::min(stretch.range.length, kLongestStretch)));
-        std::memcpy(&table[i * sizeof stretch], &stretch, sizeof stretch);
-      }
-      if ((plan & kRepairTable) != 0) footer.table_checksum = checksum(table.first(count * sizeof(MemoryStretch)));
+  static void put(int file, std::span<const std::byte> bytes, std::uint64_t at) {
+    must(::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(at)) == static_cast<ssize_t>(bytes.size()));
+  }
+  /// Makes the checksums of stretches right, of what is there: the file that is looked at is all zeros. `Stretch` is one
+  /// in a table; the number of those whole.
+  template <typename Stretch, typename LengthOf>
+  static std::size_t repair_table(std::span<std::byte> table, std::uint64_t count, std::uint8_t plan, LengthOf length) {
+    static const std::vector<std::byte> zeros(kWrittenAtOnce);
+    const std::size_t whole = std::min<std::uint64_t>(count, table.size() / sizeof(Stretch));
+    for (std::size_t i = 0; i < whole && (plan & kRepairStretches) != 0; ++i) {
+      Stretch stretch;
+      std::memcpy(&stretch, &table[i * sizeof stretch], sizeof stretch);
+      stretch.checksum = checksum(std::span{zeros}.first(std::min<std::uint64_t>(length(stretch), kWrittenAtOnce)));
+      std::memcpy(&table[i * sizeof stretch], &stretch, sizeof stretch);
     }
+    return whole;
+  }
+  static void repair_footer(MemoryFileFooter& footer, std::span<const std::byte> table, std::uint8_t plan) {
+    if ((plan & kRepairTable) != 0) footer.table_checksum = checksum(table);
     if ((plan & kRepairFooter) != 0)
       footer.checksum = checksum(std::as_bytes(std::span{&footer, 1}).first(offsetof(MemoryFileFooter, checksum)));
-    std::memcpy(end.data(), &footer, sizeof footer);
+  }
+  /// As releases before the label wrote it, and as tables are that have no room in it.
+  static void put_end(int file, std::span<const std::byte> input, std::uint8_t plan) {
+    std::vector<std::byte> end{input.begin(), input.end()};
+    if (end.size() >= sizeof(MemoryFileFooter)) {
+      MemoryFileFooter footer;
+      std::memcpy(static_cast<void*>(&footer), end.data(), sizeof footer);
+      const auto table = std::span{end}.subspan(std::min<std::size_t>(end.size(), kFooterRoom));
+      const auto length = [](const MemoryStretch& stretch) { return stretch.range.length; };
+      const auto count = repair_table<MemoryStretch>(table, footer.stretch_count, plan, length);
+      repair_footer(footer, table.first(count * sizeof(MemoryStretch)), plan);
+      std::memcpy(end.data(), &footer, sizeof footer);
+    }
+    put(file, end, kSize);
+  }
+  static void put_label(int file, std::span<const std::byte> input, std::uint8_t plan) {
+    struct Stretch {
+      std::uint32_t first_page;
+      std::uint32_t page_count;
+      std::uint64_t checksum;
+    };
+    if (input.empty()) return;
+    const auto which = static_cast<std::uint8_t>(input.front());
+    input = input.subspan(1);
+    std::vector<std::pair<MemoryFileFooter, std::uint64_t>> footers;
+    for (std::uint64_t i = 0; i < 3 && input.size() >= sizeof(MemoryFileFooter); ++i) {
+      if ((which >> i & 1) == 0) continue;
+      MemoryFileFooter footer;
+      std::memcpy(static_cast<void*>(&footer), input.data(), sizeof footer);
+      input = input.subspan(sizeof footer);
+      if ((plan & kLabelIsOneDiff) != 0) i = 1 + (footer.id.back() & 1U);
+      footers.emplace_back(footer, kLabel.offset + i * kGuestPageSize);
+    }
+    constexpr std::uint64_t kTable = kLabel.offset + 3 * kGuestPageSize;
+    std::vector<std::byte> table{input.begin(), input.end()};
+    table.resize(std::min<std::size_t>(table.size(), kSize - kTable));
+    for (auto& [footer, at] : footers) {
+      const auto length = [](const Stretch& stretch) { return stretch.page_count * kGuestPageSize; };
+      const auto count = repair_table<Stretch>(table, footer.stretch_count, plan, length);
+      repair_footer(footer, std::span{table}.first(count * sizeof(Stretch)), plan);
+      put(file, std::as_bytes(std::span{&footer, 1}), at);
+    }
+    put(file, table, kTable);
   }
   void look_at(int file, const MemoryFileFooter& footer) const {
     must(footer.memory_size == kSize);
@@ -127,11 +175,17 @@ class World {
     }
     const auto mapped = must(GuestMemory::map({.size_mib = 1}, shown));
     const auto copied = must(GuestMemory::map({.size_mib = 1}, shown, shown.parts.size() / 2));
-    const auto bytes = *mapped.bytes(GuestAddress{0}, kSize);
-    must(std::ranges::equal(bytes, *copied.bytes(GuestAddress{0}, kSize)));
+    must(ram_of(mapped) == ram_of(copied));
     if (!merge(std::span{paths}.subspan(1))) return;
     const auto merged = must(GuestMemory::map({.size_mib = 1}, must(open_memory_file(output_, top, kSize))));
-    must(std::ranges::equal(bytes, *merged.bytes(GuestAddress{0}, kSize)));
+    must(ram_of(mapped) == ram_of(merged));
+  }
+  /// All that guests use: each file has a label of its own.
+  static std::vector<std::byte> ram_of(const GuestMemory& memory) {
+    const auto bytes = *memory.bytes(GuestAddress{0}, kSize);
+    std::vector<std::byte> ram{bytes.begin(), bytes.end()};
+    std::fill_n(ram.begin() + static_cast<std::ptrdiff_t>(kLabel.offset), kLabel.length, std::byte{0});
+    return ram;
   }
 
   static std::string make_directory() {

@@ -177,7 +177,6 @@ TEST_F(SnapshotPairTest, ADiffOntoAnothersMemoryTakesItsPlace) {
 }
 
 TEST_F(SnapshotPairTest, ADamagedBaseIsRefusedAndNothingChanges) {
-  constexpr std::uint64_t kMemory = 128 << 20;
   Monitor first;
   boot(first, R"("mem_size_mib": 128, "vcpu_count": 1, "track_dirty_pages": true)");
   pause(first);
@@ -194,8 +193,8 @@ TEST_F(SnapshotPairTest, ADamagedBaseIsRefusedAndNothingChanges) {
     EXPECT_EQ(inode("mem"), before);
     EXPECT_TRUE(content_of(file("state")) == state);
   };
-  refused_with_flipped(kMemory + 16, "is damaged: its footer has changed");
-  refused_with_flipped(kMemory + 4096 + 8, "is damaged: its table of data has changed");
+  refused_with_flipped(kLabel.offset + 16, "is damaged: its footer has changed");
+  refused_with_flipped(kLabel.offset + 3 * 4096 + 8, "is damaged: its table of data has changed");
   refused_with_flipped((32 << 20) + 4096, "has changed since it was written");
   expect_round("state", "mem", 1);
   must(create_as(first, "state", "mem", "Diff"));
@@ -213,7 +212,7 @@ TEST_F(SnapshotPairTest, ADiffOntoWhatTheMachineIsMappedFromIsRefusedWhereThatIs
   must(load(again, "state", "mem"));
   round(again, 1);
   pause(again);
-  for (std::uint64_t at = 128 << 20; at < (128 << 20) + 8; ++at) flip("mem", at);
+  for (std::uint64_t at = kLabel.offset; at < kLabel.offset + 8; ++at) flip("mem", at);
   expect_refused(create_as(again, "state", "mem", "Diff"), "if it is the diff's base, it is lost");
   must(create_as(again, "state", "mem"));
   expect_round("state", "mem", 2);

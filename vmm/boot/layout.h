@@ -17,6 +17,7 @@
 ///   0x09000 ... 0x0BFFF   page tables: PML4, PDPT, PD                              usable
 ///   0x20000 ...           command line                                             usable
 ///   0x9FC00 ... 0x9FFFF   MP table (the EBDA, where kernels look first)            reserved
+///   0xC0000 ... 0xDEFFF   in a memory file: its label (snapshot/memory_file.h)     reserved
 ///   0xDF000 ... 0xDFFFF   VMClock and VM generation id                             reserved
 ///   0xE0000 ... 0xEFFFF   ACPI: RSDP, then the other tables                        reserved
 ///   0x100000 ...          kernel, from where its image says                        usable

@@ -8,6 +8,7 @@
 #include "vmm/base/clock.h"
 #include "vmm/base/files.h"
 #include "vmm/base/try.h"
+#include "vmm/boot/layout.h"
 #include "vmm/kvm/vcpu_snapshot.h"
 #include "vmm/machine/freezes.h"
 
@@ -17,6 +18,10 @@
 
 namespace mayfly {
 namespace {
+
+// The label replaces memory that the guest's map calls reserved, and in which nothing of ours lies.
+static_assert(kLabel.offset >= layout::kReservedLow.value + layout::kMpTableRoom &&
+              kLabel.end() <= layout::kGenerationId.value);
 
 PlatformState platform_of(Board& board, const VcpuState& first_vcpu) {
   return {.ioapic = board.ioapic.state(),
@@ -36,13 +41,20 @@ Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id)
   MemoryFileContent content{.kind = MemoryFileKind::Full, .id = id, .base_id = {}, .pages = {}};
   const auto still = order.held ? MemoryIs::WrittenTo : MemoryIs::Still;
   if (!order.base) {
-    content.pages = TRY(touched_pages(memory, still));
+    const PageRanges touched = TRY(touched_pages(memory, still));
+    content.pages = pages_in_file(touched, memory.size());
     return content;
   }
   content.kind = MemoryFileKind::Diff;
   content.base_id = order.base->id;
   // Without tracking: the pages that became private since the start or load, which may be more than the changes.
-  content.pages = order.changes ? std::move(*order.changes) : TRY(private_pages(memory, still));
+  PageRanges changed;
+  if (order.changes) {
+    changed = std::move(*order.changes);
+  } else {
+    changed = TRY(private_pages(memory, still));
+  }
+  content.pages = pages_in_file(changed, memory.size());
   return content;
 }
 
@@ -114,7 +126,7 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
 }
 
 SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
-  const auto id = make_snapshot_id();
+  const auto id = make_snapshot_id(order.base ? std::optional{order.base->id} : std::nullopt);
   if (!id) return {.status = std::unexpected(id.error())};
   // Writes that the guest saw complete are on the disk before the snapshot counts. Of a machine that goes on, what is frozen
   // and overlays are already; memory is held for no disk of a drive's.
