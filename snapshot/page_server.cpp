@@ -70,13 +70,13 @@ Status await_first_page(const OwnedFd& userfault, const GuestMemory& memory, int
 
 }  // namespace
 
-Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
-                                    const std::stop_token& stop, const PageServerPatience& patience) {
+Result<ServedMemory> hand_to_page_server(const GuestMemory& memory, const std::string& socket_path,
+                                         const std::stop_token& stop, const PageServerPatience& patience) {
   if (socket_path.size() > kLongestSocketPath)
     return fail(ErrorKind::InvalidArgument, "backend_path has {} bytes, and the kernel takes at most {}: {}",
                 socket_path.size(), kLongestSocketPath, socket_path);
   const sockaddr_un address = unix_address(socket_path);
-  const OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "mem_backend: cannot make a socket");
   // There may be no process to accept, or to read.
   const timeval longest{.tv_sec = patience.first_page_ms / 1000, .tv_usec = patience.first_page_ms % 1000 * 1000};
@@ -90,7 +90,7 @@ Result<OwnedFd> hand_to_page_server(const GuestMemory& memory, const std::string
     return fail_errno(ErrorKind::System, "backend_path {}: the page server does not take the memory", socket_path);
   if (auto served = await_first_page(*userfault, memory, socket.get(), socket_path, stop, patience); !served)
     return propagate(served);
-  return std::move(*userfault);
+  return ServedMemory{.userfault = std::move(*userfault), .connection = std::move(socket)};
 }
 
 }  // namespace mayfly

@@ -212,7 +212,7 @@ void play(std::span<const std::uint8_t> input) {
     must(took < std::chrono::seconds{5});
     must(handed || !handed.error().message.empty());
     // As the monitor does before it ends: nobody waits for a page that does not come.
-    if (handed) stop_faults(*handed, *memory);
+    if (handed) stop_faults(handed->userfault, *memory);
     for (std::uint64_t at = 0; at < kMiB; at += kGuestPageSize) {
       const auto word = memory->load<std::uint8_t>(GuestAddress{at});
       must(word && (*word == 0 || *word == 'x'));

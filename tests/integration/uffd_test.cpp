@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 #include <future>
 
 namespace mayfly::testing {
@@ -18,14 +19,21 @@ namespace {
 
 void must(const HttpAnswer& answer) { ASSERT_EQ(answer.status, 204) << answer.body; }
 
-/// The outside page server, listening.
+/// An outside page server, listening.
 class PageServer {
  public:
-  PageServer(const std::string& socket, const std::string& memory)
-      : process_({page_server_binary(), socket, memory}, {.in = -1, .out = out_.write.get(), .err = STDERR_FILENO}) {
+  PageServer(const std::string& socket, const std::string& memory, const std::string& program = page_server_binary())
+      : process_({program, socket, memory}, {.in = -1, .out = out_.write.get(), .err = STDERR_FILENO}) {
     out_.write.reset();
     std::string said;
     read_until(out_.read.get(), said, "listening");
+  }
+  /// What it says from here on, of a server that ends by itself.
+  [[nodiscard]] std::string said_to_its_end() {
+    std::string said;
+    read_until(out_.read.get(), said, "");
+    EXPECT_EQ(process_.wait(), 0);
+    return said;
   }
 
  private:
@@ -164,6 +172,71 @@ TEST_F(UffdTest, AMachineWhoseServerHasDiedCanBeToldToStop) {
   monitor.signal(SIGTERM);
   EXPECT_EQ(monitor.wait(), 128 + SIGTERM);
 }
+
+// --- Servers that others wrote
+
+/// After the dialect's example: they want the memory file to be RAM and nothing else, and take the end of the connection
+/// for the machine's.
+class OthersPageServers : public UffdTest, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    UffdTest::SetUp();
+    if (!IsSkipped() && ::access(program().c_str(), X_OK) != 0) GTEST_SKIP() << program() << " is missing (rustc)";
+  }
+  [[nodiscard]] static std::string program() {
+    const std::string language = GetParam();
+    return language == "Rust" ? build_file("tests/support/rust_page_server")
+                              : project_file("tests/support/page_server.py");
+  }
+  /// Two rounds of a machine whose memory is NAME.mem, and its end, of which the server hears.
+  void serve(const std::string& name, unsigned round_number) {
+    PageServer server{file("pages-" + name), file(name + ".mem"), program()};
+    Monitor monitor;
+    must(load(monitor, name, "Uffd", file("pages-" + name)));
+    round(monitor, round_number);
+    round(monitor, round_number + 1);
+    end(monitor);
+    EXPECT_NE(server.said_to_its_end().find("the machine has ended: "), std::string::npos);
+  }
+};
+
+TEST_P(OthersPageServers, ServeAMachineToItsEnd) {
+  freeze("one", R"({"mem_size_mib": 128, "vcpu_count": 2})");
+  serve("one", 2);
+}
+
+TEST_P(OthersPageServers, ServeMemoryOnBothSidesOfTheHole) {
+  freeze("one", R"({"mem_size_mib": 3400, "vcpu_count": 2})", "console=ttyS0 dirty_mib=16");
+  serve("one", 2);
+}
+
+/// As the dialect's tools make one file of a base and a diff: they copy the data of the diff, wherever it has no holes.
+TEST_P(OthersPageServers, ServeABaseWithADiffCopiedOntoIt) {
+  {
+    Monitor monitor;
+    must(monitor.put("/machine-config", R"({"mem_size_mib": 64, "vcpu_count": 1, "track_dirty_pages": true})"));
+    monitor.boot("survivor");
+    monitor.console_until("survivor ready");
+    round(monitor, 1);
+    snapshot(monitor, "base");
+    round(monitor, 2);
+    snapshot(monitor, "diff", "Diff");
+    end(monitor);
+  }
+  ASSERT_EQ((ChildProcess{
+                {"/usr/bin/python3", project_file("tests/support/copy_data"), file("diff.mem"), file("base.mem")}, {}}
+                 .wait()),
+            0);
+  std::filesystem::rename(file("base.mem"), file("diff.mem"));
+  serve("diff", 3);
+  Monitor monitor;
+  restore_from_file(monitor, "diff");
+  round(monitor, 3);
+  end(monitor);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OthersPageServers, ::testing::Values("Python", "Rust"),
+                         [](const auto& language) { return std::string{language.param}; });
 
 // --- Servers that are none
 

@@ -117,6 +117,7 @@ struct Board final : GuestSignals {
   HostClock clock;
   // These answer the faults of `memory`, while anybody touches it.
   OwnedFd userfault;
+  OwnedFd page_server;  // the connection: its end tells the server that the machine has ended
   std::unique_ptr<WorkingSetRecorder> recorder;
   Kvm kvm;             // for snapshots
   GuestMemory memory;  // outlives the VM that maps it

@@ -149,9 +149,11 @@ Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEn
 
 Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop) {
   auto memory = TRY(GuestMemory::create(memory_options(*load.snapshot)));
-  auto userfault = TRY(hand_to_page_server(memory, load.params.backend_paths.front(), stop));
+  auto served = TRY(hand_to_page_server(memory, load.params.backend_paths.front(), stop));
   memory.set_served();
-  return RestoredMemory{.memory = std::move(memory), .userfault = std::move(userfault)};
+  return RestoredMemory{.memory = std::move(memory),
+                        .userfault = std::move(served.userfault),
+                        .page_server = std::move(served.connection)};
 }
 
 Status check_recording_path(const SnapshotLoadParams& params) {

@@ -123,6 +123,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
                                        std::move(memory), std::move(plan.console));
   board->tracks_changes = snapshot.machine.track_dirty_pages;
   board->userfault = std::move(plan.memory.userfault);
+  board->page_server = std::move(plan.memory.page_server);
   board->recorder = std::move(plan.memory.recorder);
   board->own_msrs =
       own_msr_indices(snapshot.cpu ? std::span<const MsrEdit>{snapshot.cpu->msrs} : std::span<const MsrEdit>{});

@@ -14,6 +14,7 @@ namespace mayfly {
 struct RestoredMemory {
   GuestMemory memory;
   OwnedFd userfault{};                             ///< Of a page server; none: the memory is a file's.
+  OwnedFd page_server{};                           ///< The connection to it; none: as above.
   std::unique_ptr<WorkingSetRecorder> recorder{};  ///< That gives the pages; none: nobody wants to know.
   std::vector<PageRange> needed_first{};           ///< A working set to be replayed.
 };
