@@ -48,6 +48,7 @@ class Jails:
 
     def __init__(self, user: int, group: str = "") -> None:
         self.user = user
+        self.flags: tuple[str, ...] = ()  # of mayfly-jailer, beside those that every jail has
         self._base = ALL_JAILS / group
 
     def make(self, identifier: str, shown: Iterable[Path]) -> None:
@@ -69,5 +70,5 @@ class Jails:
         return [
             str(mayfly.with_name("mayfly-jailer")),
             *("--id", identifier, "--exec-file", str(mayfly), "--uid", user, "--gid", user),
-            *("--chroot-base-dir", str(self._base), "--"),
+            *("--chroot-base-dir", str(self._base), *self.flags, "--"),
         ]
