@@ -21,7 +21,7 @@ namespace {
 
 // The label replaces memory that the guest's map calls reserved, and in which nothing of ours lies.
 static_assert(kLabel.offset >= layout::kReservedLow.value + layout::kMpTableRoom &&
-              kLabel.end() <= layout::kGenerationId.value);
+              kLabel.end() <= layout::kVmClock.value);
 
 PlatformState platform_of(Board& board, const VcpuState& first_vcpu) {
   return {.ioapic = board.ioapic.state(),
