@@ -6,7 +6,6 @@
 #include <cstring>
 
 namespace mayfly {
-
 HostCpu host_cpu_of(std::uint32_t ebx, std::uint32_t edx, std::uint32_t ecx, std::uint32_t signature) {
   std::array<char, 12> vendor{};
   std::memcpy(vendor.data(), &ebx, 4);
@@ -37,12 +36,11 @@ const HostCpu& this_host_cpu() {
 }
 
 Status check_host_cpu(const HostCpu& saved, const HostCpu& here) {
-  if (saved.vendor == here.vendor && saved.family == here.family && saved.model == here.model) return {};
-  return fail(
-      ErrorKind::Unsupported,
-      "the snapshot's processor is {}, family {:#x}, model {:#x}, and this host's {}, family {:#x}, model {:#x}: the "
-      "guest uses what this one may not have; restore it on a host like the first",
-      saved.vendor, saved.family, saved.model, here.vendor, here.family, here.model);
+  if (saved.vendor == here.vendor) return {};
+  return fail(ErrorKind::Unsupported,
+              "the snapshot's processor is of {}, and this host's of {}: registers and features of the two differ; "
+              "restore it on a host of {}",
+              saved.vendor, here.vendor, saved.vendor);
 }
 
 }  // namespace mayfly

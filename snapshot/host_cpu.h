@@ -24,8 +24,8 @@ struct HostCpu {
 /// What the processor says in leaves 0 and 1.
 [[nodiscard]] HostCpu host_cpu_of(std::uint32_t ebx, std::uint32_t edx, std::uint32_t ecx, std::uint32_t signature);
 
-/// Whether a guest of `saved` can go on here. Error: another vendor, family or model. A stepping more or less is
-/// microcode and errata: KVM says at the registers if it matters.
+/// Whether the registers of `saved` fit this host. Error: another vendor. Model and stepping do not matter: what the guest
+/// was shown does (vmm/kvm/cpu_features.h).
 [[nodiscard]] Status check_host_cpu(const HostCpu& saved, const HostCpu& here);
 
 }  // namespace mayfly

@@ -1,5 +1,6 @@
 // Snapshots of bare-metal guests on this machine's /dev/kvm, by the API.
 
+#include "snapshot/state_file.h"
 #include "tests/integration/snapshot_fixture.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
@@ -114,6 +115,42 @@ TEST_F(MsrTest, ARegisterThatTheUserEditedSurvives) {
   first.boot("msrs", "console=ttyS0 msr=0x20c value=0x50000006");
   first.console_until("msrs set\n");
   expect_registers_in_clones(first);
+}
+
+/// Snapshots of hosts with another CPU: states that are changed.
+TEST_F(SnapshotTest, AnotherModelIsLoadedUnlessItsGuestWasShownWhatThisHostLacks) {
+  {
+    Monitor first;
+    boot(first);
+    round(first, 1);
+    pause(first);
+    must(create(first, "one"));
+  }
+  auto snapshot = read_state_file(file("one.state"));
+  ASSERT_TRUE(snapshot) << snapshot.error().message;
+  const auto write = [&] {
+    const auto bytes = encode_snapshot(*snapshot);
+    std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
+                                                             static_cast<std::streamsize>(bytes.size()));
+  };
+  ++snapshot->host.model;
+  write();
+  {
+    Monitor again;
+    must(load(again, "one.state", "one.mem"));
+    round(again, 2);
+    end(again);
+  }
+  constexpr std::uint32_t kAvx512er = 1U << 27;  // of a few processors that nobody makes any more
+  for (kvm_cpuid_entry2& leaf : snapshot->vcpus.front().cpuid)
+    if (leaf.function == 7 && leaf.index == 0) leaf.ebx |= kAvx512er;
+  write();
+  Monitor again;
+  const HttpAnswer refused = load(again, "one.state", "one.mem");
+  EXPECT_EQ(refused.status, 400);
+  EXPECT_NE(refused.body.find("the guest was shown avx512er, and this host does not have that"), std::string::npos)
+      << refused.body;
+  EXPECT_NE(again.get("/").body.find("Not started"), std::string::npos);
 }
 
 TEST_F(SnapshotTest, AMachineWhoseLimiterNeverRefillsIsRestored) {

@@ -270,7 +270,7 @@ void Controller::prepare_vm() {
   (void)this_host_cpu();  // which asks CPUID: slow on a host that is virtual
   touch_pages_of_a_load();
   Status prepared = need_prepared_vm();
-  if (prepared && configured_.config.boot_source) prepared = prepared_->learn_cpuid();
+  if (prepared) prepared = prepared_->learn_cpuid();
   if (!prepared) log_.debug("not prepared for a start: {}", prepared.error().message);
 }
 

@@ -4,6 +4,7 @@
 #include "vmm/base/try.h"
 #include "vmm/boot/identity_page.h"
 #include "vmm/boot/layout.h"
+#include "vmm/kvm/cpu_features.h"
 #include "vmm/kvm/vcpu_snapshot.h"
 
 #include <ctime>
@@ -110,10 +111,24 @@ Result<std::uint64_t> revert_checked(Board& board, bool clock_realtime, bool kvm
   return dropped;
 }
 
+/// A host of the same model is not asked where nobody had the time to ask it before: that takes a third of a load.
+Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
+  const HostCpu& saved = snapshot.host;
+  const HostCpu& here = this_host_cpu();
+  const bool is_alike = saved.family == here.family && saved.model == here.model;
+  if (is_alike && !prepared.knows_cpuid()) return {};
+  TRY(prepared.learn_cpuid());
+  // All vCPUs have the same features.
+  return check_features(snapshot.vcpus.front().cpuid,
+                        fmt::format("{}, family {:#x}, model {:#x}", saved.vendor, saved.family, saved.model),
+                        *prepared.take_cpuid());
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context) {
   const Snapshot& snapshot = *plan.snapshot;
+  TRY(check_host_features(plan.prepared, snapshot));
   PreparedVm::Parts prepared = TRY(std::move(plan.prepared).take());
   GuestMemory& memory = plan.memory.memory;
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.

@@ -28,21 +28,16 @@ TEST(HostCpu, ThisOneFitsItself) {
   EXPECT_TRUE(check_host_cpu(this_host_cpu(), this_host_cpu()));
 }
 
-TEST(HostCpu, AnotherVendorFamilyOrModelIsRefusedAndASteppingIsNot) {
+TEST(HostCpu, AnotherVendorIsRefusedAndAnotherModelIsNot) {
   const HostCpu here{.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8};
-  HostCpu saved = here;
-  saved.stepping = 4;
-  EXPECT_TRUE(check_host_cpu(saved, here));
-  for (const HostCpu& other : {HostCpu{"AuthenticAMD", 6, 0x8F, 8}, HostCpu{"GenuineIntel", 7, 0x8F, 8},
-                               HostCpu{"GenuineIntel", 6, 0x6A, 8}}) {
-    const auto checked = check_host_cpu(other, here);
-    ASSERT_FALSE(checked);
-    EXPECT_EQ(checked.error().kind, ErrorKind::Unsupported);
-    EXPECT_NE(checked.error().message.find(other.vendor), std::string::npos);
-  }
-  EXPECT_EQ(check_host_cpu({"AuthenticAMD", 0x19, 0x11, 1}, here).error().message,
-            "the snapshot's processor is AuthenticAMD, family 0x19, model 0x11, and this host's GenuineIntel, family "
-            "0x6, model 0x8f: the guest uses what this one may not have; restore it on a host like the first");
+  EXPECT_TRUE(check_host_cpu({"GenuineIntel", 6, 0x8F, 4}, here));
+  EXPECT_TRUE(check_host_cpu({"GenuineIntel", 6, 0x6A, 6}, here));
+  const auto checked = check_host_cpu({"AuthenticAMD", 0x19, 0x11, 1}, here);
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().kind, ErrorKind::Unsupported);
+  EXPECT_EQ(checked.error().message,
+            "the snapshot's processor is of AuthenticAMD, and this host's of GenuineIntel: registers and features of "
+            "the two differ; restore it on a host of AuthenticAMD");
 }
 
 }  // namespace

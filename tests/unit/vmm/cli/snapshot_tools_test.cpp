@@ -86,7 +86,7 @@ TEST_F(SnapshotTools, VerifySaysWhatARestoreWouldWant) {
   EXPECT_EQ(outcome.code, 0);
   EXPECT_NE(outcome.out.find("\nthe memory is a diff: a restore needs the memory file of snapshot 00000000"),
             std::string::npos);
-  EXPECT_NE(outcome.out.find("\nnot for this host: the snapshot's processor is Elsewhere"), std::string::npos);
+  EXPECT_NE(outcome.out.find("\nnot for this host: the snapshot's processor is of Elsewhere"), std::string::npos);
 }
 
 TEST_F(SnapshotTools, WhatIsWrongGoesToStandardError) {

@@ -1,0 +1,151 @@
+#include "vmm/kvm/cpu_features.h"
+
+#include <algorithm>
+
+#include <fmt/ranges.h>
+#include <gtest/gtest.h>
+
+namespace mayfly {
+namespace {
+
+using Table = std::vector<kvm_cpuid_entry2>;
+
+kvm_cpuid_entry2 leaf(std::uint32_t number, std::uint32_t subleaf, std::uint32_t eax, std::uint32_t ebx,
+                      std::uint32_t ecx, std::uint32_t edx) {
+  return {
+      .function = number, .index = subleaf, .flags = 0, .eax = eax, .ebx = ebx, .ecx = ecx, .edx = edx, .padding = {}};
+}
+
+/// What KVM offered on a host with an EPYC 9004, recorded.
+Table genoa() {
+  return {leaf(0x1, 0, 0x00a10f11, 0x00020800, 0x81202000, 0x078bfbff),
+          leaf(0x7, 0, 1, 0x01800002, 0x00000104, 0x20000000),
+          leaf(0xD, 0, 0xe7, 0x980, 0x980, 0),
+          leaf(0xD, 2, 0x100, 0x240, 0, 0),
+          leaf(0xD, 5, 0x40, 0x340, 0, 0),
+          leaf(0xD, 6, 0x200, 0x380, 0, 0),
+          leaf(0xD, 7, 0x400, 0x580, 0, 0),
+          leaf(0x80000001, 0, 0x00a10f11, 0x40000000, 0x00400393, 0x23d3fbff),
+          leaf(0x80000007, 0, 0, 0, 0, 0x100),
+          leaf(0x80000008, 0, 0x3030, 0x50020005, 0x7001, 0),
+          leaf(0x80000021, 0, 0x204, 0, 6, 0),
+          leaf(0x40000001, 0, 0x01007efb, 0, 0, 0)};
+}
+
+kvm_cpuid_entry2& entry(Table& table, std::uint32_t number, std::uint32_t subleaf = 0) {
+  return *std::ranges::find_if(table,
+                               [&](const auto& each) { return each.function == number && each.index == subleaf; });
+}
+
+std::string lacking(const Table& shown, const Table& offered) {
+  return fmt::format("{}", fmt::join(features_lacking(shown, offered), ", "));
+}
+
+TEST(CpuFeatures, AHostHasWhatItOffers) { EXPECT_EQ(lacking(genoa(), genoa()), ""); }
+
+TEST(CpuFeatures, ASubsetIsNoLack) {
+  Table shown = genoa();
+  entry(shown, 1).edx &= ~(1U << 19);
+  entry(shown, 7).ecx = 0;
+  std::erase_if(shown, [](const auto& each) { return each.function == 0x80000021; });
+  EXPECT_EQ(lacking(shown, genoa()), "");
+}
+
+TEST(CpuFeatures, WhatIsLackingIsNamed) {
+  Table offered = genoa();
+  entry(offered, 1).ecx &= ~(1U << 13);
+  entry(offered, 7).ebx &= ~(1U << 23);
+  entry(offered, 0x80000001).edx &= ~(1U << 20);
+  entry(offered, 0x40000001).eax &= ~(1U << 11);
+  EXPECT_EQ(lacking(genoa(), offered), "cx16, clflushopt, kvm_pv_send_ipi, nx");
+}
+
+TEST(CpuFeatures, AnAbsentLeafLacksAllOfIt) {
+  Table offered = genoa();
+  std::erase_if(offered, [](const auto& each) { return each.function == 0x80000021; });
+  EXPECT_EQ(lacking(genoa(), offered), "lfence_rdtsc, no_smm_ctl_msr");
+}
+
+TEST(CpuFeatures, BitsWithoutANameAreNamedByTheirPlace) {
+  Table shown = genoa();
+  entry(shown, 7).ecx |= 1U << 15;
+  shown.push_back(leaf(7, 1, 0, 1U << 3, 0, 0));
+  EXPECT_EQ(lacking(shown, genoa()), "CPUID 0x7.0 ECX bit 15, CPUID 0x7.1 EBX bit 3");
+}
+
+TEST(CpuFeatures, ANameThatTwoLeavesHaveIsSaidOnce) {
+  Table offered = genoa();
+  entry(offered, 1).edx &= ~(1U << 23);
+  entry(offered, 0x80000001).edx &= ~(1U << 23);
+  EXPECT_EQ(lacking(genoa(), offered), "mmx");
+}
+
+TEST(CpuFeatures, WhatDependsOnTheMachineDoesNotCount) {
+  Table shown = genoa();
+  entry(shown, 1).ecx |= 1U << 24 | 1U << 27 | 1U << 31;
+  entry(shown, 1).edx |= 1U << 28;
+  entry(shown, 7).ebx |= 1U << 6 | 1U << 13;
+  entry(shown, 7).ecx |= 1U << 4;
+  entry(shown, 0x80000001).ecx |= 1U << 1;
+  entry(shown, 0x80000007).edx |= 1U << 9;
+  EXPECT_EQ(lacking(shown, genoa()), "");
+}
+
+/// KVM keeps the area as this host has it.
+TEST(CpuFeatures, AComponentOfXsaveAtAnotherPlaceIsALack) {
+  Table offered = genoa();
+  entry(offered, 0xD, 5).ebx = 0x440;
+  EXPECT_EQ(lacking(genoa(), offered), "XSAVE component 5 at byte 832 (here at 1088)");
+  Table shown = genoa();
+  entry(shown, 0xD).eax = 7;  // which the guest may not use
+  EXPECT_EQ(lacking(shown, offered), "");
+}
+
+TEST(CpuFeatures, MoreAddressBitsAreALack) {
+  Table offered = genoa();
+  entry(offered, 0x80000008).eax = 0x3028;
+  EXPECT_EQ(lacking(genoa(), offered), "48 bits of physical addresses (here 40)");
+  EXPECT_EQ(lacking(offered, genoa()), "");
+}
+
+TEST(CpuFeatures, EachRegisterHasNamesForItsBitsAndNoMore) {
+  for (const FeatureRegister& where : feature_registers()) {
+    const std::string names = where.names;
+    EXPECT_LE(std::ranges::count(names, ' ') + (names.empty() ? 0 : 1), 32) << names;
+    EXPECT_EQ(names.find("  "), std::string::npos) << names;
+  }
+}
+
+TEST(CpuFeatures, FeaturesThatThisHostLacksAreNamed) {
+  kvm_cpuid_entry2 shown{};
+  shown.function = 7;
+  shown.ebx = 1U << 5 | 1U << 16;
+  const Table table{shown};
+  kvm_abi::CpuidTable offered;
+  offered.count = 1;
+  offered.entries[0] = shown;
+  const std::string saved = "GenuineIntel, family 0x6, model 0x8f";
+  EXPECT_TRUE(check_features(table, saved, offered));
+  offered.entries[0].ebx = 0;
+  const auto nothing = [] { return std::vector<kvm_cpuid_entry2>{}; };
+  const auto checked = check_features(table, saved, offered, nothing);
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().kind, ErrorKind::Unsupported);
+  EXPECT_EQ(checked.error().message,
+            "the guest was shown avx2, avx512f, and this host does not have that (the snapshot's was GenuineIntel, "
+            "family 0x6, model 0x8f); restore it on a host that has, or boot the machine with a cpu-config of what all "
+            "hosts have");
+  // KVM may show guests what it does not offer.
+  const auto processor = [] {
+    kvm_cpuid_entry2 entry{};
+    entry.function = 7;
+    entry.ebx = 1U << 5;
+    return std::vector<kvm_cpuid_entry2>{entry};
+  };
+  const auto fewer = check_features(table, saved, offered, processor);
+  ASSERT_FALSE(fewer);
+  EXPECT_NE(fewer.error().message.find("was shown avx512f, and"), std::string::npos) << fewer.error().message;
+}
+
+}  // namespace
+}  // namespace mayfly

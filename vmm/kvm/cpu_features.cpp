@@ -1,0 +1,223 @@
+#include "vmm/kvm/cpu_features.h"
+
+#include <cpuid.h>
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include <fmt/ranges.h>
+
+namespace mayfly {
+namespace {
+
+using enum CpuidRegister;
+
+constexpr std::uint32_t but(std::initializer_list<unsigned> bits) {
+  std::uint32_t mask = ~0U;
+  for (const unsigned bit : bits) mask &= ~(1U << bit);
+  return mask;
+}
+
+constexpr std::uint32_t kXsaveLeaf = 0xD;
+constexpr std::uint32_t kKvmLeaf = 0x4000'0001;
+constexpr std::uint32_t kAddressSizesLeaf = 0x8000'0008;
+
+/// By the Intel SDM volume 2 (CPUID), the AMD APM volume 3 (appendix E), and KVM's cpuid.rst.
+constexpr std::array kRegisters = {
+    // Without VMX and PDCM, which no guest is shown; the TSC deadline timer is a capability of KVM, OSXSAVE the guest's
+    // own, and the hypervisor bit ours.
+    FeatureRegister{.leaf = 0x1,
+                    .reg = Ecx,
+                    .mask = but({5, 15, 24, 27, 31}),
+                    .names = "sse3 pclmulqdq dtes64 monitor ds_cpl vmx smx est tm2 ssse3 cid sdbg fma cx16 xtpr pdcm - "
+                             "pcid dca sse4_1 sse4_2 x2apic movbe popcnt tsc_deadline_timer aes xsave osxsave avx f16c "
+                             "rdrand hypervisor"},
+    // Without HT, which is the machine's topology.
+    FeatureRegister{.leaf = 0x1,
+                    .reg = Edx,
+                    .mask = but({28}),
+                    .names = "fpu vme de pse tsc msr pae mce cx8 apic - sep mtrr pge mca cmov pat pse36 pn clflush - "
+                             "dts acpi mmx fxsr sse sse2 ss ht tm ia64 pbe"},
+    // Without bits 6 and 13, which say that something of the FPU is absent.
+    FeatureRegister{.leaf = 0x7,
+                    .reg = Ebx,
+                    .mask = but({6, 13}),
+                    .names = "fsgsbase tsc_adjust sgx bmi1 hle avx2 - smep bmi2 erms invpcid rtm cqm - mpx rdt_a "
+                             "avx512f avx512dq rdseed adx smap avx512ifma pcommit clflushopt clwb intel_pt avx512pf "
+                             "avx512er avx512cd sha_ni avx512bw avx512vl"},
+    // Without OSPKE, which is the guest's own.
+    FeatureRegister{.leaf = 0x7,
+                    .reg = Ecx,
+                    .mask = but({4}),
+                    .names = "prefetchwt1 avx512vbmi umip pku ospke waitpkg avx512_vbmi2 shstk gfni vaes vpclmulqdq "
+                             "avx512_vnni avx512_bitalg tme avx512_vpopcntdq - la57 - - - - - rdpid - bus_lock_detect "
+                             "cldemote - movdiri movdir64b enqcmd sgx_lc pks"},
+    FeatureRegister{.leaf = 0x7,
+                    .reg = Edx,
+                    .names = "- sgx_keys avx512_4vnniw avx512_4fmaps fsrm uintr - - avx512_vp2intersect srbds_ctrl "
+                             "md_clear rtm_always_abort - tsx_force_abort serialize hybrid_cpu tsxldtrk - pconfig "
+                             "arch_lbr ibt - amx_bf16 avx512_fp16 amx_tile amx_int8 spec_ctrl intel_stibp flush_l1d "
+                             "arch_capabilities core_capabilities spec_ctrl_ssbd"},
+    FeatureRegister{.leaf = 0x7,
+                    .subleaf = 1,
+                    .reg = Eax,
+                    .names = "sha512 sm3 sm4 rao_int avx_vnni avx512_bf16 lass cmpccxadd - - fzrm fsrs fsrc - - - - "
+                             "fred lkgs wrmsrns nmi_source amx_fp16 hreset avx_ifma - - lam msrlist"},
+    FeatureRegister{.leaf = 0x7, .subleaf = 1, .reg = Ebx},
+    FeatureRegister{.leaf = 0x7, .subleaf = 1, .reg = Ecx},
+    FeatureRegister{.leaf = 0x7,
+                    .subleaf = 1,
+                    .reg = Edx,
+                    .names = "- - - - avx_vnni_int8 avx_ne_convert - - amx_complex - avx_vnni_int16 - - - prefetchi - "
+                             "- uiret_uif cet_sss avx10 - apx_f"},
+    FeatureRegister{
+        .leaf = 0x7, .subleaf = 2, .reg = Edx, .names = "intel_psfd ipred_ctrl rrsba_ctrl ddpd_u bhi_ctrl mcdt_no"},
+    // What XCR0 may hold.
+    FeatureRegister{.leaf = kXsaveLeaf,
+                    .reg = Eax,
+                    .names =
+                        "xsave_x87 xsave_sse xsave_avx xsave_bndregs xsave_bndcsr xsave_avx512_opmask "
+                        "xsave_avx512_zmm_hi256 xsave_avx512_hi16_zmm - xsave_pkru - - - - - - - xsave_amx_tilecfg "
+                        "xsave_amx_tiledata xsave_apx"},
+    FeatureRegister{.leaf = kXsaveLeaf, .reg = Edx},
+    FeatureRegister{.leaf = kXsaveLeaf, .subleaf = 1, .reg = Eax, .names = "xsaveopt xsavec xgetbv1 xsaves xfd"},
+    // What IA32_XSS may hold.
+    FeatureRegister{.leaf = kXsaveLeaf,
+                    .subleaf = 1,
+                    .reg = Ecx,
+                    .names =
+                        "- - - - - - - - xss_pt - xss_pasid xss_cet_user xss_cet_supervisor xss_hdc xss_uintr xss_lbr "
+                        "xss_hwp"},
+    FeatureRegister{.leaf = kXsaveLeaf, .subleaf = 1, .reg = Edx},
+    // Features of KVM itself.
+    FeatureRegister{.leaf = kKvmLeaf,
+                    .reg = Eax,
+                    .names = "kvm_clocksource kvm_nop_io_delay kvm_mmu_op kvm_clocksource2 kvm_async_pf "
+                             "kvm_steal_time kvm_pv_eoi kvm_pv_unhalt - kvm_pv_tlb_flush kvm_async_pf_vmexit "
+                             "kvm_pv_send_ipi kvm_poll_control kvm_pv_sched_yield kvm_async_pf_int kvm_msi_ext_dest_id "
+                             "kvm_hc_map_gpa_range kvm_migration_control - - - - - - kvm_clocksource_stable"},
+    // Without CmpLegacy, which is the machine's topology; SVM and the performance counters, which no guest is shown.
+    FeatureRegister{.leaf = 0x8000'0001,
+                    .reg = Ecx,
+                    .mask = but({1, 2, 23}),
+                    .names = "lahf_lm cmp_legacy svm extapic cr8_legacy abm sse4a misalignsse 3dnowprefetch osvw ibs "
+                             "xop skinit wdt - lwp fma4 tce - nodeid_msr - tbm topoext perfctr_core perfctr_nb - bpext "
+                             "ptsc perfctr_llc mwaitx"},
+    FeatureRegister{.leaf = 0x8000'0001,
+                    .reg = Edx,
+                    .names = "fpu vme de pse tsc msr pae mce cx8 apic - syscall mtrr pge mca cmov pat pse36 - mp nx - "
+                             "mmxext mmx fxsr fxsr_opt pdpe1gb rdtscp - lm 3dnowext 3dnow"},
+    FeatureRegister{.leaf = 0x8000'0007, .reg = Edx, .mask = 1U << 8, .names = "- - - - - - - - nonstop_tsc"},
+    FeatureRegister{.leaf = kAddressSizesLeaf,
+                    .reg = Ebx,
+                    .names = "clzero irperf xsaveerptr - rdpru - - - - wbnoinvd - - ibpb - ibrs stibp ibrs_always_on "
+                             "stibp_always_on - ibrs_same_mode - - - ppin ssbd virt_ssbd ssb_no cppc amd_psfd btc_no "
+                             "ibpb_ret"},
+    FeatureRegister{.leaf = 0x8000'0021,
+                    .reg = Eax,
+                    .names =
+                        "no_nested_data_bp - lfence_rdtsc - - - null_sel_clr_base - autoibrs no_smm_ctl_msr - - - - "
+                        "- - - - - - - - - - - - - sbpb ibpb_brtype srso_no"},
+};
+
+std::string name_of(const FeatureRegister& where, unsigned bit) {
+  std::string_view left = where.names;
+  for (unsigned skipped = 0; skipped < bit && !left.empty(); ++skipped)
+    left.remove_prefix(std::min(left.size(), left.find(' ') == left.npos ? left.size() : left.find(' ') + 1));
+  const std::string_view name = left.substr(0, left.find(' '));
+  if (!name.empty() && name != "-") return std::string{name};
+  constexpr std::array kRegisterNames = {"EAX", "EBX", "ECX", "EDX"};
+  return fmt::format("CPUID {:#x}.{} {} bit {}", where.leaf, where.subleaf,
+                     kRegisterNames.at(static_cast<std::size_t>(where.reg)), bit);
+}
+
+const kvm_cpuid_entry2* entry_of(std::span<const kvm_cpuid_entry2> table, std::uint32_t leaf, std::uint32_t subleaf) {
+  const auto found = std::ranges::find_if(
+      table, [&](const kvm_cpuid_entry2& each) { return each.function == leaf && each.index == subleaf; });
+  return found == table.end() ? nullptr : &*found;
+}
+
+void compare_xsave(std::span<const kvm_cpuid_entry2> shown, std::span<const kvm_cpuid_entry2> offered,
+                   std::vector<std::string>& lacking) {
+  const kvm_cpuid_entry2* const components = entry_of(shown, kXsaveLeaf, 0);
+  const kvm_cpuid_entry2* const here = entry_of(offered, kXsaveLeaf, 0);
+  if (components == nullptr || here == nullptr) return;
+  constexpr unsigned kFirst = 2;  // x87 and SSE lie where FXSAVE has them
+  for (unsigned component = kFirst; component < 32; ++component) {
+    if ((components->eax & here->eax & 1U << component) == 0) continue;
+    const kvm_cpuid_entry2* const then = entry_of(shown, kXsaveLeaf, component);
+    const kvm_cpuid_entry2* const now = entry_of(offered, kXsaveLeaf, component);
+    if (then == nullptr || now == nullptr || (then->eax == now->eax && then->ebx == now->ebx)) continue;
+    lacking.push_back(fmt::format("XSAVE component {} at byte {} (here at {})", component, then->ebx, now->ebx));
+  }
+}
+
+}  // namespace
+
+std::span<const FeatureRegister> feature_registers() noexcept { return kRegisters; }
+
+std::uint32_t feature_bits(std::span<const kvm_cpuid_entry2> table, const FeatureRegister& where) noexcept {
+  const kvm_cpuid_entry2* const entry = entry_of(table, where.leaf, where.subleaf);
+  if (entry == nullptr) return 0;
+  switch (where.reg) {
+    case Eax:
+      return entry->eax;
+    case Ebx:
+      return entry->ebx;
+    case Ecx:
+      return entry->ecx;
+    case Edx:
+      break;
+  }
+  return entry->edx;
+}
+
+std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> shown,
+                                          std::span<const kvm_cpuid_entry2> offered) {
+  std::vector<std::string> lacking;
+  for (const FeatureRegister& where : kRegisters) {
+    const std::uint32_t missing = feature_bits(shown, where) & ~feature_bits(offered, where) & where.mask;
+    for (unsigned bit = 0; bit < 32; ++bit) {
+      if ((missing >> bit & 1U) == 0) continue;
+      std::string name = name_of(where, bit);
+      // AMD has some in two leaves.
+      if (std::ranges::find(lacking, name) == lacking.end()) lacking.push_back(std::move(name));
+    }
+  }
+  compare_xsave(shown, offered, lacking);
+  constexpr FeatureRegister kSizes{.leaf = kAddressSizesLeaf, .reg = Eax};
+  const std::uint32_t then = feature_bits(shown, kSizes) & 0xFF;
+  const std::uint32_t now = feature_bits(offered, kSizes) & 0xFF;
+  if (then > now) lacking.push_back(fmt::format("{} bits of physical addresses (here {})", then, now));
+  return lacking;
+}
+
+std::vector<kvm_cpuid_entry2> cpuid_of_processor() {
+  std::vector<kvm_cpuid_entry2> table;
+  for (const FeatureRegister& where : kRegisters) {
+    if (!table.empty() && table.back().function == where.leaf && table.back().index == where.subleaf) continue;
+    if (where.leaf == kKvmLeaf) continue;  // of the KVM below, where this host is a guest
+    kvm_cpuid_entry2 entry{};
+    entry.function = where.leaf;
+    entry.index = where.subleaf;
+    if (__get_cpuid_count(where.leaf, where.subleaf, &entry.eax, &entry.ebx, &entry.ecx, &entry.edx) != 0)
+      table.push_back(entry);
+  }
+  return table;
+}
+
+Status check_features(std::span<const kvm_cpuid_entry2> shown, const std::string& saved_host,
+                      const kvm_abi::CpuidTable& offered, std::vector<kvm_cpuid_entry2> (*processor)()) {
+  auto lacking = features_lacking(shown, std::span{offered.entries}.first(offered.count));
+  if (lacking.empty()) return {};
+  const auto here = features_lacking(shown, processor());
+  std::erase_if(lacking, [&](const std::string& name) { return std::ranges::find(here, name) == here.end(); });
+  if (lacking.empty()) return {};
+  return fail(ErrorKind::Unsupported,
+              "the guest was shown {}, and this host does not have that (the snapshot's was {}); restore it on a host "
+              "that has, or boot the machine with a cpu-config of what all hosts have",
+              fmt::join(lacking, ", "), saved_host);
+}
+
+}  // namespace mayfly
