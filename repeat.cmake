@@ -37,7 +37,8 @@ function(mayfly_repeat)
 
   target_precompile_headers(mayfly_base PRIVATE ${product_headers})
   # Not monitor: no fuzz target has it, and what is not compiled as the others are cannot share their header.
-  foreach(library config memory io kvm boot devices virtio mmds net block machine cli doctor api client)
+  foreach(library config memory io kvm boot devices virtio mmds net block machine cli doctor api client
+          image template)
     target_precompile_headers(mayfly_${library} REUSE_FROM mayfly_base)
   endforeach()
   share_precompiled_header(mayfly_base)
@@ -48,6 +49,7 @@ function(mayfly_repeat)
   set(cli ${CMAKE_SOURCE_DIR}/vmm/cli)
   do_not_optimize(mayfly_cli ${cli}/options.cpp ${cli}/terminal_options.cpp ${cli}/common_options.cpp ${cli}/command_tree.cpp)
   do_not_optimize(mayfly-seccompile ${CMAKE_SOURCE_DIR}/jailer/seccomp/compile_main.cpp)
+  do_not_optimize(mayfly_template ${CMAKE_SOURCE_DIR}/rootfs-tools/template/arguments.cpp)
   if(NOT MAYFLY_FUZZ)
     do_not_optimize(mayfly_jailer ${CMAKE_SOURCE_DIR}/jailer/arguments.cpp)
     do_not_optimize(mayfly_api ${CMAKE_SOURCE_DIR}/api/http_codec.cpp)
@@ -57,7 +59,7 @@ function(mayfly_repeat)
   endif()
 
   foreach(library base config memory io kvm boot devices virtio mmds net block snapshot machine cli doctor monitor api client
-          jailer filter_compiler host_agent)
+          jailer filter_compiler host_agent image template)
     if(TARGET mayfly_${library})
       batch(mayfly_${library} 8)
     endif()

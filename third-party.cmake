@@ -16,6 +16,16 @@ find_library(XXHASH_ARCHIVE NAMES libxxhash.a REQUIRED)
 add_library(mayfly_xxhash INTERFACE)
 target_link_libraries(mayfly_xxhash INTERFACE ${XXHASH_ARCHIVE})
 
+# For images: their archives, what layers are packed by, their digests, and the file system that they become. Of libarchive
+# tar alone is linked; of nettle, which libarchive itself computes digests by, SHA-256 alone. libsquashfs has each compressor
+# that a squashfs may have.
+add_library(mayfly_image_libraries INTERFACE)
+foreach(archive libarchive.a libnettle.a libsquashfs.a libzstd.a liblz4.a liblzma.a libz.a)
+  string(MAKE_C_IDENTIFIER "${archive}_PATH" variable)
+  find_library(${variable} NAMES ${archive} REQUIRED)
+  target_link_libraries(mayfly_image_libraries INTERFACE ${${variable}})
+endforeach()
+
 # CLI11: header-only.
 find_package(CLI11 REQUIRED)
 add_library(mayfly_cli11 INTERFACE)

@@ -13,6 +13,7 @@ COLOURS = {
     "snapshot": ("#fbeccb", "#cfa64a"),
     "api": ("#e9e0f4", "#a189c4"),
     "jailer": ("#f8dcd6", "#cc8474"),
+    "rootfs-tools": ("#e4e8d0", "#9aa862"),
 }
 
 

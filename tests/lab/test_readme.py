@@ -80,6 +80,19 @@ def test_first_guest(commands: list[str], room: Path) -> None:
     assert has_line("^Linux .* x86_64", (room / "said").read_text())
 
 
+@covers("row `mayfly-template base --image FILE --output FILE [--config FILE]`")
+def test_template(room: Path, build: Path) -> None:
+    """An image without layers, as docker save writes it."""
+    (room / "image").mkdir()
+    configuration = {"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"]}, "rootfs": {"diff_ids": []}}
+    (room / "image/config.json").write_text(json.dumps(configuration))
+    (room / "image/manifest.json").write_text('[{"Config":"config.json","RepoTags":["app:1"],"Layers":[]}]')
+    files = ["--image", room / "image", "--output", room / "app.squashfs", "--config", room / "app.json"]
+    subprocess.run([build / "mayfly-template", "base", *files], check=True)
+    assert (room / "app.squashfs").read_bytes().startswith(b"hsqs")
+    assert json.loads((room / "app.json").read_text())["cmd"] == ["/bin/sh"]
+
+
 # --- Where a reader of it would be -----------------------------------------------------------------------------------
 
 
@@ -435,7 +448,7 @@ def test_host_agent(commands: list[str], loopback: None, shell_in: Callable[[Pat
 def test_install(commands: list[str], shell_in: Callable[[Path], Shell]) -> None:
     assert shell_in(CHECKOUT).type(commands[0]).status == 0
     local = Path("/usr/local")
-    for name in ("mayfly", "mayfly-jailer"):
+    for name in ("mayfly", "mayfly-jailer", "mayfly-template"):
         subprocess.run([local / "bin" / name, "--version"], check=True)
         assert (local / f"share/man/man1/{name}.1").stat().st_size > 0
     for check in (

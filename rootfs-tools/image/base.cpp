@@ -1,0 +1,160 @@
+#include "rootfs-tools/image/base.h"
+
+#include "rootfs-tools/image/digest.h"
+#include "rootfs-tools/image/file_tree.h"
+#include "rootfs-tools/image/image_files.h"
+#include "rootfs-tools/image/layer.h"
+#include "rootfs-tools/image/layer_stream.h"
+#include "rootfs-tools/image/layout.h"
+#include "rootfs-tools/image/output_file.h"
+#include "rootfs-tools/image/run_config.h"
+#include "vmm/base/files.h"
+#include "vmm/base/try.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <span>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace mayfly::image {
+namespace {
+
+/// Whether both paths are one file that is there.
+bool is_same_file(const std::string& one, const std::string& other) {
+  struct stat first{};
+  struct stat second{};
+  if (one == other) return true;
+  return ::stat(one.c_str(), &first) == 0 && ::stat(other.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+Status check_outputs(const BaseOrder& order) {
+  if (is_same_file(order.image, order.output))
+    return fail(ErrorKind::InvalidArgument, "--output {} is the image itself; give another path", order.output);
+  if (!order.config) return {};
+  for (const auto& [option, path] : {std::pair{"--image", &order.image}, std::pair{"--output", &order.output}})
+    if (is_same_file(*path, *order.config))
+      return fail(ErrorKind::InvalidArgument, "--config {} is what {} names, too; give another path", *order.config,
+                  option);
+  return {};
+}
+
+class BaseMaker {
+ public:
+  explicit BaseMaker(const BaseOrder& order)
+      : order_(order), tree_(order.limits), budget_{.data_bytes = order.limits.max_bytes} {}
+
+  Result<BaseFacts> make() {
+    TRY(check_outputs(order_));
+    auto output = TRY(OutputFile::create(order_.output, "--output"));
+    std::optional<OutputFile> config;
+    if (order_.config) {
+      auto made = TRY(OutputFile::create(*order_.config, "--config"));
+      config.emplace(std::move(made));
+    }
+    const std::string scratch = directory_of(order_.output);
+    const auto files = TRY(ImageFiles::open(order_.image, order_.limits, scratch));
+    const auto image = TRY(find_image(
+        files, {.path = order_.image, .name = order_.name, .platform = order_.platform, .limits = order_.limits}));
+    auto spool = TRY(Spool::create(scratch));
+    TRY(apply_layers(image, spool));
+    const std::string what = fmt::format("--image {}: the configuration", order_.image);
+    const auto run = TRY(read_run_config(image.config, tree_, spool, what));
+    auto facts = TRY(write_base(spool, output.fd()));
+    facts.names = image.names;
+    facts.image_digest = image.digest;
+    if (config) {
+      const std::string text = to_json(run, {.image_digest = image.digest,
+                                             .config_digest = image.config_digest,
+                                             .names = image.names,
+                                             .platform = to_text(order_.platform),
+                                             .base_digest = facts.base_digest,
+                                             .base_bytes = facts.base_bytes});
+      if (!write_all_at(config->fd(), std::as_bytes(std::span{text}), 0))
+        return fail_errno(ErrorKind::System, "--config {} cannot be written", *order_.config);
+    }
+    TRY(output.publish());
+    if (config) TRY(config->publish());
+    return facts;
+  }
+
+ private:
+  void progress(std::string_view step, std::uint64_t done, std::uint64_t total) const {
+    if (order_.on_progress) order_.on_progress(step, done, total);
+  }
+
+  Status apply_layers(const FoundImage& image, Spool& spool) {
+    std::uint64_t total = 0;
+    for (const LayerBlob& each : image.layers) total += each.part.size;
+    std::uint64_t before = 0;
+    for (std::size_t number = 0; number < image.layers.size(); ++number) {
+      const LayerBlob& layer = image.layers[number];
+      LayerStream stream{layer.part, order_.limits, unpacked_left_};
+      auto applied = apply_layer(stream, tree_, spool, budget_,
+                                 [&] { progress("Reading layers", before + stream.done(), total); });
+      if (applied) applied = stream.drain();
+      if (applied) applied = check_digests(stream, layer);
+      if (!applied)
+        return propagate(applied,
+                         fmt::format("--image {}: layer {} of {} ({})", order_.image, number + 1, image.layers.size(),
+                                     short_digest(layer.digest.empty() ? layer.diff_id : layer.digest)));
+      before += layer.part.size;
+    }
+    return {};
+  }
+
+  static Status check_digests(LayerStream& stream, const LayerBlob& layer) {
+    if (const auto digest = stream.blob_digest(); !layer.digest.empty() && digest != layer.digest)
+      return fail(ErrorKind::InvalidArgument, "its digest is {}; copy or fetch the image again", digest);
+    if (const auto id = stream.diff_id(); id != layer.diff_id)
+      return fail(ErrorKind::InvalidArgument, "it unpacks to {}, and its diff_id is {}; copy or fetch the image again",
+                  id, layer.diff_id);
+    return {};
+  }
+
+  Result<BaseFacts> write_base(const Spool& spool, int file) {
+    std::uint64_t total = 0;
+    count_data(tree_.root(), total);
+    const auto on_data = [&](std::uint64_t done) { progress("Writing the base", done, total); };
+    auto written = write_squashfs(tree_.root(), spool, file, order_.squashfs, on_data);
+    if (!written) return propagate(written, "--output " + order_.output);
+    Sha256 hash;
+    std::vector<std::byte> buffer(std::size_t{1} << 20);
+    for (std::uint64_t done = 0; done < written->size_bytes;) {
+      const auto piece = std::span{buffer}.first(std::min<std::uint64_t>(buffer.size(), written->size_bytes - done));
+      if (read_all_at(file, piece, done) < piece.size())
+        return fail_errno(ErrorKind::System, "--output {} cannot be read again", order_.output);
+      hash.update(piece);
+      done += piece.size();
+    }
+    return BaseFacts{.names = {},
+                     .image_digest = {},
+                     .base_digest = hash.digest(),
+                     .base_bytes = written->size_bytes,
+                     .inodes = written->inodes,
+                     .data_bytes = written->data_bytes,
+                     .left_out_attributes = {budget_.left_out_attributes.begin(), budget_.left_out_attributes.end()}};
+  }
+
+  /// About, since hard links count once for each name: for a bar.
+  static void count_data(const Inode& directory, std::uint64_t& total) {  // NOLINT(misc-no-recursion): bounded depth
+    for (const auto& [name, entry] : directory.children) {
+      total += entry.inode->data.size;
+      count_data(*entry.inode, total);
+    }
+  }
+
+  const BaseOrder& order_;
+  FileTree tree_;
+  LayerBudget budget_;
+  std::uint64_t unpacked_left_ = order_.limits.max_bytes;
+};
+
+}  // namespace
+
+Result<BaseFacts> make_base(const BaseOrder& order) { return BaseMaker{order}.make(); }
+
+}  // namespace mayfly::image

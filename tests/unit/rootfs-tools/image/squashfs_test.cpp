@@ -1,0 +1,113 @@
+#include "rootfs-tools/image/squashfs.h"
+
+#include "rootfs-tools/image/layer.h"
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+#include "tests/unit/rootfs-tools/image/archives.h"
+#include "vmm/base/files.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include <cstring>
+#include <random>
+#include <string>
+
+#include <gtest/gtest.h>
+
+namespace mayfly::image {
+namespace {
+
+// What is in a squashfs is compared by the suite `images`, with programs that others wrote.
+
+class SquashfsTest : public ::testing::Test {
+ protected:
+  void apply(const std::string& tar) {
+    TextSource source{tar, 65536};
+    const auto done = apply_layer(source, tree_, spool_, budget_, [] {});
+    ASSERT_TRUE(done) << done.error().message;
+  }
+  std::string written(const SquashfsOptions& options = {}) {
+    const OwnedFd file{::memfd_create("base", MFD_CLOEXEC)};
+    const auto facts =
+        write_squashfs(tree_.root(), spool_, file.get(), options, [this](std::uint64_t at) { done_ = at; });
+    EXPECT_TRUE(facts) << (facts ? "" : facts.error().message);
+    if (!facts) return "";
+    facts_ = *facts;
+    std::string text(facts->size_bytes, '\0');
+    EXPECT_EQ(read_all_at(file.get(), std::as_writable_bytes(std::span{text}), 0), text.size());
+    return text;
+  }
+
+  mayfly::testing::ScratchDirectory scratch_;
+  FileTree tree_{ImageLimits{}};
+  Spool spool_ = std::move(Spool::create(scratch_.file("."))).value();
+  LayerBudget budget_{.data_bytes = std::uint64_t{1} << 40};
+  SquashfsFacts facts_;
+  std::uint64_t done_ = 0;
+};
+
+std::string noise(std::size_t size) {
+  std::mt19937 generator{static_cast<unsigned>(size)};
+  std::string text(size, '\0');
+  for (char& each : text) each = static_cast<char>(generator() % 64 + (generator() % 7 == 0 ? 100 : 0));
+  return text;
+}
+
+TEST_F(SquashfsTest, IsTheSameWhateverTheThreads) {
+  TarBuilder tar;
+  for (int number = 0; number < 200; ++number)
+    tar.file("d" + std::to_string(number % 7) + "/f" + std::to_string(number), noise(1000 + 997U * (number % 60)),
+             {.uid = number % 5, .attributes = {{"user.n", std::to_string(number % 3)}}});
+  tar.file("large", noise(700'000)).file("large-again", noise(700'000));
+  apply(tar.finish());
+  const std::string first = written({.level = 1, .threads = 1});
+  for (const std::uint32_t threads : {1, 2, 8, 8})
+    EXPECT_TRUE(written({.level = 1, .threads = threads}) == first) << threads;
+  EXPECT_EQ(facts_.inodes, 210U);
+  EXPECT_EQ(done_, facts_.data_bytes);
+  EXPECT_EQ(first.substr(0, 4), "hsqs");
+  EXPECT_EQ(first.size() % 4096, 0U);
+  EXPECT_EQ(first.substr(8, 4), std::string(4, '\0')) << "the time of the file system itself";
+}
+
+TEST_F(SquashfsTest, MayBeEmpty) {
+  EXPECT_EQ(written().size(), 4096U);
+  EXPECT_EQ(facts_.inodes, 1U);
+}
+
+TEST_F(SquashfsTest, HolesCostNothing) {
+  apply(TarBuilder{}.sparse("holes", std::uint64_t{256} << 20, 1 << 20, "x").finish());
+  EXPECT_LT(written().size(), 20'000U);
+  EXPECT_EQ(facts_.data_bytes, std::uint64_t{256} << 20);
+}
+
+TEST_F(SquashfsTest, EqualDataIsThereOnce) {
+  const std::string data = noise(1 << 20);
+  apply(TarBuilder{}.file("a", data).finish());
+  const std::size_t once = written().size();
+  apply(TarBuilder{}.file("b", data).finish());
+  EXPECT_LT(written().size(), once + 4097);
+}
+
+TEST_F(SquashfsTest, AFullDiskIsAnError) {
+  apply(TarBuilder{}.file("a", noise(1 << 20)).finish());
+  const OwnedFd full{::open("/dev/full", O_RDWR | O_CLOEXEC)};
+  const auto facts = write_squashfs(tree_.root(), spool_, full.get(), {}, [](std::uint64_t) {});
+  ASSERT_FALSE(facts);
+  EXPECT_EQ(facts.error().message, "it cannot be written: No space left on device (ENOSPC)");
+}
+
+TEST_F(SquashfsTest, HasAsManyOwnersAsItCan) {
+  TarBuilder tar;
+  for (int number = 0; number < 66'000; ++number) tar.file("f" + std::to_string(number), "", {.uid = number + 1});
+  apply(tar.finish());
+  const OwnedFd file{::memfd_create("base", MFD_CLOEXEC)};
+  const auto facts = write_squashfs(tree_.root(), spool_, file.get(), {}, [](std::uint64_t) {});
+  ASSERT_FALSE(facts);
+  EXPECT_TRUE(facts.error().message.starts_with("the image has more owners, or larger directories"))
+      << facts.error().message;
+}
+
+}  // namespace
+}  // namespace mayfly::image
