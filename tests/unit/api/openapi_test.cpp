@@ -41,8 +41,7 @@ bool is_extra_field(const std::string& where) {
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
          where.ends_with(".backend_paths") || where.ends_with(".base_path") || where.ends_with(".base_paths") ||
          where.ends_with("snapshot/load PUT.revertible") || where.ends_with("snapshot/create PUT.live") ||
-         where.ends_with("snapshot/create PUT.frozen_drives") ||
-         where.ends_with("network_overrides.items.guest_mac");
+         where.ends_with("snapshot/create PUT.frozen_drives") || where.ends_with("network_overrides.items.guest_mac");
 }
 /// Values beyond the dialect's.
 std::set<std::string> extra_values(const std::string& where) {
@@ -374,7 +373,8 @@ TEST(OpenApi, TheServerAnswersAsDescribed) {
   for_each_operation(ours, [&](const std::string& path, const std::string& method, const JsonValue& operation) {
     const JsonValue* schema = ours.answer(operation);
     if (schema == nullptr) return;
-    const std::string body = ours.body(operation) == nullptr ? "" : R"({"children": [{"id": "a", "api_socket": "/a"}]})";
+    const std::string body =
+        ours.body(operation) == nullptr ? "" : R"({"children": [{"id": "a", "api_socket": "/a"}]})";
     const ApiResponse response = answer_request({.method = method, .path = path, .body = body}, target);
     EXPECT_EQ(response.status, 200);
     const auto value = parse_json(response.body, path);
