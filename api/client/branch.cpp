@@ -9,6 +9,7 @@
 #include "vmm/base/printable.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <set>
 #include <string_view>
@@ -93,15 +94,35 @@ Status check_taps(const RemoteBranch& branch, const Parts& parts) {
   return {};
 }
 
-std::vector<std::string> ids_of(const RemoteBranch& branch, const Parts& parts,
+/// Where a path leads the machine's process.
+fs::path seen_by(const RunningMachine& machine, const fs::path& path) {
+  if (machine.pid == 0) return path;
+  return fs::path{"/proc"} / std::to_string(machine.pid) / (path.is_absolute() ? "root" : "cwd") / path.relative_path();
+}
+
+fs::path socket_of(const Parts& parts, const std::string& id) { return parts.socket_directory / (id + ".sock"); }
+
+fs::path overlay_of(const Parts::Drive& drive, const std::string& id) {
+  return drive.overlay.parent_path() / fmt::format("{}.{}.overlay", id, drive.id);
+}
+
+/// Numbers whose machine runs, or has left a file, are left out.
+std::vector<std::string> ids_of(const RemoteBranch& branch, const Parts& parts, const RunningMachine& machine,
                                 const std::vector<RunningMachine>& running) {
   std::set<std::string> taken;
-  for (const RunningMachine& machine : running) taken.insert(machine.id);
+  for (const RunningMachine& each : running) taken.insert(each.id);
+  const auto is_there = [&](const fs::path& path) {
+    std::error_code none;
+    return fs::exists(fs::symlink_status(seen_by(machine, path), none));
+  };
   const std::string& name = branch.name.empty() ? parts.id : branch.name;
   std::vector<std::string> ids;
   for (unsigned number = 1; ids.size() < branch.children; ++number) {
     std::string id = fmt::format("{}-{}", name, number);
-    if (!taken.contains(id)) ids.push_back(std::move(id));
+    if (taken.contains(id) || is_there(socket_of(parts, id)) ||
+        std::ranges::any_of(parts.drives, [&](const Parts::Drive& drive) { return is_there(overlay_of(drive, id)); }))
+      continue;
+    ids.push_back(std::move(id));
   }
   return ids;
 }
@@ -148,19 +169,20 @@ std::string request_for(const RemoteBranch& branch, const Parts& parts, const st
   for (std::size_t child = 0; child < ids.size(); ++child) {
     json.begin_object();
     json.field("id", ids[child]);
-    json.field("api_socket", (parts.socket_directory / (ids[child] + ".sock")).string());
+    json.field("api_socket", socket_of(parts, ids[child]).string());
     write_taps(json, branch, parts, child);
     Pairs overlays;
-    for (const Parts::Drive& drive : parts.drives)
-      overlays.emplace_back(drive.id, drive.overlay.parent_path() / fmt::format("{}.{}.overlay", ids[child], drive.id));
+    for (const Parts::Drive& drive : parts.drives) overlays.emplace_back(drive.id, overlay_of(drive, ids[child]));
     write_pairs(json, "drive_overrides", "drive_id", "path_on_host", overlays);
     json.end_object();
   }
   json.end_array();
+  // It outlives the children that it is made for.
+  const auto moment = std::chrono::system_clock::now().time_since_epoch() / std::chrono::milliseconds{1};
   Pairs frozen;
   for (const Parts::Drive& drive : parts.drives)
     frozen.emplace_back(drive.id,
-                        drive.overlay.parent_path() / fmt::format("{}.{}.below-{}", parts.id, drive.id, ids.front()));
+                        drive.overlay.parent_path() / fmt::format("{}.{}.{}.frozen", parts.id, drive.id, moment));
   write_pairs(json, "frozen_drives", "drive_id", "path_on_host", frozen);
   json.end_object();
   return std::move(json).take();
@@ -196,7 +218,8 @@ Status branch_machine(const RemoteBranch& branch, std::FILE* out) {
   const auto parts = parts_of(client, *machine);
   if (!parts) return std::unexpected(parts.error());
   if (auto checked = check_taps(branch, *parts); !checked) return checked;
-  const auto answer = client.send("PUT", "/vm/branch", request_for(branch, *parts, ids_of(branch, *parts, running)));
+  const auto answer =
+      client.send("PUT", "/vm/branch", request_for(branch, *parts, ids_of(branch, *parts, *machine, running)));
   if (!answer) return std::unexpected(answer.error());
   return print_children(*answer, out);
 }

@@ -245,11 +245,20 @@ TEST_F(BranchTest, EachHasItsOwnDriveOverTheOneThatWasFrozen) {
   Child one{scratch_, "one"};
   Child two{scratch_, "two"};
   make_file(file("two.overlay"), "not empty");
-  const HttpAnswer answer =
-      parent.put("/vm/branch", body_of({one.json(with_drive("one")), two.json(with_drive("two"))}, frozen));
+  const auto branch = [&](const std::string& overlay) {
+    return parent.put("/vm/branch", body_of({one.json(with_drive("one")), two.json(with_drive(overlay))}, frozen));
+  };
+  for (const auto& [overlay, why] : {std::pair{"two", "is there already"}, {"one", "is given to another drive"}}) {
+    const HttpAnswer refused = branch(overlay);
+    EXPECT_EQ(refused.status, 400) << refused.body;
+    EXPECT_NE(refused.body.find(why), std::string::npos) << refused.body;
+    EXPECT_FALSE(fs::exists(file("frozen"))) << "nothing has changed";
+  }
+  fs::remove(file("two.overlay"));
+  const HttpAnswer answer = branch("two");
   one.find_in(answer);
+  two.find_in(answer);
   if (HasFatalFailure()) return;
-  EXPECT_NE(answer.body.find(file("two.overlay") + " is there already"), std::string::npos) << answer.body;
   one.console_until(" done");
   const std::string said = one.console();
   const auto number = std::strtoul(said.c_str() + said.rfind("round ") + 6, nullptr, 10);
@@ -261,6 +270,36 @@ TEST_F(BranchTest, EachHasItsOwnDriveOverTheOneThatWasFrozen) {
   parent.type("k");
   expect_pass(parent);
   expect_base_unchanged();
+}
+
+TEST_F(BranchTest, TwoRequestsAtOnceAreAnsweredOneAfterTheOther) {
+  Monitor parent{options()};
+  boot_diverger(parent);
+  pause(parent);  // so that the second begins in the task that ends the first
+  for (int round = 0; round < 20; ++round) {
+    Child one{scratch_, "one-" + std::to_string(round)};
+    Child two{scratch_, "two-" + std::to_string(round)};
+    HttpAnswer second;
+    {
+      const std::jthread other{[&] {
+        const OwnedFd api = connect_unix(parent.socket_path());
+        second = exchange(api.get(), "PUT", "/vm/branch", body_of({two.json()}));
+      }};
+      one.find_in(parent.put("/vm/branch", body_of({one.json()})));
+    }
+    two.find_in(second);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST_F(BranchTest, AChildOfAMachineThatLogsToADescriptorLogsToStandardError) {
+  Monitor parent{options()};
+  must(parent.put("/logger", R"({"log_path": "/dev/stdout", "level": "Info"})"));
+  boot_diverger(parent);
+  Child child{scratch_, "child"};
+  child.find_in(parent.put("/vm/branch", body_of({child.json()})));
+  if (HasFatalFailure()) return;
+  (void)expect_diverges(child);
 }
 
 TEST_F(BranchTest, IsRefusedBeforeAnythingChanges) {

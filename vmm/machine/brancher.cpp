@@ -140,7 +140,6 @@ void ForkBrancher::make_children() {
   outcome_.clear();
   for (const BranchChild& child : order.children) outcome_.push_back({.id = child.id, .api_socket = child.api_socket});
   silent_ = 0;
-  deadline_ = std::chrono::steady_clock::now() + options_.patience;
   std::array<int, 2> go{-1, -1};
   begun_ = ::pipe2(go.data(), O_CLOEXEC) == 0 ? show_memory(order.memory, true)
                                               : fail_errno(ErrorKind::System, "cannot make a pipe");
@@ -153,6 +152,7 @@ void ForkBrancher::make_children() {
     note(i, made.error().message);
   }
   (void)show_memory(order.memory, false);
+  deadline_ = std::chrono::steady_clock::now() + options_.patience;
   options_.children.set(children_.size());
   // None is silent then, so nobody would answer.
   if (!begun_) done_ = nullptr, go_.reset();
@@ -174,9 +174,15 @@ Status ForkBrancher::make_child(std::size_t index, int go) {
     options_.live(*order_, index, BranchReport{OwnedFd{go}, std::move(tell)});
     ::_exit(1);
   }
+  tell.reset();  // whose place is enough for this one
+  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+  if (!process) {
+    auto failed = fail_errno(ErrorKind::System, "the host gives no descriptor of the child, which was killed");
+    (void)::syscall(SYS_tgkill, pid, pid, SIGKILL);
+    return failed;
+  }
   ++silent_;
   outcome_[index].pid = pid;
-  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
   children_.push_back({.index = index, .pid = pid, .process = std::move(process), .report = std::move(report)});
   return {};
 }
@@ -185,10 +191,10 @@ void ForkBrancher::note(std::size_t index, std::string error) { outcome_[index].
 
 void ForkBrancher::read_report(Child& child) {
   std::array<char, kLongestReport> piece;
-  ssize_t count = 0;
-  while ((count = ::read(child.report.get(), piece.data(), piece.size())) > 0)
-    child.told.append(piece.data(), static_cast<std::size_t>(count));
+  // One write, so one read: a child whose guest has taken it over could write for ever.
+  const ssize_t count = ::read(child.report.get(), piece.data(), piece.size());
   if (count < 0 && errno == EAGAIN) return;
+  if (count > 0) child.told.assign(piece.data(), static_cast<std::size_t>(count));
   child.report.reset();
   if (child.told.starts_with(kUp)) {
     child.is_up = true;
@@ -203,8 +209,8 @@ void ForkBrancher::read_report(Child& child) {
 void ForkBrancher::look_at_ends() {
   std::erase_if(children_, [this](Child& child) {
     siginfo_t info{};
-    if (::waitid(kPidfd, static_cast<id_t>(child.process.get()), &info, WEXITED | WNOHANG) == 0 && info.si_pid == 0)
-      return false;
+    const int waited = ::waitid(kPidfd, static_cast<id_t>(child.process.get()), &info, WEXITED | WNOHANG);
+    if (waited == 0 ? info.si_pid == 0 : errno != ECHILD) return false;
     if (child.report) read_report(child);  // what it has said since
     if (!child.report && child.told.empty() && silent_ > 0) {
       note(child.index, info.si_code == CLD_EXITED
@@ -233,8 +239,10 @@ void ForkBrancher::give_up_late_ones() {
 
 void ForkBrancher::answer_if_complete() {
   if (silent_ > 0 || !done_) return;
-  options_.loop.post([done = std::move(done_), outcome = std::move(outcome_)]() mutable { done(std::move(outcome)); });
-  done_ = nullptr;
+  // First: the loop may begin the next as soon as it has this.
+  Done done = std::exchange(done_, nullptr);
+  options_.loop.post(
+      [done = std::move(done), outcome = std::exchange(outcome_, {})]() mutable { done(std::move(outcome)); });
 }
 
 }  // namespace mayfly

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -44,11 +45,35 @@ Status Controller::check_branch(const BranchParams& params) const {
           "to lie over it",
           drive.drive_id);
   }
-  for (const BranchChild& child : params.children) TRY(check_child(child));
+  std::set<std::string> overlays;
+  std::set<std::string> taps;
+  for (const FrozenDrive& each : params.frozen_drives) overlays.insert(each.path_on_host);
+  for (const BranchChild& child : params.children) {
+    TRY(check_child(child));
+    for (const DriveOverride& each : child.drive_overrides)
+      if (!overlays.insert(each.path_on_host).second)
+        return fail(ErrorKind::InvalidArgument, "child {}: drive_overrides: {} is given to another drive as well",
+                    child.id, each.path_on_host);
+    for (const NetworkOverride& each : child.network_overrides)
+      if (!taps.insert(each.host_dev_name).second)
+        return fail(ErrorKind::InvalidArgument, "child {}: network_overrides: {} is given to another interface as well",
+                    child.id, each.host_dev_name);
+  }
   return {};
 }
 
 Status Controller::check_child(const BranchChild& child) const {
+  for (const DriveOverride& each : child.drive_overrides) {
+    if (std::ranges::find(configured_.devices.drives(), each.drive_id, &DriveConfig::drive_id) ==
+        configured_.devices.drives().end())
+      return fail(ErrorKind::NotFound, "child {}: drive_overrides: there is no drive {}", child.id, each.drive_id);
+    TRY(check_new_overlay(each));
+  }
+  for (const NetworkOverride& each : child.network_overrides)
+    if (std::ranges::find(configured_.devices.network_interfaces(), each.iface_id, &NetworkInterfaceConfig::iface_id) ==
+        configured_.devices.network_interfaces().end())
+      return fail(ErrorKind::NotFound, "child {}: network_overrides: there is no network interface {}", child.id,
+                  each.iface_id);
   for (const DriveConfig& drive : configured_.devices.drives()) {
     const bool named = std::ranges::find(child.drive_overrides, drive.drive_id, &DriveOverride::drive_id) !=
                        child.drive_overrides.end();
@@ -137,6 +162,7 @@ bool proc_self_is_ours() {
 }  // namespace
 
 Status Controller::branch_off(BranchOrder& order, std::size_t index) {
+  if (end_) return has_ended();
   BranchChild& child = order.children[index];
   TRY(need_prepared_vm());  // made meanwhile
   knows_own_pages_ = proc_self_is_ours();

@@ -59,6 +59,7 @@ void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
   auto snapshot = machine_->save();
   if (!snapshot) return go_on_as_before(propagate(snapshot));
   hold->snapshot = std::move(*snapshot);
+  hold->snapshot.host = this_host_cpu();
   configured_.describe(hold->snapshot);
   if (auto prepared = prepare_freezes(*machine_, hold->params, hold->snapshot); !prepared)
     return refuse_hold(*hold, propagate(prepared));
@@ -98,7 +99,6 @@ void Controller::hold_memory(Hold& hold) {
   if (state_ == MachineState::Running) machine_->resume();
   metrics_.latency.live_snapshot_pause_us.set(us_since(hold.begun_ns));
   hold.snapshot.producer = MAYFLY_VERSION;
-  hold.snapshot.host = this_host_cpu();
   struct Job {
     SnapshotOrder order;
     SnapshotOutcome outcome{};

@@ -107,13 +107,16 @@ Result<Load> begin_load(SnapshotLoadParams params) {
               .devices = std::move(devices)};
 }
 
+Status check_new_overlay(const DriveOverride& drive) {
+  struct stat status{};
+  if (::lstat(drive.path_on_host.c_str(), &status) != 0) return {};
+  return fail(ErrorKind::InvalidArgument,
+              "drive_overrides: drive {}: {} is there already; name a file that is not, for the child's own overlay",
+              drive.drive_id, drive.path_on_host);
+}
+
 Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const BranchChild& child, bool resume_vm) {
-  for (const DriveOverride& each : child.drive_overrides)
-    if (struct stat status{}; ::lstat(each.path_on_host.c_str(), &status) == 0)
-      return fail(
-          ErrorKind::InvalidArgument,
-          "drive_overrides: drive {}: {} is there already; name a file that is not, for the child's own overlay",
-          each.drive_id, each.path_on_host);
+  for (const DriveOverride& each : child.drive_overrides) TRY(check_new_overlay(each));  // nobody has made it since
   Load load{.params = {.resume_vm = resume_vm,
                        .clock_realtime = true,  // as its parent's clock does
                        .network_overrides = child.network_overrides,

@@ -24,6 +24,8 @@ struct Load {
   bool is_branch = false;  ///< Of a machine, whose memory is here.
 };
 
+/// That there is nothing yet where a child's overlay is to be made.
+[[nodiscard]] Status check_new_overlay(const DriveOverride& drive);
 /// The same for a child of a machine (PUT /vm/branch): `snapshot` is what its parent was, and its overlays are new. Errors:
 /// as begin_load(); an overlay is there already.
 [[nodiscard]] Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const BranchChild& child,

@@ -1,6 +1,7 @@
 #include "vmm/monitor/monitor.h"
 
 #include "api/schema.h"
+#include "jailer/seccomp/violation.h"
 #include "vmm/base/branch_mark.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/owned_fd.h"
@@ -61,12 +62,17 @@ Status Monitor::prepare(std::size_t metadata_limit) {
   if (auto watched = filters_.watch(log_); !watched) return watched;
   metadata_limit_ = metadata_limit;
   if (auto made = make_parts(); !made) return made;
-  // Through the controller once more, so that GET /vm/config shows it.
-  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
-    (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
+  TRY(show_logger());
   if (common_.metrics_path)
     (void)TRY(controller_->carry_out(
         PutMetrics{{.metrics_path = *common_.metrics_path, .emit_id = false, .properties = {}}}));
+  return {};
+}
+
+/// Through the controller once more, so that GET /vm/config shows it.
+Status Monitor::show_logger() {
+  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
+    (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
   return {};
 }
 
@@ -131,7 +137,7 @@ Status Monitor::serve_api(const std::string& socket_path, std::size_t max_payloa
 Status Monitor::lock_in() {
   if (!api_) watch_ = TRY(EndWatch::start(*deadline_, [this] { enter_thread(ThreadKind::Api); }));
   if (auto in = filters_.enter(ThreadKind::Loop); !in) return in;
-  open_gate();
+  if (!has_inherited_filter_) open_gate();  // a child's opens when it has its machine
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(ThreadKind::Loop, *loop_);
 #endif
@@ -146,7 +152,7 @@ void Monitor::open_gate() {
 /// A thread without its filter must not run on. Other threads may be running, so nothing is destroyed.
 void Monitor::enter_thread(ThreadKind kind) {
   // A child's brancher has it already, and every other one would be asked at each of its calls.
-  if (kind == ThreadKind::Brancher && has_inherited_filter_) return;
+  if (kind == ThreadKind::Brancher && has_inherited_filter_) return seccomp::name_thread_for_violations(kind);
   const auto in = filters_.enter(kind);
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(kind, *loop_);
@@ -216,10 +222,16 @@ void keep_descriptors(std::vector<int> kept) {
   (void)::eventfd(0, 0);
 }
 
+bool names_descriptor(const std::string& path) {
+  return path.starts_with("/dev/std") || path.starts_with("/dev/fd/") || path.starts_with("/proc/");
+}
+
 CommonOptions options_of_child(const CommonOptions& parent, const BranchOrder& order, std::size_t index) {
   CommonOptions common = parent;
   common.id = order.children[index].id;
   common.logger = order.logger;
+  // Of a descriptor that is closed there, or in a jail its parent's: standard error is left.
+  if (common.logger.log_path && names_descriptor(*common.logger.log_path)) common.logger.log_path.reset();
   common.metrics_path.reset();
   common.start = {};
   return common;
@@ -240,6 +252,8 @@ void Monitor::live_as_child(BranchOrder& order, std::size_t index, BranchReport 
   std::vector<int> kept{pipes.begin(), pipes.end()};
   for (const std::shared_ptr<OwnedFd>& file : order.memory.memory_files()) kept.push_back(file->get());
   keep_descriptors(std::move(kept));
+  grow_descriptor_table();
+  ::setsid();  // what ends its parent's group or terminal is not meant for it
   const BranchChild& own = order.children[index];
   (void)::memfd_create(branch_mark(own.id, own.api_socket).c_str(), MFD_CLOEXEC);  // else mayfly ps does not show it
   ::prctl(PR_SET_NAME, "mayfly", 0, 0, 0);
@@ -256,7 +270,7 @@ Status Monitor::prepare_child(const std::string& socket_path) {
   filters_.watch_inherited(log_);
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
   if (auto made = make_parts(); !made) return made;
-  if (common_.logger.log_path || common_.logger.level) (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
+  TRY(show_logger());
   if (auto serving = serve_api(socket_path, max_payload_); !serving) return serving;
   return lock_in();
 }
@@ -264,13 +278,18 @@ Status Monitor::prepare_child(const std::string& socket_path) {
 int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& report) {
   Status outcome = prepare_child(order.children[index].api_socket);
   if (!outcome) {
+    open_gate();  // for its thread, which is to be joined
+    api_.reset();
     report.failed(outcome.error().message);
     return kExitError;
   }
   report.await_go();
   loop_->post([&] {
     outcome = controller_->branch_off(order, index);
-    if (outcome) return report.up();
+    if (outcome) {
+      open_gate();
+      return report.up();
+    }
     // As a machine that was never there: nothing of it is left when its parent hears of it.
     loop_->stop();
   });
@@ -278,6 +297,7 @@ int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& r
   if (outcome) return serve_to_end(served);
   loop_->close();
   controller_->shut_down();
+  open_gate();
   api_->stop();
   log_.error("not branched off: {}", outcome.error().message);
   report.failed(outcome.error().message);

@@ -53,6 +53,7 @@ class Monitor {
   [[nodiscard]] Status prepare_child(const std::string& socket_path);
   [[nodiscard]] int run_as_child(BranchOrder& order, std::size_t index, BranchReport& report);
   [[nodiscard]] Status make_parts();
+  [[nodiscard]] Status show_logger();
   [[nodiscard]] int serve_to_end(const Status& served);
   void enter_thread(ThreadKind kind);
   void open_gate();
