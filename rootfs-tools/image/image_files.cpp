@@ -118,6 +118,7 @@ Status ImageFiles::index(std::uint64_t size, const ImageLimits& limits) {
   PartSource source{{.file = file_, .offset = 0, .size = size}};
   TarReader tar{source};
   std::uint64_t entries = 0;
+  std::uint64_t names_bytes = 0;
   for (;;) {
     const bool more = TRY(tar.next());
     if (!more) return {};
@@ -128,9 +129,11 @@ Status ImageFiles::index(std::uint64_t size, const ImageLimits& limits) {
     if (!name || name->empty()) continue;
     Member member{.offset = tar.position()};
     // `docker save` and `podman save` link layers that images share.
-    if (const char* const link = ::archive_entry_hardlink(tar.entry()); link != nullptr) {
+    const char* const link = ::archive_entry_hardlink(tar.entry());
+    const bool is_link = link != nullptr || ::archive_entry_filetype(tar.entry()) == AE_IFLNK;
+    if (link != nullptr) {
       member.link = plain_name(link).value_or("");
-    } else if (::archive_entry_filetype(tar.entry()) == AE_IFLNK) {
+    } else if (is_link) {
       const char* const target = ::archive_entry_symlink(tar.entry());
       const std::string directory = name->substr(0, name->rfind('/') == std::string::npos ? 0 : name->rfind('/') + 1);
       member.link = plain_name(directory + (target != nullptr ? target : "")).value_or("");
@@ -143,7 +146,11 @@ Status ImageFiles::index(std::uint64_t size, const ImageLimits& limits) {
     } else {
       continue;
     }
-    if (::archive_entry_filetype(tar.entry()) != AE_IFREG && member.link.empty()) continue;
+    if (is_link && member.link.empty()) continue;  // it leads out
+    names_bytes += name->size() + member.link.size();
+    if (names_bytes > limits.max_metadata_bytes)
+      return fail(ErrorKind::TooLarge, "the archive's names have over {} bytes; --max-metadata raises the limit",
+                  limits.max_metadata_bytes);
     members_.insert_or_assign(*name, std::move(member));
   }
 }

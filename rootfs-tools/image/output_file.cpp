@@ -20,15 +20,18 @@ constexpr mode_t kOutputMode = 0644;  // machines of other users read a base
 
 }  // namespace
 
-Result<OutputFile> OutputFile::create(const std::string& path, std::string_view what) {
+Result<OutputFile> OutputFile::create(const std::string& path, std::string_view what, bool is_named) {
   struct stat status{};
   if (path.empty() || path.ends_with('/') || (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)))
     return fail(ErrorKind::InvalidArgument, "{} '{}' must be the name of a file", what, path);
   const std::string directory = directory_of(path);
-  OwnedFd file{::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kOutputMode)};
-  if (file) return OutputFile{std::move(file), path, what, false};
-  if (errno != EOPNOTSUPP && errno != EISDIR)
-    return fail_errno(ErrorKind::System, "{} {}: nothing can be made in {}", what, path, directory);
+  OwnedFd file;
+  if (!is_named) {
+    file = OwnedFd{::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kOutputMode)};
+    if (file) return OutputFile{std::move(file), path, what, false};
+    if (errno != EOPNOTSUPP && errno != EISDIR)
+      return fail_errno(ErrorKind::System, "{} {}: nothing can be made in {}", what, path, directory);
+  }
   const std::string made = new_name(path);
   (void)::unlink(made.c_str());  // of a run that was killed
   file = OwnedFd{::open(made.c_str(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, kOutputMode)};

@@ -18,8 +18,9 @@ namespace mayfly::image {
 
 class OutputFile {
  public:
-  /// `what` names the option in errors: a directory is there, nothing can be made there.
-  [[nodiscard]] static Result<OutputFile> create(const std::string& path, std::string_view what);
+  /// `what` names the option in errors: a directory is there, nothing can be made there. `is_named`: as where files cannot be
+  /// without a name.
+  [[nodiscard]] static Result<OutputFile> create(const std::string& path, std::string_view what, bool is_named = false);
   OutputFile(OutputFile&& other) noexcept;
   OutputFile& operator=(OutputFile&&) = delete;
   OutputFile(const OutputFile&) = delete;

@@ -15,7 +15,7 @@ namespace mayfly::image {
 
 struct SquashfsOptions {
   std::uint32_t block_size = std::uint32_t{128} << 10;  ///< rootfs-tools/README.md says why.
-  std::uint32_t level = 15;                             ///< Of zstd.
+  std::uint32_t level = 9;                              ///< Of zstd.
   std::uint32_t threads = 0;                            ///< That compress; 0: one for each CPU.
 };
 

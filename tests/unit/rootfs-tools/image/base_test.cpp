@@ -162,25 +162,35 @@ TEST_F(BaseTest, SaysWhatItDoes) {
   EXPECT_EQ(steps, (std::set<std::string>{"Reading layers", "Writing the base"}));
 }
 
-TEST(OutputFile, IsThereWholeOrNotAtAll) {
+class OutputFileTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(OutputFileTest, IsThereWholeOrNotAtAll) {
   const mayfly::testing::ScratchDirectory scratch;
   const std::string path = scratch.file("out");
+  const auto fill = [](const OutputFile& file, std::string_view text) {
+    return write_all_at(file.fd(), std::as_bytes(std::span{text}), 0);
+  };
   {
-    auto file = OutputFile::create(path, "--output");
+    auto file = OutputFile::create(path, "--output", GetParam());
     ASSERT_TRUE(file) << file.error().message;
-    ASSERT_TRUE(write_all_at(file->fd(), std::as_bytes(std::span{std::string_view{"half"}}), 0));
-    EXPECT_EQ(names_in(scratch.file(".")), Names{}) << "a kill at this moment leaves nothing";
+    ASSERT_TRUE(fill(*file, "half"));
+    EXPECT_EQ(names_in(scratch.file(".")), GetParam() ? Names{"out.mayfly-new"} : Names{}) << "what a kill would leave";
+    const OutputFile moved{std::move(*file)};
   }
   EXPECT_EQ(names_in(scratch.file(".")), Names{});
+  make_file(path, "of before");
   make_file(path + ".mayfly-new", "of a run that was killed");
-  auto file = OutputFile::create(path, "--output");
+  auto file = OutputFile::create(path, "--output", GetParam());
   ASSERT_TRUE(file);
-  ASSERT_TRUE(write_all_at(file->fd(), std::as_bytes(std::span{std::string_view{"whole"}}), 0));
+  ASSERT_TRUE(fill(*file, "whole"));
+  EXPECT_EQ(content_of(path), "of before");
   const auto published = file->publish();
   ASSERT_TRUE(published) << published.error().message;
   EXPECT_EQ(names_in(scratch.file(".")), Names{"out"});
   EXPECT_EQ(content_of(path), "whole");
 }
+
+INSTANTIATE_TEST_SUITE_P(WithAndWithoutAName, OutputFileTest, ::testing::Bool());
 
 }  // namespace
 }  // namespace mayfly::image

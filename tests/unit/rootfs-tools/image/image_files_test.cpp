@@ -50,10 +50,11 @@ TEST_F(ImageFilesTest, FollowsLinksBetweenFilesOfAnArchive) {
                               .symlink("a", "b")
                               .symlink("b", "a")
                               .symlink("out", "../../etc/passwd")
+                              .hard_link("hard-out", "../etc/passwd")
                               .finish());
   EXPECT_EQ(read(files, "two/layer.tar"), "data");
   EXPECT_EQ(read(files, "three"), "data");
-  for (const char* const name : {"a", "out", "../etc/passwd"})
+  for (const char* const name : {"a", "out", "hard-out", "../etc/passwd"})
     EXPECT_EQ(read(files, name), fmt::format(fmt::runtime(none_), name));
 }
 
@@ -112,6 +113,8 @@ TEST_F(ImageFilesTest, HasLimits) {
   const std::string path = mayfly::testing::make_file(scratch_.file("image.tar"), tar);
   EXPECT_EQ(read(ImageFiles::open(path, {.max_files = 1}, scratch_.file(".")), "a"),
             "--image " + path + ": the archive has over 1 files; --max-files raises the limit");
+  EXPECT_EQ(read(ImageFiles::open(path, {.max_metadata_bytes = 1}, scratch_.file(".")), "a"),
+            "--image " + path + ": the archive's names have over 1 bytes; --max-metadata raises the limit");
   mayfly::testing::make_file(path, gzip(std::string(1 << 20, 'a')));
   EXPECT_EQ(read(ImageFiles::open(path, {.max_bytes = 1 << 19}, scratch_.file(".")), "a"),
             "--image " + path + ": the layers unpack to over 524288 bytes; --max-size raises the limit");
