@@ -38,6 +38,9 @@ Status show_memory(const GuestMemory& memory, bool on) {
   return {};
 }
 
+/// None where the process has no descriptor left.
+OwnedFd open_process(pid_t pid) { return OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))}; }
+
 }  // namespace
 
 Status check_can_branch(const GuestMemory& memory) {
@@ -91,7 +94,7 @@ ForkBrancher::~ForkBrancher() {
 
 Status ForkBrancher::begin(BranchOrder order, Done done) {
   order_.emplace(std::move(order));
-  done_ = std::move(done);
+  asked_done_ = std::move(done);
   asked_ = true;
   (void)::eventfd_write(wake_.get(), 1);
   // The loop stands still: a child's copy of what it owns is whole.
@@ -121,7 +124,9 @@ void ForkBrancher::serve() {
 
 void ForkBrancher::wait_for_news() {
   std::vector<pollfd> watched{{.fd = wake_.get(), .events = POLLIN, .revents = 0}};
-  for (const Child& child : children_) {
+  for (Child& child : children_) {
+    // Nobody else waits for it, so its number stays its own.
+    if (!child.process) child.process = open_process(child.pid);
     watched.push_back({.fd = child.process.get(), .events = POLLIN, .revents = 0});
     if (child.report) watched.push_back({.fd = child.report.get(), .events = POLLIN, .revents = 0});
   }
@@ -137,6 +142,7 @@ void ForkBrancher::wait_for_news() {
 
 void ForkBrancher::make_children() {
   BranchOrder& order = *order_;
+  done_ = std::move(asked_done_);
   outcome_.clear();
   for (const BranchChild& child : order.children) outcome_.push_back({.id = child.id, .api_socket = child.api_socket});
   silent_ = 0;
@@ -175,15 +181,9 @@ Status ForkBrancher::make_child(std::size_t index, int go) {
     ::_exit(1);
   }
   tell.reset();  // whose place is enough for this one
-  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
-  if (!process) {
-    auto failed = fail_errno(ErrorKind::System, "the host gives no descriptor of the child, which was killed");
-    (void)::syscall(SYS_tgkill, pid, pid, SIGKILL);
-    return failed;
-  }
   ++silent_;
   outcome_[index].pid = pid;
-  children_.push_back({.index = index, .pid = pid, .process = std::move(process), .report = std::move(report)});
+  children_.push_back({.index = index, .pid = pid, .process = open_process(pid), .report = std::move(report)});
   return {};
 }
 
@@ -208,6 +208,7 @@ void ForkBrancher::read_report(Child& child) {
 
 void ForkBrancher::look_at_ends() {
   std::erase_if(children_, [this](Child& child) {
+    if (!child.process) return false;
     siginfo_t info{};
     const int waited = ::waitid(kPidfd, static_cast<id_t>(child.process.get()), &info, WEXITED | WNOHANG);
     if (waited == 0 ? info.si_pid == 0 : errno != ECHILD) return false;
@@ -229,8 +230,8 @@ void ForkBrancher::give_up_late_ones() {
     if (child.is_up || child.told.starts_with(kFailed)) continue;
     (void)::syscall(SYS_pidfd_send_signal, child.process.get(), SIGKILL, nullptr, 0);
     note(child.index,
-         fmt::format("the child did not come up in {} s, and was killed: look at the storage of its drives",
-                     options_.patience.count() / 1000));
+         fmt::format("the child did not come up in {:g} s, and was killed: look at the storage of its drives",
+                     std::chrono::duration<double>{options_.patience}.count()));
     child.report.reset();
     child.told = kFailed;
     --silent_;

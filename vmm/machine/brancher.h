@@ -98,7 +98,7 @@ class ForkBrancher final : public Brancher {
   struct Child {
     std::size_t index;  ///< In the order.
     pid_t pid;
-    OwnedFd process;  ///< A pidfd.
+    OwnedFd process;  ///< A pidfd; none until there is a descriptor for it.
     OwnedFd report;   ///< None: it has told, or it was given up.
     std::string told{};
     bool is_up = false;
@@ -119,13 +119,14 @@ class ForkBrancher final : public Brancher {
   OwnedFd wake_;
   // Between the loop's thread, which waits, and this one
   std::optional<BranchOrder> order_;
-  Done done_;
+  Done asked_done_;
   Status begun_{};
   std::binary_semaphore made_{0};
   OwnedFd go_;
   std::atomic<bool> asked_{false};
   std::atomic<bool> stopping_{false};
   // This thread's
+  Done done_;  // of the request whose children are silent
   std::vector<BranchedChild> outcome_;
   std::vector<Child> children_;
   std::size_t silent_ = 0;  // of the request's children, who have not told yet
