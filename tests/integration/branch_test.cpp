@@ -52,6 +52,17 @@ class Child {
     api_ = connect_unix(socket_);
     ASSERT_TRUE(api_);
   }
+  /// The same without an answer: by its mark among all processes, until it listens or is gone. Whether it is up.
+  bool find_itself() {
+    for (const double deadline = now_us() + 20e6; now_us() < deadline;) {
+      const pid_t found = process_with_mark();
+      if (found < 0) return false;
+      pid_ = found;
+      api_ = connect_unix(socket_);
+      if (api_) return true;
+    }
+    give_up(id_ + " is there and does not listen");
+  }
   HttpAnswer send(const std::string& method, const std::string& path, const std::string& body = "") {
     return exchange(api_.get(), method, path, body);
   }
@@ -75,6 +86,16 @@ class Child {
   }
 
  private:
+  [[nodiscard]] pid_t process_with_mark() const {
+    const std::string mark = "mayfly-branch:" + id_ + ':';
+    std::error_code gone;  // processes end while they are looked at
+    for (const auto& process : fs::directory_iterator{"/proc"})
+      for (fs::directory_iterator file{process.path() / "fd", gone}, end; !gone && file != end; file.increment(gone))
+        if (fs::read_symlink(file->path(), gone).string().find(mark) != std::string::npos)
+          return std::atoi(process.path().filename().c_str());
+    return -1;
+  }
+
   std::string id_;
   std::string socket_;
   std::string console_;
@@ -330,6 +351,85 @@ TEST_F(BranchTest, IsRefusedBeforeAnythingChanges) {
   expect_refused(layered, body_of({child.json()}, frozen), "drive_overrides: drive data is missing");
   EXPECT_FALSE(fs::exists(file("frozen")));
   expect_goes_on(layered);
+}
+
+TEST_F(BranchTest, SixteenChildrenOpenTheFrozenDriveAtOnce) {
+  Monitor parent{options()};
+  must(parent.put("/drives/data", drive("overlay")));
+  parent.boot("block", "console=ttyS0 until_key=1");
+  parent.console_until("round 2 done");
+  for (int turn = 0; turn < 3; ++turn) {
+    const std::string frozen = "frozen-" + std::to_string(turn);
+    std::vector<std::unique_ptr<Child>> children;
+    std::vector<std::string> bodies;
+    for (int i = 0; i < 16; ++i) {
+      children.push_back(std::make_unique<Child>(scratch_, "child-" + std::to_string(turn) + "-" + std::to_string(i)));
+      bodies.push_back(children.back()->json(R"(, "drive_overrides": [{"drive_id": "data", "path_on_host": ")" +
+                                             file(children.back()->id() + ".overlay") + "\"}]"));
+    }
+    const HttpAnswer answer = parent.put(
+        "/vm/branch",
+        body_of(bodies, R"(, "frozen_drives": [{"drive_id": "data", "path_on_host": ")" + file(frozen) + "\"}]"));
+    for (const auto& child : children) {
+      child->find_in(answer);
+      if (HasFatalFailure()) return;
+    }
+    for (const auto& child : children) {
+      child->console_until("round ");
+      EXPECT_EQ(child->console().find("FAIL"), std::string::npos) << child->console();
+    }
+  }
+  parent.type("k");
+  expect_pass(parent);
+  expect_base_unchanged();
+}
+
+/// Whoever started a monitor may ignore its children's ends, and a process inherits that.
+TEST_F(BranchTest, ItHearsOfItsChildrensEndsWhereTheSignalOfThemIsIgnored) {
+  auto* const before = std::signal(SIGCHLD, SIG_IGN);
+  Monitor parent{options()};
+  std::signal(SIGCHLD, before);
+  boot_diverger(parent);
+  Child child{scratch_, "child"};
+  child.find_in(parent.put("/vm/branch", body_of({child.json()})));
+  if (HasFatalFailure()) return;
+  const pid_t pid = child.pid();
+  ::kill(pid, SIGKILL);
+  for (const double deadline = now_us() + 20e6; now_us() < deadline;)
+    if (parent.get("/metrics/prometheus").body.find("mayfly_branch_children 0\n") != std::string::npos) break;
+  EXPECT_NE(parent.get("/metrics/prometheus").body.find("mayfly_branch_children 0\n"), std::string::npos);
+  expect_goes_on(parent);
+}
+
+/// At moments that differ from turn to turn: before, while and after the children are made.
+TEST_F(BranchTest, AParentThatIsKilledWhileItMakesChildrenLeavesWholeOnesOrNone) {
+  int turns = 0;
+  int seen = 0;
+  for (; turns < 12; ++turns) {
+    Monitor parent{options()};
+    boot_diverger(parent);
+    std::vector<std::unique_ptr<Child>> children;
+    std::vector<std::string> bodies;
+    for (int i = 0; i < 3; ++i) {
+      children.push_back(std::make_unique<Child>(scratch_, std::to_string(turns) + "-" + std::to_string(i)));
+      bodies.push_back(children.back()->json());
+    }
+    const std::string body = body_of(bodies);
+    const OwnedFd api = connect_unix(parent.socket_path());
+    const std::string request =
+        "PUT /vm/branch HTTP/1.1\r\nContent-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+    ASSERT_EQ(::write(api.get(), request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    for (const double until = now_us() + 400 * turns; now_us() < until;) {
+    }
+    parent.signal(SIGKILL);
+    (void)parent.wait();
+    for (const auto& child : children) {
+      if (!child->find_itself()) continue;
+      ++seen;
+      (void)expect_diverges(*child);
+    }
+  }
+  EXPECT_GT(seen, 0) << "no turn was late enough";
 }
 
 TEST_F(BranchTest, ASnapshotOfAChildIsWholeOrRefusedInAJail) {

@@ -23,8 +23,10 @@ sigset_t stop_signals() {
 Status StopSignals::block() {
   const sigset_t set = stop_signals();
   errno = ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  // A reader that goes away, and a file that may not grow, are errors of the write that meets them.
-  if (errno != 0 || ::signal(SIGPIPE, SIG_IGN) == SIG_ERR || ::signal(SIGXFSZ, SIG_IGN) == SIG_ERR)
+  // A reader that goes away, and a file that may not grow, are errors of the write that meets them. Whoever started us may
+  // ignore SIGCHLD, and we inherit that: the kernel would then reap our children, and tell nobody how they ended.
+  if (errno != 0 || ::signal(SIGPIPE, SIG_IGN) == SIG_ERR || ::signal(SIGXFSZ, SIG_IGN) == SIG_ERR ||
+      ::signal(SIGCHLD, SIG_DFL) == SIG_ERR)
     return fail_errno(ErrorKind::System, "cannot set the signal mask");
   return {};
 }
