@@ -57,12 +57,13 @@ std::string noise(std::size_t size) {
 TEST_F(SquashfsTest, IsTheSameWhateverTheThreads) {
   TarBuilder tar;
   for (int number = 0; number < 200; ++number)
-    tar.file("d" + std::to_string(number % 7) + "/f" + std::to_string(number), noise(1000 + 997U * (number % 60)),
+    tar.file("d" + std::to_string(number % 7) + "/f" + std::to_string(number),
+             noise(1000 + 997 * static_cast<std::size_t>(number % 60)),
              {.uid = number % 5, .attributes = {{"user.n", std::to_string(number % 3)}}});
   tar.file("large", noise(700'000)).file("large-again", noise(700'000));
   apply(tar.finish());
   const std::string first = written({.level = 1, .threads = 1});
-  for (const std::uint32_t threads : {1, 2, 8, 8})
+  for (const std::uint32_t threads : {1U, 2U, 8U, 8U})
     EXPECT_TRUE(written({.level = 1, .threads = threads}) == first) << threads;
   EXPECT_EQ(facts_.inodes, 210U);
   EXPECT_EQ(done_, facts_.data_bytes);
