@@ -20,10 +20,14 @@ target_link_libraries(mayfly_xxhash INTERFACE ${XXHASH_ARCHIVE})
 # tar alone is linked; of nettle, which libarchive itself computes digests by, SHA-256 alone. libsquashfs has each compressor
 # that a squashfs may have.
 add_library(mayfly_image_libraries INTERFACE)
-foreach(archive libarchive.a libnettle.a libsquashfs.a libzstd.a liblz4.a liblzma.a libz.a)
-  string(MAKE_C_IDENTIFIER "${archive}_PATH" variable)
-  find_library(${variable} NAMES ${archive} REQUIRED)
-  target_link_libraries(mayfly_image_libraries INTERFACE ${${variable}})
+foreach(library archive nettle squashfs zstd lz4 lzma z)
+  # All of libarchive refers to more libraries; only what is used does not, which takes a linker that drops the rest.
+  if(MAYFLY_STATIC)
+    find_library(MAYFLY_${library}_PATH NAMES lib${library}.a REQUIRED)
+  else()
+    find_library(MAYFLY_${library}_PATH NAMES ${library} REQUIRED)
+  endif()
+  target_link_libraries(mayfly_image_libraries INTERFACE ${MAYFLY_${library}_PATH})
 endforeach()
 
 # CLI11: header-only.
