@@ -291,10 +291,10 @@ class SavedReader {
     std::vector<const JsonValue*> fitting;
     for (const JsonValue& each : *images) {
       const auto names = TRY(texts_field(each, "RepoTags", what));
-      auto config = TRY(text_field(each, "Config", what));
+      const auto config = TRY(text_field(each, "Config", what));
       const auto is_wanted = [&](const auto& name) { return same_reference(name, *choice_.name); };
       if (!choice_.name || *choice_.name == config || std::ranges::any_of(names, is_wanted)) fitting.push_back(&each);
-      all.push_back(names.empty() ? std::move(config) : names.front());
+      all.push_back(names.empty() ? config : names.front());
     }
     if (fitting.empty())
       return fail(ErrorKind::NotFound, "--name {}: there is no such image in {}; it has {}",

@@ -284,7 +284,7 @@ class Writer {
     const OwnedInode made{::sqfs_dir_writer_create_inode(entries_.get(), folders + 2, attributes, above)};
     if (made == nullptr) return check(SQFS_ERROR_ALLOC);
     return write_inode(*made, slot(directory), attributes);
-  }
+  }  // NOLINT(clang-analyzer-unix.Malloc): OwnedInode frees it
 
   static std::uint16_t mode_of(const Inode& inode) {
     constexpr std::array kTypes{S_IFDIR, S_IFREG, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO};
@@ -310,7 +310,7 @@ class Writer {
       case InodeKind::Symlink:
         made->base.type = SQFS_INODE_SLINK;
         made->data.slink = {.nlink = slot.links, .target_size = static_cast<sqfs_u32>(inode.target.size())};
-        std::memcpy(made->extra, inode.target.data(), inode.target.size());
+        std::ranges::copy(inode.target, reinterpret_cast<char*>(made->extra));  // zeros are behind it
         break;
       case InodeKind::Fifo:
         made->base.type = SQFS_INODE_FIFO;
