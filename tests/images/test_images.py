@@ -217,17 +217,19 @@ def test_reads_a_pipe(tmp_path: Path, template: Path, make_base: Callable[..., P
 
 
 def test_a_kill_leaves_nothing(tmp_path: Path, template: Path) -> None:
-    image = Image([Layer().file("f", noise(30_000_000)).bytes()]).layout(tmp_path / "image", plain)
+    archive = Image([Layer().file("f", noise(3_000_000)).bytes()]).saved(tmp_path / "image.tar").read_bytes()
     room = tmp_path / "room"
     room.mkdir()
     (room / "base").write_bytes(b"of before")
-    with subprocess.Popen([template, "base", "--image", image, "--output", room / "base"]) as process:
+    command = [template, "base", "--image", "/dev/stdin", "--output", room / "base"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        process.stdin.write(archive[: len(archive) // 2])  # it waits for the other half
+        process.stdin.flush()
         descriptors = Path(f"/proc/{process.pid}/fd")
         deadline = time.monotonic() + 20
         # It has begun when its files without a name are there.
-        while time.monotonic() < deadline:
-            if sum(os.readlink(each).endswith("(deleted)") for each in descriptors.iterdir()) == 2:
-                break
+        while sum(os.readlink(each).endswith("(deleted)") for each in descriptors.iterdir()) < 2:
+            assert time.monotonic() < deadline
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert os.listdir(room) == ["base"]

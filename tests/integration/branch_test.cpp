@@ -28,8 +28,10 @@ class Child {
   }
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
+  /// Also one that a test which failed has not found.
   ~Child() {
-    if (pid_ > 0) ::kill(pid_, SIGKILL);
+    if (pid_ < 0) pid_ = process_with_mark();
+    if (pid_ > 0 && !stopped_) ::kill(pid_, SIGKILL);
   }
   /// As PUT /vm/branch wants it.
   [[nodiscard]] std::string json(const std::string& more = "") const {
@@ -82,7 +84,7 @@ class Child {
     for (const double deadline = now_us() + 20e6; now_us() < deadline && ::access(socket_.c_str(), F_OK) == 0;)
       std::this_thread::yield();
     EXPECT_NE(::access(socket_.c_str(), F_OK), 0) << "its socket goes with it";
-    pid_ = -1;
+    stopped_ = true;
   }
 
  private:
@@ -100,6 +102,7 @@ class Child {
   std::string socket_;
   std::string console_;
   pid_t pid_ = -1;
+  bool stopped_ = false;
   OwnedFd api_;
 };
 
@@ -114,10 +117,11 @@ std::string body_of(const std::vector<std::string>& children, const std::string&
 /// The generation id and the round that were printed last.
 std::pair<std::string, unsigned> last_round(const std::string& console) {
   const std::size_t end = console.rfind('\n');
-  const std::size_t at = console.rfind("diverger ", end);
+  const std::size_t at = end == std::string::npos ? end : console.rfind("diverger ", end);
   if (at == std::string::npos) return {};
   const std::size_t id = at + 9;
   const std::size_t round = console.find(" round ", id);
+  if (round > end) return {};
   return {console.substr(id, round - id),
           static_cast<unsigned>(std::strtoul(console.c_str() + round + 7, nullptr, 10))};
 }
