@@ -1,5 +1,6 @@
 #include "api/schema.h"
 #include "vmm/config/device_names.h"
+#include "vmm/memory/guest_memory.h"
 
 #include <algorithm>
 
@@ -134,6 +135,7 @@ Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const s
                               .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false),
                               .live = fields.optional("live", JsonBool{}).value_or(false)};
   params.frozen_drives = read_frozen_drives(fields, where);
+  params.max_copied_mib = fields.optional("max_copied_mib", JsonWhole{1, GuestMemory::kMaximumSizeMib});
   return fields.finish(std::move(params));
 }
 

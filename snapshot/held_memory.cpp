@@ -53,6 +53,7 @@ Status let_fork(const GuestMemory& memory, bool on) {
 struct HeldMemory::Shared {
   std::atomic<std::uint32_t> turn{kIdle};
   const std::byte* source = nullptr;
+  const std::byte* region = nullptr;  // that the source lies in
   std::byte* target = nullptr;
   std::size_t length = 0;
 };
@@ -61,22 +62,22 @@ namespace {
 
 constexpr std::size_t kOrderBytes = 4096;
 
-/// What has been copied, of pieces that follow each other: the next one of another region begins anew.
-struct Copied {
+/// What has been given back of the region that was copied from last.
+struct Dropped {
+  const std::byte* region = nullptr;
   std::uintptr_t to = 0;
-  std::uintptr_t dropped_to = 0;
 };
 
-/// Gives back what has been copied, in whole units. What lies between two pieces is nobody's to drop.
-void drop_copied(const std::byte* piece, std::size_t length, Copied& copied) noexcept {
-  const auto begin = reinterpret_cast<std::uintptr_t>(piece);
-  if (begin != copied.to) copied.dropped_to = (begin + kDropUnit - 1) / kDropUnit * kDropUnit;
-  copied.to = begin + length;
-  const std::uintptr_t end = copied.to / kDropUnit * kDropUnit;
-  if (end <= copied.dropped_to) return;
+/// Gives back, in whole units, what lies in the region before the piece's end: nobody asks for that any more.
+void drop_copied(const std::byte* region, const std::byte* end, Dropped& dropped) noexcept {
+  if (region != dropped.region)
+    dropped = {.region = region,
+               .to = (reinterpret_cast<std::uintptr_t>(region) + kDropUnit - 1) / kDropUnit * kDropUnit};
+  const std::uintptr_t to = reinterpret_cast<std::uintptr_t>(end) / kDropUnit * kDropUnit;
+  if (to <= dropped.to) return;
   // NOLINTNEXTLINE(performance-no-int-to-ptr): addresses are rounded
-  ::madvise(reinterpret_cast<void*>(copied.dropped_to), end - copied.dropped_to, MADV_DONTNEED);
-  copied.dropped_to = end;
+  ::madvise(reinterpret_cast<void*>(dropped.to), to - dropped.to, MADV_DONTNEED);
+  dropped.to = to;
 }
 
 }  // namespace
@@ -100,6 +101,7 @@ namespace {
 struct Orders {
   std::atomic<std::uint32_t>& turn;
   const std::byte* const& source;
+  const std::byte* const& region;
   std::byte* const& target;
   const std::size_t& length;
 };
@@ -110,7 +112,7 @@ struct Orders {
   // ring and of vCPUs, which would keep them as well, are not here (MADV_DONTFORK).
   ::syscall(SYS_close_range, 0UL, 0xFFFF'FFFFUL, 0UL);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  Copied copied;
+  Dropped dropped;
   // Where the parent was gone before it could be watched, nobody would ever ask.
   while (::getppid() == parent) {
     const auto turn = orders.turn.load(std::memory_order_acquire);
@@ -120,7 +122,7 @@ struct Orders {
       continue;
     }
     std::memcpy(orders.target, orders.source, orders.length);
-    drop_copied(orders.source, orders.length, copied);
+    drop_copied(orders.region, orders.source + orders.length, dropped);
     set_turn(orders.turn, kGiven);
   }
   set_turn(orders.turn, kEnding);
@@ -161,7 +163,7 @@ Result<std::shared_ptr<HeldMemory>> HeldMemory::hold(const GuestMemory& memory) 
   // Without the C library, whose fork takes the locks of the heap and calls handlers. No signal at its end: nobody may
   // be told but who asks (__WALL).
   const long child = ::syscall(SYS_clone, 0UL, nullptr, nullptr, nullptr, nullptr);
-  if (child == 0) hold_until_told({shared.turn, shared.source, shared.target, shared.length}, parent);
+  if (child == 0) hold_until_told({shared.turn, shared.source, shared.region, shared.target, shared.length}, parent);
   const int error_number = errno;
   auto kept = let_fork(memory, false);
   held->child_ = static_cast<pid_t>(child);
@@ -183,6 +185,8 @@ int HeldMemory::copy(std::size_t index, std::uint64_t offset, std::uint64_t leng
   const auto source = bytes_at(memory_, offset, length);
   ensure(source.size() == length && length <= kSlotBytes, "a piece of held memory lies outside of it");
   Shared& order = shared();
+  for (const GuestMemory::Region& each : memory_.regions())
+    if (each.mapping.contains(source.data())) order.region = each.mapping.bytes().data();
   order.source = source.data();
   order.target = room_.bytes().subspan(kOrderBytes + index * kSlotBytes).data();
   order.length = length;

@@ -32,6 +32,7 @@
 /// behind RAM.
 namespace mayfly {
 
+class CopyBound;
 class HeldMemory;
 class NewFile;
 
@@ -99,6 +100,7 @@ struct PageWriting {
   std::chrono::milliseconds patience = std::chrono::seconds{60};
   std::shared_ptr<HeldMemory> held{};  ///< What the memory was at one moment is written; absent: what it is.
   std::shared_ptr<WritingProgress> progress{};
+  std::shared_ptr<CopyBound> bound{};  ///< Looked at meanwhile, for memory that is held; absent: none.
 };
 
 /// The pages that are written when `pages` are to be saved: without the label's, and joined over small gaps where the

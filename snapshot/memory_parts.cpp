@@ -1,6 +1,7 @@
 #include "snapshot/memory_parts.h"
 
 #include "snapshot/checksum.h"
+#include "snapshot/copy_bound.h"
 #include "snapshot/held_memory.h"
 #include "vmm/base/files.h"
 #include "vmm/base/mutex.h"
@@ -20,6 +21,8 @@ namespace {
 
 /// Writes in flight: enough to keep a disk busy while the next checksum is computed.
 constexpr std::size_t kWritesAtOnce = 8;
+/// How often it is looked at what a guest copies.
+constexpr std::chrono::milliseconds kLookEvery{1};
 static_assert(kWritesAtOnce <= HeldMemory::kSlots && kWrittenAtOnce <= HeldMemory::kSlotBytes);
 
 template <typename T>
@@ -72,11 +75,14 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
         patience_(pages.patience),
         held_(pages.held),
         progress_(pages.progress),
+        bound_(pages.bound),
         pieces_(kWritesAtOnce) {}
 
   /// Waits until there is room for it, and writes it, or what was held of it. What is written; empty after a failure.
   [[nodiscard]] std::span<const std::byte> write(std::span<const std::byte> bytes, std::uint64_t offset) {
     MutexLock lock{mutex_};
+    next_ = offset;
+    if (bound_) look();
     while (failure_ == 0 && in_flight_ == kWritesAtOnce) await_progress();
     if (failure_ == 0 && stop_.stop_requested()) failure_ = ECANCELED;
     if (failure_ != 0) return {};
@@ -132,9 +138,23 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   void await_progress() REQUIRES(mutex_) {
     const auto deadline = std::chrono::steady_clock::now() + patience_;
     const std::uint64_t before = ended_;
-    while (ended_ == before)
-      if (!changed_.wait_until(mutex_, deadline)) break;
-    if (ended_ == before) failure_ = ETIMEDOUT;
+    while (ended_ == before) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now >= deadline) {
+        failure_ = ETIMEDOUT;
+        return;
+      }
+      (void)changed_.wait_until(mutex_, bound_ ? std::min(deadline, now + kLookEvery) : deadline);
+      if (bound_ && ended_ == before) look();
+    }
+  }
+
+  /// Whether what the guest copies meanwhile has become too much.
+  void look() REQUIRES(mutex_) {
+    mutex_.unlock();  // a count takes milliseconds, and the loop does not wait
+    const int failure = bound_->look(next_);
+    mutex_.lock();
+    if (failure_ == 0) failure_ = failure;
   }
 
   void end(Piece& piece, int failure) {
@@ -153,6 +173,9 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
   std::chrono::milliseconds patience_;
   const std::shared_ptr<HeldMemory> held_;           // what is in flight lies in its slots
   const std::shared_ptr<WritingProgress> progress_;  // of a piece that comes late, too
+  // The writer's alone.
+  const std::shared_ptr<CopyBound> bound_;
+  std::uint64_t next_ = 0;  // all before it is written, or on its way
   Mutex mutex_;
   ConditionVariable changed_;
   std::deque<Piece> pieces_;  // operations do not move; each is its writer's while it is free, and the loop's while not

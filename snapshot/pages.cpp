@@ -51,13 +51,7 @@ constexpr std::size_t kEntrySize = 8;
 constexpr std::uint64_t kEntryPresent = 1ULL << 63;
 constexpr std::uint64_t kEntrySwapped = 1ULL << 62;
 constexpr std::uint64_t kEntryFile = 1ULL << 61;
-
-Result<OwnedFd> open_pagemap() {
-  OwnedFd file{::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
-  if (!file)
-    return fail_errno(ErrorKind::System, "cannot find out which pages the guest has touched: /proc/self/pagemap");
-  return file;
-}
+constexpr std::uint64_t kEntryMappedOnce = 1ULL << 56;
 
 void add(std::vector<PageRange>& ranges, std::uint64_t offset, std::uint64_t length) {
   if (!ranges.empty() && ranges.back().end() == offset)
@@ -102,9 +96,9 @@ bool is_over_file(const GuestMemory& memory, std::uint64_t address) {
   return behind != ranges.begin() && address - std::prev(behind)->start.value < std::prev(behind)->length;
 }
 
-Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::Region& region, std::uint64_t offset,
-                    MemoryIs memory_is, PageRanges& found) {
-  const std::span<const std::byte> bytes = region.mapping.bytes();
+/// Tells `each` of every page's entry, and where it is in `bytes`.
+template <typename Each>
+Status for_entries(int pagemap, std::span<const std::byte> bytes, Each each) {
   std::array<std::uint64_t, 8192> entries;
   const std::uint64_t first_page = reinterpret_cast<std::uintptr_t>(bytes.data()) / kGuestPageSize;
   const std::uint64_t pages = bytes.size() / kGuestPageSize;
@@ -113,17 +107,23 @@ Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::R
     const ssize_t count =
         ::pread(pagemap, entries.data(), wanted * kEntrySize, static_cast<off_t>((first_page + done) * kEntrySize));
     if (count <= 0) return fail_errno(ErrorKind::System, "cannot read /proc/self/pagemap");
-    for (const std::uint64_t entry : std::span{entries}.first(static_cast<std::size_t>(count) / kEntrySize)) {
-      const std::uint64_t at = done++ * kGuestPageSize;
-      if ((entry & (kEntryPresent | kEntrySwapped)) == 0 || (entry & kEntryFile) != 0) continue;
-      // What was only read shows the kernel's page of zeros, which the entry does not tell. Over a file's page, zeros
-      // are what somebody wrote.
-      if (memory_is == MemoryIs::WrittenTo || is_over_file(memory, region.start.value + at) ||
-          !is_zero(bytes.subspan(at, kGuestPageSize)))
-        add(found, offset + at, kGuestPageSize);
-    }
+    for (const std::uint64_t entry : std::span{entries}.first(static_cast<std::size_t>(count) / kEntrySize))
+      each(entry, done++ * kGuestPageSize);
   }
   return {};
+}
+
+Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::Region& region, std::uint64_t offset,
+                    MemoryIs memory_is, PageRanges& found) {
+  const std::span<const std::byte> bytes = region.mapping.bytes();
+  return for_entries(pagemap, bytes, [&](std::uint64_t entry, std::uint64_t at) {
+    if ((entry & (kEntryPresent | kEntrySwapped)) == 0 || (entry & kEntryFile) != 0) return;
+    // What was only read shows the kernel's page of zeros, which the entry does not tell. Over a file's page, zeros
+    // are what somebody wrote.
+    if (memory_is == MemoryIs::WrittenTo || is_over_file(memory, region.start.value + at) ||
+        !is_zero(bytes.subspan(at, kGuestPageSize)))
+      add(found, offset + at, kGuestPageSize);
+  });
 }
 
 /// What `range`, whose offset in the memory file is `offset`, has in its file.
@@ -201,6 +201,35 @@ Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory, MemoryIs 
 }
 
 }  // namespace detail
+
+Result<OwnedFd> open_pagemap() {
+  OwnedFd file{::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
+  if (!file)
+    return fail_errno(ErrorKind::System, "cannot find out which pages the guest has touched: /proc/self/pagemap");
+  return file;
+}
+
+Result<PageSharing> sharing_of(const OwnedFd& pagemap, std::span<const std::span<std::byte>> memory) {
+  PageSharing sharing;
+  for (const std::span<std::byte>& each : memory) {
+    auto read = for_entries(pagemap.get(), each, [&](std::uint64_t entry, std::uint64_t) {
+      if ((entry & kEntryPresent) == 0 || (entry & kEntryFile) != 0) return;
+      ((entry & kEntryMappedOnce) != 0 ? sharing.own : sharing.shared) += kGuestPageSize;
+    });
+    if (!read) return propagate(read);
+  }
+  return sharing;
+}
+
+std::vector<std::span<std::byte>> ram_from(const GuestMemory& memory, std::uint64_t offset) {
+  std::vector<std::span<std::byte>> pieces;
+  for (const GuestMemory::Region& region : memory.regions()) {
+    const std::uint64_t skipped = std::min(offset, region.size());
+    offset -= skipped;
+    if (skipped < region.size()) pieces.push_back(region.mapping.bytes().subspan(skipped));
+  }
+  return pieces;
+}
 
 Result<PageRanges> private_pages(const GuestMemory& memory, MemoryIs memory_is) {
   auto pagemap = open_pagemap();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
 #include "vmm/memory/guest_memory.h"
 
 #include <cstdint>
@@ -41,6 +42,18 @@ enum class MemoryIs {
 
 /// Every page whose content may be other than zero: private_pages() and what mapped files have data for.
 [[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory, MemoryIs memory_is = MemoryIs::Still);
+
+/// Whose pages without a file are, in bytes: no other process's, or also a parent's or child's (of fork).
+struct PageSharing {
+  std::uint64_t own = 0;
+  std::uint64_t shared = 0;
+};
+/// The pages of this process, for sharing_of(). Error: the host does not tell.
+[[nodiscard]] Result<OwnedFd> open_pagemap();
+/// Reads 8 bytes a page, and no page: of memory that is gone there are none. Any thread. Error: the host does not tell.
+[[nodiscard]] Result<PageSharing> sharing_of(const OwnedFd& pagemap, std::span<const std::span<std::byte>> memory);
+/// Guest memory from `offset` of its file on, as many pieces as there are regions.
+[[nodiscard]] std::vector<std::span<std::byte>> ram_from(const GuestMemory& memory, std::uint64_t offset = 0);
 
 inline constexpr std::size_t kMostDroppedStretches = 1 << 16;
 

@@ -62,7 +62,8 @@ Status ask(const RemoteOptions& options) {
                               .state = options.state,
                               .memory = options.memory,
                               .diff = options.diff,
-                              .live = options.live};
+                              .live = options.live,
+                              .max_copied_mib = options.max_copied_mib};
       for (const FrozenDrive& each : options.frozen_drives)
         snapshot.frozen.push_back({.drive = each.drive_id, .file = each.path_on_host});
       return snapshot_machine(snapshot);

@@ -94,6 +94,7 @@ std::string snapshot_request(const RemoteSnapshot& snapshot) {
   json.begin_object();
   json.field("snapshot_type", snapshot.diff ? "Diff" : "Full");
   if (snapshot.live) json.field("live", true);
+  if (snapshot.max_copied_mib) json.field("max_copied_mib", *snapshot.max_copied_mib);
   // The monitor may live in another directory.
   json.field("snapshot_path", std::filesystem::absolute(snapshot.state).string());
   json.field("mem_file_path", std::filesystem::absolute(snapshot.memory).string());
@@ -141,17 +142,22 @@ class ProgressBar {
   bool drawn_ = false;
 };
 
-/// Asks for the snapshot on a thread of its own, since the answer comes when its files are whole.
-Status take_live(const ApiClient& client, const ApiClient& asking, const std::string& request) {
+/// Asks for the snapshot on a thread of its own, since the answer comes when its files are whole. A signal to end cancels it.
+Status take_live(const RunningMachine& machine, const std::string& request) {
+  const ApiClient asking = client_of(machine, kProgressPatience);
+  HeldSignals until_it_is_over{SIGINT, SIGTERM, SIGHUP};
   ProgressBar bar;
-  if (!bar.is_shown()) {
-    auto taken = client.send("PUT", "/snapshot/create", request);
-    return taken ? Status{} : propagate(taken);
-  }
   std::promise<Result<std::string>> answer;
   auto taken = answer.get_future();
-  const std::jthread thread{[&] { answer.set_value(client.send("PUT", "/snapshot/create", request)); }};
-  while (taken.wait_for(kProgressEvery) != std::future_status::ready) {
+  const std::jthread thread{[&] { answer.set_value(client_of(machine).send("PUT", "/snapshot/create", request)); }};
+  for (bool cancelled = false; taken.wait_for(kProgressEvery) != std::future_status::ready;) {
+    if (!cancelled && until_it_is_over.waiting() != 0) {
+      cancelled = true;
+      const auto done = client_of(machine, kUndoPatience).send("DELETE", "/snapshot");
+      // One that does not hear is not waited for. One that has no snapshot to cancel any more answers the request.
+      if (!done && done.error().kind != ErrorKind::State) until_it_is_over.let_through();
+    }
+    if (!bar.is_shown()) continue;
     const auto status = asking.send("GET", "/snapshot");
     if (!status) continue;  // the answer to the snapshot's own request says what is wrong
     bar.show(number_member(*status, "done_bytes"), number_member(*status, "total_bytes"));
@@ -196,7 +202,7 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
   if (!machine) return std::unexpected(machine.error());
   const ApiClient client = client_of(*machine);
   const std::string request = snapshot_request(snapshot);
-  if (snapshot.live) return take_live(client, client_of(*machine, kProgressPatience), request);
+  if (snapshot.live) return take_live(*machine, request);
   auto state = state_of(client);
   if (!state) return propagate(state);
   if (*state != "Running") {

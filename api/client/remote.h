@@ -2,7 +2,9 @@
 
 #include "vmm/base/error.h"
 
+#include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +38,7 @@ struct RemoteSnapshot {
     std::string file;
   };
   bool live = false;
+  std::optional<std::uint64_t> max_copied_mib{};  ///< Of a live one.
   std::vector<Frozen> frozen{};
 };
 /// A running machine is paused meanwhile, and resumed whether or not the snapshot succeeds; but for a live one, which

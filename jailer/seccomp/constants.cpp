@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -211,6 +212,8 @@ constexpr std::array kConstants = {
     NAMED(WNOHANG),
     Constant{"P_PIDFD", 3},  // younger than some headers
     Constant{"__WALL", 0x40000000},
+    // sys/resource.h
+    NAMED(RUSAGE_SELF),
     // sys/socket.h
     NAMED(AF_UNIX),
     NAMED(MSG_NOSIGNAL),

@@ -140,7 +140,12 @@ TEST_F(LayersTest, AnOverlayIsEmptiedWhereItsMachineGoesBack) {
     must(clone.put("/snapshot/revert", "{}"));
     EXPECT_LE(blocks(), fresh + 64) << "headers and the map of what is there";
   }
-  // What a snapshot has is not emptied any more.
+  // What a snapshot has is not emptied any more; one that did not come about has nothing.
+  resume(clone);
+  clone.console_more();
+  pause(clone);
+  EXPECT_EQ(create(clone, "nowhere/two").status, 400);
+  must(clone.put("/snapshot/revert", "{}"));
   resume(clone);
   clone.console_more();
   pause(clone);

@@ -99,6 +99,8 @@ class BlockDevice final : public VirtioDevice {
   /// Puts what the guest has written on stable storage; with a freeze prepared, takes the image as well. Waits for the
   /// disk. Errors: the disk's, upon which the guest's next flush fails, too; those of DriveFreeze::take().
   [[nodiscard]] Status sync();
+  /// After sync(): the snapshot counts, or there is none.
+  void end_snapshot(bool counts);
   /// What a snapshot is to find when it is loaded: the image, or what a freeze has taken.
   [[nodiscard]] ImageIdentity kept_image() const;
   // A freeze, for a snapshot that keeps the image under a name of its own: see DriveFreeze. prepare_freeze() and
@@ -287,6 +289,7 @@ class BlockDevice final : public VirtioDevice {
   bool replaced_ GUARDED_BY(mutex()) = false;     // by another image, or the same one anew
   bool was_empty_ GUARDED_BY(mutex()) = false;    // its overlay, at the revert point
   bool in_snapshot_ GUARDED_BY(mutex()) = false;  // what is in its overlay
+  bool may_be_in_snapshot_ GUARDED_BY(mutex()) = false;  // the same, in one that is being taken
   std::list<Retired> retired_ GUARDED_BY(mutex());
   std::optional<Freezing> freezing_ GUARDED_BY(mutex());
   bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState

@@ -30,7 +30,7 @@ Status BlockDevice::sync() {
   {
     const MutexLock lock{mutex()};
     const DriveLayers* layers = backing_->image.layers();
-    in_snapshot_ = in_snapshot_ || (!freezing_ && layers != nullptr && layers->overlay().map().present_count() > 0);
+    may_be_in_snapshot_ = !freezing_ && layers != nullptr && layers->overlay().map().present_count() > 0;
   }
   Status synced;
   for (const auto& backing : all)
@@ -46,6 +46,12 @@ Status BlockDevice::sync() {
   loop_.post([kept = std::move(all)] {});
   const auto [freeze, image] = freezing();
   return synced && freeze != nullptr ? freeze->take(*image) : synced;
+}
+
+void BlockDevice::end_snapshot(bool counts) {
+  const MutexLock lock{mutex()};
+  in_snapshot_ = in_snapshot_ || (counts && may_be_in_snapshot_);
+  may_be_in_snapshot_ = false;
 }
 
 ImageIdentity BlockDevice::kept_image() const {
@@ -67,7 +73,7 @@ Status BlockDevice::can_revert() const {
         "{}: the guest writes to {}, and its content cannot go back: load the snapshot with the drive read-only, "
         "or with drive_overrides that give it a new overlay over its image (base_path)",
         name_, backing_->image.path());
-  if (in_snapshot_)
+  if (in_snapshot_ || may_be_in_snapshot_)
     return fail(ErrorKind::State,
                 "{}: a snapshot that was taken since has what is in {}, which a revert would empty: load one of the "
                 "snapshots into a fresh Mayfly",

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <utility>
 
@@ -33,6 +34,10 @@ class Mapping {
   [[nodiscard]] std::span<std::byte> bytes() const noexcept { return {static_cast<std::byte*>(address_), length_}; }
   [[nodiscard]] void* address() const noexcept { return address_; }
   [[nodiscard]] std::size_t length() const noexcept { return length_; }
+  [[nodiscard]] bool contains(const std::byte* at) const noexcept {
+    // As numbers: pointers into different mappings have no order.
+    return reinterpret_cast<std::uintptr_t>(at) - reinterpret_cast<std::uintptr_t>(address_) < length_;
+  }
   void reset() noexcept {
     if (address_ != nullptr) ::munmap(std::exchange(address_, nullptr), std::exchange(length_, 0));
   }

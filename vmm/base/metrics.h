@@ -82,11 +82,11 @@ struct LatencyMetrics {
   Gauge revert_snapshot_us, live_snapshot_pause_us, branch_us, branch_pause_us;
 };
 struct BranchMetrics {
-  Gauge children;
+  Gauge children, own_pages, shared_pages;
   Counter made_count, fails;
 };
 struct SnapshotMetrics {
-  Counter revert_count, reverted_bytes;
+  Counter revert_count, reverted_bytes, held_back_count;
 };
 
 struct Metrics {
@@ -225,8 +225,14 @@ void visit_requests(MetricsType& m, Visit& visit) {
 template <typename MetricsType, typename Visit>
 void visit_machine(MetricsType& m, Visit& visit) {
   visit("branch", "children", "Children of this process that are alive", m.branch.children);
+  visit("branch", "own_pages", "Pages (4 KiB) of guest memory that no parent or child has, when last asked for",
+        m.branch.own_pages);
+  visit("branch", "shared_pages", "Pages (4 KiB) of guest memory that a parent or child has, too, when last asked for",
+        m.branch.shared_pages);
   visit("branch", "made_count", "Children that came up", m.branch.made_count);
   visit("branch", "fails", "Children that did not come up", m.branch.fails);
+  visit("snapshot", "held_back_count", "Times that a machine waited for a live snapshot's writing (max_copied_mib)",
+        m.snapshot.held_back_count);
   visit("snapshot", "revert_count", "Reverts to the snapshot that was loaded", m.snapshot.revert_count);
   visit("snapshot", "reverted_bytes", "Bytes of memory that reverts have dropped", m.snapshot.reverted_bytes);
   visit("uart", "read_count", "Bytes given to the guest's serial port", m.uart.read_count);

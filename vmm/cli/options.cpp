@@ -82,6 +82,12 @@ void add_snapshot(CLI::App& app, SnapshotFlags& flags) {
       "--live", flags.create.live,
       "Have the machine stand still for a moment alone,\nand write its memory while it goes on; it was\nstarted "
       "with --live-snapshots");
+  create
+      .add_option("--max-copied-mib", flags.create.max_copied_mib,
+                  "With --live: where the machine's writes cost more\nmemory meanwhile, it is held back")
+      ->option_text("MIB")
+      ->check(CLI::Range(1, 1 << 20))
+      ->needs("--live");
   CLI::App& merge = *app.add_subcommand("merge", "Merge diffs of the memory into their base");
   merge.add_option("-b,--base", flags.merge.base, "Memory file that is the diff's base")
       ->option_text("FILE REQUIRED")

@@ -116,6 +116,7 @@ struct RemoteOptions {
   bool diff = false;
   std::vector<FrozenDrive> frozen_drives{};
   bool live = false;
+  std::optional<std::uint64_t> max_copied_mib{};
   // Of Revert.
   bool paused = false;
   bool clock_realtime = true;

@@ -205,6 +205,8 @@ struct SnapshotCreateParams {
   bool diff = false;  ///< Only what has changed since the last snapshot, to be merged onto it.
   std::vector<FrozenDrive> frozen_drives{};
   bool live = false;  ///< The machine goes on while memory is written.
+  /// Of a live one: how much memory the machine's writes may cost meanwhile, before it is held back.
+  std::optional<std::uint64_t> max_copied_mib{};
 };
 
 /// Where a restored guest's memory comes from.

@@ -103,6 +103,14 @@ Status ForkBrancher::begin(BranchOrder order, Done done) {
   return std::exchange(begun_, {});
 }
 
+void ForkBrancher::count_pages(const GuestMemory& memory, Counted done) {
+  {
+    const MutexLock lock{mutex_};
+    counts_.push_back({ram_from(memory), std::move(done)});
+  }
+  (void)::eventfd_write(wake_.get(), 1);
+}
+
 // --- The thread ------------------------------------------------------------------------------------------------------
 
 void ForkBrancher::serve() {
@@ -114,11 +122,26 @@ void ForkBrancher::serve() {
       make_children();
       made_.release();
     }
+    count_pages_asked_for();
     for (Child& child : children_)
       if (child.report) read_report(child);
     look_at_ends();
     give_up_late_ones();
     answer_if_complete();
+  }
+}
+
+void ForkBrancher::count_pages_asked_for() {
+  std::vector<Count> counts;
+  {
+    const MutexLock lock{mutex_};
+    counts.swap(counts_);
+  }
+  for (Count& each : counts) {
+    const auto pagemap = open_pagemap();
+    const auto counted = pagemap ? sharing_of(*pagemap, each.memory) : PageSharing{};
+    options_.loop.post(
+        [done = std::move(each.done), sharing = counted.value_or(PageSharing{})]() mutable { done(sharing); });
   }
 }
 

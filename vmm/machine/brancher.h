@@ -1,8 +1,10 @@
 #pragma once
 
+#include "snapshot/pages.h"
 #include "snapshot/snapshot.h"
 #include "vmm/base/error.h"
 #include "vmm/base/metrics.h"
+#include "vmm/base/mutex.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/io/event_loop.h"
@@ -19,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <semaphore>
+#include <span>
 #include <string_view>
 #include <thread>
 #include <vector>
@@ -47,6 +50,7 @@ struct BranchOrder {
 class Brancher {
  public:
   using Done = std::move_only_function<void(std::vector<BranchedChild>)>;
+  using Counted = std::move_only_function<void(PageSharing)>;
   Brancher() = default;
   Brancher(const Brancher&) = delete;
   Brancher& operator=(const Brancher&) = delete;
@@ -55,6 +59,9 @@ class Brancher {
   /// or the time for that is over. Those that the host refuses are told of there, too. Loop's thread; one at a time.
   /// Error: not one was made.
   [[nodiscard]] virtual Status begin(BranchOrder order, Done done) = 0;
+  /// Counts the pages of guest memory, and who has them; `done` follows on the loop's thread, with none of either where the
+  /// host does not tell. Loop's thread.
+  virtual void count_pages(const GuestMemory& memory, Counted done) = 0;
   /// After begin(): the children may open what their machine has let go of; until then they get ready. Loop's thread.
   virtual void let_go() noexcept = 0;
 };
@@ -93,6 +100,7 @@ class ForkBrancher final : public Brancher {
   ~ForkBrancher() override;
   [[nodiscard]] Status begin(BranchOrder order, Done done) override;
   void let_go() noexcept override { go_.reset(); }
+  void count_pages(const GuestMemory& memory, Counted done) override;
 
  private:
   struct Child {
@@ -113,6 +121,7 @@ class ForkBrancher final : public Brancher {
   void look_at_ends();
   void give_up_late_ones();
   void answer_if_complete();
+  void count_pages_asked_for();
   void note(std::size_t index, std::string error);
 
   Options options_;
@@ -124,6 +133,13 @@ class ForkBrancher final : public Brancher {
   std::binary_semaphore made_{0};
   OwnedFd go_;
   std::atomic<bool> asked_{false};
+  // Its memory may be gone when the thread looks, hence no reference to it.
+  struct Count {
+    std::vector<std::span<std::byte>> memory;
+    Counted done;
+  };
+  Mutex mutex_;
+  std::vector<Count> counts_ GUARDED_BY(mutex_);
   std::atomic<bool> stopping_{false};
   // This thread's
   Done done_;  // of the request whose children are silent

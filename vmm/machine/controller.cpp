@@ -182,11 +182,6 @@ Result<Answer> Controller::apply(const GetMachineConfig&) { return configured_.c
 
 Result<Answer> Controller::apply(const GetVmConfig&) { return configured_.all(); }
 
-Result<Answer> Controller::apply(const GetPrometheusMetrics&) {
-  metrics_file_.note_missed_log_lines();
-  return PrometheusText{prometheus_text(metrics_)};
-}
-
 Result<Answer> Controller::apply(const GetMmds&) { return MmdsContents{configured_.metadata.json()}; }
 
 Result<Answer> Controller::apply(PutBootSource& command) {

@@ -147,7 +147,6 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(const GetInstanceInfo& command);
   Result<Answer> apply(const GetMachineConfig& command);
   Result<Answer> apply(const GetVmConfig& command);
-  Result<Answer> apply(const GetPrometheusMetrics& command);
   Result<Answer> apply(const GetMmds& command);
   Result<Answer> apply(const GetSnapshot& command);
   Result<Answer> apply(PutBootSource& command);
@@ -169,6 +168,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(const SendCtrlAltDel& command);
   Result<Answer> apply(const ResumeVm& command);
   // Commands that take time: each gives its reply when its transition ends
+  void begin(const GetPrometheusMetrics& command, Reply reply);
   void begin(const PauseVm& command, Reply reply);
   void begin(CreateSnapshot& command, Reply reply);
   void begin(CreateLiveSnapshot& command, Reply reply);
@@ -221,18 +221,21 @@ class Controller final : public CommandTarget {
     std::uint64_t begun_ns;
     Snapshot snapshot{};
     Status synced{};
+    bool settled = false;                                ///< Frozen drives may have their names.
     std::optional<std::vector<BranchChild>> children{};  // which have memory from here on; else it is held
     const char* not_done = "no live snapshot was taken";
   };
   void drain_to_hold(const std::shared_ptr<Hold>& hold);
   void hold_drained(const std::shared_ptr<Hold>& hold);
-  void hold_memory(Hold& hold);
-  void refuse_hold(const Hold& hold, std::unexpected<Error> error);
+  [[nodiscard]] Result<std::shared_ptr<CopyBound>> make_bound(const SnapshotCreateParams& params);
+  void hold_memory(const std::shared_ptr<Hold>& hold);
+  void refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<Error> error);
+  void undo_hold(const Hold& hold, std::unexpected<Error> error);
   void live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
   // Children
   [[nodiscard]] Status check_branch(const BranchParams& params) const;
   [[nodiscard]] Status check_child(const BranchChild& child) const;
-  void make_children(Hold& hold);
+  void make_children(const std::shared_ptr<Hold>& hold);
   void branched(std::uint64_t begun_ns, const std::vector<std::string>& copies, std::vector<BranchedChild> children);
   [[nodiscard]] Status check_revert() const;
   void drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns);

@@ -107,25 +107,25 @@ void Controller::begin(BranchVm& command, Reply reply) {
   pause_for([this, hold] { drain_to_hold(hold); });
 }
 
-void Controller::make_children(Hold& hold) {
+void Controller::make_children(const std::shared_ptr<Hold>& hold) {
   BranchOrder order{.memory = machine_->memory(),
-                    .snapshot = std::make_shared<Snapshot>(std::move(hold.snapshot)),
-                    .children = std::move(*hold.children),
+                    .snapshot = std::make_shared<Snapshot>(std::move(hold->snapshot)),
+                    .children = std::move(*hold->children),
                     .logger = configured_.config.logger.value_or(LoggerConfig{}),
                     .resumes = state_ == MachineState::Running,
-                    .begun_ns = hold.begun_ns};
+                    .begun_ns = hold->begun_ns};
   // Shared with the callback, which is made before it is known which copies there are.
   const auto copies = std::make_shared<std::vector<std::string>>();
   auto begun = options_.brancher->begin(std::move(order),
-                                        [this, copies, begun_ns = hold.begun_ns](std::vector<BranchedChild> children) {
+                                        [this, copies, begun_ns = hold->begun_ns](std::vector<BranchedChild> children) {
                                           branched(begun_ns, *copies, std::move(children));
                                         });
   if (!begun) return refuse_hold(hold, propagate(begun));
-  *copies = end_freezes(hold.params, true);
+  *copies = end_freezes(hold->params, true);
   options_.brancher->let_go();
   machine_->undrain();
   if (state_ == MachineState::Running) machine_->resume();
-  metrics_.latency.branch_pause_us.set(us_since(hold.begun_ns));
+  metrics_.latency.branch_pause_us.set(us_since(hold->begun_ns));
   advance_to(Transition::Branching, "the machine's children to come up");
 }
 
@@ -147,6 +147,20 @@ void Controller::branched(std::uint64_t begun_ns, const std::vector<std::string>
   metrics_.branch.fails.add(children.size() - up);
   metrics_.latency.branch_us.set(us_since(begun_ns));
   leave(Branched{std::move(children)});
+}
+
+/// Whose pages are whose is counted first, where there may be others.
+void Controller::begin(const GetPrometheusMetrics&, Reply reply) {
+  auto give = [this, reply = std::move(reply)]() mutable {
+    metrics_file_.note_missed_log_lines();
+    std::move(reply).give(PrometheusText{prometheus_text(metrics_)});
+  };
+  if (machine_ == nullptr || options_.brancher == nullptr || !knows_own_pages_) return give();
+  options_.brancher->count_pages(machine_->memory(), [this, give = std::move(give)](PageSharing sharing) mutable {
+    metrics_.branch.own_pages.set(sharing.own / kGuestPageSize);
+    metrics_.branch.shared_pages.set(sharing.shared / kGuestPageSize);
+    give();
+  });
 }
 
 // --- The child -------------------------------------------------------------------------------------------------------

@@ -56,77 +56,107 @@ void Controller::drain_to_hold(const std::shared_ptr<Hold>& hold) {
 
 void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
   advance_to(Transition::Saving, "the drives' overlays to be on stable storage");
+  if (!hold->children)
+    writing_.emplace(Writing{.params = hold->params, .progress = std::make_shared<WritingProgress>()});
   auto snapshot = machine_->save();
-  if (!snapshot) return go_on_as_before(propagate(snapshot));
+  if (!snapshot) return refuse_hold(hold, propagate(snapshot));
   hold->snapshot = std::move(*snapshot);
   hold->snapshot.host = this_host_cpu();
   configured_.describe(hold->snapshot);
   if (auto prepared = prepare_freezes(*machine_, hold->params, hold->snapshot); !prepared)
-    return refuse_hold(*hold, propagate(prepared));
+    return refuse_hold(hold, propagate(prepared));
   // Every overlay of a branch is frozen.
   const bool syncs = hold->children ? !hold->params.frozen_drives.empty()
                                     : machine_->has_layered_drives() || !hold->params.frozen_drives.empty();
-  if (!syncs) return hold->children ? make_children(*hold) : hold_memory(*hold);
+  if (!syncs) return hold->children ? make_children(hold) : hold_memory(hold);
   auto begun = makers_.worker->begin(
       [this, hold](const std::stop_token&) {
         hold->synced = machine_->sync_drives(hold->snapshot, DriveSync::Layered);
+        hold->settled = hold->synced.has_value();
         if (hold->synced) hold->synced = settle_freezes(*machine_, hold->params, hold->snapshot);
-        if (hold->synced) return;
-        if (auto dropped = drop_freezes(*machine_, hold->params); !dropped)
-          hold->synced =
-              fail(hold->synced.error().kind, "{}; {}", hold->synced.error().message, dropped.error().message);
       },
       [this, hold] {
-        if (end_) return refuse_hold(*hold, has_ended());
-        if (!hold->synced) return refuse_hold(*hold, propagate(hold->synced));
-        hold->children ? make_children(*hold) : hold_memory(*hold);
+        if (end_) return refuse_hold(hold, has_ended());
+        if (writing_ && !writing_->cancels.empty()) return refuse_hold(hold, fail(ErrorKind::State, "it was stopped"));
+        if (!hold->synced) return refuse_hold(hold, propagate(hold->synced));
+        hold->children ? make_children(hold) : hold_memory(hold);
       });
-  if (!begun) refuse_hold(*hold, propagate(begun));
+  if (!begun) refuse_hold(hold, propagate(begun));
 }
 
-void Controller::refuse_hold(const Hold& hold, std::unexpected<Error> error) {
+void Controller::refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<Error> error) {
+  if (!hold->settled) return undo_hold(*hold, std::move(error));
+  // Names are given back by a worker, as they were given: that waits for the disk.
+  auto begun = makers_.worker->begin(
+      [this, hold](const std::stop_token&) { hold->synced = drop_freezes(*machine_, hold->params); },
+      [this, hold, error]() mutable {
+        if (!hold->synced)
+          error = fail(error.error().kind, "{}; {}", error.error().message, hold->synced.error().message);
+        undo_hold(*hold, std::move(error));
+      });
+  if (!begun) undo_hold(*hold, std::move(error));
+}
+
+void Controller::undo_hold(const Hold& hold, std::unexpected<Error> error) {
   (void)end_freezes(hold.params, false);
+  machine_->end_snapshot(false);
+  std::vector<Reply> cancels;
+  if (writing_) cancels = std::move(writing_->cancels);
+  writing_.reset();
+  for (Reply& cancel : cancels) std::move(cancel).give({});
+  if (!cancels.empty()) error.error().message.insert(0, "the snapshot was cancelled (DELETE /snapshot): ");
   go_on_as_before(std::move(error));
 }
 
-void Controller::hold_memory(Hold& hold) {
+Result<std::shared_ptr<CopyBound>> Controller::make_bound(const SnapshotCreateParams& params) {
+  if (!params.max_copied_mib) return nullptr;
+  auto bound = CopyBound::create(machine_->memory(), *params.max_copied_mib << 20,
+                                 [this](bool on) { loop_.post([this, on] { machine_->hold_back(on); }); });
+  if (!bound) return propagate(bound);
+  return std::make_shared<CopyBound>(std::move(*bound));
+}
+
+void Controller::hold_memory(const std::shared_ptr<Hold>& hold) {
   auto changes = machine_->changes();
   if (!changes) return refuse_hold(hold, propagate(changes));
+  auto bound = make_bound(hold->params);
+  if (!bound) return refuse_hold(hold, propagate(bound));
   auto held = machine_->hold_memory();
   if (!held) return refuse_hold(hold, propagate(held));
-  std::vector<std::string> copies = end_freezes(hold.params, true);
+  std::vector<std::string> copies = end_freezes(hold->params, true);
   machine_->undrain();
   if (state_ == MachineState::Running) machine_->resume();
-  metrics_.latency.live_snapshot_pause_us.set(us_since(hold.begun_ns));
-  hold.snapshot.producer = MAYFLY_VERSION;
+  metrics_.latency.live_snapshot_pause_us.set(us_since(hold->begun_ns));
+  hold->snapshot.producer = MAYFLY_VERSION;
   struct Job {
     SnapshotOrder order;
     SnapshotOutcome outcome{};
   };
-  const auto progress = std::make_shared<WritingProgress>();
-  const auto job = std::make_shared<Job>(SnapshotOrder{.params = hold.params,
-                                                       .snapshot = std::move(hold.snapshot),
-                                                       .base = hold.params.diff ? last_snapshot_ : std::nullopt,
+  const auto job = std::make_shared<Job>(SnapshotOrder{.params = hold->params,
+                                                       .snapshot = std::move(hold->snapshot),
+                                                       .base = hold->params.diff ? last_snapshot_ : std::nullopt,
                                                        .changes = std::move(*changes),
                                                        .machine = *machine_,
                                                        .loop = loop_,
                                                        .held = std::move(*held),
-                                                       .progress = progress});
+                                                       .progress = writing_->progress,
+                                                       .bound = std::move(*bound)});
   auto begun = makers_.worker->begin(
       [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
-      [this, job, begun_ns = hold.begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
+      [this, job, begun_ns = hold->begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
   if (!begun) {
     for (const std::string& copy : copies) (void)::unlink(copy.c_str());
+    machine_->end_snapshot(false);
+    writing_.reset();
     return leave(propagate(begun));
   }
-  writing_.emplace(Writing{.params = std::move(hold.params),
-                           .progress = progress,
-                           .reply = leave_unanswered(),
-                           .frozen_copies = std::move(copies)});
+  writing_->reply.emplace(leave_unanswered());
+  writing_->frozen_copies = std::move(copies);
   go_on();
 }
 
 void Controller::live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
+  machine_->hold_back(false);
   Reply reply = std::move(*writing_->reply);
   Status status = conclude(begun_ns, std::move(outcome));
   std::move(reply).give(answer_of(std::move(status)));

@@ -95,6 +95,7 @@ void Controller::saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
 Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   Writing written = std::move(*writing_);
   writing_.reset();
+  machine_->end_snapshot(outcome.counts.has_value());
   if (!outcome.counts) {
     for (const std::string& copy : written.frozen_copies) (void)::unlink(copy.c_str());
     // A layer of a machine that has gone on stays one.
@@ -113,7 +114,6 @@ Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
     return propagate(outcome.status, "the snapshot was cancelled (DELETE /snapshot)");
   const SnapshotCreateParams& params = written.params;
   if (outcome.counts) {
-    machine_->forget_changes();
     const bool is_diff = params.diff && last_snapshot_;
     DiffBase taken{.id = *outcome.counts, .may_be_diff = true};
     if (is_diff) {

@@ -41,6 +41,8 @@ class Machine {
   virtual void pause(Done paused) = 0;
   /// Lets them run, also those that have not parked yet.
   virtual void resume() = 0;
+  /// Has the vCPUs wait although the machine runs, or lets them go on. The guest sees time go by.
+  virtual void hold_back(bool on) = 0;
 
   // --- Devices' I/O: while paused
   /// `drained` follows once, when nothing is in flight, unless undrain() comes first.
@@ -57,10 +59,11 @@ class Machine {
   [[nodiscard]] virtual Status sync_drives(Snapshot& snapshot, DriveSync which = DriveSync::All) = 0;
   /// Whether a drive's image has to be synced while the machine stands still, as DriveSync::Layered does.
   [[nodiscard]] virtual bool has_layered_drives() const = 0;
-  /// The pages that the guest and the devices have written to since the last forget_changes(), or more; nullopt where
+  /// The pages that the guest and the devices have written to since the last snapshot that counts, or more; nullopt where
   /// nothing kept track. Error: KVM's.
   [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
-  virtual void forget_changes() = 0;
+  /// The snapshot that drives were synced and changes taken for counts, or there is none.
+  virtual void end_snapshot(bool counts) = 0;
   [[nodiscard]] virtual GuestMemory& memory() = 0;
   /// Memory as it is now, for a worker to write while the machine goes on. Errors: as HeldMemory::hold().
   [[nodiscard]] virtual Result<std::shared_ptr<HeldMemory>> hold_memory() = 0;

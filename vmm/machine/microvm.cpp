@@ -44,6 +44,11 @@ void Microvm::resume() {
   board_->vcpus->resume();
 }
 
+void Microvm::hold_back(bool on) {
+  board_->vcpus->hold_back(on);
+  if (on) board_->context.metrics.snapshot.held_back_count.add();
+}
+
 void Microvm::drain(Done drained) {
   board_->virtio.drain([this, drained = std::move(drained)] {
     if (board_->recorder) board_->recorder->ignore(true);  // what a snapshot reads is not what the guest needs
@@ -84,7 +89,10 @@ Status Microvm::take_changes() {
   return add_dirty_log(board_->memory, take, changed_);
 }
 
-void Microvm::forget_changes() { changed_.clear(); }
+void Microvm::end_snapshot(bool counts) {
+  if (counts) changed_.clear();
+  board_->virtio.end_snapshot(counts);
+}
 
 Status Microvm::check_revert() const { return mayfly::check_revert(*board_); }
 
@@ -93,7 +101,7 @@ RevertOutcome Microvm::revert(bool clock_realtime) {
   if (board_->tracks_changes)
     if (auto taken = take_changes(); !taken) return {.status = std::move(taken)};
   RevertOutcome outcome = mayfly::revert(*board_, clock_realtime);
-  if (outcome.status) forget_changes();
+  if (outcome.status) changed_.clear();
   return outcome;
 }
 

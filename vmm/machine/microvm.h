@@ -16,6 +16,7 @@ class Microvm final : public Machine {
 
   void pause(Done paused) override;
   void resume() override;
+  void hold_back(bool on) override;
   void drain(Done drained) override;
   void undrain() override;
   [[nodiscard]] std::string undrained() const override;
@@ -23,7 +24,7 @@ class Microvm final : public Machine {
   [[nodiscard]] Status sync_drives(Snapshot& snapshot, DriveSync which) override;
   [[nodiscard]] bool has_layered_drives() const override;
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override;
-  void forget_changes() override;
+  void end_snapshot(bool counts) override;
   [[nodiscard]] GuestMemory& memory() override { return board_->memory; }
   [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override;
   [[nodiscard]] Status check_revert() const override;
@@ -43,7 +44,7 @@ class Microvm final : public Machine {
   std::unique_ptr<Board> board_;
   Done paused_;                         // called when all have parked
   bool frozen_ = false;                 // the guest's time is frozen
-  std::vector<std::uint64_t> changed_;  // a bit a page, since forget_changes()
+  std::vector<std::uint64_t> changed_;  // a bit a page, since the last snapshot
   std::unique_ptr<LoopTimer> console_timer_;
   Done console_written_;
 };

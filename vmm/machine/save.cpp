@@ -108,8 +108,12 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
   auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
   order.progress->total = bytes_in(content.pages);
-  const PageWriting pages{
-      .loop = order.loop, .memory = memory, .stop = stop, .held = order.held, .progress = order.progress};
+  const PageWriting pages{.loop = order.loop,
+                          .memory = memory,
+                          .stop = stop,
+                          .held = order.held,
+                          .progress = order.progress,
+                          .bound = order.bound};
   const bool merged = base.has_value();
   if (base)
     TRY(write_merged_memory_file(pages, memory_file, content, std::move(*base)));
@@ -166,6 +170,8 @@ Result<Snapshot> save(Board& board) {
 }
 
 Status check_paths(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives) {
+  if (params.max_copied_mib && !params.live)
+    return fail(ErrorKind::InvalidArgument, "max_copied_mib is for a live snapshot: set live to true, or leave it out");
   if (params.snapshot_path == params.mem_file_path)
     return fail(ErrorKind::InvalidArgument, "snapshot_path and mem_file_path are both {}; give each its own",
                 params.snapshot_path);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "snapshot/copy_bound.h"
 #include "snapshot/file_pair.h"
 #include "snapshot/memory_file.h"
 #include "snapshot/snapshot.h"
@@ -38,6 +39,7 @@ struct SnapshotOrder {
   /// Memory as it was when the state was read: the machine goes on. None: it stays drained.
   std::shared_ptr<HeldMemory> held{};
   std::shared_ptr<WritingProgress> progress{};
+  std::shared_ptr<CopyBound> bound{};  ///< Of what writes cost meanwhile.
 };
 
 /// What became of it.
@@ -48,7 +50,7 @@ struct SnapshotOutcome {
   Status status{};      ///< Good only if the new pair is in place, and on stable storage.
 };
 
-/// Whether all that it names are files of their own, and drives that there are.
+/// Whether all that it names are files of their own, and drives that there are, and its fields go together.
 [[nodiscard]] Status check_paths(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives);
 
 /// Writes the pair of files: all of the old pair, or all of the new one, counts at every moment. Any thread but the

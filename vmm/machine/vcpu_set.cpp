@@ -77,7 +77,10 @@ void VcpuSet::want(Wanted wanted) {
   const MutexLock lock{mutex_};
   wanted_ = wanted;
   turn_.notify_all();
-  if (wanted == Wanted::Run) return;
+  if (wanted != Wanted::Run) kick_all();
+}
+
+void VcpuSet::kick_all() {
   // The flag serves a vCPU that is about to enter KVM_RUN, the signal one that is in it.
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     vcpus_[i].request_exit(true);
@@ -88,6 +91,13 @@ void VcpuSet::want(Wanted wanted) {
 void VcpuSet::resume() { want(Wanted::Run); }
 
 void VcpuSet::request_pause() { want(Wanted::Park); }
+
+void VcpuSet::hold_back(bool on) {
+  const MutexLock lock{mutex_};
+  held_back_ = on;
+  turn_.notify_all();
+  if (on) kick_all();
+}
 
 void VcpuSet::look_at_pic() noexcept {
   if (::pthread_equal(first_, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
@@ -102,7 +112,7 @@ void VcpuSet::look_at_pic() noexcept {
 
 bool VcpuSet::goes_on(const Vcpu& vcpu) {
   const MutexLock lock{mutex_};
-  if (wanted_ != Wanted::Run) return false;
+  if (!may_run()) return false;
   vcpu.request_exit(false);  // under the lock: as in wait_for_turn()
   return true;
 }
@@ -115,7 +125,7 @@ bool VcpuSet::parked() {
 bool VcpuSet::wait_for_turn(const Vcpu& vcpu) {
   const MutexLock lock{mutex_};
   if (--running_count_ == 0) context_.on_parked();
-  while (wanted_ == Wanted::Park) turn_.wait(mutex_);
+  while (wanted_ != Wanted::Stop && !may_run()) turn_.wait(mutex_);
   ++running_count_;
   vcpu.request_exit(false);  // under the lock: a kick that comes next sets it again
   return wanted_ == Wanted::Run;

@@ -63,6 +63,8 @@ class VcpuSet {
   /// Asks every vCPU to park. Serve the ring while waiting for that: a vCPU that resets a device parks only when the
   /// device's requests are back.
   void request_pause();
+  /// Has vCPUs that are to run wait as if parked, or lets them go on; a pause and a resume meanwhile count as ever.
+  void hold_back(bool on);
   [[nodiscard]] bool parked();
 
   /// The PIC's output has risen: brings the first vCPU out of KVM_RUN, also where it halts, to take the interrupt. Any
@@ -83,6 +85,8 @@ class VcpuSet {
   enum class Wanted { Park, Run, Stop };
   VcpuSet(std::vector<Vcpu> vcpus, VcpuContext context);
   void want(Wanted wanted);
+  void kick_all() REQUIRES(mutex_);
+  [[nodiscard]] bool may_run() const REQUIRES(mutex_) { return wanted_ == Wanted::Run && !held_back_; }
   void thread_main(std::size_t index);
   /// After a kick: whether the vCPU is to run on, because the kick was not for parking.
   [[nodiscard]] bool goes_on(const Vcpu& vcpu);
@@ -97,8 +101,9 @@ class VcpuSet {
   VcpuContext context_;
   ExternalInterrupts external_;  // of the first vCPU
   Mutex mutex_;
-  ConditionVariable turn_;  // wanted_ changed
+  ConditionVariable turn_;  // wanted_ or held_back_ changed
   Wanted wanted_ GUARDED_BY(mutex_) = Wanted::Park;
+  bool held_back_ GUARDED_BY(mutex_) = false;
   std::size_t running_count_ GUARDED_BY(mutex_);  // threads that are not parked
   std::vector<std::thread> threads_;
   pthread_t first_{};  // constant once made: threads_ belong to who stops them

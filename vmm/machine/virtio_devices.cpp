@@ -186,6 +186,10 @@ Status VirtioDevices::sync(Snapshot& snapshot, DriveSync which) const {
   return {};
 }
 
+void VirtioDevices::end_snapshot(bool counts) const {
+  for (const auto& drive : drives_) drive.device->end_snapshot(counts);
+}
+
 bool VirtioDevices::has_layered_drives() const noexcept {
   return std::ranges::any_of(drives_, [](const auto& drive) { return is_layered(drive.config); });
 }

@@ -92,6 +92,7 @@ class VirtioDevices {
   /// Puts what drives have written on stable storage, and, of those that are drained, notes the images' times of change
   /// as they are then. Any thread, while the devices are drained; Plain, also while they are at work. Error: a disk's.
   [[nodiscard]] Status sync(Snapshot& snapshot, DriveSync which = DriveSync::All) const;
+  void end_snapshot(bool counts) const;
   /// Whether DriveSync::Layered has anything to do.
   [[nodiscard]] bool has_layered_drives() const noexcept;
   /// Gives devices of the snapshot's configuration its state; before start(). Errors: images that have changed, what

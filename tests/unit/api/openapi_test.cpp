@@ -41,6 +41,7 @@ bool is_extra_field(const std::string& where) {
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
          where.ends_with(".backend_paths") || where.ends_with(".base_path") || where.ends_with(".base_paths") ||
          where.ends_with("snapshot/load PUT.revertible") || where.ends_with("snapshot/create PUT.live") ||
+         where.ends_with("snapshot/create PUT.max_copied_mib") ||
          where.ends_with("snapshot/create PUT.frozen_drives") || where.ends_with("network_overrides.items.guest_mac");
 }
 /// Values beyond the dialect's.

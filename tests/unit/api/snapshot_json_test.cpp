@@ -67,7 +67,7 @@ TEST(SnapshotJson, RefusesABadCreation) {
             R"(snapshot/create.snapshot_type must be one of Full, Diff, not "full")");
   EXPECT_EQ(
       refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "diff": true})"),
-      R"(snapshot/create has no field "diff"; its fields are snapshot_path, mem_file_path, snapshot_type, live, frozen_drives)");
+      R"(snapshot/create has no field "diff"; its fields are snapshot_path, mem_file_path, snapshot_type, live, frozen_drives, max_copied_mib)");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "frozen_drives": [{"drive_id": "d"}]})"),
             R"(snapshot/create.frozen_drives[0] needs the field "path_on_host")");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": "/m", "frozen_drives": [

@@ -46,6 +46,7 @@ class FakeMachine final : public Machine {
   }
   [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/, DriveSync /*which*/) override { return {}; }
   [[nodiscard]] bool has_layered_drives() const override { return state_.is_layered; }
+  void hold_back(bool on) override { EXPECT_FALSE(on) << "no snapshot of these is bounded"; }
   [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override {
     EXPECT_TRUE(state_.drains) << "it is drained when its memory is held";
     ++state_.holds;
@@ -53,7 +54,7 @@ class FakeMachine final : public Machine {
     return nullptr;  // nobody looks into it
   }
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override { return std::nullopt; }
-  void forget_changes() override {}
+  void end_snapshot(bool) override {}
   [[nodiscard]] Status check_revert() const override {
     if (state_.cannot_revert) return fail(ErrorKind::State, "drive rootfs cannot go back");
     return {};
