@@ -286,9 +286,9 @@ class BlockDevice final : public VirtioDevice {
 
   // State
   std::shared_ptr<Backing> backing_ GUARDED_BY(mutex());
-  bool replaced_ GUARDED_BY(mutex()) = false;     // by another image, or the same one anew
-  bool was_empty_ GUARDED_BY(mutex()) = false;    // its overlay, at the revert point
-  bool in_snapshot_ GUARDED_BY(mutex()) = false;  // what is in its overlay
+  bool replaced_ GUARDED_BY(mutex()) = false;            // by another image, or the same one anew
+  bool was_empty_ GUARDED_BY(mutex()) = false;           // its overlay, at the revert point
+  bool in_snapshot_ GUARDED_BY(mutex()) = false;         // what is in its overlay
   bool may_be_in_snapshot_ GUARDED_BY(mutex()) = false;  // the same, in one that is being taken
   std::list<Retired> retired_ GUARDED_BY(mutex());
   std::optional<Freezing> freezing_ GUARDED_BY(mutex());
