@@ -201,6 +201,31 @@ def test_verification_goes_on_in_a_live_snapshot_and_in_its_machine(
         each.ends_with(RESET)
 
 
+def test_verification_goes_on_in_branches_and_their_parent(
+    machines: Machines, tuned: Path, fio_initrd: Path, room: Path
+) -> None:
+    """Of one drive, whose overlay each has of its own from then on; two of the parent, one of a child."""
+    base = room / "base"
+    base.touch()
+    os.truncate(base, 24 << 20)
+    parent = machines.start("--branches")
+    parent.add_drive("data", room / "overlay", base_path=str(base), cache_type="Writeback")
+    boot(parent, Guest(tuned, fio_initrd), f"echo BEGIN; {VERIFICATION} && echo verified; read line", vcpus=2, mib=384)
+    parent.console.wait_for("^BEGIN")
+    wait_for_traffic(parent, machines)
+    of = parent
+    for number in range(3):
+        overlay = {"drive_id": "data", "path_on_host": str(room / f"overlay-{number}")}
+        child = of.branch(f"child-{number}", drive_overrides=[overlay])
+        machines.all.append(child)
+        if number == 1:
+            of = child
+    for each in machines.all:
+        each.console.wait_for("verified")
+    tell_guest(parent)
+    parent.ends_with(RESET)
+
+
 def test_a_transfer_goes_on(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
     directory = room / "www"
     directory.mkdir()

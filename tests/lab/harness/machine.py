@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -66,7 +68,45 @@ class Host:
         return self.jails.command(name, self.mayfly)
 
 
-class Machine:
+class Branching:
+    """What has an API and may have children: a machine, or one of those."""
+
+    api: Api
+    _host: Host
+
+    def branch(self, name: str, **more: Any) -> Child:
+        """One that goes on from here; the monitor was started with --branches. `more` are fields of the child's."""
+        room = self._host.room
+        console = room / f"{name}.out"
+        os.mkfifo(console)
+        reader = os.fdopen(os.open(console, os.O_RDWR), "rb", buffering=0)  # open before there is a writer
+        child = {"id": name, "api_socket": str(room / f"{name}.sock"), "serial_out_path": str(console), **more}
+        frozen = [
+            {"drive_id": each["drive_id"], "path_on_host": str(room / f"{name}.frozen-{each['drive_id']}")}
+            for each in more.get("drive_overrides", [])
+        ]
+        answer = json.loads(self.api.request("PUT", "/vm/branch", {"children": [child], "frozen_drives": frozen}))
+        return Child(self._host, name, answer["children"][0]["pid"], Console(reader, f"the guest of {name}"))
+
+
+class Child(Branching):
+    """A machine that was branched off: no process of ours."""
+
+    log = ""  # its parent's
+
+    def __init__(self, host: Host, name: str, pid: int, console: Console) -> None:
+        self.name = name
+        self._host = host
+        self._pidfd = os.pidfd_open(pid)
+        self.api = Api(host.room / f"{name}.sock", host.give_files)
+        self.console = console
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+
+class Machine(Branching):
     def __init__(self, host: Host, flags: Sequence[str], launcher: Sequence[str]) -> None:
         """`launcher` is a command that ends by executing the one that follows it."""
         self._host = host
@@ -185,7 +225,7 @@ class Machines:
 
     def __init__(self, host: Host) -> None:
         self.host = host
-        self.all: list[Machine] = []
+        self.all: list[Machine | Child] = []
 
     def start(self, *flags: str, launcher: Sequence[str] = ()) -> Machine:
         machine = Machine(self.host, flags, launcher)
