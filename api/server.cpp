@@ -205,8 +205,15 @@ void ApiServer::accept_one() {
 bool ApiServer::close_longest_idle() {
   const auto idle = std::ranges::find_if(clients_, [](const Client& each) { return each.connection.idle(); });
   if (idle == clients_.end()) return false;
-  clients_.erase(idle);
+  drop(idle);
   return true;
+}
+
+/// A close alone does not end the watch: a process that was forked meanwhile (a branch, or the holder of a live snapshot's
+/// memory) has the connection open until it has closed what it inherited, and epoll would tell of a client that is gone.
+std::list<ApiServer::Client>::iterator ApiServer::drop(std::list<Client>::iterator client) {
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client->connection.fd(), nullptr);
+  return clients_.erase(client);
 }
 
 void ApiServer::drop_done_and_late() {
@@ -218,7 +225,7 @@ void ApiServer::drop_done_and_late() {
     if (connection.done() || connection.idle() || connection.given_up())
       listen_again();  // there is room for one who waits
     if (connection.done() || (stopping_ && !connection.waiting())) {
-      each = clients_.erase(each);
+      each = drop(each);
       continue;
     }
     if (each->watched != connection.awaited()) {

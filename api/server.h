@@ -91,6 +91,7 @@ class ApiServer {
   void accept_one();
   void drop_done_and_late();
   bool close_longest_idle();
+  std::list<Client>::iterator drop(std::list<Client>::iterator client);
   void listen_again();
   void stop_listening();
   [[nodiscard]] int milliseconds_to_wait() const;

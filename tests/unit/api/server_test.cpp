@@ -4,10 +4,15 @@
 #include "tests/unit/api/fake_target.h"
 #include "tests/unit/api/unix_client.h"
 
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
 #include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 
@@ -162,6 +167,31 @@ TEST_F(ServerTest, SurvivesAClientThatHangsUpAnywhere) {
   }
   UnixClient next = client();
   expect_served(next);
+}
+
+/// As a process does that was forked from this one, until it has closed what it inherited.
+TEST_F(ServerTest, ForgetsAConnectionThatAnotherProcessHasOpenStill) {
+  start();
+  auto gone = std::make_unique<UnixClient>(path_);
+  expect_served(*gone);
+  std::vector<OwnedFd> copies;
+  for (const auto& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) {
+    const int fd = std::stoi(entry.path().filename());
+    sockaddr_un own{};
+    socklen_t length = sizeof own;
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    if (::getsockname(fd, reinterpret_cast<sockaddr*>(&own), &length) == 0 && own.sun_path == path_ &&
+        ::getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens == 0)
+      copies.emplace_back(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  }
+  ASSERT_EQ(copies.size(), 1U) << "the server's end of the connection";
+  ASSERT_TRUE(gone->send("GET /version HTTP/1.1\r\nConnection: close\r\n\r\n"));
+  EXPECT_NE(gone->receive_until(kVersionEnd), "");
+  UnixClient other = client();
+  expect_served(other);  // so the first connection is closed
+  gone.reset();
+  for (int i = 0; i < 10; ++i) expect_served(other);
 }
 
 TEST_F(ServerTest, RefusesABodyOverTheLimitWhileItIsStillSent) {
