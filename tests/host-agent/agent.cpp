@@ -13,10 +13,10 @@ void Agent::serve(const HttpMessage& request, int client) {
   }
   const auto begin = Clock::now();
   const Deadline deadline = begin + options_.deadline;
-  const auto clone = pool_.take(deadline);
+  auto clone = pool_.take(deadline);
   if (!clone) return refuse(client);
-  if (const auto running = clone->load(deadline); !running) {
-    std::fprintf(stderr, "host_agent: a clone cannot be loaded: %s\n", running.error().message.c_str());
+  if (const auto running = clone->go_on(deadline); !running) {
+    std::fprintf(stderr, "host_agent: a clone cannot go on: %s\n", running.error().message.c_str());
     return excuse(time_left(deadline).count() > 0 ? Silence::Died : Silence::Late, client);
   }
   const auto loaded = Clock::now();
@@ -26,8 +26,9 @@ void Agent::serve(const HttpMessage& request, int client) {
                                  .asker = {.fd = client, .events = POLLRDHUP, .revents = 0},
                                  .deadline = deadline});
   if (!answer) return excuse(answer.error(), client);
+  clone->note_answer();
   if (!send_answer(client, *answer)) return excuse(Silence::Unasked, client);
-  note_answer(begin, loaded, Clock::now());
+  note_answer(clone->kind(), begin, loaded, Clock::now());
 }
 
 void Agent::refuse(int client) {
@@ -50,9 +51,11 @@ void Agent::excuse(Silence silence, int client) {
     send_answer(client, text_answer("502 Bad Gateway", "the function has ended without an answer"));
 }
 
-void Agent::note_answer(Clock::time_point begin, Clock::time_point loaded, Clock::time_point answered) {
+void Agent::note_answer(ClonePool::Kind by, Clock::time_point begin, Clock::time_point loaded,
+                        Clock::time_point answered) {
   const std::scoped_lock lock{mutex_};
   ++counts_.answered;
+  if (by == ClonePool::Kind::Source) ++counts_.answered_by_source;
   whole_.add(answered - begin);
   loading_.add(loaded - begin);
   answering_.add(answered - loaded);
@@ -77,6 +80,15 @@ std::string Agent::stats() const {
   json.field("late", counts_.late);
   json.field("unasked", counts_.unasked);
   json.end_object();
+  json.key("answered_by");
+  json.begin_object();
+  json.field("source", counts_.answered_by_source);
+  json.field("clones", counts_.answered - counts_.answered_by_source);
+  json.end_object();
+  if (options_.source != nullptr) {
+    json.key("live_snapshot");
+    options_.source->write(json);
+  }
   json.key("latency_us");
   json.begin_object();
   json.key("whole");

@@ -14,13 +14,13 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <string_view>
 
 namespace mayfly::host_agent {
 namespace {
@@ -50,37 +50,37 @@ void put(const Mac& mac, sockaddr& field) {
   std::memcpy(field.sa_data, mac.data(), mac.size());
 }
 
-ifreq tap_request() {
+ifreq tap_request(unsigned tap) {
   ifreq request{};
-  std::ranges::copy(std::string_view{kTapName}, request.ifr_name);
+  std::ranges::copy(tap_name(tap), request.ifr_name);
   return request;
 }
 
-Result<OwnedFd> make_tap() {
+Result<OwnedFd> make_tap(unsigned number) {
   OwnedFd tap{::open("/dev/net/tun", O_RDWR | O_CLOEXEC)};
   if (!tap) return fail_errno(ErrorKind::System, "cannot open /dev/net/tun");
-  ifreq request = tap_request();
+  ifreq request = tap_request(number);
   request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
   if (::ioctl(tap.get(), TUNSETIFF, &request) != 0) return fail_errno(ErrorKind::System, "cannot make a TAP");
   return tap;
 }
 
-/// Its addresses, and the guest's: nobody needs to ask for them.
-Status configure_tap() {
+/// Its addresses, and its guest's: nobody needs to ask for them.
+Status configure_tap(unsigned tap) {
   const OwnedFd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
-  ifreq mac = tap_request();
+  ifreq mac = tap_request(tap);
   put(kHostMacBytes, mac.ifr_hwaddr);
-  ifreq address = tap_request();
+  ifreq address = tap_request(tap);
   put(inet_address(kHost), address.ifr_addr);
-  ifreq mask = tap_request();
+  ifreq mask = tap_request(tap);
   put(inet_address(kMask), mask.ifr_netmask);
-  ifreq flags = tap_request();
+  ifreq flags = tap_request(tap);
   flags.ifr_flags = IFF_UP;
   arpreq guest{};
   put(inet_address(kGuest), guest.arp_pa);
   put(kGuestMacBytes, guest.arp_ha);
   guest.arp_flags = ATF_COM | ATF_PERM;
-  std::ranges::copy(std::string_view{kTapName}, guest.arp_dev);
+  std::ranges::copy(tap_name(tap), guest.arp_dev);
   if (::ioctl(socket.get(), SIOCSIFHWADDR, &mac) != 0 || ::ioctl(socket.get(), SIOCSIFADDR, &address) != 0 ||
       ::ioctl(socket.get(), SIOCSIFNETMASK, &mask) != 0 || ::ioctl(socket.get(), SIOCSIFFLAGS, &flags) != 0 ||
       ::ioctl(socket.get(), SIOCSARP, &guest) != 0)
@@ -99,11 +99,11 @@ Status hold_carrier(const OwnedFd& tap) {
 
 /// How many queues of the TAP have a process that takes frames; 0 where the kernel does not tell (Linux 6.1 does
 /// not): a monitor that ends by itself gives its own back before its end.
-Result<unsigned> queues_in_use() {
+Result<unsigned> queues_in_use(unsigned tap) {
   const OwnedFd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
   ethtool_channels channels{};
   channels.cmd = ETHTOOL_GCHANNELS;
-  ifreq request = tap_request();
+  ifreq request = tap_request(tap);
   request.ifr_data = reinterpret_cast<char*>(&channels);
   if (::ioctl(socket.get(), SIOCETHTOOL, &request) != 0) {
     if (errno == EOPNOTSUPP) return 0U;
@@ -112,35 +112,68 @@ Result<unsigned> queues_in_use() {
   return channels.combined_count;
 }
 
+/// A frame of a guest is to be taken from whichever TAP it comes. The kernel may be told to drop one that comes by
+/// another interface than the first by which its sender is reached.
+Status take_guests_at_all_taps() {
+  for (const char* const path :
+       {"/proc/sys/net/ipv4/conf/all/rp_filter", "/proc/sys/net/ipv4/conf/default/rp_filter"}) {
+    const OwnedFd file{::open(path, O_RDONLY | O_CLOEXEC)};
+    char mode = 0;
+    if (!file || ::read(file.get(), &mode, 1) != 1) return fail_errno(ErrorKind::System, "cannot read {}", path);
+    if (mode == '0') continue;  // where /proc/sys may not be written to, it often is
+    const OwnedFd setting{::open(path, O_WRONLY | O_CLOEXEC)};
+    if (!setting || ::write(setting.get(), "0", 1) != 1)
+      return fail_errno(ErrorKind::System, "cannot write 0 to {}, which is {}", path, mode);
+  }
+  return {};
+}
+
 }  // namespace
+
+std::string tap_name(unsigned tap) { return fmt::format("tap{}", tap); }
 
 sockaddr_in guest_address() { return inet_address(kGuest, kPort); }
 
-Result<CloneNetwork> CloneNetwork::enter() {
+Result<CloneNetwork> CloneNetwork::enter(unsigned taps) {
   if (::unshare(CLONE_NEWNET) != 0)
     return fail_errno(ErrorKind::Permission, "cannot make a network namespace; run as root");
-  auto tap = make_tap();
-  if (!tap) return propagate(tap);
-  if (auto configured = configure_tap(); !configured) return propagate(configured);
-  if (auto held = hold_carrier(*tap); !held) return propagate(held);
-  return CloneNetwork{std::move(*tap)};
+  if (taps > 1)
+    if (auto told = take_guests_at_all_taps(); !told) return propagate(told);
+  std::vector<OwnedFd> made;
+  for (unsigned number = 0; number < taps; ++number) {
+    auto tap = make_tap(number);
+    if (!tap) return propagate(tap);
+    if (auto configured = configure_tap(number); !configured) return propagate(configured);
+    if (auto held = hold_carrier(*tap); !held) return propagate(held);
+    made.push_back(std::move(*tap));
+  }
+  return CloneNetwork{std::move(made)};
 }
 
-Result<OwnedFd> CloneNetwork::socket() {
+Result<OwnedFd> CloneNetwork::socket(unsigned tap) const {
   OwnedFd socket{::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "cannot make a socket");
+  const std::string name = tap_name(tap);
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_BINDTODEVICE, name.c_str(), static_cast<socklen_t>(name.size())) != 0)
+    return fail_errno(ErrorKind::System, "cannot bind a socket to {}", name);
   const int at_once = 1;
   (void)::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof at_once);
   return socket;
 }
 
-Status CloneNetwork::await_unused() {
+Result<bool> CloneNetwork::is_unused(unsigned tap) const {
+  const auto in_use = queues_in_use(tap);
+  if (!in_use) return std::unexpected(in_use.error());
+  return *in_use == 0;
+}
+
+Status CloneNetwork::await_unused(unsigned tap) const {
   constexpr std::chrono::seconds kPatience{10};
   const Deadline deadline = Deadline::clock::now() + kPatience;
   for (;;) {
-    const auto in_use = queues_in_use();
-    if (!in_use) return std::unexpected(in_use.error());
-    if (*in_use == 0) return {};
+    const auto unused = is_unused(tap);
+    if (!unused) return std::unexpected(unused.error());
+    if (*unused) return {};
     if (time_left(deadline).count() == 0) return fail(ErrorKind::System, "a TAP is still in use");
     (void)::poll(nullptr, 0, 1);  // nothing tells when it is over
   }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "api/client/deadline.h"
-#include "tests/host-agent/function_snapshot.h"
+#include "tests/host-agent/bell.h"
 #include "tests/host-agent/monitor_process.h"
 #include "vmm/base/owned_fd.h"
 
@@ -11,108 +11,139 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 
-/// Clones of a snapshot, each for one request. What takes longest is done before there is one: a started monitor stands
-/// ready in a network of its own, told who it will be, and has nothing to do but to load.
+/// Machines that stand ready, each for one request at a time, and the requests that wait for one.
 ///
-///   ClonePool pool{{.monitor = ..., .directory = ..., .snapshot = ..., .size = 4}};
-///   if (auto clone = pool.take(deadline)) {
-///     if (auto running = clone->load(deadline); !running) ...
-///     hand_over(request, {.connection = clone->connection(), .machine = clone->pidfd(), ...});
-///   }                                                             // ends it; another takes its place
+///   if (auto lease = pool.take(deadline)) {                          // for a request
+///     if (auto running = lease->go_on(deadline); !running) ...
+///     hand_over(request, {.connection = lease->connection(), .machine = lease->pidfd(), ...});
+///   }
 ///
-/// With Options::reverts it is loaded for its first request alone; then it goes back to the snapshot, and waits paused.
+/// Where machines come from and what becomes of them is their keepers' business (clone_keeper.h, branch_keeper.h,
+/// live_source.h). A keeper has places, and puts a machine into one whenever that is empty:
 ///
-/// A place has a thread, which stays in the place's network and starts and ends the monitors there.
+///   auto& place = pool.add(bell);
+///   pool.offer(place, std::move(clone));
+///   while (!(back = pool.take_back(place))) bell.wait({pool.ready_pidfd(place)});
 namespace mayfly::host_agent {
 
-class ClonePool {
-  struct Place;
-
- public:
-  struct Options {
-    std::string monitor;    ///< The `mayfly` binary.
-    std::string directory;  ///< For sockets.
-    FunctionSnapshot snapshot;
-    unsigned size = 4;
-    /// A machine that was used goes back to the snapshot and is used again, instead of ending. Its monitor's own memory
-    /// stays, so all requests are one tenant's.
-    bool reverts = false;
+/// A machine for a request.
+struct Clone {
+  /// What has it go on.
+  struct Call {
+    std::string method;
+    std::string path;
+    std::string body;
   };
+  /// Of a machine that is paused.
+  [[nodiscard]] static Call resume() { return {.method = "PATCH", .path = "/vm", .body = R"({"state": "Resumed"})"}; }
+
+  MonitorProcess monitor;
+  OwnedFd connection;         ///< See CloneNetwork::socket().
+  std::optional<Call> start;  ///< None: it runs.
+};
+
+class ClonePool {
+ public:
+  /// What answers: clones of a snapshot, or the machine of which it is being taken.
+  enum class Kind { Clone, Source };
   /// How many places are in which state.
   struct State {
     unsigned ready = 0;
     unsigned busy = 0;
     unsigned waiting = 0;  ///< Requests that wait for one.
   };
-
-  /// A clone of one's own, until it goes out of scope.
-  class Lease {
-   public:
-    Lease(Lease&& other) noexcept : pool_(other.pool_), place_(std::exchange(other.place_, nullptr)) {}
-    Lease& operator=(Lease&&) = delete;
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
-    ~Lease();
-
-    /// Has it go on from the snapshot; it runs when this returns.
-    [[nodiscard]] Status load(Deadline deadline) const;
-    [[nodiscard]] int connection() const;
-    [[nodiscard]] int pidfd() const;
-
-   private:
-    friend class ClonePool;
-    Lease(ClonePool& pool, Place& place) : pool_(pool), place_(&place) {}
-    ClonePool& pool_;
-    Place* place_;
+  /// A machine that is its keeper's again.
+  struct Returned {
+    Clone clone;
+    bool was_used;      ///< A request had it; otherwise it has ended, or the pool ends.
+    bool has_answered;  ///< And was answered.
   };
+  class Place;
+  class Lease;
 
-  explicit ClonePool(Options options);
+  /// `size`: how many requests may wait.
+  explicit ClonePool(unsigned size) : size_(size) {}
   ClonePool(const ClonePool&) = delete;
   ClonePool& operator=(const ClonePool&) = delete;
-  /// Waits for the leases.
-  ~ClonePool();
 
-  /// Waits until there is one, where not more requests wait already than there are places.
+  // For requests:
+
+  /// Waits until there is one, where not too many requests wait already.
   [[nodiscard]] std::optional<Lease> take(Deadline deadline);
-  /// Ends all clones, also those in use, whose machines then have died; take() gives none any more.
+  /// Ends all machines, also those in use, which then have died; take() gives none any more.
   void stop();
   [[nodiscard]] State state() const;
 
- private:
-  struct Clone {
-    MonitorProcess monitor;
-    OwnedFd connection;
-    bool is_loaded = false;  ///< And paused, while it stands ready.
-  };
-  struct Place {
-    std::optional<Clone> clone;
-    bool leased = false;
-    bool spent = false;
-    std::condition_variable changed;
-    std::thread keeper;
-  };
+  // For keepers, which stay until stop() and the return of all leases:
 
-  void keep_filled(Place& place);
-  [[nodiscard]] Result<Clone> prepare();
-  /// Makes another one of one that was used; false where it is to end.
-  [[nodiscard]] bool revert(Clone& spent);
+  [[nodiscard]] Place& add(const Bell& bell, Kind kind = Kind::Clone);
+  /// The place is empty.
+  void offer(Place& place, Clone clone);
+  /// What was offered, when it is to be looked after: a request has had it, or it stands ready and has ended, or it is the
+  /// source and clones stand ready, or the pool ends. The bell rings for all of these but a machine's end.
+  [[nodiscard]] std::optional<Returned> take_back(Place& place);
+  /// Of a machine that stands ready; -1: none does.
+  [[nodiscard]] int ready_pidfd(const Place& place) const;
+  [[nodiscard]] bool is_stopping() const { return stopping_; }
+  /// Whether a clone has ever stood ready.
+  [[nodiscard]] bool has_clones() const { return has_clones_; }
   [[nodiscard]] std::string next_id();
-  /// Has the place's clone taken by a request, and gives it back when it is spent.
-  [[nodiscard]] Clone offer(Place& place);
+
+ private:
   void give_back(Place& place);
 
-  const Options options_;
-  const std::string load_request_ = options_.snapshot.load_request(options_.reverts);
+  const unsigned size_;
   mutable std::mutex mutex_;
   std::condition_variable available_;
   std::deque<Place> places_;  // which do not move
   std::deque<Place*> ready_;
   unsigned waiting_ = 0;
   unsigned long made_ = 0;
-  std::atomic<bool> stopping_ = false;  // changes under the mutex
+  // These change under the mutex:
+  std::atomic<bool> stopping_ = false;
+  std::atomic<bool> has_clones_ = false;
+};
+
+class ClonePool::Place {
+ public:
+  Place(const Bell& bell, Kind kind) : bell_(bell), kind_(kind) {}
+
+ private:
+  friend class ClonePool;
+  friend class Lease;
+  enum class Use { Empty, Ready, Leased, Spent };
+
+  const Bell& bell_;
+  const Kind kind_;
+  std::optional<Clone> clone_;
+  Use use_ = Use::Empty;
+  bool has_answered_ = false;
+};
+
+/// A machine of one's own, until it goes out of scope.
+class ClonePool::Lease {
+ public:
+  Lease(Lease&& other) noexcept : pool_(other.pool_), place_(std::exchange(other.place_, nullptr)) {}
+  Lease& operator=(Lease&&) = delete;
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  ~Lease();
+
+  /// It runs when this returns.
+  [[nodiscard]] Status go_on(Deadline deadline) const;
+  [[nodiscard]] int connection() const { return place_->clone_->connection.get(); }
+  [[nodiscard]] int pidfd() const { return place_->clone_->monitor.pidfd(); }
+  [[nodiscard]] Kind kind() const { return place_->kind_; }
+  /// It has answered the request, and is at work on nothing.
+  void note_answer() { place_->has_answered_ = true; }
+
+ private:
+  friend class ClonePool;
+  Lease(ClonePool& pool, Place& place) : pool_(pool), place_(&place) {}
+  ClonePool& pool_;
+  Place* place_;
 };
 
 }  // namespace mayfly::host_agent

@@ -1,10 +1,13 @@
-// A small function host: keeps a snapshot of a machine whose function is ready, answers each HTTP request by a clone of
-// its own, and ends the clone. README.md beside this file has its use; agent.cpp is the place to begin to read.
+// A small function host: keeps a snapshot of a machine whose function is ready, and answers each HTTP request by a clone
+// of its own. README.md beside this file has its use; agent.cpp is the place to begin to read.
 
 #include "tests/host-agent/agent.h"
+#include "tests/host-agent/branch_keeper.h"
+#include "tests/host-agent/clone_keeper.h"
 #include "tests/host-agent/clone_pool.h"
 #include "tests/host-agent/function_snapshot.h"
 #include "tests/host-agent/http_server.h"
+#include "tests/host-agent/live_source.h"
 
 #include <signal.h>
 #include <stdlib.h>
@@ -13,6 +16,8 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <memory>
+#include <optional>
 
 #include <CLI/CLI.hpp>
 
@@ -26,6 +31,9 @@ struct Options {
   std::uint16_t port = 8080;
   unsigned clones = 4;
   bool reverts = false;
+  bool branches = false;
+  bool is_live = false;
+  unsigned warm_requests = 10;
   unsigned deadline_ms = 1000;
   unsigned boot_deadline_s = 120;
   std::string directory = std::filesystem::temp_directory_path();
@@ -66,35 +74,61 @@ Result<OwnedFd> stop_signals() {
   return signals;
 }
 
+std::unique_ptr<Keeper> make_keeper(ClonePool& pool, const Options& options, const std::string& directory,
+                                    FunctionSnapshot snapshot) {
+  KeeperOptions all{
+      .monitor = options.monitor, .directory = directory, .snapshot = std::move(snapshot), .size = options.clones};
+  if (options.branches) return std::make_unique<BranchKeeper>(pool, std::move(all));
+  return std::make_unique<CloneKeeper>(pool, std::move(all),
+                                       options.reverts ? CloneKeeper::Use::Reverts : CloneKeeper::Use::Once);
+}
+
+/// Answers requests until it is told to stop, from when the pool has what answers them.
+void serve(const Options& options, ClonePool& pool, HttpServer& server, const LiveSource* source, const pollfd& stop) {
+  Agent agent{pool, {.deadline = std::chrono::milliseconds{options.deadline_ms}, .source = source}};
+  // One for each request that has a clone, one for each that waits for one, and some to refuse the others.
+  constexpr unsigned kMore = 4;
+  server.start(2 * options.clones + kMore,
+               [&agent](const HttpMessage& request, int client) { agent.serve(request, client); });
+  std::printf("ready: http://%s:%u\n", options.address.c_str(), unsigned{server.port()});
+  std::fflush(stdout);
+  (void)is_ready_by(Deadline::max(), stop.fd, stop.events);
+  pool.stop();  // so no request waits for its deadline
+  server.stop();
+}
+
 Status run(const Options& options) {
   const auto signals = stop_signals();
   if (!signals) return std::unexpected(signals.error());
   const pollfd stop{.fd = signals->get(), .events = POLLIN, .revents = 0};
   const auto directory = WorkDirectory::create(options.directory);
   if (!directory) return std::unexpected(directory.error());
-  auto snapshot = make_snapshot(options.function,
-                                {.monitor = options.monitor,
-                                 .directory = directory->path(),
-                                 .deadline = Deadline::clock::now() + std::chrono::seconds{options.boot_deadline_s},
-                                 .stop = stop});
-  if (!snapshot) return propagate(snapshot);
   auto server = HttpServer::listen(options.address, options.port);
   if (!server) return propagate(server);
-  ClonePool pool{{.monitor = options.monitor,
-                  .directory = directory->path(),
-                  .snapshot = std::move(*snapshot),
-                  .size = options.clones,
-                  .reverts = options.reverts}};
-  Agent agent{pool, {.deadline = std::chrono::milliseconds{options.deadline_ms}}};
-  // One for each request that has a clone, one for each that waits for one, and some to refuse the others.
-  constexpr unsigned kMore = 4;
-  server->start(2 * options.clones + kMore,
-                [&agent](const HttpMessage& request, int client) { agent.serve(request, client); });
-  std::printf("ready: http://%s:%u\n", options.address.c_str(), unsigned{server->port()});
-  std::fflush(stdout);
-  (void)is_ready_by(Deadline::max(), signals->get(), POLLIN);
-  pool.stop();  // so no request waits for its deadline
-  server->stop();
+  const std::chrono::seconds boot_patience{options.boot_deadline_s};
+  const BootOptions boot{.monitor = options.monitor,
+                         .directory = directory->path(),
+                         .id = "template",
+                         .deadline = Deadline::clock::now() + boot_patience,
+                         .stop = stop};
+  ClonePool pool{options.clones};
+  if (options.is_live) {
+    LiveSource source{pool,
+                      {.function = options.function,
+                       .boot = boot,
+                       .boot_patience = boot_patience,
+                       .warm_requests = options.warm_requests,
+                       .make_keeper = [&](FunctionSnapshot snapshot) {
+                         return make_keeper(pool, options, directory->path(), std::move(snapshot));
+                       }}};
+    if (auto ready = source.await_first_answer(); !ready) return ready;
+    serve(options, pool, *server, &source, stop);
+    return {};
+  }
+  auto snapshot = make_snapshot(options.function, boot);
+  if (!snapshot) return propagate(snapshot);
+  const auto keeper = make_keeper(pool, options, directory->path(), std::move(*snapshot));
+  serve(options, pool, *server, nullptr, stop);
   return {};
 }
 
@@ -112,7 +146,15 @@ int run_command_line(int argc, char** argv) {
   app.add_option("--address", options.address, "where to listen")->capture_default_str();
   app.add_option("--port", options.port, "... 0: at any port that is free")->capture_default_str();
   app.add_option("--clones", options.clones, "requests at once")->check(CLI::Range(1, 200))->capture_default_str();
-  app.add_flag("--revert", options.reverts, "take clones back to the snapshot, instead of ending them");
+  auto* const reverts =
+      app.add_flag("--revert", options.reverts, "take clones back to the snapshot, instead of ending them");
+  app.add_flag("--branch", options.branches, "branch clones off one loaded machine, instead of loading each")
+      ->excludes(reverts);
+  auto* const live =
+      app.add_flag("--live", options.is_live, "answer from the booted machine, until a live snapshot of it has clones");
+  app.add_option("--warm-requests", options.warm_requests, "answers before that snapshot")
+      ->needs(live)
+      ->capture_default_str();
   app.add_option("--deadline-ms", options.deadline_ms, "how long an answer may take")->capture_default_str();
   app.add_option("--directory", options.directory, "where snapshot and sockets go")->capture_default_str();
   CLI11_PARSE(app, argc, argv);

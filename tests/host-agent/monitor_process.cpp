@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <fstream>
 #include <vector>
 
 namespace mayfly::host_agent {
@@ -22,22 +23,64 @@ using std::chrono_literals::operator""s;
 /// For the start, and for requests for which nobody waits: far more than either takes on a busy host.
 constexpr auto kStartPatience = 60s;
 
+/// waitid(2)'s, which older headers do not have.
+constexpr auto kPidfd = static_cast<idtype_t>(3);
+
 /// The child shares our memory and has our thread wait until it executes, so it makes system calls and nothing else.
 /// `null`, `console`: its standard input and output; errors go where ours go.
 pid_t spawn(char* const* argv, pid_t parent, int null, int console) {
   const pid_t child = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork): a page table less to copy
   if (child != 0) return child;
-  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || ::getppid() != parent) ::_exit(127);
+  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ::_exit(127);
+  // In a PID namespace of its own it sees no parent (0), and ends with the namespace (pid_namespace.h).
+  if (const pid_t seen = ::getppid(); seen != parent && seen != 0) ::_exit(127);
   if (::dup2(null, STDIN_FILENO) < 0 || ::dup2(console, STDOUT_FILENO) < 0) ::_exit(127);
   ::execv(argv[0], argv);
   ::_exit(127);
 }
 
+/// A pidfd's, as we see it; 0 where the process has ended.
+pid_t pid_of(const OwnedFd& pidfd) {
+  std::ifstream info{fmt::format("/proc/self/fdinfo/{}", pidfd.get())};
+  for (std::string word; info >> word;)
+    if (pid_t pid = 0; word == "Pid:" && info >> pid) return pid > 0 ? pid : 0;
+  return 0;
+}
+
 }  // namespace
 
+// --- The API ---------------------------------------------------------------------------------------------------------
+
+Result<std::string> MonitorApi::ask(std::string_view method, std::string_view path, std::string_view body,
+                                    Deadline deadline) const {
+  return ApiClient{socket_, {.patience = time_left(deadline), .process = process_}}.send(method, path, body);
+}
+
+Result<std::string> MonitorApi::ask(std::string_view method, std::string_view path, std::string_view body) const {
+  return ask(method, path, body, Deadline::clock::now() + kStartPatience);
+}
+
+Status MonitorApi::request(std::string_view method, std::string_view path, std::string_view body,
+                           Deadline deadline) const {
+  auto answer = ask(method, path, body, deadline);
+  if (!answer) return propagate(answer);
+  return {};
+}
+
+Status MonitorApi::request(std::string_view method, std::string_view path, std::string_view body) const {
+  return request(method, path, body, Deadline::clock::now() + kStartPatience);
+}
+
+// --- The process -----------------------------------------------------------------------------------------------------
+
+std::string socket_path(const std::string& directory, const std::string& id) {
+  return directory + "/" + id + ".socket";
+}
+
 Result<MonitorProcess> MonitorProcess::start(const MonitorOptions& options) {
-  const std::string socket = options.directory + "/" + options.id + ".socket";
+  const std::string socket = socket_path(options.directory, options.id);
   std::vector<std::string> words = {options.binary, "--api-sock", socket, "--id", options.id, "--level", "Error"};
+  words.insert(words.end(), options.more.begin(), options.more.end());
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
@@ -52,43 +95,41 @@ Result<MonitorProcess> MonitorProcess::start(const MonitorOptions& options) {
     ::waitpid(pid, nullptr, 0);
     return failure;
   }
-  MonitorProcess monitor{pid, std::move(pidfd), socket};
+  MonitorProcess monitor{std::move(pidfd), MonitorApi{socket, pid}};
   if (auto ready = monitor.await_first_answer(); !ready) return propagate(ready, options.binary);
   return monitor;
+}
+
+Result<MonitorProcess> MonitorProcess::adopt(const std::string& socket) {
+  auto process = ApiClient{socket, {.patience = kStartPatience}}.process();
+  if (!process) return propagate(process);
+  const pid_t pid = pid_of(*process);
+  if (pid == 0) return fail(ErrorKind::NotFound, "the process that had {} has ended", socket);
+  return MonitorProcess{std::move(*process), MonitorApi{socket, pid}};
 }
 
 MonitorProcess::~MonitorProcess() {
   if (!pidfd_) return;  // moved from
   kill();
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  (void)is_ready_by(Deadline::max(), pidfd_.get(), POLLIN);
+  // One that was branched off is its parent's to wait for.
+  siginfo_t end{};
+  while (::waitid(kPidfd, static_cast<id_t>(pidfd_.get()), &end, WEXITED) < 0 && errno == EINTR) {
   }
-  ::unlink(socket_.c_str());
+  ::unlink(api_.socket().c_str());
 }
 
 /// No request waits for this, so it asks a thousand times a second instead of watching for the socket's file.
 Status MonitorProcess::await_first_answer() const {
   const Deadline deadline = Deadline::clock::now() + kStartPatience;
   for (;;) {
-    const ApiClient client{socket_, {.patience = time_left(deadline), .process = pid_}};
-    const auto answer = client.send("GET", "/");
+    const auto answer = api_.ask("GET", "/", "", deadline);
     if (answer) return {};
     if (is_ready_by(Deadline::clock::now() + 1ms, pidfd_.get(), POLLIN))
       return fail(ErrorKind::System, "it ended before its API answered");
     if (answer.error().kind != ErrorKind::NotFound || time_left(deadline) == 0ms)
       return std::unexpected(answer.error());
   }
-}
-
-Status MonitorProcess::request(std::string_view method, std::string_view path, std::string_view body,
-                               Deadline deadline) const {
-  const ApiClient client{socket_, {.patience = time_left(deadline), .process = pid_}};
-  const auto answer = client.send(method, path, body);
-  if (!answer) return std::unexpected(answer.error());
-  return {};
-}
-
-Status MonitorProcess::request(std::string_view method, std::string_view path, std::string_view body) const {
-  return request(method, path, body, Deadline::clock::now() + kStartPatience);
 }
 
 bool MonitorProcess::has_ended() const {
@@ -101,10 +142,11 @@ void MonitorProcess::signal(int number) const {
 }
 
 void MonitorProcess::kill() const { signal(SIGKILL); }
+void MonitorProcess::ask_to_end() const { signal(SIGTERM); }
 
 void MonitorProcess::end() const {
-  signal(SIGTERM);
-  if (!is_ready_by(Deadline::clock::now() + 1s, pidfd_.get(), POLLIN)) kill();
+  ask_to_end();
+  if (!is_ready_by(Deadline::clock::now() + kEndPatience, pidfd_.get(), POLLIN)) kill();
 }
 
 }  // namespace mayfly::host_agent

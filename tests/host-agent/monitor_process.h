@@ -8,27 +8,59 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-/// A `mayfly` process of ours and its API.
+/// A `mayfly` process and its API.
 ///
 ///   auto monitor = MonitorProcess::start({.binary = "/usr/bin/mayfly", .directory = "/run/agent", .id = "clone-1"});
-///   if (auto put = monitor->request("PUT", "/mmds", body); !put) return propagate(put);
+///   if (auto put = monitor->api().request("PUT", "/mmds", body); !put) return propagate(put);
 ///
-/// It ends with the object, and with the thread that started it (so also when we are killed).
+/// It ends with the object. One that was started ends also with the thread that started it, so when we are killed.
 namespace mayfly::host_agent {
+
+/// The API alone. A copy may be used on another thread, and fails once the process has ended.
+class MonitorApi {
+ public:
+  /// `process` must listen there.
+  MonitorApi(std::string socket, pid_t process) : socket_(std::move(socket)), process_(process) {}
+
+  /// The body of a 2xx answer to a request, by then.
+  [[nodiscard]] Result<std::string> ask(std::string_view method, std::string_view path, std::string_view body,
+                                        Deadline deadline) const;
+  /// The same, where nobody is in a hurry.
+  [[nodiscard]] Result<std::string> ask(std::string_view method, std::string_view path,
+                                        std::string_view body = "") const;
+  /// The same, where the body says nothing.
+  [[nodiscard]] Status request(std::string_view method, std::string_view path, std::string_view body,
+                               Deadline deadline) const;
+  [[nodiscard]] Status request(std::string_view method, std::string_view path, std::string_view body) const;
+
+  [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
+
+ private:
+  std::string socket_;
+  pid_t process_;
+};
 
 struct MonitorOptions {
   std::string binary;
   std::string directory;  ///< For its socket.
   std::string id;
-  int console = -1;  ///< The guest's output; -1: nowhere.
+  std::vector<std::string> more{};  ///< Further arguments.
+  int console = -1;                 ///< The guest's output; -1: nowhere.
 };
+
+/// Where a monitor of this id has its socket.
+[[nodiscard]] std::string socket_path(const std::string& directory, const std::string& id);
 
 class MonitorProcess {
  public:
-  /// Returns when it has given its first answer: from then on it makes ready what a load will need. In the network
-  /// namespace of the calling thread.
+  /// Returns when it has given its first answer: from then on it makes ready what a load will need. In the namespaces
+  /// of the calling thread.
   [[nodiscard]] static Result<MonitorProcess> start(const MonitorOptions& options);
+  /// One that was branched off another, by its socket. Its end is then ours to see to. Errors: nobody listens there.
+  [[nodiscard]] static Result<MonitorProcess> adopt(const std::string& socket);
 
   MonitorProcess(MonitorProcess&&) noexcept = default;
   MonitorProcess& operator=(MonitorProcess&&) = delete;
@@ -37,29 +69,26 @@ class MonitorProcess {
   /// Kills it, waits for it, and removes its socket.
   ~MonitorProcess();
 
-  /// A request to its API, answered with 2xx by then.
-  [[nodiscard]] Status request(std::string_view method, std::string_view path, std::string_view body,
-                               Deadline deadline) const;
-  /// The same, where nobody is in a hurry.
-  [[nodiscard]] Status request(std::string_view method, std::string_view path, std::string_view body) const;
-
+  [[nodiscard]] const MonitorApi& api() const noexcept { return api_; }
   /// Readable once it has ended.
   [[nodiscard]] int pidfd() const noexcept { return pidfd_.get(); }
   [[nodiscard]] bool has_ended() const;
   void kill() const;
-  /// Has it end by itself, upon which it gives back at once what it holds (see CloneNetwork::await_unused()), or kills
-  /// it where that takes long.
+  /// Has it end by itself, upon which it gives back at once what it holds (see CloneNetwork::await_unused()).
+  void ask_to_end() const;
+  /// The same, and waits; kills it where that takes long.
   void end() const;
 
  private:
-  MonitorProcess(pid_t pid, OwnedFd pidfd, std::string socket)
-      : pid_(pid), pidfd_(std::move(pidfd)), socket_(std::move(socket)) {}
+  MonitorProcess(OwnedFd pidfd, MonitorApi api) : pidfd_(std::move(pidfd)), api_(std::move(api)) {}
   [[nodiscard]] Status await_first_answer() const;
   void signal(int number) const;
 
-  pid_t pid_;
   OwnedFd pidfd_;
-  std::string socket_;
+  MonitorApi api_;
 };
+
+/// For a monitor to end by itself.
+inline constexpr std::chrono::seconds kEndPatience{1};
 
 }  // namespace mayfly::host_agent

@@ -1,83 +1,20 @@
-// The example of a host agent (tests/host-agent) with the bare-metal guest `function`.
+// The example of a host agent with clones that load their snapshot, or go back to it.
 
-#include "tests/support/host_agent.h"
+#include "tests/integration/host_agent_fixture.h"
 
-#include "tests/integration/kvm_required.h"
-#include "tests/support/monitor.h"
-#include "tests/support/monitor_jail.h"
-#include "tests/support/tap_network.h"
-
-#include <net/if.h>
-#include <poll.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-
-#include <algorithm>
 #include <atomic>
 #include <csignal>
-#include <filesystem>
 #include <thread>
-#include <vector>
 
 namespace mayfly::testing {
 namespace {
-
-constexpr int kDeadlineMs = 60'000;
-
-/// A host agent with a snapshot of a guest of the build.
-class Agent : public HostAgent {
- public:
-  explicit Agent(const std::vector<std::string>& more = {}, const std::string& guest = "function")
-      : HostAgent({.agent = host_agent_binary(),
-                   .monitor = wrapped_monitor_binary(),
-                   .guest = guest_path(guest),
-                   .more = more}) {}
-
-  /// Asks for statistics until they hold `wanted`.
-  void await_stats(const std::string& wanted) const {
-    const double deadline = now_us() + kDeadlineMs * 1e3;
-    for (std::string stats; stats.find(wanted) == std::string::npos; ::sched_yield()) {
-      if (now_us() > deadline) give_up("the statistics do not come to hold " + wanted + ": " + stats);
-      stats = answer("GET", "/stats");
-    }
-  }
-};
-
-void expect_ended(const std::vector<OwnedFd>& processes) {
-  for (const OwnedFd& process : processes) {
-    pollfd end{.fd = process.get(), .events = POLLIN, .revents = 0};
-    EXPECT_EQ(::poll(&end, 1, kDeadlineMs), 1);
-  }
-}
-
-bool is_answered(const std::string& answer, const std::string& body) {
-  // Every clone goes on after the answer that said that the function is ready: it is at its second request.
-  return answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nrequest 2\n" + body);
-}
-
-/// In a network of the test's own, whose ports are all free.
-class HostAgentTest : public KvmTest {
- protected:
-  void SetUp() override {
-    KvmTest::SetUp();
-    if (IsSkipped()) return;
-    if (const auto why = enter_fresh_network()) GTEST_SKIP() << *why;
-    ifreq loopback{};
-    std::ranges::copy(std::string_view{"lo"}, loopback.ifr_name);
-    loopback.ifr_flags = IFF_UP;
-    const OwnedFd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
-    ASSERT_EQ(::ioctl(socket.get(), SIOCSIFFLAGS, &loopback), 0);
-  }
-};
 
 TEST_F(HostAgentTest, EveryRequestIsAnsweredByAFreshClone) {
   Agent agent{{"--deadline-ms", "60000"}};
   agent.await_ready();
   for (int i = 0; i < 30; ++i) {
     const std::string answer = agent.answer("POST", "/", "hello " + std::to_string(i));
-    EXPECT_TRUE(is_answered(answer, "HELLO " + std::to_string(i))) << answer;
+    EXPECT_TRUE(Agent::is_answered(answer, "HELLO " + std::to_string(i))) << answer;
   }
   const std::string stats = agent.answer("GET", "/stats");
   EXPECT_NE(stats.find(R"("answered":30,"refused":0,"failed":0,"late":0,"unasked":0)"), std::string::npos) << stats;
@@ -91,12 +28,12 @@ TEST_F(HostAgentTest, AMachineThatGoesBackIsAFreshCloneToEveryRequest) {
   const auto monitors = agent.monitor_ids();
   for (int i = 0; i < 30; ++i) {
     const std::string answer = agent.answer("POST", "/", "hello " + std::to_string(i));
-    EXPECT_TRUE(is_answered(answer, "HELLO " + std::to_string(i))) << answer;
+    EXPECT_TRUE(Agent::is_answered(answer, "HELLO " + std::to_string(i))) << answer;
   }
   agent.await_stats(R"("ready":1)");
   EXPECT_EQ(agent.monitor_ids(), monitors) << "one process has answered them all";
   EXPECT_TRUE(agent.answer("GET", "/die").starts_with("HTTP/1.1 502 "));
-  EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+  EXPECT_TRUE(Agent::is_answered(agent.answer("POST", "/", "x"), "X"));
   agent.await_stats(R"("ready":1)");
   EXPECT_NE(agent.monitor_ids(), monitors) << "one that has died does not go back";
 }
@@ -108,7 +45,7 @@ TEST_F(HostAgentTest, AMachineThatHangsGoesBackAsWell) {
   const auto monitors = agent.monitor_ids();
   EXPECT_TRUE(agent.answer("GET", "/hang").starts_with("HTTP/1.1 504 "));
   agent.await_stats(R"("ready":1)");
-  EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+  EXPECT_TRUE(Agent::is_answered(agent.answer("POST", "/", "x"), "X"));
   agent.await_stats(R"("ready":1)");
   EXPECT_EQ(agent.monitor_ids(), monitors);
 }
@@ -117,7 +54,7 @@ TEST_F(HostAgentTest, BodiesOfManySegmentsComeBack) {
   Agent agent{{"--deadline-ms", "60000"}};
   agent.await_ready();
   const std::string answer = agent.answer("POST", "/long", std::string(20'000, 'x'));
-  EXPECT_TRUE(is_answered(answer, std::string(20'000, 'X'))) << answer.substr(0, 200);
+  EXPECT_TRUE(Agent::is_answered(answer, std::string(20'000, 'X'))) << answer.substr(0, 200);
 }
 
 TEST_F(HostAgentTest, ManyClientsAreAnsweredOrToldToComeAgain) {
@@ -130,7 +67,7 @@ TEST_F(HostAgentTest, ManyClientsAreAnsweredOrToldToComeAgain) {
     clients.emplace_back([&] {
       for (int i = 0; i < 10; ++i) {
         const std::string answer = agent.answer("POST", "/", "x");
-        if (is_answered(answer, "X"))
+        if (Agent::is_answered(answer, "X"))
           ++answered;
         else if (answer.starts_with("HTTP/1.1 503 ") && answer.find("\r\nRetry-After: 1\r\n") != std::string::npos)
           ++refused;
@@ -146,7 +83,7 @@ TEST_F(HostAgentTest, ACloneThatDiesIsABadGatewayAndNobodyElseNotices) {
   agent.await_ready();
   for (int i = 0; i < 3; ++i) {
     EXPECT_TRUE(agent.answer("GET", "/die").starts_with("HTTP/1.1 502 "));
-    EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+    EXPECT_TRUE(Agent::is_answered(agent.answer("POST", "/", "x"), "X"));
   }
 }
 
@@ -156,8 +93,7 @@ TEST_F(HostAgentTest, ItsClonesAreInJailsWhereTheEnvironmentAsksForThem) {
   agent.await_stats(R"("ready":2)");
   const auto clones = agent.monitor_ids();
   EXPECT_EQ(clones.size(), 2U);
-  for (const pid_t clone : clones)
-    EXPECT_EQ(std::filesystem::equivalent("/proc/" + std::to_string(clone) + "/root/", "/"), !MonitorJail::wanted());
+  Agent::expect_in_jails(clones);
 }
 
 TEST_F(HostAgentTest, ACloneThatIsKilledWhileItStandsReadyIsReplaced) {
@@ -167,8 +103,8 @@ TEST_F(HostAgentTest, ACloneThatIsKilledWhileItStandsReadyIsReplaced) {
   const auto monitors = agent.monitors();
   ASSERT_EQ(monitors.size(), 1U);
   ::syscall(SYS_pidfd_send_signal, monitors.front().get(), SIGKILL, nullptr, 0);
-  expect_ended(monitors);
-  EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+  Agent::expect_ended(monitors);
+  EXPECT_TRUE(Agent::is_answered(agent.answer("POST", "/", "x"), "X"));
 }
 
 TEST_F(HostAgentTest, ACloneThatDoesNotAnswerIsAGatewayTimeout) {
@@ -195,7 +131,7 @@ TEST_F(HostAgentTest, TooManyAreRefusedAndClientsThatHangUpMakeRoom) {
   first.reset();
   second.reset();
   agent.await_stats(R"("unasked":2)");
-  EXPECT_TRUE(is_answered(agent.answer("POST", "/", "x"), "X"));
+  EXPECT_TRUE(Agent::is_answered(agent.answer("POST", "/", "x"), "X"));
 }
 
 TEST_F(HostAgentTest, SigtermEndsEverythingAndLeavesNoFiles) {
@@ -209,13 +145,13 @@ TEST_F(HostAgentTest, SigtermEndsEverythingAndLeavesNoFiles) {
   agent.signal(SIGTERM);
   EXPECT_TRUE(Agent::answer_on(unanswered).starts_with("HTTP/1.1 502 "));
   EXPECT_EQ(agent.wait(), 0);
-  expect_ended(monitors);
+  Agent::expect_ended(monitors);
   EXPECT_FALSE(agent.has_files());
 }
 
 TEST_F(HostAgentTest, SigtermEndsItBeforeTheFunctionIsReady) {
   Agent agent{{"--ready-path", "/hang", "--boot-deadline-s", "600"}};
-  for (const double deadline = now_us() + kDeadlineMs * 1e3; !agent.has_files(); ::sched_yield())
+  for (const double deadline = now_us() + Agent::kDeadlineMs * 1e3; !agent.has_files(); ::sched_yield())
     if (now_us() > deadline) give_up("the host agent makes no files");
   agent.signal(SIGTERM);
   EXPECT_EQ(agent.wait(), 1);
@@ -231,7 +167,7 @@ TEST_F(HostAgentTest, AnAgentThatIsKilledTakesItsClonesAlong) {
   EXPECT_EQ(monitors.size(), 3U);
   agent.signal(SIGKILL);
   EXPECT_EQ(agent.wait(), 256 + SIGKILL);
-  expect_ended(monitors);
+  Agent::expect_ended(monitors);
 }
 
 TEST_F(HostAgentTest, AFunctionThatCannotBootIsSaid) {

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,13 +54,14 @@ class Agent:
         finally:
             connection.close()
 
-    def hello(self, number: int) -> str:
+    def hello(self, number: int) -> tuple[str, int]:
+        """Who has answered, and at which of its requests it was."""
         status, answer = self.ask("POST", FUNCTION, f"hello {number}")
         assert status == 200
-        # The first request was that by which the agent learned that the guest is ready.
-        assert re.search("^I am clone-[0-9]+, at request 2$", answer, re.MULTILINE), answer
+        said = re.search("^I am ([a-z]+-[0-9]+), at request ([0-9]+)$", answer, re.MULTILINE)
+        assert said, answer
         assert f"HELLO {number}" in answer.splitlines(), answer
-        return answer
+        return said[1], int(said[2])
 
     def stats(self) -> Any:
         return json.loads(self.ask("GET", "/stats")[1])
@@ -81,8 +82,14 @@ def directory(room: Path) -> Path:
     return path
 
 
+StartAgent = Callable[..., Agent]
+
+
 @pytest.fixture
-def agent(loopback: None, build: Path, mayfly: Path, tuned: Path, function_initrd: Path, directory: Path) -> Iterator[Agent]:
+def start_agent(
+    loopback: None, build: Path, mayfly: Path, tuned: Path, function_initrd: Path, directory: Path
+) -> Iterator[StartAgent]:
+    """Starts one with more arguments, which ends with the case."""
     monitor, environment = mayfly, {}
     if os.geteuid() == 0:
         make_base()
@@ -102,33 +109,66 @@ def agent(loopback: None, build: Path, mayfly: Path, tuned: Path, function_initr
         "--deadline-ms": PATIENCE * 1000,
     }
     words = [str(word) for option in options.items() for word in option]
-    agent = Agent(build / "tests/host-agent/host_agent", directory, monitor, words, environment)
+    agents = []
+
+    def start(*more: str) -> Agent:
+        agents.append(Agent(build / "tests/host-agent/host_agent", directory, monitor, [*words, *more], environment))
+        agents[-1].wait_until_ready()
+        return agents[-1]
+
     try:
-        agent.wait_until_ready()
-        yield agent
+        yield start
     finally:
-        agent.process.kill()
-        agent.process.wait()
+        for agent in agents:
+            agent.process.kill()
+            agent.process.wait()
         drop_all()
 
 
-def test_each_request_has_a_guest_of_its_own(agent: Agent, mayfly: Path, directory: Path) -> None:
-    answers = [agent.hello(number) for number in range(1, 5)]
-    agent.wait_for_clones()
-    # As many at once as have a clone or may wait for one.
-    with ThreadPoolExecutor(4) as requests:
-        answers += requests.map(agent.hello, range(5, 9))
-    names = {re.search("^I am .*$", answer, re.MULTILINE)[0] for answer in answers}  # type: ignore[index]
-    assert len(names) == 8, names
-    status, _ = agent.ask("GET", f"{FUNCTION}?die")
-    assert status == 502
-    stats = agent.stats()
-    assert stats["requests"] == {"answered": 8, "refused": 0, "failed": 1, "late": 0, "unasked": 0}
-    assert stats["latency_us"]["whole"]["count"] == 8
-
-    # The agent's end leaves nothing.
+def end(agent: Agent, mayfly: Path, directory: Path) -> None:
+    """The agent's end leaves nothing."""
     agent.process.send_signal(signal.SIGTERM)
     assert exit_code(agent.process, "the agent") == 0
     assert os.listdir(directory) == []
     left = subprocess.run([str(mayfly), "ps"], stdout=subprocess.PIPE, text=True, check=False)
     assert str(directory) not in left.stdout, "clones are left"
+
+
+def test_each_request_has_a_guest_of_its_own(start_agent: StartAgent, mayfly: Path, directory: Path) -> None:
+    agent = start_agent()
+    answers = [agent.hello(number) for number in range(1, 5)]
+    agent.wait_for_clones()
+    # As many at once as have a clone or may wait for one.
+    with ThreadPoolExecutor(4) as requests:
+        answers += requests.map(agent.hello, range(5, 9))
+    names = {name for name, _ in answers}
+    assert len(names) == 8, names
+    # The first request was that by which the agent learned that the guest is ready.
+    assert {number for _, number in answers} == {2}
+    status, _ = agent.ask("GET", f"{FUNCTION}?die")
+    assert status == 502
+    stats = agent.stats()
+    assert stats["requests"] == {"answered": 8, "refused": 0, "failed": 1, "late": 0, "unasked": 0}
+    assert stats["latency_us"]["whole"]["count"] == 8
+    end(agent, mayfly, directory)
+
+
+def test_branches_take_over_from_the_booted_guest(start_agent: StartAgent, mayfly: Path, directory: Path) -> None:
+    warm = 2
+    agent = start_agent("--live", "--warm-requests", str(warm), "--branch")
+    answers: list[tuple[str, int]] = []
+    deadline = time.monotonic() + PATIENCE
+    while sum(name.startswith("clone-") for name, _ in answers) < 4:
+        assert time.monotonic() < deadline, answers
+        answers.append(agent.hello(len(answers)))
+    by_source = [number for name, number in answers if name == "source-1"]
+    by_branches = {name: number for name, number in answers if name.startswith("clone-")}
+    assert by_source == list(range(2, 2 + len(by_source))), "each request once, in their order"
+    assert len(by_source) >= warm
+    # Before a branch's own request: the agent's first, and those after which the snapshot was taken.
+    assert set(by_branches.values()) == {1 + warm + 1}, answers
+    assert len(by_branches) == 4, "each has answered once"
+    stats = agent.stats()
+    assert stats["answered_by"] == {"source": len(by_source), "clones": 4}
+    assert stats["live_snapshot"]["pause_us"] > 0
+    end(agent, mayfly, directory)

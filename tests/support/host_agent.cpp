@@ -10,6 +10,21 @@
 #include <fstream>
 
 namespace mayfly::testing {
+namespace {
+
+/// None where the process has ended.
+std::vector<pid_t> child_ids(pid_t process) {
+  std::vector<pid_t> all;
+  std::error_code gone;
+  std::filesystem::directory_iterator task{"/proc/" + std::to_string(process) + "/task", gone};
+  for (; !gone && task != std::filesystem::directory_iterator{}; task.increment(gone)) {
+    std::ifstream children{task->path() / "children"};
+    for (pid_t pid = 0; children >> pid;) all.push_back(pid);
+  }
+  return all;
+}
+
+}  // namespace
 
 HostAgent::HostAgent(const Options& options) {
   std::filesystem::create_directory(directory());
@@ -50,22 +65,45 @@ std::string HostAgent::answer_on(const OwnedFd& connection) {
   return text;
 }
 
+bool HostAgent::is_agent(pid_t process) const {
+  std::error_code gone;
+  return std::filesystem::equivalent("/proc/" + std::to_string(process) + "/exe",
+                                     "/proc/" + std::to_string(process_->pid()) + "/exe", gone);
+}
+
 std::vector<pid_t> HostAgent::monitor_ids() const {
+  std::vector<pid_t> all = child_ids(process_->pid());
+  std::erase_if(all, [this](pid_t pid) { return is_agent(pid); });
+  return all;
+}
+
+std::vector<pid_t> HostAgent::branch_ids() const {
   std::vector<pid_t> all;
-  for (const auto& task : std::filesystem::directory_iterator{"/proc/" + std::to_string(process_->pid()) + "/task"}) {
-    std::ifstream children{task.path() / "children"};
-    for (pid_t pid = 0; children >> pid;) all.push_back(pid);
-  }
+  for (const pid_t child : child_ids(process_->pid()))
+    for (const pid_t branch : child_ids(child)) all.push_back(branch);
   return all;
 }
 
 std::vector<OwnedFd> HostAgent::monitors() const {
+  std::vector<pid_t> ids = monitor_ids();
+  for (const pid_t branch : branch_ids()) ids.push_back(branch);
   std::vector<OwnedFd> all;
-  for (const pid_t pid : monitor_ids()) {
+  for (const pid_t pid : ids) {
     OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
     if (pidfd) all.push_back(std::move(pidfd));
   }
   return all;
+}
+
+std::optional<pid_t> HostAgent::first_process() const {
+  for (const pid_t child : child_ids(process_->pid()))
+    if (is_agent(child)) return child;
+  return std::nullopt;
+}
+
+std::string HostAgent::work_directory() const {
+  for (const auto& entry : std::filesystem::directory_iterator{directory()}) return entry.path().string();
+  give_up("the host agent has no directory for its files");
 }
 
 bool HostAgent::has_files() const { return !std::filesystem::is_empty(directory()); }

@@ -39,10 +39,16 @@ class HostAgent {
     return answer_on(ask(method, path, body));
   }
 
-  /// Its monitors at this moment.
+  /// The monitors that it has started and that are there at this moment.
   [[nodiscard]] std::vector<pid_t> monitor_ids() const;
-  /// The same, as pidfds.
+  /// Those that were branched off them, also where their parent has ended.
+  [[nodiscard]] std::vector<pid_t> branch_ids() const;
+  /// Both, as pidfds.
   [[nodiscard]] std::vector<OwnedFd> monitors() const;
+  /// The first process of its branches' PID namespace.
+  [[nodiscard]] std::optional<pid_t> first_process() const;
+  /// The one that it has made for its files.
+  [[nodiscard]] std::string work_directory() const;
   /// Whether there is anything in the directory where its files go.
   [[nodiscard]] bool has_files() const;
   void signal(int number) const { process_->signal(number); }
@@ -50,6 +56,8 @@ class HostAgent {
   int wait() { return process_->wait(); }
 
  private:
+  /// Whether it is no monitor but a copy of the agent, which is the first process of a PID namespace.
+  [[nodiscard]] bool is_agent(pid_t process) const;
   [[nodiscard]] std::string directory() const { return scratch_.file("agent"); }
 
   ScratchDirectory scratch_;

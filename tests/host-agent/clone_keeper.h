@@ -1,0 +1,48 @@
+#pragma once
+
+#include "tests/host-agent/bell.h"
+#include "tests/host-agent/clone_network.h"
+#include "tests/host-agent/clone_pool.h"
+#include "tests/host-agent/keeper.h"
+
+#include <deque>
+#include <optional>
+#include <thread>
+
+/// Clones that load the snapshot when their request comes. What takes longest is done before: a started monitor stands
+/// ready in a network of its own, told who it will be, and has nothing to do but to load.
+///
+/// Or, with Use::Reverts, clones that loaded it once: each goes back to the snapshot after its request, and waits paused.
+///
+/// A place has a thread, which stays in the place's network and starts and ends the monitors there.
+namespace mayfly::host_agent {
+
+class CloneKeeper final : public Keeper {
+ public:
+  enum class Use {
+    Once,
+    /// The monitor's own memory stays, so all requests are one tenant's.
+    Reverts,
+  };
+  CloneKeeper(ClonePool& pool, KeeperOptions options, Use use);
+  ~CloneKeeper() override;
+
+ private:
+  struct Seat {
+    Bell bell{};
+    std::thread thread{};
+  };
+  void keep_filled(const Bell& bell);
+  [[nodiscard]] std::optional<CloneNetwork> enter_network(const Bell& bell);
+  [[nodiscard]] ClonePool::Returned offer(ClonePool::Place& place, const Bell& bell, Clone clone);
+  [[nodiscard]] Result<Clone> prepare(const CloneNetwork& network);
+  /// The next clone, by one that was used; none where it is to end.
+  [[nodiscard]] std::optional<Clone> revert(ClonePool::Returned& back, const CloneNetwork& network);
+
+  ClonePool& pool_;
+  const KeeperOptions options_;
+  const Use use_;
+  std::deque<Seat> seats_;  // which do not move
+};
+
+}  // namespace mayfly::host_agent
