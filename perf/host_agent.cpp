@@ -1,6 +1,6 @@
-// perf/run host-agent: what a client of the example host agent (tests/host-agent) waits for an answer by a fresh clone, and
-// by one that went back to its snapshot, beside an answer of the agent's own; and how many such answers a second clients get
-// who come all at once.
+// perf/run host-agent: what a client of the example host agent (tests/host-agent) waits for an answer by a fresh clone, by
+// one that went back to its snapshot, and by one that was branched off a loaded machine, beside an answer of the agent's
+// own; and how many such answers a second clients get who come all at once.
 
 #include "tests/support/host_agent.h"
 
@@ -27,8 +27,16 @@ using namespace mayfly::testing;
 constexpr const char* kClones = "12";
 constexpr unsigned kClients = 4;
 
-/// Within this a clone that was used has ended, and another monitor stands ready.
-constexpr timespec kPoolTime{.tv_sec = 0, .tv_nsec = 20'000'000};
+/// Between looks at the pool, and for the host to come to rest when it is full.
+constexpr timespec kLookAgain{.tv_sec = 0, .tv_nsec = 1'000'000};
+constexpr timespec kRest{.tv_sec = 0, .tv_nsec = 20'000'000};
+
+/// Returns when a clone stands ready in each place, and nobody is at work on another.
+void await_full_pool(const HostAgent& agent) {
+  const std::string full = "\"ready\":" + std::string{kClones} + ",";
+  while (agent.answer("GET", "/stats").find(full) == std::string::npos) ::nanosleep(&kLookAgain, nullptr);
+  ::nanosleep(&kRest, nullptr);
+}
 
 bool is_answered(const std::string& answer) {
   return answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\nHELLO");
@@ -104,7 +112,7 @@ Measured measure_agent(const std::string& whose, const HostAgent::Options& optio
   Measured measured{.ready = Series{whose + ", clones standing ready"},
                     .at_once = Series{whose + ", one after the other"}};
   for (int i = 0; i < requests; ++i) {
-    ::nanosleep(&kPoolTime, nullptr);
+    await_full_pool(agent);
     measured.samples.push_back(measure(agent, "POST", "/", "hello"));
     measured.ready.add(measured.samples.back());
     measured.own.add(measure(agent, "GET", "/stats", ""));
@@ -127,15 +135,21 @@ Measured measure_agent(const std::string& whose, const HostAgent::Options& optio
   return measured;
 }
 
+HostAgent::Options with(HostAgent::Options options, const std::string& option) {
+  options.more.push_back(option);
+  return options;
+}
+
 int run(const HostAgent::Options& options, int requests) {
-  HostAgent::Options reverting = options;
-  reverting.more.emplace_back("--revert");
   const Measured fresh = measure_agent("a fresh clone's", options, requests);
-  const Measured reverted = measure_agent("a reverted clone's", reverting, requests);
-  print_table("an answer, as its client sees it", "ms",
-              {fresh.ready, fresh.at_once, reverted.ready, reverted.at_once, fresh.own});
+  const Measured reverted = measure_agent("a reverted clone's", with(options, "--revert"), requests);
+  const Measured branched = measure_agent("a branch's", with(options, "--branch"), requests);
+  print_table(
+      "an answer, as its client sees it", "ms",
+      {fresh.ready, fresh.at_once, reverted.ready, reverted.at_once, branched.ready, branched.at_once, fresh.own});
   std::printf("\n");
-  for (const auto& [how, measured] : {std::pair{"fresh", &fresh}, std::pair{"reverted", &reverted}}) {
+  for (const auto& [how, measured] :
+       {std::pair{"fresh", &fresh}, std::pair{"reverted", &reverted}, std::pair{"branched", &branched}}) {
     std::printf("%s: of the median, as the agent saw it, %.2f ms until the clone runs, %.2f ms until it has answered\n",
                 how, measured->loading_ms, measured->answering_ms);
     std::printf("%s: %u clients at once get %.0f answers a second; %u were told to come again\n", how, kClients,
@@ -143,10 +157,13 @@ int run(const HostAgent::Options& options, int requests) {
   }
   print_histogram("HTTP request to the answer of a fresh clone", fresh.samples);
   print_histogram("HTTP request to the answer of a clone that went back to its snapshot", reverted.samples);
-  std::printf(
-      "\np50_ms=%.2f p99_ms=%.2f rate=%.0f own_p50_ms=%.2f revert_p50_ms=%.2f revert_p99_ms=%.2f revert_rate=%.0f\n",
-      fresh.ready.median(), fresh.ready.quantile(0.99), fresh.rate.per_second, fresh.own.median(),
-      reverted.ready.median(), reverted.ready.quantile(0.99), reverted.rate.per_second);
+  print_histogram("HTTP request to the answer of a clone that was branched off a loaded machine", branched.samples);
+  std::printf("\np50_ms=%.2f p99_ms=%.2f rate=%.0f own_p50_ms=%.2f", fresh.ready.median(), fresh.ready.quantile(0.99),
+              fresh.rate.per_second, fresh.own.median());
+  for (const auto& [how, measured] : {std::pair{"revert", &reverted}, std::pair{"branch", &branched}})
+    std::printf(" %s_p50_ms=%.2f %s_p99_ms=%.2f %s_rate=%.0f", how, measured->ready.median(), how,
+                measured->ready.quantile(0.99), how, measured->rate.per_second);
+  std::printf("\n");
   return 0;
 }
 
