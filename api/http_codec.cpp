@@ -44,7 +44,7 @@ std::string head_of(int status, httplib::Headers& headers) {
 
 std::expected<ReceivedRequest, HttpReply> read_request(HttpMessage message) {
   const bool close = equal_ignoring_case(message.connection, "close");
-  ReplyForm form{.close = close, .announce_close = close};
+  ReplyForm form{.close = close};
   const auto refuse = [&form](int status, std::string why) {
     return std::unexpected(write_reply(refusal_response({.status = status, .fault_message = std::move(why)}), form));
   };
@@ -56,14 +56,13 @@ std::expected<ReceivedRequest, HttpReply> read_request(HttpMessage message) {
   const std::string& target = words[1];
   if (std::ranges::find(kMethods, method) == kMethods.end())
     return refuse(400, fmt::format("{} {}: the API has no such method", method, target));
-  form.close = close || (words[2] == "HTTP/1.0" && !equal_ignoring_case(message.connection, "keep-alive"));
   form.head_only = method == "HEAD";
   return ReceivedRequest{.method = method, .path = path_of(target), .body = std::move(message.body), .form = form};
 }
 
 HttpReply write_reply(const ApiResponse& response, const ReplyForm& form) {
   httplib::Headers headers{{"Server", "Mayfly"}};
-  if (form.announce_close) headers.emplace("Connection", "close");
+  if (form.close) headers.emplace("Connection", "close");
   if (response.status != 204) {  // which has no length (RFC 9110, 8.6)
     headers.emplace("Content-Length", std::to_string(response.body.size()));
     headers.emplace("Content-Type", response.content_type);
@@ -74,8 +73,7 @@ HttpReply write_reply(const ApiResponse& response, const ReplyForm& form) {
 }
 
 HttpReply write_refusal(const HttpFault& fault) {
-  return write_reply(refusal_response({.status = fault.status, .fault_message = fault.message}),
-                     {.close = true, .announce_close = true});
+  return write_reply(refusal_response({.status = fault.status, .fault_message = fault.message}), {.close = true});
 }
 
 }  // namespace mayfly

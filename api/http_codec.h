@@ -23,8 +23,7 @@ struct HttpReply {
 
 /// What a request says about its answer.
 struct ReplyForm {
-  bool close = false;           ///< The connection ends after it.
-  bool announce_close = false;  ///< ... and the answer says so: to HTTP/1.0 that is nothing new.
+  bool close = false;  ///< The connection ends after it, and the answer says so.
   bool head_only = false;
 };
 
