@@ -142,13 +142,13 @@ void Connection::begin(HttpMessage message) {
   const auto request = read_request(std::move(message));
   if (!request) return reply(request.error());
   form_ = request->form;
-  const auto response = handle(*request);
-  waiting_ = !response;
-  if (waiting_ && request->method == "GET") deadline_ = Clock::now() + limits_.read_deadline;
-  if (response) reply(write_reply(*response, form_));
+  const auto handled = handle(*request);
+  if (const auto* response = std::get_if<ApiResponse>(&handled)) return reply(write_reply(*response, form_));
+  waiting_ = true;
+  if (std::get<AnswerToCome>(handled).soon) deadline_ = Clock::now() + limits_.read_deadline;
 }
 
-std::optional<ApiResponse> Connection::handle(const ReceivedRequest& request) {
+std::variant<ApiResponse, AnswerToCome> Connection::handle(const ReceivedRequest& request) {
   try {
     return handler_(id_, {.method = request.method, .path = request.path, .body = request.body});
   } catch (const std::exception&) {

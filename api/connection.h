@@ -7,8 +7,8 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
+#include <variant>
 
 /// One client's connection, without blocking: what has arrived is framed and handled, what cannot be sent yet waits.
 ///
@@ -17,11 +17,17 @@
 ///
 /// A request that is not answered at once makes the connection wait: nothing more is read, and nothing that has been
 /// read is begun, until answer(). It is kept until then, even if its client hangs up, so that the number of connections
-/// bounds that of commands under way. A GET is not waited for beyond a deadline: its client is told so and cut off.
+/// bounds that of commands under way. A read is not waited for beyond a deadline: its client is told so and cut off.
 namespace mayfly {
 
-/// Answers a request of the connection with that id: nothing where the answer comes later, by Connection::answer().
-using RequestHandler = std::function<std::optional<ApiResponse>(std::uint64_t connection, const ApiRequest& request)>;
+/// Of a request whose answer comes later, by Connection::answer().
+struct AnswerToCome {
+  bool soon = false;  ///< It is a read, which only a machine whose thread hangs keeps waiting.
+};
+
+/// Answers a request of the connection with that id.
+using RequestHandler =
+    std::function<std::variant<ApiResponse, AnswerToCome>(std::uint64_t connection, const ApiRequest& request)>;
 
 /// What clients are told of a machine that does not answer reads.
 [[nodiscard]] std::string unanswered(std::chrono::milliseconds deadline);
@@ -76,7 +82,7 @@ class Connection {
   void receive();
   void serve(std::string_view bytes);
   void begin(HttpMessage message);
-  [[nodiscard]] std::optional<ApiResponse> handle(const ReceivedRequest& request);
+  [[nodiscard]] std::variant<ApiResponse, AnswerToCome> handle(const ReceivedRequest& request);
   void reply(const HttpReply& reply);
   void on_end_of_input();
   void give_up() noexcept;

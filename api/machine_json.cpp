@@ -95,7 +95,8 @@ void write_machine_config(JsonWriter& json, const MachineConfig& config) {
   json.field("mem_size_mib", config.mem_size_mib);
   json.field("smt", config.smt);
   json.field("track_dirty_pages", config.track_dirty_pages);
-  json.field("huge_pages", json_name(kHugePages, config.huge_pages));
+  // Clients that are older than this value refuse an answer that has it.
+  if (config.huge_pages != HugePages::Transparent) json.field("huge_pages", json_name(kHugePages, config.huge_pages));
   if (config.cpu_template == CpuTemplate::T2) json.field("cpu_template", "T2");
   json.end_object();
 }

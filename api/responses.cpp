@@ -71,6 +71,48 @@ ApiResponse response_to(const Branched& branched) {
   return {.status = 200, .body = std::move(json).take()};
 }
 
+void write_bitmap(JsonWriter& json, std::string_view name, const PageBitmap& bitmap) {
+  json.key(name);
+  json.begin_array();
+  for (const std::uint64_t word : bitmap) json.value(word);
+  json.end_array();
+}
+
+ApiResponse response_to(const MemoryMappings& memory) {
+  JsonWriter json;
+  json.begin_object();
+  json.key("mappings");
+  json.begin_array();
+  for (const MemoryMapping& mapping : memory.mappings) {
+    json.begin_object();
+    json.field("base_host_virt_addr", mapping.host_address);
+    json.field("size", mapping.size);
+    json.field("offset", mapping.offset);
+    json.field("page_size", mapping.page_size);
+    json.end_object();
+  }
+  json.end_array();
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
+ApiResponse response_to(const LookedAtPages& pages) {
+  JsonWriter json;
+  json.begin_object();
+  write_bitmap(json, "resident", pages.resident);
+  write_bitmap(json, "empty", pages.empty);
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
+ApiResponse response_to(const DirtyMemory& memory) {
+  JsonWriter json;
+  json.begin_object();
+  write_bitmap(json, "bitmap", memory.bitmap);
+  json.end_object();
+  return {.status = 200, .body = std::move(json).take()};
+}
+
 ApiResponse version_response() {
   JsonWriter json;
   json.begin_object();

@@ -113,19 +113,20 @@ bool ApiServer::serve_events() {
   return served;
 }
 
-std::optional<ApiResponse> ApiServer::begin(std::uint64_t connection, const ApiRequest& request) {
+std::variant<ApiResponse, AnswerToCome> ApiServer::begin(std::uint64_t connection, const ApiRequest& request) {
   auto begun = begin_request(request, target_);
   if (auto* response = std::get_if<ApiResponse>(&begun)) return std::move(*response);
   if (machine_hangs()) return refusal_response({503, unanswered(options_.read_deadline)});
   Reply reply{
       [answers = answers_, connection](Result<Answer> answer) { answers->give(connection, std::move(answer)); }};
   ++in_flight_;
+  const CommandInfo& info = info_of(std::get<Command>(begun));
   try {
     target_.submit(std::get<Command>(std::move(begun)), std::move(reply));
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
     // The reply is dropped, which is an answer, too.
   }
-  return std::nullopt;
+  return AnswerToCome{.soon = info.method == CommandMethod::Get && info.kind == CommandKind::Read};
 }
 
 bool ApiServer::deliver_answers() {

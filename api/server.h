@@ -14,7 +14,6 @@
 #include <functional>
 #include <list>
 #include <memory>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -81,7 +80,7 @@ class ApiServer {
   void serve();
   /// True where a client was served.
   bool serve_events();
-  std::optional<ApiResponse> begin(std::uint64_t connection, const ApiRequest& request);
+  std::variant<ApiResponse, AnswerToCome> begin(std::uint64_t connection, const ApiRequest& request);
   bool deliver_answers();
   void call_watch(bool woken);
   void tell_epoll(int operation, int fd, std::uint32_t events, void* whose);

@@ -131,7 +131,7 @@ std::vector<DriveOverride> read_new_overlays(JsonFields& fields, const std::stri
 Result<SnapshotCreateParams> read_snapshot_create(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   SnapshotCreateParams params{.snapshot_path = fields.required("snapshot_path", JsonPath{}),
-                              .mem_file_path = fields.required("mem_file_path", JsonPath{}),
+                              .mem_file_path = fields.optional("mem_file_path", JsonPath{}).value_or(""),
                               .diff = fields.optional("snapshot_type", JsonEnum<bool>{kSnapshotTypes}).value_or(false),
                               .live = fields.optional("live", JsonBool{}).value_or(false)};
   params.frozen_drives = read_frozen_drives(fields, where);

@@ -1,5 +1,6 @@
 #include "snapshot/page_server.h"
 
+#include "snapshot/page_bitmaps.h"
 #include "snapshot/userfault.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/unix_socket.h"
@@ -16,23 +17,18 @@
 namespace mayfly {
 namespace {
 
-constexpr std::uint64_t kHugePageSize = 2 * kMiB;
-
 std::string describe_mappings(const GuestMemory& memory) {
-  const std::uint64_t page_size = memory.pages() == HugePages::Explicit2M ? kHugePageSize : kGuestPageSize;
   JsonWriter json;
   json.begin_array();
-  std::uint64_t offset = 0;
-  for (const GuestMemory::Region& region : memory.regions()) {
+  for (const MemoryMapping& mapping : mappings_of(memory)) {
     json.begin_object();
-    json.field("base_host_virt_addr",
-               static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(region.mapping.address())));
-    json.field("size", region.size());
-    json.field("offset", offset);
-    json.field("page_size", page_size);
-    json.field("page_size_kib", page_size);  // bytes too, whatever the name says: so the dialect's servers know it
+    json.field("base_host_virt_addr", mapping.host_address);
+    json.field("size", mapping.size);
+    json.field("offset", mapping.offset);
+    json.field("page_size", mapping.page_size);
+    // Bytes too, whatever the name says: so the dialect's servers know it.
+    json.field("page_size_kib", mapping.page_size);
     json.end_object();
-    offset += region.size();
   }
   json.end_array();
   return std::move(json).take();

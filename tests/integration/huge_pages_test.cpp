@@ -1,6 +1,7 @@
 // Machines with huge_pages 2M and the host's pool: empty, too small, just enough, and two machines that want the same.
 
 #include "tests/integration/kvm_required.h"
+#include "tests/integration/outside_reader.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
 #include "vmm/memory/huge_page_pool.h"
@@ -213,6 +214,22 @@ TEST_F(HugePagesTest, ARestoreThatThePoolCannotHoldIsRefusedAndOneThatItCanRuns)
   set_total(0);
   ASSERT_EQ(again.patch("/vm", R"({"state": "Resumed"})").status, 204);
   go_on(again);
+}
+
+TEST_F(HugePagesTest, MemoryThatIsReadFromOutsideIsCountedByTheirSize) {
+  offer(kMachinePages);
+  Monitor monitor;
+  ASSERT_EQ(start(monitor).status, 204);
+  monitor.console_until("ready");
+  const OutsideReader reader{monitor};
+  EXPECT_EQ(reader.page_size(), 2U << 20);
+  EXPECT_EQ(reader.pages(), kMachinePages);
+  const auto resident = reader.bits("/memory", "resident");
+  const auto empty = reader.bits("/memory", "empty");
+  EXPECT_TRUE(resident[0]);
+  EXPECT_FALSE(empty[0]) << "the guest's tables";
+  EXPECT_LT(std::ranges::count(resident, true), 64);
+  go_on(monitor);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Machines restored through a page server (tests/support/page_server.cpp).
 
 #include "tests/integration/kvm_required.h"
+#include "tests/integration/page_server_process.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
 #include "tests/support/user_faults.h"
@@ -18,28 +19,6 @@ namespace mayfly::testing {
 namespace {
 
 void must(const HttpAnswer& answer) { ASSERT_EQ(answer.status, 204) << answer.body; }
-
-/// An outside page server, listening.
-class PageServer {
- public:
-  PageServer(const std::string& socket, const std::string& memory, const std::string& program = page_server_binary())
-      : process_({program, socket, memory}, {.in = -1, .out = out_.write.get(), .err = STDERR_FILENO}) {
-    out_.write.reset();
-    std::string said;
-    read_until(out_.read.get(), said, "listening");
-  }
-  /// What it says from here on, of a server that ends by itself.
-  [[nodiscard]] std::string said_to_its_end() {
-    std::string said;
-    read_until(out_.read.get(), said, "");
-    EXPECT_EQ(process_.wait(), 0);
-    return said;
-  }
-
- private:
-  Pipe out_;
-  ChildProcess process_;
-};
 
 class UffdTest : public KvmTest {
  protected:
@@ -91,7 +70,7 @@ class UffdTest : public KvmTest {
 
 TEST_F(UffdTest, TheGuestNoticesNothing) {
   freeze("one", R"({"mem_size_mib": 128, "vcpu_count": 2})");
-  const PageServer server{file("pages"), file("one.mem")};
+  const PageServerProcess server{file("pages"), file("one.mem")};
   Monitor monitor;
   must(load(monitor, "one", "Uffd", file("pages")));
   round(monitor, 2);
@@ -102,7 +81,7 @@ TEST_F(UffdTest, TheGuestNoticesNothing) {
 TEST_F(UffdTest, ServersServeSeveralClonesOfOneFile) {
   freeze("one", R"({"mem_size_mib": 128, "vcpu_count": 1})");
   for (const char* socket : {"first", "second"}) {
-    const PageServer server{file(socket), file("one.mem")};
+    const PageServerProcess server{file(socket), file("one.mem")};
     Monitor monitor;
     must(load(monitor, "one", "Uffd", file(socket)));
     round(monitor, 2);
@@ -112,7 +91,7 @@ TEST_F(UffdTest, ServersServeSeveralClonesOfOneFile) {
 
 TEST_F(UffdTest, MemoryOnBothSidesOfTheHole) {
   freeze("one", R"({"mem_size_mib": 3400, "vcpu_count": 4})", "console=ttyS0 dirty_mib=16");
-  const PageServer server{file("pages"), file("one.mem")};
+  const PageServerProcess server{file("pages"), file("one.mem")};
   Monitor monitor;
   must(load(monitor, "one", "Uffd", file("pages")));
   round(monitor, 2);
@@ -122,7 +101,7 @@ TEST_F(UffdTest, MemoryOnBothSidesOfTheHole) {
 TEST_F(UffdTest, AFullSnapshotHasAlsoWhatTheGuestNeverAskedFor) {
   freeze("one", R"({"mem_size_mib": 64, "vcpu_count": 1})");
   {
-    const PageServer server{file("pages"), file("one.mem")};
+    const PageServerProcess server{file("pages"), file("one.mem")};
     Monitor monitor;
     must(load(monitor, "one", "Uffd", file("pages")));
     snapshot(monitor, "two");  // before the guest has looked at its pages
@@ -142,7 +121,7 @@ TEST_F(UffdTest, AFullSnapshotHasAlsoWhatTheGuestNeverAskedFor) {
 
 TEST_F(UffdTest, ADiffGoesOntoTheMemoryThatTheServerHas) {
   freeze("one", R"({"mem_size_mib": 64, "vcpu_count": 1})");
-  const PageServer server{file("pages"), file("one.mem")};
+  const PageServerProcess server{file("pages"), file("one.mem")};
   Monitor monitor;
   must(load(monitor, "one", "Uffd", file("pages"), R"(, "track_dirty_pages": true)"));
   round(monitor, 2);
@@ -162,7 +141,7 @@ TEST_F(UffdTest, AMachineWhoseServerHasDiedCanBeToldToStop) {
   freeze("one", R"({"mem_size_mib": 64, "vcpu_count": 1})");
   Monitor monitor;
   {
-    const PageServer server{file("pages"), file("one.mem")};
+    const PageServerProcess server{file("pages"), file("one.mem")};
     must(load(monitor, "one", "Uffd", file("pages")));
     monitor.type("t");
     monitor.console_until("ticks ");
@@ -190,7 +169,7 @@ class OthersPageServers : public UffdTest, public ::testing::WithParamInterface<
   }
   /// Two rounds of a machine whose memory is NAME.mem, and its end, of which the server hears.
   void serve(const std::string& name, unsigned round_number) {
-    PageServer server{file("pages-" + name), file(name + ".mem"), program()};
+    PageServerProcess server{file("pages-" + name), file(name + ".mem"), program()};
     Monitor monitor;
     must(load(monitor, name, "Uffd", file("pages-" + name)));
     round(monitor, round_number);
@@ -265,7 +244,7 @@ TEST_F(UffdRefusalTest, NothingIsThere) {
 
 TEST_F(UffdRefusalTest, TheSocketsServerHasEnded) {
   {
-    const PageServer server{file("pages"), file("one.mem")};
+    const PageServerProcess server{file("pages"), file("one.mem")};
   }
   Monitor monitor;
   expect_refused(monitor, file("pages"), "pages: no page server to connect to: Connection refused");
@@ -298,7 +277,7 @@ TEST_F(UffdRefusalTest, TheServerHangsUpAtOnce) {
 
 TEST_F(UffdRefusalTest, TheServerHangsUpBeforeTheMessage) {
   if (::access("/usr/bin/strace", X_OK) != 0) GTEST_SKIP() << "strace is missing";
-  const PageServer server{file("pages"), file("one.mem")};
+  const PageServerProcess server{file("pages"), file("one.mem")};
   // What the kernel says then; a server that really did would be late at times. Without filters, which would be asked
   // about number -1.
   Monitor monitor{{"--no-seccomp"},

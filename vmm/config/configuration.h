@@ -201,8 +201,8 @@ struct FrozenDrive {
 /// PUT /snapshot/create
 struct SnapshotCreateParams {
   std::string snapshot_path{};  ///< The state file.
-  std::string mem_file_path{};
-  bool diff = false;  ///< Only what has changed since the last snapshot, to be merged onto it.
+  std::string mem_file_path{};  ///< Empty: memory is not written, and whoever wants it reads it (GET /memory/mappings).
+  bool diff = false;            ///< Only what has changed since the last snapshot, to be merged onto it.
   std::vector<FrozenDrive> frozen_drives{};
   bool live = false;  ///< The machine goes on while memory is written.
   /// Of a live one: how much memory the machine's writes may cost meanwhile, before it is held back.

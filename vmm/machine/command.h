@@ -1,5 +1,6 @@
 #pragma once
 
+#include "snapshot/page_bitmaps.h"
 #include "vmm/base/error.h"
 #include "vmm/base/json_value.h"
 #include "vmm/base/metrics.h"
@@ -34,8 +35,11 @@ inline constexpr LegalStates kWhilePaused{false, false, true};
 
 enum class CommandMethod { Get, Put, Patch, Delete };
 
-/// Reads are answered at once, also while an earlier command takes its time.
-enum class CommandKind { Read, Change };
+enum class CommandKind {
+  Read,    ///< Answered at once, also while an earlier command takes its time.
+  Look,    ///< Waits for its turn and takes time, and changes nothing.
+  Change,  ///< Waits for its turn.
+};
 
 /// The facts of a command. A constructor, since an aggregate would let one of them be left out.
 struct CommandInfo {
@@ -65,6 +69,17 @@ struct GetVmConfig {
 };
 struct GetPrometheusMetrics {
   static constexpr CommandInfo info{"GET /metrics/prometheus", CommandMethod::Get, kAlways, nullptr, CommandKind::Read};
+};
+/// Where a process that reads guest memory from outside finds it, and which pages of it are worth it.
+struct GetMemoryMappings {
+  static constexpr CommandInfo info{"GET /memory/mappings", CommandMethod::Get, kAfterStart, nullptr,
+                                    CommandKind::Read};
+};
+struct GetMemory {
+  static constexpr CommandInfo info{"GET /memory", CommandMethod::Get, kAfterStart, nullptr, CommandKind::Look};
+};
+struct GetDirtyMemory {
+  static constexpr CommandInfo info{"GET /memory/dirty", CommandMethod::Get, kWhilePaused, nullptr, CommandKind::Look};
 };
 struct GetMmds {
   static constexpr CommandInfo info{"GET /mmds", CommandMethod::Get, kAlways, &RequestMetrics::get_mmds,
@@ -201,12 +216,12 @@ struct BranchVm {
   BranchParams value;
 };
 
-using Command =
-    std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds, PutBootSource,
-                 PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
-                 PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds, PutLogger, PutMetrics,
-                 StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet, PauseVm, ResumeVm, CreateSnapshot,
-                 LoadSnapshot, RevertSnapshot, CreateLiveSnapshot, GetSnapshot, CancelSnapshot, BranchVm>;
+using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds,
+                             PutBootSource, PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive,
+                             PatchDrive, PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds,
+                             PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet,
+                             PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot, RevertSnapshot, CreateLiveSnapshot,
+                             GetSnapshot, CancelSnapshot, BranchVm, GetMemoryMappings, GetMemory, GetDirtyMemory>;
 
 /// A command without its facts does not compile.
 template <typename C>
@@ -260,9 +275,18 @@ struct Branched {
   std::vector<BranchedChild> children;  ///< In the request's order.
 };
 
+/// GET /memory/mappings
+struct MemoryMappings {
+  std::vector<MemoryMapping> mappings;
+};
+/// GET /memory/dirty
+struct DirtyMemory {
+  PageBitmap bitmap;
+};
+
 /// What a command answers with: std::monostate for those that only do.
 using Answer = std::variant<std::monostate, InstanceInfo, MachineConfig, VmConfig, PrometheusText, MmdsContents,
-                            SnapshotStatus, Branched>;
+                            SnapshotStatus, Branched, MemoryMappings, LookedAtPages, DirtyMemory>;
 
 /// Of a command that has nothing to tell.
 [[nodiscard]] inline Result<Answer> answer_of(Status status) {

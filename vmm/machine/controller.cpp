@@ -96,6 +96,7 @@ void Controller::dispatch(Command& command, Reply reply) {
   if (options_.deadline != nullptr && transition_ == Transition::None)
     // A literal, which ends with a NUL.
     options_.deadline->waiting_for(name_of(command).data());  // NOLINT(bugprone-suspicious-stringview-data-usage)
+  if (info_of(command).kind == CommandKind::Change) stay_drained_no_more();
   std::visit(
       [&]<typename Kind>(Kind& one) {
         if constexpr (requires { apply(one); }) {
@@ -379,10 +380,12 @@ void Controller::finish(MachineEnd end) {
   end_.emplace(std::move(end));
   while (!waiting_.empty()) waiting_.pop_front();  // told so, in their order
   if (writing_) makers_.worker->stop();
+  stay_drained_no_more();
   switch (transition_) {
     case Transition::Loading:
     case Transition::Saving:
     case Transition::Recording:
+    case Transition::Looking:
       return makers_.worker->stop();  // its end goes on from here, in leave()
     case Transition::Branching:       // the children go on without us
       return leave(has_ended());

@@ -123,7 +123,7 @@ class Controller final : public CommandTarget {
 
  private:
   /// What the machine is on its way to.
-  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording, Reverting, Branching };
+  enum class Transition { None, Loading, Pausing, Draining, Saving, Recording, Reverting, Branching, Looking };
   struct Waiting {
     Command command;
     Reply reply;
@@ -149,6 +149,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(const GetVmConfig& command);
   Result<Answer> apply(const GetMmds& command);
   Result<Answer> apply(const GetSnapshot& command);
+  Result<Answer> apply(const GetMemoryMappings& command);
   Result<Answer> apply(PutBootSource& command);
   Result<Answer> apply(const PutMachineConfig& command);
   Result<Answer> apply(const PatchMachineConfig& command);
@@ -177,6 +178,8 @@ class Controller final : public CommandTarget {
   void begin(LoadSnapshot& command, Reply reply);
   void begin(const RevertSnapshot& command, Reply reply);
   void begin(const FinishWorkingSet& command, Reply reply);
+  void begin(const GetMemory& command, Reply reply);
+  void begin(const GetDirtyMemory& command, Reply reply);
 
   /// From here until leave() commands wait; `what` names it for the deadline of an end.
   void enter(Transition transition, const char* what, Reply reply);
@@ -206,6 +209,8 @@ class Controller final : public CommandTarget {
 
   // Snapshots
   void save_drained(const SnapshotCreateParams& params, std::uint64_t begun_ns);
+  /// Ends what stays_drained_ says.
+  void stay_drained_no_more();
   /// Frozen drives get back to what they were or, where that counts, go on as it needs. Which are copies.
   [[nodiscard]] std::vector<std::string> end_freezes(const SnapshotCreateParams& params, bool counts);
   void saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
@@ -232,6 +237,10 @@ class Controller final : public CommandTarget {
   void refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<Error> error);
   void undo_hold(const Hold& hold, std::unexpected<Error> error);
   void live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
+  // Guest memory, for who reads it from outside
+  using Look =
+      std::function<Result<Answer>(const GuestMemory& memory, MemoryIs memory_is, const std::stop_token& stop)>;
+  void look_at_memory(Look look, Reply reply);
   // Children
   [[nodiscard]] Status check_branch(const BranchParams& params) const;
   [[nodiscard]] Status check_child(const BranchChild& child) const;
@@ -274,6 +283,8 @@ class Controller final : public CommandTarget {
   std::atomic<bool> need_not_prepare_{false};  // what answered() could make is there, or of no use any more
   bool knows_own_pages_ = true;                // /proc/self is this process's
   bool entered_running_ = false;
+  // Paused, since a snapshot without a memory file: no device writes to the memory that goes with the state.
+  bool stays_drained_ = false;
   bool shut_down_ = false;
   std::unique_ptr<LoopTimer> patience_timer_;
   std::function<void()> late_;

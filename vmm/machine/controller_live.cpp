@@ -99,7 +99,7 @@ void Controller::refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<
 
 void Controller::undo_hold(const Hold& hold, std::unexpected<Error> error) {
   (void)end_freezes(hold.params, false);
-  machine_->end_snapshot(false);
+  machine_->end_snapshot(SnapshotEnd::None);
   std::vector<Reply> cancels;
   if (writing_) cancels = std::move(writing_->cancels);
   writing_.reset();
@@ -146,7 +146,7 @@ void Controller::hold_memory(const std::shared_ptr<Hold>& hold) {
       [this, job, begun_ns = hold->begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
   if (!begun) {
     for (const std::string& copy : copies) (void)::unlink(copy.c_str());
-    machine_->end_snapshot(false);
+    machine_->end_snapshot(SnapshotEnd::None);
     writing_.reset();
     return leave(propagate(begun));
   }

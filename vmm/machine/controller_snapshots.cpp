@@ -87,7 +87,10 @@ std::vector<std::string> Controller::end_freezes(const SnapshotCreateParams& par
 
 void Controller::saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   (void)end_freezes(writing_->params, outcome.counts.has_value());
-  machine_->undrain();
+  if (outcome.counts && writing_->params.mem_file_path.empty() && !end_)
+    stays_drained_ = true;
+  else
+    machine_->undrain();
   Status status = conclude(begun_ns, std::move(outcome));
   leave(answer_of(std::move(status)));
 }
@@ -95,7 +98,9 @@ void Controller::saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
 Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   Writing written = std::move(*writing_);
   writing_.reset();
-  machine_->end_snapshot(outcome.counts.has_value());
+  machine_->end_snapshot(!outcome.counts                        ? SnapshotEnd::None
+                         : written.params.mem_file_path.empty() ? SnapshotEnd::StateAlone
+                                                                : SnapshotEnd::Whole);
   if (!outcome.counts) {
     for (const std::string& copy : written.frozen_copies) (void)::unlink(copy.c_str());
     // A layer of a machine that has gone on stays one.
@@ -113,7 +118,8 @@ Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   if (!written.cancels.empty() && !outcome.counts)
     return propagate(outcome.status, "the snapshot was cancelled (DELETE /snapshot)");
   const SnapshotCreateParams& params = written.params;
-  if (outcome.counts) {
+  // Without its memory it is no base of a diff.
+  if (outcome.counts && !params.mem_file_path.empty()) {
     const bool is_diff = params.diff && last_snapshot_;
     DiffBase taken{.id = *outcome.counts, .may_be_diff = true};
     if (is_diff) {
@@ -126,9 +132,13 @@ Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   if (!outcome.status) return std::move(outcome.status);
   Gauge& latency = params.diff ? metrics_.latency.diff_create_snapshot_us : metrics_.latency.full_create_snapshot_us;
   latency.set(us_since(begun_ns));
-  log_.info("snapshot {} taken to {} and {} in {} us", format_snapshot_id(last_snapshot_->id), params.snapshot_path,
-            params.mem_file_path, latency.value());
+  log_.info("snapshot {} taken to {} and {} in {} us", format_snapshot_id(*outcome.counts), params.snapshot_path,
+            params.mem_file_path.empty() ? "no memory file" : params.mem_file_path, latency.value());
   return {};
+}
+
+void Controller::stay_drained_no_more() {
+  if (std::exchange(stays_drained_, false)) machine_->undrain();
 }
 
 // --- A load ----------------------------------------------------------------------------------------------------------

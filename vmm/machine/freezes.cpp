@@ -23,7 +23,7 @@ Status check_freezes(const SnapshotCreateParams& params, const std::vector<Drive
     if (std::ranges::find(drives, each.drive_id, &DriveConfig::drive_id) == drives.end())
       return fail(ErrorKind::NotFound, "frozen_drives: there is no drive {}", each.drive_id);
     for (const std::string& file : {params.snapshot_path, params.mem_file_path})
-      if (paths_clash(file, each.path_on_host))
+      if (!file.empty() && paths_clash(file, each.path_on_host))
         return fail(ErrorKind::InvalidArgument, "frozen_drives: drive {} is to be at {}, which is the snapshot's {}",
                     each.drive_id, each.path_on_host, file);
   }

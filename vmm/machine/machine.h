@@ -27,6 +27,12 @@ struct RevertOutcome {
   std::uint64_t dropped = 0;  ///< Bytes of memory that had changed.
 };
 
+enum class SnapshotEnd {
+  None,
+  StateAlone,  ///< Counts, but is no base of a diff.
+  Whole
+};
+
 class Machine {
  public:
   using Done = std::function<void()>;
@@ -62,8 +68,8 @@ class Machine {
   /// The pages that the guest and the devices have written to since the last snapshot that counts, or more; nullopt where
   /// nothing kept track. Error: KVM's.
   [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
-  /// The snapshot that drives were synced and changes taken for counts, or there is none.
-  virtual void end_snapshot(bool counts) = 0;
+  /// What became of the snapshot that drives were synced and changes taken for.
+  virtual void end_snapshot(SnapshotEnd end) = 0;
   [[nodiscard]] virtual GuestMemory& memory() = 0;
   /// Memory as it is now, for a worker to write while the machine goes on. Errors: as HeldMemory::hold().
   [[nodiscard]] virtual Result<std::shared_ptr<HeldMemory>> hold_memory() = 0;

@@ -89,9 +89,9 @@ Status Microvm::take_changes() {
   return add_dirty_log(board_->memory, take, changed_);
 }
 
-void Microvm::end_snapshot(bool counts) {
-  if (counts) changed_.clear();
-  board_->virtio.end_snapshot(counts);
+void Microvm::end_snapshot(SnapshotEnd end) {
+  if (end == SnapshotEnd::Whole) changed_.clear();
+  board_->virtio.end_snapshot(end != SnapshotEnd::None);
 }
 
 Status Microvm::check_revert() const { return mayfly::check_revert(*board_); }

@@ -24,7 +24,7 @@ class Microvm final : public Machine {
   [[nodiscard]] Status sync_drives(Snapshot& snapshot, DriveSync which) override;
   [[nodiscard]] bool has_layered_drives() const override;
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override;
-  void end_snapshot(bool counts) override;
+  void end_snapshot(SnapshotEnd end) override;
   [[nodiscard]] GuestMemory& memory() override { return board_->memory; }
   [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override;
   [[nodiscard]] Status check_revert() const override;

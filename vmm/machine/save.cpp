@@ -129,6 +129,24 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
   return NewPair{.memory = std::move(memory_file), .state = std::move(state_file), .merged = merged};
 }
 
+/// A snapshot whose memory somebody else keeps: the state alone.
+SnapshotOutcome write_state(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
+  const auto write = [&]() -> Result<NewFile> {
+    TRY(settle_freezes(order.machine, order.params, order.snapshot));
+    order.snapshot.id = id;
+    const auto state = TRY(encode_loadable(order.snapshot));
+    auto file = TRY(NewFile::create(order.params.snapshot_path, "snapshot_path"));
+    TRY(file.write(state));
+    TRY(file.sync());
+    if (stop.stop_requested()) return fail(ErrorKind::State, "the snapshot was stopped");
+    return file;
+  };
+  auto file = write();
+  if (!file) return {.status = propagate(file)};
+  Status published = file->publish();
+  return {.counts = file->published() ? std::optional{id} : std::nullopt, .status = std::move(published)};
+}
+
 SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   const auto id = make_snapshot_id(order.base ? std::optional{order.base->id} : std::nullopt);
   if (!id) return {.status = std::unexpected(id.error())};
@@ -136,6 +154,7 @@ SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   // and overlays are already; memory is held for no disk of a drive's.
   if (!order.held)
     if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
+  if (order.params.mem_file_path.empty()) return write_state(order, *id, stop);
   auto pair = write_pair(order, *id, stop);
   // Also after a failure: pieces that a dead disk keeps in flight must not keep the process.
   if (order.held) order.held->let_go();
@@ -172,6 +191,18 @@ Result<Snapshot> save(Board& board) {
 Status check_paths(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives) {
   if (params.max_copied_mib && !params.live)
     return fail(ErrorKind::InvalidArgument, "max_copied_mib is for a live snapshot: set live to true, or leave it out");
+  if (params.mem_file_path.empty()) {
+    if (params.diff)
+      return fail(
+          ErrorKind::InvalidArgument,
+          "mem_file_path is absent, and a Diff is one of the memory: name a file for it, or leave snapshot_type "
+          "out and read the memory (GET /memory/mappings)");
+    if (params.live)
+      return fail(ErrorKind::InvalidArgument,
+                  "mem_file_path is absent, and a live snapshot's machine goes on while its memory is written: name a "
+                  "file for it, or pause the machine and leave live out");
+    return check_freezes(params, drives);
+  }
   if (params.snapshot_path == params.mem_file_path)
     return fail(ErrorKind::InvalidArgument, "snapshot_path and mem_file_path are both {}; give each its own",
                 params.snapshot_path);

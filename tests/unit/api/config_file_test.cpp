@@ -165,7 +165,7 @@ TEST(ParseConfigFile, WhatVmConfigTellsCanBeLoadedAgain) {
   const std::string text = fmt::format(
       R"({{"boot-source":{{"kernel_image_path":"/k","initrd_path":"/i","boot_args":"a \"b\""}},)"
       R"("machine-config":{{"vcpu_count":4,"mem_size_mib":96,"smt":true,"track_dirty_pages":true,)"
-      R"("huge_pages":"Transparent"}},)"
+      R"("huge_pages":"None"}},)"
       R"("cpu-config":{{"kvm_capabilities":["!56"],"cpuid_modifiers":[{{"leaf":"0x1","subleaf":"0x0","flags":0,)"
       R"("modifiers":[{{"register":"eax","bitmap":"{0}"}},{{"register":"ecx","bitmap":"{0}"}}]}},)"
       R"({{"leaf":"0x1","subleaf":"0x1","flags":0,"modifiers":[{{"register":"ebx","bitmap":"{0}"}}]}}],)"

@@ -23,6 +23,9 @@ class FakeTarget : public CommandTarget {
     if (std::holds_alternative<GetMmds>(command)) return MmdsContents{"{}"};
     if (std::holds_alternative<GetSnapshot>(command)) return SnapshotStatus{};
     if (std::holds_alternative<BranchVm>(command)) return Branched{};
+    if (std::holds_alternative<GetMemoryMappings>(command)) return MemoryMappings{};
+    if (std::holds_alternative<GetMemory>(command)) return LookedAtPages{};
+    if (std::holds_alternative<GetDirtyMemory>(command)) return DirtyMemory{};
     return std::monostate{};
   }
 

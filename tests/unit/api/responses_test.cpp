@@ -49,10 +49,19 @@ TEST(CommandResponse, MetricsForPrometheusArePlainText) {
   EXPECT_EQ(response.content_type, "text/plain; version=0.0.4");
 }
 
+TEST(CommandResponse, MemoryIsRegionsAndWords) {
+  EXPECT_EQ(
+      command_response(Answer{MemoryMappings{{{.host_address = 0x7000, .size = 4, .offset = 2, .page_size = 1}}}}).body,
+      R"({"mappings":[{"base_host_virt_addr":28672,"size":4,"offset":2,"page_size":1}]})");
+  EXPECT_EQ(command_response(Answer{LookedAtPages{.resident = {~0ULL, 0}, .empty = {1, 0}}}).body,
+            R"({"resident":[18446744073709551615,0],"empty":[1,0]})");
+  EXPECT_EQ(command_response(Answer{DirtyMemory{{5}}}).body, R"({"bitmap":[5]})");
+}
+
 TEST(VmConfigJson, AnUntouchedMachineHasItsDefaults) {
   EXPECT_EQ(vm_config_json(VmConfig{}),
-            R"({"machine-config":{"vcpu_count":1,"mem_size_mib":128,"smt":false,"track_dirty_pages":false,)"
-            R"("huge_pages":"Transparent"},"drives":[],"network-interfaces":[]})");
+            R"({"machine-config":{"vcpu_count":1,"mem_size_mib":128,"smt":false,"track_dirty_pages":false},)"
+            R"("drives":[],"network-interfaces":[]})");
 }
 
 TEST(AnswerRequest, CarriesCommandsToTheTarget) {

@@ -36,6 +36,9 @@ TEST(SnapshotJson, ReadsWhatIsToBeCreated) {
                fmt::format(R"({{"snapshot_path": "/s", "mem_file_path": "/m", "snapshot_type": {}}})", type))
         .value.diff;
   };
+  EXPECT_EQ(command<CreateSnapshot>("PUT", "/snapshot/create", R"({"snapshot_path": "/s", "snapshot_type": "Full"})")
+                .value.mem_file_path,
+            "");
   EXPECT_TRUE(of_type(R"("Diff")"));
   EXPECT_FALSE(of_type(R"("Full")"));
   EXPECT_FALSE(of_type("null"));
@@ -58,7 +61,8 @@ TEST(SnapshotJson, ALiveSnapshotIsACommandOfItsOwn) {
 
 TEST(SnapshotJson, RefusesABadCreation) {
   EXPECT_EQ(refused_create(R"({"mem_file_path": "/m"})"), R"(snapshot/create needs the field "snapshot_path")");
-  EXPECT_EQ(refused_create(R"({"snapshot_path": "/s"})"), R"(snapshot/create needs the field "mem_file_path")");
+  EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": ""})"),
+            "snapshot/create.mem_file_path is empty, where a path is needed");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "", "mem_file_path": "/m"})"),
             "snapshot/create.snapshot_path is empty, where a path is needed");
   EXPECT_EQ(refused_create(R"({"snapshot_path": "/s", "mem_file_path": 7})"),

@@ -21,7 +21,8 @@ class FakeMachine final : public Machine {
     bool running = false, drains = false, save_fails = false;
     int saves = 0, reverts = 0;
     bool cannot_revert = false, is_layered = false, hold_fails = false;
-    int holds = 0;
+    int holds = 0, forgotten = 0;
+    Snapshot saved{};
     RevertOutcome reverted{};  // what the next one comes to
   };
   explicit FakeMachine(State& state) : state_(state) {}
@@ -42,7 +43,7 @@ class FakeMachine final : public Machine {
   [[nodiscard]] Result<Snapshot> save() override {
     ++state_.saves;
     if (state_.save_fails) return fail(ErrorKind::Kvm, "KVM_GET_REGS failed");
-    return Snapshot{};
+    return state_.saved;
   }
   [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/, DriveSync /*which*/) override { return {}; }
   [[nodiscard]] bool has_layered_drives() const override { return state_.is_layered; }
@@ -54,7 +55,7 @@ class FakeMachine final : public Machine {
     return nullptr;  // nobody looks into it
   }
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override { return std::nullopt; }
-  void end_snapshot(bool) override {}
+  void end_snapshot(SnapshotEnd end) override { state_.forgotten += end == SnapshotEnd::Whole ? 1 : 0; }
   [[nodiscard]] Status check_revert() const override {
     if (state_.cannot_revert) return fail(ErrorKind::State, "drive rootfs cannot go back");
     return {};
@@ -278,6 +279,72 @@ TEST_F(ControllerModel, AnEndWhileDevicesDrainTakesNoSnapshot) {
   EXPECT_EQ(taken->ok, false);
   EXPECT_FALSE(come(machine_.drained)) << "the last request comes back while the console drains";
   EXPECT_EQ(machine_.saves, 0);
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
+TEST_F(ControllerModel, GuestMemoryIsLookedAtInItsTurn) {
+  EXPECT_NE(ask(GetDirtyMemory{})->why, "") << "while it runs, what is said is old at once";
+  const auto looked = ask(GetMemory{});
+  EXPECT_FALSE(looked->ok) << "it takes time";
+  EXPECT_EQ(ask(GetMemoryMappings{})->ok, true);
+  const auto paused = ask(PauseVm{});
+  EXPECT_FALSE(machine_.paused) << "a pause waits for its turn";
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(looked->ok, true);
+  ASSERT_TRUE(come(machine_.paused));
+  EXPECT_EQ(paused->ok, true);
+  const auto dirty = ask(GetDirtyMemory{});
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(dirty->ok, true);
+}
+
+TEST_F(ControllerModel, AnEndStopsALookAtMemory) {
+  const auto looked = ask(GetMemory{});
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_TRUE(worker_.stopped);
+  EXPECT_FALSE(machine_.paused) << "the vCPUs' turn comes when nobody looks at memory any more";
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(looked->why, "the machine has ended");
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.console));
+  EXPECT_TRUE(loop_->run());
+}
+
+/// A snapshot whose memory is read from outside, once it has been written.
+class StateAlone : public ControllerModel {
+ protected:
+  void take() {
+    (void)ask(PauseVm{});
+    ASSERT_TRUE(come(machine_.paused));
+    CreateSnapshot command;
+    command.value.snapshot_path = scratch_.file("state");
+    machine_.saved.vcpus.resize(1);
+    const auto taken = ask(std::move(command));
+    ASSERT_TRUE(come(machine_.drained));
+    ASSERT_TRUE(come_worker());
+    ASSERT_EQ(taken->ok, true) << taken->why;
+    EXPECT_TRUE(machine_.drains) << "no device writes to the memory that goes with the state";
+  }
+};
+
+TEST_F(StateAlone, KeepsTheMemoryAsItIsUntilTheNextChange) {
+  take();
+  const auto looked = ask(GetMemory{});
+  ASSERT_TRUE(come_worker());
+  EXPECT_EQ(looked->ok, true);
+  EXPECT_EQ(ask(GetMemoryMappings{})->ok, true);
+  EXPECT_TRUE(machine_.drains);
+  EXPECT_EQ(machine_.forgotten, 0) << "what has changed since the last memory file still has";
+  EXPECT_EQ(ask(ResumeVm{})->ok, true);
+  EXPECT_FALSE(machine_.drains);
+}
+
+TEST_F(StateAlone, AnEndUndrainsTheDevices) {
+  take();
+  controller_->finish({EndReason::Terminated, "told to stop"});
+  EXPECT_FALSE(machine_.drains);
   ASSERT_TRUE(come(machine_.paused));
   ASSERT_TRUE(come(machine_.console));
   EXPECT_TRUE(loop_->run());

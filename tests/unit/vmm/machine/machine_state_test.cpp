@@ -20,12 +20,12 @@ std::vector<Command> before_start() {
           PutLogger{},     PutMetrics{},       StartInstance{},       LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
-  return {PauseVm{},        ResumeVm{},         PatchDrive{},     PatchNetworkInterface{},
-          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{}, CreateLiveSnapshot{},
-          BranchVm{}};
+  return {PauseVm{},        ResumeVm{},         PatchDrive{},       PatchNetworkInterface{},
+          SendCtrlAltDel{}, FinishWorkingSet{}, RevertSnapshot{},   CreateLiveSnapshot{},
+          BranchVm{},       GetMemory{},        GetMemoryMappings{}};
 }
 
-std::vector<Command> while_paused() { return {CreateSnapshot{}}; }
+std::vector<Command> while_paused() { return {CreateSnapshot{}, GetDirtyMemory{}}; }
 
 TEST(MachineState, LooksAndFlushesAreLegalInEveryState) {
   for (const Command& command : always())
@@ -98,8 +98,9 @@ TEST(MachineState, EveryCommandIsInOneOfTheListsAbove) {
 }
 
 TEST(MachineState, WhatIsAnsweredWhileTheMachineIsBusyChangesNothing) {
-  const std::vector<Command> reads = {GetInstanceInfo{}, GetMachineConfig{}, GetVmConfig{}, GetPrometheusMetrics{},
-                                      GetMmds{},         FlushMetrics{},     GetSnapshot{}, CancelSnapshot{}};
+  const std::vector<Command> reads = {GetInstanceInfo{},      GetMachineConfig{}, GetVmConfig{},
+                                      GetPrometheusMetrics{}, GetMmds{},          FlushMetrics{},
+                                      GetSnapshot{},          CancelSnapshot{},   GetMemoryMappings{}};
   std::set<std::size_t> are_reads;
   for (const Command& command : reads) {
     EXPECT_TRUE(is_read(command)) << name_of(command);

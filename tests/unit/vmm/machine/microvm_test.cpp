@@ -495,7 +495,7 @@ TEST_F(MicrovmTest, ChangesThatCouldNotBeToldAreToldByTheNextCall) {
   pause(*machine);
   drain(*machine);
   ASSERT_TRUE(machine->changes());
-  machine->end_snapshot(true);
+  machine->end_snapshot(SnapshotEnd::Whole);
   const GuestAddress written{40 * kMiB};
   ASSERT_TRUE(machine->memory().store(written, std::uint32_t{1}));  // a device's: the memory keeps the log of those
   kvm_.fail_once(0, EIO);
