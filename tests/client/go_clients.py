@@ -14,6 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 SDK = "github.com/firecracker-microvm/firecracker-go-sdk"
+# Before 1.0 it spoke a dialect that Firecracker 1 does not take, with ht_enabled. Since then there was one release.
+OLDEST_SDK = "v1.0.0"
+NEWEST_SDK = "v1.0.1-0.20251224190957-6fb280e993d4"  # newest.mod
 
 
 class NoModules(Exception):
@@ -35,6 +38,13 @@ def build_into(directory: Path) -> None:
     print("building the Go clients (once, some minutes of CPU time)", flush=True)
     go("build", "-trimpath", "-o", str(directory / "go_life"), ".")
     go("test", "-c", "-trimpath", "-o", str(directory / "sdk.test"), SDK)
+    go("build", "-trimpath", "-o", str(directory / "e2b"), "./e2b")
+    go("build", "-trimpath", "-o", str(directory / "calls"), "./calls")
+    try:
+        go("build", "-trimpath", "-modfile=newest.mod", "-o", str(directory / "calls_newest"), "./calls")
+    except subprocess.CalledProcessError:
+        reason = f"the SDK's {NEWEST_SDK} wants a newer Go than {go('env', 'GOVERSION')}, or cannot be had"
+        (directory / "calls_newest.why").write_text(reason)
     data = directory / "testdata"
     shutil.copytree(Path(go("list", "-m", "-f", "{{.Dir}}", SDK)) / "testdata", data)
     subprocess.run(["chmod", "-R", "u+w", str(data)], check=True)
@@ -43,7 +53,8 @@ def build_into(directory: Path) -> None:
 
 def hash_of_inputs() -> str:
     total = hashlib.sha256(go("version").encode())
-    for file in [HERE / "go.mod", HERE / "go.sum", *sorted(HERE.glob("*.go")), Path(__file__)]:
+    modules = [HERE / name for name in ("go.mod", "go.sum", "newest.mod", "newest.sum")]
+    for file in [*modules, *sorted(HERE.glob("**/*.go")), Path(__file__)]:
         total.update(file.read_bytes())
     return total.hexdigest()[:16]
 

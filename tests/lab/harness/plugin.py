@@ -14,6 +14,7 @@ import pytest
 from harness.guests import CHECKOUT
 from harness.inside import OPTION, Inside
 from harness.labs import Labs
+from harness.tables import Tables
 from harness.tally import Tally
 
 LAB = Path(__file__).parent.parent / "lab"
@@ -24,23 +25,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--build", metavar="DIRECTORY", default="build/release", help="what is tested (build/release)")
     group.addoption("--lab", metavar="PROGRAM", default=str(LAB), help="what cases run in (tests/lab/lab)")
     group.addoption(OPTION, metavar="FILE", help="for the harness itself, in a lab")
+    group.addoption("--all-guests", action="store_true", help="other people's guests that take long, too (test_guests.py)")
     parser.addini("most_second_tries", "how many cases of a run may be run a second time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lab(batch, seconds): runs in a lab, with others of its module")
+    config.addinivalue_line("markers", "seldom: runs with --all-guests only")
     given = config.getoption(OPTION)
     if given is not None:
         config.pluginmanager.register(Inside(config, Path(given)), "lab-inside")
         return
     tally = Tally(config)
     config.pluginmanager.register(tally, "lab-tally")
+    config.pluginmanager.register(Tables(tally.say), "lab-tables")
     config.pluginmanager.register(Outside(tally), "lab-outside")
 
 
 class Outside:
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        if config.getoption("--all-guests"):
+            return
+        seldom = [item for item in items if item.get_closest_marker("seldom")]
+        config.hook.pytest_deselected(items=seldom)
+        items[:] = [item for item in items if item not in seldom]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
