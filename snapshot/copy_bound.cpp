@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -10,14 +11,19 @@ namespace {
 
 /// A machine that was held back goes on when this much of the bound is free, so that it does more than one step.
 constexpr std::uint64_t kFreeShare = 4;
-/// While it is held back nothing is copied, so a count is only as good as what was written since.
-constexpr std::uint64_t kCountEvery = std::uint64_t{16} << 20;
+/// So near to the bound it is held back: else a guest that stays there would have all pages counted again and again.
+constexpr std::uint64_t kNearShare = 16;
 
-/// Of all threads, also those of the kernel that do this process's I/O. A write to a page that is held is one.
+/// While it is held back, all that is yet to be written is counted so often: a number of times that does not grow with it.
+constexpr std::uint64_t kCountEvery = std::uint64_t{4} << 20;
+constexpr std::uint64_t kCountShare = 16;
+
+/// Of all threads, also those of the kernel that do this process's I/O. A write to a page that is held is one; a major one
+/// where it was swapped out, or tried again.
 std::uint64_t faults_so_far() {
   rusage usage{};
   (void)::getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::uint64_t>(usage.ru_minflt);
+  return static_cast<std::uint64_t>(usage.ru_minflt + usage.ru_majflt);
 }
 
 }  // namespace
@@ -45,16 +51,21 @@ int CopyBound::count(std::uint64_t offset) {
   return 0;
 }
 
+void CopyBound::end() {
+  if (std::exchange(holds_, false)) hold_back_(false);
+}
+
 int CopyBound::look(std::uint64_t offset) {
   if (holds_) {
-    if (offset - counted_at_ < kCountEvery && offset < memory_->size()) return 0;
+    // Nothing is copied meanwhile, so what is yet to be written has less only when some of it was.
+    if (offset - counted_at_ < std::max(kCountEvery, (memory_->size() - counted_at_) / kCountShare)) return 0;
     if (const int failure = count(offset); failure != 0) return failure;
     if (counted_ > bytes_ - bytes_ / kFreeShare) return 0;
   } else {
     // A fault copies 4 KiB: the kernel splits a larger page that is written to while another process has it.
     if (counted_ + (faults_so_far() - faults_) * kGuestPageSize <= bytes_) return 0;
     if (const int failure = count(offset); failure != 0) return failure;
-    if (counted_ <= bytes_) return 0;
+    if (counted_ <= bytes_ - bytes_ / kNearShare) return 0;
   }
   holds_ = !holds_;
   hold_back_(holds_);

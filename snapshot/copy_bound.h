@@ -16,7 +16,8 @@
 ///
 /// A look costs a system call. Only where the faults since the last count could have reached the bound are pages counted,
 /// at 8 bytes a page: those that are this process's alone, at and behind `offset`. That is what was copied, and memory that
-/// the guest has touched for the first time since. What is done between two looks is above the bound.
+/// the guest has touched for the first time since. What is done between two looks, and while pages are counted, is above the
+/// bound.
 namespace mayfly {
 
 class CopyBound {
@@ -28,10 +29,12 @@ class CopyBound {
   CopyBound& operator=(CopyBound&&) = delete;
   CopyBound(const CopyBound&) = delete;
   CopyBound& operator=(const CopyBound&) = delete;
-  ~CopyBound() = default;  // who holds the guest back lets it go when the writing ends, whatever ends it
+  ~CopyBound() = default;
 
   /// Any thread, one at a time. 0, or the errno of a failure: the host does not tell.
   [[nodiscard]] int look(std::uint64_t offset);
+  /// Nothing is held any more: the guest goes on.
+  void end();
 
  private:
   CopyBound(const GuestMemory& memory, std::uint64_t bytes, HoldBack hold_back, OwnedFd pagemap) noexcept;

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -53,7 +54,6 @@ Status let_fork(const GuestMemory& memory, bool on) {
 struct HeldMemory::Shared {
   std::atomic<std::uint32_t> turn{kIdle};
   const std::byte* source = nullptr;
-  const std::byte* region = nullptr;  // that the source lies in
   std::byte* target = nullptr;
   std::size_t length = 0;
 };
@@ -62,22 +62,31 @@ namespace {
 
 constexpr std::size_t kOrderBytes = 4096;
 
-/// What has been given back of the region that was copied from last.
+/// What has been given back: regions before this one, and of this one what lies before an address.
 struct Dropped {
-  const std::byte* region = nullptr;
+  std::size_t region = 0;
   std::uintptr_t to = 0;
 };
 
-/// Gives back, in whole units, what lies in the region before the piece's end: nobody asks for that any more.
-void drop_copied(const std::byte* region, const std::byte* end, Dropped& dropped) noexcept {
-  if (region != dropped.region)
-    dropped = {.region = region,
-               .to = (reinterpret_cast<std::uintptr_t>(region) + kDropUnit - 1) / kDropUnit * kDropUnit};
-  const std::uintptr_t to = reinterpret_cast<std::uintptr_t>(end) / kDropUnit * kDropUnit;
-  if (to <= dropped.to) return;
+void drop(std::uintptr_t from, std::uintptr_t to) noexcept {
   // NOLINTNEXTLINE(performance-no-int-to-ptr): addresses are rounded
-  ::madvise(reinterpret_cast<void*>(dropped.to), to - dropped.to, MADV_DONTNEED);
-  dropped.to = to;
+  if (to > from) ::madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+}
+
+/// Gives back all that lies before the end of a piece, in whole units where it ends: nobody asks for that any more. The
+/// list of regions is this process's own copy.
+void drop_copied(const GuestMemory& memory, const std::byte* piece, std::size_t length, Dropped& dropped) noexcept {
+  for (; dropped.region < memory.regions().size(); ++dropped.region, dropped.to = 0) {
+    const Mapping& mapping = memory.regions()[dropped.region].mapping;
+    const auto begin = reinterpret_cast<std::uintptr_t>(mapping.address());
+    const std::uintptr_t from = std::max(begin, dropped.to);
+    if (!mapping.contains(piece)) {
+      drop(from, begin + mapping.length());
+      continue;
+    }
+    dropped.to = std::max(from, (reinterpret_cast<std::uintptr_t>(piece) + length) / kDropUnit * kDropUnit);
+    return drop(from, dropped.to);
+  }
 }
 
 }  // namespace
@@ -101,12 +110,11 @@ namespace {
 struct Orders {
   std::atomic<std::uint32_t>& turn;
   const std::byte* const& source;
-  const std::byte* const& region;
   std::byte* const& target;
   const std::size_t& length;
 };
 
-[[noreturn]] void hold_until_told(const Orders& orders, pid_t parent) noexcept {
+[[noreturn]] void hold_until_told(const GuestMemory& memory, const Orders& orders, pid_t parent) noexcept {
   ::prctl(PR_SET_NAME, kMemoryHolderName, 0, 0, 0);
   // Nothing that the parent closes may stay open: locks of drives, TAPs, the end of the console's pipe. Mappings of the
   // ring and of vCPUs, which would keep them as well, are not here (MADV_DONTFORK).
@@ -122,7 +130,7 @@ struct Orders {
       continue;
     }
     std::memcpy(orders.target, orders.source, orders.length);
-    drop_copied(orders.region, orders.source + orders.length, dropped);
+    drop_copied(memory, orders.source, orders.length, dropped);
     set_turn(orders.turn, kGiven);
   }
   set_turn(orders.turn, kEnding);
@@ -163,7 +171,7 @@ Result<std::shared_ptr<HeldMemory>> HeldMemory::hold(const GuestMemory& memory) 
   // Without the C library, whose fork takes the locks of the heap and calls handlers. No signal at its end: nobody may
   // be told but who asks (__WALL).
   const long child = ::syscall(SYS_clone, 0UL, nullptr, nullptr, nullptr, nullptr);
-  if (child == 0) hold_until_told({shared.turn, shared.source, shared.region, shared.target, shared.length}, parent);
+  if (child == 0) hold_until_told(memory, {shared.turn, shared.source, shared.target, shared.length}, parent);
   const int error_number = errno;
   auto kept = let_fork(memory, false);
   held->child_ = static_cast<pid_t>(child);
@@ -185,8 +193,6 @@ int HeldMemory::copy(std::size_t index, std::uint64_t offset, std::uint64_t leng
   const auto source = bytes_at(memory_, offset, length);
   ensure(source.size() == length && length <= kSlotBytes, "a piece of held memory lies outside of it");
   Shared& order = shared();
-  for (const GuestMemory::Region& each : memory_.regions())
-    if (each.mapping.contains(source.data())) order.region = each.mapping.bytes().data();
   order.source = source.data();
   order.target = room_.bytes().subspan(kOrderBytes + index * kSlotBytes).data();
   order.length = length;

@@ -23,7 +23,7 @@
 /// A child process of fork holds it: the kernel copies a page when either side writes to it. The child does one thing: it
 /// copies what it is asked for into memory that both share. It has no descriptor, takes no lock and allocates nothing, as
 /// another thread may have held any lock when it was made. It ends with its parent. What lies before the end of the last
-/// piece it drops, region by region, so pages of that part are not copied any more; pieces are asked for in ascending order.
+/// piece it drops, so pages of that part are not copied any more; pieces are asked for in ascending order.
 namespace mayfly {
 
 class HeldMemory {

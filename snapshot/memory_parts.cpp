@@ -105,14 +105,21 @@ class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
     loop_.post([&piece] { piece.submit(); });
     return bytes;
   }
-  /// Waits for all of it; the errno of the first failure, or 0.
+  /// Waits for all of it; the errno of the first failure, or 0. Then nothing that is held is needed any more.
   [[nodiscard]] int finish() {
+    const int failure = await_all();
+    if (held_) held_->let_go();
+    if (bound_) bound_->end();
+    return failure;
+  }
+
+ private:
+  [[nodiscard]] int await_all() {
     const MutexLock lock{mutex_};
     while (in_flight_ > 0 && failure_ != ETIMEDOUT) await_progress();
     return failure_;
   }
 
- private:
   struct Piece final : Operation {
     // The machine may go on meanwhile, so the loop must not copy it: a worker of the kernel does.
     void submit() {

@@ -142,8 +142,21 @@ class ProgressBar {
   bool drawn_ = false;
 };
 
+/// Cancels the snapshot with that state file: whether it is over with it. Not another client's; and one that has not begun is
+/// cancelled later.
+bool cancel_live(const RunningMachine& machine, const std::string& state, HeldSignals& signals) {
+  const ApiClient client = client_of(machine, kUndoPatience);
+  const auto status = client.send("GET", "/snapshot");
+  if (status && text_member(*status, "snapshot_path") != state) return false;
+  const auto done = status ? client.send("DELETE", "/snapshot") : status;
+  // One that does not hear is not waited for: the signal has its usual effect.
+  if (!done && done.error().kind != ErrorKind::State) signals.let_through();
+  return done.has_value();
+}
+
 /// Asks for the snapshot on a thread of its own, since the answer comes when its files are whole. A signal to end cancels it.
-Status take_live(const RunningMachine& machine, const std::string& request) {
+Status take_live(const RunningMachine& machine, const RemoteSnapshot& snapshot) {
+  const std::string request = snapshot_request(snapshot);
   const ApiClient asking = client_of(machine, kProgressPatience);
   HeldSignals until_it_is_over{SIGINT, SIGTERM, SIGHUP};
   ProgressBar bar;
@@ -151,12 +164,8 @@ Status take_live(const RunningMachine& machine, const std::string& request) {
   auto taken = answer.get_future();
   const std::jthread thread{[&] { answer.set_value(client_of(machine).send("PUT", "/snapshot/create", request)); }};
   for (bool cancelled = false; taken.wait_for(kProgressEvery) != std::future_status::ready;) {
-    if (!cancelled && until_it_is_over.waiting() != 0) {
-      cancelled = true;
-      const auto done = client_of(machine, kUndoPatience).send("DELETE", "/snapshot");
-      // One that does not hear is not waited for. One that has no snapshot to cancel any more answers the request.
-      if (!done && done.error().kind != ErrorKind::State) until_it_is_over.let_through();
-    }
+    if (!cancelled && until_it_is_over.waiting() != 0)
+      cancelled = cancel_live(machine, std::filesystem::absolute(snapshot.state).string(), until_it_is_over);
     if (!bar.is_shown()) continue;
     const auto status = asking.send("GET", "/snapshot");
     if (!status) continue;  // the answer to the snapshot's own request says what is wrong
@@ -201,8 +210,8 @@ Status snapshot_machine(const RemoteSnapshot& snapshot) {
   const auto machine = find_machine(snapshot.machine, running_machines());
   if (!machine) return std::unexpected(machine.error());
   const ApiClient client = client_of(*machine);
+  if (snapshot.live) return take_live(*machine, snapshot);
   const std::string request = snapshot_request(snapshot);
-  if (snapshot.live) return take_live(*machine, request);
   auto state = state_of(client);
   if (!state) return propagate(state);
   if (*state != "Running") {

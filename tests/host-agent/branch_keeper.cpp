@@ -62,8 +62,8 @@ std::optional<BranchKeeper::Milliseconds> BranchKeeper::look_after_all() {
     if (!unused) report_no_clone(unused.error());
     if (unused && *unused)
       empty.push_back(&seat);
-    else
-      longest = 1ms;  // nothing tells when the kernel has taken a ring apart
+    else  // nothing tells when the kernel has taken a ring apart
+      longest = std::min(longest.value_or(Milliseconds::max()), unused ? Milliseconds{1} : Milliseconds{kKeeperPause});
   }
   if (empty.empty()) return longest;
   if (auto filled = fill(empty); !filled) {

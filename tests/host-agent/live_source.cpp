@@ -108,14 +108,20 @@ void LiveSource::begin_snapshot(const MonitorApi& api) {
   writer_ = std::thread{[this, api] { take_snapshot(api); }};
   while (snapshot_ == Snapshot::Writing) {
     const auto status = api.ask("GET", "/snapshot");
-    if (!status || status->find(R"("state":"Writing")") != std::string::npos) return;
+    // Held, and how much there is to write is known.
+    if (status && status->find(R"("state":"Writing")") != std::string::npos &&
+        status->find(R"("total_bytes":0)") == std::string::npos)
+      return;
     bell_.wait({}, 1ms);  // nothing tells when it is held
   }
 }
 
 void LiveSource::take_snapshot(const MonitorApi& api) {
   FunctionSnapshot snapshot = FunctionSnapshot::in(options_.boot.directory);
-  auto taken = api.request("PUT", "/snapshot/create", snapshot.create_request(true));
+  // As long as its disk takes: the machine answers meanwhile.
+  constexpr std::chrono::hours kWritingPatience{1};
+  auto taken =
+      api.request("PUT", "/snapshot/create", snapshot.create_request(true), Deadline::clock::now() + kWritingPatience);
   const Result<std::uint64_t> pause = taken ? pause_of(api) : propagate(taken);
   if (!pause) {
     if (!pool_.is_stopping()) report_source("no live snapshot", pause.error());

@@ -111,7 +111,7 @@ TEST_F(HostAgentLiveTest, TheBootedFunctionAnswersUntilItIsWarm) {
 }
 
 TEST_F(HostAgentLiveTest, ASourceThatDiesOrHangsIsBootedAnewAndNoCloneIsMadeOfIt) {
-  Agent agent{{"--live", "--warm-requests", "5", "--deadline-ms", "5000"}};
+  Agent agent{{"--live", "--warm-requests", "5", "--deadline-ms", "20000"}};
   agent.await_ready();
   EXPECT_EQ(ask(agent), kFirst);
   EXPECT_TRUE(agent.answer("GET", "/die").starts_with("HTTP/1.1 502 "));

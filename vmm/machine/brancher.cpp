@@ -106,7 +106,7 @@ Status ForkBrancher::begin(BranchOrder order, Done done) {
 void ForkBrancher::count_pages(const GuestMemory& memory, Counted done) {
   {
     const MutexLock lock{mutex_};
-    counts_.push_back({ram_from(memory), std::move(done)});
+    count_.emplace(Count{ram_from(memory), std::move(done)});
   }
   (void)::eventfd_write(wake_.get(), 1);
 }
@@ -122,7 +122,7 @@ void ForkBrancher::serve() {
       make_children();
       made_.release();
     }
-    count_pages_asked_for();
+    count_pages_if_asked();
     for (Child& child : children_)
       if (child.report) read_report(child);
     look_at_ends();
@@ -131,18 +131,17 @@ void ForkBrancher::serve() {
   }
 }
 
-void ForkBrancher::count_pages_asked_for() {
-  std::vector<Count> counts;
+void ForkBrancher::count_pages_if_asked() {
+  std::optional<Count> asked;
   {
     const MutexLock lock{mutex_};
-    counts.swap(counts_);
+    asked.swap(count_);
   }
-  for (Count& each : counts) {
-    const auto pagemap = open_pagemap();
-    const auto counted = pagemap ? sharing_of(*pagemap, each.memory) : PageSharing{};
-    options_.loop.post(
-        [done = std::move(each.done), sharing = counted.value_or(PageSharing{})]() mutable { done(sharing); });
-  }
+  if (!asked) return;
+  const auto pagemap = open_pagemap();
+  const auto counted = pagemap ? sharing_of(*pagemap, asked->memory) : PageSharing{};
+  options_.loop.post(
+      [done = std::move(asked->done), sharing = counted.value_or(PageSharing{})]() mutable { done(sharing); });
 }
 
 void ForkBrancher::wait_for_news() {

@@ -60,7 +60,7 @@ class Brancher {
   /// Error: not one was made.
   [[nodiscard]] virtual Status begin(BranchOrder order, Done done) = 0;
   /// Counts the pages of guest memory, and who has them; `done` follows on the loop's thread, with none of either where the
-  /// host does not tell. Loop's thread.
+  /// host does not tell, or on none where the loop has ended. Loop's thread; one at a time.
   virtual void count_pages(const GuestMemory& memory, Counted done) = 0;
   /// After begin(): the children may open what their machine has let go of; until then they get ready. Loop's thread.
   virtual void let_go() noexcept = 0;
@@ -121,7 +121,7 @@ class ForkBrancher final : public Brancher {
   void look_at_ends();
   void give_up_late_ones();
   void answer_if_complete();
-  void count_pages_asked_for();
+  void count_pages_if_asked();
   void note(std::size_t index, std::string error);
 
   Options options_;
@@ -139,7 +139,7 @@ class ForkBrancher final : public Brancher {
     Counted done;
   };
   Mutex mutex_;
-  std::vector<Count> counts_ GUARDED_BY(mutex_);
+  std::optional<Count> count_ GUARDED_BY(mutex_);
   std::atomic<bool> stopping_{false};
   // This thread's
   Done done_;  // of the request whose children are silent

@@ -379,6 +379,7 @@ void Controller::finish(MachineEnd end) {
     log_.info("the machine ended: {} (exit code {})", end.message, static_cast<int>(end.reason));
   end_.emplace(std::move(end));
   while (!waiting_.empty()) waiting_.pop_front();  // told so, in their order
+  metrics_asked_.clear();
   if (writing_) makers_.worker->stop();
   stay_drained_no_more();
   switch (transition_) {
@@ -429,6 +430,7 @@ void Controller::shut_down() {
   if (std::exchange(shut_down_, true)) return;
   waiting_.clear();
   pending_.reset();
+  metrics_asked_.clear();
   machine_.reset();
   (void)metrics_file_.flush();
 }

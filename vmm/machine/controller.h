@@ -170,6 +170,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(const ResumeVm& command);
   // Commands that take time: each gives its reply when its transition ends
   void begin(const GetPrometheusMetrics& command, Reply reply);
+  void give_metrics();
   void begin(const PauseVm& command, Reply reply);
   void begin(CreateSnapshot& command, Reply reply);
   void begin(CreateLiveSnapshot& command, Reply reply);
@@ -286,6 +287,7 @@ class Controller final : public CommandTarget {
   // Paused, since a snapshot without a memory file: no device writes to the memory that goes with the state.
   bool stays_drained_ = false;
   bool shut_down_ = false;
+  std::vector<Reply> metrics_asked_;  // who waits for pages to be counted
   std::unique_ptr<LoopTimer> patience_timer_;
   std::function<void()> late_;
   std::optional<Recording> recording_;          // of the working set

@@ -151,16 +151,19 @@ void Controller::branched(std::uint64_t begun_ns, const std::vector<std::string>
 
 /// Whose pages are whose is counted first, where there may be others.
 void Controller::begin(const GetPrometheusMetrics&, Reply reply) {
-  auto give = [this, reply = std::move(reply)]() mutable {
-    metrics_file_.note_missed_log_lines();
-    std::move(reply).give(PrometheusText{prometheus_text(metrics_)});
-  };
-  if (machine_ == nullptr || options_.brancher == nullptr || !knows_own_pages_) return give();
-  options_.brancher->count_pages(machine_->memory(), [this, give = std::move(give)](PageSharing sharing) mutable {
+  metrics_asked_.push_back(std::move(reply));
+  if (machine_ == nullptr || options_.brancher == nullptr || !knows_own_pages_) return give_metrics();
+  if (metrics_asked_.size() > 1) return;  // who came first has had them counted
+  options_.brancher->count_pages(machine_->memory(), [this](PageSharing sharing) {
     metrics_.branch.own_pages.set(sharing.own / kGuestPageSize);
     metrics_.branch.shared_pages.set(sharing.shared / kGuestPageSize);
-    give();
+    give_metrics();
   });
+}
+
+void Controller::give_metrics() {
+  metrics_file_.note_missed_log_lines();
+  for (Reply& each : std::exchange(metrics_asked_, {})) std::move(each).give(PrometheusText{prometheus_text(metrics_)});
 }
 
 // --- The child -------------------------------------------------------------------------------------------------------

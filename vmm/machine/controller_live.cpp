@@ -94,7 +94,11 @@ void Controller::refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<
           error = fail(error.error().kind, "{}; {}", error.error().message, hold->synced.error().message);
         undo_hold(*hold, std::move(error));
       });
-  if (!begun) undo_hold(*hold, std::move(error));
+  if (begun) return;
+  for (const FrozenDrive& each : hold->params.frozen_drives)
+    error.error().message +=
+        fmt::format("; drive {} may be at {} now: look there before you try again", each.drive_id, each.path_on_host);
+  undo_hold(*hold, std::move(error));
 }
 
 void Controller::undo_hold(const Hold& hold, std::unexpected<Error> error) {
