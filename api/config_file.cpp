@@ -50,11 +50,7 @@ Result<CpuConfig> read_cpu_section(const JsonValue& json, const std::string& whe
   if (!std::holds_alternative<std::string>(json.data)) return read_cpu_config(json, where);
   const auto path = JsonPath{}(json, where);
   if (!path) return std::unexpected(path.error());
-  const auto text = read_template_file(*path, where);
-  if (!text) return std::unexpected(text.error());
-  const auto value = parse_json(*text, "the CPU template " + in_quotes(*path));
-  if (!value) return std::unexpected(value.error());
-  return read_cpu_config(*value, where);
+  return read_cpu_config_file(*path, where);
 }
 
 /// The section `name` of the document, whose own fields are named after it: "boot-source.initrd_path".
@@ -92,6 +88,14 @@ void add_each(std::vector<Command>& commands, std::optional<std::vector<Value>> 
 }
 
 }  // namespace
+
+Result<CpuConfig> read_cpu_config_file(const std::string& path, const std::string& where) {
+  const auto text = read_template_file(path, where);
+  if (!text) return std::unexpected(text.error());
+  const auto value = parse_json(*text, "the CPU template " + in_quotes(path));
+  if (!value) return std::unexpected(value.error());
+  return read_cpu_config(*value, where);
+}
 
 Result<std::vector<Command>> parse_config_file(std::string_view text) {
   const auto json = parse_json(text, "the configuration");

@@ -2,6 +2,7 @@
 
 #include "vmm/machine/command.h"
 
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -19,5 +20,9 @@ namespace mayfly {
 /// accepted while they are null or empty. Every error names its section; none of the commands is to be carried out
 /// then.
 [[nodiscard]] Result<std::vector<Command>> parse_config_file(std::string_view json);
+
+/// A file that has the template: a body of PUT /cpu-config. Errors: it cannot be read, is too large, or is none; `where` stands
+/// before what is wrong with it.
+[[nodiscard]] Result<CpuConfig> read_cpu_config_file(const std::string& path, const std::string& where);
 
 }  // namespace mayfly

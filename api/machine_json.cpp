@@ -11,15 +11,17 @@ constexpr JsonWhole kVcpuCount{.lowest = 1, .highest = kMaximumVcpus};
 constexpr JsonWhole kMemSizeMib{.lowest = 1, .highest = GuestMemory::kMaximumSizeMib};
 
 /// Templates are deprecated in the dialect, and /cpu-config says more; but clients send "T2" as a matter of course.
+constexpr JsonName<CpuTemplate> kCpuTemplates[] = {{"None", CpuTemplate::None}, {"T2", CpuTemplate::T2},
+                                                   {"T2S", CpuTemplate::T2S},   {"T2CL", CpuTemplate::T2CL},
+                                                   {"T2A", CpuTemplate::T2A},   {"C3", CpuTemplate::C3}};
+
 Result<CpuTemplate> read_cpu_template(const JsonValue& json, const std::string& where) {
   auto name = JsonString{}(json, where);
   if (!name) return propagate(name);
-  if (*name == "None") return CpuTemplate::None;
-  if (*name == "T2") return CpuTemplate::T2;
-  return fail(ErrorKind::InvalidArgument,
-              "{} {} is not available: Mayfly's templates are \"None\" and \"T2\"; describe another CPU with PUT "
-              "/cpu-config and leave cpu_template out",
-              where, in_quotes(*name));
+  if (*name == "V1N1")
+    return fail(ErrorKind::InvalidArgument,
+                "{} \"V1N1\" is for 64-bit Arm, and this is an x86-64 machine: leave it out", where);
+  return JsonEnum<CpuTemplate>{kCpuTemplates}(json, where);
 }
 
 void check_together(JsonFields& fields, const std::string& where, const MachineConfigPatch& config) {
@@ -97,7 +99,8 @@ void write_machine_config(JsonWriter& json, const MachineConfig& config) {
   json.field("track_dirty_pages", config.track_dirty_pages);
   // Clients that are older than this value refuse an answer that has it.
   if (config.huge_pages != HugePages::Transparent) json.field("huge_pages", json_name(kHugePages, config.huge_pages));
-  if (config.cpu_template == CpuTemplate::T2) json.field("cpu_template", "T2");
+  if (config.cpu_template != CpuTemplate::None)
+    json.field("cpu_template", json_name(kCpuTemplates, config.cpu_template));
   json.end_object();
 }
 

@@ -1,6 +1,7 @@
 #include "api/client/remote.h"
 #include "api/client/top/top.h"
 #include "vmm/cli/completion.h"
+#include "vmm/cli/cpu_tools.h"
 #include "vmm/cli/drive_tools.h"
 #include "vmm/cli/exit_codes.h"
 #include "vmm/cli/options.h"
@@ -88,7 +89,9 @@ int top(const TopOptions& options) {
 struct Start {
   int operator()(const ServeOptions& options) const { return run_machine(options); }
   int operator()(RunOptions& options) const { return run_machine(std::move(options)); }
-  int operator()(const DoctorOptions& options) const { return run_doctor(options.json, stdout); }
+  int operator()(const DoctorOptions& options) const {
+    return options.cpu ? run_doctor_cpu(options.cpu_files, stdout) : run_doctor(options.json, stdout);
+  }
   int operator()(const DescribeOptions& options) const {
     return options.memory.empty() ? run_describe(options.state, stdout)
                                   : run_describe(options.state, options.memory, stdout);

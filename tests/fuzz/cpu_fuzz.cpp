@@ -6,6 +6,7 @@
 #include "tests/fuzz/must.h"
 #include "vmm/kvm/cpu_template.h"
 #include "vmm/kvm/cpuid.h"
+#include "vmm/kvm/host_features.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -59,7 +60,17 @@ void play(std::string_view text, std::span<const std::uint8_t> rest) {
   const auto kind = take<std::uint8_t>(rest);
   kvm_abi::CpuidTable table = table_of(rest);
   const std::uint32_t before = table.count;
-  apply_cpu_template(table, static_cast<CpuTemplate>(kind % 2));
+  const auto offered = std::span{table.entries}.first(table.count);
+  const HostFeatures host = HostFeatures::of(offered, kind);
+  const auto same = HostFeatures::read(host.to_cpu_config());
+  must(same && *same == host && *host.in_common_with(*same) == host);
+  if (const auto other = HostFeatures::read(config)) {
+    const auto both = host.in_common_with(*other);
+    const auto turned = other->in_common_with(host);
+    must(both.has_value() == turned.has_value() && (!both || *both == *turned));
+  }
+  (void)check_template_host(table, static_cast<CpuTemplate>(kind % 6));
+  apply_cpu_template(table, static_cast<CpuTemplate>(kind % 6));
   must(table.count == before);
   const CpuIdentity identity{.vcpu_count = kind % 32U + 1,
                              .smt = (kind & 32) != 0,

@@ -1,6 +1,7 @@
 // What clients and users get wrong: each answer is a sentence that names field and value, the machine stays as it was,
 // and the API goes on answering.
 
+#include "snapshot/host_cpu.h"
 #include "tests/integration/kvm_required.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
@@ -185,6 +186,33 @@ TEST_F(BadInput, AStartThatFailsLateCanBeMendedAndTriedAgain) {
                      R"({"kernel_image_path": ")" + guest_path("hello") + R"(", "boot_args": "console=ttyS0"})")
                 .status,
             204);
+  ASSERT_EQ(monitor_.put("/actions", kStart).status, 204);
+  EXPECT_NE(monitor_.console_to_end().find("GUEST PASS"), std::string::npos);
+  EXPECT_EQ(monitor_.wait(), 0);
+}
+
+TEST_F(BadInput, WhatTheCpuLacksIsNotShownToAGuest) {
+  ASSERT_EQ(monitor_.put("/boot-source", kernel_json(guest_path("hello"))).status, 204);
+  const auto shows = [&](const char* leaf, const char* reg, unsigned bit) {
+    return monitor_
+        .put("/cpu-config",
+             fmt::format(R"({{"cpuid_modifiers": [{{"leaf": "{}", "subleaf": "0", "flags": {}, "modifiers": )"
+                         R"([{{"register": "{}", "bitmap": "0b1{}"}}]}}]}})",
+                         leaf, std::string_view{leaf} == "7" ? 1 : 0, reg, std::string(bit, 'x')))
+        .status;
+  };
+  ASSERT_EQ(shows("7", "ebx", 27), 204);  // of a few processors that nobody makes any more
+  expect_refused(monitor_.put("/actions", kStart), {"cpu-config shows the guest avx512er", "doctor --cpu"});
+  expect_not_started();
+  ASSERT_EQ(shows("0", "ecx", 31), 204);  // of no vendor's name
+  expect_refused(monitor_.put("/actions", kStart), {"cpu-config shows the guest a processor of"});
+  expect_not_started();
+  ASSERT_EQ(monitor_.put("/cpu-config", "{}").status, 204);
+  const std::string foreign = this_host_cpu().vendor == "AuthenticAMD" ? "T2S" : "T2A";
+  ASSERT_EQ(monitor_.send("PATCH", "/machine-config", R"({"cpu_template": ")" + foreign + "\"}").status, 204);
+  expect_refused(monitor_.put("/actions", kStart), {"cpu_template " + foreign + " is for processors of"});
+  expect_not_started();
+  ASSERT_EQ(monitor_.send("PATCH", "/machine-config", R"({"cpu_template": "T2"})").status, 204);
   ASSERT_EQ(monitor_.put("/actions", kStart).status, 204);
   EXPECT_NE(monitor_.console_to_end().find("GUEST PASS"), std::string::npos);
   EXPECT_EQ(monitor_.wait(), 0);

@@ -4,12 +4,14 @@
 #include "tests/integration/snapshot_fixture.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
+#include "vmm/kvm/arch_capabilities.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -151,6 +153,74 @@ TEST_F(SnapshotTest, AnotherModelIsLoadedUnlessItsGuestWasShownWhatThisHostLacks
   EXPECT_NE(refused.body.find("the guest was shown avx512er, and this host does not have that"), std::string::npos)
       << refused.body;
   EXPECT_NE(again.get("/").body.find("Not started"), std::string::npos);
+}
+
+/// A guest leaves mitigations out by it.
+TEST_F(SnapshotTest, AHostWhoseCpuNeedsMoreMitigationsIsRefused) {
+  {
+    Monitor first;
+    boot(first);
+    pause(first);
+    must(create(first, "one"));
+  }
+  auto snapshot = read_state_file(file("one.state"));
+  ASSERT_TRUE(snapshot) << snapshot.error().message;
+  ++snapshot->host.model;  // KVM is asked
+  VcpuState& vcpu = snapshot->vcpus.front();
+  const bool has_capabilities = shows_capabilities(vcpu.cpuid);
+  if (has_capabilities) {
+    const auto found = std::ranges::find(vcpu.msrs, kMsrArchCapabilities, &kvm_msr_entry::index);
+    ASSERT_NE(found, vcpu.msrs.end());
+    found->data |= 1ULL << 61;  // what no host has
+  } else {
+    for (kvm_cpuid_entry2& leaf : vcpu.cpuid)
+      if (leaf.function == 7 && leaf.index == 0) leaf.edx |= 1U << 29;
+  }
+  const auto bytes = encode_snapshot(*snapshot);
+  std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
+                                                           static_cast<std::streamsize>(bytes.size()));
+  Monitor again;
+  const HttpAnswer refused = load(again, "one.state", "one.mem");
+  EXPECT_EQ(refused.status, 400);
+  const std::string lacking = has_capabilities ? "MSR 0x10a bit 61" : "arch_capabilities";
+  EXPECT_NE(refused.body.find("the guest was shown " + lacking + ", and this host does not have that"),
+            std::string::npos)
+      << refused.body;
+}
+
+std::string printed_features(const std::vector<std::string>& files = {}) {
+  std::vector<std::string> words = {monitor_binary(), "doctor", "--cpu"};
+  words.insert(words.end(), files.begin(), files.end());
+  Pipe output;
+  ChildProcess doctor{words, {.out = output.write.get()}};
+  output.write.reset();
+  std::string text;
+  read_until(output.read.get(), text, "");
+  EXPECT_EQ(doctor.wait(), 0);
+  return text;
+}
+
+TEST_F(SnapshotTest, AMachineThatBootsWithItsHostsFeaturesIsRestored) {
+  const std::string here = printed_features();
+  EXPECT_EQ(printed_features({make_file(file("a.json"), here), make_file(file("b.json"), here)}), here);
+  {
+    Monitor first;
+    must(first.put("/cpu-config", here));
+    boot(first);
+    round(first, 1);
+    pause(first);
+    must(create(first, "one"));
+  }
+  auto snapshot = read_state_file(file("one.state"));
+  ASSERT_TRUE(snapshot) << snapshot.error().message;
+  ++snapshot->host.model;  // KVM is asked
+  const auto bytes = encode_snapshot(*snapshot);
+  std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
+                                                           static_cast<std::streamsize>(bytes.size()));
+  Monitor again;
+  must(load(again, "one.state", "one.mem"));
+  round(again, 2);
+  end(again);
 }
 
 TEST_F(SnapshotTest, AMachineWhoseLimiterNeverRefillsIsRestored) {

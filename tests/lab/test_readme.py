@@ -421,6 +421,17 @@ def test_doctor(commands: list[str], installed: None) -> None:
 
 
 @in_lab
+@covers("row `mayfly doctor --cpu [FILE...]`")
+def test_doctor_of_cpus(commands: list[str], installed: None, room: Path) -> None:
+    here = mayfly_says("doctor", "--cpu")
+    assert json.loads(here)["cpuid_modifiers"]
+    files = [room / name for name in ("a.json", "b.json")]
+    for file in files:
+        file.write_text(here)
+    assert mayfly_says("doctor", "--cpu", *map(str, files)) == here
+
+
+@in_lab
 @covers(
     "line build/release/tests/host-agent/host_agent",
     "line curl -d hello http://127.0.0.1:8080/",

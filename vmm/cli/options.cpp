@@ -203,6 +203,17 @@ const std::map<std::string, Shell>& shell_names() {
   return names;
 }
 
+void add_doctor(CLI::App& app, DoctorOptions& doctor) {
+  CLI::Option* const json = app.add_flag("--json", doctor.json, "Print JSON");
+  CLI::Option* const cpu =
+      app.add_flag("--cpu", doctor.cpu, "Print the features that guests can be shown\nhere, as a /cpu-config")
+          ->excludes(json);
+  app.add_option("files", doctor.cpu_files,
+                 "With --cpu: what it has printed on other hosts;\nprint what all of them have")
+      ->option_text("FILE...")
+      ->needs(cpu);
+}
+
 /// For packages and for setting up a shell, so --help does not show it.
 void add_completion(CLI::App& app, CompletionOptions& completion) {
   app.group("");
@@ -320,8 +331,7 @@ class CommandLine {
     if (completes_)
       subcommand("completion", "Print a script by which a shell completes commands",
                  [this](CLI::App& app) { add_completion(app, completion_); });
-    subcommand("doctor", "Check this host: costs and remedies",
-               [this](CLI::App& app) { app.add_flag("--json", doctor_.json, "Print JSON"); });
+    subcommand("doctor", "Check this host: costs and remedies", [this](CLI::App& app) { add_doctor(app, doctor_); });
   }
 
   void subcommand(const char* name, const char* description, const auto& describe) {

@@ -59,6 +59,8 @@ struct RunOptions {
 /// `mayfly doctor ...`.
 struct DoctorOptions {
   bool json = false;
+  bool cpu = false;
+  std::vector<std::string> cpu_files{};  ///< Of other hosts; empty: this host.
 };
 
 /// `mayfly --describe-snapshot FILE`, and `mayfly snapshot describe ...`.

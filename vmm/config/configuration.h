@@ -36,7 +36,7 @@ struct BootSource {
 };
 
 /// What the CPU is cut down to: see vmm/kvm/cpu_template.h.
-enum class CpuTemplate { None, T2 };
+enum class CpuTemplate { None, T2, T2S, T2CL, T2A, C3 };
 
 /// PUT /machine-config
 struct MachineConfig {

@@ -1,10 +1,12 @@
 #include "vmm/kvm/cpu_features.h"
 
+#include "vmm/kvm/arch_capabilities.h"
+
 #include <cpuid.h>
 
 #include <algorithm>
 #include <array>
-#include <string_view>
+#include <cstring>
 
 #include <fmt/ranges.h>
 
@@ -19,7 +21,6 @@ constexpr std::uint32_t but(std::initializer_list<unsigned> bits) {
   return mask;
 }
 
-constexpr std::uint32_t kXsaveLeaf = 0xD;
 constexpr std::uint32_t kKvmLeaf = 0x4000'0001;
 constexpr std::uint32_t kAddressSizesLeaf = 0x8000'0008;
 
@@ -121,6 +122,11 @@ constexpr std::array kRegisters = {
                         "- - - - - - - - - - - - - sbpb ibpb_brtype srso_no"},
 };
 
+constexpr std::array kLimits = {
+    FeatureLimit{.leaf = 0x24, .reg = Ebx, .mask = 0xFF, .name = "AVX10 version {}"},
+    FeatureLimit{.leaf = kAddressSizesLeaf, .reg = Eax, .mask = 0xFF, .name = "{} bits of physical addresses"},
+};
+
 std::string name_of(const FeatureRegister& where, unsigned bit) {
   std::string_view left = where.names;
   for (unsigned skipped = 0; skipped < bit && !left.empty(); ++skipped)
@@ -132,19 +138,12 @@ std::string name_of(const FeatureRegister& where, unsigned bit) {
                      kRegisterNames.at(static_cast<std::size_t>(where.reg)), bit);
 }
 
-const kvm_cpuid_entry2* entry_of(std::span<const kvm_cpuid_entry2> table, std::uint32_t leaf, std::uint32_t subleaf) {
-  const auto found = std::ranges::find_if(
-      table, [&](const kvm_cpuid_entry2& each) { return each.function == leaf && each.index == subleaf; });
-  return found == table.end() ? nullptr : &*found;
-}
-
 void compare_xsave(std::span<const kvm_cpuid_entry2> shown, std::span<const kvm_cpuid_entry2> offered,
                    std::vector<std::string>& lacking) {
   const kvm_cpuid_entry2* const components = entry_of(shown, kXsaveLeaf, 0);
   const kvm_cpuid_entry2* const here = entry_of(offered, kXsaveLeaf, 0);
   if (components == nullptr || here == nullptr) return;
-  constexpr unsigned kFirst = 2;  // x87 and SSE lie where FXSAVE has them
-  for (unsigned component = kFirst; component < 32; ++component) {
+  for (unsigned component = kFirstXsaveComponent; component < kXsaveComponents; ++component) {
     if ((components->eax & here->eax & 1U << component) == 0) continue;
     const kvm_cpuid_entry2* const then = entry_of(shown, kXsaveLeaf, component);
     const kvm_cpuid_entry2* const now = entry_of(offered, kXsaveLeaf, component);
@@ -153,24 +152,59 @@ void compare_xsave(std::span<const kvm_cpuid_entry2> shown, std::span<const kvm_
   }
 }
 
+std::uint32_t count_of(std::span<const kvm_cpuid_entry2> table, const FeatureLimit& limit) {
+  return feature_bits(table, {.leaf = limit.leaf, .subleaf = limit.subleaf, .reg = limit.reg}) & limit.mask;
+}
+
+/// What neither KVM nor the processor has.
+std::vector<std::string> lacking_here(std::span<const kvm_cpuid_entry2> shown,
+                                      std::span<const kvm_cpuid_entry2> offered, ProcessorCpuid processor) {
+  auto lacking = features_lacking(shown, offered);
+  if (lacking.empty()) return lacking;
+  const auto here = features_lacking(shown, processor());
+  std::erase_if(lacking, [&](const std::string& name) { return std::ranges::find(here, name) == here.end(); });
+  return lacking;
+}
+
 }  // namespace
 
 std::span<const FeatureRegister> feature_registers() noexcept { return kRegisters; }
 
-std::uint32_t feature_bits(std::span<const kvm_cpuid_entry2> table, const FeatureRegister& where) noexcept {
-  const kvm_cpuid_entry2* const entry = entry_of(table, where.leaf, where.subleaf);
-  if (entry == nullptr) return 0;
-  switch (where.reg) {
+std::span<const FeatureLimit> feature_limits() noexcept { return kLimits; }
+
+const kvm_cpuid_entry2* entry_of(std::span<const kvm_cpuid_entry2> table, std::uint32_t leaf,
+                                 std::uint32_t subleaf) noexcept {
+  const auto found = std::ranges::find_if(
+      table, [&](const kvm_cpuid_entry2& each) { return each.function == leaf && each.index == subleaf; });
+  return found == table.end() ? nullptr : &*found;
+}
+
+std::uint32_t register_of(const kvm_cpuid_entry2& entry, CpuidRegister reg) noexcept {
+  switch (reg) {
     case Eax:
-      return entry->eax;
+      return entry.eax;
     case Ebx:
-      return entry->ebx;
+      return entry.ebx;
     case Ecx:
-      return entry->ecx;
+      return entry.ecx;
     case Edx:
       break;
   }
-  return entry->edx;
+  return entry.edx;
+}
+
+std::string vendor_of(std::span<const kvm_cpuid_entry2> table) {
+  const kvm_cpuid_entry2* const first = entry_of(table, 0, 0);
+  if (first == nullptr) return {};
+  const std::array words = {first->ebx, first->edx, first->ecx};
+  std::string vendor(sizeof words, '\0');
+  std::memcpy(vendor.data(), words.data(), sizeof words);
+  return vendor;
+}
+
+std::uint32_t feature_bits(std::span<const kvm_cpuid_entry2> table, const FeatureRegister& where) noexcept {
+  const kvm_cpuid_entry2* const entry = entry_of(table, where.leaf, where.subleaf);
+  return entry == nullptr ? 0 : register_of(*entry, where.reg);
 }
 
 std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> shown,
@@ -186,38 +220,55 @@ std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> show
     }
   }
   compare_xsave(shown, offered, lacking);
-  constexpr FeatureRegister kSizes{.leaf = kAddressSizesLeaf, .reg = Eax};
-  const std::uint32_t then = feature_bits(shown, kSizes) & 0xFF;
-  const std::uint32_t now = feature_bits(offered, kSizes) & 0xFF;
-  if (then > now) lacking.push_back(fmt::format("{} bits of physical addresses (here {})", then, now));
+  for (const FeatureLimit& limit : kLimits) {
+    const std::uint32_t then = count_of(shown, limit);
+    const std::uint32_t now = count_of(offered, limit);
+    if (then > now) lacking.push_back(fmt::format("{} (here {})", fmt::format(fmt::runtime(limit.name), then), now));
+  }
   return lacking;
 }
 
 std::vector<kvm_cpuid_entry2> cpuid_of_processor() {
   std::vector<kvm_cpuid_entry2> table;
-  for (const FeatureRegister& where : kRegisters) {
-    if (!table.empty() && table.back().function == where.leaf && table.back().index == where.subleaf) continue;
-    if (where.leaf == kKvmLeaf) continue;  // of the KVM below, where this host is a guest
+  const auto ask = [&](std::uint32_t leaf, std::uint32_t subleaf) {
+    if (entry_of(table, leaf, subleaf) != nullptr) return;
     kvm_cpuid_entry2 entry{};
-    entry.function = where.leaf;
-    entry.index = where.subleaf;
-    if (__get_cpuid_count(where.leaf, where.subleaf, &entry.eax, &entry.ebx, &entry.ecx, &entry.edx) != 0)
-      table.push_back(entry);
-  }
+    entry.function = leaf;
+    entry.index = subleaf;
+    if (__get_cpuid_count(leaf, subleaf, &entry.eax, &entry.ebx, &entry.ecx, &entry.edx) != 0) table.push_back(entry);
+  };
+  for (const FeatureRegister& where : kRegisters)
+    if (where.leaf != kKvmLeaf) ask(where.leaf, where.subleaf);  // of the KVM below, where this host is a guest
+  for (const FeatureLimit& limit : kLimits) ask(limit.leaf, limit.subleaf);
   return table;
 }
 
-Status check_features(std::span<const kvm_cpuid_entry2> shown, const std::string& saved_host,
-                      const kvm_abi::CpuidTable& offered, std::vector<kvm_cpuid_entry2> (*processor)()) {
-  auto lacking = features_lacking(shown, std::span{offered.entries}.first(offered.count));
-  if (lacking.empty()) return {};
-  const auto here = features_lacking(shown, processor());
-  std::erase_if(lacking, [&](const std::string& name) { return std::ranges::find(here, name) == here.end(); });
+Status check_features(const CpuView& shown, const std::string& saved_host, const CpuView& offered,
+                      ProcessorCpuid processor) {
+  auto lacking = lacking_here(shown.cpuid, offered.cpuid, processor);
+  if (shown.capabilities && offered.capabilities)
+    std::ranges::move(capabilities_lacking(*shown.capabilities, *offered.capabilities), std::back_inserter(lacking));
   if (lacking.empty()) return {};
   return fail(ErrorKind::Unsupported,
               "the guest was shown {}, and this host does not have that (the snapshot's was {}); restore it on a host "
-              "that has, or boot the machine with a cpu-config of what all hosts have",
+              "that has, or boot the machine with a cpu-config of what all hosts have (mayfly doctor --cpu)",
               fmt::join(lacking, ", "), saved_host);
+}
+
+Status check_shown(std::span<const kvm_cpuid_entry2> shown, std::span<const kvm_cpuid_entry2> offered,
+                   ProcessorCpuid processor) {
+  if (vendor_of(shown) != vendor_of(offered))
+    return fail(
+        ErrorKind::Unsupported,
+        "cpu-config shows the guest a processor of {}, and this host's is of {}: registers and features of the two "
+        "differ; give it the cpu-config of hosts of {} (mayfly doctor --cpu)",
+        vendor_of(shown), vendor_of(offered), vendor_of(offered));
+  const auto lacking = lacking_here(shown, offered, processor);
+  if (lacking.empty()) return {};
+  return fail(ErrorKind::Unsupported,
+              "cpu-config shows the guest {}, and this host does not have that; give it a cpu-config of what all hosts "
+              "have (mayfly doctor --cpu)",
+              fmt::join(lacking, ", "));
 }
 
 }  // namespace mayfly

@@ -133,7 +133,7 @@ void set_frequencies(kvm_abi::CpuidTable& table, const CpuIdentity& identity) {
   }
 }
 
-std::uint32_t& register_of(kvm_cpuid_entry2& entry, CpuidRegister reg) {
+std::uint32_t& writable_register(kvm_cpuid_entry2& entry, CpuidRegister reg) {
   switch (reg) {
     case CpuidRegister::Eax:
       return entry.eax;
@@ -163,14 +163,31 @@ Status prepare_cpuid(kvm_abi::CpuidTable& table, const CpuIdentity& identity, st
   set_frequencies(table, identity);
   for (const CpuidEdit& edit : edits) {
     kvm_cpuid_entry2* entry = find_leaf(table, edit.leaf, edit.subleaf);
+    if (entry == nullptr && edit.bits.value == 0) continue;  // an absent leaf shows zeros
     if (entry == nullptr)
       return fail(ErrorKind::Unsupported, "cpu-config: this host has no CPUID leaf {:#x} subleaf {:#x}", edit.leaf,
                   edit.subleaf);
-    std::uint32_t& word = register_of(*entry, edit.reg);
+    std::uint32_t& word = writable_register(*entry, edit.reg);
     word = edit.bits.apply(word);
     entry->flags = edit.flags;
   }
   return {};
+}
+
+std::vector<kvm_cpuid_entry2> with_edits(std::span<const kvm_cpuid_entry2> table, std::span<const CpuidEdit> edits) {
+  std::vector<kvm_cpuid_entry2> edited{table.begin(), table.end()};
+  for (const CpuidEdit& edit : edits) {
+    auto entry = std::ranges::find_if(
+        edited, [&](const auto& each) { return each.function == edit.leaf && each.index == edit.subleaf; });
+    if (entry == edited.end()) {
+      entry = edited.insert(entry, kvm_cpuid_entry2{});
+      entry->function = edit.leaf;
+      entry->index = edit.subleaf;
+    }
+    std::uint32_t& word = writable_register(*entry, edit.reg);
+    word = edit.bits.apply(word);
+  }
+  return edited;
 }
 
 void set_apic_id(kvm_abi::CpuidTable& table, unsigned vcpu_index, const CpuIdentity& identity) noexcept {

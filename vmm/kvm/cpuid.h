@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 /// What a guest sees of its CPU: the host's supported leaves made true for this machine.
 ///
@@ -24,9 +25,14 @@ struct CpuIdentity {
 };
 
 /// Everything that is the same for all vCPUs: hypervisor bit, TSC deadline, topology, caches, frequency leaves, no
-/// performance counters; then the user's edits. Errors: an edit of a leaf that the host does not have.
+/// performance counters; then the user's edits. Errors: an edit that sets bits of a leaf that the host does not have.
 [[nodiscard]] Status prepare_cpuid(kvm_abi::CpuidTable& table, const CpuIdentity& identity,
                                    std::span<const CpuidEdit> edits);
+
+/// `table` with the user's edits, and with the leaves that these name and it does not have: what a guest would be shown on a
+/// host that has them.
+[[nodiscard]] std::vector<kvm_cpuid_entry2> with_edits(std::span<const kvm_cpuid_entry2> table,
+                                                       std::span<const CpuidEdit> edits);
 
 /// Writes the APIC id wherever CPUID shows it (leaves 1, 0xB, 0x1F, 0x8000001E).
 void set_apic_id(kvm_abi::CpuidTable& table, unsigned vcpu_index, const CpuIdentity& identity) noexcept;

@@ -78,6 +78,16 @@ Result<std::unique_ptr<kvm_abi::CpuidTable>> Kvm::supported_cpuid() const {
   return table;
 }
 
+Result<std::optional<std::uint64_t>> Kvm::feature_msr(std::uint32_t index) const {
+  kvm_abi::MsrTable table;
+  table.count = 1;
+  table.entries.front().index = index;
+  const int done = fd_.control(kvm_abi::kGetMsrs, &table);
+  if (done < 0 && errno != EINVAL && errno != ENOTTY)  // those: before KVM_CAP_GET_MSR_FEATURES
+    return fail_errno(ErrorKind::Kvm, "KVM_GET_MSRS of {:#x} failed", index);
+  return done == 1 ? std::optional{table.entries.front().data} : std::nullopt;
+}
+
 Result<std::vector<std::uint32_t>> Kvm::msr_indices() const {
   auto table = std::make_unique<kvm_abi::MsrIndexTable>();
   table->count = static_cast<std::uint32_t>(table->indices.size());

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ class Kvm {
 
   /// KVM_GET_MSR_INDEX_LIST: the model-specific registers that make up a vCPU's state here.
   [[nodiscard]] Result<std::vector<std::uint32_t>> msr_indices() const;
+
+  /// KVM_GET_MSRS of the device: what a register that tells of features has on this host; empty where KVM does not say.
+  [[nodiscard]] Result<std::optional<std::uint64_t>> feature_msr(std::uint32_t index) const;
 
   /// KVM_CREATE_VM
   [[nodiscard]] Result<KvmFd> create_vm() const;

@@ -2,22 +2,40 @@
 
 #include "vmm/base/try.h"
 #include "vmm/boot/boot.h"
+#include "vmm/kvm/arch_capabilities.h"
 #include "vmm/kvm/boot_msrs.h"
+#include "vmm/kvm/cpu_features.h"
 #include "vmm/kvm/cpu_template.h"
 #include "vmm/kvm/cpuid.h"
 
+#include <span>
 #include <utility>
+
+#include <fmt/ranges.h>
 
 namespace mayfly {
 namespace {
 
-/// The user's MSR edits, made of what this host's KVM has there.
+/// A new vCPU has what KVM offers.
+Status check_capabilities_shown(std::uint64_t shown, std::uint64_t offered) {
+  const auto lacking = capabilities_lacking(shown, offered);
+  if (lacking.empty()) return {};
+  return fail(
+      ErrorKind::Unsupported,
+      "cpu-config tells the guest {} by MSR {:#x}, and this host does not have that; give it a cpu-config of what "
+      "all hosts have (mayfly doctor --cpu)",
+      fmt::join(lacking, ", "), kMsrArchCapabilities);
+}
+
+/// The edits of MSRs, made of what this host's KVM has there.
 Result<std::vector<MsrValue>> edited_msrs(const Vcpu& vcpu, std::span<const MsrEdit> edits) {
   std::vector<MsrValue> values;
   for (const MsrEdit& edit : edits) {
     auto present = vcpu.msr(edit.address);
     if (!present) return propagate(present, "cpu-config");
-    values.push_back({.index = edit.address, .value = edit.bits.apply(*present)});
+    const std::uint64_t value = edit.bits.apply(*present);
+    if (edit.address == kMsrArchCapabilities) TRY(check_capabilities_shown(value, *present));
+    values.push_back({.index = edit.address, .value = value});
   }
   return values;
 }
@@ -29,6 +47,18 @@ Status check_capabilities(const Vm& vm, std::span<const KvmCapabilityEdit> capab
   return {};
 }
 
+/// Makes of what KVM offers what the guest sees.
+Status show_cpu(kvm_abi::CpuidTable& cpuid, const CpuIdentity& identity, const BootPlan& plan) {
+  const CpuTemplate wanted = plan.machine.cpu_template;
+  if (wanted == CpuTemplate::None && plan.cpu.cpuid.empty()) return prepare_cpuid(cpuid, identity, {});
+  const std::vector<kvm_cpuid_entry2> offered{cpuid.entries.begin(), cpuid.entries.begin() + cpuid.count};
+  TRY(check_template_host(cpuid, wanted));
+  apply_cpu_template(cpuid, wanted);
+  // Before a leaf that this host does not have is refused by its number.
+  TRY(check_shown(with_edits(std::span{cpuid.entries}.first(cpuid.count), plan.cpu.cpuid), offered));
+  return prepare_cpuid(cpuid, identity, plan.cpu.cpuid);
+}
+
 /// CPUID and MSRs of all vCPUs.
 Status set_vcpus_up(const std::vector<Vcpu>& vcpus, BootPlan& plan) {
   const CpuIdentity identity{.vcpu_count = plan.machine.vcpu_count,
@@ -37,14 +67,16 @@ Status set_vcpus_up(const std::vector<Vcpu>& vcpus, BootPlan& plan) {
                              .tsc_khz = vcpus.front().tsc_khz()};
   const std::unique_ptr<kvm_abi::CpuidTable> table = plan.prepared.take_cpuid();
   kvm_abi::CpuidTable& cpuid = *table;
-  apply_cpu_template(cpuid, plan.machine.cpu_template);
-  TRY(prepare_cpuid(cpuid, identity, plan.cpu.cpuid));
+  const auto of_template = template_msrs(plan.machine.cpu_template);
+  std::vector<MsrEdit> msrs{of_template.begin(), of_template.end()};
+  msrs.insert(msrs.end(), plan.cpu.msrs.begin(), plan.cpu.msrs.end());
+  TRY(show_cpu(cpuid, identity, plan));
   for (const Vcpu& vcpu : vcpus) {
     set_apic_id(cpuid, vcpu.index(), identity);
     TRY(vcpu.set_cpuid(cpuid));
     TRY(vcpu.set_msrs(kBootMsrs));
-    if (plan.cpu.msrs.empty()) continue;
-    const auto edited = TRY(edited_msrs(vcpu, plan.cpu.msrs));
+    if (msrs.empty()) continue;
+    const auto edited = TRY(edited_msrs(vcpu, msrs));
     if (auto set = vcpu.set_msrs(edited); !set) return propagate(set, "cpu-config");
   }
   return {};

@@ -43,6 +43,10 @@ Status PreparedVm::learn_cpuid() {
   return {};
 }
 
+Result<std::optional<std::uint64_t>> PreparedVm::feature_msr(std::uint32_t index) const {
+  return making_->kvm.feature_msr(index);
+}
+
 Result<PreparedVm::Parts> PreparedVm::take() && {
   making_->made.acquire();
   if (!making_->outcome) return propagate(making_->outcome);

@@ -8,6 +8,7 @@
 #include "vmm/kvm/vm.h"
 
 #include <memory>
+#include <optional>
 
 namespace mayfly {
 
@@ -40,6 +41,8 @@ class PreparedVm {
   [[nodiscard]] bool knows_cpuid() const noexcept { return cpuid_ != nullptr; }
   /// After learn_cpuid().
   [[nodiscard]] std::unique_ptr<kvm_abi::CpuidTable> take_cpuid() noexcept { return std::move(cpuid_); }
+  /// Kvm::feature_msr(). Asked each time.
+  [[nodiscard]] Result<std::optional<std::uint64_t>> feature_msr(std::uint32_t index) const;
   [[nodiscard]] bool tsc_deadline() const noexcept { return tsc_deadline_; }
 
   /// Waits until both are made. Errors: KVM refused one.

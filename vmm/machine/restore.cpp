@@ -4,10 +4,13 @@
 #include "vmm/base/try.h"
 #include "vmm/boot/identity_page.h"
 #include "vmm/boot/layout.h"
+#include "vmm/kvm/arch_capabilities.h"
 #include "vmm/kvm/cpu_features.h"
 #include "vmm/kvm/vcpu_snapshot.h"
 
+#include <algorithm>
 #include <ctime>
+#include <optional>
 #include <utility>
 
 namespace mayfly {
@@ -111,6 +114,13 @@ Result<std::uint64_t> revert_checked(Board& board, bool clock_realtime, bool kvm
   return dropped;
 }
 
+/// IA32_ARCH_CAPABILITIES as the guest was shown it; empty where it has seen none.
+std::optional<std::uint64_t> shown_capabilities(const VcpuState& vcpu) {
+  if (!shows_capabilities(vcpu.cpuid)) return std::nullopt;
+  const auto found = std::ranges::find(vcpu.msrs, kMsrArchCapabilities, &kvm_msr_entry::index);
+  return found == vcpu.msrs.end() ? std::nullopt : std::optional<std::uint64_t>{found->data};
+}
+
 /// A host of the same model is not asked where nobody had the time to ask it before: that takes a third of a load.
 Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
   const HostCpu& saved = snapshot.host;
@@ -118,10 +128,16 @@ Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
   const bool is_alike = saved.family == here.family && saved.model == here.model;
   if (is_alike && !prepared.knows_cpuid()) return {};
   TRY(prepared.learn_cpuid());
-  // All vCPUs have the same features.
-  return check_features(snapshot.vcpus.front().cpuid,
-                        fmt::format("{}, family {:#x}, model {:#x}", saved.vendor, saved.family, saved.model),
-                        *prepared.take_cpuid());
+  const auto offered = prepared.take_cpuid();
+  const VcpuState& vcpu = snapshot.vcpus.front();  // all have the same features
+  const CpuView shown{.cpuid = vcpu.cpuid, .capabilities = shown_capabilities(vcpu)};
+  CpuView here_offered{.cpuid = std::span{offered->entries}.first(offered->count)};
+  if (shown.capabilities) {
+    const auto capabilities = TRY(prepared.feature_msr(kMsrArchCapabilities));
+    here_offered.capabilities = capabilities;
+  }
+  return check_features(shown, fmt::format("{}, family {:#x}, model {:#x}", saved.vendor, saved.family, saved.model),
+                        here_offered);
 }
 
 }  // namespace

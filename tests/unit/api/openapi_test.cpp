@@ -71,7 +71,7 @@ bool is_stricter(const std::string& where) {
 bool is_optional_here(const std::string& where, const std::string& field) {
   return where == "/snapshot/create PUT" && field == "mem_file_path";
 }
-/// Sets of values that are smaller than the dialect's: one static template; nothing of Arm.
+/// Sets of values that are smaller than the dialect's: nothing of Arm.
 bool is_narrower(const std::string& where) {
   return where.ends_with(".cpu_template") || where.ends_with(".reg_modifiers") || where.ends_with(".vcpu_features");
 }

@@ -83,6 +83,11 @@ TEST(ParseRequest, ReadsTheMachineConfiguration) {
                                       R"({"vcpu_count": 1, "mem_size_mib": 1, "cpu_template": "T2"})")
                 .value.cpu_template,
             CpuTemplate::T2);
+  for (const auto& [name, value] : {std::pair{"T2S", CpuTemplate::T2S}, std::pair{"T2CL", CpuTemplate::T2CL},
+                                    std::pair{"T2A", CpuTemplate::T2A}, std::pair{"C3", CpuTemplate::C3}})
+    EXPECT_EQ(command<PatchMachineConfig>("PATCH", "/machine-config", fmt::format(R"({{"cpu_template": "{}"}})", name))
+                  .value.cpu_template,
+              value);
   command<PutMachineConfig>("PUT", "/machine-config",
                             R"({"vcpu_count": 3, "mem_size_mib": 3, "huge_pages": "Transparent"})");
   command<PutMachineConfig>("PUT", "/machine-config", R"({"vcpu_count": 1, "mem_size_mib": 1048576, "smt": true})");
@@ -108,9 +113,10 @@ TEST(ParseRequest, RefusesABadMachineConfiguration) {
             "machine-config.vcpu_count must be 1 or even where smt is true, not 3");
   EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "huge_pages": "1G"})"),
             R"(machine-config.huge_pages must be one of None, Transparent, 2M, not "1G")");
-  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "C3"})"),
-            "machine-config.cpu_template \"C3\" is not available: Mayfly's templates are \"None\" and \"T2\"; describe "
-            "another CPU with PUT /cpu-config and leave cpu_template out");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "V1N1"})"),
+            "machine-config.cpu_template \"V1N1\" is for 64-bit Arm, and this is an x86-64 machine: leave it out");
+  EXPECT_EQ(refused(R"({"vcpu_count": 1, "mem_size_mib": 128, "cpu_template": "T3"})"),
+            "machine-config.cpu_template must be one of None, T2, T2S, T2CL, T2A, C3, not \"T3\"");
 }
 
 TEST(ParseRequest, ReadsAPatchOfTheMachineConfiguration) {

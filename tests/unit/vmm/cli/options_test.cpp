@@ -345,6 +345,16 @@ TEST(Options, AStateFileIsDescribedAndTheFormatNamed) {
 
 TEST(Options, DoctorTakesJson) { EXPECT_TRUE(std::get<DoctorOptions>(parse({"doctor", "--json"})).json); }
 
+TEST(Options, DoctorPrintsFeaturesOfThisHostOrOfThoseInFiles) {
+  const auto here = std::get<DoctorOptions>(parse({"doctor", "--cpu"}));
+  EXPECT_TRUE(here.cpu);
+  EXPECT_TRUE(here.cpu_files.empty());
+  const auto files = std::get<DoctorOptions>(parse({"doctor", "--cpu", "a.json", "b.json"}));
+  EXPECT_EQ(files.cpu_files, (std::vector<std::string>{"a.json", "b.json"}));
+  EXPECT_EQ(exit_code({"doctor", "a.json"}), kExitBadArguments);
+  EXPECT_EQ(exit_code({"doctor", "--cpu", "--json"}), kExitBadArguments);
+}
+
 TEST(Options, TopIsFollowedOrPrintedOnce) {
   const auto live = std::get<TopOptions>(parse({"top"}));
   EXPECT_FALSE(live.once);

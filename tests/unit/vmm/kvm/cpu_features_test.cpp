@@ -1,6 +1,7 @@
 #include "vmm/kvm/cpu_features.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include <fmt/ranges.h>
 #include <gtest/gtest.h>
@@ -116,35 +117,90 @@ TEST(CpuFeatures, EachRegisterHasNamesForItsBitsAndNoMore) {
   }
 }
 
+/// What is a feature and what is a count is never told twice of one place.
+TEST(CpuFeatures, NoRegisterIsListedTwice) {
+  std::vector<std::tuple<std::uint32_t, std::uint32_t, CpuidRegister>> seen;
+  const auto add = [&](const auto& where) {
+    EXPECT_NE(where.mask, 0U);
+    const std::tuple place{where.leaf, where.subleaf, where.reg};
+    EXPECT_EQ(std::ranges::count(seen, place), 0) << where.leaf;
+    seen.push_back(place);
+  };
+  for (const FeatureRegister& where : feature_registers()) add(where);
+  for (const FeatureLimit& limit : feature_limits()) add(limit);
+}
+
+TEST(CpuFeatures, ANewerAvx10IsALack) {
+  Table shown = genoa();
+  shown.push_back(leaf(0x24, 0, 0, 0x00070002, 0, 0));
+  Table offered = genoa();
+  EXPECT_EQ(lacking(shown, offered), "AVX10 version 2 (here 0)");
+  offered.push_back(leaf(0x24, 0, 0, 0x00070001, 0, 0));
+  EXPECT_EQ(lacking(shown, offered), "AVX10 version 2 (here 1)");
+  EXPECT_EQ(lacking(offered, shown), "");
+}
+
+std::vector<kvm_cpuid_entry2> no_processor() { return {}; }
+
+std::vector<kvm_cpuid_entry2> avx2_alone() { return {leaf(7, 0, 0, 1U << 5, 0, 0)}; }
+
 TEST(CpuFeatures, FeaturesThatThisHostLacksAreNamed) {
-  kvm_cpuid_entry2 shown{};
-  shown.function = 7;
-  shown.ebx = 1U << 5 | 1U << 16;
-  const Table table{shown};
-  kvm_abi::CpuidTable offered;
-  offered.count = 1;
-  offered.entries[0] = shown;
+  const Table shown = {leaf(7, 0, 0, 1U << 5 | 1U << 16, 0, 0)};
+  const Table bare = {leaf(7, 0, 0, 0, 0, 0)};
   const std::string saved = "GenuineIntel, family 0x6, model 0x8f";
-  EXPECT_TRUE(check_features(table, saved, offered));
-  offered.entries[0].ebx = 0;
-  const auto nothing = [] { return std::vector<kvm_cpuid_entry2>{}; };
-  const auto checked = check_features(table, saved, offered, nothing);
+  EXPECT_TRUE(check_features({.cpuid = shown}, saved, {.cpuid = shown}));
+  const auto checked = check_features({.cpuid = shown}, saved, {.cpuid = bare}, no_processor);
   ASSERT_FALSE(checked);
   EXPECT_EQ(checked.error().kind, ErrorKind::Unsupported);
   EXPECT_EQ(checked.error().message,
             "the guest was shown avx2, avx512f, and this host does not have that (the snapshot's was GenuineIntel, "
             "family 0x6, model 0x8f); restore it on a host that has, or boot the machine with a cpu-config of what all "
-            "hosts have");
+            "hosts have (mayfly doctor --cpu)");
   // KVM may show guests what it does not offer.
-  const auto processor = [] {
-    kvm_cpuid_entry2 entry{};
-    entry.function = 7;
-    entry.ebx = 1U << 5;
-    return std::vector<kvm_cpuid_entry2>{entry};
-  };
-  const auto fewer = check_features(table, saved, offered, processor);
+  const auto fewer = check_features({.cpuid = shown}, saved, {.cpuid = bare}, avx2_alone);
   ASSERT_FALSE(fewer);
   EXPECT_NE(fewer.error().message.find("was shown avx512f, and"), std::string::npos) << fewer.error().message;
+}
+
+TEST(CpuFeatures, CapabilitiesThatThisHostLacksAreNamedWhereBothAreKnown) {
+  const Table same = genoa();
+  const auto refused = [&](std::optional<std::uint64_t> shown, std::optional<std::uint64_t> offered) {
+    const auto checked =
+        check_features({.cpuid = same, .capabilities = shown}, "it", {.cpuid = same, .capabilities = offered});
+    return checked ? "" : checked.error().message.substr(0, checked.error().message.find(", and"));
+  };
+  EXPECT_EQ(refused(0x21, 0x21), "");
+  EXPECT_EQ(refused(0x01, 0x21), "");
+  EXPECT_EQ(refused(0x21, 0x01), "the guest was shown mds_no");
+  EXPECT_EQ(refused(0x21, std::nullopt), "");
+  EXPECT_EQ(refused(std::nullopt, 0), "");
+}
+
+TEST(CpuFeatures, AMachineIsNotShownWhatItsHostLacks) {
+  Table offered = genoa();
+  offered.push_back(leaf(0, 0, 0xD, 0x68747541, 0x444D4163, 0x69746E65));
+  EXPECT_EQ(vendor_of(offered), "AuthenticAMD");
+  Table shown = offered;
+  entry(shown, 7).ebx = 0;
+  EXPECT_TRUE(check_shown(shown, offered, no_processor));
+  entry(shown, 7).ebx = 1U << 5 | 1U << 16;
+  const auto lacking = check_shown(shown, offered, no_processor);
+  ASSERT_FALSE(lacking);
+  EXPECT_EQ(
+      lacking.error().message,
+      "cpu-config shows the guest avx2, avx512f, and this host does not have that; give it a cpu-config of what all "
+      "hosts have (mayfly doctor --cpu)");
+  EXPECT_NE(check_shown(shown, offered, avx2_alone).error().message.find("the guest avx512f, and"), std::string::npos);
+}
+
+TEST(CpuFeatures, AMachineIsNotShownAnotherVendor) {
+  const Table amd = {leaf(0, 0, 0xD, 0x68747541, 0x444D4163, 0x69746E65)};
+  const Table intel = {leaf(0, 0, 0xD, 0x756E6547, 0x6C65746E, 0x49656E69)};
+  const auto refused = check_shown(intel, amd, no_processor);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().message,
+            "cpu-config shows the guest a processor of GenuineIntel, and this host's is of AuthenticAMD: registers and "
+            "features of the two differ; give it the cpu-config of hosts of AuthenticAMD (mayfly doctor --cpu)");
 }
 
 }  // namespace

@@ -131,9 +131,32 @@ TEST(Cpuid, AnEditChangesOnlyTheBitsOfItsMask) {
 
 TEST(Cpuid, AnEditOfALeafThatTheHostLacksIsRefusedByName) {
   auto table = host_table();
-  const auto refused = prepare_cpuid(table, {}, std::array{CpuidEdit{.leaf = 0x14, .subleaf = 2}});
+  const CpuidEdit edit{.leaf = 0x14, .subleaf = 2, .bits = {.mask = 1, .value = 1}};
+  const auto refused = prepare_cpuid(table, {}, std::array{edit});
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message.find("0x14 subleaf 0x2"), std::string::npos) << refused.error().message;
+}
+
+/// A /cpu-config of what several hosts have clears leaves that only some of them have.
+TEST(Cpuid, AnEditThatOnlyClearsBitsOfAnAbsentLeafHasNothingToDo) {
+  auto table = host_table();
+  const CpuidEdit edit{.leaf = 0x14, .subleaf = 2, .bits = {.mask = ~0U}};
+  ASSERT_TRUE(prepare_cpuid(table, {}, std::array{edit}));
+  EXPECT_EQ(find_leaf(table, 0x14, 2), nullptr);
+}
+
+TEST(Cpuid, WithEditsThereAreAlsoTheLeavesThatAHostLacks) {
+  const auto table = host_table();
+  const std::array edits = {
+      CpuidEdit{.leaf = 0, .reg = CpuidRegister::Ebx, .bits = {.mask = 0xFFFF, .value = 0x1234}},
+      CpuidEdit{.leaf = 0x14, .subleaf = 2, .reg = CpuidRegister::Ecx, .bits = {.mask = 6, .value = 2}},
+      CpuidEdit{.leaf = 0x14, .subleaf = 2, .reg = CpuidRegister::Edx, .bits = {.mask = 1, .value = 1}}};
+  const auto edited = with_edits(std::span{table.entries}.first(table.count), edits);
+  ASSERT_EQ(edited.size(), table.count + 1);
+  EXPECT_EQ(edited.front().ebx & 0xFFFF, 0x1234U);
+  EXPECT_EQ(edited.back().function, 0x14U);
+  EXPECT_EQ(edited.back().ecx, 2U);
+  EXPECT_EQ(edited.back().edx, 1U);
 }
 
 TEST(Cpuid, AFullTableIsNotWrittenBeyond) {
