@@ -219,6 +219,13 @@ def test_a_table_at_its_end_has_the_time_of_each(checkout: Tree) -> None:
     assert re.search(r"^all of it in \d+ min \d+ s$", run.said, re.MULTILINE)
 
 
+def test_tables_of_a_suite_are_repeated(checkout: Tree) -> None:
+    says(checkout, LAB, "guests:", "| guest | boots |", "| ----- | ----- |", "| hello | yes   |", "", "1 passed, 0 failed")
+    said = checkout.run("./check", "lab").said.splitlines()
+    first = said.index("    | guest | boots |")
+    assert said[first : first + 3] == ["    | guest | boots |", "    | ----- | ----- |", "    | hello | yes   |"]
+
+
 def alive(file: Path) -> bool:
     """Whether the process whose id a file has is there."""
     try:
