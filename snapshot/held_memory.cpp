@@ -41,14 +41,6 @@ void set_turn(std::atomic<std::uint32_t>& word, Turn turn) noexcept {
   ::syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-/// Guest memory is MADV_DONTFORK at all other times (GuestMemory).
-Status let_fork(const GuestMemory& memory, bool on) {
-  for (const GuestMemory::Region& region : memory.regions())
-    if (::madvise(region.mapping.address(), region.mapping.length(), on ? MADV_DOFORK : MADV_DONTFORK) != 0)
-      return fail_errno(ErrorKind::System, "guest memory cannot be {} a child process", on ? "shown to" : "kept from");
-  return {};
-}
-
 }  // namespace
 
 struct HeldMemory::Shared {
@@ -164,8 +156,8 @@ Result<std::shared_ptr<HeldMemory>> HeldMemory::hold(const GuestMemory& memory) 
   std::shared_ptr<HeldMemory> held{new HeldMemory{memory, std::move(room)}};
   const pid_t parent = ::getpid();
   Shared& shared = held->shared();
-  if (auto shown = let_fork(memory, true); !shown) {
-    (void)let_fork(memory, false);
+  if (auto shown = memory.show_to_children(true); !shown) {
+    (void)memory.show_to_children(false);
     return propagate(shown);
   }
   // Without the C library, whose fork takes the locks of the heap and calls handlers. No signal at its end: nobody may
@@ -173,7 +165,7 @@ Result<std::shared_ptr<HeldMemory>> HeldMemory::hold(const GuestMemory& memory) 
   const long child = ::syscall(SYS_clone, 0UL, nullptr, nullptr, nullptr, nullptr);
   if (child == 0) hold_until_told(memory, {shared.turn, shared.source, shared.target, shared.length}, parent);
   const int error_number = errno;
-  auto kept = let_fork(memory, false);
+  auto kept = memory.show_to_children(false);
   held->child_ = static_cast<pid_t>(child);
   if (!kept) return propagate(kept);
   errno = error_number;

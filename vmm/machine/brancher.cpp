@@ -30,14 +30,6 @@ constexpr std::size_t kLongestReport = 4096;
 /// waitid(2)'s; older headers do not have it.
 constexpr auto kPidfd = static_cast<idtype_t>(3);
 
-/// Guest memory is MADV_DONTFORK at all other times (GuestMemory).
-Status show_memory(const GuestMemory& memory, bool on) {
-  for (const GuestMemory::Region& region : memory.regions())
-    if (::madvise(region.mapping.address(), region.mapping.length(), on ? MADV_DOFORK : MADV_DONTFORK) != 0)
-      return fail_errno(ErrorKind::System, "guest memory cannot be {} a child", on ? "shown to" : "kept from");
-  return {};
-}
-
 /// None where the process has no descriptor left.
 OwnedFd open_process(pid_t pid) { return OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))}; }
 
@@ -169,7 +161,7 @@ void ForkBrancher::make_children() {
   for (const BranchChild& child : order.children) outcome_.push_back({.id = child.id, .api_socket = child.api_socket});
   silent_ = 0;
   std::array<int, 2> go{-1, -1};
-  begun_ = ::pipe2(go.data(), O_CLOEXEC) == 0 ? show_memory(order.memory, true)
+  begun_ = ::pipe2(go.data(), O_CLOEXEC) == 0 ? order.memory.show_to_children(true)
                                               : fail_errno(ErrorKind::System, "cannot make a pipe");
   const OwnedFd waits{go[0]};
   go_ = OwnedFd{go[1]};
@@ -179,7 +171,7 @@ void ForkBrancher::make_children() {
     if (silent_ == 0 && i + 1 == order.children.size()) begun_ = propagate(made);
     note(i, made.error().message);
   }
-  (void)show_memory(order.memory, false);
+  (void)order.memory.show_to_children(false);
   deadline_ = std::chrono::steady_clock::now() + options_.patience;
   options_.children.set(children_.size());
   // None is silent then, so nobody would answer.
@@ -197,7 +189,7 @@ Status ForkBrancher::make_child(std::size_t index, int go) {
   if (pid < 0) return fail_errno(ErrorKind::System, "the host gives no process for the child");
   if (pid == 0) {
     report.reset();
-    (void)show_memory(order_->memory, false);
+    (void)order_->memory.show_to_children(false);
     go_.reset();
     options_.live(*order_, index, BranchReport{OwnedFd{go}, std::move(tell)});
     ::_exit(1);

@@ -336,6 +336,13 @@ std::vector<std::uint64_t> GuestMemory::take_written() {
   return std::exchange(written_, std::vector<std::uint64_t>(written_.size()));
 }
 
+Status GuestMemory::show_to_children(bool on) const {
+  for (const Region& region : regions_)
+    if (::madvise(region.mapping.address(), region.mapping.length(), on ? MADV_DOFORK : MADV_DONTFORK) != 0)
+      return fail_errno(ErrorKind::System, "guest memory cannot be {} a child process", on ? "shown to" : "kept from");
+  return {};
+}
+
 std::uint64_t GuestMemory::size() const noexcept {
   std::uint64_t sum = 0;
   for (const Region& region : regions_) sum += region.size();

@@ -135,6 +135,9 @@ class GuestMemory {
   }
   /// What was noted since the last call: a bit a page in the regions' order, each region's from a new word on.
   [[nodiscard]] std::vector<std::uint64_t> take_written();
+  /// Whether a child process has it, from its fork on (MADV_DOFORK); at all other times none has. Error: the kernel's; a part
+  /// may have changed.
+  [[nodiscard]] Status show_to_children(bool on) const;
   /// All RAM, in bytes.
   [[nodiscard]] std::uint64_t size() const noexcept;
   /// The end of the region that starts at 0: RAM that every boot protocol can use.
