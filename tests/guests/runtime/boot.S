@@ -121,9 +121,11 @@ trampoline_32:
 
     .code64
 
-/* Vector 3, which level 3 may raise: runs the function in RAX at level 0, on this CPU's gate stack. */
+/* Vector 3, which level 3 may raise: runs the function in RAX at level 0, on this CPU's gate stack, and says in R11 that
+ * it has. */
 level_0_gate:
     callq *%rax
+    xorl %r11d, %r11d
     iretq
 
 /* Counted and acknowledged: the way back of the stubs below. */
