@@ -1,11 +1,22 @@
 #include "snapshot/host_cpu.h"
 
 #include <cpuid.h>
+#include <sys/utsname.h>
 
 #include <array>
 #include <cstring>
 
 namespace mayfly {
+namespace {
+
+std::string this_kernel() {
+  utsname names{};
+  if (::uname(&names) != 0) return {};
+  return std::string{names.release} + ' ' + names.version;
+}
+
+}  // namespace
+
 HostCpu host_cpu_of(std::uint32_t ebx, std::uint32_t edx, std::uint32_t ecx, std::uint32_t signature) {
   std::array<char, 12> vendor{};
   std::memcpy(vendor.data(), &ebx, 4);
@@ -30,7 +41,9 @@ const HostCpu& this_host_cpu() {
     std::uint32_t signature = 0;
     std::uint32_t ignored = 0;
     __cpuid(1, signature, ignored, ignored, ignored);
-    return host_cpu_of(ebx, edx, ecx, signature);
+    HostCpu here = host_cpu_of(ebx, edx, ecx, signature);
+    here.kernel = this_kernel();
+    return here;
   }();
   return cpu;
 }
@@ -41,6 +54,11 @@ Status check_host_cpu(const HostCpu& saved, const HostCpu& here) {
               "the snapshot's processor is of {}, and this host's of {}: registers and features of the two differ; "
               "restore it on a host of {}",
               saved.vendor, here.vendor, saved.vendor);
+}
+
+bool is_same_host_kind(const HostCpu& saved, const HostCpu& here) noexcept {
+  return saved.vendor == here.vendor && saved.family == here.family && saved.model == here.model &&
+         !saved.kernel.empty() && saved.kernel == here.kernel;
 }
 
 }  // namespace mayfly

@@ -50,6 +50,12 @@ inline constexpr std::array kSections = {
     Section<Archive>{
         "networks", 2,
         [](Archive& archive, Snapshot& snapshot) { archive.field("network_interfaces", snapshot.network_interfaces); }},
+    Section<Archive>{
+        .name = "host kernel",
+        .version = 1,
+        .visit_in = [](Archive& archive, Snapshot& snapshot) { archive.field("host_kernel", snapshot.host.kernel); },
+        .absent_is_default = true,
+        .older_may_skip = true},
 };
 
 /// encode_snapshot() and decode_snapshot() of other sections than kSections: as a later release has them, for tests.

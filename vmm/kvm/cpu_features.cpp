@@ -156,6 +156,25 @@ std::uint32_t count_of(std::span<const kvm_cpuid_entry2> table, const FeatureLim
   return feature_bits(table, {.leaf = limit.leaf, .subleaf = limit.subleaf, .reg = limit.reg}) & limit.mask;
 }
 
+std::vector<kvm_cpuid_entry2> ask_processor() {
+  constexpr std::uint32_t kExtended = 0x8000'0000;
+  const std::uint32_t last = __get_cpuid_max(0, nullptr);
+  const std::uint32_t last_extended = __get_cpuid_max(kExtended, nullptr);
+  std::vector<kvm_cpuid_entry2> table;
+  const auto ask = [&](std::uint32_t leaf, std::uint32_t subleaf) {
+    if (leaf > (leaf < kExtended ? last : last_extended) || entry_of(table, leaf, subleaf) != nullptr) return;
+    kvm_cpuid_entry2 entry{};
+    entry.function = leaf;
+    entry.index = subleaf;
+    __cpuid_count(leaf, subleaf, entry.eax, entry.ebx, entry.ecx, entry.edx);
+    table.push_back(entry);
+  };
+  for (const FeatureRegister& where : kRegisters)
+    if (where.leaf != kKvmLeaf) ask(where.leaf, where.subleaf);  // of the KVM below, where this host is a guest
+  for (const FeatureLimit& limit : kLimits) ask(limit.leaf, limit.subleaf);
+  return table;
+}
+
 /// What neither KVM nor the processor has.
 std::vector<std::string> lacking_here(std::span<const kvm_cpuid_entry2> shown,
                                       std::span<const kvm_cpuid_entry2> offered, ProcessorCpuid processor) {
@@ -228,19 +247,15 @@ std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> show
   return lacking;
 }
 
-std::vector<kvm_cpuid_entry2> cpuid_of_processor() {
-  std::vector<kvm_cpuid_entry2> table;
-  const auto ask = [&](std::uint32_t leaf, std::uint32_t subleaf) {
-    if (entry_of(table, leaf, subleaf) != nullptr) return;
-    kvm_cpuid_entry2 entry{};
-    entry.function = leaf;
-    entry.index = subleaf;
-    if (__get_cpuid_count(leaf, subleaf, &entry.eax, &entry.ebx, &entry.ecx, &entry.edx) != 0) table.push_back(entry);
-  };
-  for (const FeatureRegister& where : kRegisters)
-    if (where.leaf != kKvmLeaf) ask(where.leaf, where.subleaf);  // of the KVM below, where this host is a guest
-  for (const FeatureLimit& limit : kLimits) ask(limit.leaf, limit.subleaf);
-  return table;
+const std::vector<kvm_cpuid_entry2>& cpuid_of_processor() {
+  static const std::vector<kvm_cpuid_entry2> asked = ask_processor();
+  return asked;
+}
+
+bool processor_has(std::span<const kvm_cpuid_entry2> shown, ProcessorCpuid processor) {
+  std::vector<kvm_cpuid_entry2> here = processor();
+  if (const kvm_cpuid_entry2* const of_kvm = entry_of(shown, kKvmLeaf, 0)) here.push_back(*of_kvm);
+  return features_lacking(shown, here).empty();
 }
 
 Status check_features(const CpuView& shown, const std::string& saved_host, const CpuView& offered,

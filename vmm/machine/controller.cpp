@@ -3,6 +3,7 @@
 #include "snapshot/host_cpu.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/try.h"
+#include "vmm/kvm/cpu_features.h"
 #include "vmm/machine/machine_state.h"
 #include "vmm/machine/microvm.h"
 #include "vmm/machine/request_metrics.h"
@@ -266,7 +267,11 @@ void Controller::prepare_vm() {
   (void)this_host_cpu();  // which asks CPUID: slow on a host that is virtual
   touch_pages_of_a_load();
   Status prepared = need_prepared_vm();
-  if (prepared) prepared = prepared_->learn_cpuid();
+  if (!configured_.config.boot_source) {
+    (void)cpuid_of_processor();  // for a load, while the thread makes the VM
+  } else if (prepared) {
+    prepared = prepared_->learn_cpuid();
+  }
   if (!prepared) log_.debug("not prepared for a start: {}", prepared.error().message);
 }
 

@@ -35,10 +35,9 @@ class PreparedVm {
   /// more threads.
   [[nodiscard]] static Result<PreparedVm> begin(const ThreadEntry& enter_thread, KvmCalls& calls = KvmCalls::host());
 
-  /// What KVM offers guests: a machine that boots is shown it, and a restored one must find in it what it was shown. Asked
-  /// once, by the caller, while the thread is at work. Errors: KVM's.
+  /// What KVM offers guests: a machine that boots is shown it, and one of another host must find in it what it was shown.
+  /// Asked once, by the caller, while the thread is at work. Errors: KVM's.
   [[nodiscard]] Status learn_cpuid();
-  [[nodiscard]] bool knows_cpuid() const noexcept { return cpuid_ != nullptr; }
   /// After learn_cpuid().
   [[nodiscard]] std::unique_ptr<kvm_abi::CpuidTable> take_cpuid() noexcept { return std::move(cpuid_); }
   /// Kvm::feature_msr(). Asked each time.

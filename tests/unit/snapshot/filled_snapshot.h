@@ -114,7 +114,7 @@ inline void make_possible(PlatformState& platform) {
   filler.field("network_interfaces", snapshot.network_interfaces);
   filler.field("mmds", snapshot.mmds);  // of configuration 2: last, so that the others stay as they were
   snapshot.producer = "0.1.0";
-  snapshot.host = {.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8};
+  snapshot.host = {.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8, .kernel = "6.12.1 #1 SMP"};
   snapshot.machine = {
       .vcpu_count = 2, .mem_size_mib = 128, .smt = true, .track_dirty_pages = true, .huge_pages = HugePages::None};
   for (VcpuState& vcpu : snapshot.vcpus) {

@@ -25,19 +25,35 @@ TEST(HostCpu, TheExtendedModelCountsInTwoFamiliesOnly) {
 
 TEST(HostCpu, ThisOneFitsItself) {
   EXPECT_EQ(this_host_cpu().vendor.size(), 12U);
+  EXPECT_NE(this_host_cpu().kernel.find('#'), std::string::npos) << this_host_cpu().kernel;
   EXPECT_TRUE(check_host_cpu(this_host_cpu(), this_host_cpu()));
 }
 
 TEST(HostCpu, AnotherVendorIsRefusedAndAnotherModelIsNot) {
   const HostCpu here{.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8};
-  EXPECT_TRUE(check_host_cpu({"GenuineIntel", 6, 0x8F, 4}, here));
-  EXPECT_TRUE(check_host_cpu({"GenuineIntel", 6, 0x6A, 6}, here));
-  const auto checked = check_host_cpu({"AuthenticAMD", 0x19, 0x11, 1}, here);
+  EXPECT_TRUE(check_host_cpu({.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 4}, here));
+  EXPECT_TRUE(check_host_cpu({.vendor = "GenuineIntel", .family = 6, .model = 0x6A, .stepping = 6}, here));
+  const auto checked = check_host_cpu({.vendor = "AuthenticAMD", .family = 0x19, .model = 0x11, .stepping = 1}, here);
   ASSERT_FALSE(checked);
   EXPECT_EQ(checked.error().kind, ErrorKind::Unsupported);
   EXPECT_EQ(checked.error().message,
             "the snapshot's processor is of AuthenticAMD, and this host's of GenuineIntel: registers and features of "
             "the two differ; restore it on a host of AuthenticAMD");
+}
+
+TEST(HostCpu, HostsAreOfOneKindByModelAndKernel) {
+  const HostCpu here{.vendor = "GenuineIntel", .family = 6, .model = 0x8F, .stepping = 8, .kernel = "6.12.1 #1 SMP"};
+  const auto is_same = [&](auto change) {
+    HostCpu saved = here;
+    change(saved);
+    return is_same_host_kind(saved, here);
+  };
+  EXPECT_TRUE(is_same([](HostCpu& saved) { saved.stepping = 4; }));
+  EXPECT_FALSE(is_same([](HostCpu& saved) { saved.vendor = "AuthenticAMD"; }));
+  EXPECT_FALSE(is_same([](HostCpu& saved) { saved.family = 7; }));
+  EXPECT_FALSE(is_same([](HostCpu& saved) { saved.model = 0x6A; }));
+  EXPECT_FALSE(is_same([](HostCpu& saved) { saved.kernel = "6.12.1 #2 SMP"; }));
+  EXPECT_FALSE(is_same_host_kind({}, {})) << "kernels that are not known";
 }
 
 }  // namespace

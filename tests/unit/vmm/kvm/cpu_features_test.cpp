@@ -140,9 +140,37 @@ TEST(CpuFeatures, ANewerAvx10IsALack) {
   EXPECT_EQ(lacking(offered, shown), "");
 }
 
-std::vector<kvm_cpuid_entry2> no_processor() { return {}; }
+const Table& no_processor() {
+  static const Table nothing;
+  return nothing;
+}
 
-std::vector<kvm_cpuid_entry2> avx2_alone() { return {leaf(7, 0, 0, 1U << 5, 0, 0)}; }
+const Table& avx2_alone() {
+  static const Table avx2 = {leaf(7, 0, 0, 1U << 5, 0, 0)};
+  return avx2;
+}
+
+TEST(CpuFeatures, TheProcessorsWordIsEnoughForAllButWhatKvmAddsOfItsOwn) {
+  Table shown = {leaf(7, 0, 0, 1U << 5, 0, 0)};
+  EXPECT_TRUE(processor_has(shown, avx2_alone));
+  shown.push_back(leaf(0x4000'0001, 0, 0xFFFF, 0, 0, 0));
+  EXPECT_TRUE(processor_has(shown, avx2_alone)) << "KVM's own";
+  EXPECT_FALSE(processor_has(shown, no_processor));
+  shown.front().ebx |= 1U << 16;
+  EXPECT_FALSE(processor_has(shown, avx2_alone)) << "avx512f";
+}
+
+TEST(CpuFeatures, TheProcessorIsAskedForEachLeafThatItHas) {
+  const Table& here = cpuid_of_processor();
+  EXPECT_EQ(&here, &cpuid_of_processor()) << "once";
+  const kvm_cpuid_entry2* const first = entry_of(here, 1, 0);
+  ASSERT_NE(first, nullptr);
+  constexpr std::uint32_t kSse2 = 1U << 26;  // which each processor of 64 bits has
+  EXPECT_NE(first->edx & kSse2, 0U);
+  EXPECT_NE(entry_of(here, 0x8000'0001, 0), nullptr);
+  EXPECT_EQ(entry_of(here, 0x4000'0001, 0), nullptr);
+  EXPECT_TRUE(processor_has(here));
+}
 
 TEST(CpuFeatures, FeaturesThatThisHostLacksAreNamed) {
   const Table shown = {leaf(7, 0, 0, 1U << 5 | 1U << 16, 0, 0)};

@@ -8,6 +8,7 @@
 #include "tests/unit/vmm/kvm/fake_kvm.h"
 #include "vmm/base/try.h"
 #include "vmm/boot/layout.h"
+#include "vmm/kvm/cpu_features.h"
 #include "vmm/machine/boot.h"
 #include "vmm/machine/restore.h"
 
@@ -112,7 +113,7 @@ class MicrovmTest : public ::testing::Test {
     kvm.hold_creation();
     auto prepared = TRY(PreparedVm::begin({}, kvm));
     if (after_prepare_) after_prepare_();
-    Status learnt = prepared.learn_cpuid();
+    Status learnt = same_host_kind_ ? Status{} : prepared.learn_cpuid();
     kvm.release();
     TRY(std::move(learnt));
     const GuestMemory::Options options{.size_mib = kMemoryMib};
@@ -290,6 +291,7 @@ class MicrovmTest : public ::testing::Test {
   static constexpr GuestAddress kWordAt{33 * kMiB};
 
   bool revertible_ = false;  // what restore() makes
+  bool same_host_kind_ = false;
   std::function<void()> after_prepare_;
   ScratchDirectory scratch_;
   DriveConfig drive_{.drive_id = "data", .path_on_host = scratch_.file("image")};
@@ -583,6 +585,31 @@ TEST_F(RestoreTest, AsksInTheOrderThatKvmNeeds) {
   EXPECT_LT(last_of(calls, "KVM_SET_MSRS"), first_of(calls, "KVM_SET_CLOCK"));
   EXPECT_EQ(std::ranges::count(calls, "KVM_SET_MSRS"), kVcpus) << "one call a vCPU";
   EXPECT_EQ(std::ranges::count(calls, "KVM_GET_SUPPORTED_CPUID"), 1) << "once, while the VM is made";
+}
+
+TEST_F(RestoreTest, DoesNotAskKvmForFeaturesOnAHostOfTheSameKind) {
+  Snapshot from = snapshot();
+  from.host = this_host_cpu();
+  for (VcpuState& vcpu : from.vcpus) vcpu.cpuid = cpuid_of_processor();
+  same_host_kind_ = true;
+  restore_from(from);
+  EXPECT_EQ(std::ranges::count(other_.calls(), "KVM_GET_SUPPORTED_CPUID"), 0);
+}
+
+TEST_F(RestoreTest, AsksKvmOnAHostOfTheSameKindWhoseProcessorLacksFeatures) {
+  Snapshot from = snapshot();
+  from.host = this_host_cpu();
+  constexpr std::uint32_t kAvx512er = 1U << 27;  // of a few processors that nobody makes any more
+  kvm_cpuid_entry2 leaf{};
+  leaf.function = 7;
+  leaf.ebx = kAvx512er;
+  for (VcpuState& vcpu : from.vcpus) vcpu.cpuid = {leaf};
+  same_host_kind_ = true;
+  renew_loop();
+  const auto made = restore(other_, from);
+  ASSERT_FALSE(made);
+  EXPECT_NE(made.error().message.find("the guest was shown avx512er, and"), std::string::npos) << made.error().message;
+  EXPECT_EQ(std::ranges::count(other_.calls(), "KVM_GET_SUPPORTED_CPUID"), 1);
 }
 
 TEST_F(RestoreTest, WhoseAnyCallFailsLeavesNothing) {
