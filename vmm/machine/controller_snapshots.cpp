@@ -197,7 +197,8 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
                    .console = configured_.console(),
                    .clock_realtime = params.clock_realtime,
                    .allow_changed_drives = params.allow_changed_drives,
-                   .revertible = params.revertible};
+                   .revertible = params.revertible,
+                   .is_branch = load.is_branch};
   prepared_.reset();
   machine_ = TRY(makers_.restore(std::move(plan), context()));
   configured_.take_over(snapshot, std::move(load.devices));

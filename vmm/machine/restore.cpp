@@ -145,7 +145,7 @@ Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
 
 Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context) {
   const Snapshot& snapshot = *plan.snapshot;
-  TRY(check_host_features(plan.prepared, snapshot));
+  if (!plan.is_branch) TRY(check_host_features(plan.prepared, snapshot));
   PreparedVm::Parts prepared = TRY(std::move(plan.prepared).take());
   GuestMemory& memory = plan.memory.memory;
   // Slots before anything on KVM's I/O bus: the other order waits for grace periods.

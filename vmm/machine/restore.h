@@ -30,6 +30,7 @@ struct RestorePlan {
   bool clock_realtime = true;         ///< The guest's clock goes ahead by the time since the snapshot.
   bool allow_changed_drives = false;  ///< Restore though an image has changed since.
   bool revertible = false;            ///< The machine may go back to it.
+  bool is_branch = false;             ///< Its guest runs on this host already: nothing that it saw is lacking.
 };
 
 /// Puts the machine of a snapshot together, with a new identity, vCPUs parked. Loop's thread. Errors: KVM's, what

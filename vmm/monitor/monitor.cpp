@@ -270,6 +270,7 @@ Status Monitor::prepare_child(const std::string& socket_path) {
   filters_.watch_inherited(log_);
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
   if (auto made = make_parts(); !made) return made;
+  controller_->prepare_branch();
   TRY(show_logger());
   if (auto serving = serve_api(socket_path, max_payload_); !serving) return serving;
   return lock_in();
