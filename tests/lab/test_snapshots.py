@@ -243,6 +243,37 @@ def test_a_transfer_goes_on(machines: Machines, tuned_guest: Guest, tap: str, ro
     clone.says(hashlib.sha256(sent).hexdigest())
 
 
+@artifact
+def iperf_initrd(directory: Path) -> Path:
+    return build_initrd(directory / "iperf-initrd", *with_libraries("iperf3"))
+
+
+def test_a_measurement_goes_on_under_live_snapshots(
+    machines: Machines, tuned: Path, iperf_initrd: Path, tap: str, background: Background
+) -> None:
+    """The machine's connection never ends; a clone's does, as its server has gone, and the clone makes the next one."""
+    background("iperf3", "-s", "-1", "-B", HOST, "-p", "5201")
+    background("iperf3", "-s", "-B", HOST, "-p", "5202")
+    machine = machines.start("--live-snapshots")
+    machine.add_interface("eth0", tap)
+    up = f"iperf3 -c {HOST} -p 5201 -t 8 -i 1 --forceflush && echo measured || echo broken"
+    down = f"until iperf3 -c {HOST} -p 5202 -b 8M -t 1 -R; do :; done && echo measured again"
+    boot(machine, Guest(tuned, iperf_initrd), f"{CONFIGURE}; {up}; {down}", mib=256)
+    machine.console.wait_for(r" 0\.00-1\.\d\d +sec")
+    taken = ("one", "two")
+    for name in taken:
+        machine.take_live(name)
+    assert not machine.console.find("^measured"), "both were taken while it measured"
+    machine.console.wait_for("^measured")
+    machine.ends_with(RESET)
+    machine.says("^measured again")
+    for name in taken:
+        clone = machines.thaw(name)
+        clone.ends_with(RESET)
+        clone.says("^broken")
+        clone.says("^measured again")
+
+
 TOKENS = r"""
 ask() { printf 'PUT /latest/api/token HTTP/1.0\r\nX-metadata-token-ttl-seconds: 600\r\n\r\n' | nc 169.254.169.254 80; };
 token() { ask | tail -n 1; };
