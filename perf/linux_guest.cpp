@@ -160,10 +160,10 @@ double LinuxGuest::get_page() {
 // --- Mayfly ----------------------------------------------------------------------------------------------------------
 
 MayflyGuest::MayflyGuest(const ScratchDirectory& scratch, const std::string& monitor,
-                         const std::vector<std::string>& launcher)
+                         const std::vector<std::string>& launcher, const std::vector<std::string>& more)
     : socket_(unique_socket(scratch)),
       waiter_(socket_),
-      process_(joined(launcher, {monitor, "--api-sock", socket_, "--boot-timer", "--level", "Error"}),
+      process_(joined(joined(launcher, {monitor, "--api-sock", socket_, "--boot-timer", "--level", "Error"}), more),
                {.in = keys_.read.get(), .out = console_.write.get(), .err = STDERR_FILENO}),
       connection_(waiter_.connect()) {
   console_.write.reset();

@@ -60,7 +60,7 @@ class MayflyGuest final : public LinuxGuest {
  public:
   /// A monitor that has answered once and waits, as those of a pool do.
   MayflyGuest(const testing::ScratchDirectory& scratch, const std::string& monitor,
-              const std::vector<std::string>& launcher = {});
+              const std::vector<std::string>& launcher = {}, const std::vector<std::string>& more = {});
   /// Ends the monitor, so that disk and TAP are free for the next one.
   ~MayflyGuest() override;
   void boot(const LinuxFiles& files, unsigned vcpus, const std::string& huge_pages);
