@@ -132,6 +132,18 @@ TEST_F(SeccompTest, AMachineThatIsLoadedAndPausedIsUnderTheSecondFilter) {
   EXPECT_EQ(filters_of(monitor.process().pid()).at("mayfly"), inherited() + 2);
 }
 
+// A machine of the API has asked for its host's kernel before: while it waited for its configuration.
+TEST_F(SeccompTest, AMachineOfAConfigurationFileIsSnapshotted) {
+  const std::string config = make_file(scratch_.file("config"),
+                                       R"({"boot-source": {"kernel_image_path": ")" + guest_path("survivor") + "\"}}");
+  Monitor monitor{{"--config-file", config}};
+  monitor.console_until("survivor ready");
+  ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+  const auto taken = monitor.put("/snapshot/create", R"({"snapshot_path": ")" + scratch_.file("state") +
+                                                         R"(", "mem_file_path": ")" + scratch_.file("memory") + "\"}");
+  EXPECT_EQ(taken.status, 204) << taken.body;
+}
+
 // What a drive's replacement asks the kernel, and what its refusals ask, is within the second filter.
 TEST_F(SeccompTest, DrivesOfARunningMachineAreReplaced) {
   const auto image = [this](const std::string& name) {
