@@ -111,13 +111,14 @@ TEST_F(GuestTest, InputIsGivenToTheGuestWholeHoweverFastItComes) {
 TEST_F(GuestTest, AReaderOfTheConsoleThatGoesAwayDoesNotStopTheGuest) {
   Monitor monitor;
   monitor.stop_reading_console();
-  monitor.boot("serial_flood", "bytes=200000");
+  monitor.boot("serial_flood", kMoreThanTheConsoleKeeps);
   EXPECT_EQ(monitor.wait(), 0) << monitor.log_until("");
 }
 
 TEST_F(GuestTest, AReaderOfTheConsoleThatStopsDoesNotStopTheGuest) {
   Monitor monitor;  // nobody reads the pipe: it fills, then the monitor's buffer, then output is dropped
-  monitor.boot("serial_flood", "bytes=200000");
+  monitor.keep_console_small();
+  monitor.boot("serial_flood", kMoreThanTheConsoleKeeps);
   EXPECT_EQ(monitor.wait(), 0) << monitor.log_until("");
 }
 

@@ -98,8 +98,10 @@ TEST_F(OutputTest, ALogFifoThatFillsUpLosesLinesAndCountsThem) {
 }
 
 TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
-  configure("/serial", R"({"serial_out_path": ")" + fifo("serial") + "\"}");
-  monitor_.boot("serial_flood", "bytes=200000");
+  const std::string path = fifo("serial");
+  configure("/serial", R"({"serial_out_path": ")" + path + "\"}");
+  make_pipe_small(OwnedFd{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)}.get());
+  monitor_.boot("serial_flood", kMoreThanTheConsoleKeeps);
   EXPECT_EQ(monitor_.wait(), 0) << monitor_.log_until("");
 }
 

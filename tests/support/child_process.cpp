@@ -149,6 +149,10 @@ Pipe::Pipe() {
   write = OwnedFd{ends[1]};
 }
 
+void make_pipe_small(int fd) {
+  if (::fcntl(fd, F_SETPIPE_SZ, 4096) < 0) give_up("cannot make a pipe small");
+}
+
 void read_until(int fd, std::string& text, const std::string& wanted) {
   const double deadline = now_us() + kDeadlineUs;
   std::array<char, 4096> piece{};

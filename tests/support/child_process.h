@@ -59,6 +59,9 @@ struct Pipe {
   OwnedFd read, write;
 };
 
+/// Has a pipe hold a page of 4 KiB, instead of 64: it fills sooner.
+void make_pipe_small(int fd);
+
 /// Reads from `fd` until `text` holds `wanted`, or to the end where `wanted` is empty. Throws, showing what came, at
 /// the end of the stream or the deadline.
 void read_until(int fd, std::string& text, const std::string& wanted);

@@ -25,6 +25,10 @@ namespace mayfly::testing {
 [[nodiscard]] std::string host_agent_binary();
 [[nodiscard]] std::string guest_path(const std::string& name);
 
+/// Arguments of the guest serial_flood. It writes more than a small pipe (make_pipe_small()) and the monitor's buffer of
+/// 64 KiB hold. Not much more: each byte is an exit, which is dear where the host is itself a guest.
+inline constexpr const char* kMoreThanTheConsoleKeeps = "bytes=80000";
+
 class Monitor {
  public:
   /// Starts the monitor with an API and `arguments` more, and connects to it. `launcher`: a command that ends by
@@ -58,6 +62,8 @@ class Monitor {
   [[nodiscard]] const std::string& socket_path() const noexcept { return socket_; }
   [[nodiscard]] std::string file(const std::string& name) const { return scratch_.file(name); }
   [[nodiscard]] ChildProcess& process() noexcept { return *process_; }
+  /// The console's pipe holds a page: unread output stays in the monitor sooner.
+  void keep_console_small() { make_pipe_small(out_.read.get()); }
   /// Closes the reading end of the console.
   void stop_reading_console() { out_.read.reset(); }
 
