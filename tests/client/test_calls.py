@@ -126,6 +126,6 @@ def test_getting_started(client: Client, work: Path) -> None:
     network = Network(owner=None)
     network.tap("tap0", "172.16.0.1/30")
     try:
-        client.run("curl, the page's steps", version, HERE / "getting_started.sh", client.monitor, client.guests / "keyboard", image, work)
+        client.run("curl, the page's steps", version, HERE / "getting_started.py", client.monitor, client.guests / "keyboard", image, work)
     finally:
         network.drop_all()
