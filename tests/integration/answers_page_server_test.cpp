@@ -54,13 +54,14 @@ class PoorPageServerTest : public AnswersTest {
     must(monitor.put("/machine-config", R"({"mem_size_mib": 64, "vcpu_count": 1})"));
     must(monitor.put("/drives/data",
                      R"({"drive_id": "data", "is_root_device": false, "path_on_host": ")" + file("image") + "\"}"));
-    monitor.boot("stuck_drive");
+    monitor.boot("stuck_drive", guest_arguments());
     monitor.console_until("stuck_drive ready");
     must(monitor.patch("/vm", kPaused));
     must(begin_snapshot(monitor, "one").answer_within(kPatienceSeconds));
     expect_ends(monitor);  // which frees the image; of a monitor that is killed, the kernel does so later
   }
 
+  [[nodiscard]] virtual std::string guest_arguments() const { return "console=ttyS0"; }
   [[nodiscard]] PendingRequest begin_load(const Monitor& monitor, const std::string& backend,
                                           const std::string& path) const {
     return begin(monitor, "PUT", "/snapshot/load",
@@ -132,7 +133,13 @@ TEST_F(PoorPageServerTest, AndAlsoWhenTheServerIsGone) {
   expect_ends(monitor);
 }
 
-TEST_F(PoorPageServerTest, AndWhenTheServerWasGoneBefore) {
+/// Their guest is in need of its code's pages as soon as it is loaded: it does not halt.
+class BusyPageServerTest : public PoorPageServerTest {
+ protected:
+  [[nodiscard]] std::string guest_arguments() const override { return "console=ttyS0 poll=1"; }
+};
+
+TEST_F(BusyPageServerTest, TermEndsAMachineWhoseServerWasGoneBefore) {
   std::optional<PoorPageServer> server{std::in_place, file("pages"), file("one.mem"), kRest};
   Monitor monitor;
   load(monitor);
