@@ -29,7 +29,7 @@ Result<NetworkInterfaceConfig> read_network_interface(const JsonValue& json, con
   JsonFields fields{json, where};
   NetworkInterfaceConfig interface;
   interface.iface_id = fields.required("iface_id", kInterfaceId);
-  interface.host_dev_name = fields.required("host_dev_name", kTapName);
+  interface.host_dev_name = fields.optional("host_dev_name", kTapName).value_or("");
   interface.guest_mac = fields.optional("guest_mac", read_mac_address);
   interface.mtu = fields.optional("mtu", kMtu).transform(narrow_mtu);
   interface.check_source_mac = fields.optional("check_source_mac", JsonBool{}).value_or(interface.check_source_mac);
@@ -41,7 +41,7 @@ Result<NetworkInterfaceConfig> read_network_interface(const JsonValue& json, con
 void write_network_interface(JsonWriter& json, const NetworkInterfaceConfig& interface) {
   json.begin_object();
   json.field("iface_id", interface.iface_id);
-  json.field("host_dev_name", interface.host_dev_name);
+  if (!interface.host_dev_name.empty()) json.field("host_dev_name", interface.host_dev_name);
   if (interface.guest_mac) json.field("guest_mac", format_mac_address(*interface.guest_mac));
   if (interface.mtu) json.field("mtu", *interface.mtu);
   json.field("check_source_mac", interface.check_source_mac);

@@ -58,9 +58,9 @@ void write_drive(JsonWriter& json, const DriveConfig& drive);
 //
 //   {"iface_id": "eth0", "host_dev_name": "tap0", "guest_mac": "06:00:ac:10:00:02"}
 
-/// iface_id and host_dev_name are required. Whether the TAP is there is the machine's to judge.
 /// Six bytes in hexadecimal, with colons.
 [[nodiscard]] Result<MacAddress> read_mac_address(const JsonValue& json, const std::string& where);
+/// iface_id is required. Whether the TAP is there is the machine's to judge.
 [[nodiscard]] Result<NetworkInterfaceConfig> read_network_interface(const JsonValue& json, const std::string& where);
 void write_network_interface(JsonWriter& json, const NetworkInterfaceConfig& interface);
 /// Without a limiter it changes nothing, which the dialect allows.

@@ -57,8 +57,8 @@ struct Parts {
     std::string id;
     fs::path overlay;
   };
-  std::vector<Drive> drives;  ///< That the guest writes to.
-  std::vector<std::string> interfaces;
+  std::vector<Drive> drives;            ///< That the guest writes to.
+  std::vector<std::string> interfaces;  ///< Those with a TAP.
 };
 
 Result<Parts> parts_of(const ApiClient& client, const RunningMachine& machine) {
@@ -74,7 +74,7 @@ Result<Parts> parts_of(const ApiClient& client, const RunningMachine& machine) {
     if (!is_true(drive, "is_read_only"))
       parts.drives.push_back({.id = text_of(drive, "drive_id"), .overlay = text_of(drive, "path_on_host")});
   for (const JsonValue& interface : array_of(*json, "network-interfaces"))
-    parts.interfaces.push_back(text_of(interface, "iface_id"));
+    if (!text_of(interface, "host_dev_name").empty()) parts.interfaces.push_back(text_of(interface, "iface_id"));
   return parts;
 }
 

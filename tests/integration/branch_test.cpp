@@ -186,6 +186,17 @@ TEST_F(BranchTest, ParentAndChildrenWriteToTheirOwnMemoryAlone) {
   EXPECT_GT(pages("own"), 0);
 }
 
+TEST_F(BranchTest, AnInterfaceWithoutATapNeedsNoneInAChildEither) {
+  Monitor parent{options()};
+  must(parent.put("/network-interfaces/eth0", R"({"iface_id": "eth0"})"));
+  boot_diverger(parent);
+  Child one{scratch_, "one"};
+  one.find_in(parent.put("/vm/branch", body_of({one.json()})));
+  if (HasFatalFailure()) return;
+  (void)expect_diverges(one);
+  EXPECT_EQ(one.send("GET", "/vm/config").body.find("host_dev_name"), std::string::npos);
+}
+
 TEST_F(BranchTest, ATreeIsTenDeepAndItsRootEndsFirst) {
   Monitor parent{options()};
   boot_diverger(parent);

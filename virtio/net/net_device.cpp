@@ -52,9 +52,11 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfi
                                                      std::unique_ptr<FrameResponder> responder, EventLoop& loop,
                                                      NetMetrics& metrics, Log& log) {
   std::unique_ptr<NetDevice> device{new NetDevice{config, std::move(tap), std::move(responder), loop, metrics, log}};
-  auto file = loop.register_file(device->context_.tap.fd());
-  if (!file) return propagate(file, device->name());
-  device->context_.file = std::move(*file);
+  if (device->context_.tap.exists()) {
+    auto file = loop.register_file(device->context_.tap.fd());
+    if (!file) return propagate(file, device->name());
+    device->context_.file = std::move(*file);
+  }
   if (auto made = device->receiver_.prepare(config.rx_rate_limiter); !made) return propagate(made, device->name());
   if (auto made = device->transmitter_.prepare(config.tx_rate_limiter); !made) return propagate(made, device->name());
   return device;

@@ -21,6 +21,8 @@
 /// part, so that 64 KiB cost one crossing: what a driver accepts at its start is set on the TAP then and stays. There
 /// is no control queue: it would only allow changing that later, which drivers do for XDP alone.
 ///
+/// Without a TAP (Tap::none()) there is only the responder: what it does not claim is dropped and counted.
+///
 /// With a responder, frames that it claims go to it and never to the TAP, and frames of its own reach the driver as
 /// those from the TAP do. Rate limiters are for the network: frames of the responder do not count.
 namespace mayfly {

@@ -76,7 +76,7 @@ void NetReceiver::post_reads() noexcept {
   if (!context_.is_active() || queue_ == nullptr || !queue_->ready() || in_flight()) return;
   if (phase_ == Phase::Parked && !unpark()) return;
   if (context_.responder && !give_responses()) return;
-  if (phase_ != Phase::Idle) return;
+  if (phase_ != Phase::Idle || !context_.tap.exists()) return;
   if (!limiter_->open()) {
     phase_ = Phase::Throttled;
     context_.metrics.rx_rate_limiter_throttled.add();

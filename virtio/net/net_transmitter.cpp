@@ -85,6 +85,11 @@ bool NetTransmitter::take_one(Slot& slot) noexcept {
     drop(slot);
     return true;
   }
+  if (!context_.tap.exists()) {
+    context_.metrics.tx_no_tap_count.add();
+    drop(slot);
+    return true;
+  }
   if (limiter_->admit(slot.frame_length)) {
     send(slot);
     return true;

@@ -169,6 +169,12 @@ Tap Tap::adopt(OwnedFd fd, std::string name, bool nowait) {
   return tap;
 }
 
+Tap Tap::none() {
+  Tap tap{OwnedFd{}, {}};
+  tap.is_tap_ = false;
+  return tap;
+}
+
 unsigned Tap::flags_for(const TapOffloads& offloads) const noexcept {
   unsigned flags = 0;
   if (offloads.checksum) {
@@ -191,6 +197,7 @@ Status Tap::set_offloads(const TapOffloads& offloads) {
 }
 
 Result<Tap> Tap::duplicate() const {
+  if (!exists()) return none();
   Tap twin{OwnedFd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)}, name_};
   if (!twin.fd_) return fail_errno(ErrorKind::System, "cannot keep the TAP {} open twice", name_);
   twin.is_tap_ = is_tap_;

@@ -35,9 +35,14 @@ class Tap {
   /// `nowait` must be non-blocking, and stands for a TAP before Linux 6.2: it has no USO either.
   [[nodiscard]] static Tap adopt(OwnedFd fd, std::string name, bool nowait = true);
 
+  /// For an interface without a network: no descriptor, no name, and nothing to set.
+  [[nodiscard]] static Tap none();
+
   /// The same open TAP once more. Error: no descriptors left.
   [[nodiscard]] Result<Tap> duplicate() const;
 
+  /// Whether it is one: not none().
+  [[nodiscard]] bool exists() const noexcept { return static_cast<bool>(fd_); }
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
   /// Whether the host segments UDP (Linux 6.2).
@@ -50,7 +55,9 @@ class Tap {
   /// thread; returns at once where nothing changes. Error: the TAP is gone.
   [[nodiscard]] Status set_offloads(const TapOffloads& offloads);
   /// Whether it would have to ask the host.
-  [[nodiscard]] bool would_change(const TapOffloads& offloads) const noexcept { return flags_for(offloads) != flags_; }
+  [[nodiscard]] bool would_change(const TapOffloads& offloads) const noexcept {
+    return exists() && flags_for(offloads) != flags_;
+  }
 
  private:
   Tap(OwnedFd fd, std::string name) noexcept : fd_(std::move(fd)), name_(std::move(name)) {}

@@ -66,7 +66,7 @@ struct BlockMetrics {
 /// Of all network interfaces together.
 struct NetMetrics {
   Counter rx_packets_count, rx_bytes_count, rx_fails, rx_no_buffer_count;
-  Counter tx_packets_count, tx_bytes_count, tx_fails, tx_malformed_frames, tx_spoofed_mac_count;
+  Counter tx_packets_count, tx_bytes_count, tx_fails, tx_malformed_frames, tx_spoofed_mac_count, tx_no_tap_count;
   Counter rx_rate_limiter_throttled, tx_rate_limiter_throttled, tap_gone_count, update_count, update_fails;
 };
 /// Of the metadata service, on all interfaces together.
@@ -182,6 +182,7 @@ void visit_interfaces(MetricsType& m, Visit& visit) {
   visit("net", "tx_fails", "Frames that a TAP refused", m.net.tx_fails);
   visit("net", "tx_malformed_frames", "Frames of the guest whose header is wrong", m.net.tx_malformed_frames);
   visit("net", "tx_spoofed_mac_count", "Frames of the guest with another's source address", m.net.tx_spoofed_mac_count);
+  visit("net", "tx_no_tap_count", "Frames of the guest that an interface without a TAP dropped", m.net.tx_no_tap_count);
   visit("net", "tx_rate_limiter_throttled", "Times that a transmit rate limiter stopped an interface",
         m.net.tx_rate_limiter_throttled);
   visit("net", "tap_gone_count", "TAPs that went away under a running machine", m.net.tap_gone_count);

@@ -147,7 +147,7 @@ using MacAddress = std::array<std::uint8_t, 6>;
 /// PUT /network-interfaces/{iface_id}
 struct NetworkInterfaceConfig {
   std::string iface_id{};
-  std::string host_dev_name{};            ///< The TAP.
+  std::string host_dev_name{};            ///< The TAP. Empty: none; the guest reaches the metadata service alone.
   std::optional<MacAddress> guest_mac{};  ///< Absent: made from iface_id, locally administered.
   std::optional<std::uint16_t> mtu{};     ///< 68 to 65535; absent: the guest is not told.
   bool check_source_mac = false;          ///< Drop frames of the guest that bear another's address.

@@ -86,7 +86,7 @@ Status ConfiguredDevices::check_alone(const NetworkInterfaceConfig& interface) c
     if (other.guest_mac == interface.guest_mac)
       return fail(ErrorKind::InvalidArgument, "guest_mac {} is that of network interface {}; give each its own",
                   format_mac_address(*interface.guest_mac), other.iface_id);
-    if (other.host_dev_name == interface.host_dev_name)
+    if (!interface.host_dev_name.empty() && other.host_dev_name == interface.host_dev_name)
       return fail(ErrorKind::InvalidArgument, "host_dev_name {} is that of network interface {}; give each its own",
                   interface.host_dev_name, other.iface_id);
   }
@@ -104,7 +104,7 @@ Status ConfiguredDevices::put(NetworkInterfaceConfig interface) {
   }
   if (same == interfaces_.end())
     if (auto room = check_room(); !room) return propagate(room, context);
-  auto tap = Tap::open(interface.host_dev_name);
+  auto tap = interface.host_dev_name.empty() ? Tap::none() : Tap::open(interface.host_dev_name);
   if (!tap) return propagate(tap, context);
   if (same != interfaces_.end()) {
     taps_[static_cast<std::size_t>(same - interfaces_.begin())] = std::move(*tap);

@@ -87,8 +87,8 @@ Status Controller::check_child(const BranchChild& child) const {
                   drive.drive_id);
   }
   for (const NetworkInterfaceConfig& each : configured_.devices.network_interfaces())
-    if (std::ranges::find(child.network_overrides, each.iface_id, &NetworkOverride::iface_id) ==
-        child.network_overrides.end())
+    if (!each.host_dev_name.empty() && std::ranges::find(child.network_overrides, each.iface_id,
+                                                         &NetworkOverride::iface_id) == child.network_overrides.end())
       return fail(ErrorKind::InvalidArgument,
                   "child {}: network_overrides: network interface {} is missing; give the child a TAP of its own",
                   child.id, each.iface_id);

@@ -123,7 +123,8 @@ Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, con
                                  file.is_read_only ? "to be read" : "to be written to");
   }
   for (const NetworkInterfaceState& interface : snapshot.network_interfaces)
-    if (!names(params.network_overrides, &NetworkOverride::iface_id, interface.config.iface_id))
+    if (!interface.config.host_dev_name.empty() &&
+        !names(params.network_overrides, &NetworkOverride::iface_id, interface.config.iface_id))
       elsewhere += fmt::format("{}network interface {} (TAP {})", elsewhere.empty() ? "" : ", ",
                                interface.config.iface_id, interface.config.host_dev_name);
   if (elsewhere.empty()) return beside;

@@ -28,6 +28,8 @@ TEST(NetworkJson, ReadsANetworkInterface) {
   EXPECT_FALSE(least.value.check_source_mac);
   EXPECT_FALSE(least.value.rx_rate_limiter);
   EXPECT_FALSE(least.value.tx_rate_limiter);
+  EXPECT_EQ(command<PutNetworkInterface>("PUT", "/network-interfaces/1", R"({"iface_id": "1"})").value.host_dev_name,
+            "");
 }
 
 TEST(NetworkJson, RefusesABadNetworkInterface) {
@@ -37,8 +39,9 @@ TEST(NetworkJson, RefusesABadNetworkInterface) {
   };
   EXPECT_EQ(refusal("PUT", "/network-interfaces/n", R"({"host_dev_name": "tap0"})"),
             R"(network-interfaces/n needs the field "iface_id")");
-  EXPECT_EQ(refusal("PUT", "/network-interfaces/n", R"({"iface_id": "n"})"),
-            R"(network-interfaces/n needs the field "host_dev_name")");
+  EXPECT_EQ(refusal("PUT", "/network-interfaces/n", R"({"iface_id": "n", "host_dev_name": ""})"),
+            "network-interfaces/n.host_dev_name must be the name of a TAP interface, 1 to 15 bytes without \"/\", "
+            "\":\", \"%\" and blanks, not the string \"\"");
   EXPECT_EQ(refusal("PUT", "/network-interfaces/n", R"({"iface_id": "n", "host_dev_name": "/dev/net/tun"})"),
             "network-interfaces/n.host_dev_name must be the name of a TAP interface, 1 to 15 bytes without \"/\", "
             "\":\", \"%\" and blanks, not the string \"/dev/net/tun\"");

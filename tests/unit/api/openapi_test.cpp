@@ -69,7 +69,9 @@ bool is_stricter(const std::string& where) {
 }
 /// A field that the dialect requires, and Mayfly does not.
 bool is_optional_here(const std::string& where, const std::string& field) {
-  return where == "/snapshot/create PUT" && field == "mem_file_path";
+  return (where == "/snapshot/create PUT" && field == "mem_file_path") ||
+         ((where == "/network-interfaces/{iface_id} PUT" || where.ends_with("network-interfaces.items")) &&
+          field == "host_dev_name");
 }
 /// Sets of values that are smaller than the dialect's: nothing of Arm.
 bool is_narrower(const std::string& where) {

@@ -501,6 +501,58 @@ TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
   }
 }
 
+// --- Without a TAP
+
+/// An interface on nothing.
+FakeNetwork::Options without_tap(Tap& none) { return {.config = {.iface_id = "eth0"}, .tap = &none}; }
+
+TEST(NetResponder, WithoutATapItIsAllThatAGuestReaches) {
+  Tap none = Tap::none();
+  World world{without_tap(none)};
+  world.responder.answer = {as_frame(make_frame(77))};
+  world.net.start();
+  world.net.post(50, 1536);
+  for (unsigned i = 0; i < 300; ++i) {
+    world.transmit(foreign(60, i));
+    world.transmit(claimed(60, i));
+    EXPECT_EQ(world.net.receive_one().frame, make_frame(77));
+    world.net.wait_transmitted(2);
+  }
+  EXPECT_EQ(world.net.metrics.tx_no_tap_count.value(), 300u);
+  EXPECT_EQ(world.net.metrics.tx_packets_count.value(), 0u);
+  EXPECT_EQ(world.net.metrics.tx_fails.value(), 0u);
+  EXPECT_EQ(world.net.metrics.tap_gone_count.value(), 0u);
+  EXPECT_TRUE(world.net.host->faults.empty());
+}
+
+TEST(NetResponder, WithoutATapAnswersWaitForBuffersToo) {
+  Tap none = Tap::none();
+  World world{without_tap(none)};
+  world.responder.answer = {as_frame(make_frame(77))};
+  world.net.start();
+  world.ask_in_vain();
+  world.net.post(1, 1536);
+  EXPECT_EQ(world.net.receive_one().frame, make_frame(77));
+}
+
+TEST(NetResponder, WithoutATapThereIsNothingToDrainOrToSet) {
+  Tap none = Tap::none();
+  World world{without_tap(none)};
+  world.net.start();
+  world.net.post(50, 1536);
+  world.net.host->drain();
+  EXPECT_TRUE(world.net.host->is_drained());
+  world.net.host->undrain();
+  for (unsigned i = 0; i < 100; ++i) {  // of a TAP, no driver may change offloads as often
+    world.net.host->reset();
+    world.net.start_with(i % 2 == 0 ? kEveryFeature : 0);
+    world.net.host->kick(kNetTransmitQueue);
+  }
+  EXPECT_TRUE(world.net.host->faults.empty());
+  EXPECT_EQ(world.net.device->features() & net_abi::bit(net_abi::kHostUso),
+            0u);  // so that a TAP of any host can follow
+}
+
 // --- The service itself
 
 TEST(NetResponder, AGuestReadsMetadataThroughItsInterface) {

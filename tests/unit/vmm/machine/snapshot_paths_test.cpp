@@ -127,6 +127,13 @@ TEST_F(SnapshotPathsTest, WhatAnOverrideNamesIsAsked) {
   EXPECT_EQ(refusal(snapshot), "");
 }
 
+TEST_F(SnapshotPathsTest, AnInterfaceWithoutATapNamesNone) {
+  Snapshot snapshot;
+  snapshot.network_interfaces.emplace_back();
+  snapshot.network_interfaces.back().config = {.iface_id = "eth0"};
+  EXPECT_EQ(refusal(snapshot), "");
+}
+
 TEST_F(SnapshotPathsTest, LayersAreAskedForUnlessAnOverrideNamesThem) {
   Snapshot snapshot = with_drive(file("pair/image"));
   snapshot.drives[0].config.base_paths = {"/base", file("pair/below/deeper/image")};
