@@ -147,7 +147,7 @@ TEST_F(SnapshotTest, AnotherModelIsLoadedUnlessItsGuestWasShownWhatThisHostLacks
   constexpr std::uint32_t kAvx512er = 1U << 27;  // of a few processors that nobody makes any more
   for (kvm_cpuid_entry2& leaf : snapshot->vcpus.front().cpuid)
     if (leaf.function == 7 && leaf.index == 0) leaf.ebx |= kAvx512er;
-  for (const unsigned models_away : {1, 0}) {  // microcode and hypervisors mask features, too
+  for (const unsigned models_away : {1U, 0U}) {  // microcode and hypervisors mask features, too
     snapshot->host.model = this_host_cpu().model + models_away;
     write();
     Monitor again;
