@@ -51,10 +51,10 @@ TEST_F(FreezeTest, ClonesRunBesideTheMachine) {
   resume(machine);
   Monitor later[2];
   for (int i = 0; i < 2; ++i) must(load(later[i], "two.state", "two.mem", overridden("later" + std::to_string(i))));
-  for (Monitor* const each : {&machine, &clones[0], &clones[1], &clones[2], &later[0], &later[1]}) {
-    each->type("q");
-    expect_pass(*each);
-  }
+  const auto all = {&machine, &clones[0], &clones[1], &clones[2], &later[0], &later[1]};
+  for (Monitor* const each : all) each->console_until("round ");  // each writes beside the others
+  for (Monitor* const each : all) each->type("q");
+  for (Monitor* const each : all) expect_pass(*each);
   EXPECT_TRUE(content_of(file("one.frozen")) == frozen) << "a layer is only read";
   expect_base_unchanged();
   // The machine's drive is started again with its layers, and no longer without.
