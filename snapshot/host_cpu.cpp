@@ -9,7 +9,7 @@
 namespace mayfly {
 namespace {
 
-std::string this_kernel() {
+std::string ask_kernel() {
   utsname names{};
   if (::uname(&names) != 0) return {};
   return std::string{names.release} + ' ' + names.version;
@@ -31,6 +31,11 @@ HostCpu host_cpu_of(std::uint32_t ebx, std::uint32_t edx, std::uint32_t ecx, std
   return cpu;
 }
 
+const std::string& this_host_kernel() {
+  static const std::string kernel = ask_kernel();
+  return kernel;
+}
+
 const HostCpu& this_host_cpu() {
   static const HostCpu cpu = [] {
     std::uint32_t eax = 0;
@@ -42,7 +47,7 @@ const HostCpu& this_host_cpu() {
     std::uint32_t ignored = 0;
     __cpuid(1, signature, ignored, ignored, ignored);
     HostCpu here = host_cpu_of(ebx, edx, ecx, signature);
-    here.kernel = this_kernel();
+    here.kernel = this_host_kernel();
     return here;
   }();
   return cpu;

@@ -18,7 +18,10 @@ struct HostCpu {
   friend bool operator==(const HostCpu&, const HostCpu&) = default;
 };
 
-/// The processor that this runs on. Two CPUID instructions, which trap where the host is itself a guest: 20-70 us each
+/// The kernel that this runs on, as HostCpu has it. Asked once, and before there are filters, which do not have the call.
+[[nodiscard]] const std::string& this_host_kernel();
+
+/// The processor and kernel that this runs on. Two CPUID instructions, which trap where the host is itself a guest: 20-70 us each
 /// there, so it is asked once.
 [[nodiscard]] const HostCpu& this_host_cpu();
 
@@ -29,8 +32,8 @@ struct HostCpu {
 /// was shown does (vmm/kvm/cpu_features.h).
 [[nodiscard]] Status check_host_cpu(const HostCpu& saved, const HostCpu& here);
 
-/// Whether both have the same model and the same kernel, so that KVM offers the same on both as far as the processor has
-/// it. Microcode, firmware and a hypervisor below may still mask features.
+/// Whether both have the same model and the same kernel, so that KVM offers the same on both as far as the processor has it:
+/// what may still be masked is seen there. A file that names another kernel than its host's deceives its own guest alone.
 [[nodiscard]] bool is_same_host_kind(const HostCpu& saved, const HostCpu& here) noexcept;
 
 }  // namespace mayfly

@@ -169,7 +169,6 @@ TEST_F(SnapshotTest, AHostWhoseCpuNeedsMoreMitigationsIsRefused) {
   }
   auto snapshot = read_state_file(file("one.state"));
   ASSERT_TRUE(snapshot) << snapshot.error().message;
-  ++snapshot->host.model;  // KVM is asked
   VcpuState& vcpu = snapshot->vcpus.front();
   const bool has_capabilities = shows_capabilities(vcpu.cpuid);
   if (has_capabilities) {
@@ -180,16 +179,20 @@ TEST_F(SnapshotTest, AHostWhoseCpuNeedsMoreMitigationsIsRefused) {
     for (kvm_cpuid_entry2& leaf : vcpu.cpuid)
       if (leaf.function == 7 && leaf.index == 0) leaf.edx |= 1U << 29;
   }
-  const auto bytes = encode_snapshot(*snapshot);
-  std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
-                                                           static_cast<std::streamsize>(bytes.size()));
-  Monitor again;
-  const HttpAnswer refused = load(again, "one.state", "one.mem");
-  EXPECT_EQ(refused.status, 400);
   const std::string lacking = has_capabilities ? "MSR 0x10a bit 61" : "arch_capabilities";
-  EXPECT_NE(refused.body.find("the guest was shown " + lacking + ", and this host does not have that"),
-            std::string::npos)
-      << refused.body;
+  for (const unsigned models_away : {1U, 0U}) {
+    if (models_away == 0 && !has_capabilities) continue;  // KVM makes that bit: it is not looked for on such a host
+    snapshot->host.model = this_host_cpu().model + models_away;
+    const auto bytes = encode_snapshot(*snapshot);
+    std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
+                                                             static_cast<std::streamsize>(bytes.size()));
+    Monitor again;
+    const HttpAnswer refused = load(again, "one.state", "one.mem");
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find("the guest was shown " + lacking + ", and this host does not have that"),
+              std::string::npos)
+        << refused.body;
+  }
 }
 
 std::string printed_features(const std::vector<std::string>& files = {}) {

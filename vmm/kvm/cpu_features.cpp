@@ -175,14 +175,77 @@ std::vector<kvm_cpuid_entry2> ask_processor() {
   return table;
 }
 
+kvm_cpuid_entry2& entry_in(std::vector<kvm_cpuid_entry2>& table, std::uint32_t leaf, std::uint32_t subleaf) {
+  const auto found = std::ranges::find_if(
+      table, [&](const kvm_cpuid_entry2& each) { return each.function == leaf && each.index == subleaf; });
+  if (found != table.end()) return *found;
+  kvm_cpuid_entry2& added = table.emplace_back();
+  added.function = leaf;
+  added.index = subleaf;
+  return added;
+}
+
+std::uint32_t& register_in(kvm_cpuid_entry2& entry, CpuidRegister reg) {
+  switch (reg) {
+    case Eax:
+      return entry.eax;
+    case Ebx:
+      return entry.ebx;
+    case Ecx:
+      return entry.ecx;
+    case Edx:
+      break;
+  }
+  return entry.edx;
+}
+
+/// Features and limits that either has. Where components of XSAVE lie, KVM alone says.
+std::vector<kvm_cpuid_entry2> either(std::span<const kvm_cpuid_entry2> offered,
+                                     std::span<const kvm_cpuid_entry2> processor) {
+  std::vector<kvm_cpuid_entry2> both{offered.begin(), offered.end()};
+  for (const FeatureRegister& where : kRegisters)
+    if (const std::uint32_t bits = feature_bits(processor, where); bits != 0)
+      register_in(entry_in(both, where.leaf, where.subleaf), where.reg) |= bits;
+  for (const FeatureLimit& limit : kLimits) {
+    const std::uint32_t here = count_of(processor, limit);
+    if (here <= count_of(both, limit)) continue;
+    std::uint32_t& value = register_in(entry_in(both, limit.leaf, limit.subleaf), limit.reg);
+    value = (value & ~limit.mask) | here;
+  }
+  return both;
+}
+
 /// What neither KVM nor the processor has.
 std::vector<std::string> lacking_here(std::span<const kvm_cpuid_entry2> shown,
                                       std::span<const kvm_cpuid_entry2> offered, ProcessorCpuid processor) {
   auto lacking = features_lacking(shown, offered);
-  if (lacking.empty()) return lacking;
-  const auto here = features_lacking(shown, processor());
-  std::erase_if(lacking, [&](const std::string& name) { return std::ranges::find(here, name) == here.end(); });
-  return lacking;
+  return lacking.empty() ? lacking : features_lacking(shown, either(offered, processor()));
+}
+
+/// What KVM shows guests of any processor, or of one that has the same by its vendor's other bit (kvm_set_cpu_caps in
+/// Linux).
+void add_what_kvm_makes(std::vector<kvm_cpuid_entry2>& here) {
+  constexpr std::uint32_t kX2apic = 1U << 21;            // 1.ECX
+  constexpr std::uint32_t kTscAdjust = 1U << 1;          // 7.EBX
+  constexpr std::uint32_t kArchCapabilities = 1U << 29;  // 7.EDX; the MSR is compared by itself
+  struct Pair {
+    std::uint32_t intel;  // 7.EDX
+    std::uint32_t amd;    // 8000_0008.EBX
+  };
+  constexpr std::array kPairs = {Pair{1U << 26, 1U << 12 | 1U << 14}, Pair{1U << 27, 1U << 15},
+                                 Pair{1U << 31, 1U << 24}};
+  entry_in(here, 0x1, 0).ecx |= kX2apic;
+  std::uint32_t intel = entry_in(here, 0x7, 0).edx;
+  std::uint32_t amd = entry_in(here, kAddressSizesLeaf, 0).ebx;
+  for (const Pair& pair : kPairs) {
+    const bool has = (intel & pair.intel) != 0 || (amd & pair.amd) == pair.amd;
+    if (!has) continue;
+    intel |= pair.intel;
+    amd |= pair.amd;
+  }
+  entry_in(here, 0x7, 0).ebx |= kTscAdjust;
+  entry_in(here, 0x7, 0).edx = intel | kArchCapabilities;
+  entry_in(here, kAddressSizesLeaf, 0).ebx = amd;
 }
 
 }  // namespace
@@ -254,6 +317,8 @@ const std::vector<kvm_cpuid_entry2>& cpuid_of_processor() {
 
 bool processor_has(std::span<const kvm_cpuid_entry2> shown, ProcessorCpuid processor) {
   std::vector<kvm_cpuid_entry2> here = processor();
+  if (here.empty()) return false;
+  add_what_kvm_makes(here);
   if (const kvm_cpuid_entry2* const of_kvm = entry_of(shown, kKvmLeaf, 0)) here.push_back(*of_kvm);
   return features_lacking(shown, here).empty();
 }

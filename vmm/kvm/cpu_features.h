@@ -68,8 +68,8 @@ inline constexpr unsigned kXsaveComponents = 32;
 [[nodiscard]] std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> shown,
                                                         std::span<const kvm_cpuid_entry2> offered);
 
-/// The leaves of feature_registers() and feature_limits() as the processor itself has them. Asked once: each instruction
-/// takes 10-70 us where the host is itself a guest.
+/// The leaves of feature_registers() and feature_limits() as the processor itself has them. Asked once: the instruction traps
+/// where the host is itself a guest.
 [[nodiscard]] const std::vector<kvm_cpuid_entry2>& cpuid_of_processor();
 
 /// What a guest sees of its CPU, or what KVM offers.
@@ -82,9 +82,10 @@ struct CpuView {
 /// more than it offers. Asked only where KVM's word is not enough.
 using ProcessorCpuid = const std::vector<kvm_cpuid_entry2>& (*)();
 
-/// Whether the processor itself has all features that a guest was shown, KVM's own aside: on a host whose KVM is that of
-/// the guest's first host, nothing is lacking then, and KVM need not be asked. That takes it 60 instructions of CPUID.
-/// Where components of XSAVE lie is not compared: on one model they lie the same.
+/// Whether the processor itself has all features that a guest was shown, those that KVM makes aside: on a host of the guest's
+/// first one's model and kernel, KVM need not be asked then, which executes CPUID for each leaf that it knows. What is
+/// compared so is what microcode, firmware, a hypervisor below and the kernel's command line may mask. KVM's own features and
+/// places of XSAVE's components are taken from model and kernel: parameters of KVM's modules that differ are not seen.
 [[nodiscard]] bool processor_has(std::span<const kvm_cpuid_entry2> shown,
                                  ProcessorCpuid processor = cpuid_of_processor);
 

@@ -437,6 +437,7 @@ void Controller::shut_down() {
   pending_.reset();
   metrics_asked_.clear();
   machine_.reset();
+  prepared_.reset();
   (void)metrics_file_.flush();
 }
 

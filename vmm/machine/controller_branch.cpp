@@ -183,6 +183,7 @@ void Controller::prepare_branch() { (void)need_prepared_vm(); }
 Status Controller::branch_off(BranchOrder& order, std::size_t index) {
   if (end_) return has_ended();
   BranchChild& child = order.children[index];
+  (void)need_prepared_vm();  // it is made meanwhile
   knows_own_pages_ = proc_self_is_ours();
   if (child.metadata) TRY(configured_.metadata.put(std::move(*child.metadata)));
   if (child.serial_out_path) TRY(configured_.put(SerialConfig{.serial_out_path = child.serial_out_path}));

@@ -121,7 +121,8 @@ std::optional<std::uint64_t> shown_capabilities(const VcpuState& vcpu) {
   return found == vcpu.msrs.end() ? std::nullopt : std::optional<std::uint64_t>{found->data};
 }
 
-/// Asks KVM only where the processor's word is not enough: where the host is itself a guest, that takes as long as a load.
+/// Asks KVM only where the processor's word is not enough: where the host is itself a guest, that takes as long as the rest of a
+/// load.
 Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
   const HostCpu& saved = snapshot.host;
   const VcpuState& vcpu = snapshot.vcpus.front();  // all have the same features

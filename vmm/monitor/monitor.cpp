@@ -2,6 +2,7 @@
 
 #include "api/schema.h"
 #include "jailer/seccomp/violation.h"
+#include "snapshot/host_cpu.h"
 #include "vmm/base/branch_mark.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/owned_fd.h"
@@ -57,6 +58,7 @@ Monitor::~Monitor() {
 
 Status Monitor::prepare(std::size_t metadata_limit) {
   grow_descriptor_table();
+  (void)this_host_kernel();
   if (auto blocked = StopSignals::block(); !blocked) return blocked;
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
   if (auto watched = filters_.watch(log_); !watched) return watched;
@@ -266,19 +268,21 @@ void Monitor::live_as_child(BranchOrder& order, std::size_t index, BranchReport 
   ::_exit(code);
 }
 
-Status Monitor::prepare_child(const std::string& socket_path) {
+/// `is_alone`: no sisters are made meanwhile, for which its parent stands still.
+Status Monitor::prepare_child(const std::string& socket_path, bool is_alone) {
   filters_.watch_inherited(log_);
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
   if (auto made = make_parts(); !made) return made;
-  controller_->prepare_branch();
+  if (is_alone) controller_->prepare_branch();
   TRY(show_logger());
   if (auto serving = serve_api(socket_path, max_payload_); !serving) return serving;
   return lock_in();
 }
 
 int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& report) {
-  Status outcome = prepare_child(order.children[index].api_socket);
+  Status outcome = prepare_child(order.children[index].api_socket, order.children.size() == 1);
   if (!outcome) {
+    if (controller_) controller_->shut_down();
     open_gate();  // for its thread, which is to be joined
     api_.reset();
     report.failed(outcome.error().message);

@@ -13,7 +13,7 @@
 ///   static TcpLink link{first_interface()};
 ///   static TcpClient client{link, 40000};
 ///   client.open(80);
-///   while (!client.ended()) { link.poll(client); ... client.received(), consume(), send() ... client.push(); }
+///   while (!client.saw_end()) { link.poll(client); ... client.received(), consume(), send() ... client.push(); }
 ///
 /// The link is memory and the services keep their windows, so only SYNs are sent again.
 namespace guest {

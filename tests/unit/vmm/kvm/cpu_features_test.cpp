@@ -1,5 +1,7 @@
 #include "vmm/kvm/cpu_features.h"
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <tuple>
 
@@ -167,9 +169,47 @@ TEST(CpuFeatures, TheProcessorIsAskedForEachLeafThatItHas) {
   ASSERT_NE(first, nullptr);
   constexpr std::uint32_t kSse2 = 1U << 26;  // which each processor of 64 bits has
   EXPECT_NE(first->edx & kSse2, 0U);
-  EXPECT_NE(entry_of(here, 0x8000'0001, 0), nullptr);
-  EXPECT_EQ(entry_of(here, 0x4000'0001, 0), nullptr);
-  EXPECT_TRUE(processor_has(here));
+  const std::uint32_t last = __get_cpuid_max(0, nullptr);
+  const std::uint32_t last_extended = __get_cpuid_max(0x8000'0000, nullptr);
+  for (const FeatureRegister& where : feature_registers()) {
+    const bool is_kvms = where.leaf == 0x4000'0001;
+    const bool has = where.leaf <= (where.leaf < 0x8000'0000 ? last : last_extended) && !is_kvms;
+    EXPECT_EQ(entry_of(here, where.leaf, where.subleaf) != nullptr, has) << std::hex << where.leaf;
+  }
+}
+
+/// Of one vendor's bits it makes the other's; others it shows on any processor.
+TEST(CpuFeatures, WhatKvmMakesIsNotLookedForInTheProcessor) {
+  static const Table amd = {leaf(0x8000'0008, 0, 0, 1U << 12 | 1U << 14 | 1U << 15, 0, 0)};
+  static const Table intel = {leaf(7, 0, 0, 0, 0, 1U << 26 | 1U << 31)};
+  const auto of_amd = []() -> const Table& { return amd; };
+  const auto of_intel = []() -> const Table& { return intel; };
+  const Table x2apic = {leaf(1, 0, 0, 0, 1U << 21, 0), leaf(7, 0, 0, 1U << 1, 0, 1U << 29)};
+  EXPECT_TRUE(processor_has(x2apic, of_amd));
+  const Table stibp = {leaf(7, 0, 0, 0, 0, 1U << 26 | 1U << 27)};
+  EXPECT_TRUE(processor_has(stibp, of_amd));
+  EXPECT_FALSE(processor_has(stibp, of_intel)) << "its microcode lacks it";
+  const Table ssbd = {leaf(0x8000'0008, 0, 0, 1U << 12 | 1U << 14 | 1U << 24, 0, 0)};
+  EXPECT_TRUE(processor_has(ssbd, of_intel));
+  EXPECT_FALSE(processor_has(ssbd, of_amd));
+}
+
+/// The processor knows of no places, and has numbers of its own.
+TEST(CpuFeatures, PlacesAndLimitsAreRefusedWhateverTheProcessorHas) {
+  static const Table processor = {leaf(0xD, 0, 0x207, 0, 0, 0), leaf(0x8000'0008, 0, 48, 0, 0, 0)};
+  const auto ours = []() -> const Table& { return processor; };
+  const Table shown = {leaf(0xD, 0, 0x207, 0, 0, 0), leaf(0xD, 9, 8, 2688, 0, 0)};
+  const Table offered = {leaf(0xD, 0, 0x207, 0, 0, 0), leaf(0xD, 9, 8, 832, 0, 0)};
+  const auto moved = check_features({.cpuid = shown}, "it", {.cpuid = offered}, ours);
+  ASSERT_FALSE(moved);
+  EXPECT_NE(moved.error().message.find("XSAVE component 9 at byte 2688 (here at 832)"), std::string::npos)
+      << moved.error().message;
+  const Table wide = {leaf(0x8000'0008, 0, 52, 0, 0, 0)};
+  const Table narrow = {leaf(0x8000'0008, 0, 46, 0, 0, 0)};
+  const auto wider = check_features({.cpuid = wide}, "it", {.cpuid = narrow}, ours);
+  ASSERT_FALSE(wider);
+  EXPECT_NE(wider.error().message.find("52 bits of physical addresses (here 48)"), std::string::npos)
+      << wider.error().message;
 }
 
 TEST(CpuFeatures, FeaturesThatThisHostLacksAreNamed) {
