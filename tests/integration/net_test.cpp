@@ -131,6 +131,32 @@ TEST_F(NetTest, AMachineThatGoesBackHoldsItsBuffersAgain) {
   }
 }
 
+TEST_F(NetTest, ACloneOfAMachineWithoutATapIsGivenOne) {
+  const ScratchDirectory scratch;
+  const std::string files = R"("snapshot_path": ")" + scratch.file("state") + R"(", )";
+  {
+    Monitor first;
+    ASSERT_EQ(first.put("/network-interfaces/eth0", R"({"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01"})").status,
+              204);
+    boot(first);
+    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const HttpAnswer taken =
+        first.put("/snapshot/create", "{" + files + R"("mem_file_path": ")" + scratch.file("memory") + "\"}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+  }
+  TapInterface tap{"tap1"};
+  Monitor monitor;
+  const HttpAnswer loaded =
+      monitor.put("/snapshot/load", "{" + files + R"("mem_backend": {"backend_type": "File", "backend_path": ")" +
+                                        scratch.file("memory") +
+                                        R"("}, "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}], )"
+                                        R"("resume_vm": true})");
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  await_running("tap1");
+  tap.send(frame_of(1000, 1));
+  EXPECT_EQ(tap.receive(), swapped(frame_of(1000, 1)));
+}
+
 /// From below, which holds however busy the host is; exactly in tests/unit/vmm/io/token_bucket_test.cpp.
 TEST_F(NetTest, LimitsHoldBothWays) {
   constexpr double kRate = 1'000'000;  // bytes a second
