@@ -50,6 +50,25 @@ class NetTest : public KvmTest {
     monitor.boot("net", "console=ttyS0 mac=0x060000000001 " + arguments);
     monitor.console_until("GUEST READY");
   }
+  static void save(Monitor& monitor, const ScratchDirectory& scratch) {
+    ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const HttpAnswer taken =
+        monitor.put("/snapshot/create", R"({"snapshot_path": ")" + scratch.file("state") + R"(", "mem_file_path": ")" +
+                                            scratch.file("memory") + "\"}");
+    ASSERT_EQ(taken.status, 204) << taken.body;
+  }
+  /// What save() left.
+  static void load_on_tap1(Monitor& monitor, const ScratchDirectory& scratch, const std::string& more = "") {
+    const HttpAnswer loaded =
+        monitor.put("/snapshot/load", R"({"snapshot_path": ")" + scratch.file("state") +
+                                          R"(", "mem_backend": {"backend_type": "File", "backend_path": ")" +
+                                          scratch.file("memory") +
+                                          R"("}, "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}])"
+                                          R"(, "resume_vm": true)" +
+                                          more + "}");
+    ASSERT_EQ(loaded.status, 204) << loaded.body;
+    await_running("tap1");
+  }
 };
 
 TEST_F(NetTest, FramesOfEverySizeComeBack) {
@@ -98,7 +117,6 @@ TEST_F(NetTest, ManyFramesComeBackInTheirOrder) {
 
 TEST_F(NetTest, AMachineThatGoesBackHoldsItsBuffersAgain) {
   const ScratchDirectory scratch;
-  const std::string files = R"("snapshot_path": ")" + scratch.file("state") + R"(", )";
   {
     TapInterface tap{"tap0"};
     Monitor first;
@@ -106,20 +124,11 @@ TEST_F(NetTest, AMachineThatGoesBackHoldsItsBuffersAgain) {
     boot(first);
     tap.send(frame_of(1000, 1));  // so that some of its buffers are used, and others held
     ASSERT_EQ(tap.receive(), swapped(frame_of(1000, 1)));
-    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
-    const HttpAnswer taken =
-        first.put("/snapshot/create", "{" + files + R"("mem_file_path": ")" + scratch.file("memory") + "\"}");
-    ASSERT_EQ(taken.status, 204) << taken.body;
+    save(first, scratch);
   }
   TapInterface tap{"tap1"};
   Monitor monitor;
-  const HttpAnswer loaded =
-      monitor.put("/snapshot/load", "{" + files + R"("mem_backend": {"backend_type": "File", "backend_path": ")" +
-                                        scratch.file("memory") +
-                                        R"("}, "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}], )"
-                                        R"("resume_vm": true, "revertible": true})");
-  ASSERT_EQ(loaded.status, 204) << loaded.body;
-  await_running("tap1");
+  load_on_tap1(monitor, scratch, R"(, "revertible": true)");
   for (unsigned round = 0; round < 30; ++round) {
     for (unsigned i = 0; i < 5; ++i) {
       const Frame frame = frame_of(60 + 250 * i, round * 10 + i);
@@ -133,26 +142,16 @@ TEST_F(NetTest, AMachineThatGoesBackHoldsItsBuffersAgain) {
 
 TEST_F(NetTest, ACloneOfAMachineWithoutATapIsGivenOne) {
   const ScratchDirectory scratch;
-  const std::string files = R"("snapshot_path": ")" + scratch.file("state") + R"(", )";
   {
     Monitor first;
     ASSERT_EQ(first.put("/network-interfaces/eth0", R"({"iface_id": "eth0", "guest_mac": "06:00:00:00:00:01"})").status,
               204);
     boot(first);
-    ASSERT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
-    const HttpAnswer taken =
-        first.put("/snapshot/create", "{" + files + R"("mem_file_path": ")" + scratch.file("memory") + "\"}");
-    ASSERT_EQ(taken.status, 204) << taken.body;
+    save(first, scratch);
   }
   TapInterface tap{"tap1"};
   Monitor monitor;
-  const HttpAnswer loaded =
-      monitor.put("/snapshot/load", "{" + files + R"("mem_backend": {"backend_type": "File", "backend_path": ")" +
-                                        scratch.file("memory") +
-                                        R"("}, "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}], )"
-                                        R"("resume_vm": true})");
-  ASSERT_EQ(loaded.status, 204) << loaded.body;
-  await_running("tap1");
+  load_on_tap1(monitor, scratch);
   tap.send(frame_of(1000, 1));
   EXPECT_EQ(tap.receive(), swapped(frame_of(1000, 1)));
 }

@@ -185,7 +185,7 @@ kvm_cpuid_entry2& entry_in(std::vector<kvm_cpuid_entry2>& table, std::uint32_t l
   return added;
 }
 
-std::uint32_t& register_in(kvm_cpuid_entry2& entry, CpuidRegister reg) {
+auto& register_in(auto& entry, CpuidRegister reg) {
   switch (reg) {
     case Eax:
       return entry.eax;
@@ -261,19 +261,7 @@ const kvm_cpuid_entry2* entry_of(std::span<const kvm_cpuid_entry2> table, std::u
   return found == table.end() ? nullptr : &*found;
 }
 
-std::uint32_t register_of(const kvm_cpuid_entry2& entry, CpuidRegister reg) noexcept {
-  switch (reg) {
-    case Eax:
-      return entry.eax;
-    case Ebx:
-      return entry.ebx;
-    case Ecx:
-      return entry.ecx;
-    case Edx:
-      break;
-  }
-  return entry.edx;
-}
+std::uint32_t register_of(const kvm_cpuid_entry2& entry, CpuidRegister reg) noexcept { return register_in(entry, reg); }
 
 std::string vendor_of(std::span<const kvm_cpuid_entry2> table) {
   const kvm_cpuid_entry2* const first = entry_of(table, 0, 0);
