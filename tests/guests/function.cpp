@@ -1,5 +1,7 @@
 #include "runtime/guest.h"
+#include "runtime/internet.h"
 #include "runtime/interrupts.h"
+#include "runtime/net_interface.h"
 #include "runtime/virtio.h"
 
 #include <algorithm>
@@ -24,47 +26,16 @@ constexpr std::uint32_t kVirtioHeader = 12;
 constexpr unsigned kFirstPin = 5;  // of the first device's window
 constexpr std::uint8_t kVector = 0x51;
 
-constexpr std::uint32_t kEthernet = 14;
-constexpr std::uint32_t kIp = 20;
-constexpr std::uint32_t kTcp = 20;
-constexpr std::uint32_t kHeaders = kEthernet + kIp + kTcp;
+constexpr std::uint32_t kHeaders = kEthernetBytes + kIpBytes + kTcpBytes;
 constexpr std::uint32_t kSegment = 1460;
 constexpr std::uint16_t kPort = 80;
-
-constexpr std::uint8_t kFin = 0x01;
-constexpr std::uint8_t kSyn = 0x02;
-constexpr std::uint8_t kReset = 0x04;
-constexpr std::uint8_t kPush = 0x08;
-constexpr std::uint8_t kAck = 0x10;
-
-/// Numbers as they are on the wire.
-std::uint32_t get16(const std::uint8_t* at) { return std::uint32_t{at[0]} << 8 | at[1]; }
-std::uint32_t get32(const std::uint8_t* at) { return get16(at) << 16 | get16(at + 2); }
-void put16(std::uint8_t* at, std::uint32_t value) {
-  at[0] = static_cast<std::uint8_t>(value >> 8);
-  at[1] = static_cast<std::uint8_t>(value);
-}
-void put32(std::uint8_t* at, std::uint32_t value) {
-  put16(at, value >> 16);
-  put16(at + 2, value);
-}
-
-std::uint32_t sum_of(const std::uint8_t* bytes, std::uint32_t length) {
-  std::uint32_t sum = 0;
-  for (std::uint32_t i = 0; i + 1 < length; i += 2) sum += get16(bytes + i);
-  return length % 2 == 0 ? sum : sum + (std::uint32_t{bytes[length - 1]} << 8);
-}
-std::uint32_t folded(std::uint32_t sum) {
-  while (sum > 0xFFFF) sum = (sum & 0xFFFF) + (sum >> 16);
-  return ~sum & 0xFFFF;
-}
 
 /// A segment that came for our port.
 struct Segment {
   const std::uint8_t* frame;
   std::string_view data;
-  [[nodiscard]] const std::uint8_t* ip() const { return frame + kEthernet; }
-  [[nodiscard]] const std::uint8_t* tcp() const { return frame + kEthernet + kIp; }
+  [[nodiscard]] const std::uint8_t* ip() const { return frame + kEthernetBytes; }
+  [[nodiscard]] const std::uint8_t* tcp() const { return frame + kEthernetBytes + kIpBytes; }
   [[nodiscard]] std::uint32_t port() const { return get16(tcp()); }
   [[nodiscard]] std::uint32_t sequence() const { return get32(tcp() + 4); }
   [[nodiscard]] bool has(std::uint8_t flag) const { return (tcp()[13] & flag) != 0; }
@@ -73,20 +44,20 @@ struct Segment {
 /// None: the frame is something else, and nothing to us.
 std::optional<Segment> segment_in(const std::uint8_t* frame, std::uint32_t length) {
   if (length < kHeaders || get16(frame + 12) != 0x0800) return std::nullopt;
-  const std::uint8_t* ip = frame + kEthernet;
-  const std::uint8_t* tcp = ip + kIp;
+  const std::uint8_t* ip = frame + kEthernetBytes;
+  const std::uint8_t* tcp = ip + kIpBytes;
   constexpr std::uint8_t kTcpProtocol = 6;
   if (ip[0] != 0x45 || ip[9] != kTcpProtocol || get16(tcp + 2) != kPort) return std::nullopt;
-  const std::uint32_t begin = kIp + 4 * (std::uint32_t{tcp[12]} >> 4);
+  const std::uint32_t begin = kIpBytes + 4 * (std::uint32_t{tcp[12]} >> 4);
   const std::uint32_t end = get16(ip + 2);
-  if (begin < kIp + kTcp || end < begin || end > length - kEthernet) return std::nullopt;
+  if (begin < kIpBytes + kTcpBytes || end < begin || end > length - kEthernetBytes) return std::nullopt;
   return Segment{frame, {reinterpret_cast<const char*>(ip + begin), end - begin}};
 }
 
 /// The interface. Its CPU halts until frames come, as that of a function that waits does, and waits for none that go out.
 class Link {
  public:
-  Link() : number_(find()), device_(number_) {
+  Link() : number_(first_interface()), device_(number_) {
     device_.begin(virtio::kVersion1 | (device_.offered() & virtio::kEventIndex));
     receive_.emplace(device_, 0, virtio::Queue::Options{.memory = kQueues});
     transmit_.emplace(device_, 1, virtio::Queue::Options{.memory = kQueues + virtio::Queue::kBytes});
@@ -141,11 +112,6 @@ class Link {
   /// The device takes frames in their order, so the buffer after the last one is free as long as one is.
   [[nodiscard]] std::uint64_t next_sent() const { return kSent + sent_ % kBufferCount * kBufferSize; }
 
-  static unsigned find() {
-    for (unsigned number = 0; number < 16; ++number)
-      if (virtio::Device{number}.type() == virtio::kTypeNet) return number;
-    fail("there is a network interface");
-  }
   void post(std::uint64_t buffer) { buffer_of_[receive_->offer({{buffer, kBufferSize, true}})] = buffer; }
 
   unsigned number_;
@@ -162,16 +128,16 @@ class Server {
   explicit Server(Link& link) : link_(link) {}
 
   void take(const Segment& segment) {
-    if (segment.has(kSyn)) return open(segment);
-    if (segment.port() != peer_ || segment.has(kReset)) return;
+    if (segment.has(kTcpSyn)) return open(segment);
+    if (segment.port() != peer_ || segment.has(kTcpReset)) return;
     const bool is_next = segment.sequence() == expected_;
     if (!is_next && segment.data.empty()) return;  // an acknowledgement
     if (is_next) {
       append(segment.data);
-      expected_ += static_cast<std::uint32_t>(segment.data.size()) + (segment.has(kFin) ? 1 : 0);
+      expected_ += static_cast<std::uint32_t>(segment.data.size()) + (segment.has(kTcpFin) ? 1 : 0);
     }
     if (is_next && !segment.data.empty() && is_whole()) return answer(segment);
-    if (!segment.data.empty() || segment.has(kFin)) send(segment, kAck, "");
+    if (!segment.data.empty() || segment.has(kTcpFin)) send(segment, kTcpAck, "");
   }
 
  private:
@@ -182,7 +148,7 @@ class Server {
     expected_ = segment.sequence() + 1;
     next_ = kFirst;
     length_ = 0;
-    send(segment, kSyn | kAck, "");
+    send(segment, kTcpSyn | kTcpAck, "");
     ++next_;
   }
 
@@ -213,7 +179,7 @@ class Server {
 
   void answer(const Segment& segment) {
     if (request().starts_with("GET /die ")) guest::reset();
-    if (request().starts_with("GET /hang ")) return send(segment, kAck, "");
+    if (request().starts_with("GET /hang ")) return send(segment, kTcpAck, "");
     ++answered_;
     answer_length_ = 0;
     say("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nrequest ");
@@ -228,7 +194,7 @@ class Server {
       const std::string_view part = left.substr(0, kSegment);
       left.remove_prefix(part.size());
       const bool last = left.empty();
-      send(segment, static_cast<std::uint8_t>(kAck | kPush | (last ? kFin : 0)), part);
+      send(segment, static_cast<std::uint8_t>(kTcpAck | kTcpPush | (last ? kTcpFin : 0)), part);
       next_ += static_cast<std::uint32_t>(part.size()) + (last ? 1 : 0);
     }
     length_ = 0;
@@ -248,28 +214,28 @@ class Server {
     std::copy_n(to.frame + 6, 6, frame);
     std::copy_n(to.frame, 6, frame + 6);
     put16(frame + 12, 0x0800);
-    const auto length = static_cast<std::uint32_t>(kTcp + data.size());
-    std::uint8_t* ip = frame + kEthernet;
-    std::fill_n(ip, kIp, std::uint8_t{0});
+    const auto length = static_cast<std::uint32_t>(kTcpBytes + data.size());
+    std::uint8_t* ip = frame + kEthernetBytes;
+    std::fill_n(ip, kIpBytes, std::uint8_t{0});
     ip[0] = 0x45;
-    put16(ip + 2, kIp + length);
+    put16(ip + 2, kIpBytes + length);
     ip[8] = 64;  // hops
     ip[9] = 6;   // TCP
     std::copy_n(to.ip() + 16, 4, ip + 12);
     std::copy_n(to.ip() + 12, 4, ip + 16);
-    put16(ip + 10, folded(sum_of(ip, kIp)));
-    std::uint8_t* tcp = ip + kIp;
-    std::fill_n(tcp, kTcp, std::uint8_t{0});
+    put16(ip + 10, folded(sum_of(ip, kIpBytes)));
+    std::uint8_t* tcp = ip + kIpBytes;
+    std::fill_n(tcp, kTcpBytes, std::uint8_t{0});
     put16(tcp, kPort);
     put16(tcp + 2, to.port());
     put32(tcp + 4, next_);
     put32(tcp + 8, expected_);
-    tcp[12] = kTcp / 4 << 4;
+    tcp[12] = kTcpBytes / 4 << 4;
     tcp[13] = flags;
     put16(tcp + 14, 0xFFFF);  // window
-    std::copy_n(data.begin(), data.size(), tcp + kTcp);
+    std::copy_n(data.begin(), data.size(), tcp + kTcpBytes);
     put16(tcp + 16, folded(sum_of(ip + 12, 8) + ip[9] + length + sum_of(tcp, length)));
-    link_.send(kEthernet + kIp + length);
+    link_.send(kEthernetBytes + kIpBytes + length);
   }
 
   Link& link_;

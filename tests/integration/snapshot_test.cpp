@@ -120,6 +120,18 @@ TEST_F(MsrTest, ARegisterThatTheUserEditedSurvives) {
   expect_registers_in_clones(first);
 }
 
+/// The request is refused with a sentence that has `words`, and the API goes on.
+void expect_refused_and_alive(Monitor& monitor, const HttpAnswer& answer, const std::string& words) {
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_NE(answer.body.find(words), std::string::npos) << answer.body;
+  EXPECT_NE(monitor.get("/").body.find("Not started"), std::string::npos);
+}
+
+void store(const Snapshot& snapshot, const std::string& path) {
+  const auto bytes = encode_snapshot(snapshot);
+  make_file(path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
 /// Snapshots of hosts with another CPU: states that are changed.
 TEST_F(SnapshotTest, AnotherModelIsLoadedUnlessItsGuestWasShownWhatThisHostLacks) {
   {
@@ -131,13 +143,8 @@ TEST_F(SnapshotTest, AnotherModelIsLoadedUnlessItsGuestWasShownWhatThisHostLacks
   }
   auto snapshot = read_state_file(file("one.state"));
   ASSERT_TRUE(snapshot) << snapshot.error().message;
-  const auto write = [&] {
-    const auto bytes = encode_snapshot(*snapshot);
-    std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
-                                                             static_cast<std::streamsize>(bytes.size()));
-  };
   ++snapshot->host.model;
-  write();
+  store(*snapshot, file("one.state"));
   {
     Monitor again;
     must(load(again, "one.state", "one.mem"));
@@ -149,13 +156,10 @@ TEST_F(SnapshotTest, AnotherModelIsLoadedUnlessItsGuestWasShownWhatThisHostLacks
     if (leaf.function == 7 && leaf.index == 0) leaf.ebx |= kAvx512er;
   for (const unsigned models_away : {1U, 0U}) {  // microcode and hypervisors mask features, too
     snapshot->host.model = this_host_cpu().model + models_away;
-    write();
+    store(*snapshot, file("one.state"));
     Monitor again;
-    const HttpAnswer refused = load(again, "one.state", "one.mem");
-    EXPECT_EQ(refused.status, 400);
-    EXPECT_NE(refused.body.find("the guest was shown avx512er, and this host does not have that"), std::string::npos)
-        << refused.body;
-    EXPECT_NE(again.get("/").body.find("Not started"), std::string::npos);
+    expect_refused_and_alive(again, load(again, "one.state", "one.mem"),
+                             "the guest was shown avx512er, and this host does not have that");
   }
 }
 
@@ -183,15 +187,10 @@ TEST_F(SnapshotTest, AHostWhoseCpuNeedsMoreMitigationsIsRefused) {
   for (const unsigned models_away : {1U, 0U}) {
     if (models_away == 0 && !has_capabilities) continue;  // KVM makes that bit: it is not looked for on such a host
     snapshot->host.model = this_host_cpu().model + models_away;
-    const auto bytes = encode_snapshot(*snapshot);
-    std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
-                                                             static_cast<std::streamsize>(bytes.size()));
+    store(*snapshot, file("one.state"));
     Monitor again;
-    const HttpAnswer refused = load(again, "one.state", "one.mem");
-    EXPECT_EQ(refused.status, 400);
-    EXPECT_NE(refused.body.find("the guest was shown " + lacking + ", and this host does not have that"),
-              std::string::npos)
-        << refused.body;
+    expect_refused_and_alive(again, load(again, "one.state", "one.mem"),
+                             "the guest was shown " + lacking + ", and this host does not have that");
   }
 }
 
@@ -221,9 +220,7 @@ TEST_F(SnapshotTest, AMachineThatBootsWithItsHostsFeaturesIsRestored) {
   auto snapshot = read_state_file(file("one.state"));
   ASSERT_TRUE(snapshot) << snapshot.error().message;
   ++snapshot->host.model;  // KVM is asked
-  const auto bytes = encode_snapshot(*snapshot);
-  std::ofstream{file("one.state"), std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
-                                                           static_cast<std::streamsize>(bytes.size()));
+  store(*snapshot, file("one.state"));
   Monitor again;
   must(load(again, "one.state", "one.mem"));
   round(again, 2);
@@ -419,13 +416,6 @@ TEST_F(SnapshotTest, ATimeOfChangeMattersWhereTheImageIsWritten) {
 }
 
 // --- Refusals --------------------------------------------------------------------------------------------------------
-
-/// The request is refused with a sentence that has `words`, and the API goes on.
-void expect_refused_and_alive(Monitor& monitor, const HttpAnswer& answer, const std::string& words) {
-  EXPECT_EQ(answer.status, 400);
-  EXPECT_NE(answer.body.find(words), std::string::npos) << answer.body;
-  EXPECT_NE(monitor.get("/").body.find("Not started"), std::string::npos);
-}
 
 TEST_F(SnapshotTest, BadFilesAreRefusedInWordsAndAGoodLoadIsPossibleAfterwards) {
   {

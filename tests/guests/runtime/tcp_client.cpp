@@ -11,34 +11,12 @@ constexpr std::uint64_t kTcpQueues = 0x40'0000;
 constexpr std::uint64_t kTcpReceived = 0x50'0000;
 constexpr std::uint64_t kTcpSent = 0x60'0000;
 constexpr std::uint32_t kVirtioHeaderBytes = 12;
-constexpr std::uint32_t kEthernet = 14;
-constexpr std::uint32_t kIp = 20;
-constexpr std::uint32_t kTcp = 20;
-constexpr std::uint32_t kHeaders = kEthernet + kIp + kTcp;
+constexpr std::uint32_t kHeaders = kEthernetBytes + kIpBytes + kTcpBytes;
 constexpr std::uint32_t kSegment = 1460;
 constexpr std::array<std::uint8_t, 4> kGuestAddress{172, 16, 0, 2};
 constexpr std::array<std::uint8_t, 4> kServiceAddress{169, 254, 169, 254};
 constexpr std::uint64_t kAgain = 1'000'000'000;  // cycles until a SYN is sent again
 
-std::uint32_t get16(const std::uint8_t* at) { return std::uint32_t{at[0]} << 8 | at[1]; }
-std::uint32_t get32(const std::uint8_t* at) { return get16(at) << 16 | get16(at + 2); }
-void put16(std::uint8_t* at, std::uint32_t value) {
-  at[0] = static_cast<std::uint8_t>(value >> 8);
-  at[1] = static_cast<std::uint8_t>(value);
-}
-void put32(std::uint8_t* at, std::uint32_t value) {
-  put16(at, value >> 16);
-  put16(at + 2, value);
-}
-std::uint32_t sum_of(const std::uint8_t* bytes, std::uint32_t length) {
-  std::uint32_t sum = 0;
-  for (std::uint32_t i = 0; i + 1 < length; i += 2) sum += get16(bytes + i);
-  return length % 2 == 0 ? sum : sum + (std::uint32_t{bytes[length - 1]} << 8);
-}
-std::uint32_t folded(std::uint32_t sum) {
-  while (sum > 0xFFFF) sum = (sum & 0xFFFF) + (sum >> 16);
-  return ~sum & 0xFFFF;
-}
 /// How far `to` lies ahead of `from`.
 std::int32_t distance(std::uint32_t from, std::uint32_t to) { return static_cast<std::int32_t>(to - from); }
 
@@ -56,13 +34,15 @@ TcpLink::TcpLink(unsigned number) : device_(number) {
 std::optional<TcpArrival> TcpLink::read(std::uint64_t buffer, std::uint32_t length) {
   if (length < kVirtioHeaderBytes + kHeaders) return std::nullopt;
   const std::uint8_t* frame = &memory_at<std::uint8_t>(buffer + kVirtioHeaderBytes);
-  const std::uint8_t* ip = frame + kEthernet;
-  const std::uint8_t* tcp = ip + kIp;
+  const std::uint8_t* ip = frame + kEthernetBytes;
+  const std::uint8_t* tcp = ip + kIpBytes;
   if (get16(frame + 12) != 0x0800 || ip[9] != 6) return std::nullopt;
-  const std::uint32_t begin = kIp + 4 * (std::uint32_t{tcp[12]} >> 4);
+  const std::uint32_t begin = kIpBytes + 4 * (std::uint32_t{tcp[12]} >> 4);
   const std::uint32_t end = get16(ip + 2);
-  expect(begin >= kIp + kTcp && end >= begin && end <= length - kVirtioHeaderBytes - kEthernet, "lengths are right");
-  expect_equal(folded(sum_of(ip + 12, 8) + 6 + (end - kIp) + sum_of(tcp, end - kIp)), 0U, "the checksum is right");
+  expect(begin >= kIpBytes + kTcpBytes && end >= begin && end <= length - kVirtioHeaderBytes - kEthernetBytes,
+         "lengths are right");
+  expect_equal(folded(sum_of(ip + 12, 8) + 6 + (end - kIpBytes) + sum_of(tcp, end - kIpBytes)), 0U,
+               "the checksum is right");
   return TcpArrival{.service_port = static_cast<std::uint16_t>(get16(tcp)),
                     .own_port = static_cast<std::uint16_t>(get16(tcp + 2)),
                     .sequence = get32(tcp + 4),
@@ -98,27 +78,27 @@ void TcpLink::send(const TcpArrival& header) {
   frame[11] = 1;
   put16(frame + 12, 0x0800);
   const std::uint32_t options = (header.flags & kTcpSyn) != 0 ? 4 : 0;
-  const auto length = static_cast<std::uint32_t>(kTcp + options + header.data.size());
-  std::uint8_t* ip = frame + kEthernet;
+  const auto length = static_cast<std::uint32_t>(kTcpBytes + options + header.data.size());
+  std::uint8_t* ip = frame + kEthernetBytes;
   ip[0] = 0x45;
-  put16(ip + 2, kIp + length);
+  put16(ip + 2, kIpBytes + length);
   ip[8] = 64;
   ip[9] = 6;
   std::copy_n(kGuestAddress.begin(), 4, ip + 12);
   std::copy_n(kServiceAddress.begin(), 4, ip + 16);
-  put16(ip + 10, folded(sum_of(ip, kIp)));
-  std::uint8_t* tcp = ip + kIp;
+  put16(ip + 10, folded(sum_of(ip, kIpBytes)));
+  std::uint8_t* tcp = ip + kIpBytes;
   put16(tcp, header.own_port);
   put16(tcp + 2, header.service_port);
   put32(tcp + 4, header.sequence);
   put32(tcp + 8, header.acknowledgment);
-  tcp[12] = static_cast<std::uint8_t>((kTcp + options) / 4 << 4);
+  tcp[12] = static_cast<std::uint8_t>((kTcpBytes + options) / 4 << 4);
   tcp[13] = header.flags;
   put16(tcp + 14, header.window);
-  if (options != 0) put32(tcp + kTcp, 2U << 24 | 4U << 16 | kSegment);
-  std::copy_n(header.data.begin(), header.data.size(), tcp + kTcp + options);
+  if (options != 0) put32(tcp + kTcpBytes, 2U << 24 | 4U << 16 | kSegment);
+  std::copy_n(header.data.begin(), header.data.size(), tcp + kTcpBytes + options);
   put16(tcp + 16, folded(sum_of(ip + 12, 8) + 6 + length + sum_of(tcp, length)));
-  transmit_->offer({{buffer, kVirtioHeaderBytes + kEthernet + kIp + length, false}});
+  transmit_->offer({{buffer, kVirtioHeaderBytes + kEthernetBytes + kIpBytes + length, false}});
   transmit_->kick();
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "runtime/internet.h"
 #include "runtime/virtio.h"
 
 #include <array>
@@ -26,11 +27,6 @@ struct TcpArrival {
   std::uint32_t window = 0;
   std::string_view data{};
 };
-
-inline constexpr std::uint8_t kTcpFin = 0x01;
-inline constexpr std::uint8_t kTcpSyn = 0x02;
-inline constexpr std::uint8_t kTcpReset = 0x04;
-inline constexpr std::uint8_t kTcpAck = 0x10;
 
 /// The interface. It takes the guest's memory from 4 MiB to 7 MiB for queues and buffers.
 class TcpLink {
