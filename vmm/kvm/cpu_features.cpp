@@ -152,10 +152,6 @@ void compare_xsave(std::span<const kvm_cpuid_entry2> shown, std::span<const kvm_
   }
 }
 
-std::uint32_t count_of(std::span<const kvm_cpuid_entry2> table, const FeatureLimit& limit) {
-  return feature_bits(table, {.leaf = limit.leaf, .subleaf = limit.subleaf, .reg = limit.reg}) & limit.mask;
-}
-
 std::vector<kvm_cpuid_entry2> ask_processor() {
   constexpr std::uint32_t kExtended = 0x8000'0000;
   const std::uint32_t last = __get_cpuid_max(0, nullptr);
@@ -176,9 +172,8 @@ std::vector<kvm_cpuid_entry2> ask_processor() {
 }
 
 kvm_cpuid_entry2& entry_in(std::vector<kvm_cpuid_entry2>& table, std::uint32_t leaf, std::uint32_t subleaf) {
-  const auto found = std::ranges::find_if(
-      table, [&](const kvm_cpuid_entry2& each) { return each.function == leaf && each.index == subleaf; });
-  if (found != table.end()) return *found;
+  if (const auto* const found = entry_of(table, leaf, subleaf))
+    return table[static_cast<std::size_t>(found - table.data())];
   kvm_cpuid_entry2& added = table.emplace_back();
   added.function = leaf;
   added.index = subleaf;
@@ -207,8 +202,8 @@ std::vector<kvm_cpuid_entry2> either(std::span<const kvm_cpuid_entry2> offered,
     if (const std::uint32_t bits = feature_bits(processor, where); bits != 0)
       register_in(entry_in(both, where.leaf, where.subleaf), where.reg) |= bits;
   for (const FeatureLimit& limit : kLimits) {
-    const std::uint32_t here = count_of(processor, limit);
-    if (here <= count_of(both, limit)) continue;
+    const std::uint32_t here = feature_count(processor, limit);
+    if (here <= feature_count(both, limit)) continue;
     std::uint32_t& value = register_in(entry_in(both, limit.leaf, limit.subleaf), limit.reg);
     value = (value & ~limit.mask) | here;
   }
@@ -277,6 +272,10 @@ std::uint32_t feature_bits(std::span<const kvm_cpuid_entry2> table, const Featur
   return entry == nullptr ? 0 : register_of(*entry, where.reg);
 }
 
+std::uint32_t feature_count(std::span<const kvm_cpuid_entry2> table, const FeatureLimit& limit) noexcept {
+  return feature_bits(table, {.leaf = limit.leaf, .subleaf = limit.subleaf, .reg = limit.reg}) & limit.mask;
+}
+
 std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> shown,
                                           std::span<const kvm_cpuid_entry2> offered) {
   std::vector<std::string> lacking;
@@ -291,8 +290,8 @@ std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> show
   }
   compare_xsave(shown, offered, lacking);
   for (const FeatureLimit& limit : kLimits) {
-    const std::uint32_t then = count_of(shown, limit);
-    const std::uint32_t now = count_of(offered, limit);
+    const std::uint32_t then = feature_count(shown, limit);
+    const std::uint32_t now = feature_count(offered, limit);
     if (then > now) lacking.push_back(fmt::format("{} (here {})", fmt::format(fmt::runtime(limit.name), then), now));
   }
   return lacking;

@@ -63,6 +63,9 @@ inline constexpr unsigned kXsaveComponents = 32;
 [[nodiscard]] std::uint32_t feature_bits(std::span<const kvm_cpuid_entry2> table,
                                          const FeatureRegister& where) noexcept;
 
+/// The number that a limit has in a table; 0 where the leaf is absent.
+[[nodiscard]] std::uint32_t feature_count(std::span<const kvm_cpuid_entry2> table, const FeatureLimit& limit) noexcept;
+
 /// What a guest that was shown `shown` may use and `offered` does not have, by name: features, components of XSAVE that
 /// lie elsewhere, address bits. Empty: the guest can run there.
 [[nodiscard]] std::vector<std::string> features_lacking(std::span<const kvm_cpuid_entry2> shown,

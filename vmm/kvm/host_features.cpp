@@ -116,10 +116,7 @@ HostFeatures HostFeatures::of(std::span<const kvm_cpuid_entry2> offered, std::op
   host.vendor_.resize(12);
   for (const FeatureRegister& where : feature_registers())
     host.words_.push_back(feature_bits(offered, where) & where.mask);
-  for (const FeatureLimit& limit : feature_limits()) {
-    const kvm_cpuid_entry2* const entry = entry_of(offered, limit.leaf, limit.subleaf);
-    host.limits_.push_back(entry == nullptr ? 0 : register_of(*entry, limit.reg) & limit.mask);
-  }
+  for (const FeatureLimit& limit : feature_limits()) host.limits_.push_back(feature_count(offered, limit));
   for (const unsigned component : components_in(host.components()))
     if (const kvm_cpuid_entry2* const entry = entry_of(offered, kXsaveLeaf, component))
       host.xsave_[component] = {.size = entry->eax, .offset = entry->ebx};

@@ -126,10 +126,12 @@ std::optional<std::uint64_t> shown_capabilities(const VcpuState& vcpu) {
 Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
   const HostCpu& saved = snapshot.host;
   const VcpuState& vcpu = snapshot.vcpus.front();  // all have the same features
-  const CpuView shown{.cpuid = vcpu.cpuid, .capabilities = shown_capabilities(vcpu)};
-  CpuView offered{.cpuid = shown.cpuid};
+  CpuView shown{.cpuid = vcpu.cpuid, .capabilities = shown_capabilities(vcpu)};
+  CpuView offered;
   std::unique_ptr<kvm_abi::CpuidTable> table;
-  if (!is_same_host_kind(saved, this_host_cpu()) || !processor_has(shown.cpuid)) {
+  if (is_same_host_kind(saved, this_host_cpu()) && processor_has(shown.cpuid)) {
+    shown.cpuid = {};  // nothing of it is lacking
+  } else {
     TRY(prepared.learn_cpuid());
     table = prepared.take_cpuid();
     offered.cpuid = std::span{table->entries}.first(table->count);
