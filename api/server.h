@@ -2,9 +2,9 @@
 
 #include "api/answer_box.h"
 #include "api/connection.h"
-#include "api/unix_listener.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/thread_kind.h"
+#include "vmm/base/unix_listener.h"
 #include "vmm/machine/command.h"
 
 #include <atomic>

@@ -1,10 +1,10 @@
 #include "api/client/api_client.h"
 
 #include "api/server.h"
-#include "api/unix_listener.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/unit/api/fake_target.h"
+#include "vmm/base/unix_listener.h"
 
 #include <poll.h>
 #include <pthread.h>

@@ -1,7 +1,7 @@
 #include "api/client/remote.h"
 
-#include "api/unix_listener.h"
 #include "tests/support/child_process.h"
+#include "vmm/base/unix_listener.h"
 
 #include <fcntl.h>
 #include <poll.h>

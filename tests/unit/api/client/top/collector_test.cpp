@@ -1,9 +1,9 @@
 #include "api/client/top/collector.h"
 
 #include "api/client/deadline.h"
-#include "api/unix_listener.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "vmm/base/unix_listener.h"
 
 #include <fcntl.h>
 #include <poll.h>

@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <string_view>
 
 /// A listening Unix socket and the file that names it.
 ///
@@ -19,7 +20,8 @@ class UnixListener {
   /// Binds and listens, non-blocking. The file has mode 0600 from the moment it exists.
   /// Errors: a path that is empty or longer than the 107 bytes that the kernel takes, a missing directory, a file that
   /// is there already (the message tells a live server, a stale socket and another file apart).
-  [[nodiscard]] static Result<UnixListener> create(const std::string& path);
+  /// `what` is its name in errors.
+  [[nodiscard]] static Result<UnixListener> create(const std::string& path, std::string_view what = "the API socket");
 
   UnixListener(UnixListener&& other) noexcept;
   UnixListener& operator=(UnixListener&&) = delete;

@@ -1,4 +1,4 @@
-#include "api/unix_listener.h"
+#include "vmm/base/unix_listener.h"
 
 #include "tests/unit/api/unix_client.h"
 
