@@ -2,6 +2,7 @@
 
 #include "tests/fuzz/input.h"
 #include "tests/unit/virtio/mmds/fake_guest.h"
+#include "tests/unit/virtio/mmds/fake_streams.h"
 #include "virtio/mmds/network_stack.h"
 
 #include <algorithm>
@@ -45,7 +46,11 @@ class HostileGuest {
   HostileGuest(const MmdsConfig& config, const MetadataStore& metadata, std::uint8_t key)
       : address_(config.ipv4_address),
         service_(config, metadata, {SessionTokens{SipKey{key}, 0}, key}, metrics_),
-        stack_(service_, SipKey{key}, metrics_) {}
+        stack_(service_, SipKey{key}, metrics_) {
+    auto streams = std::make_unique<FakeStreams>();
+    streams_ = streams.get();
+    stack_.serve_channels(std::move(streams), channel_metrics_);
+  }
 
   void step(std::span<const std::uint8_t>& input) {
     const auto what = take<std::uint8_t>(input);
@@ -91,6 +96,8 @@ class HostileGuest {
           must(stack_.connection_count() == 0 && !stack_.ready() && !stack_.deadline());
         } else if (what / 8 == 1) {
           give(arp_frame(address_));
+        } else if (what / 8 == 2) {
+          host_step(input);
         } else {
           GuestSegment syn = segment_of(input);
           syn.flags = kSyn;
@@ -100,11 +107,17 @@ class HostileGuest {
         break;
     }
     must(stack_.connection_count() <= NetworkStack::kConnections);
+    must(stack_.channels()->connection_count() <= ChannelTable::kConnections);
+    must(streams_->open_count() <= ChannelTable::kConnections);
+    must(channel_metrics_.connections_created.value() - channel_metrics_.connections_destroyed.value() ==
+         streams_->open_count());
     must(metrics_.connections_created.value() - metrics_.connections_destroyed.value() == stack_.connection_count());
   }
 
   /// All that is unfinished ends by itself, and then there is room for another client, whose answer is `good`.
   void finish(bool (*good)(std::string_view answer)) {
+    for (FakeStream& stream : streams_->streams) stream.host_ended = stream.host_gone = true;
+    stack_.on_news(now_ns_);
     drain(100'000);
     for (unsigned rounds = 0; stack_.deadline(); ++rounds) {
       must(rounds < 1000);
@@ -112,6 +125,7 @@ class HostileGuest {
       stack_.on_time(now_ns_);
       drain(100'000);
     }
+    must(stack_.channels()->connection_count() == 0 && streams_->open_count() == 0);
     now_ns_ += 10 * kSecond;
     // An input may have a connection on one of these ports by chance.
     const auto serves = [&](std::uint16_t port) { return good(ask(kRequests[0], port)); };
@@ -143,6 +157,45 @@ class HostileGuest {
     return {bytes.begin(), bytes.end()};
   }
 
+  /// Something that a host does at its end of a channel.
+  void host_step(std::span<const std::uint8_t>& input) {
+    const auto kind = take<std::uint8_t>(input);
+    FakeStream& stream = streams_->streams[kind / 16];
+    switch (kind % 8) {
+      case 0:
+        if (!stream.host_ended) stream.say(std::string(take<std::uint16_t>(input), 'x'));
+        break;
+      case 1:
+        stream.takes = std::min(stream.takes + take<std::uint16_t>(input), HostStream::kBytes);
+        break;
+      case 2:
+        stream.takes = 0;
+        break;
+      case 3:
+        stream.host_ended = true;
+        break;
+      case 4:
+        stream.host_ended = stream.host_gone = true;
+        break;
+      case 5:
+        stream.host_gone = true;
+        break;
+      case 6:
+        streams_->refusal = kind / 16 == 0   ? std::optional{HostStreams::Refusal::Busy}
+                            : kind / 16 == 1 ? std::optional{HostStreams::Refusal::NoHost}
+                                             : std::nullopt;
+        break;
+      default: {  // a clone, whose guest hears that its connections are gone
+        const auto ends = stack_.stream_ends();
+        must(ends.size() <= kMostStreamEnds);
+        stack_.reset();
+        stack_.restore(ends);
+        break;
+      }
+    }
+    stack_.on_news(now_ns_);
+  }
+
   /// What a guest knows of one of its connections.
   struct Known {
     std::uint32_t ours = 0;
@@ -151,7 +204,10 @@ class HostileGuest {
 
   /// A segment on one of a few connections, near to what the service expects there.
   GuestSegment segment_of(std::span<const std::uint8_t>& input) {
-    const auto port = take<std::uint8_t>(input) % kPorts;
+    const auto which = take<std::uint8_t>(input);
+    const auto port = which % kPorts;
+    const bool of_channel = which / kPorts % 2 == 1;
+    const Known& known = (of_channel ? known_channels_ : known_)[port];
     const auto kind = take<std::uint8_t>(input);
     const auto sequence = take<std::int8_t>(input);
     const auto acknowledgment = take<std::int8_t>(input);
@@ -161,8 +217,9 @@ class HostileGuest {
       return static_cast<std::uint32_t>(by > 100 ? by << 24 : by < -100 ? by * 100 : by);
     };
     return {.source_port = static_cast<std::uint16_t>(1000 + port),
-            .sequence = known_[port].ours + (kind & 64 ? far(sequence) : 0),
-            .acknowledgment = known_[port].theirs + (kind & 128 ? far(acknowledgment) : 0),
+            .destination_port = of_channel ? kChannelPorts[port % 2] : NetworkStack::kPort,
+            .sequence = known.ours + (kind & 64 ? far(sequence) : 0),
+            .acknowledgment = known.theirs + (kind & 128 ? far(acknowledgment) : 0),
             .flags = flags,
             .window = static_cast<std::uint16_t>(kind & 32 ? sequence * 8 : 65'535),
             .source = kHostile,
@@ -187,10 +244,10 @@ class HostileGuest {
       std::ranges::copy(kGuestMac, frame.begin());
       const auto segment = read_service_segment(from_usual(std::move(frame)));
       must(segment.has_value());
-      if (segment->source_port == NetworkStack::kPort && segment->destination_port - 1000U < kPorts) {
+      if (segment->destination_port - 1000U < kPorts) {
         const auto length_of =
             segment->payload.size() + (segment->has(kSyn) ? 1U : 0U) + (segment->has(kFin) ? 1U : 0U);
-        known_[segment->destination_port - 1000U] = {
+        (segment->source_port != NetworkStack::kPort ? known_channels_ : known_)[segment->destination_port - 1000U] = {
             .ours = segment->acknowledgment, .theirs = segment->sequence + static_cast<std::uint32_t>(length_of)};
       }
       segments.push_back(*segment);
@@ -217,12 +274,16 @@ class HostileGuest {
     return frame;
   }
 
+  static constexpr std::array<std::uint16_t, 2> kChannelPorts = {1000, 1002};  // FakeStreams'
+
   MmdsMetrics metrics_;
+  ChannelMetrics channel_metrics_;
   Ipv4Address address_;
   MetadataService service_;
   NetworkStack stack_;
   std::uint64_t now_ns_ = 1000 * kSecond;
-  std::array<Known, kPorts> known_{};
+  FakeStreams* streams_ = nullptr;
+  std::array<Known, kPorts> known_{}, known_channels_{};
 };
 
 }  // namespace mayfly::testing

@@ -1,11 +1,14 @@
 #pragma once
 
+#include "virtio/mmds/host_streams.h"
 #include "virtio/mmds/packet.h"
+#include "virtio/mmds/stream_end_state.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 /// What answers some of a guest's frames in the network's place, as a network interface sees it.
 ///
@@ -27,8 +30,10 @@ namespace mayfly {
 
 class FrameResponder {
  public:
-  /// The longest frame that receive() can be interested in; a longer one is dropped, not passed on.
+  /// The longest frame that receive() is interested in where longest_received() does not say otherwise.
   static constexpr std::size_t kLongestReceived = kLongestHeaders + 4096;
+  /// And ever: what an IP packet holds.
+  static constexpr std::size_t kLongestEver = 14 + 65'535;
   /// Room that transmit() needs: a whole Ethernet frame.
   static constexpr std::size_t kLongestTransmitted = 14 + 1500;
 
@@ -37,6 +42,9 @@ class FrameResponder {
   /// Whether the frame that begins with `head` is the responder's: `head` is a copy of all of it or of kFrameHeadLength
   /// bytes.
   [[nodiscard]] virtual bool claims(std::span<const std::uint8_t> head) const noexcept = 0;
+  /// The longest frame that receive() can be interested in; a longer one is dropped, not passed on. Constant from the
+  /// first receive() on.
+  [[nodiscard]] virtual std::size_t longest_received() const noexcept { return kLongestReceived; }
   /// Takes a claimed frame; a copy, which the guest cannot change any more. It may have been left unsegmented.
   virtual void receive(std::span<const std::uint8_t> frame, TcpChecksum checksum, std::uint64_t now_ns) noexcept = 0;
 
@@ -54,8 +62,17 @@ class FrameResponder {
   /// before may have come in meanwhile.
   virtual void stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept = 0;
 
-  /// The driver was reset: its connections are gone.
+  /// The driver was reset: its connections are gone. On any thread.
   virtual void reset() noexcept = 0;
+
+  // Of one that speaks to the host as well; others need none of it.
+  /// By what it gets the lock when the host has news. Once, before anything else.
+  virtual void set_caller(const HostStreams::Caller& /*caller*/) noexcept {}
+  /// The host has news.
+  virtual void on_news(std::uint64_t /*now_ns*/) noexcept {}
+  /// For a snapshot: connections of the guest that a clone does not have; and there.
+  [[nodiscard]] virtual std::vector<StreamEnd> stream_ends() const { return {}; }
+  virtual void restore(const std::vector<StreamEnd>& /*lost*/) {}
 };
 
 }  // namespace mayfly

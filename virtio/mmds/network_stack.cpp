@@ -24,7 +24,29 @@ void NetworkStack::reset() noexcept {
   arp_request_.reset();
   reset_count_ = 0;
   for (TcpConnection& connection : connections_) connection.close();
+  if (channels_) channels_->reset();
   note_ends();
+}
+
+void NetworkStack::serve_channels(std::unique_ptr<HostStreams> streams, ChannelMetrics& metrics) {
+  streams_ = std::move(streams);
+  channels_.emplace(*streams_, metrics);
+}
+
+void NetworkStack::set_caller(const HostStreams::Caller& caller) noexcept {
+  if (streams_) streams_->set_caller(caller);
+}
+
+void NetworkStack::on_news(std::uint64_t now_ns) noexcept {
+  if (channels_) channels_->pump(now_ns);
+}
+
+std::vector<StreamEnd> NetworkStack::stream_ends() const {
+  return channels_ ? channels_->ends() : std::vector<StreamEnd>{};
+}
+
+void NetworkStack::restore(const std::vector<StreamEnd>& lost) {
+  if (channels_) channels_->restore(lost);
 }
 
 std::size_t NetworkStack::connection_count() const noexcept {
@@ -53,7 +75,7 @@ void NetworkStack::receive(std::span<const std::uint8_t> frame, TcpChecksum chec
 
 bool NetworkStack::receive_segment(std::span<const std::uint8_t> frame, TcpChecksum checksum,
                                    std::uint64_t now_ns) noexcept {
-  if (frame.size() > kLongestReceived) return false;
+  if (frame.size() > longest_received()) return false;
   const auto segment = read_tcp_segment(frame, checksum);
   if (!segment) return false;
   if (segment->destination_port == kPort) {
@@ -66,6 +88,11 @@ bool NetworkStack::receive_segment(std::span<const std::uint8_t> frame, TcpCheck
       open(*segment, now_ns);
       return true;
     }
+  } else if (channels_) {
+    using Verdict = ChannelTable::Verdict;
+    const bool begins = segment->has(kTcpSyn) && !segment->has(kTcpAck);
+    const Verdict verdict = channels_->receive(*segment, begins ? first_sequence() : 0, now_ns);
+    if (verdict != Verdict::Refused) return true;
   }
   refuse(*segment);
   return true;
@@ -131,7 +158,7 @@ void NetworkStack::serve(TcpConnection& connection, std::uint64_t now_ns) noexce
 // --- To the guest ----------------------------------------------------------------------------------------------------
 
 bool NetworkStack::ready() const noexcept {
-  return arp_request_ || reset_count_ > 0 ||
+  return arp_request_ || reset_count_ > 0 || (channels_ && channels_->ready()) ||
          std::ranges::any_of(connections_, [](const TcpConnection& each) { return each.next().has_value(); });
 }
 
@@ -163,13 +190,13 @@ std::size_t NetworkStack::write_next(std::span<std::uint8_t> out) noexcept {
     connection.sent(*next);
     return length;
   }
-  return 0;
+  return channels_ ? channels_->write_next(out, end_) : 0;
 }
 
 // --- Time ------------------------------------------------------------------------------------------------------------
 
 std::optional<std::uint64_t> NetworkStack::deadline() const noexcept {
-  std::optional<std::uint64_t> first;
+  std::optional<std::uint64_t> first = channels_ ? channels_->deadline() : std::nullopt;
   for (const TcpConnection& connection : connections_)
     if (const auto each = connection.deadline(); each && (!first || *each < *first)) first = each;
   return first;
@@ -177,11 +204,13 @@ std::optional<std::uint64_t> NetworkStack::deadline() const noexcept {
 
 void NetworkStack::on_time(std::uint64_t now_ns) noexcept {
   for (TcpConnection& connection : connections_) connection.on_time(now_ns);
+  if (channels_) channels_->on_time(now_ns);
   note_ends();
 }
 
 void NetworkStack::stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept {
   for (TcpConnection& connection : connections_) connection.stood_still(since_ns, now_ns);
+  if (channels_) channels_->stood_still(since_ns, now_ns);
 }
 
 }  // namespace mayfly

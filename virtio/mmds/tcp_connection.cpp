@@ -21,6 +21,7 @@ std::int32_t distance(std::uint32_t from, std::uint32_t to) noexcept { return st
 
 void TcpConnection::open(const TcpSegment& syn, std::uint32_t first_sequence, std::uint64_t now_ns) noexcept {
   close();
+  received_ = std::make_unique_for_overwrite<char[]>(receive_bytes_);
   state_ = State::SynReceived;
   peer_ = syn.source;
   const std::uint16_t wanted = syn.header.maximum_segment != 0 ? syn.header.maximum_segment : kDefaultSegment;
@@ -34,8 +35,9 @@ void TcpConnection::open(const TcpSegment& syn, std::uint32_t first_sequence, st
 
 void TcpConnection::close() noexcept {
   state_ = State::Closed;
-  acknowledge_ = finishing_ = peer_finished_ = forced_ = failed_ = false;
+  acknowledge_ = finishing_ = keeps_ = peer_finished_ = forced_ = failed_ = false;
   answer_ = {};
+  received_.reset();
   received_length_ = 0;
   deadline_ns_.reset();
 }
@@ -44,7 +46,7 @@ void TcpConnection::close() noexcept {
 
 void TcpConnection::receive(const TcpSegment& segment, std::uint64_t now_ns) noexcept {
   const std::int32_t ahead = distance(receive_next_, segment.header.sequence);
-  const bool near = ahead >= -kLate && ahead <= static_cast<std::int32_t>(kReceiveBytes);
+  const bool near = ahead >= -kLate && ahead <= static_cast<std::int32_t>(receive_bytes_);
   if (segment.has(kTcpRst)) {
     // RFC 5961, 3.2: whoever only guesses is asked first.
     if (ahead == 0) return close();
@@ -98,8 +100,9 @@ void TcpConnection::take_payload(const TcpSegment& segment, std::uint64_t now_ns
   if (ahead > 0 || peer_finished_) return;
   const auto known = std::min(static_cast<std::size_t>(-ahead), segment.payload.size());
   const auto fresh = segment.payload.subspan(known);
-  const std::size_t taken = finishing_ ? fresh.size() : std::min(fresh.size(), kReceiveBytes - received_length_);
-  if (taken > 0 && !finishing_) {
+  const bool discards = finishing_ && !keeps_;
+  const std::size_t taken = discards ? fresh.size() : std::min(fresh.size(), receive_bytes_ - received_length_);
+  if (taken > 0 && !discards) {
     std::memcpy(&received_[received_length_], fresh.data(), taken);
     received_length_ += taken;
   }
@@ -115,9 +118,10 @@ void TcpConnection::take_payload(const TcpSegment& segment, std::uint64_t now_ns
 void TcpConnection::consume(std::size_t length) noexcept {
   ensure(length <= received_length_, "no more is consumed than was received");
   // Tells a peer that waits for room that there is some.
-  if (received_length_ > kReceiveBytes / 2) acknowledge_ = true;
+  if (received_length_ > receive_bytes_ / 2) acknowledge_ = true;
   received_length_ -= length;
-  std::memmove(received_.data(), &received_[0] + length, received_length_);
+  std::memmove(received_.get(), received_.get() + length, received_length_);
+  if (keeps_) close_if_complete();
 }
 
 /// Progress: the count of tries starts again.
@@ -127,7 +131,7 @@ void TcpConnection::progress(std::uint64_t now_ns) noexcept {
   timeout_ns_ = kTimeoutNs;
   if (!all_acknowledged())
     deadline_ns_ = now_ns + timeout_ns_;
-  else if (finishing_)
+  else if (finishing_ && !keeps_)
     deadline_ns_ = now_ns + kFinishNs;
   else
     deadline_ns_.reset();
@@ -138,6 +142,7 @@ bool TcpConnection::all_acknowledged() const noexcept {
 }
 
 void TcpConnection::close_if_complete() noexcept {
+  if (keeps_ && received_length_ > 0) return;
   if (state_ == State::Open && finishing_ && peer_finished_ && !acknowledge_ && all_acknowledged()) close();
 }
 
@@ -156,8 +161,26 @@ void TcpConnection::finish(std::uint64_t now_ns) noexcept {
   progress(now_ns);
 }
 
+void TcpConnection::finish_sending(std::uint64_t now_ns) noexcept {
+  keeps_ = true;
+  finish(now_ns);
+}
+
+void TcpConnection::expect_end(std::uint64_t now_ns) noexcept {
+  ensure(finishing_, "our end comes first");
+  if (!std::exchange(keeps_, false)) return;
+  progress(now_ns);
+  close_if_complete();
+}
+
+void TcpConnection::refuse() noexcept {
+  if (closed()) return;
+  failed_ = true;
+  deadline_ns_.reset();
+}
+
 std::uint16_t TcpConnection::window() const noexcept {
-  return static_cast<std::uint16_t>(kReceiveBytes - received_length_);
+  return static_cast<std::uint16_t>(receive_bytes_ - received_length_);
 }
 
 TcpConnection::Outgoing TcpConnection::segment(std::uint8_t flags,

@@ -2,9 +2,9 @@
 
 #include "virtio/mmds/packet.h"
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -22,14 +22,16 @@
 /// out of order is asked for again; what is not acknowledged in time is sent again from there on. There is one answer
 /// at a time, which is freed when all of it was acknowledged. Of TCP's options the maximum segment size alone is used.
 ///
-/// What the guest can make of one: kReceiveBytes, the answer, and kAttempts tries without progress, after which it is
+/// What the guest can make of one: its receive_bytes, the answer, and kAttempts tries without progress, after which it is
 /// reset; a guest that keeps its window shut is no different. Pure; one thread at a time.
 namespace mayfly {
 
 class TcpConnection {
  public:
-  /// What is kept of what came and was not consumed yet: the window.
+  /// What is kept of what came and was not consumed yet, the window: of a connection for requests, and the most that
+  /// one can keep, as windows are not scaled.
   static constexpr std::size_t kReceiveBytes = 4096;
+  static constexpr std::size_t kMostReceiveBytes = 65'535;
   /// What one Ethernet frame holds.
   static constexpr std::uint16_t kMaximumSegment = 1460;
   /// With a smaller one most of each packet would be headers; no link needs that.
@@ -45,12 +47,20 @@ class TcpConnection {
     std::span<const std::uint8_t> payload{};  ///< Of the answer; valid until the next call.
   };
 
+  /// `receive_bytes`, of at most kMostReceiveBytes, is allocated while a connection is open.
+  explicit TcpConnection(std::size_t receive_bytes = kReceiveBytes) noexcept : receive_bytes_(receive_bytes) {}
+
   /// Starts a new connection; the old one is forgotten. `syn` has SYN and not ACK.
   void open(const TcpSegment& syn, std::uint32_t first_sequence, std::uint64_t now_ns) noexcept;
   /// Forgets everything.
   void close() noexcept;
   [[nodiscard]] bool closed() const noexcept { return state_ == State::Closed; }
   [[nodiscard]] const TcpEnd& peer() const noexcept { return peer_; }
+  /// Our end is on its way, or there.
+  [[nodiscard]] bool sends_no_more() const noexcept { return finishing_; }
+  /// The sequence numbers that the peer expects, and that we expect.
+  [[nodiscard]] std::uint32_t send_next() const noexcept { return send_next_; }
+  [[nodiscard]] std::uint32_t receive_next() const noexcept { return receive_next_; }
   /// When the connection last made progress.
   [[nodiscard]] std::uint64_t progress_ns() const noexcept { return progress_ns_; }
 
@@ -58,7 +68,7 @@ class TcpConnection {
   void receive(const TcpSegment& segment, std::uint64_t now_ns) noexcept;
 
   /// What has come, in order.
-  [[nodiscard]] std::string_view received() const noexcept { return {received_.data(), received_length_}; }
+  [[nodiscard]] std::string_view received() const noexcept { return {received_.get(), received_length_}; }
   /// Nothing will follow what has come.
   [[nodiscard]] bool peer_finished() const noexcept { return peer_finished_; }
   /// Takes `length` bytes away from the front of received().
@@ -69,6 +79,13 @@ class TcpConnection {
   /// `answer` is not empty. After the `last` one comes the end; what the peer sends from then on is not kept.
   void send(std::string answer, bool last, std::uint64_t now_ns) noexcept;
   void finish(std::uint64_t now_ns) noexcept;
+  /// As finish(), of a stream: what the peer sends from then on is kept, for as long as it likes to send.
+  void finish_sending(std::uint64_t now_ns) noexcept;
+  /// After finish_sending(): from now on the peer has kFinishNs to end its direction, too.
+  void expect_end(std::uint64_t now_ns) noexcept;
+  /// The next segment is a reset, and the last.
+  void refuse() noexcept;
+  [[nodiscard]] bool failed() const noexcept { return failed_; }
 
   /// The segment to send now, if any. The sender reports it by sent().
   [[nodiscard]] std::optional<Outgoing> next() const noexcept;
@@ -92,9 +109,11 @@ class TcpConnection {
   [[nodiscard]] Outgoing segment(std::uint8_t flags, std::span<const std::uint8_t> payload = {}) const noexcept;
   [[nodiscard]] std::optional<Outgoing> next_of_answer() const noexcept;
 
+  const std::size_t receive_bytes_;
   State state_ = State::Closed;
   bool acknowledge_ = false;    // the peer wants to hear what we have
   bool finishing_ = false;      // our end follows the answer
+  bool keeps_ = false;          // what comes behind our end is kept, and may take its time
   bool peer_finished_ = false;  // the peer's end was taken
   bool forced_ = false;         // the next byte goes out even if the window is shut
   bool failed_ = false;         // a reset is the next segment, and the last
@@ -111,7 +130,7 @@ class TcpConnection {
 
   std::uint32_t receive_next_ = 0;  // RCV.NXT
   std::size_t received_length_ = 0;
-  std::array<char, kReceiveBytes> received_;
+  std::unique_ptr<char[]> received_;  // of receive_bytes_, where it is not closed
 
   unsigned attempts_ = 0;
   std::uint64_t timeout_ns_ = 0;

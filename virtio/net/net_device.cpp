@@ -67,6 +67,14 @@ Result<std::unique_ptr<NetDevice>> NetDevice::create(const NetworkInterfaceConfi
 void NetDevice::connect(DeviceHost& host) noexcept {
   VirtioDevice::connect(host);
   context_.host = &host;
+  if (context_.responder)
+    context_.responder->set_caller([this](const std::function<void()>& work) {
+      const MutexLock lock{mutex()};
+      parts_have_lock();
+      work();
+      context_.responder->on_news(monotonic_ns());
+      receiver_.respond();
+    });
 }
 
 std::uint32_t NetDevice::type() const noexcept { return VIRTIO_ID_NET; }
@@ -185,13 +193,15 @@ NetDeviceState NetDevice::state() {
           .receive_heads = receiver_.held_heads(),
           .receive_limiter = receiver_.limiter().state(),
           .transmit_limiter = transmitter_.limiter().state(),
-          .link_up = context_.link_up && !link_news_};
+          .link_up = context_.link_up && !link_news_,
+          .streams = context_.responder ? context_.responder->stream_ends() : std::vector<StreamEnd>{}};
 }
 
 void NetDevice::restore(const NetDeviceState& state) {
   const MutexLock lock{mutex()};
   parts_have_lock();
   context_.features = state.features;
+  if (context_.responder) context_.responder->restore(state.streams);
   receiver_.hold_again(state.receive_heads);
   receiver_.limiter().restore(state.receive_limiter);
   transmitter_.limiter().restore(state.transmit_limiter);

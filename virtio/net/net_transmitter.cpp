@@ -148,16 +148,21 @@ NetTransmitter::Verdict NetTransmitter::judge(std::span<const std::uint8_t> head
 }
 
 void NetTransmitter::hand_over(const Slot& slot, std::size_t head_length, std::span<const iovec> rest) noexcept {
-  if (slot.frame_length > FrameResponder::kLongestReceived) return;  // of no interest to it
+  if (slot.frame_length > context_.responder->longest_received()) return;  // of no interest to it
   claimed_ = true;
-  std::array<std::uint8_t, FrameResponder::kLongestReceived> frame;
+  std::array<std::uint8_t, FrameResponder::kLongestReceived> usual;
+  std::span<std::uint8_t> frame{usual};
+  if (slot.frame_length > usual.size()) {  // one that the driver left unsegmented
+    if (!long_frame_) long_frame_ = std::make_unique_for_overwrite<std::uint8_t[]>(FrameResponder::kLongestEver);
+    frame = {long_frame_.get(), FrameResponder::kLongestEver};
+  }
   const auto head = std::span{slot.head}.first(head_length);
   std::ranges::copy(head, frame.begin());
-  const std::span<std::uint8_t> behind = std::span{frame}.subspan(head_length, slot.frame_length - head_length);
+  const std::span<std::uint8_t> behind = frame.subspan(head_length, slot.frame_length - head_length);
   copy_from(rest, std::as_writable_bytes(behind));
   const bool complete = (slot.header.flags & net_abi::kNeedsCsum) == 0;
-  context_.responder->receive(std::span{frame}.first(slot.frame_length),
-                              complete ? TcpChecksum::Complete : TcpChecksum::LeftToUs, monotonic_ns());
+  context_.responder->receive(frame.first(slot.frame_length), complete ? TcpChecksum::Complete : TcpChecksum::LeftToUs,
+                              monotonic_ns());
 }
 
 NetTransmitter::Verdict NetTransmitter::malformed(std::string_view what) noexcept {

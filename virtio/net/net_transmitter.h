@@ -92,6 +92,7 @@ class NetTransmitter {
   bool starved_ GUARDED_BY(lock()) = false;    // chains wait for a slot
   bool throttled_ GUARDED_BY(lock()) = false;  // until the limiter calls
   bool claimed_ GUARDED_BY(lock()) = false;    // the responder has been given frames
+  std::unique_ptr<std::uint8_t[]> long_frame_ GUARDED_BY(lock());  // of kLongestEver, from the first one on
 };
 
 }  // namespace mayfly

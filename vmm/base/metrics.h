@@ -45,8 +45,8 @@ struct RequestCounters {
 struct RequestMetrics {
   RequestCounters get_instance_info, get_machine_cfg, get_mmds;
   RequestCounters patch_drive, patch_machine_cfg, patch_mmds, patch_network;
-  RequestCounters put_actions, put_boot_source, put_cpu_cfg, put_drive, put_logger, put_machine_cfg, put_metrics,
-      put_mmds, put_network, put_serial;
+  RequestCounters put_actions, put_boot_source, put_channel, put_cpu_cfg, put_drive, put_logger, put_machine_cfg,
+      put_metrics, put_mmds, put_network, put_serial;
 };
 struct VcpuMetrics {
   Counter exit_io_in, exit_io_out, exit_mmio_read, exit_mmio_write, exit_kicked, failures, unclaimed_accesses;
@@ -74,6 +74,10 @@ struct MmdsMetrics {
   Counter rx_count, rx_accepted, rx_accepted_err, rx_no_token, rx_invalid_token, tx_frames, tx_bytes;
   Counter connections_created, connections_destroyed;
 };
+/// Of channels, on all interfaces together. Bytes: rx from the guest, tx to it.
+struct ChannelMetrics {
+  Counter connections_created, connections_destroyed, refused_count, full_count, rx_bytes, tx_bytes;
+};
 struct LoggerMetrics {
   Counter missed_log_count, missed_metrics_count;
 };
@@ -98,6 +102,7 @@ struct Metrics {
   BlockMetrics block;
   NetMetrics net;
   MmdsMetrics mmds;
+  ChannelMetrics channels;
   LoggerMetrics logger;
   SnapshotMetrics snapshot;
   BranchMetrics branch;
@@ -215,6 +220,8 @@ void visit_requests(MetricsType& m, Visit& visit) {
   visit("put_api_requests", "machine_cfg_fails", "PUT /machine-config refused", m.requests.put_machine_cfg.fails);
   visit("put_api_requests", "metrics_count", "PUT /metrics carried out", m.requests.put_metrics.count);
   visit("put_api_requests", "metrics_fails", "PUT /metrics refused", m.requests.put_metrics.fails);
+  visit("put_api_requests", "channel_count", "PUT /channels carried out", m.requests.put_channel.count);
+  visit("put_api_requests", "channel_fails", "PUT /channels refused", m.requests.put_channel.fails);
   visit("put_api_requests", "mmds_count", "PUT /mmds and /mmds/config carried out", m.requests.put_mmds.count);
   visit("put_api_requests", "mmds_fails", "PUT /mmds and /mmds/config refused", m.requests.put_mmds.fails);
   visit("put_api_requests", "network_count", "PUT /network-interfaces carried out", m.requests.put_network.count);
@@ -232,6 +239,13 @@ void visit_machine(MetricsType& m, Visit& visit) {
         m.branch.shared_pages);
   visit("branch", "made_count", "Children that came up", m.branch.made_count);
   visit("branch", "fails", "Children that did not come up", m.branch.fails);
+  visit("channels", "connections_created", "Connections of guests to channels", m.channels.connections_created);
+  visit("channels", "connections_destroyed", "Of those, ended ones", m.channels.connections_destroyed);
+  visit("channels", "refused_count", "Connections of guests to which no socket of the host answered",
+        m.channels.refused_count);
+  visit("channels", "full_count", "Connections of guests that had to wait for a place", m.channels.full_count);
+  visit("channels", "rx_bytes", "Bytes of guests given to sockets of the host", m.channels.rx_bytes);
+  visit("channels", "tx_bytes", "Bytes of sockets of the host given to guests", m.channels.tx_bytes);
   visit("snapshot", "held_back_count", "Times that a machine waited for a live snapshot's writing (max_copied_mib)",
         m.snapshot.held_back_count);
   visit("snapshot", "revert_count", "Reverts to the snapshot that was loaded", m.snapshot.revert_count);

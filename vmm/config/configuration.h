@@ -179,6 +179,24 @@ struct MmdsConfig {
   friend bool operator==(const MmdsConfig&, const MmdsConfig&) = default;
 };
 
+/// PUT /channels/{port}: a connection of the guest to the metadata service's address at that port ends at a socket of
+/// the host.
+struct ChannelConfig {
+  std::uint16_t port = 0;  ///< 1 to 65535, and not that of the metadata service, 80.
+  std::string uds_path{};  ///< Of a Unix stream socket that listens; connected to when the guest is.
+  bool listen = false;     ///< The other way: the monitor listens there, and each host's process gets a connection.
+  friend bool operator==(const ChannelConfig&, const ChannelConfig&) = default;
+};
+/// Another socket for a channel of a snapshot, or of a machine's child.
+struct ChannelOverride {
+  std::uint16_t port = 0;
+  std::string uds_path{};
+  friend bool operator==(const ChannelOverride&, const ChannelOverride&) = default;
+};
+inline constexpr std::uint16_t kMetadataPort = 80;
+/// Of one machine.
+inline constexpr std::size_t kMostChannels = 64;
+
 /// PUT /serial
 struct SerialConfig {
   std::optional<std::string> serial_out_path{};     ///< Absent: standard output.
@@ -260,6 +278,7 @@ struct SnapshotLoadParams {
   std::optional<HugePages> huge_pages{};  ///< Absent: as in the snapshot.
   std::vector<NetworkOverride> network_overrides{};
   std::vector<DriveOverride> drive_overrides{};
+  std::vector<ChannelOverride> channel_overrides{};
   std::optional<WorkingSetParams> working_set{};
   bool revertible = false;  ///< The machine may go back to the snapshot (PUT /snapshot/revert).
 };
@@ -278,6 +297,7 @@ struct BranchChild {
   std::optional<JsonValue> metadata{};           ///< Absent: none.
   std::vector<NetworkOverride> network_overrides{};
   std::vector<DriveOverride> drive_overrides{};  ///< Without base_paths.
+  std::vector<ChannelOverride> channel_overrides{};
 };
 
 /// PUT /vm/branch
@@ -295,7 +315,8 @@ struct VmConfig {
   std::optional<SerialConfig> serial{};
   std::vector<DriveConfig> drives{};  ///< The root device first, then in the order in which they came.
   std::vector<NetworkInterfaceConfig> network_interfaces{};
-  std::optional<MmdsConfig> mmds{};  ///< Absent: no interface serves metadata.
+  std::optional<MmdsConfig> mmds{};       ///< Absent: no interface serves metadata.
+  std::vector<ChannelConfig> channels{};  ///< By their ports.
   std::optional<LoggerConfig> logger{};
   std::optional<MetricsConfig> metrics{};
 };

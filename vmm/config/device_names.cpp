@@ -1,5 +1,7 @@
 #include "vmm/config/device_names.h"
 
+#include "vmm/base/unix_socket.h"
+
 #include <net/if.h>
 
 #include <algorithm>
@@ -26,6 +28,14 @@ bool is_name_letter(char letter) {
 
 bool is_device_id(std::string_view id) noexcept {
   return !id.empty() && id.size() <= kLongestDeviceId && std::ranges::all_of(id, is_id_letter);
+}
+
+bool is_socket_path(std::string_view path) noexcept {
+  return !path.empty() && path.size() <= kLongestSocketPath && !path.contains('\0');
+}
+
+bool is_channel(const ChannelConfig& channel) noexcept {
+  return channel.port != 0 && channel.port != kMetadataPort && is_socket_path(channel.uds_path);
 }
 
 bool is_interface_name(std::string_view name) noexcept {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "vmm/config/configuration.h"
+
 #include <string_view>
 
 /// Names and limits of devices, as users give them and as the host has them: judged alike by the API, the configuration
@@ -15,6 +17,11 @@ namespace mayfly {
 /// letters, digits and underscores. A bound, so that an id fits messages and logs.
 [[nodiscard]] bool is_device_id(std::string_view id) noexcept;
 inline constexpr std::string_view kDeviceIdRule = R"(1 to 64 letters, digits, "_" and "-")";
+
+[[nodiscard]] bool is_socket_path(std::string_view path) noexcept;
+inline constexpr std::string_view kSocketPathRule = "the path of a Unix socket, 1 to 107 bytes";
+/// One that can be configured.
+[[nodiscard]] bool is_channel(const ChannelConfig& channel) noexcept;
 
 /// What Linux takes as the name of a network interface. Without "%", which would be a pattern for a new name.
 [[nodiscard]] bool is_interface_name(std::string_view name) noexcept;

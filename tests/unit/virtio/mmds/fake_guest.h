@@ -184,6 +184,7 @@ class TcpClient {
 
   std::uint16_t window = 65535;
   std::uint16_t maximum_segment = 1460;
+  std::uint16_t service_port = 80;
   std::size_t segment_length = 1460;  ///< Of what it sends.
 
   [[nodiscard]] std::uint16_t port() const { return port_; }
@@ -268,6 +269,7 @@ class TcpClient {
  private:
   [[nodiscard]] GuestSegment bare(unsigned flags, std::uint32_t sequence) const {
     return {.source_port = port_,
+            .destination_port = service_port,
             .sequence = sequence,
             .acknowledgment = expected_,
             .flags = static_cast<std::uint8_t>(flags),
