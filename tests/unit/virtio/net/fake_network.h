@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -62,11 +63,14 @@ class FakeNetwork {
     std::uint64_t ram_mib = 64;
     bool nowait = true;  ///< Of the socket pair: see Tap::adopt().
     std::unique_ptr<FrameResponder> responder{};
+    /// The same, of one that needs the loop.
+    std::function<std::unique_ptr<FrameResponder>(EventLoop&)> make_responder{};
   };
   FakeNetwork() : FakeNetwork(Options{}) {}
   explicit FakeNetwork(Options options) : ram(options.ram_mib), options_(std::move(options)) {
     loop = std::move(EventLoop::create().value());
     (void)log.configure({.level = LogLevel::Off});
+    if (options_.make_responder) options_.responder = options_.make_responder(*loop);
     watchdog_ = std::move(LoopTimer::create(*loop, [this] { late_ = true; }).value());
     device = NetDevice::create(options_.config, options_.tap != nullptr ? std::move(*options_.tap) : make_pair(),
                                std::move(options_.responder), *loop, metrics, log)
