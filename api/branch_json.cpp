@@ -16,6 +16,7 @@ Result<BranchChild> read_child(const JsonValue& json, const std::string& where) 
                     .metadata = fields.optional("metadata", read_metadata)};
   child.network_overrides = read_network_overrides(fields, where);
   child.drive_overrides = read_new_overlays(fields, where);
+  child.channel_overrides = read_channel_overrides(fields, where);
   return fields.finish(std::move(child));
 }
 

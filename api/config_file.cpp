@@ -65,9 +65,9 @@ template <auto read, auto id>
 auto array_section(std::string_view name) {
   return [name](const JsonValue& json, const std::string&) {
     auto values = JsonArray{read}(json, std::string{name});
-    std::set<std::string_view> seen;
+    std::set<std::string> seen;
     for (std::size_t i = 0; values && i < values->size(); ++i) {
-      const std::string& own = (*values)[i].*id;
+      const std::string own = fmt::format("{}", (*values)[i].*id);
       if (seen.insert(own).second) continue;
       values = fail(ErrorKind::InvalidArgument, "{}[{}]: the id {} is there twice; give each its own", name, i,
                     in_quotes(own));
@@ -115,6 +115,8 @@ Result<std::vector<Command>> parse_config_file(std::string_view text) {
                     "network-interfaces",
                     array_section<read_network_interface, &NetworkInterfaceConfig::iface_id>("network-interfaces")));
   add<PutMmdsConfig>(commands, sections.optional("mmds-config", section<read_mmds_config>("mmds-config")));
+  add_each<PutChannel>(commands,
+                       sections.optional("channels", array_section<read_channel, &ChannelConfig::port>("channels")));
   add<PutSerial>(commands, sections.optional("serial", section<read_serial>("serial")));
   for (const std::string_view name : kAbsentSections) {
     sections.optional(name, [name](const JsonValue& value, const std::string&) {

@@ -52,7 +52,7 @@ Result<ApiCall> with_id(const Match& match) {
   }
   auto call = with_body<C, read>(match);
   if (!call) return call;
-  const std::string& in_body = std::get<C>(std::get<Command>(*call)).value.*id;
+  const std::string in_body = fmt::format("{}", std::get<C>(std::get<Command>(*call)).value.*id);
   if (in_body == match.id) return call;
   return fail(ErrorKind::InvalidArgument, "{}.{} is {}, but the path says {}: they must be the same", match.where,
               match.id_name, in_quotes(in_body), in_quotes(match.id));
@@ -116,6 +116,7 @@ constexpr std::array kRoutes = std::to_array<Route>({
     {{"GET", "/"}, bare<GetInstanceInfo>},
     {{"PUT", "/actions"}, put_action},
     {{"PUT", "/boot-source"}, with_body<PutBootSource, read_boot_source>},
+    {{"PUT", "/channels/{port}"}, with_id<PutChannel, read_channel, &ChannelConfig::port>},
     {{"PUT", "/cpu-config"}, with_body<PutCpuConfig, read_cpu_config>},
     {{"PUT", "/drives/{drive_id}"}, with_id<PutDrive, read_drive, &DriveConfig::drive_id>},
     {{"PATCH", "/drives/{drive_id}"}, with_id<PatchDrive, read_drive_patch, &DrivePatch::drive_id>},

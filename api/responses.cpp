@@ -151,6 +151,7 @@ std::string vm_config_json(const VmConfig& config) {
   write_array(json, "drives", config.drives, write_drive);
   write_array(json, "network-interfaces", config.network_interfaces, write_network_interface);
   write_section(json, "mmds-config", config.mmds, write_mmds_config);
+  if (!config.channels.empty()) write_array(json, "channels", config.channels, write_channel);
   write_section(json, "logger", config.logger, write_logger);
   write_section(json, "metrics", config.metrics, write_metrics);
   write_section(json, "serial", config.serial, write_serial);

@@ -86,6 +86,15 @@ void write_rate_limiter(JsonWriter& json, std::string_view name, const std::opti
 /// network_interfaces is required. Whether they are there is the machine's to judge.
 [[nodiscard]] Result<MmdsConfig> read_mmds_config(const JsonValue& json, const std::string& where);
 void write_mmds_config(JsonWriter& json, const MmdsConfig& mmds);
+
+// Channels: channel_json.cpp.
+//
+//   {"port": 1024, "uds_path": "/run/agent.sock"}
+
+/// Both are required.
+[[nodiscard]] Result<ChannelConfig> read_channel(const JsonValue& json, const std::string& where);
+void write_channel(JsonWriter& json, const ChannelConfig& channel);
+
 /// Metadata, or a patch of them: any object. Errors quote nothing of it, since the log shows them.
 [[nodiscard]] Result<JsonValue> read_metadata(const JsonValue& json, const std::string& where);
 
@@ -105,7 +114,9 @@ void write_metrics(JsonWriter& json, const MetricsConfig& metrics);
 [[nodiscard]] Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::string& where);
 [[nodiscard]] Result<SnapshotRevertParams> read_snapshot_revert(const JsonValue& json, const std::string& where);
 
-/// frozen_drives, network_overrides and drive_overrides, of an object that may have them: each device at most once.
+/// channel_overrides, of an object that may have them: each channel at most once (channel_json.cpp).
+[[nodiscard]] std::vector<ChannelOverride> read_channel_overrides(JsonFields& fields, const std::string& where);
+/// frozen_drives, network_overrides and drive_overrides, the same: each device at most once.
 [[nodiscard]] std::vector<FrozenDrive> read_frozen_drives(JsonFields& fields, const std::string& where);
 [[nodiscard]] std::vector<NetworkOverride> read_network_overrides(JsonFields& fields, const std::string& where);
 [[nodiscard]] std::vector<DriveOverride> read_drive_overrides(JsonFields& fields, const std::string& where);

@@ -163,6 +163,7 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
       fields.optional("huge_pages", JsonEnum<std::optional<HugePages>>{kHugePagesOrSnapshot}).value_or(std::nullopt);
   params.network_overrides = read_network_overrides(fields, where);
   params.drive_overrides = read_drive_overrides(fields, where);
+  params.channel_overrides = read_channel_overrides(fields, where);
   params.working_set = fields.optional("working_set", read_working_set_params);
   params.revertible = fields.optional("revertible", JsonBool{}).value_or(false);
   if (params.revertible && params.backend != MemoryBackend::File)

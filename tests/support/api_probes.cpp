@@ -117,19 +117,19 @@ class OperationProbes {
 
   void add_change(const std::string& path, const JsonValue& body) {
     const std::size_t brace = path.find('{');
-    const std::string id_name = brace == std::string::npos ? "" : path.substr(brace + 1, path.size() - brace - 2);
-    const std::string parent = path.substr(0, brace);
-    path_ = parent;
-    if (!id_name.empty()) path_ += text_of(find(field_of(description_, body, id_name), "example"));
+    id_name_ = brace == std::string::npos ? "" : path.substr(brace + 1, path.size() - brace - 2);
+    parent_ = path.substr(0, brace);
+    path_ = parent_;
+    if (!id_name_.empty()) path_ += text_of(find(field_of(description_, body, id_name_), "example"));
     add_object(body, [](const std::string& object) { return object; });
     for (const char* other : {"[]", "true", "1", R"("text")", "null"}) refuse(other, "must be a JSON object");
     for (const char* broken : {"{", "}", R"({"a" 1})", "{} {}", "{\"a\": \"\xFF\"}"}) refuse(broken, "not valid JSON");
     refuse("", "the body is empty");
-    if (id_name.empty()) return;
+    if (id_name_.empty()) return;
     const std::string right = sample(description_, body);
-    path_ = parent + "another";
-    refuse(right, id_name + " is ");
-    path_ = parent + "a.b";
+    path_ = parent_ + "another";
+    refuse(right, id_name_ + " is ");
+    path_ = parent_ + "a.b";
     refuse(right, "the id in the path must be ");
   }
 
@@ -209,7 +209,10 @@ class OperationProbes {
     const std::string most = text_of(find(field, "maximum"));
     refuse(with(std::to_string(least.empty() ? -1 : std::stoll(least) - 1)), name + " must be from " + least);
     if (!most.empty()) {
+      const std::string path = path_;
+      if (name == id_name_) path_ = parent_ + most;
       allow(with(most));
+      path_ = path;
       refuse(with(std::to_string(std::stoll(most) + 1)), "to " + most);
     }
     refuse(with("18446744073709551615"), name + " must be from " + least);
@@ -247,6 +250,8 @@ class OperationProbes {
   std::string operation_;
   int success_;
   std::string path_;
+  std::string parent_;   // of a path that ends in an id
+  std::string id_name_;  // the field that it is
 };
 
 }  // namespace

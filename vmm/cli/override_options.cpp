@@ -1,5 +1,6 @@
 #include "vmm/cli/override_options.h"
 
+#include "vmm/base/text.h"
 #include "vmm/config/device_names.h"
 #include "vmm/config/mac_address.h"
 
@@ -96,6 +97,54 @@ Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::str
 Result<std::vector<FrozenDrive>> read_frozen_drives(std::span<const std::string> values) {
   return read_overrides({"--freeze", "rootfs=rootfs.frozen"}, values, &FrozenDrive::drive_id,
                         &FrozenDrive::path_on_host);
+}
+
+namespace {
+
+/// The port and the path of a value. Errors name the option.
+Result<ChannelConfig> read_channel(const std::string& value) {
+  const std::size_t equals = std::min(value.find('='), value.size());
+  const auto port = whole_number<std::uint16_t>(std::string_view{value}.substr(0, equals));
+  ChannelConfig channel{.port = port.value_or(0), .uds_path = value.substr(std::min(equals + 1, value.size()))};
+  if (is_channel(channel)) return channel;
+  return fail(ErrorKind::InvalidArgument,
+              "--channel {}: give a port from 1 to 65535 other than {}, \"=\" and {}, such as 1024=/run/agent.sock",
+              value, kMetadataPort, kSocketPathRule);
+}
+
+template <typename Channel>
+Status add_channel(std::vector<Channel>& channels, Channel channel, const std::string& value) {
+  if (std::ranges::find(channels, channel.port, &Channel::port) != channels.end())
+    return fail(ErrorKind::InvalidArgument, "--channel {}: {} is named twice; name each channel once", value,
+                channel.port);
+  channels.push_back(std::move(channel));
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<ChannelConfig>> read_channels(std::span<const std::string> values) {
+  constexpr std::string_view kListen = ",listen";
+  std::vector<ChannelConfig> channels;
+  for (const std::string& value : values) {
+    const bool listens = value.ends_with(kListen);
+    auto channel = read_channel(listens ? value.substr(0, value.size() - kListen.size()) : value);
+    if (!channel) return propagate(channel);
+    channel->listen = listens;
+    if (auto added = add_channel(channels, std::move(*channel), value); !added) return propagate(added);
+  }
+  return channels;
+}
+
+Result<std::vector<ChannelOverride>> read_channel_overrides(std::span<const std::string> values) {
+  std::vector<ChannelOverride> channels;
+  for (const std::string& value : values) {
+    auto channel = read_channel(value);
+    if (!channel) return propagate(channel);
+    auto added = add_channel(channels, {.port = channel->port, .uds_path = std::move(channel->uds_path)}, value);
+    if (!added) return propagate(added);
+  }
+  return channels;
 }
 
 }  // namespace mayfly

@@ -21,6 +21,11 @@ namespace mayfly {
 [[nodiscard]] Result<std::vector<DriveOverride>> read_drive_overrides(std::span<const std::string> values,
                                                                       std::span<const std::string> bases = {});
 
+/// Of `mayfly restore --channel`: PORT=PATH, each port once. Errors: the same.
+[[nodiscard]] Result<std::vector<ChannelOverride>> read_channel_overrides(std::span<const std::string> values);
+/// Of `mayfly run --channel`: PORT=PATH or PORT=PATH,listen, each port once. Errors: the same.
+[[nodiscard]] Result<std::vector<ChannelConfig>> read_channels(std::span<const std::string> values);
+
 /// Of `mayfly snapshot create --freeze`: ID=PATH. Errors: the same.
 [[nodiscard]] Result<std::vector<FrozenDrive>> read_frozen_drives(std::span<const std::string> values);
 

@@ -40,6 +40,12 @@ void add_devices(CLI::App& app, RunFlags& flags) {
                  "mtu=BYTES, id=NAME (default: eth0, eth1 and so on)")
       ->option_text("TAP[,PART]...")
       ->allow_extra_args(false);
+  app.add_option("--channel", flags.channels,
+                 "A Unix socket to which the guest's connections to\n"
+                 "169.254.169.254:PORT go; or, with listen, at which\n"
+                 "processes of the host get them. Repeat it for more")
+      ->option_text("PORT=PATH[,listen]")
+      ->allow_extra_args(false);
 }
 
 const std::map<std::string, HugePages>& huge_page_names() {
@@ -74,11 +80,19 @@ Result<std::vector<Command>> run_commands(RunFlags& flags) {
   if (!drives) return propagate(drives);
   auto nets = read_net_options(flags.nets);
   if (!nets) return propagate(nets);
+  auto channels = read_channels(flags.channels);
+  if (!channels) return propagate(channels);
+  if (!channels->empty() && nets->empty()) nets->push_back({.iface_id = "eth0"});
   if (!flags.initrd.empty()) flags.source.initrd_path = flags.initrd;
   flags.source.boot_args = flags.append.empty() ? flags.boot_args : flags.boot_args + " " + flags.append;
+  MmdsConfig serving;
   std::vector<Command> commands = {PutMachineConfig{flags.machine}, PutBootSource{flags.source}};
   for (DriveConfig& drive : *drives) commands.emplace_back(PutDrive{std::move(drive)});
+  if (!channels->empty())
+    for (const NetworkInterfaceConfig& net : *nets) serving.network_interfaces.push_back(net.iface_id);
   for (NetworkInterfaceConfig& net : *nets) commands.emplace_back(PutNetworkInterface{std::move(net)});
+  if (!channels->empty()) commands.emplace_back(PutMmdsConfig{std::move(serving)});
+  for (ChannelConfig& channel : *channels) commands.emplace_back(PutChannel{std::move(channel)});
   commands.emplace_back(StartInstance{});
   return commands;
 }
@@ -105,6 +119,9 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
   app.add_option("--base", flags.bases,
                  "The image below the overlay that --drive gives\nthe same drive; repeated, layers in their order")
       ->option_text("ID=PATH")
+      ->allow_extra_args(false);
+  app.add_option("--channel", flags.channels, "Another socket for a channel; repeat it for more")
+      ->option_text("PORT=PATH")
       ->allow_extra_args(false);
   app.add_flag("--trust-paths", flags.trust_paths,
                "Open all images and TAPs of the state file, not\nonly images beside it");
@@ -139,11 +156,14 @@ Result<std::vector<Command>> restore_commands(RestoreFlags& flags) {
   if (!taps) return propagate(taps);
   auto drives = read_drive_overrides(flags.drives, flags.bases);
   if (!drives) return propagate(drives);
+  auto channels = read_channel_overrides(flags.channels);
+  if (!channels) return propagate(channels);
   SnapshotLoadParams load = flags.load;
   load.backend = flags.memory.empty() ? MemoryBackend::Uffd : MemoryBackend::File;
   load.backend_paths = flags.memory.empty() ? std::vector{flags.page_server} : flags.memory;
   load.network_overrides = std::move(*taps);
   load.drive_overrides = std::move(*drives);
+  load.channel_overrides = std::move(*channels);
   load.paths = flags.trust_paths ? StatePaths::Trusted : StatePaths::Named;
   load.resume_vm = true;
   if (!flags.record_working_set.empty())

@@ -25,6 +25,7 @@ struct RunFlags {
   std::string initrd;
   std::vector<std::string> drives;
   std::vector<std::string> nets;
+  std::vector<std::string> channels;
   std::string api_sock;
   ApiLimits limits;
 };
@@ -41,6 +42,7 @@ struct RestoreFlags {
   std::vector<std::string> taps;
   std::vector<std::string> drives;
   std::vector<std::string> bases;
+  std::vector<std::string> channels;
   bool trust_paths = false;
   std::string record_working_set;
   std::string working_set;

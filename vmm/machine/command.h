@@ -135,6 +135,11 @@ struct PutMmdsConfig {
                                     CommandKind::Change};
   MmdsConfig value;
 };
+struct PutChannel {
+  static constexpr CommandInfo info{"PUT /channels", CommandMethod::Put, kBeforeStart, &RequestMetrics::put_channel,
+                                    CommandKind::Change};
+  ChannelConfig value;
+};
 struct PutMmds {
   static constexpr CommandInfo info{"PUT /mmds", CommandMethod::Put, kAlways, &RequestMetrics::put_mmds,
                                     CommandKind::Change};
@@ -216,12 +221,13 @@ struct BranchVm {
   BranchParams value;
 };
 
-using Command = std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds,
-                             PutBootSource, PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive,
-                             PatchDrive, PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutMmds, PatchMmds,
-                             PutLogger, PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet,
-                             PauseVm, ResumeVm, CreateSnapshot, LoadSnapshot, RevertSnapshot, CreateLiveSnapshot,
-                             GetSnapshot, CancelSnapshot, BranchVm, GetMemoryMappings, GetMemory, GetDirtyMemory>;
+using Command =
+    std::variant<GetInstanceInfo, GetMachineConfig, GetVmConfig, GetPrometheusMetrics, GetMmds, PutBootSource,
+                 PutMachineConfig, PatchMachineConfig, PutCpuConfig, PutSerial, PutDrive, PatchDrive,
+                 PutNetworkInterface, PatchNetworkInterface, PutMmdsConfig, PutChannel, PutMmds, PatchMmds, PutLogger,
+                 PutMetrics, StartInstance, FlushMetrics, SendCtrlAltDel, FinishWorkingSet, PauseVm, ResumeVm,
+                 CreateSnapshot, LoadSnapshot, RevertSnapshot, CreateLiveSnapshot, GetSnapshot, CancelSnapshot,
+                 BranchVm, GetMemoryMappings, GetMemory, GetDirtyMemory>;
 
 /// A command without its facts does not compile.
 template <typename C>

@@ -73,6 +73,15 @@ Status ConfiguredMachine::put(MmdsConfig mmds) {
   return {};
 }
 
+Status ConfiguredMachine::put(ChannelConfig channel) {
+  if (!config.mmds)
+    return fail(ErrorKind::State,
+                "channel {}: it is at the metadata service's address, and no network interface has that; send PUT "
+                "/mmds/config first",
+                channel.port);
+  return channels.put(std::move(channel));
+}
+
 Status ConfiguredMachine::put(const LoggerConfig& logger) {
   TRY(log_.configure(logger));
   LoggerConfig& kept = config.logger ? *config.logger : config.logger.emplace();
@@ -91,6 +100,7 @@ VmConfig ConfiguredMachine::all() const {
   VmConfig all = config;
   all.drives = devices.drives();
   all.network_interfaces = devices.network_interfaces();
+  all.channels = channels.all();
   return all;
 }
 
@@ -112,6 +122,7 @@ Result<BootPlan> ConfiguredMachine::plan_boot(PreparedVm&& prepared, bool boot_t
   DevicePlans lent;
   TRY(devices.lend(lent));
   lent.mmds = config.mmds;
+  lent.channels = channels.plans();
   return BootPlan{
       .prepared = std::move(prepared),
       .machine = config.machine,

@@ -5,6 +5,7 @@
 #include "vmm/base/owned_fd.h"
 #include "vmm/machine/boot.h"
 #include "vmm/machine/command.h"
+#include "vmm/machine/configured_channels.h"
 #include "vmm/machine/configured_devices.h"
 
 #include <cstddef>
@@ -24,6 +25,7 @@ class ConfiguredMachine {
   [[nodiscard]] Status patch(const MachineConfigPatch& patch);
   [[nodiscard]] Status put(SerialConfig serial);
   [[nodiscard]] Status put(MmdsConfig mmds);
+  [[nodiscard]] Status put(ChannelConfig channel);
   [[nodiscard]] Status put(const LoggerConfig& logger);
 
   /// All of it, as GET /vm/config shows it.
@@ -39,8 +41,9 @@ class ConfiguredMachine {
   /// Adds what was configured, as it is now.
   void describe(Snapshot& snapshot) const;
 
-  VmConfig config;  ///< Without the devices'.
+  VmConfig config;  ///< Without the devices' and channels'.
   ConfiguredDevices devices;
+  ConfiguredChannels channels;
   MetadataStore metadata;
 
  private:

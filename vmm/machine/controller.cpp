@@ -225,6 +225,8 @@ Result<Answer> Controller::apply(PutMmdsConfig& command) {
   return answer_of(configured_.put(std::move(command.value)));
 }
 
+Result<Answer> Controller::apply(PutChannel& command) { return answer_of(configured_.put(std::move(command.value))); }
+
 Result<Answer> Controller::apply(PutMmds& command) {
   return answer_of(configured_.metadata.put(std::move(command.value)));
 }

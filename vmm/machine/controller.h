@@ -162,6 +162,7 @@ class Controller final : public CommandTarget {
   Result<Answer> apply(PutNetworkInterface& command);
   Result<Answer> apply(const PatchNetworkInterface& command);
   Result<Answer> apply(PutMmdsConfig& command);
+  Result<Answer> apply(PutChannel& command);
   Result<Answer> apply(PutMmds& command);
   Result<Answer> apply(PatchMmds& command);
   Result<Answer> apply(const PutLogger& command);

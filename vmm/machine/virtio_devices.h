@@ -4,7 +4,9 @@
 #include "virtio/block/block_device.h"
 #include "virtio/mmds/metadata_service.h"
 #include "virtio/mmio_transport.h"
+#include "virtio/net/channel_listener.h"
 #include "virtio/net/net_device.h"
+#include "vmm/base/unix_listener.h"
 #include "vmm/boot/command_line.h"
 #include "vmm/devices/bus.h"
 #include "vmm/devices/interrupt_wiring.h"
@@ -37,10 +39,17 @@ struct NetworkInterfacePlan {
   Tap tap;
 };
 
+/// A channel, and the socket of one that listens.
+struct ChannelPlan {
+  ChannelConfig config;
+  std::shared_ptr<UnixListener> listener{};
+};
+
 struct DevicePlans {
   std::vector<DrivePlan> drives;  ///< The root device first.
   std::vector<NetworkInterfacePlan> network_interfaces;
-  std::optional<MmdsConfig> mmds{};  ///< Which interfaces serve metadata, and how.
+  std::optional<MmdsConfig> mmds{};     ///< Which interfaces serve metadata, and how.
+  std::vector<ChannelPlan> channels{};  ///< Of the same interfaces.
   [[nodiscard]] std::size_t count() const noexcept { return drives.size() + network_interfaces.size(); }
 };
 
@@ -133,7 +142,9 @@ class VirtioDevices {
   std::function<void()> drained_;
   std::size_t draining_ = 0;  // transports that have not drained
   unsigned drains_ = 0;       // how many have begun: what an earlier one's task tells from this
-  std::unique_ptr<MetadataService> metadata_service_;  // which the interfaces use
+  std::unique_ptr<MetadataService> metadata_service_;                // which the interfaces use
+  std::vector<ChannelPlan> channels_;                                // the same
+  std::vector<std::unique_ptr<ChannelListener>> channel_listeners_;  // as channels_; null: it does not listen
   std::vector<Plugged<BlockDevice, DriveConfig>> drives_;
   std::vector<Plugged<NetDevice, NetworkInterfaceConfig>> interfaces_;
   std::vector<std::unique_ptr<MmioTransport>> transports_;  // before the devices in destruction

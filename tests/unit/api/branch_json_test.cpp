@@ -20,7 +20,8 @@ TEST(BranchJson, AChildHasNameSocketAndWhatIsItsOwn) {
       "children": [{"id": "a", "api_socket": "/a"},
                    {"id": "b", "api_socket": "/b", "serial_out_path": "/out", "metadata": {"x": 1},
                     "network_overrides": [{"iface_id": "eth0", "host_dev_name": "tap1"}],
-                    "drive_overrides": [{"drive_id": "d", "path_on_host": "/over"}]}]})")
+                    "drive_overrides": [{"drive_id": "d", "path_on_host": "/over"}],
+                    "channel_overrides": [{"port": 1024, "uds_path": "/own"}]}]})")
                                   .value;
   ASSERT_EQ(params.children.size(), 2U);
   EXPECT_EQ(params.children[0].id, "a");
@@ -32,6 +33,8 @@ TEST(BranchJson, AChildHasNameSocketAndWhatIsItsOwn) {
   EXPECT_EQ(params.children[1].network_overrides[0].host_dev_name, "tap1");
   ASSERT_EQ(params.children[1].drive_overrides.size(), 1U);
   EXPECT_EQ(params.children[1].drive_overrides[0].path_on_host, "/over");
+  EXPECT_EQ(params.children[1].channel_overrides, (std::vector<ChannelOverride>{{.port = 1024, .uds_path = "/own"}}));
+  EXPECT_TRUE(params.children[0].channel_overrides.empty());
   ASSERT_EQ(params.frozen_drives.size(), 1U);
   EXPECT_EQ(params.frozen_drives[0].path_on_host, "/frozen");
 }

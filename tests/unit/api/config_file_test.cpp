@@ -116,10 +116,10 @@ TEST(ParseConfigFile, EveryErrorNamesItsSection) {
   EXPECT_EQ(file_refusal(R"({"boot-source": {}})"), R"(boot-source needs the field "kernel_image_path")");
   EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {"level": 1}})"),
             "logger.level must be one of Error, Warning, Info, Debug, Trace, Off, not 1");
-  EXPECT_EQ(
-      file_refusal(R"({"boot-source": [], "machine": {}})"),
-      "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
-      "boot-source, drives, network-interfaces, mmds-config, serial, balloon, entropy, memory-hotplug, pmem, vsock");
+  EXPECT_EQ(file_refusal(R"({"boot-source": [], "machine": {}})"),
+            "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
+            "boot-source, drives, network-interfaces, mmds-config, channels, serial, balloon, entropy, memory-hotplug, "
+            "pmem, vsock");
   EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
             R"(the configuration has the field "logger" twice)");
 }

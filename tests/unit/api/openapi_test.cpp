@@ -36,6 +36,7 @@ using testing::texts_of;
 /// Fields beyond the dialect's.
 bool is_extra_field(const std::string& where) {
   return where.ends_with("/version GET.mayfly_version") || where.ends_with("/vm/config GET.serial") ||
+         where.ends_with("/vm/config GET.channels") || where.ends_with(".channel_overrides") ||
          where.ends_with(".direct") || where.ends_with(".discard") || where.ends_with(".check_source_mac") ||
          where.ends_with(".drive_overrides") || where.ends_with(".allow_changed_drives") ||
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
@@ -373,6 +374,7 @@ class WholeTarget : public CommandTarget {
     config.network_interfaces = {
         NetworkInterfaceConfig{"n", "t", MacAddress{2, 0, 0, 0, 0, 1}, std::uint16_t{1500}, true, limits, limits}};
     config.mmds = MmdsConfig{.network_interfaces = {"n"}};
+    config.channels = {{.port = 1024, .uds_path = "/c", .listen = true}};
     config.logger = LoggerConfig{"/l", LogLevel::Off, true, true, "m"};
     config.metrics = MetricsConfig{"/m", true, {{"k", "v"}}};
     return config;

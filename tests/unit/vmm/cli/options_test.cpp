@@ -132,6 +132,21 @@ std::string said(std::vector<const char*> words) {
   return ::testing::internal::GetCapturedStderr();
 }
 
+TEST(Options, RunGivesAMachineWithChannelsTheAddressThatTheyAreAt) {
+  const auto commands =
+      std::get<RunOptions>(parse({"run", "-k", "k", "--channel", "1024=/a", "--channel", "1025=/b,listen"})).commands;
+  ASSERT_EQ(commands.size(), 7U);
+  EXPECT_EQ(std::get<PutNetworkInterface>(commands[2]).value.iface_id, "eth0");
+  EXPECT_EQ(std::get<PutNetworkInterface>(commands[2]).value.host_dev_name, "");
+  EXPECT_EQ(std::get<PutMmdsConfig>(commands[3]).value.network_interfaces, std::vector<std::string>{"eth0"});
+  EXPECT_EQ(std::get<PutChannel>(commands[4]).value, (ChannelConfig{.port = 1024, .uds_path = "/a"}));
+  EXPECT_EQ(std::get<PutChannel>(commands[5]).value, (ChannelConfig{.port = 1025, .uds_path = "/b", .listen = true}));
+  const auto with_nets =
+      std::get<RunOptions>(parse({"run", "-k", "k", "-n", "tap0", "-n", "tap1,id=b", "--channel", "1024=/a"})).commands;
+  ASSERT_EQ(with_nets.size(), 7U);
+  EXPECT_EQ(std::get<PutMmdsConfig>(with_nets[4]).value.network_interfaces, (std::vector<std::string>{"eth0", "b"}));
+}
+
 TEST(Options, RunNeedsAKernel) { EXPECT_EQ(said({"run"}), "mayfly: --kernel is required; see mayfly run --help\n"); }
 
 TEST(Options, ARefusalNamesTheWordAndTheHelpThatListsWhatThereIs) {

@@ -64,5 +64,31 @@ TEST(OverrideOptions, ATapHasAnInterfacesName) {
             "\"%\" and blanks");
 }
 
+std::string channel_refusal(const std::vector<std::string>& values) {
+  const auto read = read_channels(values);
+  return read ? "" : read.error().message;
+}
+
+TEST(OverrideOptions, AChannelIsAPortAndASocketAndListensIfItSaysSo) {
+  const auto read = read_channels(std::vector<std::string>{"1024=/run/a=b", "1025=/run/c,d,listen"});
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(*read, (std::vector<ChannelConfig>{{.port = 1024, .uds_path = "/run/a=b"},
+                                               {.port = 1025, .uds_path = "/run/c,d", .listen = true}}));
+  const auto overrides = read_channel_overrides(std::vector<std::string>{"1024=/run/other"});
+  ASSERT_TRUE(overrides) << overrides.error().message;
+  EXPECT_EQ(*overrides, (std::vector<ChannelOverride>{{.port = 1024, .uds_path = "/run/other"}}));
+}
+
+TEST(OverrideOptions, AChannelThatCannotBeIsRefused) {
+  for (const char* const value : {"", "1024", "1024=", "0=/a", "80=/a", "65536=/a", "x=/a", "1024=,listen"})
+    EXPECT_EQ(
+        channel_refusal({value}),
+        fmt::format("--channel {}: give a port from 1 to 65535 other than 80, \"=\" and the path of a Unix socket, "
+                    "1 to 107 bytes, such as 1024=/run/agent.sock",
+                    std::string_view{value} == "1024=,listen" ? "1024=" : value));
+  EXPECT_EQ(channel_refusal({"1024=/a", "1024=/b,listen"}),
+            "--channel 1024=/b,listen: 1024 is named twice; name each channel once");
+}
+
 }  // namespace
 }  // namespace mayfly

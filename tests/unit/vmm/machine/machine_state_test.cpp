@@ -15,9 +15,9 @@ std::vector<Command> always() {
           PutMmds{},         PatchMmds{},        FlushMetrics{}, GetSnapshot{},          CancelSnapshot{}};
 }
 std::vector<Command> before_start() {
-  return {PutBootSource{}, PutMachineConfig{}, PatchMachineConfig{},  PutCpuConfig{},
-          PutSerial{},     PutDrive{},         PutNetworkInterface{}, PutMmdsConfig{},
-          PutLogger{},     PutMetrics{},       StartInstance{},       LoadSnapshot{}};
+  return {PutBootSource{}, PutMachineConfig{},    PatchMachineConfig{}, PutCpuConfig{}, PutSerial{},
+          PutDrive{},      PutNetworkInterface{}, PutMmdsConfig{},      PutChannel{},   PutLogger{},
+          PutMetrics{},    StartInstance{},       LoadSnapshot{}};
 }
 std::vector<Command> after_start() {
   return {PauseVm{},        ResumeVm{},         PatchDrive{},       PatchNetworkInterface{},
