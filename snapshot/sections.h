@@ -56,6 +56,23 @@ inline constexpr std::array kSections = {
         .visit_in = [](Archive& archive, Snapshot& snapshot) { archive.field("host_kernel", snapshot.host.kernel); },
         .absent_is_default = true,
         .older_may_skip = true},
+    Section<Archive>{.name = "channels",
+                     .version = 1,
+                     .visit_in =
+                         [](Archive& archive, Snapshot& snapshot) {
+                           archive.field("channels", snapshot.channels);
+                           // Of each interface, but whole without the section that has those.
+                           std::vector<std::vector<StreamEnd>> streams;
+                           streams.reserve(snapshot.network_interfaces.size());
+                           for (NetworkInterfaceState& interface : snapshot.network_interfaces)
+                             streams.push_back(interface.device.streams);
+                           archive.field("streams", streams);
+                           streams.resize(snapshot.network_interfaces.size());
+                           for (std::size_t i = 0; i < streams.size(); ++i)
+                             snapshot.network_interfaces[i].device.streams = std::move(streams[i]);
+                         },
+                     .absent_is_default = true,
+                     .older_may_skip = true},
 };
 
 /// encode_snapshot() and decode_snapshot() of other sections than kSections: as a later release has them, for tests.

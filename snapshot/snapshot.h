@@ -73,6 +73,7 @@ struct Snapshot {
   std::optional<CpuConfig> cpu{};
   std::optional<BootSource> boot_source{};
   std::optional<MmdsConfig> mmds{};  ///< Not the metadata: each clone gets its own.
+  std::vector<ChannelConfig> channels{};
   ClockState clock{};
   std::vector<VcpuState> vcpus{};
   PlatformState platform{};

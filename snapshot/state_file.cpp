@@ -89,7 +89,13 @@ Status check_devices(const Snapshot& snapshot) {
     if (!is_device_id(interface.config.iface_id)) return no_machine("a network interface's id");
     if (interface.device.receive_heads.size() > NetDeviceState::kQueueSize)
       return no_machine("a network interface's buffers");
+    if (interface.device.streams.size() > kMostStreamEnds) return no_machine("a network interface's connections");
   }
+  if (snapshot.channels.size() > kMostChannels || (!snapshot.channels.empty() && !snapshot.mmds))
+    return no_machine("the number of channels");
+  for (std::size_t i = 0; i < snapshot.channels.size(); ++i)
+    if (!is_channel(snapshot.channels[i]) || (i > 0 && snapshot.channels[i].port <= snapshot.channels[i - 1].port))
+      return no_machine("a channel");
   if (!snapshot.mmds) return {};
   const auto is_there = [&](const std::string& id) {
     return std::ranges::any_of(snapshot.network_interfaces,

@@ -156,6 +156,23 @@ void visit(Archive& archive, MmdsConfig& mmds) {
   archive.field("imds_compat", mmds.imds_compat);
 }
 
+template <typename Archive>
+void visit(Archive& archive, ChannelConfig& channel) {
+  archive.field("port", channel.port);
+  archive.field("uds_path", channel.uds_path);
+  archive.field("listen", channel.listen);
+}
+
+template <typename Archive>
+void visit(Archive& archive, StreamEnd& end) {
+  archive.field("mac", end.mac);
+  archive.field("address", end.address);
+  archive.field("guest_port", end.guest_port);
+  archive.field("channel_port", end.channel_port);
+  archive.field("sequence", end.sequence);
+  archive.field("acknowledgment", end.acknowledgment);
+}
+
 // --- vCPUs -----------------------------------------------------------------------------------------------------------
 
 template <typename Archive>

@@ -49,6 +49,12 @@ const JsonValue::Array& array_of(const JsonValue& json, std::string_view name) {
   return array == nullptr ? kNone : *array;
 }
 
+std::int64_t number_of(const JsonValue& json, std::string_view name) {
+  const JsonValue* const found = member(json, name);
+  const auto* const number = found == nullptr ? nullptr : std::get_if<std::int64_t>(&found->data);
+  return number == nullptr ? 0 : *number;
+}
+
 /// What children need one each of, or a name for.
 struct Parts {
   std::string id;
@@ -59,6 +65,11 @@ struct Parts {
   };
   std::vector<Drive> drives;            ///< That the guest writes to.
   std::vector<std::string> interfaces;  ///< Those with a TAP.
+  struct Channel {
+    std::int64_t port = 0;
+    fs::path socket;
+  };
+  std::vector<Channel> channels;  ///< That listen.
 };
 
 Result<Parts> parts_of(const ApiClient& client, const RunningMachine& machine) {
@@ -69,12 +80,19 @@ Result<Parts> parts_of(const ApiClient& client, const RunningMachine& machine) {
   auto json = parse_json(*config, "its configuration");
   if (!json) return propagate(json);
   const fs::path socket = machine.own_socket.empty() ? fs::absolute(machine.socket) : fs::path{machine.own_socket};
-  Parts parts{.id = text_member(*info, "id"), .socket_directory = socket.parent_path(), .drives = {}, .interfaces = {}};
+  Parts parts{.id = text_member(*info, "id"),
+              .socket_directory = socket.parent_path(),
+              .drives = {},
+              .interfaces = {},
+              .channels = {}};
   for (const JsonValue& drive : array_of(*json, "drives"))
     if (!is_true(drive, "is_read_only"))
       parts.drives.push_back({.id = text_of(drive, "drive_id"), .overlay = text_of(drive, "path_on_host")});
   for (const JsonValue& interface : array_of(*json, "network-interfaces"))
     if (!text_of(interface, "host_dev_name").empty()) parts.interfaces.push_back(text_of(interface, "iface_id"));
+  for (const JsonValue& channel : array_of(*json, "channels"))
+    if (is_true(channel, "listen"))
+      parts.channels.push_back({.port = number_of(channel, "port"), .socket = text_of(channel, "uds_path")});
   return parts;
 }
 
@@ -106,6 +124,10 @@ fs::path overlay_of(const Parts::Drive& drive, const std::string& id) {
   return drive.overlay.parent_path() / fmt::format("{}.{}.overlay", id, drive.id);
 }
 
+fs::path channel_of(const Parts::Channel& channel, const std::string& id) {
+  return channel.socket.parent_path() / fmt::format("{}.{}.sock", id, channel.port);
+}
+
 /// Numbers whose machine runs, or has left a file, are left out.
 std::vector<std::string> ids_of(const RemoteBranch& branch, const Parts& parts, const RunningMachine& machine,
                                 const std::vector<RunningMachine>& running) {
@@ -120,7 +142,9 @@ std::vector<std::string> ids_of(const RemoteBranch& branch, const Parts& parts, 
   for (unsigned number = 1; ids.size() < branch.children; ++number) {
     std::string id = fmt::format("{}-{}", name, number);
     if (taken.contains(id) || is_there(socket_of(parts, id)) ||
-        std::ranges::any_of(parts.drives, [&](const Parts::Drive& drive) { return is_there(overlay_of(drive, id)); }))
+        std::ranges::any_of(parts.drives, [&](const Parts::Drive& drive) { return is_there(overlay_of(drive, id)); }) ||
+        std::ranges::any_of(parts.channels,
+                            [&](const Parts::Channel& channel) { return is_there(channel_of(channel, id)); }))
       continue;
     ids.push_back(std::move(id));
   }
@@ -160,6 +184,19 @@ void write_taps(JsonWriter& json, const RemoteBranch& branch, const Parts& parts
   json.end_array();
 }
 
+void write_channels(JsonWriter& json, const Parts& parts, const std::string& id) {
+  if (parts.channels.empty()) return;
+  json.key("channel_overrides");
+  json.begin_array();
+  for (const Parts::Channel& channel : parts.channels) {
+    json.begin_object();
+    json.field("port", channel.port);
+    json.field("uds_path", channel_of(channel, id).string());
+    json.end_object();
+  }
+  json.end_array();
+}
+
 std::string request_for(const RemoteBranch& branch, const Parts& parts, const std::vector<std::string>& ids) {
   using Pairs = std::vector<std::pair<std::string, std::string>>;
   JsonWriter json;
@@ -174,6 +211,7 @@ std::string request_for(const RemoteBranch& branch, const Parts& parts, const st
     Pairs overlays;
     for (const Parts::Drive& drive : parts.drives) overlays.emplace_back(drive.id, overlay_of(drive, ids[child]));
     write_pairs(json, "drive_overrides", "drive_id", "path_on_host", overlays);
+    write_channels(json, parts, ids[child]);
     json.end_object();
   }
   json.end_array();
@@ -199,9 +237,7 @@ Status print_children(const std::string& answer, std::FILE* out) {
       if (all) all = fail(ErrorKind::State, "{} did not come up: {}", id, printable_lines(error));
       continue;
     }
-    const JsonValue* const pid = member(child, "pid");
-    const auto* const number = pid == nullptr ? nullptr : std::get_if<std::int64_t>(&pid->data);
-    fmt::print(out, "{:<24} {:>8} {}\n", id, number == nullptr ? 0 : *number,
+    fmt::print(out, "{:<24} {:>8} {}\n", id, number_of(child, "pid"),
                printable(text_of(child, "api_socket"), kLongestShownName));
   }
   if (std::fflush(out) == EOF) return fail_errno(ErrorKind::System, "cannot write the answer");

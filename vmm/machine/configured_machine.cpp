@@ -138,13 +138,14 @@ Result<BootPlan> ConfiguredMachine::plan_boot(PreparedVm&& prepared, bool boot_t
   };
 }
 
-void ConfiguredMachine::take_over(const Snapshot& snapshot, ConfiguredDevices loaded) {
+void ConfiguredMachine::take_over(const Snapshot& snapshot, ConfiguredDevices loaded, ConfiguredChannels its_channels) {
   devices = std::move(loaded);
   devices.started();
   config.machine = snapshot.machine;
   config.cpu = snapshot.cpu;
   config.boot_source = snapshot.boot_source;
   config.mmds = snapshot.mmds;
+  channels = std::move(its_channels);
 }
 
 void ConfiguredMachine::describe(Snapshot& snapshot) const {
@@ -152,6 +153,7 @@ void ConfiguredMachine::describe(Snapshot& snapshot) const {
   snapshot.cpu = config.cpu;
   snapshot.boot_source = config.boot_source;
   snapshot.mmds = config.mmds;
+  snapshot.channels = channels.all();
   for (std::size_t i = 0; i < snapshot.drives.size(); ++i) snapshot.drives[i].config = devices.drives()[i];
   for (std::size_t i = 0; i < snapshot.network_interfaces.size(); ++i)
     snapshot.network_interfaces[i].config = devices.network_interfaces()[i];

@@ -37,7 +37,7 @@ class ConfiguredMachine {
   [[nodiscard]] Result<BootPlan> plan_boot(PreparedVm&& prepared, bool boot_timer) const;
   [[nodiscard]] ConsoleOptions console() const;
   /// Takes over what a snapshot's machine is.
-  void take_over(const Snapshot& snapshot, ConfiguredDevices loaded);
+  void take_over(const Snapshot& snapshot, ConfiguredDevices loaded, ConfiguredChannels its_channels);
   /// Adds what was configured, as it is now.
   void describe(Snapshot& snapshot) const;
 

@@ -13,6 +13,29 @@
 #include <utility>
 
 namespace mayfly {
+namespace {
+
+bool listens(const ConfiguredChannels& channels, std::uint16_t port) {
+  const auto found = std::ranges::find(channels.all(), port, &ChannelConfig::port);
+  return found != channels.all().end() && found->listen;
+}
+
+/// A child shares what its parent's channels connect to, and listens at sockets of its own.
+Status check_channels(const ConfiguredChannels& channels, const BranchChild& child) {
+  for (const ChannelOverride& each : child.channel_overrides)
+    if (std::ranges::find(channels.all(), each.port, &ChannelConfig::port) == channels.all().end())
+      return fail(ErrorKind::NotFound, "child {}: channel_overrides: there is no channel {}", child.id, each.port);
+  for (const ChannelConfig& channel : channels.all())
+    if (channel.listen && std::ranges::find(child.channel_overrides, channel.port, &ChannelOverride::port) ==
+                              child.channel_overrides.end())
+      return fail(ErrorKind::InvalidArgument,
+                  "child {}: channel_overrides: channel {}, which listens, is missing; give the child a socket of its "
+                  "own",
+                  child.id, channel.port);
+  return {};
+}
+
+}  // namespace
 
 // --- The parent ------------------------------------------------------------------------------------------------------
 
@@ -47,6 +70,7 @@ Status Controller::check_branch(const BranchParams& params) const {
   }
   std::set<std::string> overlays;
   std::set<std::string> taps;
+  std::set<std::string> sockets;
   for (const FrozenDrive& each : params.frozen_drives) overlays.insert(each.path_on_host);
   for (const BranchChild& child : params.children) {
     TRY(check_child(child));
@@ -58,6 +82,10 @@ Status Controller::check_branch(const BranchParams& params) const {
       if (!taps.insert(each.host_dev_name).second)
         return fail(ErrorKind::InvalidArgument, "child {}: network_overrides: {} is given to another interface as well",
                     child.id, each.host_dev_name);
+    for (const ChannelOverride& each : child.channel_overrides)
+      if (listens(configured_.channels, each.port) && !sockets.insert(each.uds_path).second)
+        return fail(ErrorKind::InvalidArgument, "child {}: channel_overrides: {} is given to another channel as well",
+                    child.id, each.uds_path);
   }
   return {};
 }
@@ -92,7 +120,7 @@ Status Controller::check_child(const BranchChild& child) const {
       return fail(ErrorKind::InvalidArgument,
                   "child {}: network_overrides: network interface {} is missing; give the child a TAP of its own",
                   child.id, each.iface_id);
-  return {};
+  return check_channels(configured_.channels, child);
 }
 
 void Controller::begin(BranchVm& command, Reply reply) {

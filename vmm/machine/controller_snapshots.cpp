@@ -187,6 +187,7 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
   TRY(load.devices.lend(lent));
   TRY(check_same_files(load.beside, lent.drives));
   lent.mmds = snapshot.mmds;
+  lent.channels = load.channels.plans();
   std::unique_ptr<LoopTimer> recording_timer;
   const bool records = params.working_set && params.working_set->record;
   if (records) recording_timer = TRY(LoopTimer::create(loop_, [this] { end_recording(); }));
@@ -201,7 +202,7 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
                    .is_branch = load.is_branch};
   prepared_.reset();
   machine_ = TRY(makers_.restore(std::move(plan), context()));
-  configured_.take_over(snapshot, std::move(load.devices));
+  configured_.take_over(snapshot, std::move(load.devices), std::move(load.channels));
   if (!load.is_branch)
     last_snapshot_ =
         DiffBase{.id = snapshot.id, .may_be_diff = params.backend_paths.size() > 1, .rests_on_loaded = true};

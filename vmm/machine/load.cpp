@@ -101,10 +101,13 @@ Result<Load> begin_load(SnapshotLoadParams params) {
   auto beside = TRY(check_named_paths(*snapshot, params));
   ConfiguredDevices devices{ConfiguredDevices::Made::GoesUnlessStarted};
   TRY(open_devices(*snapshot, params, devices));
+  ConfiguredChannels channels;
+  TRY(channels.load(snapshot->channels, params.channel_overrides));
   return Load{.params = std::move(params),
               .snapshot = std::move(snapshot),
               .beside = std::move(beside),
-              .devices = std::move(devices)};
+              .devices = std::move(devices),
+              .channels = std::move(channels)};
 }
 
 Status check_new_overlay(const DriveOverride& drive) {
@@ -120,12 +123,15 @@ Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const Branch
   Load load{.params = {.resume_vm = resume_vm,
                        .clock_realtime = true,  // as its parent's clock does
                        .network_overrides = child.network_overrides,
-                       .drive_overrides = child.drive_overrides},
+                       .drive_overrides = child.drive_overrides,
+                       .channel_overrides = child.channel_overrides},
             .snapshot = std::move(snapshot),
             .beside = {},
             .devices = ConfiguredDevices{ConfiguredDevices::Made::GoesUnlessStarted},
+            .channels = {},
             .is_branch = true};
   TRY(open_devices(*load.snapshot, load.params, load.devices));
+  TRY(load.channels.load(load.snapshot->channels, load.params.channel_overrides));
   return load;
 }
 

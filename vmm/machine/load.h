@@ -3,6 +3,7 @@
 #include "vmm/base/log.h"
 #include "vmm/base/thread_kind.h"
 #include "vmm/config/configuration.h"
+#include "vmm/machine/configured_channels.h"
 #include "vmm/machine/configured_devices.h"
 #include "vmm/machine/restore.h"
 #include "vmm/machine/snapshot_paths.h"
@@ -21,6 +22,7 @@ struct Load {
   std::shared_ptr<const Snapshot> snapshot;  ///< With the request's track_dirty_pages and huge_pages.
   std::vector<ImageBeside> beside;
   ConfiguredDevices devices;
+  ConfiguredChannels channels;
   bool is_branch = false;  ///< Of a machine, whose memory is here.
 };
 

@@ -127,12 +127,17 @@ Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, con
         !names(params.network_overrides, &NetworkOverride::iface_id, interface.config.iface_id))
       elsewhere += fmt::format("{}network interface {} (TAP {})", elsewhere.empty() ? "" : ", ",
                                interface.config.iface_id, interface.config.host_dev_name);
+  for (const ChannelConfig& channel : snapshot.channels)
+    if (std::ranges::find(params.channel_overrides, channel.port, &ChannelOverride::port) ==
+        params.channel_overrides.end())
+      elsewhere +=
+          fmt::format("{}channel {} (socket {})", elsewhere.empty() ? "" : ", ", channel.port, channel.uds_path);
   if (elsewhere.empty()) return beside;
   return fail(
       ErrorKind::Permission,
-      "snapshot_path {} names what does not lie beside it: {}; name what each is to have by drive_overrides and "
-      "network_overrides (mayfly restore: --drive ID=PATH, --tap ID=NAME), or trust whoever made the snapshot: "
-      "set paths to Trusted (--trust-paths)",
+      "snapshot_path {} names what does not lie beside it: {}; name what each is to have by drive_overrides, "
+      "network_overrides and channel_overrides (mayfly restore: --drive ID=PATH, --tap ID=NAME, --channel PORT=PATH), "
+      "or trust whoever made the snapshot: set paths to Trusted (--trust-paths)",
       params.snapshot_path, elsewhere);
 }
 

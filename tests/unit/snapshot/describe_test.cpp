@@ -16,9 +16,9 @@ TEST(Describe, PrintsJsonInTheOrderOfTheFile) {
   ASSERT_TRUE(json) << json.error().message;
   std::vector<std::string> names;
   for (const JsonMember& member : std::get<JsonValue::Object>(json->data)) names.push_back(member.name);
-  EXPECT_EQ(names,
-            (std::vector<std::string>{"format", "id", "producer", "host", "machine", "cpu", "boot_source", "mmds",
-                                      "clock", "vcpus", "platform", "drives", "network_interfaces", "host_kernel"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"format", "id", "producer", "host", "machine", "cpu", "boot_source",
+                                             "mmds", "clock", "vcpus", "platform", "drives", "network_interfaces",
+                                             "host_kernel", "channels", "streams"}));
 }
 
 TEST(Describe, WritesValuesAsTheyAreRead) {
@@ -61,7 +61,7 @@ TEST(Describe, LeavesOutWhatIsNotThere) {
   const std::string text = describe_snapshot(least);
   EXPECT_FALSE(has(text, "boot_source"));
   EXPECT_FALSE(has(text, R"("cpu")"));
-  EXPECT_TRUE(has(text, R"("drives":[],"network_interfaces":[],"host_kernel":""})"));
+  EXPECT_TRUE(has(text, R"("drives":[],"network_interfaces":[],"host_kernel":"","channels":[],"streams":[]})"));
   EXPECT_TRUE(parse_json(text, "the description"));
 }
 

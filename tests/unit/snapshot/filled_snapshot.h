@@ -143,6 +143,14 @@ inline void make_possible(PlatformState& platform) {
   }
   snapshot.mmds->network_interfaces = {"eth0", "eth1"};
   snapshot.mmds->ipv4_address = {169, 254, 170, 2};
+  snapshot.channels = {{.port = 1024, .uds_path = "/run/agent.sock"},
+                       {.port = 1025, .uds_path = "/run/hosts.sock", .listen = true}};
+  snapshot.network_interfaces[1].device.streams = {{.mac = {6, 0, 0xAC, 0x10, 0, 3},
+                                                    .address = {172, 16, 0, 2},
+                                                    .guest_port = 40'000,
+                                                    .channel_port = 1025,
+                                                    .sequence = 0xFFFF'FFF0,
+                                                    .acknowledgment = 7}};
   return snapshot;
 }
 

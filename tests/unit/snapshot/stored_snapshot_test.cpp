@@ -80,7 +80,7 @@ TEST_P(StoredSnapshot, DISABLED_IsMade) {
   testing::make_file(path(".json"), describe_snapshot(snapshot) + '\n');
 }
 
-INSTANTIATE_TEST_SUITE_P(OfEveryVersion, StoredSnapshot, ::testing::Values(1, 2, 3, 4));
+INSTANTIATE_TEST_SUITE_P(OfEveryVersion, StoredSnapshot, ::testing::Values(1, 2, 3, 4, 5));
 
 TEST(StoredSnapshotOne, HasTheValuesThatWerePutIntoIt) {
   const auto snapshot = read_state_file(kData / "state-1");

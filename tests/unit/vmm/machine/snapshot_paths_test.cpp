@@ -109,12 +109,13 @@ TEST_F(SnapshotPathsTest, OneRefusalListsAllAndSaysWhatWouldBeWrittenTo) {
   snapshot.drives.back().config.drive_id = "third";
   snapshot.network_interfaces.emplace_back();
   snapshot.network_interfaces.back().config = {.iface_id = "eth0", .host_dev_name = "tap9"};
-  EXPECT_EQ(refusal(snapshot),
-            "snapshot_path " + params_.snapshot_path +
-                " names what does not lie beside it: drive data (/dev/sda, to be written to), drive second "
-                "(/etc/shadow, to be read), network interface eth0 (TAP tap9); name what each is to have by "
-                "drive_overrides and network_overrides (mayfly restore: --drive ID=PATH, --tap ID=NAME), or trust "
-                "whoever made the snapshot: set paths to Trusted (--trust-paths)");
+  EXPECT_EQ(
+      refusal(snapshot),
+      "snapshot_path " + params_.snapshot_path +
+          " names what does not lie beside it: drive data (/dev/sda, to be written to), drive second "
+          "(/etc/shadow, to be read), network interface eth0 (TAP tap9); name what each is to have by "
+          "drive_overrides, network_overrides and channel_overrides (mayfly restore: --drive ID=PATH, --tap "
+          "ID=NAME, --channel PORT=PATH), or trust whoever made the snapshot: set paths to Trusted (--trust-paths)");
 }
 
 TEST_F(SnapshotPathsTest, WhatAnOverrideNamesIsAsked) {
@@ -182,6 +183,7 @@ TEST_F(SnapshotPathsTest, ALoadByTheControllerIsRefusedBeforeAnythingElseIsLooke
   snapshot.drives[0].config = with_drive(file("elsewhere/secret")).drives[0].config;
   snapshot.network_interfaces.clear();
   snapshot.mmds.reset();
+  snapshot.channels.clear();
   const auto encoded = encode_snapshot(snapshot);
   params_.snapshot_path =
       make_file(file("pair/state"), {reinterpret_cast<const char*>(encoded.data()), encoded.size()});
