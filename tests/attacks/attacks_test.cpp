@@ -69,11 +69,20 @@ class Attacked {
   OwnedFd connection_;
 };
 
+/// What gives a machine a channel.
+constexpr std::array kOfAChannel = std::to_array<std::pair<std::string_view, std::string_view>>({
+    {"/network-interfaces/eth0", R"({"iface_id": "eth0"})"},
+    {"/mmds/config", R"({"network_interfaces": ["eth0"]})"},
+    {"/channels/1024", R"({"port": 1024, "uds_path": "/run/nobody-is-there"})"},
+});
+
 /// A snapshot to load with a recorder, or to go back to; made once.
 class Loadable {
  public:
-  Loadable() {
+  explicit Loadable(bool with_channel) {
     Monitor monitor;
+    if (with_channel)
+      for (const auto& [path, body] : kOfAChannel) must(monitor.put(std::string{path}, std::string{body}));
     monitor.boot("toucher", "console=ttyS0 span_mib=1 pages=1");
     monitor.console_until("toucher ready");
     must(monitor.patch("/vm", R"({"state": "Paused"})"));
@@ -98,21 +107,28 @@ class Loadable {
 };
 
 /// Of the loop's thread, once its machine runs.
-bool is_second(std::string_view thread) {
-  return is_of_running_machine(static_cast<ThreadKind>(std::ranges::find(kThreadNames, thread) - kThreadNames.begin()));
+ThreadKind kind_named(std::string_view thread) {
+  return static_cast<ThreadKind>(std::ranges::find(kThreadNames, thread) - kThreadNames.begin());
 }
-bool is_live(std::string_view thread) { return thread.starts_with("live"); }
-bool may_revert(std::string_view thread) { return thread.ends_with("revertible"); }
+bool is_second(std::string_view thread) { return is_of_running_machine(kind_named(thread)); }
+bool is_live(std::string_view thread) { return traits_of(kind_named(thread)).takes_live_snapshots; }
+bool may_revert(std::string_view thread) { return traits_of(kind_named(thread)).reverts; }
+bool has_channels(std::string_view thread) { return traits_of(kind_named(thread)).has_channels; }
 
 End attack_from(const std::string& thread, const std::string& attack, std::vector<std::string> more = {}) {
   if (is_live(thread)) more.emplace_back("--live-snapshots");
   if (thread == "brancher") more.emplace_back("--branches");
   Attacked monitor{thread, attack, more};
-  if (thread == "vcpu" || thread == "running" || thread == "live") {
+  const bool loads = thread == "recorder" || may_revert(thread);
+  if (!loads && has_channels(thread))
+    for (const auto& [path, body] : kOfAChannel) monitor.put(std::string{path}, std::string{body});
+  if (thread == "vcpu" || (is_second(thread) && !loads)) {
     monitor.put("/boot-source", R"({"kernel_image_path": ")" + guest_path("spin") + "\"}");
     monitor.put("/actions", R"({"action_type": "InstanceStart"})");
-  } else if (thread == "recorder" || may_revert(thread)) {
-    static const Loadable loadable;
+  } else if (loads) {
+    static const Loadable plain{false};
+    static const Loadable with_channel{true};
+    const Loadable& loadable = has_channels(thread) ? with_channel : plain;
     monitor.put("/snapshot/load", thread == "recorder" ? loadable.recorded() : loadable.revertible());
   }
   return monitor.end();
@@ -137,12 +153,19 @@ constexpr std::string_view kSetsVcpus = "kvm-msrs";
 /// What makes a process, as a live snapshot does.
 constexpr std::string_view kForks = "fork-quietly";
 
+/// What channels need.
+constexpr std::array<std::string_view, 4> kOfChannels = {"channel-socket", "connect", "accept", "shutdown"};
+bool is_of_channels(std::string_view thread, std::string_view attack) {
+  return has_channels(thread) && std::ranges::find(kOfChannels, attack) != kOfChannels.end();
+}
+
 /// The price of branches: what some thread of a monitor may do, the one that makes children may, as it is a child's first
 /// thread; and it does not know a child's number when its filter is installed.
-constexpr std::array<std::string_view, 17> kOfBranches = {
+constexpr std::array<std::string_view, 22> kOfBranches = {
     "open",        "kill-thread", "read-process", kForks,   "ring",        "kvm-machine",
     "kvm-enable",  "kvm-memory",  kSetsVcpus,     "tap",    "hold-faults", "watch-faults",
-    "unix-socket", "connect",     "send",         "thread", "filter"};
+    "unix-socket", "connect",     "send",         "thread", "filter",      "channel-socket",
+    "accept",      "shutdown",    "bind",         "listen"};
 bool is_of_branches(std::string_view thread, std::string_view attack) {
   return thread == "brancher" && std::ranges::find(kOfBranches, attack) != kOfBranches.end();
 }
@@ -160,6 +183,10 @@ std::vector<Row> filtered_rows() {
       // The price of going back to a snapshot: the row of SettingUp.
       if (may_revert(thread) && attack.name == kSetsVcpus) continue;
       if (is_of_branches(thread, attack.name)) continue;
+      // The price of channels.
+      if (is_of_channels(thread, attack.name)) continue;
+      // How it answers.
+      if (thread == "api" && attack.name == "shutdown") continue;
       // The price of live snapshots.
       if (is_live(thread) && attack.name == kForks) continue;
       rows.push_back({std::string{thread}, std::string{attack.name}});
@@ -195,8 +222,8 @@ std::string name_of_row(const ::testing::TestParamInfo<Row>& info) {
 INSTANTIATE_TEST_SUITE_P(Seccomp, AttackFromAThread, ::testing::ValuesIn(filtered_rows()), name_of_row);
 
 /// What sets a machine up is let through until the machine runs: so it is the second filter that refuses it then. A
-/// machine that may go back to its snapshot goes on to set its vCPUs, a process that may take live snapshots to make
-/// processes, and one that may have children goes on to set machines up.
+/// machine that may go back to its snapshot goes on to set its vCPUs, one that has channels to make sockets, a process
+/// that may take live snapshots to make processes, and one that may have children goes on to set machines up.
 class SettingUp : public AttackFromAThread {};
 
 TEST_P(SettingUp, IsTheLoopsUntilItsMachineRuns) {
@@ -210,8 +237,12 @@ std::vector<Row> setting_up() {
   std::vector<Row> rows;
   for (const Attack& attack : back_door::attacks())
     if (attack.is_setting_up) rows.push_back({"loop", std::string{attack.name}});
-  for (const char* const thread : {"revertible", "live_revertible"}) rows.push_back({thread, std::string{kSetsVcpus}});
-  for (const char* const thread : {"live", "live_revertible"}) rows.push_back({thread, std::string{kForks}});
+  for (const std::string_view thread : kThreadNames) {
+    if (may_revert(thread)) rows.push_back({std::string{thread}, std::string{kSetsVcpus}});
+    if (is_live(thread)) rows.push_back({std::string{thread}, std::string{kForks}});
+    if (has_channels(thread))
+      for (const std::string_view attack : kOfChannels) rows.push_back({std::string{thread}, std::string{attack}});
+  }
   for (const std::string_view attack : kOfBranches) rows.push_back({"brancher", std::string{attack}});
   return rows;
 }

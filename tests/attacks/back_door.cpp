@@ -158,6 +158,11 @@ int connect_to_neighbour(EventLoop&) {
   const sockaddr_un address{.sun_family = AF_UNIX, .sun_path = "/run/nobody-is-there"};
   return call(SYS_connect, -1L, &address, sizeof address);
 }
+int make_channel(EventLoop&) { return call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0); }
+int bind_socket(EventLoop&) {
+  const sockaddr_un address{.sun_family = AF_UNIX, .sun_path = "/run/nobody-is-there"};
+  return call(SYS_bind, -1L, &address, sizeof address);
+}
 int send_descriptor(EventLoop&) {
   const msghdr message{};
   return call(SYS_sendmsg, -1L, &message, 0L);
@@ -230,6 +235,11 @@ const std::vector<Attack>& attacks() {
       {"unix-socket", "socket", [](EventLoop&) { return call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0); },
        true},
       {"connect", "connect", connect_to_neighbour, true},
+      {"channel-socket", "socket", make_channel, true},
+      {"accept", "accept4", [](EventLoop&) { return call(SYS_accept4, -1L, 0L, 0L, SOCK_CLOEXEC); }, true},
+      {"shutdown", "shutdown", [](EventLoop&) { return call(SYS_shutdown, -1L, SHUT_WR); }, true},
+      {"bind", "bind", bind_socket, true},
+      {"listen", "listen", [](EventLoop&) { return call(SYS_listen, -1L, 1L); }, true},
       {"send", "sendmsg", send_descriptor, true},
       {"thread", "clone", make_thread, true},
       {"filter", "seccomp", [](EventLoop&) { return call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0L, nullptr); }, true},

@@ -1,6 +1,7 @@
 // Children of a machine (PUT /vm/branch): each goes on from where it was, in a process of its own.
 
 #include "snapshot/verify.h"
+#include "tests/integration/channel_hosts.h"
 #include "tests/integration/layered_fixture.h"
 #include "tests/support/tap_network.h"
 
@@ -195,6 +196,36 @@ TEST_F(BranchTest, AnInterfaceWithoutATapNeedsNoneInAChildEither) {
   if (HasFatalFailure()) return;
   (void)expect_diverges(one);
   EXPECT_EQ(one.send("GET", "/vm/config").body.find("host_dev_name"), std::string::npos);
+}
+
+TEST_F(BranchTest, AChildListensAtItsOwnSocketAndItsAgentRedials) {
+  Monitor parent{options()};
+  must(parent.put("/network-interfaces/eth0", R"({"iface_id": "eth0"})"));
+  must(parent.put("/mmds/config", R"({"network_interfaces": ["eth0"]})"));
+  must(parent.put("/channels/1024", listening(file("parent.channel"))));
+  parent.boot("link_local", "console=ttyS0 channel=1024 agent=1");
+  const OwnedFd before = connect_to_channel(file("parent.channel"));
+  EXPECT_EQ(exchange_on(before.get(), "before", 6), "before");
+  Child one{scratch_, "one"};
+  const auto of_port = [&](const std::string& port) {
+    return R"(, "channel_overrides": [{"port": )" + port + R"(, "uds_path": ")" + file("one.channel") + "\"}]";
+  };
+  const auto refused = [&](const std::string& more) { return parent.put("/vm/branch", body_of({one.json(more)})); };
+  EXPECT_NE(refused("").body.find("child one: channel_overrides: channel 1024, which listens, is missing"),
+            std::string::npos);
+  EXPECT_NE(refused(of_port("1025")).body.find("child one: channel_overrides: there is no channel 1025"),
+            std::string::npos);
+  one.find_in(parent.put("/vm/branch", body_of({one.json(of_port("1024"))})));
+  if (HasFatalFailure()) return;
+  one.console_until("channel reset");
+  const OwnedFd own = connect_to_channel(file("one.channel"));
+  EXPECT_EQ(exchange_on(own.get(), "child", 5), "child");
+  EXPECT_EQ(exchange_on(before.get(), "parent", 6), "parent");
+  one.stop();
+  for (const double deadline = now_us() + 20e6; now_us() < deadline && fs::exists(file("one.channel"));)
+    std::this_thread::yield();
+  EXPECT_FALSE(fs::exists(file("one.channel")));
+  EXPECT_TRUE(fs::exists(file("parent.channel")));
 }
 
 TEST_F(BranchTest, ATreeIsTenDeepAndItsRootEndsFirst) {

@@ -336,10 +336,9 @@ void Controller::adopt(std::unique_ptr<Machine> machine, std::optional<Adopted> 
 void Controller::enter_running() {
   if (state_ == MachineState::NotStarted || std::exchange(entered_running_, true)) return;
   if (!options_.enter_thread) return;
-  if (options_.live_snapshots)
-    options_.enter_thread(reverts_to_ ? ThreadKind::LiveRevertible : ThreadKind::Live);
-  else
-    options_.enter_thread(reverts_to_ ? ThreadKind::Revertible : ThreadKind::Running);
+  options_.enter_thread(running_kind({.reverts = reverts_to_.has_value(),
+                                      .takes_live_snapshots = options_.live_snapshots,
+                                      .has_channels = !configured_.channels.empty()}));
 }
 
 void Controller::log_boot_time() const {

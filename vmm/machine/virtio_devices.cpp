@@ -1,6 +1,7 @@
 #include "vmm/machine/virtio_devices.h"
 
 #include "virtio/mmds/network_stack.h"
+#include "virtio/net/channel_sockets.h"
 #include "vmm/base/clock.h"
 #include "vmm/base/random.h"
 #include "vmm/boot/layout.h"
@@ -73,6 +74,13 @@ Status VirtioDevices::create(DevicePlans plans, const MachineBuses& buses) {
     if (!transport) return propagate(transport);
     drives_.back().transport = *transport;
   }
+  channels_ = std::move(plans.channels);
+  for (const ChannelPlan& channel : channels_)
+    channel_listeners_.push_back(channel.listener
+                                     ? std::make_unique<ChannelListener>(channel.listener->fd(),
+                                                                         fmt::format("channel {}", channel.config.port),
+                                                                         buses.loop, buses.log)
+                                     : nullptr);
   if (plans.mmds)
     if (auto served = serve_metadata(std::move(*plans.mmds), buses); !served) return served;
   for (NetworkInterfacePlan& plan : plans.network_interfaces) {
@@ -103,7 +111,18 @@ Result<std::unique_ptr<FrameResponder>> VirtioDevices::responder_for(const std::
     return nullptr;
   auto key = make_key();
   if (!key) return propagate(key);
-  return std::make_unique<NetworkStack>(*metadata_service_, *key, buses.metrics.mmds);
+  auto stack = std::make_unique<NetworkStack>(*metadata_service_, *key, buses.metrics.mmds);
+  if (channels_.empty()) return stack;
+  std::vector<ChannelSockets::Channel> channels;
+  channels.reserve(channels_.size());
+  for (std::size_t i = 0; i < channels_.size(); ++i)
+    channels.push_back({.port = channels_[i].config.port,
+                        .uds_path = channels_[i].config.uds_path,
+                        .listener = channel_listeners_[i].get()});
+  stack->serve_channels(
+      std::make_unique<ChannelSockets>(std::move(channels), buses.loop, buses.log, "network interface " + iface_id),
+      buses.metrics.channels);
+  return stack;
 }
 
 Result<MmioTransport*> VirtioDevices::plug(VirtioDevice& device, const VirtioMmioWindow& window,

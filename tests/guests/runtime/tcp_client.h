@@ -63,7 +63,7 @@ class TcpLink {
 
 class TcpClient {
  public:
-  static constexpr std::uint32_t kRoom = 32 * 1024;
+  static constexpr std::uint32_t kRoom = 60 * 1024;
 
   TcpClient(TcpLink& link, std::uint16_t first_port) : link_(link), port_(first_port) {}
 

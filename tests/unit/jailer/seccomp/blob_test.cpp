@@ -66,8 +66,8 @@ TEST(FilterBlob, WantsEachThreadOnceAndNoOther) {
   programs.pop_back();
   EXPECT_EQ(
       blob_refusal_of(make_blob(programs)),
-      "there is no filter for thread live_revertible; add a section [live_revertible] to the text, as filters.txt "
-      "of this version has it")
+      "there is no filter for thread channels_all; add a section [channels_all] to the text, as filters.txt of this "
+      "version has it")
       << "as it is in what an older version compiled";
   programs.push_back({"vcpu", kProgram});
   EXPECT_NE(blob_refusal_of(make_blob(programs)).find("thread vcpu has two filters"), std::string::npos);

@@ -18,7 +18,9 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <csignal>
+#include <string>
 
 #include <gtest/gtest.h>
 
@@ -27,6 +29,10 @@ namespace {
 
 using testing::answer_to;
 using testing::call_of;
+
+constexpr std::array kOfRunningMachines = {
+    ThreadKind::Running,  ThreadKind::Revertible,         ThreadKind::Live,         ThreadKind::LiveRevertible,
+    ThreadKind::Channels, ThreadKind::ChannelsRevertible, ThreadKind::ChannelsLive, ThreadKind::ChannelsLiveRevertible};
 
 class BuiltInFilters : public ::testing::TestWithParam<ThreadKind> {
  protected:
@@ -125,21 +131,32 @@ TEST_P(BuiltInFilters, LeaveSettingUpToTheLoopBeforeItsMachineRuns) {
         std::uint64_t{KVM_IRQFD}, std::uint64_t{KVM_IOEVENTFD}, std::uint64_t{TUNSETIFF},
         std::uint64_t{UFFDIO_REGISTER}, std::uint64_t{0xaa00}})
     EXPECT_EQ(allows(__NR_ioctl, {5, request}), sets_up) << std::hex << request;
-  const bool sets_vcpus = sets_up || GetParam() == ThreadKind::Revertible || GetParam() == ThreadKind::LiveRevertible;
+  const bool sets_vcpus = sets_up || traits_of(GetParam()).reverts;
   for (const std::uint64_t request :
        {std::uint64_t{kvm_abi::kSetMsrs}, std::uint64_t{kvm_abi::kSetXsave}, std::uint64_t{KVM_SET_REGS},
         std::uint64_t{KVM_SET_SREGS}, std::uint64_t{KVM_SET_LAPIC}, std::uint64_t{KVM_SET_CLOCK}})
     EXPECT_EQ(allows(__NR_ioctl, {5, request}), sets_vcpus) << std::hex << request;
   EXPECT_EQ(allows(__NR_userfaultfd, {O_CLOEXEC | O_NONBLOCK}), sets_up);
-  EXPECT_EQ(allows(__NR_connect), sets_up);
+  EXPECT_EQ(allows(__NR_bind), sets_up);
+  EXPECT_EQ(allows(__NR_listen), sets_up);
   EXPECT_EQ(allows(__NR_sendmsg), sets_up);
   EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0}), sets_up);
   EXPECT_EQ(allows(__NR_seccomp, {SECCOMP_SET_MODE_FILTER, 0}), sets_up);
 }
 
+/// Other machines reach no socket.
+TEST_P(BuiltInFilters, LetSocketsBeMadeAndTakenWhereChannelsAre) {
+  const bool may = GetParam() == ThreadKind::Loop || traits_of(GetParam()).has_channels;
+  EXPECT_EQ(allows(__NR_socket, {AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0}), may);
+  EXPECT_EQ(allows(__NR_connect), may);
+  EXPECT_EQ(allows(__NR_accept4, {7, 0, 0, SOCK_CLOEXEC}), may);
+  EXPECT_EQ(allows(__NR_shutdown, {7, SHUT_WR}), may || GetParam() == ThreadKind::Api);
+  EXPECT_FALSE(allows(__NR_shutdown, {7, SHUT_RD}));
+}
+
 /// A child that holds memory for a live snapshot.
 TEST_P(BuiltInFilters, LetAProcessBeMadeWhereLiveSnapshotsAreAndByNoOtherFlags) {
-  const bool makes = GetParam() == ThreadKind::Live || GetParam() == ThreadKind::LiveRevertible;
+  const bool makes = traits_of(GetParam()).takes_live_snapshots;
   const bool may = makes || GetParam() == ThreadKind::Loop;  // under which those two are
   EXPECT_EQ(allows(__NR_clone, {0}), may);
   EXPECT_EQ(allows(__NR_wait4, {7, 0, WNOHANG | __WALL, 0}), may);
@@ -179,16 +196,16 @@ TEST(BuiltInFilter, OfTheBrancherMakesProcessesOfOneKindAndExecutesNothing) {
 TEST(BuiltInFilter, OfARunningMachineIsNotMuchMoreThanWhatItWithdraws) {
   const auto programs = find_programs(built_in_blob());
   ASSERT_TRUE(programs);
-  for (const ThreadKind kind :
-       {ThreadKind::Running, ThreadKind::Revertible, ThreadKind::Live, ThreadKind::LiveRevertible})
+  for (const ThreadKind kind : kOfRunningMachines)
     EXPECT_LT(programs->of(kind).size() * 2, programs->of(ThreadKind::Loop).size()) << name_of(kind);
 }
 
+std::string name_of_kind(const ::testing::TestParamInfo<ThreadKind>& info) { return std::string{name_of(info.param)}; }
+
 INSTANTIATE_TEST_SUITE_P(EachThread, BuiltInFilters,
-                         ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder,
-                                           ThreadKind::Running, ThreadKind::Revertible, ThreadKind::Live,
-                                           ThreadKind::LiveRevertible),
-                         [](const auto& info) { return std::string{name_of(info.param)}; });
+                         ::testing::Values(ThreadKind::Loop, ThreadKind::Api, ThreadKind::Vcpu, ThreadKind::Recorder),
+                         name_of_kind);
+INSTANTIATE_TEST_SUITE_P(OfARunningMachine, BuiltInFilters, ::testing::ValuesIn(kOfRunningMachines), name_of_kind);
 
 }  // namespace
 }  // namespace mayfly::seccomp
