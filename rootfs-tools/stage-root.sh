@@ -46,15 +46,15 @@ need_staging_tools() {
 
 compile_init() {
   local flags
-  mapfile -t flags < "$here/init.flags"
-  g++ "${flags[@]}" -static -s -Wl,--gc-sections -o "$1/init" "$here/init.cpp" ||
-    die "cannot compile $here/init.cpp; a C++23 compiler (g++ 12 or later) and static C libraries (libc6-dev) are needed"
+  mapfile -t flags < "$here/init/init.flags"
+  g++ "${flags[@]}" -I "$here/.." -static -s -Wl,--gc-sections -o "$1/init" "$here"/init/*.cpp ||
+    die "cannot compile $here/init/*.cpp; a C++23 compiler (g++ 12 or later) and static C libraries (libc6-dev) are needed"
 }
 
 stage_init() {
   local key compiled
   if [ -z "$init_binary" ]; then
-    key=$({ cat "$here"/{init.cpp,command_line.h,init.flags}; declare -f compile_init; g++ --version | head -n 1; } | hash_of_input)
+    key=$({ cat "$here"/init/*.{cpp,h,flags}; declare -f compile_init; g++ --version | head -n 1; } | hash_of_input)
     cached compiled "init/$key" compile_init
     init_binary=$compiled/init
   fi

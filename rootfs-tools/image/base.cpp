@@ -8,14 +8,17 @@
 #include "rootfs-tools/image/layout.h"
 #include "rootfs-tools/image/output_file.h"
 #include "rootfs-tools/image/run_config.h"
+#include "rootfs-tools/image/run_file.h"
 #include "vmm/base/files.h"
 #include "vmm/base/try.h"
 
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <optional>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -34,13 +37,43 @@ bool is_same_file(const std::string& one, const std::string& other) {
 Status check_outputs(const BaseOrder& order) {
   if (is_same_file(order.image, order.output))
     return fail(ErrorKind::InvalidArgument, "--output {} is the image itself; give another path", order.output);
-  if (!order.config) return {};
-  for (const auto& [option, path] : {std::pair{"--image", &order.image}, std::pair{"--output", &order.output}})
-    if (is_same_file(*path, *order.config))
-      return fail(ErrorKind::InvalidArgument, "--config {} is what {} names, too; give another path", *order.config,
-                  option);
+  using Named = std::pair<const char*, const std::string*>;
+  std::vector<Named> named = {{"--image", &order.image}, {"--output", &order.output}};
+  for (const auto& [option, path] : {std::pair{"--config", &order.config}, std::pair{"--run-file", &order.run_file}}) {
+    if (!*path) continue;
+    for (const auto& [other, other_path] : named)
+      if (is_same_file(*other_path, **path))
+        return fail(ErrorKind::InvalidArgument, "{} {} is what {} names, too; give another path", option, **path,
+                    other);
+    named.emplace_back(option, &**path);
+  }
   return {};
 }
+
+/// A file beside the base, where one is wanted.
+class SideFile {
+ public:
+  SideFile(const char* option, const std::optional<std::string>& path) : option_(option), path_(path) {}
+
+  Status create() {
+    if (!path_) return {};
+    auto made = TRY(OutputFile::create(*path_, option_));
+    file_.emplace(std::move(made));
+    return {};
+  }
+  [[nodiscard]] bool is_wanted() const { return path_.has_value(); }
+  Status write(std::string_view text) {
+    if (!write_all_at(file_->fd(), std::as_bytes(std::span{text}), 0))
+      return fail_errno(ErrorKind::System, "{} {} cannot be written", option_, *path_);
+    return {};
+  }
+  Status publish() { return file_ ? file_->publish() : Status{}; }
+
+ private:
+  const char* option_;
+  const std::optional<std::string>& path_;
+  std::optional<OutputFile> file_{};
+};
 
 class BaseMaker {
  public:
@@ -50,11 +83,10 @@ class BaseMaker {
   Result<BaseFacts> make() {
     TRY(check_outputs(order_));
     auto output = TRY(OutputFile::create(order_.output, "--output"));
-    std::optional<OutputFile> config;
-    if (order_.config) {
-      auto made = TRY(OutputFile::create(*order_.config, "--config"));
-      config.emplace(std::move(made));
-    }
+    SideFile config{"--config", order_.config};
+    SideFile run_file{"--run-file", order_.run_file};
+    TRY(config.create());
+    TRY(run_file.create());
     const std::string scratch = directory_of(order_.output);
     const auto files = TRY(ImageFiles::open(order_.image, order_.limits, scratch));
     const auto image = TRY(find_image(
@@ -66,18 +98,23 @@ class BaseMaker {
     auto facts = TRY(write_base(spool, output.fd()));
     facts.names = image.names;
     facts.image_digest = image.digest;
-    if (config) {
+    if (run_file.is_wanted()) {
+      const auto text = to_run_file(run);
+      if (!text) return fail(text.error().kind, "{}: {}", what, text.error().message);
+      TRY(run_file.write(*text));
+    }
+    if (config.is_wanted()) {
       const std::string text = to_json(run, {.image_digest = image.digest,
                                              .config_digest = image.config_digest,
                                              .names = image.names,
                                              .platform = to_text(order_.platform),
                                              .base_digest = facts.base_digest,
                                              .base_bytes = facts.base_bytes});
-      if (!write_all_at(config->fd(), std::as_bytes(std::span{text}), 0))
-        return fail_errno(ErrorKind::System, "--config {} cannot be written", *order_.config);
+      TRY(config.write(text));
     }
     TRY(output.publish());
-    if (config) TRY(config->publish());
+    TRY(config.publish());
+    TRY(run_file.publish());
     return facts;
   }
 

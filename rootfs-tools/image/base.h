@@ -17,7 +17,7 @@
 ///   auto facts = make_base({.image = "app.tar", .platform = {"linux", "amd64"}, .output = "app.squashfs"});
 ///
 /// Needs no rights and mounts nothing. Temporary files are in the output's directory. What is there when it ends is whole: the
-/// base gets its name when all is written, and then the configuration.
+/// base gets its name when all is written, and then the configuration and the run file.
 namespace mayfly::image {
 
 struct BaseOrder {
@@ -26,6 +26,7 @@ struct BaseOrder {
   Platform platform;
   std::string output;
   std::optional<std::string> config{};
+  std::optional<std::string> run_file{};
   ImageLimits limits{};
   SquashfsOptions squashfs{};
   /// What is being done, and how many bytes of how many. Called often.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "rootfs-tools/image/accounts.h"
 #include "rootfs-tools/image/file_tree.h"
 #include "rootfs-tools/image/spool.h"
 #include "vmm/base/error.h"
@@ -11,13 +12,6 @@
 
 /// How an image wants to be run: what a guest's init needs to know.
 namespace mayfly::image {
-
-struct RunUser {
-  std::uint32_t uid = 0;
-  std::uint32_t gid = 0;
-  std::vector<std::uint32_t> groups{};  ///< Further ones, in order.
-  std::string home = "/";
-};
 
 struct ExposedPort {
   std::uint16_t port = 0;
@@ -39,9 +33,6 @@ struct RunConfig {
 /// /etc/passwd and /etc/group, by the rules of runc. `what` names the configuration in errors.
 [[nodiscard]] Result<RunConfig> read_run_config(std::string_view config, FileTree& tree, const Spool& spool,
                                                 std::string_view what);
-
-/// USER, UID, USER:GROUP and so on. Errors: a name that the files do not have.
-[[nodiscard]] Result<RunUser> find_user(std::string_view text, std::string_view passwd, std::string_view group);
 
 /// "SIGTERM", "TERM", "15", "SIGRTMIN+3".
 [[nodiscard]] Result<int> signal_number(std::string_view text);

@@ -20,6 +20,7 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 50;  // what a squashfs
 struct Flags {
   std::string name;
   std::string config;
+  std::string run_file;
   std::string platform = "linux/amd64";
   std::string max_size;
   std::string max_metadata;
@@ -32,6 +33,8 @@ void add_base(CLI::App& app, BaseOrder& order, Flags& flags) {
       ->required();
   app.add_option("--output", order.output, "The base to make: a squashfs")->option_text("FILE REQUIRED")->required();
   app.add_option("--config", flags.config, "Where to write how the image wants to be run: JSON")->option_text("FILE");
+  app.add_option("--run-file", flags.run_file, "Where to write the same for init and agent of\nguests")
+      ->option_text("FILE");
   app.add_option("--name", flags.name, "Which image, where there are several: a name or a\ndigest")
       ->option_text("NAME");
   app.add_option("--platform", flags.platform, "Which one of an image for several platforms\n(default: linux/amd64)")
@@ -54,11 +57,13 @@ void add_base(CLI::App& app, BaseOrder& order, Flags& flags) {
 
 Result<Invocation> base_of(BaseOrder order, const Flags& flags, const CLI::App& app) {
   using Text = std::pair<const char*, const std::string*>;
-  for (const auto& [option, value] : {Text{"--image", &order.image}, Text{"--output", &order.output},
-                                      Text{"--config", &flags.config}, Text{"--name", &flags.name}})
+  for (const auto& [option, value] :
+       {Text{"--image", &order.image}, Text{"--output", &order.output}, Text{"--config", &flags.config},
+        Text{"--run-file", &flags.run_file}, Text{"--name", &flags.name}})
     if (app.count(option) > 0 && value->empty())
       return fail(ErrorKind::InvalidArgument, "{} must not be empty; see mayfly-template base --help", option);
   if (app.count("--config") > 0) order.config = flags.config;
+  if (app.count("--run-file") > 0) order.run_file = flags.run_file;
   if (app.count("--name") > 0) order.name = flags.name;
   order.platform = TRY(parse_platform(flags.platform));
   if (app.count("--max-size") > 0) order.limits.max_bytes = TRY(parse_bytes("--max-size", flags.max_size));

@@ -135,6 +135,19 @@ TEST_F(BaseTest, WhatIsThereStaysUntilTheNewOneIsWhole) {
   EXPECT_EQ(content_of(scratch_.file("base")), "precious");
 }
 
+TEST_F(BaseTest, WritesWhatAGuestsInitNeedsWhereItIsWanted) {
+  make_layout();
+  BaseOrder with_run_file = order();
+  with_run_file.run_file = scratch_.file("run");
+  ASSERT_TRUE(make_base(with_run_file));
+  const std::string run = content_of(scratch_.file("run"));
+  EXPECT_TRUE(run.starts_with(std::string{"mayfly-run-1\0", 13}));
+  EXPECT_TRUE(run.contains(std::string{"\0uid=33\0", 8}));
+  with_run_file.run_file = with_run_file.config;
+  EXPECT_EQ(refusal(with_run_file),
+            "--run-file " + *with_run_file.config + " is what --config names, too; give another path");
+}
+
 TEST_F(BaseTest, OutputsMustBeFilesOfTheirOwn) {
   make_layout();
   BaseOrder same = order();

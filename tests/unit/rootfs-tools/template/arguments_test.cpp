@@ -28,13 +28,14 @@ std::string refusal_of_template(const Result<Invocation>& invocation) {
 
 TEST(TemplateArguments, OrderABase) {
   const auto invocation =
-      parse_base({"--config", "c", "--name", "app:1", "--platform", "linux/arm64/v8", "--max-size", "2G", "--max-files",
-                  "10", "--max-layers", "11", "--max-ratio", "12", "--max-metadata", "4M"});
+      parse_base({"--config", "c", "--run-file", "r", "--name", "app:1", "--platform", "linux/arm64/v8", "--max-size",
+                  "2G", "--max-files", "10", "--max-layers", "11", "--max-ratio", "12", "--max-metadata", "4M"});
   ASSERT_TRUE(invocation) << invocation.error().message;
   const auto& order = std::get<BaseOrder>(*invocation);
   EXPECT_EQ(order.image, "i");
   EXPECT_EQ(order.output, "o");
   EXPECT_EQ(order.config, "c");
+  EXPECT_EQ(order.run_file, "r");
   EXPECT_EQ(order.name, "app:1");
   EXPECT_EQ(to_text(order.platform), "linux/arm64/v8");
   EXPECT_EQ(order.limits.max_bytes, std::uint64_t{2} << 30);
@@ -48,6 +49,7 @@ TEST(TemplateArguments, HaveDefaultsThatHelpTells) {
   const auto invocation = parse_base({});
   const auto& order = std::get<BaseOrder>(invocation.value());
   EXPECT_EQ(order.config, std::nullopt);
+  EXPECT_EQ(order.run_file, std::nullopt);
   EXPECT_EQ(order.name, std::nullopt);
   EXPECT_EQ(to_text(order.platform), "linux/amd64");
   const std::string help = std::get<PrintText>(parse_base({"--help"}).value()).text;

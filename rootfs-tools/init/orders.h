@@ -8,8 +8,16 @@
 ///
 ///   const Orders orders = parse_orders(R"(quiet mayfly.run="echo hello" mayfly.end=reboot)");
 ///
+///   mayfly.run="COMMAND"       run by `/bin/sh -c`; up to the next double quote, as the kernel quotes. Default: a shell,
+///                              or the image's program
+///   mayfly.end=HOW             poweroff (default), reboot, halt or panic
+///   mayfly.image=DEVICE        a drive with a container image (squashfs or EROFS), which becomes the root
+///   mayfly.overlay=DEVICE      a drive (ext4) for what is changed of it; default: memory
+///   mayfly.hostname=NAME       of a guest with an image; default: mayfly
+///   mayfly.nameserver=ADDRESS  for /etc/resolv.conf of a guest with an image
+///
 /// Only views of the line are handed out: nothing is allocated and nothing thrown, since init has no run-time library
-/// for either. Without other files of its own, so that init.cpp can be compiled alone.
+/// for either.
 namespace mayfly::guest_init {
 
 enum class End { power_off, reboot, halt, panic };
@@ -18,6 +26,10 @@ struct Orders {
   std::string_view run{};  ///< Empty: a shell on the console.
   End end = End::power_off;
   std::string_view unknown_end{};  ///< The last value of mayfly.end that means nothing.
+  std::string_view image{};        ///< Empty: the root is where init is.
+  std::string_view overlay{};      ///< Empty: in memory.
+  std::string_view hostname{};
+  std::string_view nameserver{};
 };
 
 /// The rest of `text` from `position`; empty beyond the end. (substr() would bring in the exception machinery.)
@@ -66,11 +78,15 @@ inline std::optional<End> end_named(std::string_view name) {
   return std::nullopt;
 }
 
-/// The last mayfly.run and the last mayfly.end that means something.
+/// The last of each, and the last mayfly.end that means something.
 inline Orders parse_orders(std::string_view line) {
   Orders orders;
   while (const auto parameter = take_parameter(line)) {
     if (parameter->name == "mayfly.run") orders.run = parameter->value;
+    if (parameter->name == "mayfly.image") orders.image = parameter->value;
+    if (parameter->name == "mayfly.overlay") orders.overlay = parameter->value;
+    if (parameter->name == "mayfly.hostname") orders.hostname = parameter->value;
+    if (parameter->name == "mayfly.nameserver") orders.nameserver = parameter->value;
     if (parameter->name != "mayfly.end") continue;
     if (const auto end = end_named(parameter->value)) {
       orders.end = *end;

@@ -1,4 +1,9 @@
-#include "rootfs-tools/command_line.h"
+#include "rootfs-tools/init/orders.h"
+
+#include "rootfs-tools/init/network.h"
+
+#include <array>
+#include <cstdint>
 
 #include <gtest/gtest.h>
 
@@ -23,6 +28,28 @@ TEST(GuestInitCommandLine, TheLastOrderCountsAndAnUnknownEndChangesNothing) {
   EXPECT_EQ(orders.run, "b");
   EXPECT_EQ(orders.end, End::reboot);
   EXPECT_EQ(orders.unknown_end, "never");
+}
+
+TEST(GuestInitCommandLine, NamesAnImageAndWhatItsGuestIs) {
+  const Orders orders = parse_orders(
+      "mayfly.image=/dev/vda mayfly.overlay=/dev/vdb mayfly.hostname=vm-1 mayfly.nameserver=192.0.2.1 mayfly.images=x");
+  EXPECT_EQ(orders.image, "/dev/vda");
+  EXPECT_EQ(orders.overlay, "/dev/vdb");
+  EXPECT_EQ(orders.hostname, "vm-1");
+  EXPECT_EQ(orders.nameserver, "192.0.2.1");
+  EXPECT_EQ(parse_orders("mayfly.overlay=/dev/vdb").image, "");
+}
+
+TEST(GuestInitNetwork, HasAnAddressOfItsOwnThatIsNeverTheHosts) {
+  using Address = std::array<std::uint8_t, 4>;
+  EXPECT_EQ(link_local_address({6, 0, 0, 0, 1, 2}), (Address{169, 254, 2, 2}));
+  for (int fifth = 0; fifth < 256; ++fifth)
+    for (int sixth = 0; sixth < 256; ++sixth) {
+      const Address address =
+          link_local_address({0, 0, 0, 0, static_cast<std::uint8_t>(fifth), static_cast<std::uint8_t>(sixth)});
+      ASSERT_NE(address, (Address{169, 254, 169, 254}));
+      ASSERT_TRUE(address[2] >= 1 && address[2] <= 254) << "RFC 3927, 2.1";
+    }
 }
 
 TEST(GuestInitCommandLine, WhatIsNoParameterIsPassedOver) {
