@@ -112,8 +112,13 @@ TEST_P(ProductBinary, IsStripped) {
   for (const Elf64_Shdr& section : file_.sections()) EXPECT_NE(section.sh_type, unsigned{SHT_SYMTAB});
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ProductBinary, ::testing::Values(monitor_binary, jailer_binary),
-                         [](const auto& info) { return info.param == jailer_binary ? "jailer" : "monitor"; });
+std::string agent_binary() { return build_file("mayfly-guest-agent"); }
+
+INSTANTIATE_TEST_SUITE_P(All, ProductBinary, ::testing::Values(monitor_binary, jailer_binary, agent_binary),
+                         [](const auto& info) {
+                           if (info.param == agent_binary) return "agent";
+                           return info.param == jailer_binary ? "jailer" : "monitor";
+                         });
 
 /// What of a process's memory is mapped from a file: "START-END PERMISSIONS OFFSET DEVICE INODE PATH" of proc(5).
 struct FileMapping {

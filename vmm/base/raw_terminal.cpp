@@ -43,13 +43,13 @@ void RawTerminal::put_back() noexcept {
       ::write(saved.farewell.fd, saved.farewell.text.data(), saved.farewell.text.size());
 }
 
-Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewell) {
+Result<std::unique_ptr<RawTerminal>> RawTerminal::enter(int fd, Farewell farewell, Output output) {
   if (::isatty(fd) == 0) return std::unique_ptr<RawTerminal>{};
   termios settings{};
   if (::tcgetattr(fd, &settings) != 0) return fail_errno(ErrorKind::System, "cannot read the terminal's settings");
   saved = {.fd = fd, .settings = settings, .farewell = farewell};
   ::cfmakeraw(&settings);
-  settings.c_oflag |= OPOST;  // the monitor's own log lines share the terminal, and the guest sends its own \r
+  if (output == Output::Processed) settings.c_oflag |= OPOST;
   struct sigaction fatal{};
   fatal.sa_sigaction = restore_and_die;
   fatal.sa_flags = SA_SIGINFO;

@@ -16,9 +16,13 @@ class RawTerminal {
     int fd = -1;  ///< -1: nothing is to be written.
     std::string_view text{};
   };
+  /// Processed: a line's end returns to its begin, since log lines of our own may share the terminal. Raw: whoever
+  /// writes has a terminal of its own behind it, which does that.
+  enum class Output { Processed, Raw };
   /// Switches `fd` to raw mode; an empty pointer where it is not a terminal. One at a time in a process, and
   /// before its other threads.
-  [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd, Farewell farewell);
+  [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd, Farewell farewell,
+                                                                  Output output = Output::Processed);
   [[nodiscard]] static Result<std::unique_ptr<RawTerminal>> enter(int fd) { return enter(fd, Farewell{}); }
   /// Puts it back where it is raw, for a way out on which nothing is destroyed. Any thread; async-signal-safe.
   static void put_back() noexcept;

@@ -1,0 +1,74 @@
+#include "rootfs-tools/agent/guest/serve.h"
+
+#include "rootfs-tools/agent/guest/exec_session.h"
+#include "rootfs-tools/agent/guest/splice.h"
+#include "rootfs-tools/agent/tree.h"
+#include "vmm/base/try.h"
+
+#include <chrono>
+
+namespace mayfly::agent {
+namespace {
+
+/// For a request that has begun.
+constexpr std::chrono::seconds kRequestPatience{30};
+
+Status serve_get(FrameStream& stream, std::string_view payload) {
+  const auto request = TRY(decode_get(payload));
+  const auto source = TRY(find_source(request.path));
+  TRY(stream.send(FrameType::Done));
+  const TreeHooks hooks{.note = [&stream](std::string_view sentence) {
+    (void)stream.send(FrameType::Note, sentence.substr(0, kLongestPayload));
+  }};
+  return send_tree(stream, source, hooks);
+}
+
+Status serve_put(FrameStream& stream, std::string_view payload) {
+  const auto request = TRY(decode_put(payload));
+  auto place = TRY(find_destination(request.path, request.name));
+  TRY(stream.send(FrameType::Done));
+  TRY(receive_tree(stream, std::move(place), SetIdBits::Kept, {}));
+  return stream.send(FrameType::Done);
+}
+
+Status serve_request(FrameStream& stream, const Defaults& defaults) {
+  auto frame = stream.receive(std::chrono::steady_clock::now() + kRequestPatience);
+  if (!frame) return propagate(frame);
+  switch (frame->type) {
+    case FrameType::Ping:
+      return stream.send(FrameType::Done);
+    case FrameType::Exec: {
+      const auto request = TRY(decode_exec(frame->payload));
+      serve_exec(stream, request, defaults);
+      return {};
+    }
+    case FrameType::Connect: {
+      const auto request = TRY(decode_connect(frame->payload));
+      serve_connect(stream, request);
+      return {};
+    }
+    case FrameType::Get:
+      return serve_get(stream, frame->payload);
+    case FrameType::Put:
+      return serve_put(stream, frame->payload);
+    default:
+      return fail(ErrorKind::InvalidArgument, "the host sent a frame ({}) that is no request; are both of one version?",
+                  static_cast<unsigned>(frame->type));
+  }
+}
+
+}  // namespace
+
+void serve(OwnedFd socket, const Defaults& defaults) {
+  FrameStream stream{std::move(socket)};
+  const auto served = serve_request(stream, defaults);
+  if (!served) {
+    const RefusalReason reason =
+        served.error().kind == ErrorKind::NotFound ? RefusalReason::NotFound : RefusalReason::Other;
+    const Refusal refusal{.reason = reason, .sentence = served.error().message};
+    if (!stream.send(FrameType::Refused, encode(refusal))) return;
+  }
+  stream.finish();
+}
+
+}  // namespace mayfly::agent

@@ -1,0 +1,230 @@
+#include "rootfs-tools/agent/host/exec_client.h"
+
+#include "rootfs-tools/agent/host/forwarded_signals.h"
+#include "vmm/base/files.h"
+#include "vmm/base/raw_terminal.h"
+#include "vmm/base/try.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <optional>
+#include <utility>
+
+namespace mayfly::agent {
+namespace {
+
+constexpr std::size_t kMostPending = 256 * 1024;
+constexpr std::size_t kPieceOfInput = 32 * 1024;
+
+std::optional<WindowSize> terminal_size() {
+  for (const int fd : {STDOUT_FILENO, STDIN_FILENO, STDERR_FILENO}) {
+    winsize size{};
+    if (::ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 && size.ws_col > 0)
+      return WindowSize{.rows = size.ws_row, .columns = size.ws_col};
+  }
+  return std::nullopt;
+}
+
+/// A standard stream that the command writes to.
+class Output {
+ public:
+  explicit Output(int fd) : twin_(nonblocking_twin(fd, O_WRONLY)), fd_(twin_ ? twin_.get() : fd) {}
+
+  void add(std::string_view bytes) { waiting_.add(bytes); }
+  [[nodiscard]] std::size_t size() const { return waiting_.size(); }
+  [[nodiscard]] pollfd wanted() const { return {.fd = waiting_.empty() ? -1 : fd_, .events = POLLOUT, .revents = 0}; }
+  Result<std::size_t> flush() { return waiting_.flush(fd_); }
+  void clear() { waiting_.clear(); }
+
+ private:
+  OwnedFd twin_;
+  int fd_;
+  Outbox waiting_;
+};
+
+class Session {
+ public:
+  Session(FrameStream& stream, const ForwardedSignals& signals, bool tty, bool with_input)
+      : stream_(stream),
+        tty_(tty),
+        has_input_(with_input),
+        signals_(signals),
+        output_(STDOUT_FILENO),
+        errors_(STDERR_FILENO) {}
+
+  Result<ExitReport> run() {
+    if (!has_input_) to_guest_.add(FrameType::StdinEnd, "");
+    while (!exit_ || output_.size() + errors_.size() > 0) TRY(turn());
+    return *exit_;
+  }
+
+ private:
+  /// Waits for something, and does it.
+  Status turn() {
+    const bool takes_output = !exit_ && output_.size() + errors_.size() < kMostPending;
+    const bool takes_input = has_input_ && window_ > 0 && to_guest_.size() < kStdinWindow && !exit_;
+    const short of_socket = static_cast<short>((takes_output ? POLLIN : 0) | (to_guest_.empty() ? 0 : POLLOUT));
+    // Not asked for, a hang-up of the socket's would come all the same, again and again.
+    std::array ready = {pollfd{.fd = of_socket != 0 ? stream_.fd() : -1, .events = of_socket, .revents = 0},
+                        pollfd{.fd = signals_.fd(), .events = POLLIN, .revents = 0},
+                        pollfd{.fd = takes_input ? STDIN_FILENO : -1, .events = POLLIN, .revents = 0}, output_.wanted(),
+                        errors_.wanted()};
+    const bool has_frames = takes_output && !is_drained_;
+    if (::poll(ready.data(), ready.size(), has_frames ? 0 : -1) < 0 && errno != EINTR)
+      return fail_errno(ErrorKind::System, "cannot wait for the guest");
+    if (ready[1].revents != 0) forward_signals();
+    if (ready[2].revents != 0) forward_input();
+    if (!exit_ && !to_guest_.empty() && !to_guest_.flush(stream_.fd()) && !takes_output) return is_lost();
+    if (takes_output && (ready[0].revents != 0 || has_frames)) TRY(take_frames());
+    TRY(flush(output_, "standard output"));
+    TRY(flush(errors_, "standard error"));
+    return {};
+  }
+
+  static std::unexpected<Error> is_lost() {
+    return fail(ErrorKind::System,
+                "the connection to the guest has ended; its machine has ended, or was restored or reverted");
+  }
+
+  /// A reader that has gone ends this command as it would end one of this host.
+  Status flush(Output& output, std::string_view what) {
+    errno = 0;
+    auto written = output.flush();
+    const bool is_gone = errno == EPIPE;
+    if (written) return {};
+    if (!is_gone) return propagate(written, what);
+    output.clear();
+    exit_ = ExitReport{.by_signal = true, .number = SIGPIPE};
+    return {};
+  }
+
+  void forward_signals() {
+    while (const auto number = signals_.next()) {
+      if (*number != SIGWINCH) {
+        to_guest_.add(FrameType::Signal, encode_number(static_cast<std::uint32_t>(*number)));
+      } else if (const auto size = tty_ ? terminal_size() : std::nullopt) {
+        to_guest_.add(FrameType::Resize, encode(*size));
+      }
+    }
+  }
+
+  void forward_input() {
+    std::array<char, kPieceOfInput> piece;
+    const ssize_t count = ::read(STDIN_FILENO, piece.data(), std::min(piece.size(), window_));
+    if (count < 0 && (errno == EINTR || errno == EAGAIN)) return;
+    if (count > 0) {
+      window_ -= static_cast<std::size_t>(count);
+      to_guest_.add(FrameType::Stdin, {piece.data(), static_cast<std::size_t>(count)});
+      return;
+    }
+    has_input_ = false;
+    to_guest_.add(FrameType::StdinEnd, "");
+  }
+
+  Status take_frames() {
+    while (!exit_ && output_.size() + errors_.size() < kMostPending) {
+      auto frame = stream_.poll();
+      if (!frame) return is_lost();
+      is_drained_ = !frame->has_value();
+      if (is_drained_) return {};
+      TRY(take_frame(**frame));
+    }
+    return {};
+  }
+
+  Status take_frame(const Frame& frame) {
+    switch (frame.type) {
+      case FrameType::Stdout:
+        output_.add(frame.payload);
+        return {};
+      case FrameType::Stderr:
+        errors_.add(frame.payload);
+        return {};
+      case FrameType::StdinTaken: {
+        const auto bytes = TRY(decode_number(frame.payload));
+        if (bytes > kStdinWindow - window_)
+          return fail(ErrorKind::Guest, "the guest's agent acknowledged more input than it was sent");
+        window_ += bytes;
+        return {};
+      }
+      case FrameType::Exit:
+        exit_ = TRY(decode_exit(frame.payload));
+        return {};
+      case FrameType::Refused:
+        return refused(frame);
+      default:
+        return fail(ErrorKind::Guest, "the guest's agent sent a frame ({}) that belongs to no command",
+                    static_cast<unsigned>(frame.type));
+    }
+  }
+
+  FrameStream& stream_;
+  bool tty_;
+  bool has_input_;
+  bool is_drained_ = false;  ///< No whole frame is here that was not taken: the first came with the answer.
+  std::size_t window_ = kStdinWindow;
+  const ForwardedSignals& signals_;
+  Outbox to_guest_;
+  Output output_;
+  Output errors_;
+  std::optional<ExitReport> exit_{};
+};
+
+int code_of(RefusalReason reason) {
+  switch (reason) {
+    case RefusalReason::NotFound:
+      return kExitNotFound;
+    case RefusalReason::NotExecutable:
+      return kExitNotExecutable;
+    case RefusalReason::Other:
+      break;
+  }
+  return kExitNoAgent;
+}
+
+/// Whether it runs.
+std::expected<FrameStream, ExecFailure> start(const AgentClient& agent, const ExecRequest& request) {
+  const auto failed = [](Error& error) { return std::unexpected(ExecFailure{.error = std::move(error)}); };
+  auto payload = encode(request);
+  if (!payload) return failed(payload.error());
+  auto stream = agent.send(FrameType::Exec, *payload);
+  if (!stream) return failed(stream.error());
+  auto answer = agent.first_answer(*stream);
+  if (!answer) return failed(answer.error());
+  if (answer->type == FrameType::Done) return std::move(*stream);
+  auto refusal = decode_refusal(answer->payload);
+  const bool is_refusal = answer->type == FrameType::Refused && refusal.has_value();
+  return std::unexpected(ExecFailure{
+      .error = {.kind = ErrorKind::Guest,
+                .message = is_refusal ? refusal->sentence : "the guest's agent gave an answer that is none"},
+      .code = is_refusal ? code_of(refusal->reason) : kExitNoAgent});
+}
+
+}  // namespace
+
+std::expected<int, ExecFailure> run_in_guest(const AgentClient& agent, ExecRequest request, bool with_input) {
+  ::signal(SIGPIPE, SIG_IGN);
+  if (request.tty) request.size = terminal_size().value_or(WindowSize{});
+  auto stream = start(agent, request);
+  if (!stream) return std::unexpected(std::move(stream.error()));
+  const ForwardedSignals signals;  // from before the terminal is changed: none of them ends us meanwhile
+  std::unique_ptr<RawTerminal> raw;
+  if (request.tty && with_input) {
+    auto entered = RawTerminal::enter(STDIN_FILENO, {}, RawTerminal::Output::Raw);
+    if (!entered) return std::unexpected(ExecFailure{.error = std::move(entered.error())});
+    raw = std::move(*entered);
+  }
+  const auto report = Session{*stream, signals, request.tty, with_input}.run();
+  if (!report) return std::unexpected(ExecFailure{.error = report.error()});
+  constexpr int kSignalled = 128;
+  return static_cast<int>(report->number) + (report->by_signal ? kSignalled : 0);
+}
+
+}  // namespace mayfly::agent
