@@ -1,5 +1,8 @@
 #include "api/client/remote.h"
 #include "api/client/top/top.h"
+#include "rootfs-tools/agent/host/copy.h"
+#include "rootfs-tools/agent/host/exec_client.h"
+#include "rootfs-tools/agent/host/place.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/cpu_tools.h"
 #include "vmm/cli/drive_tools.h"
@@ -86,6 +89,25 @@ int top(const TopOptions& options) {
   return code ? *code : report(code.error(), kExitError);
 }
 
+int exec(const ExecOptions& options) {
+  const auto place = agent::find_agent(options.machine, options.agent_socket);
+  if (!place) return report(place.error(), agent::kExitNoAgent);
+  const agent::ExecRequest request{.command = options.command,
+                                   .environment = options.environment,
+                                   .directory = options.directory,
+                                   .user = options.user,
+                                   .tty = options.tty};
+  const agent::AgentClient client{place->socket, {.process = place->process}};
+  const auto code = agent::run_in_guest(client, request, options.interactive);
+  return code ? *code : report(code.error().error, code.error().code);
+}
+
+int copy(const CopyOptions& options) {
+  const auto copied = agent::copy_files(
+      {.source = options.source, .destination = options.destination, .agent_socket = options.agent_socket});
+  return copied ? 0 : report(copied.error(), kExitError);
+}
+
 struct Start {
   int operator()(const ServeOptions& options) const { return run_machine(options); }
   int operator()(RunOptions& options) const { return run_machine(std::move(options)); }
@@ -110,6 +132,8 @@ struct Start {
     const auto done = ask(options);
     return done ? 0 : report(done.error(), kExitError);
   }
+  int operator()(const ExecOptions& options) const { return exec(options); }
+  int operator()(const CopyOptions& options) const { return copy(options); }
   int operator()(const TopOptions& options) const { return top(options); }
   int operator()(const CompletionOptions& options) const {
     return print(completion_script(options.shell, options.commands), stdout);

@@ -1,6 +1,7 @@
 #include "vmm/cli/options.h"
 
 #include "snapshot/state_file.h"
+#include "vmm/cli/agent_options.h"
 #include "vmm/cli/choices.h"
 #include "vmm/cli/command_tree.h"
 #include "vmm/cli/common_options.h"
@@ -268,13 +269,15 @@ Invocation on_terminal(Result<std::vector<Command>> commands, CommonOptions comm
 /// The command line as CLI11 understands it, and what it fills. CLI11 keeps references to it.
 class CommandLine {
  public:
-  explicit CommandLine(Words words)
+  /// `behind`: of `mayfly exec`, what stands behind "--".
+  CommandLine(Words words, Words behind)
       : completes_(has_word(words, "completion")),
         lists_all_(completes_ || std::ranges::any_of(words,
                                                      [](std::string_view word) {
                                                        return word.starts_with("-h") || word.starts_with("--help");
                                                      })),
-        words_(words) {
+        words_(words),
+        behind_(behind) {
     app_.fallthrough(false);
     app_.require_subcommand(0, 1);
     describe_serve();
@@ -327,6 +330,8 @@ class CommandLine {
     for (const RemoteCommand& command : kRemoteCommands)
       subcommand(command.name, command.description,
                  [&](CLI::App& app) { add_remote(app, command.verb, remote_, remote_taps_); });
+    subcommand("exec", "Run a command in a guest", [this](CLI::App& app) { add_exec(app, exec_); });
+    subcommand("cp", "Copy files into a guest, or out of it", [this](CLI::App& app) { add_copy(app, copy_); });
     subcommand("top", "Follow the machines of this host on a terminal", [this](CLI::App& app) { add_top(app, top_); });
     if (completes_)
       subcommand("completion", "Print a script by which a shell completes commands",
@@ -360,6 +365,12 @@ class CommandLine {
       return on_terminal(restore_commands(restore_), terminal_common_, terminal_logger_, restore_.api_sock,
                          restore_.limits);
     if (name == "top") return top_;
+    if (name == "cp") return copy_;
+    if (name == "exec") {
+      auto options = exec_options(exec_, behind_);
+      if (!options) return refuse(options.error().message);
+      return std::move(*options);
+    }
     if (name == "doctor") return doctor_;
     if (name == "completion") {
       completion_.commands = command_tree(app_);
@@ -392,6 +403,7 @@ class CommandLine {
   const bool completes_;  ///< Its script names everything.
   const bool lists_all_;  ///< Options and subcommands that nobody named, too.
   const Words words_;
+  const Words behind_;
   CLI::App app_{"Mayfly runs one microVM, driven by an API or on this terminal (mayfly run).", "mayfly"};
 
   CommonOptions common_;
@@ -408,6 +420,8 @@ class CommandLine {
   DriveFlags drive_;
   RemoteOptions remote_;
   std::vector<std::string> remote_taps_;
+  ExecFlags exec_;
+  CopyOptions copy_;
   TopOptions top_;
   CompletionOptions completion_;
   DoctorOptions doctor_;
@@ -417,7 +431,13 @@ class CommandLine {
 
 Invocation parse_options(int argc, const char* const* argv) {
   const Words words{argv + std::min(argc, 1), argv + argc};
-  return CommandLine{words}.parse(argc, argv);
+  // A guest's command is not ours to understand: its words may be like options and commands of our own.
+  auto end = words.end();
+  if (!words.empty() && std::string_view{words.front()} == "exec")
+    end = std::ranges::find(words, std::string_view{"--"}, [](const char* word) { return std::string_view{word}; });
+  const Words behind{end == words.end() ? end : end + 1, words.end()};
+  const Words ours{words.begin(), end};
+  return CommandLine{ours, behind}.parse(static_cast<int>(ours.size()) + std::min(argc, 1), argv);
 }
 
 }  // namespace mayfly

@@ -131,6 +131,25 @@ struct RemoteOptions {
   unsigned timeout_s = 30;
 };
 
+/// `mayfly exec`.
+struct ExecOptions {
+  std::string machine{};       ///< Empty: agent_socket names the guest.
+  std::string agent_socket{};  ///< Empty: the machine's.
+  std::vector<std::string> command{};
+  bool tty = false;
+  bool interactive = false;
+  std::string user{};
+  std::vector<std::string> environment{};  ///< NAME=VALUE.
+  std::string directory{};
+};
+
+/// `mayfly cp`.
+struct CopyOptions {
+  std::string source;
+  std::string destination;
+  std::string agent_socket{};
+};
+
 /// `mayfly top`.
 struct TopOptions {
   bool once = false;
@@ -150,7 +169,7 @@ struct ExitNow {
 
 using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
                                 SweepOptions, DriveInfoOptions, DriveExportOptions, DriveCommitOptions, RemoteOptions,
-                                TopOptions, CompletionOptions, ExitNow>;
+                                ExecOptions, CopyOptions, TopOptions, CompletionOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

@@ -1,3 +1,4 @@
+#include "rootfs-tools/agent/host/exec_client.h"
 #include "tests/support/files.h"
 #include "tests/support/manual_page.h"
 #include "vmm/cli/options.h"
@@ -48,9 +49,14 @@ TEST(Manual, HasEachCommandWithItsOptionsAndNoOther) {
 }
 
 TEST(Manual, HasEachExitStatus) {
-  std::set<std::string> codes = {std::to_string(kExitError), std::to_string(kExitBadConfiguration),
-                                 std::to_string(kExitBadArguments), std::to_string(seccomp::kExitViolation),
-                                 "129"};  // SIGHUP, of `mayfly top`
+  std::set<std::string> codes = {std::to_string(kExitError),
+                                 std::to_string(kExitBadConfiguration),
+                                 std::to_string(kExitBadArguments),
+                                 std::to_string(seccomp::kExitViolation),
+                                 "129",  // SIGHUP, of `mayfly top`
+                                 std::to_string(agent::kExitNoAgent),
+                                 std::to_string(agent::kExitNotExecutable),
+                                 std::to_string(agent::kExitNotFound)};
   for (const EndReason reason :
        {EndReason::Reset, EndReason::PowerOff, EndReason::GuestPanic, EndReason::TripleFault, EndReason::InternalError,
         EndReason::FailedEntry, EndReason::VcpuFailure, EndReason::Interrupted, EndReason::Terminated,
