@@ -198,19 +198,27 @@ void check_id(Disk& disk) {
   expect(std::string_view(&guest::memory_at<const char>(kData), 4) == "data", "the id is the drive's");
 }
 
+/// A device that looks late whether to interrupt may do so for a request that was waited for without: such an interrupt
+/// comes beside the one that is due.
 void check_interrupt(Disk& disk) {
   guest::start_interrupts();
   guest::io_apic::route(kPin, {.vector = kVector});
-  for (std::uint64_t i = 1; i <= 20; ++i) {
+  const auto status = [&] { return disk.device().window().read32(virtio::kInterruptStatus); };
+  std::uint64_t seen = 0;
+  for (int i = 0; i < 20; ++i) {
     disk.queue().interrupt_after(1);
     disk.begin(kIn, 0);
     disk.queue().offer({{kHeader, 16, false}, {kData, kSector, true}, {kStatus, 1, true}});
     disk.queue().kick();
-    expect(guest::wait_for_interrupts(kVector, i), "a request's end interrupts");
-    expect_equal(disk.device().window().read32(virtio::kInterruptStatus) & 1U, 1U, "and says why");
-    disk.device().window().write32(virtio::kInterruptAcknowledge, 1);
-    expect_equal(disk.device().window().read32(virtio::kInterruptStatus), 0U, "until it is acknowledged");
+    do {
+      expect(guest::wait_for_interrupts(kVector, ++seen), "a request's end interrupts, and says why");
+    } while ((status() & 1U) == 0);
     (void)disk.queue().wait();
+    const bool acknowledged = guest::wait_until([&] {
+      disk.device().window().write32(virtio::kInterruptAcknowledge, 1);
+      return status() == 0;
+    });
+    expect(acknowledged, "until it is acknowledged");
   }
 }
 
