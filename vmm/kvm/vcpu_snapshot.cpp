@@ -175,8 +175,6 @@ Result<std::vector<kvm_msr_entry>> present_values(const Vcpu& vcpu, std::span<co
 }  // namespace
 
 Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance) {
-  // CPUID says which registers and which XSAVE components exist; the rest hangs on it.
-  if (auto done = vcpu.set_cpuid(state.cpuid); !done) return done;
   if (state.tsc_khz != 0 && state.tsc_khz != vcpu.tsc_khz())
     if (auto done = vcpu.set_tsc_khz(state.tsc_khz); !done) return done;
   return set_state(vcpu, state, tsc_advance);

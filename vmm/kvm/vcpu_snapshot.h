@@ -11,7 +11,8 @@
 /// Saves a vCPU for a snapshot, and restores it.
 ///
 ///   auto state = save_vcpu(vcpu, kept_msrs(*listed, others));   // parked: KVM_RUN has returned with EINTR
-///   restore_vcpu(fresh_vcpu, *state, 0);            // of another VM, before its first KVM_RUN
+///   fresh_vcpu.set_cpuid(state->cpuid);             // of another VM, before its first KVM_RUN
+///   restore_vcpu(fresh_vcpu, *state, 0);
 ///   auto left_out = msrs_left_out(fresh_vcpu, kept, *state);
 ///   ...                                             // it runs, and parks
 ///   revert_vcpu(vcpu, *state, *left_out, 0);        // the same as it was
@@ -31,7 +32,8 @@ struct KeptMsrs {
 /// The vCPU must be parked. Errors: each KVM call's, by name.
 [[nodiscard]] Result<VcpuState> save_vcpu(const Vcpu& vcpu, const KeptMsrs& kept);
 
-/// A vCPU that has not run. `tsc_advance`: cycles that its time stamp counter is to be ahead of what was saved.
+/// A vCPU that has not run and was shown the state's CPUID, which says which registers and XSAVE components it has; the rest
+/// hangs on that. `tsc_advance`: cycles that its time stamp counter is to be ahead of what was saved.
 /// Errors: what this host's KVM does not take, by name, with the MSR where it is one.
 [[nodiscard]] Status restore_vcpu(const Vcpu& vcpu, const VcpuState& state, std::uint64_t tsc_advance);
 

@@ -106,8 +106,9 @@ class Controller final : public CommandTarget {
   void perform(Command command, Reply reply);
   /// A command that takes no time: everything but what pauses, loads, snapshots or records.
   [[nodiscard]] Result<Answer> carry_out(Command command);
-  /// Of a child: has the VM made while the rest of it gets ready; else branch_off() does. That tells what is wrong with it.
-  void prepare_branch();
+  /// Of a child: a VM that is being made while the rest of it gets ready, whose first vCPU is shown the parent's CPUID;
+  /// without it, branch_off() begins.
+  void use(PreparedVm prepared) { prepared_.emplace(std::move(prepared)); }
   /// Of a child, instead of a start or a load: goes on from where its parent was. `order` is the child's own. Errors: what
   /// it has of its own cannot be had; there is no machine then.
   [[nodiscard]] Status branch_off(BranchOrder& order, std::size_t index);

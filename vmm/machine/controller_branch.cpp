@@ -206,8 +206,6 @@ bool proc_self_is_ours() {
 
 }  // namespace
 
-void Controller::prepare_branch() { (void)need_prepared_vm(); }
-
 Status Controller::branch_off(BranchOrder& order, std::size_t index) {
   if (end_) return has_ended();
   BranchChild& child = order.children[index];

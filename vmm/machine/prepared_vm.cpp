@@ -10,29 +10,42 @@
 namespace mayfly {
 
 struct PreparedVm::Making {
-  explicit Making(Kvm host) noexcept : kvm(std::move(host)) {}
+  Making(Kvm host, std::span<const kvm_cpuid_entry2> shown) noexcept : kvm(std::move(host)), cpuid(shown) {}
 
-  Status make() {
+  void make() {
+    vm_outcome = make_vm();
+    vm_made.release();
+    vcpu_outcome = vm_outcome ? make_vcpu() : vm_outcome;
+    vcpu_made.release();
+  }
+
+  Status make_vm() {
     vm = TRY(Vm::create(kvm));
+    return {};
+  }
+
+  Status make_vcpu() {
     first_vcpu = TRY(Vcpu::create(kvm.run_size(), *vm, 0));
+    if (!cpuid.empty()) TRY(first_vcpu->set_cpuid(cpuid));
     return {};
   }
 
   Kvm kvm;
-  // The thread's, until it has released `made`.
+  const std::span<const kvm_cpuid_entry2> cpuid;
+  // The thread's, until it has released what follows them.
   std::unique_ptr<Vm> vm{};
+  Status vm_outcome{};
+  std::binary_semaphore vm_made{0};
   std::optional<Vcpu> first_vcpu{};
-  Status outcome{};
-  std::binary_semaphore made{0};
+  Status vcpu_outcome{};
+  std::binary_semaphore vcpu_made{0};
 };
 
-Result<PreparedVm> PreparedVm::begin(const ThreadEntry& enter_thread, KvmCalls& calls) {
+Result<PreparedVm> PreparedVm::begin(const ThreadEntry& enter_thread, std::span<const kvm_cpuid_entry2> cpuid,
+                                     KvmCalls& calls) {
   auto kvm = TRY(Kvm::open(calls));
-  auto making = std::make_shared<Making>(std::move(kvm));
-  auto thread = TRY(VcpuSet::start_thread(0, enter_thread, [making] {
-    making->outcome = making->make();
-    making->made.release();
-  }));
+  auto making = std::make_shared<Making>(std::move(kvm), cpuid);
+  auto thread = TRY(VcpuSet::start_thread(0, enter_thread, [making] { making->make(); }));
   return PreparedVm{std::move(making), std::move(thread)};
 }
 
@@ -47,13 +60,20 @@ Result<std::optional<std::uint64_t>> PreparedVm::feature_msr(std::uint32_t index
   return making_->kvm.feature_msr(index);
 }
 
+Result<Vm*> PreparedVm::vm() {
+  if (!std::exchange(has_vm_, true)) making_->vm_made.acquire();
+  if (!making_->vm_outcome) return propagate(making_->vm_outcome);
+  return making_->vm.get();
+}
+
 Result<PreparedVm::Parts> PreparedVm::take() && {
-  making_->made.acquire();
-  if (!making_->outcome) return propagate(making_->outcome);
+  making_->vcpu_made.acquire();
+  if (!making_->vcpu_outcome) return propagate(making_->vcpu_outcome);
   return Parts{.kvm = std::move(making_->kvm),
                .vm = std::move(making_->vm),
                .first_vcpu = std::move(*making_->first_vcpu),
-               .first_thread = std::move(thread_)};
+               .first_thread = std::move(thread_),
+               .has_cpuid = !making_->cpuid.empty()};
 }
 
 }  // namespace mayfly

@@ -7,8 +7,11 @@
 #include "vmm/kvm/vcpu.h"
 #include "vmm/kvm/vm.h"
 
+#include <linux/kvm.h>
+
 #include <memory>
 #include <optional>
+#include <span>
 
 namespace mayfly {
 
@@ -29,11 +32,14 @@ class PreparedVm {
     std::unique_ptr<Vm> vm;
     Vcpu first_vcpu;
     StandbyThread first_thread;
+    bool has_cpuid = false;  ///< The first vCPU was shown its CPUID.
   };
 
-  /// The thread calls `enter_thread` when it has made both; none may be given. Errors: no usable KVM on this host, no
-  /// more threads.
-  [[nodiscard]] static Result<PreparedVm> begin(const ThreadEntry& enter_thread, KvmCalls& calls = KvmCalls::host());
+  /// The thread calls `enter_thread` when it has made both; none may be given. `cpuid`: what the first vCPU is shown, where
+  /// that is known already; it is there until take(). Errors: no usable KVM on this host, no more threads.
+  [[nodiscard]] static Result<PreparedVm> begin(const ThreadEntry& enter_thread,
+                                                std::span<const kvm_cpuid_entry2> cpuid = {},
+                                                KvmCalls& calls = KvmCalls::host());
 
   /// What KVM offers guests: a machine that boots is shown it, and one of another host must find in it what it was shown.
   /// Asked once, by the caller, while the thread is at work. Errors: KVM's.
@@ -44,6 +50,8 @@ class PreparedVm {
   [[nodiscard]] Result<std::optional<std::uint64_t>> feature_msr(std::uint32_t index) const;
   [[nodiscard]] bool tsc_deadline() const noexcept { return tsc_deadline_; }
 
+  /// Waits until the VM is made; the thread goes on with the vCPU. Errors: KVM refused it.
+  [[nodiscard]] Result<Vm*> vm();
   /// Waits until both are made. Errors: KVM refused one.
   [[nodiscard]] Result<Parts> take() &&;
 
@@ -56,6 +64,7 @@ class PreparedVm {
   StandbyThread thread_;
   std::unique_ptr<kvm_abi::CpuidTable> cpuid_;
   bool tsc_deadline_ = false;
+  bool has_vm_ = false;  // the thread has said so
 };
 
 }  // namespace mayfly

@@ -27,9 +27,12 @@ std::uint64_t time_since(const ClockState& clock, bool wanted) {
   return wanted && now > clock.realtime_ns ? now - clock.realtime_ns : 0;
 }
 
-Status restore_vcpus(const Snapshot& snapshot, const std::vector<Vcpu>& vcpus, std::uint64_t elapsed) {
+/// `is_first_shown`: the first has its CPUID already.
+Status restore_vcpus(const Snapshot& snapshot, const std::vector<Vcpu>& vcpus, std::uint64_t elapsed,
+                     bool is_first_shown) {
   for (const Vcpu& vcpu : vcpus) {
     const VcpuState& state = snapshot.vcpus[vcpu.index()];
+    if (vcpu.index() != 0 || !is_first_shown) TRY(vcpu.set_cpuid(state.cpuid));
     TRY(restore_vcpu(vcpu, state, cycles_in(elapsed, state.tsc_khz)));
   }
   return {};
@@ -149,10 +152,11 @@ Status check_host_features(PreparedVm& prepared, const Snapshot& snapshot) {
 Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context) {
   const Snapshot& snapshot = *plan.snapshot;
   if (!plan.is_branch) TRY(check_host_features(plan.prepared, snapshot));
-  PreparedVm::Parts prepared = TRY(std::move(plan.prepared).take());
   GuestMemory& memory = plan.memory.memory;
-  // Slots before anything on KVM's I/O bus: the other order waits for grace periods.
-  TRY(prepared.vm->map_memory(memory, snapshot.machine.track_dirty_pages));
+  // Slots before anything on KVM's I/O bus: the other order waits for grace periods. The first vCPU is made meanwhile.
+  Vm* const vm = TRY(plan.prepared.vm());
+  TRY(vm->map_memory(memory, snapshot.machine.track_dirty_pages));
+  PreparedVm::Parts prepared = TRY(std::move(plan.prepared).take());
   if (snapshot.machine.track_dirty_pages) memory.track_writes();
   auto board = std::make_unique<Board>(std::move(context), std::move(prepared.kvm), std::move(prepared.vm),
                                        std::move(memory), std::move(plan.console));
@@ -170,7 +174,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   TRY(renew_identity(board->memory));
   auto vcpus = TRY(make_vcpus(*board, std::move(prepared.first_vcpu), snapshot.vcpus.size()));
   const std::uint64_t elapsed = time_since(snapshot.clock, plan.clock_realtime);
-  TRY(restore_vcpus(snapshot, vcpus, elapsed));
+  TRY(restore_vcpus(snapshot, vcpus, elapsed, prepared.has_cpuid));
   TRY(restore_clock(*board, snapshot, vcpus, elapsed));
   if (plan.revertible) {
     board->virtio.note_revert_point();

@@ -63,6 +63,7 @@ Status Monitor::prepare(std::size_t metadata_limit) {
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
   if (auto watched = filters_.watch(log_); !watched) return watched;
   metadata_limit_ = metadata_limit;
+  loop_ = TRY(EventLoop::create());
   if (auto made = make_parts(); !made) return made;
   TRY(show_logger());
   if (common_.metrics_path)
@@ -79,9 +80,6 @@ Status Monitor::show_logger() {
 }
 
 Status Monitor::make_parts() {
-  auto loop = EventLoop::create();
-  if (!loop) return propagate(loop);
-  loop_ = std::move(*loop);
   auto signals = StopSignals::watch(*loop_, [this](int number) {
     controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
                          number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
@@ -139,7 +137,7 @@ Status Monitor::serve_api(const std::string& socket_path, std::size_t max_payloa
 Status Monitor::lock_in() {
   if (!api_) watch_ = TRY(EndWatch::start(*deadline_, [this] { enter_thread(ThreadKind::Api); }));
   if (auto in = filters_.enter(ThreadKind::Loop); !in) return in;
-  if (!has_inherited_filter_) open_gate();  // a child's opens when it has its machine
+  open_gate();
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(ThreadKind::Loop, *loop_);
 #endif
@@ -155,7 +153,9 @@ void Monitor::open_gate() {
 void Monitor::enter_thread(ThreadKind kind) {
   // A child's brancher has it already, and every other one would be asked at each of its calls.
   if (kind == ThreadKind::Brancher && has_inherited_filter_) return seccomp::name_thread_for_violations(kind);
-  const auto in = filters_.enter(kind);
+  // A child's loop: the other one goes on top of [loop]'s, for which its parent need not have waited.
+  Status in = has_inherited_filter_ && is_of_running_machine(kind) ? filters_.enter(ThreadKind::Loop) : Status{};
+  if (in) in = filters_.enter(kind);
 #if defined(MAYFLY_BACK_DOOR)
   back_door::attack_from(kind, *loop_);
 #endif
@@ -268,19 +268,25 @@ void Monitor::live_as_child(BranchOrder& order, std::size_t index, BranchReport 
   ::_exit(code);
 }
 
-/// `is_alone`: no sisters are made meanwhile, for which its parent stands still.
-Status Monitor::prepare_child(const std::string& socket_path, bool is_alone) {
+Status Monitor::prepare_child(const BranchOrder& order, const std::string& socket_path) {
   filters_.watch_inherited(log_);
   if (auto configured = log_.configure(common_.logger); !configured) return configured;
+  loop_ = TRY(EventLoop::create());
+  // With sisters later, for which the parent stands still meanwhile.
+  std::optional<PreparedVm> vm;
+  if (order.children.size() == 1) {
+    auto begun =
+        TRY(PreparedVm::begin([this](ThreadKind kind) { enter_thread(kind); }, order.snapshot->vcpus.front().cpuid));
+    vm.emplace(std::move(begun));
+  }
   if (auto made = make_parts(); !made) return made;
-  if (is_alone) controller_->prepare_branch();
+  if (vm) controller_->use(std::move(*vm));
   TRY(show_logger());
-  if (auto serving = serve_api(socket_path, max_payload_); !serving) return serving;
-  return lock_in();
+  return serve_api(socket_path, max_payload_);
 }
 
 int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& report) {
-  Status outcome = prepare_child(order.children[index].api_socket, order.children.size() == 1);
+  Status outcome = prepare_child(order, order.children[index].api_socket);
   if (!outcome) {
     if (controller_) controller_->shut_down();
     open_gate();  // for its thread, which is to be joined
@@ -292,8 +298,8 @@ int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& r
   loop_->post([&] {
     outcome = controller_->branch_off(order, index);
     if (outcome) {
-      open_gate();
-      return report.up();
+      report.up();  // first: its parent has further to go than its first client
+      return open_gate();
     }
     // As a machine that was never there: nothing of it is left when its parent hears of it.
     loop_->stop();

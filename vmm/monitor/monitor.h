@@ -50,7 +50,7 @@ class Monitor {
   /// A child's: `parent` is another process's now, and stays as it is.
   Monitor(Monitor& parent, const BranchOrder& order, std::size_t index);
   [[noreturn]] void live_as_child(BranchOrder& order, std::size_t index, BranchReport report);
-  [[nodiscard]] Status prepare_child(const std::string& socket_path, bool is_alone);
+  [[nodiscard]] Status prepare_child(const BranchOrder& order, const std::string& socket_path);
   [[nodiscard]] int run_as_child(BranchOrder& order, std::size_t index, BranchReport& report);
   [[nodiscard]] Status make_parts();
   [[nodiscard]] Status show_logger();

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <span>
@@ -129,10 +130,16 @@ int FakeKvm::control(int fd, unsigned long request, unsigned long argument) noex
   if (request == KVM_RUN) return run(fd);
   std::unique_lock lock{mutex_};
   if (request == KVM_CREATE_VM) released_.wait(lock, [this] { return !creation_held_; });
+  if (request == KVM_CREATE_VCPU && vcpus_follow_memory_)
+    (void)released_.wait_for(lock, std::chrono::seconds{20}, [this] {
+      return failed_ || std::ranges::find(calls_, "KVM_SET_USER_MEMORY_REGION") != calls_.end();
+    });
   calls_.push_back(name_of(request));
+  if (request == KVM_SET_USER_MEMORY_REGION) released_.notify_all();
   if (calls_to_failure_ && (*calls_to_failure_)-- == 0) {
     calls_to_failure_.reset();
     failed_ = calls_.back();
+    released_.notify_all();
     return refuse(error_number_);
   }
   return answer(fd, request, argument);
@@ -141,6 +148,11 @@ int FakeKvm::control(int fd, unsigned long request, unsigned long argument) noex
 void FakeKvm::hold_creation() {
   const std::scoped_lock lock{mutex_};
   creation_held_ = true;
+}
+
+void FakeKvm::make_vcpus_after_memory() {
+  const std::scoped_lock lock{mutex_};
+  vcpus_follow_memory_ = true;
 }
 
 void FakeKvm::release() {

@@ -20,7 +20,7 @@ namespace mayfly::testing {
 ///
 ///   FakeKvm kvm;
 ///   kvm.fail_once(7, EIO);                     // the seventh call from now
-///   auto vm = PreparedVm::begin({}, kvm);
+///   auto vm = PreparedVm::begin({}, {}, kvm);
 ///
 /// Its descriptors are files of memory: that of a vCPU can be mapped. Any thread.
 class FakeKvm final : public KvmCalls {
@@ -59,6 +59,9 @@ class FakeKvm final : public KvmCalls {
   /// KVM_CREATE_VM sleeps from now on, until release(). It counts as a call when it is done.
   void hold_creation();
   void release();
+  /// From now on KVM_CREATE_VCPU sleeps until there is memory, or something was refused: whoever waits for the vCPU first
+  /// is late.
+  void make_vcpus_after_memory();
 
   /// From now on it does not have the capability.
   void lack(unsigned long capability);
@@ -92,6 +95,7 @@ class FakeKvm final : public KvmCalls {
   mutable std::mutex mutex_;
   std::condition_variable released_;
   bool creation_held_ = false;
+  bool vcpus_follow_memory_ = false;
   std::vector<std::string> calls_;
   std::optional<std::size_t> calls_to_failure_;
   int error_number_ = 0;

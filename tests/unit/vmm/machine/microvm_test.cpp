@@ -88,7 +88,7 @@ class MicrovmTest : public ::testing::Test {
   }
   Result<std::unique_ptr<Board>> boot(FakeKvm& kvm) {
     kvm.hold_creation();  // so that calls come in one order
-    auto prepared = TRY(PreparedVm::begin({}, kvm));
+    auto prepared = TRY(PreparedVm::begin({}, {}, kvm));
     if (after_prepare_) after_prepare_();
     Status learnt = prepared.learn_cpuid();
     kvm.release();
@@ -111,7 +111,8 @@ class MicrovmTest : public ::testing::Test {
   }
   Result<std::unique_ptr<Board>> restore(FakeKvm& kvm, const Snapshot& snapshot) {
     kvm.hold_creation();
-    auto prepared = TRY(PreparedVm::begin({}, kvm));
+    kvm.make_vcpus_after_memory();
+    auto prepared = TRY(PreparedVm::begin({}, known_cpuid_, kvm));
     if (after_prepare_) after_prepare_();
     Status learnt = same_host_kind_ ? Status{} : prepared.learn_cpuid();
     kvm.release();
@@ -292,6 +293,7 @@ class MicrovmTest : public ::testing::Test {
 
   bool revertible_ = false;  // what restore() makes
   bool same_host_kind_ = false;
+  std::span<const kvm_cpuid_entry2> known_cpuid_;  // before the snapshot is read
   std::function<void()> after_prepare_;
   ScratchDirectory scratch_;
   DriveConfig drive_{.drive_id = "data", .path_on_host = scratch_.file("image")};
@@ -322,7 +324,7 @@ std::size_t last_of(const std::vector<std::string>& calls, std::string_view name
 
 TEST_F(MicrovmTest, AVmIsMadeWhileItsCallerGoesOn) {
   kvm_.hold_creation();
-  auto prepared = PreparedVm::begin({}, kvm_);
+  auto prepared = PreparedVm::begin({}, {}, kvm_);
   EXPECT_TRUE(prepared && prepared->learn_cpuid());
   EXPECT_EQ(std::ranges::count(kvm_.calls(), "KVM_CREATE_VM"), 0);
   kvm_.release();
@@ -610,6 +612,21 @@ TEST_F(RestoreTest, AsksKvmOnAHostOfTheSameKindWhoseProcessorLacksFeatures) {
   ASSERT_FALSE(made);
   EXPECT_NE(made.error().message.find("the guest was shown avx512er, and"), std::string::npos) << made.error().message;
   EXPECT_EQ(std::ranges::count(other_.calls(), "KVM_GET_SUPPORTED_CPUID"), 1);
+}
+
+TEST_F(RestoreTest, MapsMemoryWhileTheVcpuIsMade) {
+  restore_from(snapshot());
+  const auto calls = other_.calls();
+  EXPECT_LT(first_of(calls, "KVM_SET_USER_MEMORY_REGION"), first_of(calls, "KVM_CREATE_VCPU"));
+}
+
+TEST_F(RestoreTest, OfAKnownMachineShowsEachVcpuItsCpuidOnce) {
+  const Snapshot from = snapshot();
+  known_cpuid_ = from.vcpus.front().cpuid;
+  restore_from(from);
+  EXPECT_EQ(std::ranges::count(other_.calls(), "KVM_SET_CPUID2"), kVcpus);
+  for (std::size_t i = 0; i < kVcpus; ++i)
+    EXPECT_EQ(other_.registers(i).cpuid.size(), from.vcpus[i].cpuid.size()) << "vCPU " << i;
 }
 
 TEST_F(RestoreTest, WhoseAnyCallFailsLeavesNothing) {
