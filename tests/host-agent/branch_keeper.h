@@ -4,7 +4,7 @@
 #include "tests/host-agent/clone_network.h"
 #include "tests/host-agent/clone_pool.h"
 #include "tests/host-agent/keeper.h"
-#include "tests/host-agent/monitor_process.h"
+#include "api/client/monitor_process.h"
 #include "tests/host-agent/pid_namespace.h"
 
 #include <deque>

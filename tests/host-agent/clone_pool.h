@@ -2,7 +2,7 @@
 
 #include "api/client/deadline.h"
 #include "tests/host-agent/bell.h"
-#include "tests/host-agent/monitor_process.h"
+#include "api/client/monitor_process.h"
 #include "vmm/base/owned_fd.h"
 
 #include <atomic>

@@ -2,7 +2,7 @@
 
 #include "api/client/deadline.h"
 #include "tests/host-agent/clone_network.h"
-#include "tests/host-agent/monitor_process.h"
+#include "api/client/monitor_process.h"
 #include "vmm/base/error.h"
 #include "vmm/base/json_writer.h"
 

@@ -6,7 +6,7 @@
 #include "tests/host-agent/function.h"
 #include "tests/host-agent/function_snapshot.h"
 #include "tests/host-agent/keeper.h"
-#include "tests/host-agent/monitor_process.h"
+#include "api/client/monitor_process.h"
 #include "vmm/base/json_writer.h"
 
 #include <atomic>

@@ -1,4 +1,4 @@
-#include "tests/host-agent/monitor_process.h"
+#include "api/client/monitor_process.h"
 
 #include "api/client/api_client.h"
 
@@ -10,11 +10,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <fstream>
 #include <vector>
 
-namespace mayfly::host_agent {
+namespace mayfly {
 namespace {
 
 using std::chrono_literals::operator""ms;
@@ -27,14 +28,20 @@ constexpr auto kStartPatience = 60s;
 constexpr auto kPidfd = static_cast<idtype_t>(3);
 
 /// The child shares our memory and has our thread wait until it executes, so it makes system calls and nothing else.
-/// `null`, `console`: its standard input and output; errors go where ours go.
-pid_t spawn(char* const* argv, pid_t parent, int null, int console) {
+pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool stays) {
   const pid_t child = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork): a page table less to copy
   if (child != 0) return child;
-  if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ::_exit(127);
-  // In a PID namespace of its own it sees no parent (0), and ends with the namespace (pid_namespace.h).
-  if (const pid_t seen = ::getppid(); seen != parent && seen != 0) ::_exit(127);
-  if (::dup2(null, STDIN_FILENO) < 0 || ::dup2(console, STDOUT_FILENO) < 0) ::_exit(127);
+  if (stays) {
+    ::setsid();
+  } else {
+    if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ::_exit(127);
+    // In a PID namespace of its own it sees no parent (0), and ends with the namespace (a host agent's, say).
+    if (const pid_t seen = ::getppid(); seen != parent && seen != 0) ::_exit(127);
+  }
+  for (int stream = 0; stream < 3; ++stream)
+    if (streams[static_cast<std::size_t>(stream)] >= 0 &&
+        ::dup2(streams[static_cast<std::size_t>(stream)], stream) < 0)
+      ::_exit(127);
   ::execv(argv[0], argv);
   ::_exit(127);
 }
@@ -79,15 +86,24 @@ std::string socket_path(const std::string& directory, const std::string& id) {
 
 Result<MonitorProcess> MonitorProcess::start(const MonitorOptions& options) {
   const std::string socket = socket_path(options.directory, options.id);
-  std::vector<std::string> words = {options.binary, "--api-sock", socket, "--id", options.id, "--level", "Error"};
-  words.insert(words.end(), options.more.begin(), options.more.end());
+  MonitorCommand command{.words = {options.binary, "--api-sock", socket, "--id", options.id, "--level", "Error"},
+                         .socket = socket,
+                         .console = options.console};
+  command.words.insert(command.words.end(), options.more.begin(), options.more.end());
+  return start(std::move(command));
+}
+
+Result<MonitorProcess> MonitorProcess::start(MonitorCommand command) {
   std::vector<char*> argv;
-  argv.reserve(words.size() + 1);
-  for (std::string& word : words) argv.push_back(word.data());
+  argv.reserve(command.words.size() + 1);
+  for (std::string& word : command.words) argv.push_back(word.data());
   argv.push_back(nullptr);
   const OwnedFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
-  const pid_t pid = spawn(argv.data(), ::getpid(), null.get(), options.console >= 0 ? options.console : null.get());
-  if (pid < 0) return fail_errno(ErrorKind::System, "cannot start {}", options.binary);
+  const pid_t pid = spawn(argv.data(), ::getpid(),
+                          {null.get(), command.console >= 0 ? command.console : null.get(), command.errors},
+                          command.stays);
+  const std::string& program = command.words.front();
+  if (pid < 0) return fail_errno(ErrorKind::System, "cannot start {}", program);
   OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
   if (!pidfd) {
     auto failure = fail_errno(ErrorKind::System, "cannot watch process {}", pid);
@@ -95,8 +111,8 @@ Result<MonitorProcess> MonitorProcess::start(const MonitorOptions& options) {
     ::waitpid(pid, nullptr, 0);
     return failure;
   }
-  MonitorProcess monitor{std::move(pidfd), MonitorApi{socket, pid}};
-  if (auto ready = monitor.await_first_answer(); !ready) return propagate(ready, options.binary);
+  MonitorProcess monitor{std::move(pidfd), MonitorApi{command.socket, pid}};
+  if (auto ready = monitor.await_first_answer(); !ready) return propagate(ready, program);
   return monitor;
 }
 
@@ -132,6 +148,12 @@ Status MonitorProcess::await_first_answer() const {
   }
 }
 
+pid_t MonitorProcess::let_go() && {
+  const pid_t pid = pid_of(pidfd_);
+  pidfd_.reset();
+  return pid;
+}
+
 bool MonitorProcess::has_ended() const {
   pollfd end{.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
   return ::poll(&end, 1, 0) > 0;
@@ -149,4 +171,4 @@ void MonitorProcess::end() const {
   if (!is_ready_by(Deadline::clock::now() + kEndPatience, pidfd_.get(), POLLIN)) kill();
 }
 
-}  // namespace mayfly::host_agent
+}  // namespace mayfly

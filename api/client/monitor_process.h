@@ -17,7 +17,7 @@
 ///   if (auto put = monitor->api().request("PUT", "/mmds", body); !put) return propagate(put);
 ///
 /// It ends with the object. One that was started ends also with the thread that started it, so when we are killed.
-namespace mayfly::host_agent {
+namespace mayfly {
 
 /// The API alone. A copy may be used on another thread, and fails once the process has ended.
 class MonitorApi {
@@ -54,11 +54,22 @@ struct MonitorOptions {
 /// Where a monitor of this id has its socket.
 [[nodiscard]] std::string socket_path(const std::string& directory, const std::string& id);
 
+/// A program that becomes a monitor, such as a jailer.
+struct MonitorCommand {
+  std::vector<std::string> words;  ///< The program's path, and its arguments.
+  std::string socket;              ///< Of its API, as it is seen from here.
+  int console = -1;                ///< Its standard output; -1: nowhere.
+  int errors = -1;                 ///< Its standard error; -1: ours.
+  /// It does not end with us: a session of its own.
+  bool stays = false;
+};
+
 class MonitorProcess {
  public:
   /// Returns when it has given its first answer: from then on it makes ready what a load will need. In the namespaces
   /// of the calling thread.
   [[nodiscard]] static Result<MonitorProcess> start(const MonitorOptions& options);
+  [[nodiscard]] static Result<MonitorProcess> start(MonitorCommand command);
   /// One that was branched off another, by its socket. Its end is then ours to see to. Errors: nobody listens there.
   [[nodiscard]] static Result<MonitorProcess> adopt(const std::string& socket);
 
@@ -66,8 +77,10 @@ class MonitorProcess {
   MonitorProcess& operator=(MonitorProcess&&) = delete;
   MonitorProcess(const MonitorProcess&) = delete;
   MonitorProcess& operator=(const MonitorProcess&) = delete;
-  /// Kills it, waits for it, and removes its socket.
+  /// Kills it, waits for it, and removes its socket; but for one that was let go.
   ~MonitorProcess();
+  /// Its end is not ours any more. Returns its number.
+  pid_t let_go() &&;
 
   [[nodiscard]] const MonitorApi& api() const noexcept { return api_; }
   /// Readable once it has ended.
@@ -91,4 +104,4 @@ class MonitorProcess {
 /// For a monitor to end by itself.
 inline constexpr std::chrono::seconds kEndPatience{1};
 
-}  // namespace mayfly::host_agent
+}  // namespace mayfly
