@@ -39,8 +39,7 @@ pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool st
     if (const pid_t seen = ::getppid(); seen != parent && seen != 0) ::_exit(127);
   }
   for (int stream = 0; stream < 3; ++stream)
-    if (streams[static_cast<std::size_t>(stream)] >= 0 &&
-        ::dup2(streams[static_cast<std::size_t>(stream)], stream) < 0)
+    if (streams[static_cast<std::size_t>(stream)] >= 0 && ::dup2(streams[static_cast<std::size_t>(stream)], stream) < 0)
       ::_exit(127);
   ::execv(argv[0], argv);
   ::_exit(127);
@@ -99,9 +98,9 @@ Result<MonitorProcess> MonitorProcess::start(MonitorCommand command) {
   for (std::string& word : command.words) argv.push_back(word.data());
   argv.push_back(nullptr);
   const OwnedFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
-  const pid_t pid = spawn(argv.data(), ::getpid(),
-                          {null.get(), command.console >= 0 ? command.console : null.get(), command.errors},
-                          command.stays);
+  const pid_t pid =
+      spawn(argv.data(), ::getpid(), {null.get(), command.console >= 0 ? command.console : null.get(), command.errors},
+            command.stays);
   const std::string& program = command.words.front();
   if (pid < 0) return fail_errno(ErrorKind::System, "cannot start {}", program);
   OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};

@@ -1,7 +1,7 @@
 #include "rootfs-tools/image/layout.h"
 
 #include "rootfs-tools/image/digest.h"
-#include "rootfs-tools/image/json_fields.h"
+#include "vmm/base/json_fields.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 

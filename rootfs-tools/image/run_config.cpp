@@ -1,6 +1,6 @@
 #include "rootfs-tools/image/run_config.h"
 
-#include "rootfs-tools/image/json_fields.h"
+#include "vmm/base/json_fields.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/text.h"

@@ -1,10 +1,10 @@
 #pragma once
 
+#include "api/client/monitor_process.h"
 #include "tests/host-agent/bell.h"
 #include "tests/host-agent/clone_network.h"
 #include "tests/host-agent/clone_pool.h"
 #include "tests/host-agent/keeper.h"
-#include "api/client/monitor_process.h"
 #include "tests/host-agent/pid_namespace.h"
 
 #include <deque>

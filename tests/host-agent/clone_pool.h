@@ -1,8 +1,8 @@
 #pragma once
 
 #include "api/client/deadline.h"
-#include "tests/host-agent/bell.h"
 #include "api/client/monitor_process.h"
+#include "tests/host-agent/bell.h"
 #include "vmm/base/owned_fd.h"
 
 #include <atomic>

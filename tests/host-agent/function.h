@@ -1,8 +1,8 @@
 #pragma once
 
 #include "api/client/deadline.h"
-#include "tests/host-agent/clone_network.h"
 #include "api/client/monitor_process.h"
+#include "tests/host-agent/clone_network.h"
 #include "vmm/base/error.h"
 #include "vmm/base/json_writer.h"
 

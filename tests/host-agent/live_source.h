@@ -1,12 +1,12 @@
 #pragma once
 
+#include "api/client/monitor_process.h"
 #include "tests/host-agent/bell.h"
 #include "tests/host-agent/clone_network.h"
 #include "tests/host-agent/clone_pool.h"
 #include "tests/host-agent/function.h"
 #include "tests/host-agent/function_snapshot.h"
 #include "tests/host-agent/keeper.h"
-#include "api/client/monitor_process.h"
 #include "vmm/base/json_writer.h"
 
 #include <atomic>

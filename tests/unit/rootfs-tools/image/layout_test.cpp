@@ -217,9 +217,9 @@ TEST_F(LayoutTest, RefusesJsonThatReadersDisagreeAbout) {
     return refusal(changed);
   };
   EXPECT_EQ(refusal_of_index(R"({"manifests":[],"manifests":[]})"),
-            "--image app.tar: 'index.json': 'manifests' is there twice; build the image anew");
+            "--image app.tar: 'index.json': 'manifests' is there twice; make it anew");
   EXPECT_EQ(refusal_of_index(R"({"manifests":{}})"),
-            "--image app.tar: 'index.json': 'manifests' must be an array; build the image anew");
+            "--image app.tar: 'index.json': 'manifests' must be an array; make it anew");
   EXPECT_EQ(refusal_of_index(R"({"manifests":[{"mediaType":"x","digest":"md5:1","size":1}]})"),
             "--image app.tar: 'index.json': the digest 'md5:1' is not sha256: and 64 digits; build the image anew");
   EXPECT_EQ(refusal_of_index(R"({"manifests":[{"mediaType":"x","digest":")" + digest_of("") + R"("}]})"),
@@ -233,7 +233,7 @@ TEST_F(LayoutTest, RefusesAConfigurationThatDoesNotFitTheLayers) {
   MadeImage image = image_with("first");
   image.config = R"("rootfs":{"diff_ids":[]},"config":{})";
   add_index(files, {add_image(files, image) + "}"});
-  EXPECT_TRUE(refusal(files).ends_with("'rootfs' is there twice; build the image anew"));
+  EXPECT_TRUE(refusal(files).ends_with("'rootfs' is there twice; make it anew"));
   add_saved(files, image_with("first"), "app:1");
   Files saved;
   add_saved(saved, image_with("first"), "app:1");

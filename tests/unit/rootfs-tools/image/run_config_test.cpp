@@ -136,9 +136,9 @@ TEST_F(RunConfigTest, MaySayNothing) {
 }
 
 TEST_F(RunConfigTest, RefusalsNameFieldAndValue) {
-  EXPECT_EQ(refusal(R"({"Cmd":"sh"})"), "the configuration: 'Cmd' must be an array; build the image anew");
-  EXPECT_EQ(refusal(R"({"Cmd":[1]})"), "the configuration: 'Cmd' must be a string; build the image anew");
-  EXPECT_EQ(refusal(R"({"Cmd":["a\u0000b"]})"), "the configuration: 'Cmd' must be without NUL; build the image anew");
+  EXPECT_EQ(refusal(R"({"Cmd":"sh"})"), "the configuration: 'Cmd' must be an array; make it anew");
+  EXPECT_EQ(refusal(R"({"Cmd":[1]})"), "the configuration: 'Cmd' must be a string; make it anew");
+  EXPECT_EQ(refusal(R"({"Cmd":["a\u0000b"]})"), "the configuration: 'Cmd' must be without NUL; make it anew");
   EXPECT_EQ(refusal(R"({"Env":["=x"]})"),
             "the configuration: the variable '=x' must be NAME=VALUE; build the image anew");
   EXPECT_EQ(refusal(R"({"ExposedPorts":{"0/tcp":{}}})"),

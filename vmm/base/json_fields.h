@@ -14,7 +14,7 @@
 /// images; one that is there twice, or of another type, is an error, since readers differ in which one they take.
 ///
 /// `what` names the document in errors.
-namespace mayfly::image {
+namespace mayfly {
 
 /// Null where it is absent.
 [[nodiscard]] Result<const JsonValue*> field_of(const JsonValue& object, std::string_view name, std::string_view what);
@@ -29,4 +29,4 @@ namespace mayfly::image {
 [[nodiscard]] Result<std::optional<std::uint64_t>> number_field(const JsonValue& object, std::string_view name,
                                                                 std::string_view what);
 
-}  // namespace mayfly::image
+}  // namespace mayfly

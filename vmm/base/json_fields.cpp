@@ -1,14 +1,14 @@
-#include "rootfs-tools/image/json_fields.h"
+#include "vmm/base/json_fields.h"
 
 #include "vmm/base/try.h"
 
 #include <variant>
 
-namespace mayfly::image {
+namespace mayfly {
 namespace {
 
 std::unexpected<Error> wrong_type(std::string_view name, std::string_view type, std::string_view what) {
-  return fail(ErrorKind::InvalidArgument, "{}: '{}' must be {}; build the image anew", what, name, type);
+  return fail(ErrorKind::InvalidArgument, "{}: '{}' must be {}; make it anew", what, name, type);
 }
 
 Result<std::string> text_of(const JsonValue& value, std::string_view name, std::string_view what) {
@@ -26,8 +26,7 @@ Result<const JsonValue*> field_of(const JsonValue& object, std::string_view name
   const JsonValue* found = nullptr;
   for (const JsonMember& each : *members) {
     if (each.name != name) continue;
-    if (found != nullptr)
-      return fail(ErrorKind::InvalidArgument, "{}: '{}' is there twice; build the image anew", what, name);
+    if (found != nullptr) return fail(ErrorKind::InvalidArgument, "{}: '{}' is there twice; make it anew", what, name);
     found = &each.value;
   }
   if (found != nullptr && std::holds_alternative<std::nullptr_t>(found->data)) return nullptr;
@@ -77,4 +76,4 @@ Result<std::optional<std::uint64_t>> number_field(const JsonValue& object, std::
   return wrong_type(name, "a whole number that is not negative", what);
 }
 
-}  // namespace mayfly::image
+}  // namespace mayfly
