@@ -14,7 +14,7 @@ bool is_known(std::uint8_t type) {
   const auto among = [type](FrameType first, FrameType last) {
     return type >= static_cast<std::uint8_t>(first) && type <= static_cast<std::uint8_t>(last);
   };
-  return among(FrameType::Ping, FrameType::Put) || among(FrameType::Stdin, FrameType::Resize) ||
+  return among(FrameType::Ping, FrameType::PowerOff) || among(FrameType::Stdin, FrameType::Resize) ||
          among(FrameType::Done, FrameType::StdinTaken) || among(FrameType::Entry, FrameType::Note);
 }
 

@@ -27,6 +27,7 @@ enum class FrameType : std::uint8_t {
   Connect,
   Get,
   Put,
+  PowerOff,
   // To a command.
   Stdin = 16,
   StdinEnd,

@@ -117,7 +117,8 @@ void enter_directory(const char* path) {
   std::array<char, 32> path{"/proc/self/fd/"};
   std::to_chars(path.data() + strlen(path.data()), path.data() + path.size() - 1, image.run_file);
   fcntl(image.run_file, F_SETFD, 0);
-  std::array<const char*, 4> words{"mayfly-guest-agent", image.run_file >= 0 ? "--run" : nullptr, path.data(), nullptr};
+  std::array<const char*, 5> words{"mayfly-guest-agent", "--of-init", image.run_file >= 0 ? "--run" : nullptr,
+                                   path.data(), nullptr};
   constexpr std::array<const char*, 1> environment{nullptr};
   syscall(SYS_execveat, image.agent, "", words.data(), environment.data(), AT_EMPTY_PATH);
   print_failure("cannot run", "the agent", errno);

@@ -78,7 +78,7 @@ def image_machine(machines: Machines, build: Path, room: Path, tuned: Path) -> I
                         inside / "mayfly/run"], check=True, stdout=subprocess.DEVNULL)
         if run_file is not None:
             (inside / "mayfly/run").write_bytes(run_file)
-        shutil.copy(build / "rootfs-tools/init/mayfly-guest-init", inside / "init")
+        shutil.copy(build / "mayfly-guest-init", inside / "init")
         shutil.copy(build / "mayfly-guest-agent", inside / "mayfly/agent")
         initrd = room / "initrd"
         with initrd.open("wb") as archive:

@@ -20,20 +20,26 @@ namespace mayfly::agent {
 namespace {
 
 constexpr const char* kUsage =
-    "Usage: mayfly-guest-agent [--address ADDRESS:PORT] [--run FILE]\n"
+    "Usage: mayfly-guest-agent [--address ADDRESS:PORT] [--run FILE] [--of-init]\n"
     "  --address   where the host answers (default: 169.254.169.254:1024)\n"
     "  --run FILE  how the image wants to be run; commands inherit its user,\n"
-    "              environment and directory\n";
+    "              environment and directory\n"
+    "  --of-init   init started it, and may be told to power off\n";
 
 struct Arguments {
   std::string address = "169.254.169.254:1024";
   std::string run_file{};
+  bool of_init = false;
 };
 
 Result<Arguments> parse_arguments(int count, const char* const* words) {
   Arguments arguments;
   for (int i = 1; i < count; ++i) {
     const std::string name = words[i];
+    if (name == "--of-init") {
+      arguments.of_init = true;
+      continue;
+    }
     std::string* const value = name == "--address" ? &arguments.address
                                : name == "--run"   ? &arguments.run_file
                                                    : nullptr;
@@ -48,7 +54,8 @@ Result<Arguments> parse_arguments(int count, const char* const* words) {
 Status run(int count, const char* const* words) {
   const auto arguments = TRY(parse_arguments(count, words));
   const auto address = TRY(parse_address(arguments.address));
-  const auto defaults = TRY(read_defaults(arguments.run_file));
+  auto defaults = TRY(read_defaults(arguments.run_file));
+  defaults.init_is_parent = arguments.of_init;
   // What the parent left open is not the commands'.
   ::close_range(STDERR_FILENO + 1, std::numeric_limits<unsigned>::max(), 0);
   dial_for_ever(address, defaults);

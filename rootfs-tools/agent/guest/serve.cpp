@@ -6,6 +6,7 @@
 #include "vmm/base/try.h"
 
 #include <chrono>
+#include <csignal>
 
 namespace mayfly::agent {
 namespace {
@@ -31,12 +32,22 @@ Status serve_put(FrameStream& stream, std::string_view payload) {
   return stream.send(FrameType::Done);
 }
 
+/// mayfly-guest-init powers off at this signal, when the image's program has had its own.
+Status serve_power_off(FrameStream& stream, const Defaults& defaults) {
+  if (!defaults.init_is_parent)
+    return fail(ErrorKind::Unsupported, "the agent was not started by mayfly-guest-init, which ends the guest");
+  if (::kill(1, SIGUSR2) != 0) return fail_errno(ErrorKind::System, "init cannot be told");
+  return stream.send(FrameType::Done);
+}
+
 Status serve_request(FrameStream& stream, const Defaults& defaults) {
   auto frame = stream.receive(std::chrono::steady_clock::now() + kRequestPatience);
   if (!frame) return propagate(frame);
   switch (frame->type) {
     case FrameType::Ping:
       return stream.send(FrameType::Done);
+    case FrameType::PowerOff:
+      return serve_power_off(stream, defaults);
     case FrameType::Exec: {
       const auto request = TRY(decode_exec(frame->payload));
       serve_exec(stream, request, defaults);

@@ -84,6 +84,12 @@ Status AgentClient::ping() const {
   return {};
 }
 
+Status AgentClient::power_off() const {
+  auto stream = ask(FrameType::PowerOff, "");
+  if (!stream) return propagate(stream);
+  return {};
+}
+
 Result<RawConnection> AgentClient::connect(std::uint16_t port, std::chrono::milliseconds wait) const {
   const auto wait_ms = std::clamp<std::chrono::milliseconds::rep>(wait.count(), 0, kLongestWaitMs);
   const ConnectRequest request{.port = port, .wait_ms = static_cast<std::uint32_t>(wait_ms)};

@@ -62,7 +62,7 @@ TEST(Frames, AreRefusedByTheirHeader) {
   EXPECT_EQ(error_of("\x01\0\0\0\xff\xff\xff\xff"s),
             "the peer sent a frame of 4294967295 bytes, and 65536 are allowed");
   for (const std::string& header :
-       {"\x01\x01\0\0\0\0\0\0"s, "\x01\0\0\x80\0\0\0\0"s, "\0\0\0\0\0\0\0\0"s, "\x06\0\0\0\0\0\0\0"s,
+       {"\x01\x01\0\0\0\0\0\0"s, "\x01\0\0\x80\0\0\0\0"s, "\0\0\0\0\0\0\0\0"s, "\x07\0\0\0\0\0\0\0"s,
         "\x14\0\0\0\0\0\0\0"s, "\x26\0\0\0\0\0\0\0"s, "\xff\0\0\0\0\0\0\0"s})
     EXPECT_TRUE(error_of(header).contains("unknown type")) << error_of(header);
 }
