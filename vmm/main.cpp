@@ -3,6 +3,7 @@
 #include "rootfs-tools/agent/host/copy.h"
 #include "rootfs-tools/agent/host/exec_client.h"
 #include "rootfs-tools/agent/host/place.h"
+#include "rootfs-tools/clones/up.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/cpu_tools.h"
 #include "vmm/cli/drive_tools.h"
@@ -108,6 +109,29 @@ int copy(const CopyOptions& options) {
   return copied ? 0 : report(copied.error(), kExitError);
 }
 
+int up(const UpOptions& options) {
+  const auto id = clones::bring_up({.directory = options.directory,
+                                    .id = options.id,
+                                    .jail = options.no_jail ? std::optional{false} : std::nullopt,
+                                    .jail_base = options.jail_base,
+                                    .user = options.user,
+                                    .metadata = options.metadata,
+                                    .patience_s = options.patience_s});
+  return id ? print(*id + '\n', stdout) : report(id.error(), kExitError);
+}
+
+int down(const DownOptions& options) {
+  const auto done = clones::take_down(
+      {.id = options.machine, .now = options.now, .timeout_s = options.timeout_s, .jail_base = options.jail_base});
+  return done ? 0 : report(done.error(), kExitError);
+}
+
+int logs(const LogsOptions& options) {
+  const auto done =
+      clones::print_logs({.id = options.machine, .follow = options.follow, .jail_base = options.jail_base});
+  return done ? 0 : report(done.error(), kExitError);
+}
+
 struct Start {
   int operator()(const ServeOptions& options) const { return run_machine(options); }
   int operator()(RunOptions& options) const { return run_machine(std::move(options)); }
@@ -134,6 +158,9 @@ struct Start {
   }
   int operator()(const ExecOptions& options) const { return exec(options); }
   int operator()(const CopyOptions& options) const { return copy(options); }
+  int operator()(const UpOptions& options) const { return up(options); }
+  int operator()(const DownOptions& options) const { return down(options); }
+  int operator()(const LogsOptions& options) const { return logs(options); }
   int operator()(const TopOptions& options) const { return top(options); }
   int operator()(const CompletionOptions& options) const {
     return print(completion_script(options.shell, options.commands), stdout);

@@ -3,6 +3,7 @@
 #include "snapshot/state_file.h"
 #include "vmm/cli/agent_options.h"
 #include "vmm/cli/choices.h"
+#include "vmm/cli/clone_options.h"
 #include "vmm/cli/command_tree.h"
 #include "vmm/cli/common_options.h"
 #include "vmm/cli/completion.h"
@@ -330,6 +331,9 @@ class CommandLine {
     for (const RemoteCommand& command : kRemoteCommands)
       subcommand(command.name, command.description,
                  [&](CLI::App& app) { add_remote(app, command.verb, remote_, remote_taps_); });
+    subcommand("up", "Start a clone of a template", [this](CLI::App& app) { add_up(app, up_); });
+    subcommand("down", "End a clone, and remove its files", [this](CLI::App& app) { add_down(app, down_); });
+    subcommand("logs", "Print what a clone's guest has printed", [this](CLI::App& app) { add_logs(app, logs_); });
     subcommand("exec", "Run a command in a guest", [this](CLI::App& app) { add_exec(app, exec_); });
     subcommand("cp", "Copy files into a guest, or out of it", [this](CLI::App& app) { add_copy(app, copy_); });
     subcommand("top", "Follow the machines of this host on a terminal", [this](CLI::App& app) { add_top(app, top_); });
@@ -366,6 +370,13 @@ class CommandLine {
                          restore_.limits);
     if (name == "top") return top_;
     if (name == "cp") return copy_;
+    if (name == "down") return down_;
+    if (name == "logs") return logs_;
+    if (name == "up") {
+      auto options = up_options(up_);
+      if (!options) return refuse(options.error().message);
+      return std::move(*options);
+    }
     if (name == "exec") {
       auto options = exec_options(exec_, behind_);
       if (!options) return refuse(options.error().message);
@@ -420,6 +431,9 @@ class CommandLine {
   DriveFlags drive_;
   RemoteOptions remote_;
   std::vector<std::string> remote_taps_;
+  UpFlags up_;
+  DownOptions down_;
+  LogsOptions logs_;
   ExecFlags exec_;
   CopyOptions copy_;
   TopOptions top_;

@@ -150,6 +150,32 @@ struct CopyOptions {
   std::string agent_socket{};
 };
 
+/// `mayfly up`.
+struct UpOptions {
+  std::string directory{};
+  std::string id{};        ///< Empty: made from the template's name.
+  std::string metadata{};  ///< Empty: none.
+  bool no_jail = false;
+  std::optional<std::uint32_t> user{};
+  std::string jail_base = "/srv/jailer";
+  unsigned patience_s = 30;
+};
+
+/// `mayfly down`.
+struct DownOptions {
+  std::string machine{};
+  bool now = false;
+  unsigned timeout_s = 10;
+  std::string jail_base = "/srv/jailer";
+};
+
+/// `mayfly logs`.
+struct LogsOptions {
+  std::string machine{};
+  bool follow = false;
+  std::string jail_base = "/srv/jailer";
+};
+
 /// `mayfly top`.
 struct TopOptions {
   bool once = false;
@@ -167,9 +193,10 @@ struct ExitNow {
   int code = 0;
 };
 
-using Invocation = std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions,
-                                SweepOptions, DriveInfoOptions, DriveExportOptions, DriveCommitOptions, RemoteOptions,
-                                ExecOptions, CopyOptions, TopOptions, CompletionOptions, ExitNow>;
+using Invocation =
+    std::variant<ServeOptions, RunOptions, DoctorOptions, DescribeOptions, MergeOptions, VerifyOptions, SweepOptions,
+                 DriveInfoOptions, DriveExportOptions, DriveCommitOptions, RemoteOptions, ExecOptions, CopyOptions,
+                 UpOptions, DownOptions, LogsOptions, TopOptions, CompletionOptions, ExitNow>;
 
 [[nodiscard]] Invocation parse_options(int argc, const char* const* argv);
 

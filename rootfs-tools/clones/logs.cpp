@@ -1,0 +1,78 @@
+#include "api/client/deadline.h"
+#include "rootfs-tools/clones/up.h"
+#include "vmm/base/owned_fd.h"
+#include "vmm/base/printable.h"
+#include "vmm/base/try.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/inotify.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <string_view>
+
+namespace mayfly::clones {
+namespace {
+
+class ConsoleCopy {
+ public:
+  ConsoleCopy(const OwnedFd& console, bool to_terminal) : console_(console), to_terminal_(to_terminal) {}
+
+  /// All that is there by now.
+  Status copy() {
+    for (;;) {
+      const ssize_t count = ::read(console_.get(), piece_.data(), piece_.size());
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) return fail_errno(ErrorKind::System, "the console's file cannot be read");
+      if (count == 0) break;
+      TRY(print({piece_.data(), static_cast<std::size_t>(count)}));
+    }
+    if (std::fflush(stdout) != 0) return fail_errno(ErrorKind::System, "standard output cannot be written to");
+    return {};
+  }
+
+ private:
+  Status print(std::string_view text) const {
+    // A guest's control characters could move, hide and even type.
+    const std::string shown = to_terminal_ ? printable_lines(text) : std::string{text};
+    if (std::fwrite(shown.data(), 1, shown.size(), stdout) == shown.size()) return {};
+    return fail_errno(ErrorKind::System, "standard output cannot be written to");
+  }
+
+  const OwnedFd& console_;
+  const bool to_terminal_;
+  std::array<char, 65536> piece_{};
+};
+
+}  // namespace
+
+Status print_logs(const LogsOptions& options) {
+  const auto place = TRY(find_clone(options.id, options.jail_base));
+  const std::string path = place.directory / kConsole;
+  // Before the first look: what is written in between wakes us.
+  const OwnedFd news{::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)};
+  if (options.follow && (!news || ::inotify_add_watch(news.get(), path.c_str(), IN_MODIFY) < 0))
+    return fail_errno(ErrorKind::System, "cannot follow {}", path);
+  const OwnedFd process{place.process == 0 ? -1 : static_cast<int>(::syscall(SYS_pidfd_open, place.process, 0))};
+  const OwnedFd console{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
+  if (!console) return fail_errno(ErrorKind::NotFound, "{} cannot be opened", path);
+  ConsoleCopy copy{console, ::isatty(STDOUT_FILENO) == 1};
+  TRY(copy.copy());
+  while (options.follow && process) {
+    std::array<pollfd, 2> watched{pollfd{.fd = news.get(), .events = POLLIN, .revents = 0},
+                                  pollfd{.fd = process.get(), .events = POLLIN, .revents = 0}};
+    if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR)
+      return fail_errno(ErrorKind::System, "cannot follow {}", path);
+    std::array<std::byte, 4096> events;
+    (void)!::read(news.get(), events.data(), events.size());
+    TRY(copy.copy());
+    if (watched[1].revents != 0) break;
+  }
+  return copy.copy();
+}
+
+}  // namespace mayfly::clones
