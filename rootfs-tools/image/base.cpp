@@ -98,6 +98,7 @@ class BaseMaker {
     auto facts = TRY(write_base(spool, output.fd()));
     facts.names = image.names;
     facts.image_digest = image.digest;
+    facts.run = run;
     if (run_file.is_wanted()) {
       const auto text = to_run_file(run);
       if (!text) return fail(text.error().kind, "{}: {}", what, text.error().message);
@@ -173,6 +174,7 @@ class BaseMaker {
                      .base_bytes = written->size_bytes,
                      .inodes = written->inodes,
                      .data_bytes = written->data_bytes,
+                     .run = {},
                      .left_out_attributes = {budget_.left_out_attributes.begin(), budget_.left_out_attributes.end()}};
   }
 

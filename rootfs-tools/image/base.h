@@ -2,6 +2,7 @@
 
 #include "rootfs-tools/image/image_names.h"
 #include "rootfs-tools/image/limits.h"
+#include "rootfs-tools/image/run_config.h"
 #include "rootfs-tools/image/squashfs.h"
 #include "vmm/base/error.h"
 
@@ -40,6 +41,7 @@ struct BaseFacts {
   std::uint64_t base_bytes = 0;
   std::uint64_t inodes = 0;
   std::uint64_t data_bytes = 0;
+  RunConfig run;
   std::vector<std::string> left_out_attributes;  ///< Names of extended attributes that a squashfs cannot have.
 };
 

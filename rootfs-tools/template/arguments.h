@@ -1,12 +1,14 @@
 #pragma once
 
 #include "rootfs-tools/image/base.h"
+#include "rootfs-tools/template/build.h"
 #include "vmm/base/error.h"
 
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 /// The command line of `mayfly-template`.
 namespace mayfly::image {
@@ -16,10 +18,12 @@ struct PrintText {
   std::string text;
 };
 
-using Invocation = std::variant<BaseOrder, PrintText>;
+using Invocation = std::variant<BaseOrder, BuildOrder, PrintText>;
 
-/// Errors name the option, its value and what would be right.
-[[nodiscard]] Result<Invocation> parse_template_arguments(int argc, const char* const* argv);
+/// `programs`: where the guest's programs, the kernel and the monitor are looked for that no option names. Errors name the
+/// option, its value and what would be right.
+[[nodiscard]] Result<Invocation> parse_template_arguments(int argc, const char* const* argv,
+                                                          const std::vector<std::string>& programs);
 
 /// "4096", "64K", "16G": powers of 1024.
 [[nodiscard]] Result<std::uint64_t> parse_bytes(std::string_view option, std::string_view text);

@@ -8,6 +8,8 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -23,9 +25,32 @@ std::string sentence_of(const BaseOrder& order, const BaseFacts& facts) {
                      facts.names.empty() ? "the image" : facts.names.front(), facts.image_digest);
 }
 
+/// Where this program is, and where an installation has what it does not run itself.
+std::vector<std::string> program_folders() {
+  std::error_code none;
+  const auto folder = std::filesystem::read_symlink("/proc/self/exe", none).parent_path();
+  return {folder, (folder / "../libexec/mayfly").lexically_normal()};
+}
+
 struct Runner {
   Status operator()(const PrintText& answer) const {
     std::fputs(answer.text.c_str(), stdout);
+    return {};
+  }
+  Status operator()(BuildOrder order) const {
+    ProgressLine line{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1};
+    order.base.on_progress = [&line](std::string_view step, std::uint64_t done, std::uint64_t total) {
+      line.show(step, done, total);
+    };
+    order.on_step = [&line](std::string_view step) { line.say(step); };
+    auto made = build_template(order);
+    line.clear();
+    if (!made) return propagate(made);
+    const std::string sentence = fmt::format(
+        "{}: {} with {} MiB of memory{}; start clones of it by mayfly up {}\n", made->directory,
+        made->names.empty() ? made->image : made->names.front(), made->memory_mib,
+        made->ready_port == 0 ? "" : fmt::format(", serving at port {}", made->ready_port), made->directory);
+    std::fputs(printable_lines(sentence).c_str(), stdout);
     return {};
   }
   Status operator()(BaseOrder order) const {
@@ -46,7 +71,7 @@ struct Runner {
 
 int run(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
-  auto invocation = parse_template_arguments(argc, argv);
+  auto invocation = parse_template_arguments(argc, argv, program_folders());
   const Status done = invocation ? std::visit(Runner{}, std::move(*invocation)) : std::unexpected(invocation.error());
   if (done && std::fflush(stdout) == 0) return 0;
   if (!done) std::fprintf(stderr, "mayfly-template: %s\n", printable(done.error().message, std::string::npos).c_str());

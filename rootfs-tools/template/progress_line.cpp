@@ -25,6 +25,12 @@ void ProgressLine::show(std::string_view step, std::uint64_t done, std::uint64_t
   draw(fmt::format("\r\033[K{}: [{:<{}}] {} of {} MiB", step, std::string(full, '#'), kWidth, done >> 20, total >> 20));
 }
 
+void ProgressLine::say(std::string_view step) {
+  if (!is_shown_) return;
+  is_drawn_ = true;
+  draw(fmt::format("\r\033[K{} ...", step));
+}
+
 void ProgressLine::clear() {
   if (is_drawn_) draw("\r\033[K");
   is_drawn_ = false;

@@ -21,6 +21,8 @@ class ProgressLine {
   /// Called often; draws a few times a second, from the third second on.
   void show(std::string_view step, std::uint64_t done, std::uint64_t total) { show(step, done, total, Clock::now()); }
   void show(std::string_view step, std::uint64_t done, std::uint64_t total, Clock::time_point now);
+  /// A step that tells no numbers.
+  void say(std::string_view step);
   void clear();
 
  private:

@@ -14,7 +14,7 @@ namespace {
 
 Result<Invocation> parse_template(std::vector<const char*> words) {
   words.insert(words.begin(), "mayfly-template");
-  return parse_template_arguments(static_cast<int>(words.size()), words.data());
+  return parse_template_arguments(static_cast<int>(words.size()), words.data(), {"/programs", "/others"});
 }
 
 Result<Invocation> parse_base(std::vector<const char*> words) {
@@ -62,7 +62,7 @@ TEST(TemplateArguments, HaveDefaultsThatHelpTells) {
 }
 
 TEST(TemplateArguments, HelpHasEightyColumns) {
-  for (const auto& words : {std::vector<const char*>{"--help"}, {"base", "--help"}}) {
+  for (const auto& words : {std::vector<const char*>{"--help"}, {"base", "--help"}, {"build", "--help"}}) {
     const std::string help = std::get<PrintText>(parse_template(words).value()).text;
     std::size_t begin = 0;
     for (std::size_t end = 0; (end = help.find('\n', begin)) != std::string::npos; begin = end + 1)
@@ -85,6 +85,54 @@ TEST(TemplateArguments, RefusalsNameTheOption) {
   EXPECT_NE(refusal_of_template(parse_template({"other"})), "");
 }
 
+Result<Invocation> parse_build(std::vector<const char*> words) {
+  words.insert(words.begin(), {"build", "--image", "i", "--output", "o"});
+  return parse_template(words);
+}
+
+TEST(TemplateArguments, OrderABuild) {
+  const auto invocation = parse_build(
+      {"--cpus",  "2",          "--memory",  "512",      "--disk", "2G",       "--ready-port", "8080",   "--warm-up",
+       "/a?b",    "--patience", "9",         "--kernel", "k",      "--append", "x y",          "--init", "n",
+       "--agent", "a",          "--monitor", "m",        "--name", "app:1",    "--max-files",  "10"});
+  ASSERT_TRUE(invocation) << invocation.error().message;
+  const auto& order = std::get<BuildOrder>(*invocation);
+  EXPECT_EQ(order.base.image, "i");
+  EXPECT_EQ(order.base.name, "app:1");
+  EXPECT_EQ(order.base.limits.max_files, 10U);
+  EXPECT_EQ(order.output, "o");
+  EXPECT_EQ(order.vcpus, 2U);
+  EXPECT_EQ(order.memory_mib, 512U);
+  EXPECT_EQ(order.layer_bytes, std::uint64_t{2} << 30);
+  EXPECT_EQ(order.ready_port, 8080);
+  EXPECT_EQ(order.warm_up, "/a?b");
+  EXPECT_EQ(order.patience, std::chrono::seconds{9});
+  EXPECT_EQ(order.kernel + order.init + order.agent + order.monitor, "knam");
+  EXPECT_EQ(order.more_arguments, "x y");
+}
+
+TEST(TemplateArguments, ABuildFindsItsPrograms) {
+  const auto invocation = parse_build({});
+  ASSERT_TRUE(invocation) << invocation.error().message;
+  const auto& order = std::get<BuildOrder>(*invocation);
+  EXPECT_EQ(order.kernel, "/programs/vmlinux");
+  EXPECT_EQ(order.agent, "/programs/mayfly-guest-agent");
+  EXPECT_EQ(order.ready_port, std::nullopt);
+  EXPECT_EQ(std::get<BuildOrder>(parse_build({"--ready-port", "none"}).value()).ready_port, 0);
+}
+
+TEST(TemplateArguments, RefusalsOfABuildNameTheOption) {
+  EXPECT_EQ(refusal_of_template(parse_build({"--ready-port", "0"})),
+            "--ready-port '0' must be a port from 1 to 65535, or none");
+  EXPECT_EQ(refusal_of_template(parse_build({"--warm-up", "x"})),
+            "--warm-up 'x' must be a path such as /, without blanks");
+  EXPECT_NE(refusal_of_template(parse_build({"--warm-up", "/\r\nX: y"})), "");
+  EXPECT_EQ(refusal_of_template(parse_build({"--kernel", ""})),
+            "--kernel must not be empty; see mayfly-template build --help");
+  EXPECT_TRUE(refusal_of_template(parse_build({"--cpus", "33"})).contains("--cpus"));
+  EXPECT_TRUE(refusal_of_template(parse_template({"build", "--image", "i"})).contains("--output is required"));
+}
+
 TEST(TemplateArguments, BytesHaveUnits) {
   EXPECT_EQ(parse_bytes("--x", "1").value(), 1U);
   EXPECT_EQ(parse_bytes("--x", "3K").value(), 3U << 10);
@@ -105,6 +153,14 @@ TEST(TemplateManual, HasEachOptionAndNoOther) {
   base.erase("-h");
   base.erase("--help");
   EXPECT_EQ(page.at("mayfly-template base"), base);
+  std::set<std::string> build = options_of({"build", "--help"});
+  build.erase("-h");
+  build.erase("--help");
+  // What both have is described once.
+  for (const std::string& option : base)
+    if (option != "--image" && option != "--output") build.erase(option);
+  build.erase("--image");
+  EXPECT_EQ(page.at("mayfly-template build"), build);
   EXPECT_EQ(page.at("EXIT STATUS"), (std::set<std::string>{"0", "1"}));
 }
 
