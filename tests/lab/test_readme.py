@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from functions import HELLO, PORT, busybox_layer
 from harness.api import Api
 from harness.artifacts import artifact
 from harness.console import PATIENCE
 from harness.guests import CHECKOUT, Guest, build_rootfs, with_libraries
 from harness.machine import LOOK_AGAIN, POWERED_OFF, RESET, Machine, Machines, base_arguments
 from harness.network import Network
+from images import Image
 from reader import KNOWN, Shell, Terminal, command_of, commands_of_readme, covers, run_on_terminal
 
 in_lab = pytest.mark.lab(batch=5, seconds=900)
@@ -113,8 +115,12 @@ def installed(build: Path) -> Iterator[None]:
     (layer / "upper").mkdir()
     (layer / "work").mkdir()
     mount("overlay", f"lowerdir=/usr/bin,upperdir={layer}/upper,workdir={layer}/work", Path("/usr/bin"))
-    for name in ("mayfly", "mayfly-jailer"):
+    for name in ("mayfly", "mayfly-jailer", "mayfly-template"):
         shutil.copy(build / name, "/usr/bin")
+    guests = Path("/usr/libexec/mayfly")
+    guests.mkdir(exist_ok=True, parents=True)
+    for name in ("mayfly-guest-init", "mayfly-guest-agent"):
+        shutil.copy(build / name, guests)
     for directory in ("/run", "/srv", "/usr/local"):
         mount("tmpfs", "mode=755", Path(directory))
     yield
@@ -379,6 +385,37 @@ def test_other_processes(
     assert status == LEFT_BY_THE_ESCAPE
     mayfly_says("stop", name, "--timeout", "120")
     machine.ends_with(RESET)
+
+
+@in_lab
+@covers(
+    "line mayfly-template build",
+    "line id=$(mayfly up",
+    "line mayfly exec $id",
+    "line mayfly logs $id",
+    "line mayfly down $id",
+    "row `mayfly-template build --image FILE --output DIRECTORY [--warm-up PATH]`",
+    "row `mayfly up TEMPLATE`, `mayfly down ID`",
+    "row `mayfly exec [-i] [-t] ID -- COMMAND`",
+    "row `mayfly cp ID:PATH PATH`",
+    "row `mayfly logs ID [-f]`",
+)
+def test_function_of_an_image(commands: list[str], room: Path, tuned: Path, shell_in: Callable[[Path], Shell]) -> None:
+    shutil.copy(tuned, room / "vmlinux")
+    layer = busybox_layer("sh", "httpd", "wget").file("www/index.html", HELLO)
+    serve = ["/bin/httpd", "-f", "-v", "-p", str(PORT), "-h", "/www"]
+    Image([layer.bytes()], run={"Entrypoint": serve, "ExposedPorts": {f"{PORT}/tcp": {}}}).layout(room / "layout")
+    subprocess.run(["tar", "-cf", room / "app.tar", "-C", room / "layout", "."], check=True)
+    shell = shell_in(room)
+    build, up, fetch, logs, down = commands[:5]
+    for command in (build, up):
+        assert shell.type(command).status == 0
+    assert shell.type(fetch).said == HELLO.decode()
+    assert "response:200" in shell.type(logs).said
+    assert shell.type("mayfly cp $id:/www/index.html copy").status == 0
+    assert (room / "copy").read_bytes() == HELLO
+    assert shell.type(down).status == 0
+    assert mayfly_says("ps").splitlines()[1:] == []
 
 
 @in_lab

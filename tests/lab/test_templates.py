@@ -1,0 +1,150 @@
+"""From an image to clones that serve: mayfly-template build, mayfly up, exec, cp, logs and down, in the lab."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from functions import HELLO, PORT, busybox_layer
+from images import Image
+
+from harness.machine import base_arguments
+
+pytestmark = pytest.mark.lab(batch=8, seconds=400)
+
+APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "ps", "sleep", "wget", "true", "seq", "hostname")
+
+
+def function_image(layout: Path, **run: object) -> None:
+    """Serves files of /www by busybox, as another user than root."""
+    layer = busybox_layer(*APPLETS)
+    layer.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:33:33::/www:/bin/sh\n")
+    layer.file("www/index.html", HELLO).folder("data", uid=33, gid=33)
+    Image([layer.bytes()], run={"User": "web", "Env": ["PATH=/bin"], **run}).layout(layout)
+
+
+@dataclass
+class Tools:
+    build: Path
+    room: Path
+    kernel: Path
+
+    def run(self, program: str, *words: str | Path, status: int = 0, typed: str = "") -> subprocess.CompletedProcess[str]:
+        """What it says; `status` is what it must end with."""
+        command = [str(self.build / program), *map(str, words)]
+        done = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == status, f"{command}: status {done.returncode}: {done.stdout}{done.stderr}"
+        return done
+
+    def mayfly(self, *words: str | Path, status: int = 0, typed: str = "") -> str:
+        done = self.run("mayfly", *words, status=status, typed=typed)
+        return done.stdout if status == 0 else done.stderr
+
+    def template(self, output: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+        arguments = [word for word in base_arguments().split() if word.startswith("lapic")]
+        append = ["--append", " ".join(arguments)] if arguments else []
+        return self.run(
+            "mayfly-template", "build", "--image", self.room / "layout", "--output", output, "--kernel", self.kernel,
+            "--disk", "64M", *append, *words, status=status,
+        )  # fmt: skip
+
+    @property
+    def jails(self) -> Path:
+        return self.room / "jails"
+
+
+@pytest.fixture
+def tools(build: Path, room: Path, tuned: Path) -> Iterator[Tools]:
+    room.chmod(0o755)
+    made = Tools(build, room, tuned)
+    made.jails.mkdir()
+    yield made
+    left = subprocess.run(["pgrep", "-x", "mayfly"], capture_output=True, text=True, check=False).stdout.split()
+    for process in left:
+        os.kill(int(process), 9)
+    assert left == [], "machines were left"
+
+
+def test_an_image_becomes_clones_that_serve(tools: Tools) -> None:
+    serve = ["/bin/httpd", "-f", "-v", "-p", str(PORT), "-h", "/www"]
+    function_image(tools.room / "layout", Entrypoint=serve, ExposedPorts={f"{PORT}/tcp": {}})
+    template = tools.room / "app.template"
+    said = tools.template(template, "--warm-up", "/index.html").stdout
+    assert said.endswith(f"serving at port 8080; start clones of it by mayfly up {template}\n"), said
+    names = sorted(file.name for file in template.iterdir())
+    assert names == ["base", "layer", "memory", "run.json", "state", "template.json", "working-set"]
+    before = {name: (template / name).read_bytes() for name in ("base", "state", "layer")}
+
+    fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
+    plain = tools.mayfly("up", template, "--no-jail", "--id", "plain").strip()
+    jailed = tools.mayfly("up", template, "--jail-base", tools.jails).strip()
+    assert plain == "plain"
+    assert jailed.startswith("app-")
+    for clone in (plain, jailed):
+        assert tools.mayfly("exec", clone, "--", *fetch) == HELLO.decode()
+        assert tools.mayfly("exec", clone, "--", "id", "-un") == "web\n"
+        tools.mayfly("exec", clone, "--", "sh", "-c", f"echo {clone} > /data/own")
+        # Each has a file system of its own.
+        assert tools.mayfly("exec", clone, "--", "ls", "/data") == "own\n"
+        assert tools.mayfly("exec", clone, "--", "cat", "/data/own") == f"{clone}\n"
+        assert "response:200" in tools.mayfly("logs", clone, "--jail-base", tools.jails)
+    shown = tools.mayfly("ps")
+    assert plain in shown and jailed in shown
+    uids = {line.split()[0]: int(line.split()[2]) for line in shown.splitlines()[1:]}
+    assert uids[plain] == os.geteuid() and uids[jailed] >= 0x40000000
+
+    tools.run("mayfly", "exec", jailed, "--", "sh", "-c", "exit 7", status=7)
+    assert tools.run("mayfly", "exec", "-i", jailed, "--", "cat", typed="to its end").stdout == "to its end"
+    tools.mayfly("exec", jailed, "--", "true")
+    sent = tools.room / "sent"
+    sent.mkdir()
+    (sent / "file").write_bytes(os.urandom(300_000))
+    tools.mayfly("cp", sent, f"{jailed}:/data/tree")
+    tools.mayfly("cp", f"{jailed}:/data/tree", tools.room / "back")
+    assert (tools.room / "back/file").read_bytes() == (sent / "file").read_bytes()
+
+    tools.mayfly("down", plain)
+    tools.mayfly("down", jailed, "--jail-base", tools.jails)
+    assert not Path("/run/mayfly/plain").exists()
+    assert [left.name for left in tools.jails.glob("mayfly/*")] == [".lock"], "of the jailers, which share it"
+    for name, content in before.items():
+        assert (template / name).read_bytes() == content, f"{name} has changed"
+    refused = tools.template(template, status=1).stderr
+    assert f"--output {template} is there already" in refused
+
+
+def test_a_clone_that_has_ended_is_cleaned_up(tools: Tools) -> None:
+    function_image(tools.room / "layout", Entrypoint=["/bin/sleep", "100000"])
+    template = tools.room / "sleeper.template"
+    tools.template(template)
+    clone = tools.mayfly("up", template, "--no-jail", "--id", "ends").strip()
+    again = tools.mayfly("up", template, "--no-jail", "--id", "ends", status=1)
+    assert "a machine ends runs already" in again
+    tools.mayfly("exec", "--user", "root", clone, "--", "sh", "-c", "echo last words > /dev/console")
+    tools.mayfly("stop", "--now", clone)
+    assert "last words" in tools.mayfly("logs", clone)
+    tools.mayfly("down", clone)
+    assert not Path("/run/mayfly/ends").exists()
+    assert "mayfly up has left nothing of ends" in tools.mayfly("down", clone, status=1)
+
+
+def test_says_why_an_image_is_not_ready(tools: Tools) -> None:
+    function_image(tools.room / "layout", Entrypoint=["/bin/sh", "-c", "echo I cannot serve; exit 3"], ExposedPorts={"80/tcp": {}})
+    output = tools.room / "app.template"
+    said = tools.template(output, "--patience", "60", status=1).stderr
+    assert "the machine did not get ready" in said
+    assert "I cannot serve" in said
+    assert "command exited with status 3" in said
+    assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []
+
+
+def test_refuses_what_is_no_template(tools: Tools) -> None:
+    assert "is it a directory of mayfly-template build?" in tools.mayfly("up", tools.room / "none", status=1)
+    other = tools.room / "other"
+    other.mkdir()
+    (other / "template.json").write_text('{"version": 2}')
+    assert "version must be 1" in tools.mayfly("up", other, status=1)
