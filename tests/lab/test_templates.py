@@ -16,7 +16,7 @@ from harness.machine import base_arguments
 
 pytestmark = pytest.mark.lab(batch=8, seconds=400)
 
-APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "ps", "sleep", "wget", "true", "seq", "hostname")
+APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "ps", "sleep", "wget", "true", "hostname", "ip")
 
 
 def function_image(layout: Path, **run: object) -> None:
@@ -80,7 +80,9 @@ def test_an_image_becomes_clones_that_serve(tools: Tools) -> None:
     before = {name: (template / name).read_bytes() for name in ("base", "state", "layer")}
 
     fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
-    plain = tools.mayfly("up", template, "--no-jail", "--id", "plain").strip()
+    metadata = tools.room / "metadata.json"
+    metadata.write_text('{"mayfly": {"hostname": "vm-7", "address": "10.9.8.7/24"}}')
+    plain = tools.mayfly("up", template, "--no-jail", "--id", "plain", "--metadata", metadata).strip()
     jailed = tools.mayfly("up", template, "--jail-base", tools.jails).strip()
     assert plain == "plain"
     assert jailed.startswith("app-")
@@ -92,6 +94,9 @@ def test_an_image_becomes_clones_that_serve(tools: Tools) -> None:
         assert tools.mayfly("exec", clone, "--", "ls", "/data") == "own\n"
         assert tools.mayfly("exec", clone, "--", "cat", "/data/own") == f"{clone}\n"
         assert "response:200" in tools.mayfly("logs", clone, "--jail-base", tools.jails)
+    assert tools.mayfly("exec", plain, "--", "hostname") == "vm-7\n", "by its own metadata"
+    assert "10.9.8.7/24" in tools.mayfly("exec", plain, "--", "ip", "addr")
+    assert tools.mayfly("exec", jailed, "--", "hostname") == "mayfly\n"
     shown = tools.mayfly("ps")
     assert plain in shown and jailed in shown
     uids = {line.split()[0]: int(line.split()[2]) for line in shown.splitlines()[1:]}

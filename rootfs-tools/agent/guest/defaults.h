@@ -13,7 +13,7 @@ struct Defaults {
   std::vector<std::string> environment{};
   image::RunUser user{.uid = 0, .gid = 0, .groups = {}, .home = "/root"};
   std::string directory = "/";
-  bool init_is_parent = false;  ///< And may be told to end the guest.
+  bool init_is_parent = false;  ///< And may be told to end the guest, which is the agent's to name.
 };
 
 /// `run_file`: see rootfs-tools/init/run_file.h; empty: root, in /, with nothing but a PATH.

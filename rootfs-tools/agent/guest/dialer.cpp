@@ -1,5 +1,6 @@
 #include "rootfs-tools/agent/guest/dialer.h"
 
+#include "rootfs-tools/agent/guest/identity.h"
 #include "rootfs-tools/agent/guest/serve.h"
 #include "rootfs-tools/agent/protocol.h"
 #include "vmm/base/owned_fd.h"
@@ -16,6 +17,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <ctime>
 #include <string>
 #include <utility>
@@ -28,6 +30,8 @@ constexpr std::chrono::milliseconds kLongestPause{1000};
 constexpr std::chrono::milliseconds kShortLife{10};
 /// The kernel's own attempts come after 1, 3 and 7 s, however soon the host is there again.
 constexpr int kConnectMs = 2000;
+constexpr std::uint16_t kMetadataPort = 80;
+constexpr std::chrono::milliseconds kMetadataPatience{1000};
 
 void sleep_for(std::chrono::milliseconds time) {
   timespec left{.tv_sec = time.count() / 1000, .tv_nsec = time.count() % 1000 * 1'000'000};
@@ -60,6 +64,14 @@ bool is_wanted(const OwnedFd& idle) {
   }
   char first = 0;
   return ::recv(idle.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+/// A guest without metadata, or with some that mean nothing, stays who it is.
+void become_who_the_host_says(sockaddr_in host) {
+  host.sin_port = htons(kMetadataPort);
+  const auto identity = fetch_identity(host, kMetadataPatience);
+  const Status taken = !identity ? std::unexpected(identity.error()) : *identity ? take_identity(**identity) : Status{};
+  if (!taken) std::fprintf(stderr, "mayfly-guest-agent: %s\n", taken.error().message.c_str());
 }
 
 /// In a process of its own: whatever comes of it, the next is served, and nothing of it stays.
@@ -100,11 +112,15 @@ void dial_for_ever(const sockaddr_in& host, const Defaults& defaults) {
   ::signal(SIGPIPE, SIG_IGN);
   ::signal(SIGCHLD, SIG_IGN);  // children leave no zombies
   Backoff backoff;
+  bool is_new = defaults.init_is_parent;  // else this is no guest of ours to change
   for (;;) {
     OwnedFd idle = dial(host);
+    // A host that comes now waits until the guest is who it is.
+    if (idle && std::exchange(is_new, false)) become_who_the_host_says(host);
     const auto begun = std::chrono::steady_clock::now();
     if (!idle || !is_wanted(idle)) {
       // A reset is no reason to wait: after a restore, it is how the host says hello. Unless it comes at once.
+      if (idle) is_new = defaults.init_is_parent;
       if (idle && std::chrono::steady_clock::now() - begun >= kShortLife) backoff.reset();
       sleep_for(backoff.next());
       continue;
