@@ -62,7 +62,8 @@ Result<std::optional<std::uint64_t>> PreparedVm::feature_msr(std::uint32_t index
 
 Result<Vm*> PreparedVm::vm() {
   if (!std::exchange(has_vm_, true)) making_->vm_made.acquire();
-  if (!making_->vm_outcome) return propagate(making_->vm_outcome);
+  // A copy: the thread reads it as well.
+  if (!making_->vm_outcome) return std::unexpected(making_->vm_outcome.error());
   return making_->vm.get();
 }
 
