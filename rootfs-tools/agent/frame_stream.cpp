@@ -40,7 +40,14 @@ Status FrameStream::wait(short events, std::optional<Deadline> deadline) {
   }
 }
 
+Status FrameStream::check_cancel() const {
+  pollfd ready{.fd = cancel_, .events = POLLIN, .revents = 0};
+  if (cancel_ >= 0 && ::poll(&ready, 1, 0) > 0) return fail(ErrorKind::State, "interrupted");
+  return {};
+}
+
 Status FrameStream::send(FrameType type, std::string_view payload) {
+  if (auto goes_on = check_cancel(); !goes_on) return goes_on;
   std::string header = frame_header(type, payload.size());
   std::string_view head = header;
   while (!head.empty() || !payload.empty()) {
@@ -85,6 +92,7 @@ Result<std::optional<Frame>> FrameStream::poll() {
 }
 
 Result<Frame> FrameStream::receive(std::optional<Deadline> deadline) {
+  if (auto goes_on = check_cancel(); !goes_on) return propagate(goes_on);
   for (;;) {
     auto frame = poll();
     if (!frame) return propagate(frame);

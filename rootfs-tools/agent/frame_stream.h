@@ -14,7 +14,8 @@ class FrameStream {
  public:
   using Deadline = std::chrono::steady_clock::time_point;
 
-  /// `cancel`: a descriptor that ends every wait with an error once it can be read; -1: none. Stays the caller's.
+  /// `cancel`: a descriptor that ends every call but poll() with an error once it can be read; -1: none. Stays the
+  /// caller's.
   explicit FrameStream(OwnedFd socket, int cancel = -1);
 
   /// Errors: the connection has ended.
@@ -33,6 +34,8 @@ class FrameStream {
 
  private:
   [[nodiscard]] Status wait(short events, std::optional<Deadline> deadline);
+  /// A peer that never keeps us waiting does not keep us from being interrupted either.
+  [[nodiscard]] Status check_cancel() const;
   /// Whether bytes came; false: none are here. An error at the connection's end.
   [[nodiscard]] Result<bool> read_some();
 

@@ -538,6 +538,21 @@ def test_a_lost_connection_puts_the_terminal_back(build: Path, tmp_path: Path) -
             terminal.ends_with(125)
 
 
+@pytest.mark.parametrize("verb", ["exec", "cp"])
+def test_a_socket_that_accepts_nothing_holds_nobody(build: Path, tmp_path: Path, verb: str) -> None:
+    path = tmp_path / "full.sock"
+    rest = [":/x", tmp_path / "copy"] if verb == "cp" else ["--", "true"]
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as first:
+        server.bind(str(path))
+        server.listen(0)
+        first.connect(str(path))
+        with subprocess.Popen([build / "mayfly", verb, "--agent-socket", path, *rest]) as process:
+            time.sleep(0.2)
+            assert process.poll() is None  # a monitor that is busy has room later
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == -signal.SIGINT
+
+
 def test_hang_up_of_a_terminal_ends_its_shell(listener: Listener) -> None:
     with listener.accept() as peer:
         peer.send(exec_request("sh", "-c", "stty -echo; echo $$; read x", tty=True))
@@ -761,6 +776,29 @@ def test_a_size_is_no_promise(answered_by: Callable[[bytes], tuple[int, str, Pat
     code, said, place = answered_by(entry(FILE, "", size=1 << 63) + frame(DATA, b"little") + frame(TREE_END))
     assert (code, said) == (0, "")
     assert (place / "copy").read_bytes() == b"little"
+
+
+def test_an_agent_that_sends_for_ever_can_be_interrupted(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "flood.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        server.settimeout(PATIENCE)
+        command = [build / "mayfly", "cp", "--agent-socket", path, ":/x", tmp_path / "copy"]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process, Peer(server.accept()[0]) as peer:
+            peer.receive()
+            peer.send(frame(DONE) + entry(FILE, ""))
+            notes = frame(NOTE) * 8192
+            deadline = time.monotonic() + 1
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                while time.monotonic() < deadline:
+                    peer.send(notes)
+                process.send_signal(signal.SIGINT)
+                while time.monotonic() < deadline + 5:
+                    peer.send(notes)
+            assert process.wait(PATIENCE) == -signal.SIGINT
+            assert time.monotonic() < deadline + 5
+        assert [each.name for each in tmp_path.iterdir()] == ["flood.sock"]
 
 
 def test_an_interrupted_copy_leaves_nothing_half(build: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 #include "vmm/base/try.h"
 #include "vmm/base/unix_socket.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -12,6 +13,13 @@
 
 namespace mayfly::agent {
 namespace {
+
+constexpr std::chrono::milliseconds kConnectPause{10};
+
+bool is_cancelled_within(std::chrono::milliseconds time, int cancel) {
+  pollfd ready{.fd = cancel, .events = POLLIN, .revents = 0};
+  return ::poll(&ready, 1, static_cast<int>(time.count())) > 0;
+}
 
 /// DONE, or the error that stands for it.
 Status is_done(const Frame& frame) {
@@ -31,10 +39,18 @@ Result<OwnedFd> AgentClient::connect() const {
   if (socket_path_.size() > kLongestSocketPath)
     return fail(ErrorKind::InvalidArgument, "the socket's path has {} bytes, and the kernel takes at most {}: {}",
                 socket_path_.size(), kLongestSocketPath, path);
-  OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  OwnedFd socket{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
   if (!socket) return fail_errno(ErrorKind::System, "cannot make a socket");
   const sockaddr_un address = unix_address(socket_path_);
-  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  const auto deadline = std::chrono::steady_clock::now() + options_.patience;
+  while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EAGAIN) {  // nothing tells when a listener that accepts nothing has room again
+      if (std::chrono::steady_clock::now() >= deadline)
+        return fail(ErrorKind::System, "{} takes no connection; its machine is stopped, or busy", path);
+      if (is_cancelled_within(kConnectPause, options_.cancel)) return fail(ErrorKind::State, "interrupted");
+      continue;
+    }
     if (errno == ENOENT)
       return fail(ErrorKind::NotFound,
                   "there is no agent's socket {}; give the machine a channel that listens there (PUT /channels/{}), or "
