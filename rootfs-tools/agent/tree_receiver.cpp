@@ -81,6 +81,7 @@ Result<bool> TreeReceiver::take(const Frame& frame) {
     case FrameType::TreeEnd:
       TRY(finish_file());
       if (!levels_.empty()) return fail(ErrorKind::InvalidArgument, "the tree has no end");
+      if (!has_root_) return fail(ErrorKind::NotFound, "there is nothing to copy: no file, directory, link or pipe");
       return true;
     case FrameType::Refused:
       return refused(frame);

@@ -721,6 +721,7 @@ ROOT = entry(DIRECTORY, "", mode=0o755)
 
 
 HOSTILE = {
+    "nothing": frame(TREE_END),
     "root-with-name": entry(FILE, "name") + frame(TREE_END),  # which is not the guest's to choose
     "root-above": entry(FILE, "../x") + frame(TREE_END),
     "above": ROOT + entry(FILE, "../escaped") + frame(DATA, b"x") + frame(TREE_END),
@@ -799,6 +800,21 @@ def test_an_agent_that_sends_for_ever_can_be_interrupted(build: Path, tmp_path: 
             assert process.wait(PATIENCE) == -signal.SIGINT
             assert time.monotonic() < deadline + 5
         assert [each.name for each in tmp_path.iterdir()] == ["flood.sock"]
+
+
+def test_a_guest_does_not_lead_the_next_copy_elsewhere(
+    answered_by: Callable[[bytes], tuple[int, str, Path]], build: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    code, _, place = answered_by(entry(LINK, "", str(outside)) + frame(TREE_END))
+    assert code == 0 and (place / "copy").is_symlink()
+    again = subprocess.run(
+        [build / "mayfly", "cp", "--agent-socket", tmp_path / "hostile.sock", ":/x", place / "copy"],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert again.returncode == 1 and "copy is a link to a directory; end it with a slash" in again.stderr
+    assert list(outside.iterdir()) == []
 
 
 def test_an_interrupted_copy_leaves_nothing_half(build: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -27,6 +28,17 @@ Status is_done(const Frame& frame) {
   if (frame.type == FrameType::Refused) return refused(frame);
   return fail(ErrorKind::Guest, "the guest's agent answered with a frame ({}) that is none; are both of one version?",
               static_cast<unsigned>(frame.type));
+}
+
+/// Where the last copy was a directory's, the guest may have made it a link this time, and the next one would go to where
+/// that leads.
+Status check_no_link(const std::string& path) {
+  struct stat itself{};
+  struct stat target{};
+  if (::lstat(path.c_str(), &itself) != 0 || !S_ISLNK(itself.st_mode)) return {};
+  if (::stat(path.c_str(), &target) != 0 || !S_ISDIR(target.st_mode)) return {};  // it is replaced
+  return fail(ErrorKind::State, "{} is a link to a directory; end it with a slash to copy into that directory",
+              printable(path, kLongestShownName));
 }
 
 }  // namespace
@@ -119,6 +131,7 @@ Result<RawConnection> AgentClient::connect(std::uint16_t port, std::chrono::mill
 
 Result<TreeCounts> AgentClient::get(const std::string& guest_path, const std::string& host_path,
                                     const TreeHooks& hooks) const {
+  TRY(check_no_link(host_path));
   auto place = TRY(find_destination(host_path, name_of_source(guest_path)));
   const auto payload = TRY(encode(GetRequest{.path = guest_path}));
   auto stream = TRY(ask(FrameType::Get, payload));
