@@ -538,6 +538,38 @@ def test_a_lost_connection_puts_the_terminal_back(build: Path, tmp_path: Path) -
             terminal.ends_with(125)
 
 
+def test_output_before_a_lost_connection_is_shown(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        server.settimeout(PATIENCE)
+        command = [build / "mayfly", "exec", "-i", "--agent-socket", path, "--", "x"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            with Peer(server.accept()[0]) as peer:
+                assert peer.receive()[0] == EXEC
+                peer.send(frame(DONE) + 3 * frame(STDOUT, b"words" * 10_000))
+            said, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (125, b"words" * 30_000)
+    assert b"the connection to the guest has ended" in errors
+
+
+def test_says_that_an_agent_does_not_keep_to_the_protocol(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        server.settimeout(PATIENCE)
+        command = [build / "mayfly", "exec", "-i", "--agent-socket", path, "--", "x"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            with Peer(server.accept()[0]) as peer:
+                assert peer.receive()[0] == EXEC
+                peer.send(frame(DONE) + frame(99))
+                _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 125
+    assert b"a frame of an unknown type (0x63)" in errors
+
+
 @pytest.mark.parametrize("verb", ["exec", "cp"])
 def test_a_socket_that_accepts_nothing_holds_nobody(build: Path, tmp_path: Path, verb: str) -> None:
     path = tmp_path / "full.sock"

@@ -61,16 +61,21 @@ class Session {
 
   Result<ExitReport> run() {
     if (!has_input_) to_guest_.add(FrameType::StdinEnd, "");
-    while (!exit_ || output_.size() + errors_.size() > 0) TRY(turn());
+    while (!is_over() || output_.size() + errors_.size() > 0) TRY(turn());
+    if (failure_) return std::unexpected(std::move(*failure_));
     return *exit_;
   }
 
  private:
+  /// Nothing more comes; what came before that is still shown.
+  [[nodiscard]] bool is_over() const { return exit_ || failure_; }
+
   /// Waits for something, and does it.
   Status turn() {
-    const bool takes_output = !exit_ && output_.size() + errors_.size() < kMostPending;
-    const bool takes_input = has_input_ && window_ > 0 && to_guest_.size() < kStdinWindow && !exit_;
-    const short of_socket = static_cast<short>((takes_output ? POLLIN : 0) | (to_guest_.empty() ? 0 : POLLOUT));
+    const bool takes_output = !is_over() && output_.size() + errors_.size() < kMostPending;
+    const bool takes_input = has_input_ && window_ > 0 && to_guest_.size() < kStdinWindow && !is_over();
+    const short of_socket =
+        static_cast<short>((takes_output ? POLLIN : 0) | (to_guest_.empty() || is_over() ? 0 : POLLOUT));
     // Not asked for, a hang-up of the socket's would come all the same, again and again.
     std::array ready = {pollfd{.fd = of_socket != 0 ? stream_.fd() : -1, .events = of_socket, .revents = 0},
                         pollfd{.fd = signals_.fd(), .events = POLLIN, .revents = 0},
@@ -81,16 +86,17 @@ class Session {
       return fail_errno(ErrorKind::System, "cannot wait for the guest");
     if (ready[1].revents != 0) forward_signals();
     if (ready[2].revents != 0) forward_input();
-    if (!exit_ && !to_guest_.empty() && !to_guest_.flush(stream_.fd()) && !takes_output) return is_lost();
-    if (takes_output && (ready[0].revents != 0 || has_frames)) TRY(take_frames());
+    if (!is_over() && !to_guest_.empty() && !to_guest_.flush(stream_.fd()) && !takes_output) failure_ = is_lost();
+    if (takes_output && (ready[0].revents != 0 || has_frames))
+      if (auto taken = take_frames(); !taken) failure_ = std::move(taken.error());
     TRY(flush(output_, "standard output"));
     TRY(flush(errors_, "standard error"));
     return {};
   }
 
-  static std::unexpected<Error> is_lost() {
-    return fail(ErrorKind::System,
-                "the connection to the guest has ended; its machine has ended, or was restored or reverted");
+  static Error is_lost() {
+    return {.kind = ErrorKind::System,
+            .message = "the connection to the guest has ended; its machine has ended, or was restored or reverted"};
   }
 
   /// A reader that has gone ends this command as it would end one of this host.
@@ -101,7 +107,7 @@ class Session {
     if (written) return {};
     if (!is_gone) return propagate(written, what);
     output.clear();
-    exit_ = ExitReport{.by_signal = true, .number = SIGPIPE};
+    if (!failure_) exit_ = ExitReport{.by_signal = true, .number = SIGPIPE};
     return {};
   }
 
@@ -129,9 +135,9 @@ class Session {
   }
 
   Status take_frames() {
-    while (!exit_ && output_.size() + errors_.size() < kMostPending) {
+    while (!is_over() && output_.size() + errors_.size() < kMostPending) {
       auto frame = stream_.poll();
-      if (!frame) return is_lost();
+      if (!frame) return std::unexpected(frame.error().kind == ErrorKind::System ? is_lost() : frame.error());
       is_drained_ = !frame->has_value();
       if (is_drained_) return {};
       TRY(take_frame(**frame));
@@ -175,6 +181,7 @@ class Session {
   Output output_;
   Output errors_;
   std::optional<ExitReport> exit_{};
+  std::optional<Error> failure_{};
 };
 
 int code_of(RefusalReason reason) {
