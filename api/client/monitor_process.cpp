@@ -33,6 +33,10 @@ pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool st
   if (child != 0) return child;
   if (stays) {
     ::setsid();
+    // Signals that we hold back until it is up are not for it to hold back.
+    sigset_t none{};
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
   } else {
     if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ::_exit(127);
     // In a PID namespace of its own it sees no parent (0), and ends with the namespace (a host agent's, say).

@@ -1,9 +1,7 @@
 #include "api/client/deadline.h"
-#include "api/client/remote.h"
 #include "rootfs-tools/agent/host/agent_client.h"
 #include "rootfs-tools/clones/template_file.h"
 #include "rootfs-tools/clones/up.h"
-#include "vmm/base/owned_fd.h"
 #include "vmm/base/try.h"
 
 #include <poll.h>
@@ -15,6 +13,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): POSIX leaves it to the program
 
@@ -23,21 +22,26 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::chrono::seconds kMonitorPatience{5};
+
 /// Whether the guest was asked, and its monitor has ended.
 bool ends_by_itself(const DownOptions& options, const ClonePlace& place) {
   const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{options.timeout_s};
-  const OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, place.process, 0))};
   const agent::AgentClient agent{place.directory / kAgentSocket,
                                  {.patience = time_left(deadline), .process = place.process}};
-  return agent.power_off() && is_ready_by(deadline, process.get(), POLLIN);
+  return agent.power_off() && is_ready_by(deadline, place.pidfd.get(), POLLIN);
 }
 
+/// A monitor that was taken over, or is suspended, does not end because it is asked.
 Status end_machine(const DownOptions& options, const ClonePlace& place) {
   if (!options.now && ends_by_itself(options, place)) return {};
-  auto ended = stop_machine({.machine = options.id, .now = true, .timeout_s = options.timeout_s});
-  // It may have ended by itself between the two.
-  if (!ended && ended.error().kind == ErrorKind::NotFound) return {};
-  return ended;
+  for (const int signal : {SIGTERM, SIGKILL}) {
+    if (::syscall(SYS_pidfd_send_signal, place.pidfd.get(), signal, nullptr, 0) != 0 && errno != ESRCH)
+      return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}, process {}", options.id, place.process);
+    if (is_ready_by(Deadline::clock::now() + kMonitorPatience, place.pidfd.get(), POLLIN)) return {};
+  }
+  return fail(ErrorKind::State, "{} has not ended: its process {} was killed, and waits for a device", options.id,
+              place.process);
 }
 
 /// By mayfly-jailer, which knows what a jail has elsewhere, such as cgroups.

@@ -7,7 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/inotify.h>
-#include <sys/syscall.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -55,16 +55,18 @@ Status print_logs(const LogsOptions& options) {
   const std::string path = place.directory / kConsole;
   // Before the first look: what is written in between wakes us.
   const OwnedFd news{::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)};
-  if (options.follow && (!news || ::inotify_add_watch(news.get(), path.c_str(), IN_MODIFY) < 0))
+  if (options.follow && (!news || ::inotify_add_watch(news.get(), path.c_str(), IN_MODIFY | IN_DONT_FOLLOW) < 0))
     return fail_errno(ErrorKind::System, "cannot follow {}", path);
-  const OwnedFd process{place.process == 0 ? -1 : static_cast<int>(::syscall(SYS_pidfd_open, place.process, 0))};
   const OwnedFd console{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
-  if (!console) return fail_errno(ErrorKind::NotFound, "{} cannot be opened", path);
+  struct stat status{};
+  if (!console || ::fstat(console.get(), &status) != 0)
+    return fail_errno(ErrorKind::NotFound, "{} cannot be opened", path);
+  if (!S_ISREG(status.st_mode)) return fail(ErrorKind::State, "{} is no file any more", path);
   ConsoleCopy copy{console, ::isatty(STDOUT_FILENO) == 1};
   TRY(copy.copy());
-  while (options.follow && process) {
+  while (options.follow && place.pidfd) {
     std::array<pollfd, 2> watched{pollfd{.fd = news.get(), .events = POLLIN, .revents = 0},
-                                  pollfd{.fd = process.get(), .events = POLLIN, .revents = 0}};
+                                  pollfd{.fd = place.pidfd.get(), .events = POLLIN, .revents = 0}};
     if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR)
       return fail_errno(ErrorKind::System, "cannot follow {}", path);
     std::array<std::byte, 4096> events;

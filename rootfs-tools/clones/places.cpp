@@ -1,15 +1,22 @@
 #include "rootfs-tools/clones/places.h"
 
 #include "api/client/running.h"
+#include "vmm/base/files.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/text.h"
+#include "vmm/base/try.h"
 
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -18,10 +25,41 @@ namespace {
 
 namespace fs = std::filesystem;
 
-bool has_files(const fs::path& directory) {
+/// Whether mayfly up has made it. No clone in a jail can write there.
+bool is_of_up(const fs::path& place) {
   std::error_code none;
-  return fs::exists(fs::symlink_status(directory / kConsole, none)) ||
-         fs::exists(fs::symlink_status(directory / kLog, none));
+  return fs::exists(fs::symlink_status(place / kLog, none));
+}
+
+bool is_same_file(const fs::path& one, const fs::path& other) {
+  struct stat first{};
+  struct stat second{};
+  return ::stat(one.c_str(), &first) == 0 && ::stat(other.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+OwnedFd open_process(pid_t process) { return OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, process, 0))}; }
+
+/// Its number is in a file that only root can write, and may be another process's by now.
+void find_process_in_jail(const fs::path& jail, ClonePlace& place) {
+  const auto text = read_file(jail / fmt::format("{}.pid", kMonitorName), "the jail's process", 64);
+  const auto number = text ? whole_number<pid_t>(trimmed(*text)) : std::nullopt;
+  if (!number || *number <= 0) return;
+  OwnedFd process = open_process(*number);
+  const fs::path shown = fmt::format("/proc/{}", *number);
+  if (!process ||
+      (!is_same_file(shown / "root", place.directory) && !is_same_file(shown / "exe", place.directory / kMonitorName)))
+    return;
+  place.process = *number;
+  place.pidfd = std::move(process);
+}
+
+void find_process_of_ours(const std::string& id, const std::vector<RunningMachine>& running, ClonePlace& place) {
+  const auto machine = std::ranges::find_if(
+      running, [&id](const RunningMachine& each) { return each.id == id && each.uid == ::geteuid(); });
+  if (machine == running.end()) return;
+  place.pidfd = open_process(machine->pid);
+  if (place.pidfd) place.process = machine->pid;
 }
 
 }  // namespace
@@ -52,17 +90,23 @@ Result<ClonePlace> find_clone(const std::string& id, const fs::path& jail_base) 
     return fail(ErrorKind::InvalidArgument, "'{}' is no machine's id, which has 1 to 64 letters, digits and hyphens",
                 printable(id, kLongestShownName));
   const auto running = running_machines();
-  const auto machine = std::ranges::find(running, id, &RunningMachine::id);
-  ClonePlace place{.directory = run_directory() / id, .process = machine == running.end() ? 0 : machine->pid};
-  if (has_files(place.directory)) return place;
-  place.directory = jail_directory(jail_base, id) / "root";
+  ClonePlace place{.directory = run_directory() / id};
+  if (is_of_up(place.directory)) {
+    TRY(make_run_directory());  // or it is another user's
+    find_process_of_ours(id, running, place);
+    return place;
+  }
+  const fs::path jail = jail_directory(jail_base, id);
+  place.directory = jail / "root";
   place.jail_base = jail_base;
-  if (has_files(place.directory)) return place;
+  if (is_of_up(jail)) {
+    find_process_in_jail(jail, place);
+    return place;
+  }
+  const bool runs = std::ranges::find(running, id, &RunningMachine::id) != running.end();
   return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id,
               run_directory().native(), jail_base.native(),
-              place.process == 0 ? "; see mayfly ps"
-                                 : ": it runs, and was started otherwise, or in jails elsewhere "
-                                   "(--jail-base)");
+              runs ? ": it runs, and was started otherwise, or in jails elsewhere (--jail-base)" : "; see mayfly ps");
 }
 
 }  // namespace mayfly::clones

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
 
 #include <sys/types.h>
 
@@ -11,7 +12,7 @@
 ///
 ///   api.sock, agent.sock   its sockets
 ///   console                what the guest prints
-///   log                    what its monitor has to say
+///   log                    what its monitor has to say; in a jail's case beside its root, where the monitor cannot remove it
 ///   overlay                what it has written to its file system
 namespace mayfly::clones {
 
@@ -34,10 +35,12 @@ struct ClonePlace {
   std::filesystem::path directory;    ///< Of the clone's files.
   std::filesystem::path jail_base{};  ///< Empty: it has no jail.
   pid_t process = 0;                  ///< 0: it has ended.
+  OwnedFd pidfd{};                    ///< The same.
 };
 
-/// By the machine's id alone: what a process says of itself, such as where its socket is, may be a lie, and what is here gets
-/// removed. `jail_base`: where jails are looked for. Error: there is none.
+/// By the machine's id alone: what a process says of itself, such as its id and where its socket is, may be a lie, and what is
+/// here gets ended and removed. The process of a jail is the one that the jailer has written down, and of others one of
+/// this user's. `jail_base`: where jails are looked for. Error: there is none.
 [[nodiscard]] Result<ClonePlace> find_clone(const std::string& id, const std::filesystem::path& jail_base);
 
 }  // namespace mayfly::clones

@@ -5,6 +5,7 @@
 #include "rootfs-tools/agent/host/agent_client.h"
 #include "rootfs-tools/clones/template_file.h"
 #include "vmm/base/files.h"
+#include "vmm/base/held_signals.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/base/printable.h"
@@ -46,11 +47,13 @@ Result<std::string> new_id(const std::string& directory) {
 /// A clone that is not up yet: what there is of it goes with the object, unless it stays.
 class Starting {
  public:
-  Starting(const UpOptions& options, Template from, std::string id)
+  /// `interrupt`: ends what waits for the clone's answer.
+  Starting(const UpOptions& options, Template from, std::string id, int interrupt)
       : options_(options),
         template_(std::move(from)),
         id_(std::move(id)),
-        jailed_(options.jail.value_or(::geteuid() == 0)) {}
+        jailed_(options.jail.value_or(::geteuid() == 0)),
+        interrupt_(interrupt) {}
   Starting(const Starting&) = delete;
   Starting& operator=(const Starting&) = delete;
   ~Starting() {
@@ -78,7 +81,7 @@ class Starting {
 
   Status await_answer() const {
     const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{options_.patience_s};
-    const agent::AgentClient agent{directory_ / kAgentSocket, {.patience = time_left(deadline)}};
+    const agent::AgentClient agent{directory_ / kAgentSocket, {.patience = time_left(deadline), .cancel = interrupt_}};
     if (auto there = agent.ping(); !there) return propagate(there, "the agent in the guest");
     if (template_.ready_port == 0) return {};
     auto connected = agent.connect(template_.ready_port, time_left(deadline));
@@ -93,7 +96,7 @@ class Starting {
 
   /// For an error: what the monitor has said.
   [[nodiscard]] std::string last_words() const {
-    auto text = read_file(directory_ / kLog, "the log", std::size_t{1} << 20);
+    auto text = read_file(made_ / kLog, "the log", std::size_t{1} << 20);
     if (!text || text->empty()) return {};
     while (text->ends_with('\n')) text->pop_back();
     text->erase(0, text->rfind('\n') + 1);
@@ -115,9 +118,14 @@ class Starting {
     if (!jailed_) TRY(make_run_directory());
     fs::create_directories(place.parent_path(), error);
     if (error) return fail(ErrorKind::System, "cannot make {}: {}", place.parent_path().native(), error.message());
-    if (::mkdir(place.c_str(), jailed_ ? 0755 : 0700) != 0)
-      return fail_errno(ErrorKind::System, "cannot make {}", place.native());
+    if (::mkdir(place.c_str(), jailed_ ? 0755 : 0700) != 0) {
+      if (errno != EEXIST) return fail_errno(ErrorKind::System, "cannot make {}", place.native());
+      return fail(ErrorKind::State, "{} is there, of a machine that has ended: remove it by mayfly down {}",
+                  place.native(), id_);
+    }
     made_ = place;
+    log_ = OwnedFd{::open((made_ / kLog).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_APPEND, 0600)};
+    if (!log_) return fail_errno(ErrorKind::System, "cannot make {}", (made_ / kLog).native());
     if (!jailed_) return {};
     if (::mkdir(directory_.c_str(), 0755) != 0)
       return fail_errno(ErrorKind::System, "cannot make {}", directory_.native());
@@ -144,9 +152,7 @@ class Starting {
 
   Status start_monitor() {
     const fs::path binary = program();
-    const OwnedFd log{::open((directory_ / kLog).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_APPEND, 0600)};
-    if (!log) return fail_errno(ErrorKind::System, "cannot make {}", (directory_ / kLog).native());
-    MonitorCommand command{.words = {}, .socket = directory_ / kApiSocket, .errors = log.get(), .stays = true};
+    MonitorCommand command{.words = {}, .socket = directory_ / kApiSocket, .errors = log_.get(), .stays = true};
     if (jailed_) {
       uid_t user = options_.user.value_or(0);
       if (!options_.user) user = TRY(new_user());
@@ -186,8 +192,10 @@ class Starting {
   const Template template_;
   const std::string id_;
   const bool jailed_;
+  const int interrupt_;
   fs::path directory_;  // of its files
-  fs::path made_;       // with all that is in it
+  OwnedFd log_;
+  fs::path made_;  // with all that is in it
   std::optional<MonitorProcess> monitor_;
   bool stays_ = false;
 };
@@ -209,11 +217,15 @@ Result<std::string> bring_up(const UpOptions& options) {
   std::string id = options.id;
   if (id.empty()) id = TRY(new_id(from.directory));
   TRY(check_id(id));
-  Starting clone{options, std::move(from), id};
+  // Nobody would know of a clone whose start was interrupted.
+  const HeldSignals until_it_is_known{SIGINT, SIGTERM, SIGHUP};
+  const OwnedFd interrupt = until_it_is_known.watch();
+  Starting clone{options, std::move(from), id, interrupt.get()};
   if (auto started = clone.start(); !started)
     return fail(started.error().kind, "{}{}", started.error().message, clone.last_words());
   if (auto answered = clone.await_answer(); !answered)
     return fail(answered.error().kind, "the clone does not answer: {}{}", answered.error().message, clone.last_words());
+  if (until_it_is_known.waiting() != 0) return fail(ErrorKind::State, "interrupted");
   clone.stay();
   return id;
 }

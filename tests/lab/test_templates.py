@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +138,49 @@ def test_a_clone_that_has_ended_is_cleaned_up(tools: Tools) -> None:
     tools.mayfly("down", clone)
     assert not Path("/run/mayfly/ends").exists()
     assert "mayfly up has left nothing of ends" in tools.mayfly("down", clone, status=1)
+
+
+def test_down_ends_what_was_started_and_nothing_else(tools: Tools) -> None:
+    function_image(tools.room / "layout", Entrypoint=["/bin/sleep", "100000"])
+    template = tools.room / "sleeper.template"
+    tools.template(template)
+    jailed = tools.mayfly("up", template, "--jail-base", tools.jails, "--id", "held").strip()
+    root = tools.jails / "mayfly/held/root"
+    process = int((root.parent / "mayfly.pid").read_text())
+    # As a monitor that was taken over could.
+    (root / "console").unlink()
+    (root / "console").symlink_to("/etc/passwd")
+    assert "root:" not in tools.mayfly("logs", jailed, "--jail-base", tools.jails, status=1)
+    os.kill(process, signal.SIGSTOP)
+    # Another user's machine that is called the same.
+    other = tools.room / "other"
+    other.mkdir()
+    os.chown(other, 1000, 1000)
+    with subprocess.Popen([tools.build / "mayfly", "--id", "held", "--api-sock", other / "api.sock"], user=1000, group=1000) as liar:
+        deadline = time.monotonic() + 30
+        while not (other / "api.sock").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        tools.mayfly("down", jailed, "--timeout", "1", "--jail-base", tools.jails)
+        assert liar.poll() is None
+        liar.kill()
+    assert not Path(f"/proc/{process}").exists()
+    assert not root.parent.exists()
+
+    # Nobody listens there, so it waits; an interrupt leaves nothing.
+    manifest = json.loads((template / "template.json").read_text())
+    manifest["machine"]["ready_port"] = 9
+    (template / "template.json").write_text(json.dumps(manifest))
+    for jail in (["--no-jail"], ["--jail-base", tools.jails]):
+        command = [tools.build / "mayfly", "up", template, "--id", "waits", *jail]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as up:
+            deadline = time.monotonic() + 60
+            while "waits" not in tools.mayfly("ps") and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1)
+            up.send_signal(signal.SIGINT)
+            assert up.wait(60) == -signal.SIGINT
+        assert "waits" not in tools.mayfly("ps")
+        assert not Path("/run/mayfly/waits").exists() and not (tools.jails / "mayfly/waits").exists()
 
 
 def test_says_why_an_image_is_not_ready(tools: Tools) -> None:

@@ -1,6 +1,7 @@
 #include "vmm/base/held_signals.h"
 
 #include <pthread.h>
+#include <sys/signalfd.h>
 
 namespace mayfly {
 
@@ -20,6 +21,8 @@ int HeldSignals::waiting() const noexcept {
     if (::sigismember(&held_, number) == 1 && ::sigismember(&pending, number) == 1) return number;
   return 0;
 }
+
+OwnedFd HeldSignals::watch() const noexcept { return OwnedFd{::signalfd(-1, &held_, SFD_CLOEXEC | SFD_NONBLOCK)}; }
 
 void HeldSignals::let_through() noexcept { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 

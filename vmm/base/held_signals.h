@@ -1,5 +1,7 @@
 #pragma once
 
+#include "vmm/base/owned_fd.h"
+
 #include <csignal>
 #include <initializer_list>
 
@@ -18,6 +20,8 @@ class HeldSignals {
 
   /// One that waits; 0: none.
   [[nodiscard]] int waiting() const noexcept;
+  /// Readable once a signal waits. Not to be read: that would take the signal.
+  [[nodiscard]] OwnedFd watch() const noexcept;
   /// The mask of signals as the caller had it; for a program that inherits it.
   void let_through() noexcept;
   /// Undoes let_through().

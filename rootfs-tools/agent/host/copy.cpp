@@ -6,7 +6,6 @@
 #include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -59,13 +58,6 @@ class CopyTalk {
   Clock::time_point last_ = begin_;
 };
 
-OwnedFd readable_at_signal() {
-  sigset_t signals{};
-  ::sigemptyset(&signals);
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&signals, number);
-  return OwnedFd{::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK)};
-}
-
 }  // namespace
 
 CopySide parse_side(const std::string& text) {
@@ -91,7 +83,7 @@ Status copy_files(const CopyRequest& request) {
   const auto place = TRY(find_agent(machine, request.agent_socket));
   // Undone before it ends us.
   const HeldSignals until_nothing_is_half{SIGINT, SIGTERM, SIGHUP};
-  const OwnedFd interrupt = readable_at_signal();
+  const OwnedFd interrupt = until_nothing_is_half.watch();
   const AgentClient agent{place.socket, {.process = place.process, .cancel = interrupt.get()}};
   CopyTalk talk;
   const TreeHooks hooks{.note = [&talk](std::string_view sentence) { talk.note(sentence); },
