@@ -9,6 +9,7 @@
 #include "rootfs-tools/template/make_layer.h"
 #include "rootfs-tools/template/warm_up.h"
 #include "vmm/base/files.h"
+#include "vmm/base/held_signals.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/try.h"
@@ -20,6 +21,7 @@
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <filesystem>
 #include <span>
 #include <utility>
@@ -42,6 +44,8 @@ constexpr const char* kBootArgs =
 class Scratch {
  public:
   explicit Scratch(fs::path path) : path_(std::move(path)) {}
+  Scratch(Scratch&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+  Scratch& operator=(Scratch&&) = delete;
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { remove(); }
@@ -92,8 +96,12 @@ std::string drive_json(const char* name, const std::string& path, bool read_only
 
 class TemplateBuilder {
  public:
-  TemplateBuilder(const BuildOrder& order, std::string directory, std::string scratch)
-      : order_(order), made_(std::move(directory)), scratch_(std::move(scratch)) {}
+  TemplateBuilder(const BuildOrder& order, Scratch made, Scratch scratch, HeldSignals& signals)
+      : order_(order),
+        signals_(signals),
+        interrupt_(signals.watch()),
+        made_(std::move(made)),
+        scratch_(std::move(scratch)) {}
 
   Result<Template> build() {
     auto facts = TRY(make_files());
@@ -109,8 +117,16 @@ class TemplateBuilder {
   }
 
  private:
-  void step(std::string_view name) const {
+  void step(std::string_view name) {
+    end_where_interrupted();
     if (order_.on_step) order_.on_step(name);
+  }
+  /// Where nothing runs but ourselves: what there is of it goes, and then we.
+  void end_where_interrupted() {
+    if (signals_.waiting() == 0) return;
+    scratch_.remove();
+    made_.remove();
+    signals_.let_through();
   }
   [[nodiscard]] std::string file(const char* name) const { return made_.file(name); }
 
@@ -118,6 +134,10 @@ class TemplateBuilder {
     BaseOrder base = order_.base;
     base.output = file(clones::kBaseName);
     base.config = file(clones::kRunName);
+    base.on_progress = [this](std::string_view name, std::uint64_t done, std::uint64_t total) {
+      end_where_interrupted();
+      if (order_.base.on_progress) order_.base.on_progress(name, done, total);
+    };
     auto facts = TRY(make_base(base));
     if (order_.ready_port) {
       ready_port_ = *order_.ready_port;
@@ -186,15 +206,17 @@ class TemplateBuilder {
 
   /// Waits until the function is there, and asks it once.
   Status use(Deadline deadline) const {
-    const agent::AgentClient agent{scratch_.file(clones::kAgentSocket), {.patience = time_left(deadline)}};
+    const agent::AgentClient agent{scratch_.file(clones::kAgentSocket),
+                                   {.patience = time_left(deadline), .cancel = interrupt_.get()}};
     if (auto there = agent.ping(); !there) return propagate(there, "the agent in the guest");
     if (ready_port_ == 0) return {};
     auto connection = agent.connect(ready_port_, time_left(deadline));
     if (!connection) return propagate(connection, fmt::format("port {} of the guest", ready_port_));
-    return order_.warm_up.empty() ? Status{} : warm_up(std::move(*connection), order_.warm_up, deadline);
+    return order_.warm_up.empty() ? Status{}
+                                  : warm_up(std::move(*connection), order_.warm_up, deadline, interrupt_.get());
   }
 
-  Status boot_and_save() const {
+  Status boot_and_save() {
     const Deadline deadline = Deadline::clock::now() + order_.patience;
     const auto monitor = TRY(start_monitor("template"));
     TRY(configure(monitor.api()));
@@ -282,6 +304,8 @@ class TemplateBuilder {
   }
 
   const BuildOrder& order_;
+  HeldSignals& signals_;
+  OwnedFd interrupt_;
   Scratch made_;
   Scratch scratch_;
   std::uint16_t ready_port_ = 0;
@@ -306,12 +330,14 @@ Result<Template> build_template(const BuildOrder& given) {
   while (order.output.size() > 1 && order.output.ends_with('/')) order.output.pop_back();
   TRY(check_order(order));
   const std::string directory = fs::absolute(new_name(order.output));
-  std::error_code error;
-  fs::remove_all(directory, error);  // of a build that was killed
-  if (!fs::create_directory(directory, error))
-    return fail(ErrorKind::System, "--output {}: cannot make {}: {}", order.output, directory, error.message());
+  std::error_code none;
+  fs::remove_all(directory, none);  // of a build that was killed
+  HeldSignals until_nothing_is_half{SIGINT, SIGTERM, SIGHUP};
+  if (::mkdir(directory.c_str(), 0777) != 0)
+    return fail_errno(ErrorKind::System, "--output {}: cannot make {}", order.output, directory);
+  Scratch made{directory};
   auto scratch = TRY(make_scratch(directory));
-  return TemplateBuilder{order, directory, std::move(scratch)}.build();
+  return TemplateBuilder{order, std::move(made), Scratch{std::move(scratch)}, until_nothing_is_half}.build();
 }
 
 }  // namespace mayfly::image

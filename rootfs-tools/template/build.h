@@ -15,8 +15,8 @@
 ///
 ///   auto made = build_template({.base = {.image = "app.tar"}, .output = "app.template", .kernel = "vmlinux", ...});
 ///
-/// Takes /dev/kvm and no other right. What is made has another name until it is whole; a failure removes it, and so does the
-/// next build where this one was killed.
+/// Takes /dev/kvm and no other right. What is made has another name until it is whole; a failure or an
+/// interrupt removes it, and so does the next build where this one was killed.
 namespace mayfly::image {
 
 struct BuildOrder {
@@ -39,7 +39,7 @@ struct BuildOrder {
   std::function<void(std::string_view step)> on_step{};
 };
 
-/// Errors: the image's; the directory is there and is no template; the kernel's last words where it does not come up.
+/// Errors: the image's; the output is there already; the kernel's last words where it does not come up.
 [[nodiscard]] Result<clones::Template> build_template(const BuildOrder& order);
 
 }  // namespace mayfly::image

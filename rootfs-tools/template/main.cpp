@@ -72,9 +72,14 @@ struct Runner {
 int run(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
   auto invocation = parse_template_arguments(argc, argv, program_folders());
+  // Which ends with lines of the guest's console.
+  const bool has_lines = invocation && std::holds_alternative<BuildOrder>(*invocation);
   const Status done = invocation ? std::visit(Runner{}, std::move(*invocation)) : std::unexpected(invocation.error());
   if (done && std::fflush(stdout) == 0) return 0;
-  if (!done) std::fprintf(stderr, "mayfly-template: %s\n", printable(done.error().message, std::string::npos).c_str());
+  if (done) return kExitError;
+  const std::string& message = done.error().message;
+  std::fprintf(stderr, "mayfly-template: %s\n",
+               (has_lines ? printable_lines(message) : printable(message, std::string::npos)).c_str());
   return kExitError;
 }
 

@@ -6,8 +6,10 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 
 #include <fmt/format.h>
 
@@ -17,6 +19,7 @@ namespace {
 /// Of the status line; "HTTP/1.1 200" and what follows.
 constexpr std::size_t kStatusAt = 9;
 constexpr std::size_t kStatusEnd = 12;
+constexpr std::chrono::milliseconds kLongestPoll{60'000};
 
 Status judge(std::string_view answer, const std::string& path) {
   const auto status = answer.size() < kStatusEnd
@@ -32,7 +35,7 @@ Status judge(std::string_view answer, const std::string& path) {
 
 }  // namespace
 
-Status warm_up(agent::RawConnection connection, const std::string& path, Deadline deadline) {
+Status warm_up(agent::RawConnection connection, const std::string& path, Deadline deadline, int cancel) {
   const std::string request = fmt::format("GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", path);
   const int socket = connection.socket.get();
   if (::send(socket, request.data(), request.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(request.size()))
@@ -40,8 +43,14 @@ Status warm_up(agent::RawConnection connection, const std::string& path, Deadlin
   std::string answer = std::move(connection.first);
   std::array<char, 16384> piece;
   for (;;) {
-    if (!is_ready_by(deadline, socket, POLLIN))
+    std::array ready = {pollfd{.fd = socket, .events = POLLIN, .revents = 0},
+                        pollfd{.fd = cancel, .events = POLLIN, .revents = 0}};
+    const auto left = std::min(time_left(deadline), kLongestPoll);
+    const int count_ready = ::poll(ready.data(), ready.size(), static_cast<int>(left.count()));
+    if (ready[1].revents != 0) return fail(ErrorKind::State, "interrupted");
+    if (time_left(deadline).count() == 0)
       return fail(ErrorKind::System, "--warm-up {}: the function has not answered in time; see --patience", path);
+    if (count_ready <= 0) continue;
     const ssize_t count = ::recv(socket, piece.data(), piece.size(), 0);
     if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (count < 0) return fail_errno(ErrorKind::System, "--warm-up {}: the answer breaks off", path);

@@ -189,7 +189,22 @@ def test_says_why_an_image_is_not_ready(tools: Tools) -> None:
     said = tools.template(output, "--patience", "60", status=1).stderr
     assert "the machine did not get ready" in said
     assert "I cannot serve" in said
-    assert "command exited with status 3" in said
+    assert "the guest said last:\n" in said
+    assert "\nmayfly-init: command exited with status 3" in said
+    assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []
+
+
+def test_an_interrupted_build_leaves_nothing(tools: Tools) -> None:
+    function_image(tools.room / "layout", Entrypoint=["/bin/sleep", "100000"], ExposedPorts={"9/tcp": {}})
+    output = tools.room / "app.template"
+    command = [tools.build / "mayfly-template", "build", "--image", tools.room / "layout", "--output", output,
+               "--kernel", tools.kernel, "--disk", "64M"]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
+        deadline = time.monotonic() + 60
+        while not (tools.room / "app.template.mayfly-new/.build/console").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        build.send_signal(signal.SIGINT)
+        assert build.wait(60) == -signal.SIGINT
     assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []
 
 
