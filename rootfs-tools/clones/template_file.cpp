@@ -43,7 +43,10 @@ Status check_files(const Template& read) {
   for (const TemplateFile& file : read.files) {
     struct stat status{};
     const std::string path = read.path(file.name);
-    if (::stat(path.c_str(), &status) != 0) return fail_errno(ErrorKind::NotFound, "{} cannot be looked at", path);
+    // A link could lead root's clones to any file, and a pipe holds up who opens it.
+    if (::lstat(path.c_str(), &status) != 0) return fail_errno(ErrorKind::NotFound, "{} cannot be looked at", path);
+    if (!S_ISREG(status.st_mode))
+      return fail(ErrorKind::InvalidArgument, "{} is no file; build the template again, or copy it whole", path);
     if (static_cast<std::uint64_t>(status.st_size) != file.size)
       return fail(ErrorKind::InvalidArgument,
                   "{} has {} bytes and {} says {}; build the template again, or copy it whole", path, status.st_size,

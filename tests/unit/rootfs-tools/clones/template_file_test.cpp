@@ -72,6 +72,13 @@ TEST_F(TemplateFileTest, RefusesWhatIsNotWhole) {
   EXPECT_NE(refusal().find("files has no memory"), std::string::npos) << refusal();
 }
 
+TEST_F(TemplateFileTest, RefusesLinks) {
+  write("template.json", to_json(make()));
+  std::filesystem::rename(path(kBaseName), path("elsewhere"));
+  std::filesystem::create_symlink(path("elsewhere"), path(kBaseName));
+  EXPECT_NE(refusal().find("base is no file"), std::string::npos) << refusal();
+}
+
 TEST_F(TemplateFileTest, RefusesNamesThatLeadOutOfIt) {
   for (const char* name : {"../passwd", "", ".", "a/b"}) {
     Template made = make();
