@@ -37,6 +37,7 @@ class MonitorApi {
   [[nodiscard]] Status request(std::string_view method, std::string_view path, std::string_view body) const;
 
   [[nodiscard]] const std::string& socket() const noexcept { return socket_; }
+  [[nodiscard]] pid_t process() const noexcept { return process_; }
 
  private:
   std::string socket_;
