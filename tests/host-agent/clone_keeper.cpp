@@ -41,19 +41,11 @@ void CloneKeeper::keep_filled(const Bell& bell) {
       bell.wait({}, kKeeperPause);
       continue;
     }
-    ClonePool::Returned back = offer(place, bell, std::move(*clone));
+    ClonePool::Returned back = pool_.lend(place, std::move(*clone));
     if (auto next = revert(back, *network))
       again.emplace(std::move(*next));
     else
       back.clone.monitor.end();
-  }
-}
-
-ClonePool::Returned CloneKeeper::offer(ClonePool::Place& place, const Bell& bell, Clone clone) {
-  pool_.offer(place, std::move(clone));
-  for (;;) {
-    if (auto back = pool_.take_back(place)) return std::move(*back);
-    bell.wait({pool_.ready_pidfd(place)});
   }
 }
 

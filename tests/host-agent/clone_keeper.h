@@ -34,7 +34,6 @@ class CloneKeeper final : public Keeper {
   };
   void keep_filled(const Bell& bell);
   [[nodiscard]] std::optional<CloneNetwork> enter_network(const Bell& bell);
-  [[nodiscard]] ClonePool::Returned offer(ClonePool::Place& place, const Bell& bell, Clone clone);
   [[nodiscard]] Result<Clone> prepare(const CloneNetwork& network);
   /// The next clone, by one that was used; none where it is to end.
   [[nodiscard]] std::optional<Clone> revert(ClonePool::Returned& back, const CloneNetwork& network);

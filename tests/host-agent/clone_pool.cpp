@@ -61,6 +61,14 @@ ClonePool::State ClonePool::state() const {
   return state;
 }
 
+std::vector<pid_t> ClonePool::processes() const {
+  const std::scoped_lock lock{mutex_};
+  std::vector<pid_t> all;
+  for (const Place& place : places_)
+    if (place.clone_) all.push_back(place.clone_->monitor.api().process());
+  return all;
+}
+
 // --- Keepers ---------------------------------------------------------------------------------------------------------
 
 ClonePool::Place& ClonePool::add(const Bell& bell, Kind kind) {
@@ -94,6 +102,14 @@ std::optional<ClonePool::Returned> ClonePool::take_back(Place& place) {
       .clone = std::move(*place.clone_), .was_used = was_used, .has_answered = was_used && place.has_answered_};
   place.clone_.reset();
   return back;
+}
+
+ClonePool::Returned ClonePool::lend(Place& place, Clone clone) {
+  offer(place, std::move(clone));
+  for (;;) {
+    if (auto back = take_back(place)) return std::move(*back);
+    place.bell_.wait({ready_pidfd(place)});
+  }
 }
 
 int ClonePool::ready_pidfd(const Place& place) const {

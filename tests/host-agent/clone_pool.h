@@ -5,6 +5,8 @@
 #include "tests/host-agent/bell.h"
 #include "vmm/base/owned_fd.h"
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -12,6 +14,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 /// Machines that stand ready, each for one request at a time, and the requests that wait for one.
 ///
@@ -21,7 +24,7 @@
 ///   }
 ///
 /// Where machines come from and what becomes of them is their keepers' business (clone_keeper.h, branch_keeper.h,
-/// live_source.h). A keeper has places, and puts a machine into one whenever that is empty:
+/// template_keeper.h, live_source.h). A keeper has places, and puts a machine into one whenever that is empty:
 ///
 ///   auto& place = pool.add(bell);
 ///   pool.offer(place, std::move(clone));
@@ -42,6 +45,7 @@ struct Clone {
   MonitorProcess monitor;
   OwnedFd connection;         ///< See CloneNetwork::socket().
   std::optional<Call> start;  ///< None: it runs.
+  bool is_connected = false;  ///< The connection; otherwise a request makes it.
 };
 
 class ClonePool {
@@ -75,6 +79,8 @@ class ClonePool {
   /// Ends all machines, also those in use, which then have died; take() gives none any more.
   void stop();
   [[nodiscard]] State state() const;
+  /// Of the monitors that are in places.
+  [[nodiscard]] std::vector<pid_t> processes() const;
 
   // For keepers, which stay until stop() and the return of all leases:
 
@@ -84,6 +90,8 @@ class ClonePool {
   /// What was offered, when it is to be looked after: a request has had it, or it stands ready and has ended, or it is the
   /// source and clones stand ready, or the pool ends. The bell rings for all of these but a machine's end.
   [[nodiscard]] std::optional<Returned> take_back(Place& place);
+  /// Offers it and waits until it is to be looked after. For a keeper's thread that has one place.
+  [[nodiscard]] Returned lend(Place& place, Clone clone);
   /// Of a machine that stands ready; -1: none does.
   [[nodiscard]] int ready_pidfd(const Place& place) const;
   [[nodiscard]] bool is_stopping() const { return stopping_; }
@@ -134,6 +142,7 @@ class ClonePool::Lease {
   /// It runs when this returns.
   [[nodiscard]] Status go_on(Deadline deadline) const;
   [[nodiscard]] int connection() const { return place_->clone_->connection.get(); }
+  [[nodiscard]] bool is_connected() const { return place_->clone_->is_connected; }
   [[nodiscard]] int pidfd() const { return place_->clone_->monitor.pidfd(); }
   [[nodiscard]] Kind kind() const { return place_->kind_; }
   /// It has answered the request, and is at work on nothing.

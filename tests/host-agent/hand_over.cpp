@@ -35,6 +35,7 @@ Outcome wait_for(short events, const Exchange& exchange) {
 }
 
 Outcome connect(Exchange exchange) {
+  if (exchange.is_connected) return {};
   exchange.deadline = exchange.connected_by;
   const sockaddr_in guest = guest_address();
   if (::connect(exchange.connection, reinterpret_cast<const sockaddr*>(&guest), sizeof guest) == 0) return {};

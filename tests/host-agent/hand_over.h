@@ -25,11 +25,12 @@ enum class Silence {
 };
 
 struct Exchange {
-  int connection;     ///< See CloneNetwork::socket().
+  int connection;     ///< See CloneNetwork::socket(); or a socket that is_connected already, and does not block.
   int machine;        ///< The pidfd of its process.
   pollfd asker;       ///< What happens there when nobody waits for the answer any more.
   Deadline deadline;  ///< For all of it.
   Deadline connected_by = deadline;
+  bool is_connected = false;
 };
 
 [[nodiscard]] std::expected<std::string, Silence> hand_over(std::string_view request, const Exchange& exchange);

@@ -81,7 +81,8 @@ void LiveSource::answer_requests(std::optional<MonitorProcess> monitor) {
     }
     auto connection = network_->socket(0);
     if (!connection) return report_source("the function is booted again", connection.error());
-    ClonePool::Returned back = offer(std::move(*monitor), std::move(*connection));
+    ClonePool::Returned back = pool_.lend(
+        place_, {.monitor = std::move(*monitor), .connection = std::move(*connection), .start = std::nullopt});
     back.clone.connection.reset();
     monitor.emplace(std::move(back.clone.monitor));
     if (pool_.is_stopping() || monitor->has_ended()) return;
@@ -91,14 +92,6 @@ void LiveSource::answer_requests(std::optional<MonitorProcess> monitor) {
   }
   // Its memory may be held already, and is as of a moment at which it was at work on nothing.
   if (writer_.joinable()) writer_.join();
-}
-
-ClonePool::Returned LiveSource::offer(MonitorProcess monitor, OwnedFd connection) {
-  pool_.offer(place_, {.monitor = std::move(monitor), .connection = std::move(connection), .start = std::nullopt});
-  for (;;) {
-    if (auto back = pool_.take_back(place_)) return std::move(*back);
-    bell_.wait({pool_.ready_pidfd(place_)});
-  }
 }
 
 /// Returns when the machine's memory is held, or cannot be.

@@ -59,7 +59,6 @@ class LiveSource {
   [[nodiscard]] Result<MonitorProcess> boot();
   /// Until clones have taken over, or the machine is to be booted anew.
   void answer_requests(std::optional<MonitorProcess> monitor);
-  [[nodiscard]] ClonePool::Returned offer(MonitorProcess monitor, OwnedFd connection);
   void begin_snapshot(const MonitorApi& api);
   void take_snapshot(const MonitorApi& api);
 
