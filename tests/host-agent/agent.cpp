@@ -1,6 +1,7 @@
 #include "tests/host-agent/agent.h"
 
 #include "tests/host-agent/http_server.h"
+#include "tests/host-agent/status_page.h"
 
 #include <cstdio>
 
@@ -8,7 +9,7 @@ namespace mayfly::host_agent {
 
 void Agent::serve(const HttpMessage& request, int client) {
   if (request.request_line.starts_with("GET /stats ")) {
-    send_answer(client, text_answer("200 OK", stats(), "application/json"));
+    send_stats(client);
     return;
   }
   const auto begin = Clock::now();
@@ -24,46 +25,52 @@ void Agent::serve(const HttpMessage& request, int client) {
                                 {.connection = clone->connection(),
                                  .machine = clone->pidfd(),
                                  .asker = {.fd = client, .events = POLLRDHUP, .revents = 0},
-                                 .deadline = deadline});
+                                 .deadline = deadline,
+                                 .is_connected = clone->is_connected()});
   if (!answer) return excuse(answer.error(), client);
   clone->note_answer();
   if (!send_answer(client, *answer)) return excuse(Silence::Unasked, client);
-  note_answer(clone->kind(), begin, loaded, Clock::now());
+  const auto answered = Clock::now();
+  statistics_.note_answer({.whole = answered - begin, .loading = loaded - begin, .answering = answered - loaded},
+                          clone->kind() == ClonePool::Kind::Source);
+}
+
+void Agent::serve_status(const HttpMessage& request, int client) {
+  // The page loads nothing but its numbers.
+  constexpr std::string_view kPolicy =
+      "Content-Security-Policy: default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
+      "style-src 'unsafe-inline'\r\n";
+  if (request.request_line.starts_with("GET / "))
+    send_answer(client, text_answer("200 OK", status_page(), "text/html; charset=utf-8", kPolicy));
+  else if (request.request_line.starts_with("GET /stats "))
+    send_stats(client);
+  else
+    send_answer(client, text_answer("404 Not Found", "there are / and /stats, and GET alone"));
+}
+
+void Agent::send_stats(int client) {
+  send_answer(client, text_answer("200 OK", stats(), "application/json", "Cache-Control: no-store\r\n"));
 }
 
 void Agent::refuse(int client) {
-  {
-    const std::scoped_lock lock{mutex_};
-    ++counts_.refused;
-  }
+  statistics_.note(Statistics::End::Refused);
   send_answer(client, text_answer("503 Service Unavailable", "all clones are busy; try again", "text/plain",
                                   "Retry-After: 1\r\n"));
 }
 
 void Agent::excuse(Silence silence, int client) {
-  {
-    const std::scoped_lock lock{mutex_};
-    ++(silence == Silence::Late ? counts_.late : silence == Silence::Unasked ? counts_.unasked : counts_.failed);
-  }
+  statistics_.note(silence == Silence::Late      ? Statistics::End::Late
+                   : silence == Silence::Unasked ? Statistics::End::Unasked
+                                                 : Statistics::End::Failed);
   if (silence == Silence::Late)
     send_answer(client, text_answer("504 Gateway Timeout", "the function has not answered in time"));
   else if (silence != Silence::Unasked)
     send_answer(client, text_answer("502 Bad Gateway", "the function has ended without an answer"));
 }
 
-void Agent::note_answer(ClonePool::Kind by, Clock::time_point begin, Clock::time_point loaded,
-                        Clock::time_point answered) {
-  const std::scoped_lock lock{mutex_};
-  ++counts_.answered;
-  if (by == ClonePool::Kind::Source) ++counts_.answered_by_source;
-  whole_.add(answered - begin);
-  loading_.add(loaded - begin);
-  answering_.add(answered - loaded);
-}
-
-std::string Agent::stats() const {
+std::string Agent::stats() {
+  const MemoryUse memory = memory_.measure([this] { return pool_.processes(); });
   const ClonePool::State state = pool_.state();
-  const std::scoped_lock lock{mutex_};
   JsonWriter json;
   json.begin_object();
   json.key("clones");
@@ -72,32 +79,13 @@ std::string Agent::stats() const {
   json.field("busy", state.busy);
   json.field("waiting", state.waiting);
   json.end_object();
-  json.key("requests");
-  json.begin_object();
-  json.field("answered", counts_.answered);
-  json.field("refused", counts_.refused);
-  json.field("failed", counts_.failed);
-  json.field("late", counts_.late);
-  json.field("unasked", counts_.unasked);
-  json.end_object();
-  json.key("answered_by");
-  json.begin_object();
-  json.field("source", counts_.answered_by_source);
-  json.field("clones", counts_.answered - counts_.answered_by_source);
-  json.end_object();
+  json.key("memory");
+  memory.write(json);
+  statistics_.write(json);
   if (options_.source != nullptr) {
     json.key("live_snapshot");
     options_.source->write(json);
   }
-  json.key("latency_us");
-  json.begin_object();
-  json.key("whole");
-  whole_.write(json);
-  json.key("loading");
-  loading_.write(json);
-  json.key("answering");
-  answering_.write(json);
-  json.end_object();
   json.end_object();
   return std::move(json).take();
 }

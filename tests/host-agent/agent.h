@@ -3,11 +3,11 @@
 #include "api/http_framer.h"
 #include "tests/host-agent/clone_pool.h"
 #include "tests/host-agent/hand_over.h"
-#include "tests/host-agent/histogram.h"
 #include "tests/host-agent/live_source.h"
+#include "tests/host-agent/memory_use.h"
+#include "tests/host-agent/statistics.h"
 
 #include <chrono>
-#include <mutex>
 #include <string>
 
 /// What becomes of a request: a clone of its own, the clone's answer, and a word in the statistics.
@@ -28,30 +28,22 @@ class Agent {
 
   /// On any thread; sends the answer.
   void serve(const HttpMessage& request, int client);
+  /// The same, for whoever watches: GET / is a page that draws what GET /stats says.
+  void serve_status(const HttpMessage& request, int client);
+  /// As JSON.
+  [[nodiscard]] std::string stats();
 
  private:
   using Clock = std::chrono::steady_clock;
 
-  [[nodiscard]] std::string stats() const;
+  void send_stats(int client);
   void refuse(int client);
   void excuse(Silence silence, int client);
-  void note_answer(ClonePool::Kind by, Clock::time_point begin, Clock::time_point loaded, Clock::time_point answered);
 
   ClonePool& pool_;
   const Options options_;
-  mutable std::mutex mutex_;
-  // How many requests had which end.
-  struct Counts {
-    std::uint64_t answered = 0;
-    std::uint64_t answered_by_source = 0;  ///< Of those.
-    std::uint64_t refused = 0;             ///< 503: no clone was free.
-    std::uint64_t failed = 0;              ///< 502: the clone could not go on, died or talked nonsense.
-    std::uint64_t late = 0;                ///< 504
-    std::uint64_t unasked = 0;             ///< The client hung up.
-  } counts_;
-  Histogram whole_;      // from the request's last byte to its answer's
-  Histogram loading_;    // of that: the wait for a clone, and its load or resume
-  Histogram answering_;  // the function's answer, from there on
+  Statistics statistics_;
+  MemoryGauge memory_;
 };
 
 }  // namespace mayfly::host_agent

@@ -8,9 +8,10 @@
 #include "tests/host-agent/function_snapshot.h"
 #include "tests/host-agent/http_server.h"
 #include "tests/host-agent/live_source.h"
+#include "tests/host-agent/work_directory.h"
+#include "vmm/base/try.h"
 
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/signalfd.h>
 
 #include <cstdio>
@@ -24,11 +25,15 @@
 namespace mayfly::host_agent {
 namespace {
 
+/// The page is for who runs the agent, not for its clients.
+constexpr const char* kStatusAddress = "127.0.0.1";
+
 struct Options {
   std::string monitor;
   Function function;
   std::string address = "127.0.0.1";
   std::uint16_t port = 8080;
+  std::optional<std::uint16_t> status_port{};
   unsigned clones = 4;
   bool reverts = false;
   bool branches = false;
@@ -37,30 +42,6 @@ struct Options {
   unsigned deadline_ms = 1000;
   unsigned boot_deadline_s = 120;
   std::string directory = std::filesystem::temp_directory_path();
-};
-
-/// A directory of ours alone; what is in it goes with it.
-class WorkDirectory {
- public:
-  [[nodiscard]] static Result<WorkDirectory> create(const std::string& parent) {
-    std::string path = parent + "/host-agent-XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr)
-      return fail_errno(ErrorKind::System, "cannot make a directory in {}", parent);
-    return WorkDirectory{std::move(path)};
-  }
-  WorkDirectory(WorkDirectory&& other) noexcept : path_(std::exchange(other.path_, "")) {}
-  WorkDirectory& operator=(WorkDirectory&&) = delete;
-  WorkDirectory(const WorkDirectory&) = delete;
-  WorkDirectory& operator=(const WorkDirectory&) = delete;
-  ~WorkDirectory() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  [[nodiscard]] const std::string& path() const noexcept { return path_; }
-
- private:
-  explicit WorkDirectory(std::string path) : path_(std::move(path)) {}
-  std::string path_;
 };
 
 /// SIGTERM, SIGINT and SIGHUP, which interrupt nobody. Before any thread is made.
@@ -83,31 +64,48 @@ std::unique_ptr<Keeper> make_keeper(ClonePool& pool, const Options& options, con
                                        options.reverts ? CloneKeeper::Use::Reverts : CloneKeeper::Use::Once);
 }
 
+/// What listens.
+struct Servers {
+  HttpServer function;
+  std::optional<HttpServer> status;
+};
+
+Result<Servers> listen(const Options& options) {
+  auto function = TRY(HttpServer::listen(options.address, options.port));
+  Servers servers{.function = std::move(function), .status = std::nullopt};
+  if (!options.status_port) return servers;
+  auto status = TRY(HttpServer::listen(kStatusAddress, *options.status_port));
+  servers.status.emplace(std::move(status));
+  return servers;
+}
+
 /// Answers requests until it is told to stop, from when the pool has what answers them.
-void serve(const Options& options, ClonePool& pool, HttpServer& server, const LiveSource* source, const pollfd& stop) {
+void serve(const Options& options, ClonePool& pool, Servers& servers, const LiveSource* source, const pollfd& stop) {
   Agent agent{pool, {.deadline = std::chrono::milliseconds{options.deadline_ms}, .source = source}};
   // One for each request that has a clone, one for each that waits for one, and some to refuse the others.
   constexpr unsigned kMore = 4;
-  server.start(2 * options.clones + kMore,
-               [&agent](const HttpMessage& request, int client) { agent.serve(request, client); });
-  std::printf("ready: http://%s:%u\n", options.address.c_str(), unsigned{server.port()});
+  servers.function.start(2 * options.clones + kMore,
+                         [&agent](const HttpMessage& request, int client) { agent.serve(request, client); });
+  if (servers.status) {
+    // A browser may hold connections on which it says nothing.
+    constexpr unsigned kWatchers = 8;
+    servers.status->start(kWatchers,
+                          [&agent](const HttpMessage& request, int client) { agent.serve_status(request, client); });
+    std::printf("status: http://%s:%u\n", kStatusAddress, unsigned{servers.status->port()});
+  }
+  std::printf("ready: http://%s:%u\n", options.address.c_str(), unsigned{servers.function.port()});
   std::fflush(stdout);
   (void)is_ready_by(Deadline::max(), stop.fd, stop.events);
   pool.stop();  // so no request waits for its deadline
-  server.stop();
+  servers.function.stop();
+  if (servers.status) servers.status->stop();
 }
 
-Status run(const Options& options) {
-  const auto signals = stop_signals();
-  if (!signals) return std::unexpected(signals.error());
-  const pollfd stop{.fd = signals->get(), .events = POLLIN, .revents = 0};
-  const auto directory = WorkDirectory::create(options.directory);
-  if (!directory) return std::unexpected(directory.error());
-  auto server = HttpServer::listen(options.address, options.port);
-  if (!server) return propagate(server);
+/// With clones of a function that is booted here.
+Status serve_function(const Options& options, const std::string& directory, Servers& servers, const pollfd& stop) {
   const std::chrono::seconds boot_patience{options.boot_deadline_s};
   const BootOptions boot{.monitor = options.monitor,
-                         .directory = directory->path(),
+                         .directory = directory,
                          .id = "template",
                          .deadline = Deadline::clock::now() + boot_patience,
                          .stop = stop};
@@ -119,33 +117,34 @@ Status run(const Options& options) {
                        .boot_patience = boot_patience,
                        .warm_requests = options.warm_requests,
                        .make_keeper = [&](FunctionSnapshot snapshot) {
-                         return make_keeper(pool, options, directory->path(), std::move(snapshot));
+                         return make_keeper(pool, options, directory, std::move(snapshot));
                        }}};
-    if (auto ready = source.await_first_answer(); !ready) return ready;
-    serve(options, pool, *server, &source, stop);
+    TRY(source.await_first_answer());
+    serve(options, pool, servers, &source, stop);
     return {};
   }
-  auto snapshot = make_snapshot(options.function, boot);
-  if (!snapshot) return propagate(snapshot);
-  const auto keeper = make_keeper(pool, options, directory->path(), std::move(*snapshot));
-  serve(options, pool, *server, nullptr, stop);
+  auto snapshot = TRY(make_snapshot(options.function, boot));
+  const auto keeper = make_keeper(pool, options, directory, std::move(snapshot));
+  serve(options, pool, servers, nullptr, stop);
   return {};
 }
 
-int run_command_line(int argc, char** argv) {
-  Options options;
-  CLI::App app{"Answers each HTTP request by a fresh clone of a microVM. Run as root.", "host_agent"};
-  app.add_option("--mayfly", options.monitor, "the monitor")->required();
-  app.add_option("--kernel", options.function.kernel, "the function's kernel")->required();
-  app.add_option("--initrd", options.function.initrd, "its initial RAM disk");
-  app.add_option("--boot-args", options.function.boot_args, "its kernel's command line")->capture_default_str();
-  app.add_option("--memory-mib", options.function.memory_mib, "its memory")->capture_default_str();
-  app.add_option("--ready-path", options.function.ready_path, "what it is asked for until it answers")
-      ->capture_default_str();
-  app.add_option("--boot-deadline-s", options.boot_deadline_s, "how long that may take")->capture_default_str();
-  app.add_option("--address", options.address, "where to listen")->capture_default_str();
-  app.add_option("--port", options.port, "... 0: at any port that is free")->capture_default_str();
-  app.add_option("--clones", options.clones, "requests at once")->check(CLI::Range(1, 200))->capture_default_str();
+Status run(const Options& options) {
+  const auto signals = TRY(stop_signals());
+  const pollfd stop{.fd = signals.get(), .events = POLLIN, .revents = 0};
+  const auto directory = TRY(WorkDirectory::create(options.directory, "host-agent"));
+  auto servers = TRY(listen(options));
+  return serve_function(options, directory.path(), servers, stop);
+}
+
+/// Of a function that is booted here.
+void add_function(CLI::App& app, Options& options) {
+  Function& function = options.function;
+  app.add_option("--kernel", function.kernel, "the function's kernel")->required();
+  app.add_option("--initrd", function.initrd, "its initial RAM disk");
+  app.add_option("--boot-args", function.boot_args, "its kernel's command line")->capture_default_str();
+  app.add_option("--memory-mib", function.memory_mib, "its memory")->capture_default_str();
+  app.add_option("--ready-path", function.ready_path, "what it is asked for until it answers")->capture_default_str();
   auto* const reverts =
       app.add_flag("--revert", options.reverts, "take clones back to the snapshot, instead of ending them");
   app.add_flag("--branch", options.branches, "branch clones off one loaded machine, instead of loading each")
@@ -155,6 +154,19 @@ int run_command_line(int argc, char** argv) {
   app.add_option("--warm-requests", options.warm_requests, "answers before that snapshot")
       ->needs(live)
       ->capture_default_str();
+}
+
+int run_command_line(int argc, char** argv) {
+  Options options;
+  CLI::App app{"Answers each HTTP request by a fresh clone of a microVM. Run as root.", "host_agent"};
+  app.add_option("--mayfly", options.monitor, "the monitor")->required();
+  add_function(app, options);
+  app.add_option("--boot-deadline-s", options.boot_deadline_s, "how long a function may take to be ready")
+      ->capture_default_str();
+  app.add_option("--address", options.address, "where to listen")->capture_default_str();
+  app.add_option("--port", options.port, "... 0: at any port that is free")->capture_default_str();
+  app.add_option("--status-port", options.status_port, "at 127.0.0.1: a page with live numbers; 0: any that is free");
+  app.add_option("--clones", options.clones, "requests at once")->check(CLI::Range(1, 200))->capture_default_str();
   app.add_option("--deadline-ms", options.deadline_ms, "how long an answer may take")->capture_default_str();
   app.add_option("--directory", options.directory, "where snapshot and sockets go")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
