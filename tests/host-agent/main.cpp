@@ -8,6 +8,7 @@
 #include "tests/host-agent/function_snapshot.h"
 #include "tests/host-agent/http_server.h"
 #include "tests/host-agent/live_source.h"
+#include "tests/host-agent/template_keeper.h"
 #include "tests/host-agent/work_directory.h"
 #include "vmm/base/try.h"
 
@@ -30,6 +31,7 @@ constexpr const char* kStatusAddress = "127.0.0.1";
 
 struct Options {
   std::string monitor;
+  std::string from;  ///< A template; empty: the function is booted here.
   Function function;
   std::string address = "127.0.0.1";
   std::uint16_t port = 8080;
@@ -101,6 +103,25 @@ void serve(const Options& options, ClonePool& pool, Servers& servers, const Live
   if (servers.status) servers.status->stop();
 }
 
+/// With clones of a template.
+Status serve_template(const Options& options, clones::Template from, const std::string& directory, Servers& servers,
+                      const pollfd& stop) {
+  ClonePool pool{options.clones};
+  TemplateKeeper keeper{pool,
+                        {.monitor = options.monitor,
+                         .directory = directory,
+                         .from = std::move(from),
+                         .size = options.clones,
+                         .patience = std::chrono::seconds{options.boot_deadline_s},
+                         .stop = stop.fd}};
+  if (auto ready = keeper.await_first_clone(); !ready) {
+    pool.stop();
+    return propagate(ready, "no clone");
+  }
+  serve(options, pool, servers, nullptr, stop);
+  return {};
+}
+
 /// With clones of a function that is booted here.
 Status serve_function(const Options& options, const std::string& directory, Servers& servers, const pollfd& stop) {
   const std::chrono::seconds boot_patience{options.boot_deadline_s};
@@ -129,28 +150,48 @@ Status serve_function(const Options& options, const std::string& directory, Serv
   return {};
 }
 
+Result<clones::Template> find_template(const std::string& directory) {
+  auto from = TRY(clones::read_template(directory));
+  if (from.ready_port != 0) return from;
+  return fail(ErrorKind::InvalidArgument,
+              "--template {}: its function serves at no port; build it with --ready-port, or of an image that exposes "
+              "a port",
+              directory);
+}
+
 Status run(const Options& options) {
+  std::optional<clones::Template> from;
+  if (!options.from.empty()) {
+    auto found = TRY(find_template(options.from));
+    from.emplace(std::move(found));
+  }
   const auto signals = TRY(stop_signals());
   const pollfd stop{.fd = signals.get(), .events = POLLIN, .revents = 0};
   const auto directory = TRY(WorkDirectory::create(options.directory, "host-agent"));
   auto servers = TRY(listen(options));
+  if (from) return serve_template(options, std::move(*from), directory.path(), servers, stop);
   return serve_function(options, directory.path(), servers, stop);
 }
 
 /// Of a function that is booted here.
-void add_function(CLI::App& app, Options& options) {
+void add_function(CLI::App& app, Options& options, CLI::Option* from) {
   Function& function = options.function;
-  app.add_option("--kernel", function.kernel, "the function's kernel")->required();
-  app.add_option("--initrd", function.initrd, "its initial RAM disk");
-  app.add_option("--boot-args", function.boot_args, "its kernel's command line")->capture_default_str();
-  app.add_option("--memory-mib", function.memory_mib, "its memory")->capture_default_str();
-  app.add_option("--ready-path", function.ready_path, "what it is asked for until it answers")->capture_default_str();
+  auto* const kernel = app.add_option("--kernel", function.kernel, "the function's kernel")->excludes(from);
+  app.add_option("--initrd", function.initrd, "its initial RAM disk")->needs(kernel);
+  app.add_option("--boot-args", function.boot_args, "its kernel's command line")->needs(kernel)->capture_default_str();
+  app.add_option("--memory-mib", function.memory_mib, "its memory")->needs(kernel)->capture_default_str();
+  app.add_option("--ready-path", function.ready_path, "what it is asked for until it answers")
+      ->needs(kernel)
+      ->capture_default_str();
   auto* const reverts =
-      app.add_flag("--revert", options.reverts, "take clones back to the snapshot, instead of ending them");
+      app.add_flag("--revert", options.reverts, "take clones back to the snapshot, instead of ending them")
+          ->needs(kernel);
   app.add_flag("--branch", options.branches, "branch clones off one loaded machine, instead of loading each")
+      ->needs(kernel)
       ->excludes(reverts);
   auto* const live =
-      app.add_flag("--live", options.is_live, "answer from the booted machine, until a live snapshot of it has clones");
+      app.add_flag("--live", options.is_live, "answer from the booted machine, until a live snapshot of it has clones")
+          ->needs(kernel);
   app.add_option("--warm-requests", options.warm_requests, "answers before that snapshot")
       ->needs(live)
       ->capture_default_str();
@@ -158,9 +199,11 @@ void add_function(CLI::App& app, Options& options) {
 
 int run_command_line(int argc, char** argv) {
   Options options;
-  CLI::App app{"Answers each HTTP request by a fresh clone of a microVM. Run as root.", "host_agent"};
+  CLI::App app{"Answers each HTTP request by a fresh clone of a microVM. Run as root, but for --template.",
+               "host_agent"};
   app.add_option("--mayfly", options.monitor, "the monitor")->required();
-  add_function(app, options);
+  auto* const from = app.add_option("--template", options.from, "clone what mayfly-template build has made");
+  add_function(app, options, from);
   app.add_option("--boot-deadline-s", options.boot_deadline_s, "how long a function may take to be ready")
       ->capture_default_str();
   app.add_option("--address", options.address, "where to listen")->capture_default_str();
@@ -170,6 +213,10 @@ int run_command_line(int argc, char** argv) {
   app.add_option("--deadline-ms", options.deadline_ms, "how long an answer may take")->capture_default_str();
   app.add_option("--directory", options.directory, "where snapshot and sockets go")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
+  if (options.from.empty() && options.function.kernel.empty()) {
+    std::fputs("host_agent: --kernel KERNEL or --template DIRECTORY is needed\n", stderr);
+    return 1;
+  }
   const auto done = run(options);
   if (done) return 0;
   std::fprintf(stderr, "host_agent: %s\n", done.error().message.c_str());
