@@ -81,11 +81,12 @@ std::string Agent::stats() {
   json.end_object();
   json.key("memory");
   memory.write(json);
-  statistics_.write(json);
+  statistics_.write_counts(json);
   if (options_.source != nullptr) {
     json.key("live_snapshot");
     options_.source->write(json);
   }
+  statistics_.write_latency(json);
   json.end_object();
   return std::move(json).take();
 }

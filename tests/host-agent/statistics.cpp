@@ -30,6 +30,8 @@ void Statistics::note_answer(const Times& times, bool by_source) {
 }
 
 void Statistics::write_counts(JsonWriter& json) const {
+  const std::scoped_lock lock{mutex_};
+  json.field("uptime_ms", std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin_).count());
   json.key("requests");
   json.begin_object();
   json.field("answered", counts_.answered);
@@ -45,10 +47,8 @@ void Statistics::write_counts(JsonWriter& json) const {
   json.end_object();
 }
 
-void Statistics::write(JsonWriter& json) const {
+void Statistics::write_latency(JsonWriter& json) const {
   const std::scoped_lock lock{mutex_};
-  json.field("uptime_ms", std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin_).count());
-  write_counts(json);
   json.key("latency_us");
   json.begin_object();
   json.key("whole");

@@ -12,7 +12,7 @@
 ///   Statistics statistics;
 ///   statistics.note_answer({.whole = 3ms, .loading = 1ms, .answering = 2ms}, /*by_source=*/false);
 ///   statistics.note(Statistics::End::Late);
-///   statistics.write(json);
+///   statistics.write_counts(json);
 ///
 /// On any thread.
 namespace mayfly::host_agent {
@@ -34,8 +34,10 @@ class Statistics {
 
   void note(End end);
   void note_answer(const Times& times, bool by_source);
-  /// Members of an object: "uptime_ms" (of this), "requests", "answered_by", "latency_us".
-  void write(JsonWriter& json) const;
+  /// Members of an object: "uptime_ms" (of this), "requests", "answered_by".
+  void write_counts(JsonWriter& json) const;
+  /// A member: "latency_us".
+  void write_latency(JsonWriter& json) const;
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -47,7 +49,6 @@ class Statistics {
     std::uint64_t late = 0;
     std::uint64_t unasked = 0;
   };
-  void write_counts(JsonWriter& json) const;
 
   const Clock::time_point begin_ = Clock::now();
   mutable std::mutex mutex_;

@@ -18,7 +18,8 @@ using std::chrono_literals::operator""us;
 std::string json_of_statistics(const Statistics& statistics) {
   JsonWriter json;
   json.begin_object();
-  statistics.write(json);
+  statistics.write_counts(json);
+  statistics.write_latency(json);
   json.end_object();
   return std::move(json).take();
 }
