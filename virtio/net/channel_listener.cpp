@@ -49,20 +49,22 @@ void ChannelListener::on_ready(int result) noexcept {
 
 void ChannelListener::accept_for_waiters() noexcept {
   while (!waiters_.empty()) {
-    OwnedFd socket{::accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC)};
-    if (!socket) {
-      if (is_nobody(errno)) return;
-      if (log_rate_.allow())
-        log_.warning("{}: a process of the host cannot be accepted: {}; it is tried again", name_, errno_text(errno));
-      in_flight_ = true;
-      cancelled_ = false;
-      return loop_.sleep(kAcceptAgain, ready_);
-    }
-    for (bool taken = false; !taken && !waiters_.empty();) {
-      Waiter& oldest = *waiters_.front();
+    int failure = 0;
+    waiters_.front()->take_host([&] {
+      OwnedFd socket{::accept4(fd_, nullptr, nullptr, SOCK_CLOEXEC)};
+      failure = socket ? 0 : errno;
+      return socket;
+    });
+    if (failure == 0) {
       waiters_.pop_front();
-      taken = oldest.take_host(socket);
+      continue;
     }
+    if (is_nobody(failure)) return;
+    if (log_rate_.allow())
+      log_.warning("{}: a process of the host cannot be accepted: {}; it is tried again", name_, errno_text(failure));
+    in_flight_ = true;
+    cancelled_ = false;
+    return loop_.sleep(kAcceptAgain, ready_);
   }
 }
 

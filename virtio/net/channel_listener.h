@@ -5,6 +5,7 @@
 #include "vmm/io/event_loop.h"
 
 #include <deque>
+#include <functional>
 #include <string>
 
 /// The socket of a channel that listens: a host's process that connects gets the guest's connection that has waited
@@ -23,8 +24,9 @@ class ChannelListener {
  public:
   class Waiter {
    public:
-    /// Takes the socket of a host's process; false: it wants none any more, and has left it. Under no lock.
-    [[nodiscard]] virtual bool take_host(OwnedFd& socket) noexcept = 0;
+    /// Takes the socket that `accept` gives, if it gives one. Who wants none any more does not ask: a host's process
+    /// that was accepted cannot wait on. Under no lock.
+    virtual void take_host(const std::function<OwnedFd()>& accept) noexcept = 0;
 
    protected:
     ~Waiter() = default;

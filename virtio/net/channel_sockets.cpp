@@ -93,17 +93,15 @@ void ChannelSockets::Stream::begin(ChannelSockets& owner, ChannelListener& liste
   listener.wait(*this);
 }
 
-bool ChannelSockets::Stream::take_host(OwnedFd& socket) noexcept {
-  bool taken = false;
+void ChannelSockets::Stream::take_host(const std::function<OwnedFd()>& accept) noexcept {
   owner_->caller_([&] {
     if (closing_ || gone_) return;
+    socket_ = accept();
+    if (!socket_) return;
     waits_at_ = nullptr;
-    socket_ = std::move(socket);
-    taken = true;
     read();
     if (out_length_ > 0) write();
   });
-  return taken;
 }
 
 void ChannelSockets::Stream::read() noexcept {

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,10 +20,11 @@
 ///   stack->serve_channels(std::make_unique<ChannelSockets>(channels, loop, log, "network interface eth0"), ...);
 ///
 /// A connection is made when the guest's SYN comes. connect(2) does not wait: a Unix socket takes it, refuses it or says
-/// that too many wait to be accepted. Where the channel listens, the stream waits without a socket until a host's process
-/// has connected, and keeps what the guest says meanwhile; a guest that ends it with nothing said has hung up. From then on
-/// there is one read and at most one write in flight, which wait in the ring. A host that closed its socket is told from one that only ends its direction when its end comes; one that closes
-/// later, by the next write. A stream that was closed gives its place back when nothing of it is in flight.
+/// that too many wait to be accepted. Where the channel listens, the stream waits without a socket until a host's
+/// process has connected, and keeps what the guest says meanwhile; a guest that ends it with nothing said has hung up.
+/// With a socket there is one read and at most one write in flight, which wait in the ring. A host that closed its
+/// socket is told from one that only ends its direction when its end comes; one that closes later, by the next write. A
+/// stream that was closed gives its place back when nothing of it is in flight.
 namespace mayfly {
 
 class ChannelSockets final : public HostStreams {
@@ -80,7 +82,7 @@ class ChannelSockets final : public HostStreams {
       bool cancelled = false;
     };
 
-    [[nodiscard]] bool take_host(OwnedFd& socket) noexcept override;
+    void take_host(const std::function<OwnedFd()>& accept) noexcept override;
     void take_place(ChannelSockets& owner);
     void read() noexcept;
     void write() noexcept;

@@ -317,6 +317,23 @@ TEST_F(ChannelSocketsTest, AGuestThatHangsUpWhileItWaitsGivesItsPlaceBack) {
   serve_until(next, [&] { return next.received() == "hello"; });
 }
 
+TEST_F(ChannelSocketsTest, AHostIsNotGivenToAGuestThatHasHungUp) {
+  TcpClient ended = parked(40'000);
+  say(ended.finish());
+  // Its kernel does not answer yet: the connection is there, and wants nobody.
+  net_->serve_until([&] { return !net_->take_received().empty(); });
+  const OwnedFd host = come();
+  const ChannelHost elsewhere{path_};
+  TcpClient other = client_at(40'002);
+  const OwnedFd socket = connect(other, elsewhere);
+  ASSERT_EQ(::send(socket.get(), "later", 5, MSG_NOSIGNAL), 5);
+  serve_until(other, [&] { return other.received() == "later"; });
+  EXPECT_FALSE(is_at_end(host));
+  TcpClient next = parked(40'001);
+  say(next.send("hello"));
+  serve_until(next, [&] { return hears(host, "hello"); });
+}
+
 TEST_F(ChannelSocketsTest, AGuestThatSpeaksAndIsResetBeforeAHostComesLeavesNothing) {
   TcpClient client = parked(40'000);
   say(client.send("said to nobody"));
