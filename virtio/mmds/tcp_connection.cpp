@@ -245,7 +245,9 @@ void TcpConnection::on_time(std::uint64_t now_ns) noexcept {
 }
 
 void TcpConnection::stood_still(std::uint64_t since_ns, std::uint64_t now_ns) noexcept {
-  if (deadline_ns_) *deadline_ns_ += now_ns - since_ns;
+  // One that began meanwhile has not waited so long.
+  const std::uint64_t longest = all_acknowledged() ? kFinishNs : timeout_ns_;
+  if (deadline_ns_) deadline_ns_ = std::min(*deadline_ns_ + (now_ns - since_ns), now_ns + longest);
   progress_ns_ = std::min(progress_ns_ + (now_ns - since_ns), now_ns);
 }
 

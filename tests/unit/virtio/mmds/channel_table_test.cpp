@@ -142,6 +142,19 @@ TEST_F(ChannelTableTest, AGuestThatReadsNothingLeavesTheHostsBytesWithTheHost) {
   EXPECT_EQ(host().closed, std::optional{false});
 }
 
+TEST_F(ChannelTableTest, WhatBeginsInAPauseIsTriedAgainSoonAfterIt) {
+  TcpClient client = client_at(40'000);
+  connect(client);
+  const std::uint64_t since = now_ns_;
+  now_ns_ += 600 * kSecond;
+  host().say("to a guest that is paused");
+  stack_->on_news(now_ns_);
+  (void)take();  // which is lost
+  stack_->stood_still(since, now_ns_);
+  ASSERT_TRUE(stack_->deadline());
+  EXPECT_EQ(*stack_->deadline(), now_ns_ + TcpConnection::kTimeoutNs);
+}
+
 TEST_F(ChannelTableTest, WhatNobodyListensToIsRefusedAndASlowListenerIsAskedAgain) {
   TcpClient client = client_at(40'000);
   streams_->refusal = HostStreams::Refusal::Busy;
