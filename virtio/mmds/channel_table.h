@@ -56,7 +56,7 @@ class ChannelTable {
 
  private:
   struct Channel {
-    TcpConnection tcp{TcpConnection::kMostReceiveBytes};
+    TcpConnection tcp{TcpConnection::kMostReceiveBytes, TcpConnection::Kind::Stream};
     std::uint16_t port = 0;
     HostStream* stream = nullptr;
     bool finished = false;  // the guest's end was handed on

@@ -81,6 +81,8 @@ void TcpConnection::take_acknowledgment(const TcpSegment& segment, std::uint64_t
       send_next_ = unacknowledged_;
       timeout_ns_ = kTimeoutNs;
       deadline_ns_ = now_ns + timeout_ns_;
+    } else if (kind_ == Kind::Stream && state_ == State::Open && send_window_ == 0) {
+      attempts_ = 0;
     }
     return;
   }
@@ -240,7 +242,7 @@ void TcpConnection::on_time(std::uint64_t now_ns) noexcept {
   }
   send_next_ = unacknowledged_;
   forced_ = true;
-  timeout_ns_ *= 2;
+  timeout_ns_ = std::min(2 * timeout_ns_, kLongestTimeoutNs);
   deadline_ns_ = now_ns + timeout_ns_;
 }
 

@@ -23,7 +23,7 @@
 /// at a time, which is freed when all of it was acknowledged. Of TCP's options the maximum segment size alone is used.
 ///
 /// What the guest can make of one: its receive_bytes, the answer, and kAttempts tries without progress, after which it is
-/// reset; a guest that keeps its window shut is no different. Pure; one thread at a time.
+/// reset; a guest that keeps its window shut is no different, but for a stream. Pure; one thread at a time.
 namespace mayfly {
 
 class TcpConnection {
@@ -39,6 +39,7 @@ class TcpConnection {
   /// Until the first try again; each further one takes twice as long.
   static constexpr std::uint64_t kTimeoutNs = 200'000'000;
   static constexpr unsigned kAttempts = 8;
+  static constexpr std::uint64_t kLongestTimeoutNs = kTimeoutNs << kAttempts;
   /// How long the peer may take to end its direction when ours is at its end.
   static constexpr std::uint64_t kFinishNs = 10'000'000'000;
 
@@ -47,8 +48,14 @@ class TcpConnection {
     std::span<const std::uint8_t> payload{};  ///< Of the answer; valid until the next call.
   };
 
+  enum class Kind : std::uint8_t {
+    Requests,
+    Stream,  ///< A peer that acknowledges may keep its window shut (RFC 9293, 3.8.6.1): it is slow to read, and there.
+  };
+
   /// `receive_bytes`, of at most kMostReceiveBytes, is allocated while a connection is open.
-  explicit TcpConnection(std::size_t receive_bytes = kReceiveBytes) noexcept : receive_bytes_(receive_bytes) {}
+  explicit TcpConnection(std::size_t receive_bytes = kReceiveBytes, Kind kind = Kind::Requests) noexcept
+      : receive_bytes_(receive_bytes), kind_(kind) {}
 
   /// Starts a new connection; the old one is forgotten. `syn` has SYN and not ACK.
   void open(const TcpSegment& syn, std::uint32_t first_sequence, std::uint64_t now_ns) noexcept;
@@ -110,6 +117,7 @@ class TcpConnection {
   [[nodiscard]] std::optional<Outgoing> next_of_answer() const noexcept;
 
   const std::size_t receive_bytes_;
+  const Kind kind_;
   State state_ = State::Closed;
   bool acknowledge_ = false;    // the peer wants to hear what we have
   bool finishing_ = false;      // our end follows the answer

@@ -142,6 +142,24 @@ TEST_F(ChannelTableTest, AGuestThatReadsNothingLeavesTheHostsBytesWithTheHost) {
   EXPECT_EQ(host().closed, std::optional{false});
 }
 
+TEST_F(ChannelTableTest, AGuestThatIsSlowToReadKeepsItsConnection) {
+  TcpClient client = client_at(40'000);
+  client.window = 0;
+  connect(client);
+  const std::string all = pattern(100'000);
+  host().say(all);
+  news(client);
+  for (const std::uint64_t until = now_ns_ + 3600 * kSecond; now_ns_ < until;) {
+    ASSERT_TRUE(pass_time());
+    ASSERT_EQ(take().size(), 1U);   // a byte that the guest does not take
+    give(client.acknowledgment());  // and says so
+  }
+  EXPECT_EQ(stack_->channels()->connection_count(), 1U);
+  client.window = 65'535;
+  exchange(client, {client.acknowledgment()});
+  EXPECT_EQ(client.received(), all);
+}
+
 TEST_F(ChannelTableTest, WhatBeginsInAPauseIsTriedAgainSoonAfterIt) {
   TcpClient client = client_at(40'000);
   connect(client);
