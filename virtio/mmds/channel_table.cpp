@@ -93,12 +93,12 @@ void ChannelTable::give_to_host(Channel& channel) noexcept {
 }
 
 void ChannelTable::give_to_guest(Channel& channel, std::uint64_t now_ns) noexcept {
-  if (!channel.tcp.idle()) return;
   if (const auto bytes = channel.stream->incoming(); !bytes.empty()) {
+    if (!channel.tcp.has_room(bytes.size())) return;
     metrics_.tx_bytes.add(bytes.size());
-    channel.tcp.send(std::string{reinterpret_cast<const char*>(bytes.data()), bytes.size()}, false, now_ns);
+    channel.tcp.add({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, now_ns);
     channel.stream->take();
-  } else if (channel.stream->ended()) {
+  } else if (channel.stream->ended() && channel.tcp.idle()) {
     channel.tcp.finish_sending(now_ns);
   }
 }

@@ -89,11 +89,20 @@ void TcpConnection::take_acknowledgment(const TcpSegment& segment, std::uint64_t
   state_ = State::Open;
   unacknowledged_ = upto;
   if (distance(send_next_, upto) > 0) send_next_ = upto;
-  if (const std::size_t acknowledged = upto - answer_at_; acknowledged >= answer_.size()) {
-    answer_at_ += static_cast<std::uint32_t>(answer_.size());
-    answer_ = {};
-  }
+  free_acknowledged();
   progress(now_ns);
+}
+
+/// All of the answer, or its front where that is the greater part: no more bytes are moved than are freed.
+void TcpConnection::free_acknowledged() noexcept {
+  const std::size_t acknowledged = std::min<std::size_t>(unacknowledged_ - answer_at_, answer_.size());
+  if (acknowledged == answer_.size())
+    answer_ = {};
+  else if (acknowledged > answer_.size() / 2)
+    answer_.erase(0, acknowledged);
+  else
+    return;
+  answer_at_ += static_cast<std::uint32_t>(acknowledged);
 }
 
 void TcpConnection::take_payload(const TcpSegment& segment, std::uint64_t now_ns) noexcept {
@@ -155,6 +164,17 @@ void TcpConnection::send(std::string answer, bool last, std::uint64_t now_ns) no
   answer_ = std::move(answer);
   finishing_ = last;
   progress(now_ns);
+}
+
+void TcpConnection::add(std::string_view bytes, std::uint64_t now_ns) noexcept {
+  ensure(has_room(bytes.size()), "a piece is added where there is room for it");
+  if (!answer_.empty()) {
+    answer_ += bytes;
+    return;
+  }
+  std::string answer;
+  answer.reserve(kMostAdded);  // grown piece by piece it would take twice as much
+  send(std::move(answer.append(bytes)), false, now_ns);
 }
 
 void TcpConnection::finish(std::uint64_t now_ns) noexcept {

@@ -20,7 +20,8 @@
 ///
 /// The way to a guest is one link that loses little and keeps the order. So there is no congestion window; what comes
 /// out of order is asked for again; what is not acknowledged in time is sent again from there on. There is one answer
-/// at a time, which is freed when all of it was acknowledged. Of TCP's options the maximum segment size alone is used.
+/// at a time, which is freed as it is acknowledged; a stream's next piece may be added to it. Of TCP's options the
+/// maximum segment size alone is used.
 ///
 /// What the guest can make of one: its receive_bytes, the answer, and kAttempts tries without progress, after which it is
 /// reset; a guest that keeps its window shut is no different, but for a stream. Pure; one thread at a time.
@@ -32,6 +33,8 @@ class TcpConnection {
   /// one can keep, as windows are not scaled.
   static constexpr std::size_t kReceiveBytes = 4096;
   static constexpr std::size_t kMostReceiveBytes = 65'535;
+  /// What add() makes of an answer at most.
+  static constexpr std::size_t kMostAdded = 65'536;
   /// What one Ethernet frame holds.
   static constexpr std::uint16_t kMaximumSegment = 1460;
   /// With a smaller one most of each packet would be headers; no link needs that.
@@ -86,6 +89,13 @@ class TcpConnection {
   /// `answer` is not empty. After the `last` one comes the end; what the peer sends from then on is not kept.
   void send(std::string answer, bool last, std::uint64_t now_ns) noexcept;
   void finish(std::uint64_t now_ns) noexcept;
+  /// Whether add() may be called with so much: a stream's peer may be slow to acknowledge (RFC 9293, 3.8.6.3), and what
+  /// follows need not wait for that.
+  [[nodiscard]] bool has_room(std::size_t length) const noexcept {
+    return state_ == State::Open && !finishing_ && answer_.size() + length <= kMostAdded;
+  }
+  /// Adds to the answer, or begins one. `bytes` is not empty.
+  void add(std::string_view bytes, std::uint64_t now_ns) noexcept;
   /// As finish(), of a stream: what the peer sends from then on is kept, for as long as it likes to send.
   void finish_sending(std::uint64_t now_ns) noexcept;
   /// After finish_sending(): from now on the peer has kFinishNs to end its direction, too.
@@ -110,6 +120,7 @@ class TcpConnection {
   void take_acknowledgment(const TcpSegment& segment, std::uint64_t now_ns) noexcept;
   void take_payload(const TcpSegment& segment, std::uint64_t now_ns) noexcept;
   void progress(std::uint64_t now_ns) noexcept;
+  void free_acknowledged() noexcept;
   [[nodiscard]] bool all_acknowledged() const noexcept;
   void close_if_complete() noexcept;
   [[nodiscard]] std::uint16_t window() const noexcept;

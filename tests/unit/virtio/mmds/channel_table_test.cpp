@@ -160,6 +160,41 @@ TEST_F(ChannelTableTest, AGuestThatIsSlowToReadKeepsItsConnection) {
   EXPECT_EQ(client.received(), all);
 }
 
+TEST_F(ChannelTableTest, APieceDoesNotWaitForTheAcknowledgmentOfTheLast) {
+  TcpClient client = client_at(40'000);
+  connect(client);
+  std::string all;
+  for (int i = 0; i < 1000; ++i) {
+    const std::string piece = pattern(1 + static_cast<std::size_t>(i));
+    all += piece;
+    host().say(piece);
+    stack_->on_news(now_ns_);
+    const ServiceSegment segment = take_one();
+    EXPECT_EQ(segment.payload, piece);
+    auto answers = client.take(segment);
+    if (i % 10 == 9) give(answers);  // a guest's kernel that waits for more before it acknowledges
+  }
+  EXPECT_EQ(client.received(), all);
+}
+
+TEST_F(ChannelTableTest, WhatANewPieceFollowsIsSentAgainWithIt) {
+  TcpClient client = client_at(40'000);
+  connect(client);
+  std::string all;
+  for (int i = 0; i < 200; ++i) {
+    all += pattern(1500);
+    host().say(pattern(1500));
+    stack_->on_news(now_ns_);
+    exchange(client, {}, [i] { return i % 3 != 0; });
+    EXPECT_LE(all.size() - client.received().size() - host().to_guest.size(), HostStream::kBytes);
+    if (i % 3 == 0) continue;
+    ASSERT_TRUE(pass_time());
+    exchange(client, {});
+  }
+  EXPECT_EQ(client.received(), all);
+  EXPECT_FALSE(client.was_reset());
+}
+
 TEST_F(ChannelTableTest, WhatBeginsInAPauseIsTriedAgainSoonAfterIt) {
   TcpClient client = client_at(40'000);
   connect(client);
