@@ -57,8 +57,9 @@ struct RemoteBranch {
   };
   std::vector<Tap> taps{};
 };
-/// Prints a line a child: id, process, socket. Numbers of machines that run are left out. Sockets are beside the machine's,
-/// new overlays, and sockets of channels that listen, beside its own. Errors: a TAP too many or too few; the machine's; children that did not come up.
+/// Prints a line a child: id, process, socket. Numbers of machines that run are left out. Sockets are beside the
+/// machine's, new overlays, and sockets of channels that listen, beside its own. Errors: a TAP too many or too few; the
+/// machine's; children that did not come up.
 [[nodiscard]] Status branch_machine(const RemoteBranch& branch, std::FILE* out);
 
 struct RemoteStop {
