@@ -124,7 +124,7 @@ void add_restore(CLI::App& app, RestoreFlags& flags) {
       ->option_text("PORT=PATH")
       ->allow_extra_args(false);
   app.add_flag("--trust-paths", flags.trust_paths,
-               "Open all images and TAPs of the state file, not\nonly images beside it");
+               "Open all images, TAPs and channels' sockets of\nthe state file, not only images beside it");
   app.add_flag("--allow-changed-drives", flags.load.allow_changed_drives,
                "Restore even if an image was written to since");
   add_clock(app, flags.load.clock_realtime);
