@@ -20,8 +20,11 @@ namespace mayfly {
 /// One connection.
 class HostStream {
  public:
-  /// What each direction holds.
+  /// What is held for the host,
   static constexpr std::size_t kBytes = 64 * 1024;
+  /// and what is read from it at once: half of what a connection has on its way, so that there is room for one piece
+  /// while the guest is slow to acknowledge the end of another.
+  static constexpr std::size_t kPiece = 32 * 1024;
 
   /// What has come from the host and was not taken.
   [[nodiscard]] virtual std::span<const std::uint8_t> incoming() const noexcept = 0;

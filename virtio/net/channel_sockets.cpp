@@ -70,7 +70,7 @@ void ChannelSockets::sweep() noexcept {
 
 void ChannelSockets::Stream::take_place(ChannelSockets& owner) {
   owner_ = &owner;
-  in_ = std::make_unique_for_overwrite<std::uint8_t[]>(kBytes);
+  in_ = std::make_unique_for_overwrite<std::uint8_t[]>(kPiece);
   out_ = std::make_unique_for_overwrite<std::uint8_t[]>(kBytes);
   in_length_ = out_length_ = 0;
   ended_ = gone_ = finishing_ = finished_ = closing_ = flushes_ = false;
@@ -106,7 +106,7 @@ void ChannelSockets::Stream::take_host(const std::function<OwnedFd()>& accept) n
 
 void ChannelSockets::Stream::read() noexcept {
   read_.in_flight = true;
-  owner_->loop_.read(socket_.get(), std::as_writable_bytes(std::span{in_.get(), kBytes}), Ring::kNoOffset, read_);
+  owner_->loop_.read(socket_.get(), std::as_writable_bytes(std::span{in_.get(), kPiece}), Ring::kNoOffset, read_);
 }
 
 void ChannelSockets::Stream::take() noexcept {

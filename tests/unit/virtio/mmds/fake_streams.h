@@ -28,9 +28,9 @@ class FakeStream final : public HostStream {
   void say(std::string text) { to_guest += text; }
 
   [[nodiscard]] std::span<const std::uint8_t> incoming() const noexcept override {
-    return {reinterpret_cast<const std::uint8_t*>(to_guest.data()), std::min(to_guest.size(), kBytes)};
+    return {reinterpret_cast<const std::uint8_t*>(to_guest.data()), std::min(to_guest.size(), kPiece)};
   }
-  void take() noexcept override { to_guest.erase(0, kBytes); }
+  void take() noexcept override { to_guest.erase(0, kPiece); }
   [[nodiscard]] bool ended() const noexcept override { return host_ended && to_guest.empty(); }
   [[nodiscard]] bool gone() const noexcept override { return host_gone; }
   [[nodiscard]] std::size_t room() const noexcept override { return takes; }
