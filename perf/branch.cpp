@@ -139,7 +139,8 @@ class Machine {
   }
 
  private:
-  ScratchDirectory scratch_;
+  // Sockets are in memory, as those in /run are: a disk's journal holds up bind(2).
+  ScratchDirectory scratch_{"/dev/shm"};
   ConsoleMachine machine_;
   OwnedFd api_;
   int made_ = 0;

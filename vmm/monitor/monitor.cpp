@@ -160,7 +160,8 @@ void Monitor::enter_thread(ThreadKind kind) {
   back_door::attack_from(kind, *loop_);
 #endif
   if (in) {
-    if (is_of_running_machine(kind)) give_back_spare_memory();
+    // A child has little of it, and a first client that waits.
+    if (is_of_running_machine(kind) && !has_inherited_filter_) give_back_spare_memory();
     return;
   }
   RawTerminal::put_back();
