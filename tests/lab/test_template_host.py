@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from harness.fixtures import JAIL_USER
 from harness.guests import CHECKOUT
 from harness.host_agent import FUNCTION, Agent, machines_in
 from harness.machine import base_arguments
-from harness.process import ended_within, exit_code
+from harness.process import ended_within, exit_code, until
 
 pytestmark = pytest.mark.lab(batch=8, seconds=900)
 
@@ -115,13 +114,6 @@ def template_at_port(template: Path, port: int, place: Path) -> Path:
     (place / "template.json").unlink()
     (place / "template.json").write_text(json.dumps(described))
     return place
-
-
-def until(happens: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not happens():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def test_each_request_has_a_clone_of_its_own(host: Host) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from functions import HELLO, PORT, busybox_layer
 from images import Image
 
 from harness.machine import base_arguments
+from harness.process import until
 
 pytestmark = pytest.mark.lab(batch=8, seconds=400)
 
@@ -157,9 +157,7 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools) -> None:
     other.mkdir()
     os.chown(other, 1000, 1000)
     with subprocess.Popen([tools.build / "mayfly", "--id", "held", "--api-sock", other / "api.sock"], user=1000, group=1000) as liar:
-        deadline = time.monotonic() + 30
-        while not (other / "api.sock").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until((other / "api.sock").exists, "another user's machine is there")
         tools.mayfly("down", jailed, "--timeout", "1", "--jail-base", tools.jails)
         assert liar.poll() is None
         liar.kill()
@@ -173,10 +171,7 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools) -> None:
     for jail in (["--no-jail"], ["--jail-base", tools.jails]):
         command = [tools.build / "mayfly", "up", template, "--id", "waits", *jail]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as up:
-            deadline = time.monotonic() + 60
-            while "waits" not in tools.mayfly("ps") and time.monotonic() < deadline:
-                time.sleep(0.1)
-            time.sleep(1)
+            until(lambda: "waits" in tools.mayfly("ps"), "the clone is there")
             up.send_signal(signal.SIGINT)
             assert up.wait(60) == -signal.SIGINT
         assert "waits" not in tools.mayfly("ps")
@@ -200,9 +195,7 @@ def test_an_interrupted_build_leaves_nothing(tools: Tools) -> None:
     command = [tools.build / "mayfly-template", "build", "--image", tools.room / "layout", "--output", output,
                "--kernel", tools.kernel, "--disk", "64M"]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
-        deadline = time.monotonic() + 60
-        while not (tools.room / "app.template.mayfly-new/.build/console").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until((tools.room / "app.template.mayfly-new/.build/console").exists, "the machine is there")
         build.send_signal(signal.SIGINT)
         assert build.wait(60) == -signal.SIGINT
     assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []

@@ -1,10 +1,12 @@
-"""The end of a process, awaited with a deadline."""
+"""The end of a process, and what nobody tells, awaited with a deadline."""
 
 from __future__ import annotations
 
 import os
 import select
 import subprocess
+import time
+from collections.abc import Callable
 
 from harness.console import PATIENCE
 
@@ -20,6 +22,14 @@ def ended_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
     finally:
         os.close(descriptor)
     return process.poll() is not None
+
+
+def until(happens: Callable[[], bool], what: str) -> None:
+    """Looks again and again: for what no descriptor tells. `what` should have happened."""
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 def exit_code(process: subprocess.Popen[bytes], name: str) -> int:
