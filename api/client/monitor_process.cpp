@@ -27,9 +27,10 @@ constexpr auto kStartPatience = 60s;
 /// waitid(2)'s, which older headers do not have.
 constexpr auto kPidfd = static_cast<idtype_t>(3);
 
+// NOLINTBEGIN(*-unix.Vfork,*insecureAPI.vfork,bugprone-unsafe-functions,concurrency-mt-unsafe): only system calls
 /// The child shares our memory and has our thread wait until it executes, so it makes system calls and nothing else.
 pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool stays) {
-  const pid_t child = ::vfork();  // NOLINT(clang-analyzer-security.insecureAPI.vfork): a page table less to copy
+  const pid_t child = ::vfork();  // a page table less to copy
   if (child != 0) return child;
   if (stays) {
     ::setsid();
@@ -48,6 +49,7 @@ pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool st
   ::execv(argv[0], argv);
   ::_exit(127);
 }
+// NOLINTEND(*-unix.Vfork,*insecureAPI.vfork,bugprone-unsafe-functions,concurrency-mt-unsafe)
 
 /// A pidfd's, as we see it; 0 where the process has ended.
 pid_t pid_of(const OwnedFd& pidfd) {
