@@ -79,10 +79,11 @@ def python_image(layout: Path, *, filler_mib: int = 0) -> float:
     return sum(map(len, layers)) / (1 << 20)
 
 
-def busybox_layer(*applets: str) -> Layer:
+def busybox_layer(*applets: str, mode: int = 0o755) -> Layer:
+    """`mode` is the root's."""
     binary = shutil.which("busybox")
     assert binary is not None, "busybox is missing (package busybox-static)"
-    layer = Layer().folder(".", mode=0o755).file("bin/busybox", Path(binary).read_bytes(), mode=0o755)
+    layer = Layer().folder(".", mode=mode).file("bin/busybox", Path(binary).read_bytes(), mode=0o755)
     for applet in applets:
         layer.link(f"bin/{applet}", "busybox")
     return layer

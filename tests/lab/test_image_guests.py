@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from agent_peer import Channel, Listener
+from functions import busybox_layer
 from images import Image, Layer
 from listing import listing_of
 
@@ -35,12 +36,8 @@ exit 42
 """
 
 
-def busybox_layer() -> Layer:
-    binary = shutil.which("busybox")
-    assert binary is not None
-    layer = Layer().folder(".", mode=0o555).file("bin/busybox", Path(binary).read_bytes(), mode=0o755)
-    for applet in APPLETS:
-        layer.link(f"bin/{applet}", "busybox")
+def app_layer() -> Layer:
+    layer = busybox_layer(*APPLETS, mode=0o555)
     layer.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n")
     layer.file("etc/group", b"web:x:34:\nmedia:x:44:web\n")
     layer.folder("srv", uid=33, gid=34).file("srv/old", b"old\n").file("run/prepared")
@@ -70,7 +67,7 @@ def image_machine(machines: Machines, build: Path, room: Path, tuned: Path) -> I
     def make(run_file: bytes | None = None, **run: object) -> ImageMachine:
         layout = room / "layout"
         if not layout.exists():
-            Image([busybox_layer().bytes()], run=run).layout(layout)
+            Image([app_layer().bytes()], run=run).layout(layout)
         inside = room / "initramfs"
         (inside / "mayfly").mkdir(parents=True, exist_ok=True)
         base = room / "base"
