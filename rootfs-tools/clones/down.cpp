@@ -1,6 +1,6 @@
 #include "api/client/deadline.h"
 #include "rootfs-tools/agent/host/agent_client.h"
-#include "rootfs-tools/clones/template_file.h"
+#include "rootfs-tools/agent/host/place.h"
 #include "rootfs-tools/clones/up.h"
 #include "vmm/base/try.h"
 
@@ -27,7 +27,7 @@ constexpr std::chrono::seconds kMonitorPatience{5};
 /// Whether the guest was asked, and its monitor has ended.
 bool ends_by_itself(const DownOptions& options, const ClonePlace& place) {
   const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{options.timeout_s};
-  const agent::AgentClient agent{place.directory / kAgentSocket,
+  const agent::AgentClient agent{place.directory / agent::kAgentSocket,
                                  {.patience = time_left(deadline), .process = place.process}};
   return agent.power_off() && is_ready_by(deadline, place.pidfd.get(), POLLIN);
 }

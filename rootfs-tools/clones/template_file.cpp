@@ -1,5 +1,7 @@
 #include "rootfs-tools/clones/template_file.h"
 
+#include "rootfs-tools/agent/host/place.h"
+#include "rootfs-tools/agent/protocol.h"
 #include "vmm/base/files.h"
 #include "vmm/base/json_fields.h"
 #include "vmm/base/json_writer.h"
@@ -152,8 +154,8 @@ std::string load_request(const Template& from, const ClonePlaces& places, bool r
   json.key("channel_overrides");
   json.begin_array();
   json.begin_object();
-  json.field("port", kAgentPort);
-  json.field("uds_path", places.own + '/' + kAgentSocket);
+  json.field("port", agent::kDefaultPort);
+  json.field("uds_path", places.own + '/' + agent::kAgentSocket);
   json.end_object();
   json.end_array();
   if (records || from.has(kWorkingSetName)) {

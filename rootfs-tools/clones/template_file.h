@@ -26,9 +26,6 @@ inline constexpr const char* kStateName = "state";
 inline constexpr const char* kMemoryName = "memory";
 inline constexpr const char* kWorkingSetName = "working-set";
 inline constexpr const char* kRunName = "run.json";
-/// The port of the metadata service's address at which the guest's agent calls, and the file of its socket beside the API's.
-inline constexpr std::uint16_t kAgentPort = 1024;
-inline constexpr const char* kAgentSocket = "agent.sock";
 
 struct TemplateFile {
   std::string name;

@@ -2,7 +2,8 @@
 
 #include "api/client/monitor_process.h"
 #include "api/client/running.h"
-#include "rootfs-tools/agent/host/agent_client.h"
+#include "rootfs-tools/agent/host/place.h"
+#include "rootfs-tools/clones/function.h"
 #include "rootfs-tools/clones/template_file.h"
 #include "vmm/base/files.h"
 #include "vmm/base/held_signals.h"
@@ -81,11 +82,9 @@ class Starting {
 
   Status await_answer() const {
     const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{options_.patience_s};
-    const agent::AgentClient agent{directory_ / kAgentSocket, {.patience = time_left(deadline), .cancel = interrupt_}};
-    if (auto there = agent.ping(); !there) return propagate(there, "the agent in the guest");
-    if (template_.ready_port == 0) return {};
-    auto connected = agent.connect(template_.ready_port, time_left(deadline));
-    if (!connected) return propagate(connected, fmt::format("port {} of the guest", template_.ready_port));
+    const agent::AgentClient agent{directory_ / agent::kAgentSocket,
+                                   {.patience = time_left(deadline), .cancel = interrupt_}};
+    (void)TRY(await_function(agent, template_.ready_port, deadline));
     return {};
   }
 

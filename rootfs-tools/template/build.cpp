@@ -2,6 +2,9 @@
 
 #include "api/client/monitor_process.h"
 #include "rootfs-tools/agent/host/agent_client.h"
+#include "rootfs-tools/agent/host/place.h"
+#include "rootfs-tools/agent/protocol.h"
+#include "rootfs-tools/clones/function.h"
 #include "rootfs-tools/image/digest.h"
 #include "rootfs-tools/image/output_file.h"
 #include "rootfs-tools/image/run_file.h"
@@ -188,9 +191,9 @@ class TemplateBuilder {
     TRY(api.request("PUT", "/drives/layer", drive_json(clones::kLayerName, file(clones::kLayerName), false)));
     TRY(put("/network-interfaces/eth0", [](JsonWriter& json) { json.field("iface_id", "eth0"); }));
     TRY(api.request("PUT", "/mmds/config", R"({"network_interfaces": ["eth0"], "version": "V2"})"));
-    TRY(put(fmt::format("/channels/{}", clones::kAgentPort).c_str(), [&](JsonWriter& json) {
-      json.field("port", clones::kAgentPort);
-      json.field("uds_path", scratch_.file(clones::kAgentSocket));
+    TRY(put(fmt::format("/channels/{}", agent::kDefaultPort).c_str(), [&](JsonWriter& json) {
+      json.field("port", agent::kDefaultPort);
+      json.field("uds_path", scratch_.file(agent::kAgentSocket));
       json.field("listen", true);
     }));
     return put("/serial", [&](JsonWriter& json) { json.field("serial_out_path", scratch_.file("console")); });
@@ -206,14 +209,11 @@ class TemplateBuilder {
 
   /// Waits until the function is there, and asks it once.
   Status use(Deadline deadline) const {
-    const agent::AgentClient agent{scratch_.file(clones::kAgentSocket),
+    const agent::AgentClient agent{scratch_.file(agent::kAgentSocket),
                                    {.patience = time_left(deadline), .cancel = interrupt_.get()}};
-    if (auto there = agent.ping(); !there) return propagate(there, "the agent in the guest");
-    if (ready_port_ == 0) return {};
-    auto connection = agent.connect(ready_port_, time_left(deadline));
-    if (!connection) return propagate(connection, fmt::format("port {} of the guest", ready_port_));
-    return order_.warm_up.empty() ? Status{}
-                                  : warm_up(std::move(*connection), order_.warm_up, deadline, interrupt_.get());
+    auto connection = TRY(clones::await_function(agent, ready_port_, deadline));
+    if (!connection || order_.warm_up.empty()) return {};
+    return warm_up(std::move(*connection), order_.warm_up, deadline, interrupt_.get());
   }
 
   Status boot_and_save() {
@@ -234,7 +234,7 @@ class TemplateBuilder {
   /// A clone's first request, seen page by page.
   Status record() const {
     std::error_code none;
-    fs::remove(scratch_.file(clones::kAgentSocket), none);
+    fs::remove(scratch_.file(agent::kAgentSocket), none);
     const Template so_far{.directory = made_.path()};
     const auto monitor = TRY(start_monitor("recording"));
     TRY(monitor.api().request(

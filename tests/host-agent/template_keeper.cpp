@@ -1,6 +1,7 @@
 #include "tests/host-agent/template_keeper.h"
 
 #include "rootfs-tools/agent/host/agent_client.h"
+#include "rootfs-tools/agent/host/place.h"
 #include "tests/host-agent/function.h"
 #include "vmm/base/try.h"
 
@@ -74,7 +75,7 @@ Result<TemplateKeeper::Made> TemplateKeeper::make() const {
 
 Result<OwnedFd> TemplateKeeper::connect(const MonitorProcess& monitor, const std::string& directory) const {
   const agent::AgentClient agent{
-      directory + '/' + clones::kAgentSocket,
+      directory + '/' + agent::kAgentSocket,
       {.patience = options_.patience, .process = monitor.api().process(), .cancel = options_.stop}};
   auto connected = TRY(agent.connect(options_.from.ready_port, options_.patience));
   if (!connected.first.empty())

@@ -16,7 +16,6 @@
 namespace mayfly::agent {
 namespace {
 
-constexpr const char* kSocketName = "agent.sock";
 /// A monitor that is stopped keeps nobody waiting for what can be guessed.
 constexpr std::chrono::seconds kConfigPatience{2};
 
@@ -64,7 +63,7 @@ std::string reached_from_here(const RunningMachine& machine, const std::string& 
 Result<AgentPlace> find_agent(const std::string& machine, const std::string& agent_socket) {
   if (!agent_socket.empty()) return AgentPlace{.socket = agent_socket};
   const auto found = TRY(find_machine(machine, running_machines()));
-  AgentPlace place{.socket = directory_of(found.socket) + (found.socket.contains('/') ? "" : "/") + kSocketName,
+  AgentPlace place{.socket = directory_of(found.socket) + (found.socket.contains('/') ? "" : "/") + kAgentSocket,
                    .process = found.pid};
   const auto config =
       ApiClient{found.socket, {.patience = kConfigPatience, .process = found.pid}}.send("GET", "/vm/config");

@@ -12,6 +12,9 @@
 /// Where the agent of a machine's guest is reached.
 namespace mayfly::agent {
 
+/// The file of its socket, beside that of the API.
+inline constexpr const char* kAgentSocket = "agent.sock";
+
 /// The agent's socket of a machine, and who listens there.
 struct AgentPlace {
   std::string socket;
