@@ -1,3 +1,3 @@
 """The harness of tests/lab, for all tests below."""
 
-pytest_plugins = ["harness.plugin", "harness.guests", "harness.fixtures"]
+pytest_plugins = ["harness.plugin", "harness.guests", "harness.fixtures", "harness.templates"]

@@ -1,4 +1,5 @@
-"""Images of functions that serve HTTP at port 8080: one in Python, by this host's own interpreter, and one of busybox."""
+"""Images of functions that serve HTTP at port 8080: in Python, by this host's own interpreter; one static program in C++ and nothing
+else; and of busybox."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from images import Image, Layer
@@ -79,6 +81,13 @@ def python_image(layout: Path, *, filler_mib: int = 0) -> float:
     return sum(map(len, layers)) / (1 << 20)
 
 
+def static_image(layout: Path, program: Path) -> None:
+    """static_function.cpp, from scratch: no shell, no library, no accounts, and no directory but what init makes."""
+    layer = Layer().file("function", program.read_bytes(), mode=0o755)
+    run = {"Entrypoint": ["/function"], "User": "33:33", "ExposedPorts": {f"{PORT}/tcp": {}}}
+    Image([layer.bytes()], run=run).layout(layout)
+
+
 def busybox_layer(*applets: str, mode: int = 0o755) -> Layer:
     """`mode` is the root's."""
     binary = shutil.which("busybox")
@@ -87,3 +96,15 @@ def busybox_layer(*applets: str, mode: int = 0o755) -> Layer:
     for applet in applets:
         layer.link(f"bin/{applet}", "busybox")
     return layer
+
+
+def make_initrd(output: Path, binaries: Path, run_file: bytes) -> None:
+    """As `mayfly-template build` makes it for guests of images."""
+    with tempfile.TemporaryDirectory() as name:
+        inside = Path(name)
+        (inside / "mayfly").mkdir()
+        (inside / "mayfly/run").write_bytes(run_file)
+        shutil.copy(binaries / "mayfly-guest-init", inside / "init")
+        shutil.copy(binaries / "mayfly-guest-agent", inside / "mayfly/agent")
+        with output.open("wb") as archive:
+            subprocess.run("find . | cpio --quiet -o -H newc", shell=True, cwd=inside, stdout=archive, check=True)

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from harness.cache import MOST_ENTRIES, cached
 from harness.process import ended_within
 
 LAB_TESTS = Path(__file__).parent
@@ -125,6 +126,13 @@ def test_once(number):
 def test_cases_of_several_batches_are_counted(tree: Tree) -> None:
     run = tree.run(GOOD.format(4))
     assert (run.status, run.last, tree.labs) == (0, "4 passed, 0 failed", 2)
+
+
+def test_modules_share_a_lab_where_they_say_the_same_of_it(tree: Tree) -> None:
+    (tree.path / "test_twin.py").write_text(HEAD + dedent(GOOD.format(1)))
+    (tree.path / "test_stranger.py").write_text(HEAD.replace("seconds=10", "seconds=11") + dedent(GOOD.format(1)))
+    run = tree.run(GOOD.format(1), "test_stranger.py", "test_twin.py")
+    assert (run.status, run.last, tree.labs) == (0, "3 passed, 0 failed", 2)
 
 
 def test_a_line_a_case_is_said(tree: Tree) -> None:
@@ -267,6 +275,51 @@ def test_artifacts_are_made_outside_and_only_those_that_are_named(tree: Tree) ->
     """
     run = tree.run(cases)
     assert (run.status, run.last) == (0, "1 passed, 0 failed")
+
+
+def test_an_artifact_is_told_what_is_tested_and_in_which_lab(tree: Tree) -> None:
+    cases = """
+    @artifact
+    def told(directory, build, lab):
+        (directory / "told").write_text(f"{build} {lab}")
+        return directory / "told"
+
+    def test_of_it(told):
+        build, lab = map(pathlib.Path, told.read_text().split())
+        assert build.is_absolute() and build.parts[-2:] == ("build", "other")
+        assert lab == pathlib.Path.cwd() / "lab"
+    """
+    assert tree.run(cases, "--build", "build/other").last == "1 passed, 0 failed"
+
+
+def test_what_is_cached_is_made_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAYFLY_CACHE", str(tmp_path))
+    fills: list[Path] = []
+
+    def fill(place: Path) -> None:
+        fills.append(place)
+        assert list(place.iterdir()) == [], "an attempt that failed has left something"
+        (place / "half").touch()
+        if len(fills) == 1:
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        cached("things", "key", fill)
+    assert not (tmp_path / "things/key").exists()
+    for _ in range(2):
+        assert cached("things", "key", fill) == tmp_path / "things/key"
+    assert (tmp_path / "things/key/half").exists()
+    assert len(fills) == 2
+
+
+def test_what_was_not_asked_for_longest_leaves_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAYFLY_CACHE", str(tmp_path))
+    for age, name in enumerate(["asked-for-again", *(f"old-{number}" for number in range(MOST_ENTRIES - 1))]):
+        os.utime(cached("things", name, lambda _: None), (age, age))
+    cached("things", "asked-for-again", lambda _: None)
+    cached("things", "new", lambda _: None)
+    left = {each.name for each in (tmp_path / "things").iterdir()}
+    assert left == {"new", "asked-for-again", *(f"old-{number}" for number in range(1, MOST_ENTRIES - 1))}
 
 
 def test_an_artifact_that_cannot_be_made_is_a_failure(tree: Tree) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,19 +10,21 @@ from pathlib import Path
 
 import pytest
 from agent_peer import Channel, Listener
-from functions import busybox_layer
+from functions import busybox_layer, make_initrd
 from images import Image, Layer
 from listing import listing_of
 
+from harness.artifacts import artifact
 from harness.guests import Guest
 from harness.machine import POWERED_OFF, RESET, Machine, Machines
 from harness.network import Network
 
-pytestmark = pytest.mark.lab(batch=8, seconds=400)
+pytestmark = pytest.mark.lab(batch=24, seconds=900)
 
 HOST_OF_AGENTS = "169.254.169.254"
 APPLETS = ("sh", "cat", "echo", "id", "ls", "sleep", "mount", "hostname", "stat", "ip", "wget", "tty", "grep", "ps")
-APP = """#!/bin/sh
+FETCH = f"wget -q -O - http://{HOST_OF_AGENTS}/name; echo; ip addr show dev eth0"
+APP = f"""#!/bin/sh
 echo "ids $(id -u) $(id -g) $(id -G)"
 echo "in $PWD with $# <$1> <$2>"
 echo "A=$A HOME=$HOME PATH=$PATH"
@@ -32,8 +33,34 @@ echo "root $(stat -c %a /) $(mount | grep -c 'on / type overlay')"
 echo "name $(hostname) $(cat /etc/hostname), $(cat /etc/resolv.conf)"
 echo to standard error > /dev/stderr
 ls -1d /dev/shm /sys/fs/cgroup/cgroup.procs /dev/fd/0 /run/prepared
+{FETCH}; ip addr show dev lo
 exit 42
 """
+# The first time it waits for a signal. Init's is as Ctrl-Alt-Del, which the tuned kernel has no keyboard for.
+COUNTS_AND_WAITS = """
+echo count: $(cat /count)
+stat -c %a /
+test ! -e /count || exit 0
+echo 1 > /count
+trap 'echo asked; exit 5' USR1
+kill -INT 1
+while :; do sleep 1; done
+"""
+# How each wants to be run. All have the same files.
+RUNS: dict[str, dict[str, object]] = {
+    "app": {
+        "Entrypoint": ["/app", "one word"], "Cmd": [""], "Env": ["A=b c", "PATH=/bin"], "User": "web", "WorkingDir": "/made/here",
+    },
+    "counts": {"Entrypoint": ["/bin/sh", "-c", COUNTS_AND_WAITS], "StopSignal": "SIGUSR1"},
+    "begins": {
+        "Entrypoint": ["/bin/sh", "-c", "echo begun; exec sleep 1000"], "Env": ["A=b", "PATH=/bin"], "User": "web", "WorkingDir": "/srv",
+    },
+}  # fmt: skip
+DAMAGED: dict[str, bytes] = {
+    "nonsense": b"mayfly-run-1\0nonsense\0",
+    "no-program": b"mayfly-run-1\0",
+    "missing-program": b"mayfly-run-1\0arg=/none\0",
+}
 
 
 def app_layer() -> Layer:
@@ -44,143 +71,124 @@ def app_layer() -> Layer:
     return layer.file("app", APP.encode(), mode=0o755)
 
 
+@artifact
+def image_files(directory: Path, build: Path) -> Path:
+    """A directory with the base, and an initramfs by the name of each run."""
+    place = directory / "image-guests"
+    place.mkdir()
+    layer = app_layer().bytes()
+    run_files = dict(DAMAGED)
+    for name, run in RUNS.items():
+        files = ["--output", directory / name, "--run-file", directory / "run"]
+        layout = Image([layer], run=run).layout(directory / f"layout-{name}")
+        subprocess.run([build / "mayfly-template", "base", "--image", layout, *files], check=True, stdout=subprocess.DEVNULL)
+        run_files[name] = (directory / "run").read_bytes()
+        (directory / name).rename(place / "base")  # the same each time
+    for name, content in run_files.items():
+        make_initrd(place / name, build, content)
+    return place
+
+
 @dataclass
 class ImageMachine:
-    """A machine that boots an image."""
+    """A machine that boots an image, not started yet."""
 
     machine: Machine
     guest: Guest
     words: list[str] = field(default_factory=lambda: ["mayfly.image=/dev/vda"])
+
+    def serve_metadata(self, tap: str, **more: str) -> None:
+        self.machine.add_interface("eth0", tap, **more)
+        self.machine.api.put("/mmds/config", version="V1", network_interfaces=["eth0"])
+        self.machine.api.put("/mmds", name="by metadata")
 
     def boot(self, *words: str, run: str | None = None) -> Machine:
         self.machine.boot(self.guest, mib=192, arguments=" ".join([*self.words, *words]), run=run)
         return self.machine
 
 
-ImageMachines = Callable[..., ImageMachine]
+ImageMachines = Callable[[str], ImageMachine]
 
 
 @pytest.fixture
-def image_machine(machines: Machines, build: Path, room: Path, tuned: Path) -> ImageMachines:
-    """image_machine(Entrypoint=[...], ...): a machine, not started yet, whose first drive is the base of such an image."""
+def image_machine(machines: Machines, image_files: Path, tuned: Path) -> ImageMachines:
+    """image_machine(NAME): its first drive is the base, its initramfs that run's."""
 
-    def make(run_file: bytes | None = None, **run: object) -> ImageMachine:
-        layout = room / "layout"
-        if not layout.exists():
-            Image([app_layer().bytes()], run=run).layout(layout)
-        inside = room / "initramfs"
-        (inside / "mayfly").mkdir(parents=True, exist_ok=True)
-        base = room / "base"
-        subprocess.run([build / "mayfly-template", "base", "--image", layout, "--output", base, "--run-file",
-                        inside / "mayfly/run"], check=True, stdout=subprocess.DEVNULL)
-        if run_file is not None:
-            (inside / "mayfly/run").write_bytes(run_file)
-        shutil.copy(build / "mayfly-guest-init", inside / "init")
-        shutil.copy(build / "mayfly-guest-agent", inside / "mayfly/agent")
-        initrd = room / "initrd"
-        with initrd.open("wb") as archive:
-            subprocess.run("find . | cpio --quiet -o -H newc", shell=True, cwd=inside, stdout=archive, check=True)
+    def make(name: str) -> ImageMachine:
         machine = machines.start()
-        machine.add_drive("base", base, is_read_only=True)
-        return ImageMachine(machine, Guest(tuned, initrd))
+        machine.add_drive("base", image_files / "base", is_read_only=True)
+        return ImageMachine(machine, Guest(tuned, image_files / name))
 
     return make
 
 
-def test_runs_as_the_image_wants(image_machine: ImageMachines, room: Path) -> None:
-    image = image_machine(
-        Entrypoint=["/app", "one word"], Cmd=[""], Env=["A=b c", "PATH=/bin"], User="web", WorkingDir="/made/here"
-    )
-    before = (room / "base").read_bytes()
+def test_runs_as_the_image_wants_and_reaches_the_host(image_machine: ImageMachines, image_files: Path, tap: str) -> None:
+    before = (image_files / "base").read_bytes()
+    image = image_machine("app")
+    image.serve_metadata(tap, guest_mac="06:00:00:00:01:02")
     machine = image.boot("mayfly.hostname=lab", "mayfly.nameserver=192.0.2.1")
     machine.wait_until_ready()
     machine.ends_with(POWERED_OFF)
     for line in (
         "ids 33 34 34 44", "in /made/here with 2 <one word> <>", "A=b c HOME=/home/web PATH=/bin", "writes new old", "root 555 1",
         "name lab lab, nameserver 192.0.2.1", "to standard error", "/dev/fd/0", "/dev/shm", "/run/prepared",
-        "/sys/fs/cgroup/cgroup.procs",
+        "/sys/fs/cgroup/cgroup.procs", "by metadata",
     ):
         machine.says(rf"(?m)^{line.replace('<', '[<]')}\r?$" if line != "writes new old" else "writes new\r?\nold")
+    # Nobody has given it an address.
+    machine.says(r"inet 169\.254\.2\.2/16")
+    machine.says(r"inet 127\.0\.0\.1/8")
     machine.says("mayfly-init: command exited with status 42")
-    assert (room / "base").read_bytes() == before
+    assert (image_files / "base").read_bytes() == before
 
 
-def test_keeps_what_was_written_on_a_drive(image_machine: ImageMachines, room: Path) -> None:
+def test_keeps_what_was_written_on_a_drive_and_stops_by_the_image_s_signal(image_machine: ImageMachines, room: Path) -> None:
     layer = room / "layer"
     with layer.open("wb") as file:
         file.truncate(64 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(layer)], check=True)
-    for said in ("count:", "count: 1"):
-        image = image_machine(Entrypoint=["/bin/sh", "-c", "echo count: $(cat /count); echo 1 >> /count; stat -c %a /"])
+    for said, end, status in (("count:", RESET, 5), ("count: 1", POWERED_OFF, 0)):
+        image = image_machine("counts")
         image.machine.add_drive("layer", layer)
         machine = image.boot("mayfly.overlay=/dev/vdb")
-        machine.ends_with(POWERED_OFF)
+        machine.ends_with(end)
         machine.says(rf"(?m)^{said} *\r?$")
         machine.says(r"(?m)^555\r?$")
+        assert ("asked" in machine.console.text) == (end == RESET)
+        machine.says(f"mayfly-init: command exited with status {status}")
         checked = subprocess.run(["e2fsck", "-fn", str(layer)], stdout=subprocess.PIPE, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
         dumped = subprocess.run(["dumpe2fs", "-h", str(layer)], capture_output=True, text=True, check=True)
         assert "needs_recovery" not in dumped.stdout  # it was left sound, and not by a replay
 
 
-def test_a_command_runs_in_place_of_the_image_s(image_machine: ImageMachines) -> None:
-    image = image_machine(Entrypoint=["/app"], User="web", Env=["PATH=/bin"])
-    machine = image.boot(run="id -u; exit 3")
+def test_keeps_the_kernel_s_address_and_runs_a_command_in_place_of_the_image_s(image_machine: ImageMachines, tap: str) -> None:
+    image = image_machine("app")
+    image.serve_metadata(tap)
+    machine = image.boot("ip=10.9.0.2::10.9.0.1:255.255.255.0::eth0:off", run=f"id -u; {FETCH}; exit 3")
     machine.ends_with(POWERED_OFF)
     machine.says(r"(?m)^33\r?$")
-    machine.says("mayfly-init: command exited with status 3")
-
-
-def test_stop_signal_reaches_the_program(image_machine: ImageMachines) -> None:
-    # As Ctrl-Alt-Del does, which the tuned kernel has no keyboard for.
-    script = "trap 'echo asked; exit 5' USR1; kill -INT 1; while :; do sleep 1; done"
-    machine = image_machine(Entrypoint=["/bin/sh", "-c", script], StopSignal="SIGUSR1").boot()
-    machine.ends_with(RESET)
-    machine.says("asked")
-    machine.says("mayfly-init: command exited with status 5")
-
-
-@pytest.mark.parametrize(
-    ("run_file", "words", "said"),
-    [
-        (None, ["mayfly.image=/dev/vdz"], "mayfly-init: cannot mount /dev/vdz: No such file or directory"),
-        (None, ["mayfly.overlay=/dev/vda"], "mayfly-init: cannot mount /dev/vda: "),
-        (b"mayfly-run-1\0nonsense\0", [], "mayfly-init: /mayfly/run: 'nonsense' is not understood"),
-        (b"mayfly-run-1\0", [], "mayfly-init: the image names no program to run, and there is no mayfly.run"),
-        (b"mayfly-run-1\0arg=/none\0", [], "mayfly-init: cannot run /none: No such file or directory"),
-    ],
-    ids=["no-drive", "no-layer", "no-run-file", "no-program", "missing-program"],
-)
-def test_says_what_is_wrong(image_machine: ImageMachines, run_file: bytes | None, words: list[str], said: str) -> None:
-    machine = image_machine(run_file, Entrypoint=["/app"]).boot(*words)
-    machine.ends_with(POWERED_OFF)
-    machine.says(said)
-
-
-def test_reaches_the_host_without_an_address(image_machine: ImageMachines, tap: str) -> None:
-    fetch = f"wget -q -O - http://{HOST_OF_AGENTS}/name"
-    image = image_machine(Entrypoint=["/bin/sh", "-c", f"{fetch}; echo; ip addr show dev eth0; ip addr show dev lo"])
-    image.machine.add_interface("eth0", tap, guest_mac="06:00:00:00:01:02")
-    image.machine.api.put("/mmds/config", version="V1", network_interfaces=["eth0"])
-    image.machine.api.put("/mmds", name="by metadata")
-    machine = image.boot()
-    machine.ends_with(POWERED_OFF)
-    machine.says(r"(?m)^by metadata\r?$")
-    machine.says(r"inet 169\.254\.2\.2/16")
-    machine.says(r"inet 127\.0\.0\.1/8")
-
-
-def test_keeps_the_address_that_the_kernel_was_given(image_machine: ImageMachines, tap: str) -> None:
-    fetch = f"wget -q -O - http://{HOST_OF_AGENTS}/name"
-    image = image_machine(Entrypoint=["/bin/sh", "-c", f"{fetch}; echo; ip addr show dev eth0"])
-    image.machine.add_interface("eth0", tap)
-    image.machine.api.put("/mmds/config", version="V1", network_interfaces=["eth0"])
-    image.machine.api.put("/mmds", name="by metadata")
-    machine = image.boot("ip=10.9.0.2::10.9.0.1:255.255.255.0::eth0:off")
-    machine.ends_with(POWERED_OFF)
     machine.says(r"(?m)^by metadata\r?$")
     machine.says(r"inet 10\.9\.0\.2/24")
     assert "inet 169.254" not in machine.console.text
+    machine.says("mayfly-init: command exited with status 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("app", ["mayfly.image=/dev/vdz"], "mayfly-init: cannot mount /dev/vdz: No such file or directory"),
+        ("app", ["mayfly.overlay=/dev/vda"], "mayfly-init: cannot mount /dev/vda: "),
+        ("nonsense", [], "mayfly-init: /mayfly/run: 'nonsense' is not understood"),
+        ("no-program", [], "mayfly-init: the image names no program to run, and there is no mayfly.run"),
+        ("missing-program", [], "mayfly-init: cannot run /none: No such file or directory"),
+    ],
+    ids=["no-drive", "no-layer", "no-run-file", "no-program", "missing-program"],
+)
+def test_says_what_is_wrong(image_machine: ImageMachines, name: str, words: list[str], said: str) -> None:
+    machine = image_machine(name).boot(*words)
+    machine.ends_with(POWERED_OFF)
+    machine.says(said)
 
 
 def test_agent_runs_commands_and_copies_files(
@@ -190,8 +198,7 @@ def test_agent_runs_commands_and_copies_files(
     place = room / "channel"
     place.mkdir()
     channel = Channel(place, Listener(1024, HOST_OF_AGENTS))
-    begin = ["/bin/sh", "-c", "echo begun; exec sleep 1000"]
-    image = image_machine(Entrypoint=begin, User="web", Env=["A=b", "PATH=/bin"], WorkingDir="/srv")
+    image = image_machine("begins")
     image.machine.add_interface("eth0", "tap0")
     machine = image.boot()
 

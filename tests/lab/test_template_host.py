@@ -4,60 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from functions import PORT, busybox_layer
-from images import Image
+from functions import HELLO, PORT
 
 from harness.console import PATIENCE
 from harness.fixtures import JAIL_USER
-from harness.guests import CHECKOUT
-from harness.host_agent import FUNCTION, Agent, machines_in
-from harness.machine import base_arguments
+from harness.host_agent import Agent, machines_in
 from harness.process import ended_within, exit_code, until
+from harness.templates import DIES, HANGS, SharedTemplate, template_at_port
 
-pytestmark = pytest.mark.lab(batch=8, seconds=900)
+pytestmark = pytest.mark.lab(batch=24, seconds=900)
 
 CLONES = 2
-HANGS = "/cgi-bin/hangs"
-APPLETS = ("sh", "cat", "echo", "httpd", "head", "tail", "tr", "nc", "wget", "reboot", "sleep")
 
 
-def function_image(layout: Path) -> None:
-    layer = busybox_layer(*APPLETS)
-    layer.folder("tmp", mode=0o1777)
-    layer.file(f"www{FUNCTION}", (CHECKOUT / "tests/host-agent/linux_function").read_bytes(), mode=0o755)
-    layer.file(f"www{HANGS}", b"#!/bin/sh\nexec sleep 100000\n", mode=0o755)
-    serve = ["/bin/httpd", "-f", "-p", str(PORT), "-h", "/www"]
-    run = {"Env": ["PATH=/bin"], "Entrypoint": serve, "ExposedPorts": {f"{PORT}/tcp": {}}}
-    Image([layer.bytes()], run=run).layout(layout)
-
-
-@pytest.fixture(scope="module")
-def template(build: Path, tuned: Path) -> Iterator[Path]:
+@pytest.fixture
+def template(shared_template: SharedTemplate) -> Path:
     """Its function has answered once (--warm-up)."""
-    with tempfile.TemporaryDirectory(prefix="mayfly-") as name:
-        room = Path(name)
-        room.chmod(0o755)
-        function_image(room / "layout")
-        arguments = [word for word in base_arguments().split() if word.startswith("lapic")]
-        append = ["--append", " ".join(arguments)] if arguments else []
-        command = [
-            build / "mayfly-template", "build", "--image", room / "layout", "--output", room / "app.template", "--kernel", tuned,
-            "--disk", "64M", "--warm-up", FUNCTION, *append,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield room / "app.template"
+    return shared_template("function")
 
 
 @dataclass
@@ -74,12 +47,13 @@ class Host:
         return {"--template": self.template, "--boot-deadline-s": PATIENCE, "--port": 0, "--status-port": 0, "--clones": CLONES}
 
     def start(self, *, user: int | None = None, deadline_ms: int = PATIENCE * 1000, **more: object) -> Agent:
-        options = self.options() | {"--deadline-ms": deadline_ms} | {f"--{name.replace('_', '-')}": value for name, value in more.items()}
+        named = {f"--{name.replace('_', '-')}": value for name, value in more.items()}
+        options = self.options() | {"--deadline-ms": deadline_ms} | named
         agent = Agent(self.program, self.directory, self.mayfly, options, {}, user=user)
         self.agents.append(agent)
         return agent
 
-    def start_ready(self, **more: int) -> Agent:
+    def start_ready(self, **more: Any) -> Agent:
         agent = self.start(**more)
         agent.wait_until_ready()
         return agent
@@ -106,37 +80,43 @@ def host(loopback: None, build: Path, mayfly: Path, template: Path, room: Path) 
             agent.process.wait()
 
 
-def template_at_port(template: Path, port: int, place: Path) -> Path:
-    """The same machine, said to serve there."""
-    shutil.copytree(template, place, copy_function=os.link)
-    described = json.loads((template / "template.json").read_text())
-    described["machine"]["ready_port"] = port
-    (place / "template.json").unlink()
-    (place / "template.json").write_text(json.dumps(described))
-    return place
+@pytest.fixture
+def user(host: Host, room: Path) -> Iterator[int | None]:
+    """Another one than root, who may open /dev/kvm."""
+    if os.geteuid() != 0:
+        yield None  # as this one is
+        return
+    device = Path("/dev/kvm")
+    mode, owner = device.stat().st_mode, device.stat().st_uid
+    room.chmod(0o755)
+    os.chown(host.directory, JAIL_USER, JAIL_USER)
+    os.chown(device, JAIL_USER, -1)
+    yield JAIL_USER
+    os.chown(device, owner, -1)
+    device.chmod(mode & 0o7777)
 
 
-def test_each_request_has_a_clone_of_its_own(host: Host) -> None:
-    agent = host.start_ready()
-    answers = [agent.hello(number) for number in range(16)]
+def test_each_request_has_a_clone_of_its_own_without_root(host: Host, user: int | None) -> None:
+    agent = host.start_ready(user=user)
+    answers = [agent.hello(number) for number in range(2)]
     # As many at once as have a clone or may wait for one.
     agent.wait_for_stats(ready=CLONES)
     with ThreadPoolExecutor(2 * CLONES) as requests:
-        answers += requests.map(agent.hello, range(16, 20))
-    assert len({name for name, _ in answers}) == 20, answers
+        answers += requests.map(agent.hello, range(2, 6))
+    assert len({name for name, _ in answers}) == 6, answers
     # The first request was the build's. What one writes to its disk, no other finds.
     assert {number for _, number in answers} == {2}, answers
-    status, _ = agent.ask("GET", f"{FUNCTION}?die")
+    status, _ = agent.ask("GET", DIES)
     assert status == 502
     status, _ = agent.ask("GET", "/nothing-here")
     assert status == 404, "the function's own"
 
     stats = agent.wait_for_stats(ready=CLONES, busy=0, waiting=0)
-    assert stats["requests"] == {"answered": 21, "refused": 0, "failed": 1, "late": 0, "unasked": 0}
-    assert stats["answered_by"] == {"source": 0, "clones": 21}
+    assert stats["requests"] == {"answered": 7, "refused": 0, "failed": 1, "late": 0, "unasked": 0}
+    assert stats["answered_by"] == {"source": 0, "clones": 7}
     for histogram in stats["latency_us"].values():
-        assert histogram["count"] == 21
-        assert sum(bucket["count"] for bucket in histogram["buckets"]) == 21
+        assert histogram["count"] == 7
+        assert sum(bucket["count"] for bucket in histogram["buckets"]) == 7
         assert 0 < histogram["p50"] <= histogram["p99"] <= 1.07 * histogram["longest"], histogram
     # The measurement may be half a second old.
     until(lambda: agent.stats()["memory"]["monitors"] == CLONES, "the memory of all clones is not measured")
@@ -149,55 +129,42 @@ def test_each_request_has_a_clone_of_its_own(host: Host) -> None:
     assert watched["uptime_ms"] >= stats["uptime_ms"] > 0
     status, page = agent.ask("GET", "/", port=agent.status_port)
     assert status == 200 and "<title>host_agent</title>" in page
-    agent.end(host.mayfly)
 
-
-def test_a_client_that_hangs_up_frees_its_clone(host: Host) -> None:
-    agent = host.start_ready()
-    agent.wait_for_stats(ready=CLONES)
+    # A client that hangs up frees its clone.
     with socket.create_connection(("127.0.0.1", agent.port)) as client:
         client.sendall(f"GET {HANGS} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         agent.wait_for_stats(busy=1)
     stats = agent.wait_for_stats(ready=CLONES, busy=0)
-    assert stats["requests"] == {"answered": 0, "refused": 0, "failed": 0, "late": 0, "unasked": 1}
-    assert agent.hello(1)[1] == 2
+    assert stats["requests"] == {"answered": 7, "refused": 0, "failed": 1, "late": 0, "unasked": 1}
+    assert agent.hello(6)[1] == 2
     agent.wait_for_stats(ready=CLONES)
     [own] = host.directory.iterdir()
     until(lambda: len(list(own.iterdir())) == CLONES, f"used clones leave files: {list(own.iterdir())}")
     agent.end(host.mayfly)
 
 
-def test_a_function_that_does_not_answer_is_a_gateway_timeout(host: Host) -> None:
+@pytest.mark.parametrize("name", ["python", "static"])
+def test_other_functions_serve(host: Host, shared_template: SharedTemplate, name: str) -> None:
+    """In their images is no shell, and no program of Mayfly's."""
+    agent = host.start_ready(template=shared_template(name))
+    assert [agent.ask("GET", "/") for _ in range(CLONES + 1)] == [(200, HELLO.decode())] * (CLONES + 1)
+    if name == "static":
+        assert agent.ask("GET", "/requests") == (200, "2\n"), "the first request was the build's"
+    status, _ = agent.ask("POST", "/", "not its own")
+    assert status == 501, "the function's own"
+    answered = agent.wait_for_stats(ready=CLONES, busy=0)["answered_by"]
+    assert answered == {"source": 0, "clones": CLONES + (3 if name == "static" else 2)}
+    agent.end(host.mayfly)
+
+
+def test_a_late_answer_is_a_timeout_and_no_clone_outlives_a_killed_agent(host: Host) -> None:
     agent = host.start_ready(deadline_ms=2000)
     agent.wait_for_stats(ready=CLONES)
     status, said = agent.ask("GET", HANGS)
     assert (status, said) == (504, "the function has not answered in time\n")
     stats = agent.wait_for_stats(ready=CLONES, busy=0)
     assert stats["requests"]["late"] == 1
-    agent.end(host.mayfly)
 
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to become another user")
-def test_needs_no_root(host: Host, room: Path) -> None:
-    device = Path("/dev/kvm")
-    mode, owner = device.stat().st_mode, device.stat().st_uid
-    room.chmod(0o755)
-    os.chown(host.directory, JAIL_USER, JAIL_USER)
-    os.chown(device, JAIL_USER, -1)
-    try:
-        agent = host.start_ready(user=JAIL_USER)
-        assert agent.hello(1)[1] == 2
-        agent.wait_for_stats(ready=CLONES)
-        until(lambda: agent.stats()["memory"]["monitors"] == CLONES, "the memory of all clones is not measured")
-        agent.end(host.mayfly)
-    finally:
-        os.chown(device, owner, -1)
-        device.chmod(mode & 0o7777)
-
-
-def test_clones_do_not_outlive_an_agent_that_is_killed(host: Host) -> None:
-    agent = host.start_ready()
-    agent.wait_for_stats(ready=CLONES)
     assert len(machines_in(host.mayfly, host.directory)) == CLONES
     agent.process.kill()
     assert exit_code(agent.process, "the agent") == -signal.SIGKILL

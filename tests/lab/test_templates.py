@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from functions import HELLO, PORT, busybox_layer
-from images import Image
+from agent_peer import fetch
+from functions import HELLO, PORT
 
+from harness.artifacts import artifact
 from harness.machine import base_arguments
 from harness.process import until
+from harness.templates import SharedTemplate, function_image, template_at_port
 
-pytestmark = pytest.mark.lab(batch=8, seconds=400)
+pytestmark = pytest.mark.lab(batch=24, seconds=900)
 
-APPLETS = ("sh", "cat", "echo", "httpd", "id", "ls", "ps", "sleep", "wget", "true", "hostname", "ip")
+BUILT = ["base", "layer", "memory", "run.json", "state", "template.json", "working-set"]
 
 
-def function_image(layout: Path, **run: object) -> None:
-    """Serves files of /www by busybox, as another user than root."""
-    layer = busybox_layer(*APPLETS)
-    layer.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:33:33::/www:/bin/sh\n")
-    layer.file("www/index.html", HELLO).folder("data", uid=33, gid=33)
-    Image([layer.bytes()], run={"User": "web", "Env": ["PATH=/bin"], **run}).layout(layout)
+@artifact
+def failing_images(directory: Path) -> Path:
+    """Layouts of two images that never serve at the port that they expose."""
+    place = directory / "failing-images"
+    function_image(place / "exits", Entrypoint=["/bin/sh", "-c", "echo I cannot serve; exit 3"], ExposedPorts={"80/tcp": {}})
+    function_image(place / "sleeps", Entrypoint=["/bin/sleep", "100000"], ExposedPorts={"9/tcp": {}})
+    return place
 
 
 @dataclass
@@ -47,11 +50,11 @@ class Tools:
         done = self.run("mayfly", *words, status=status, typed=typed)
         return done.stdout if status == 0 else done.stderr
 
-    def template(self, output: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    def template(self, image: Path, output: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
         arguments = [word for word in base_arguments().split() if word.startswith("lapic")]
         append = ["--append", " ".join(arguments)] if arguments else []
         return self.run(
-            "mayfly-template", "build", "--image", self.room / "layout", "--output", output, "--kernel", self.kernel,
+            "mayfly-template", "build", "--image", image, "--output", output, "--kernel", self.kernel,
             "--disk", "64M", *append, *words, status=status,
         )  # fmt: skip
 
@@ -72,25 +75,22 @@ def tools(build: Path, room: Path, tuned: Path) -> Iterator[Tools]:
     assert left == [], "machines were left"
 
 
-def test_an_image_becomes_clones_that_serve(tools: Tools) -> None:
-    serve = ["/bin/httpd", "-f", "-v", "-p", str(PORT), "-h", "/www"]
-    function_image(tools.room / "layout", Entrypoint=serve, ExposedPorts={f"{PORT}/tcp": {}})
-    template = tools.room / "app.template"
-    said = tools.template(template, "--warm-up", "/index.html").stdout
-    assert said.endswith(f"serving at port 8080; start clones of it by mayfly up {template}\n"), said
-    names = sorted(file.name for file in template.iterdir())
-    assert names == ["base", "layer", "memory", "run.json", "state", "template.json", "working-set"]
+def test_an_image_becomes_clones_that_serve(tools: Tools, shared_template: SharedTemplate, failing_images: Path) -> None:
+    template = shared_template("function")
+    said = template.with_name("function.said").read_text()
+    assert re.search(r"serving at port 8080; start clones of it by mayfly up (\S+/)?function\n$", said), said
+    assert sorted(file.name for file in template.iterdir()) == BUILT
     before = {name: (template / name).read_bytes() for name in ("base", "state", "layer")}
 
-    fetch = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
+    get = ["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"]
     metadata = tools.room / "metadata.json"
     metadata.write_text('{"mayfly": {"hostname": "vm-7", "address": "10.9.8.7/24"}}')
     plain = tools.mayfly("up", template, "--no-jail", "--id", "plain", "--metadata", metadata).strip()
     jailed = tools.mayfly("up", template, "--jail-base", tools.jails).strip()
     assert plain == "plain"
-    assert jailed.startswith("app-")
+    assert jailed.startswith("function-")
     for clone in (plain, jailed):
-        assert tools.mayfly("exec", clone, "--", *fetch) == HELLO.decode()
+        assert tools.mayfly("exec", clone, "--", *get) == HELLO.decode()
         assert tools.mayfly("exec", clone, "--", "id", "-un") == "web\n"
         tools.mayfly("exec", clone, "--", "sh", "-c", f"echo {clone} > /data/own")
         # Each has a file system of its own.
@@ -121,14 +121,28 @@ def test_an_image_becomes_clones_that_serve(tools: Tools) -> None:
     assert [left.name for left in tools.jails.glob("mayfly/*")] == [".lock"], "of the jailers, which share it"
     for name, content in before.items():
         assert (template / name).read_bytes() == content, f"{name} has changed"
-    refused = tools.template(template, status=1).stderr
+    refused = tools.template(failing_images / "sleeps", template, status=1).stderr
     assert f"--output {template} is there already" in refused
 
 
-def test_a_clone_that_has_ended_is_cleaned_up(tools: Tools) -> None:
-    function_image(tools.room / "layout", Entrypoint=["/bin/sleep", "100000"])
-    template = tools.room / "sleeper.template"
-    tools.template(template)
+def test_an_image_may_be_one_static_program(tools: Tools, shared_template: SharedTemplate) -> None:
+    template = shared_template("static")
+    assert sorted(file.name for file in template.iterdir()) == BUILT
+    plain = tools.mayfly("up", template, "--no-jail").strip()
+    jailed = tools.mayfly("up", template, "--jail-base", tools.jails).strip()
+    sockets = {plain: Path("/run/mayfly") / plain, jailed: tools.jails / "mayfly" / jailed / "root"}
+    for clone, place in sockets.items():
+        head, _, body = fetch(place / "agent.sock", PORT).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ") and body == HELLO, head
+        assert fetch(place / "agent.sock", PORT, "/requests").endswith(b"\r\n\r\n3\n"), "the first one was the build's"
+        assert "cannot run sh" in tools.mayfly("exec", clone, "--", "sh", status=127)
+        tools.mayfly("cp", f"{clone}:/function", tools.room / clone)
+        assert (tools.room / clone).read_bytes() == (tools.build / "tests/images/static_function").read_bytes()
+        tools.mayfly("down", clone, "--jail-base", tools.jails)
+
+
+def test_a_clone_that_has_ended_is_cleaned_up(tools: Tools, shared_template: SharedTemplate) -> None:
+    template = shared_template("sleeper")
     clone = tools.mayfly("up", template, "--no-jail", "--id", "ends").strip()
     again = tools.mayfly("up", template, "--no-jail", "--id", "ends", status=1)
     assert "a machine ends runs already" in again
@@ -140,10 +154,8 @@ def test_a_clone_that_has_ended_is_cleaned_up(tools: Tools) -> None:
     assert "mayfly up has left nothing of ends" in tools.mayfly("down", clone, status=1)
 
 
-def test_down_ends_what_was_started_and_nothing_else(tools: Tools) -> None:
-    function_image(tools.room / "layout", Entrypoint=["/bin/sleep", "100000"])
-    template = tools.room / "sleeper.template"
-    tools.template(template)
+def test_down_ends_what_was_started_and_nothing_else(tools: Tools, shared_template: SharedTemplate) -> None:
+    template = shared_template("sleeper")
     jailed = tools.mayfly("up", template, "--jail-base", tools.jails, "--id", "held").strip()
     root = tools.jails / "mayfly/held/root"
     process = int((root.parent / "mayfly.pid").read_text())
@@ -165,11 +177,9 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools) -> None:
     assert not root.parent.exists()
 
     # Nobody listens there, so it waits; an interrupt leaves nothing.
-    manifest = json.loads((template / "template.json").read_text())
-    manifest["machine"]["ready_port"] = 9
-    (template / "template.json").write_text(json.dumps(manifest))
+    silent = template_at_port(template, 9, tools.room / "silent")
     for jail in (["--no-jail"], ["--jail-base", tools.jails]):
-        command = [tools.build / "mayfly", "up", template, "--id", "waits", *jail]
+        command = [tools.build / "mayfly", "up", silent, "--id", "waits", *jail]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as up:
             until(lambda: "waits" in tools.mayfly("ps"), "the clone is there")
             up.send_signal(signal.SIGINT)
@@ -178,10 +188,9 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools) -> None:
         assert not Path("/run/mayfly/waits").exists() and not (tools.jails / "mayfly/waits").exists()
 
 
-def test_says_why_an_image_is_not_ready(tools: Tools) -> None:
-    function_image(tools.room / "layout", Entrypoint=["/bin/sh", "-c", "echo I cannot serve; exit 3"], ExposedPorts={"80/tcp": {}})
+def test_says_why_an_image_is_not_ready(tools: Tools, failing_images: Path) -> None:
     output = tools.room / "app.template"
-    said = tools.template(output, "--patience", "60", status=1).stderr
+    said = tools.template(failing_images / "exits", output, "--patience", "60", status=1).stderr
     assert "the machine did not get ready" in said
     assert "I cannot serve" in said
     assert "the guest said last:\n" in said
@@ -189,10 +198,9 @@ def test_says_why_an_image_is_not_ready(tools: Tools) -> None:
     assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []
 
 
-def test_an_interrupted_build_leaves_nothing(tools: Tools) -> None:
-    function_image(tools.room / "layout", Entrypoint=["/bin/sleep", "100000"], ExposedPorts={"9/tcp": {}})
+def test_an_interrupted_build_leaves_nothing(tools: Tools, failing_images: Path) -> None:
     output = tools.room / "app.template"
-    command = [tools.build / "mayfly-template", "build", "--image", tools.room / "layout", "--output", output,
+    command = [tools.build / "mayfly-template", "build", "--image", failing_images / "sleeps", "--output", output,
                "--kernel", tools.kernel, "--disk", "64M"]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
         until((tools.room / "app.template.mayfly-new/.build/console").exists, "the machine is there")

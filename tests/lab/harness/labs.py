@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts import MAKERS, named_by
+from harness.artifacts import make, named_by
+from harness.guests import CHECKOUT
 from harness.inside import MARK, OPTION
 from harness.tally import SECOND_TRY
 
@@ -42,6 +43,12 @@ class Batch:
     @property
     def left(self) -> list[pytest.Item]:
         return [item for item in self.items if item.nodeid not in self.finished]
+
+
+def limits_of(item: pytest.Item) -> dict[str, int]:
+    mark = item.get_closest_marker("lab")
+    assert mark is not None
+    return mark.kwargs
 
 
 def command_of(config: pytest.Config, batch: Batch, given: Path) -> list[str]:
@@ -78,14 +85,15 @@ class Labs:
                 self._run_batch(self._next_batch(), given)
 
     def _make_artifacts(self, items: list[pytest.Item], directory: Path) -> dict[str, str]:
-        return {name: str(MAKERS[name](directory)) for name in named_by(items)}
+        config = self._session.config
+        known = {"build": CHECKOUT / config.getoption("--build"), "lab": Path(config.getoption("--lab"))}
+        return {name: str(make(name, directory, **known)) for name in named_by(items)}
 
     def _next_batch(self) -> Batch:
-        """The cases that wait, as long as they are of one module: modules have batches of different sizes."""
-        mark = self._waiting[0].get_closest_marker("lab")
-        assert mark is not None
-        batch = Batch([self._waiting.popleft()], mark.kwargs["seconds"])
-        while self._waiting and self._waiting[0].path == batch.items[0].path and len(batch.items) < mark.kwargs["batch"]:
+        """The cases that wait, as long as their marks are the same: modules that may share a lab say the same of it."""
+        limits = limits_of(self._waiting[0])
+        batch = Batch([self._waiting.popleft()], limits["seconds"])
+        while self._waiting and limits_of(self._waiting[0]) == limits and len(batch.items) < limits["batch"]:
             batch.items.append(self._waiting.popleft())
         return batch
 

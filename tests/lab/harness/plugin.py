@@ -2,7 +2,7 @@
 
     pytestmark = pytest.mark.lab(batch=12, seconds=400)
 
-A batch is so many cases of one module at most, in one lab, which ends after so many seconds. See README.md.
+A batch is so many cases at most, in one lab, which ends after so many seconds. Modules with the same mark share labs. See README.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "lab(batch, seconds): runs in a lab, with others of its module")
+    config.addinivalue_line("markers", "lab(batch, seconds): runs in a lab, with others that have the same mark")
     config.addinivalue_line("markers", "seldom: runs with --all-guests only")
     given = config.getoption(OPTION)
     if given is not None:
