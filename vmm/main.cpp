@@ -4,6 +4,7 @@
 #include "rootfs-tools/agent/host/exec_client.h"
 #include "rootfs-tools/agent/host/place.h"
 #include "rootfs-tools/clones/up.h"
+#include "vmm/base/machine_id.h"
 #include "vmm/cli/completion.h"
 #include "vmm/cli/cpu_tools.h"
 #include "vmm/cli/drive_tools.h"
@@ -90,8 +91,22 @@ int top(const TopOptions& options) {
   return code ? *code : report(code.error(), kExitError);
 }
 
+/// A clone of mayfly up is found by its place: another user's machine may have the same name.
+Result<agent::AgentPlace> find_agent(const std::string& machine, const std::string& agent_socket,
+                                     const std::string& jail_base) {
+  if (!agent_socket.empty() || !is_machine_id(machine)) return agent::find_agent(machine, agent_socket);
+  auto clone = clones::find_clone(machine, jail_base);
+  if (clone && clone->process != 0)
+    return agent::AgentPlace{.socket = clone->directory / agent::kAgentSocket, .process = clone->process};
+  if (clone && ::geteuid() == 0)  // others may not see of a jail whether it is at work
+    return fail(ErrorKind::State, "{} has ended: see mayfly logs {}, and remove it by mayfly down {}", machine, machine,
+                machine);
+  if (!clone && clone.error().kind != ErrorKind::NotFound) return propagate(clone);
+  return agent::find_agent(machine, agent_socket);
+}
+
 int exec(const ExecOptions& options) {
-  const auto place = agent::find_agent(options.machine, options.agent_socket);
+  const auto place = find_agent(options.machine, options.agent_socket, options.jail_base);
   if (!place) return report(place.error(), agent::kExitNoAgent);
   const agent::ExecRequest request{.command = options.command,
                                    .environment = options.environment,
@@ -104,8 +119,12 @@ int exec(const ExecOptions& options) {
 }
 
 int copy(const CopyOptions& options) {
-  const auto copied = agent::copy_files(
-      {.source = options.source, .destination = options.destination, .agent_socket = options.agent_socket});
+  const auto copied = agent::copy_files({.source = options.source,
+                                         .destination = options.destination,
+                                         .agent_socket = options.agent_socket,
+                                         .find = [&options](const auto& machine, const auto& socket) {
+                                           return find_agent(machine, socket, options.jail_base);
+                                         }});
   return copied ? 0 : report(copied.error(), kExitError);
 }
 

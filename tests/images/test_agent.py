@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 import termios
 import threading
 import time
@@ -477,6 +478,59 @@ def test_finds_the_agent_of_a_machine_by_its_id(build: Path, tmp_path: Path) -> 
         machine.wait()
 
 
+@contextlib.contextmanager
+def machine_of(user: int, program: Path, name: str, directory: Path) -> Iterator[int]:
+    """The process of a monitor of another user's."""
+    directory.mkdir()
+    os.chown(directory, user, user)
+    words = [program, "--api-sock", directory / "api.sock", "--id", name]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, user=user, group=user)
+    try:
+        until((directory / "api.sock").exists, "another user's machine is there")
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+@as_root
+def test_a_clone_is_found_by_its_place(build: Path) -> None:
+    """And not by what a process of another user says of itself."""
+    program, name = build / "mayfly", f"clone-test-{os.getpid()}"
+
+    def refusal(words: list[str | Path], status: int) -> str:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert done.returncode == status, done.stderr
+        return done.stderr
+
+    with tempfile.TemporaryDirectory(prefix="mayfly-") as directory:
+        base = Path(directory)
+        base.chmod(0o755)
+        jail, other = base / "mayfly" / name, base / "other"
+        (jail / "root").mkdir(parents=True)
+        (jail / "log").touch()
+        (jail / "mayfly.pid").write_text(str(os.getpid()))
+        (jail / "root/mayfly").symlink_to(os.readlink("/proc/self/exe"))  # we are the jail's process
+        execute: list[str | Path] = [program, "exec", "--jail-base", base, name, "--", "true"]
+        copy: list[str | Path] = [program, "cp", "--jail-base", base, f"{name}:/x", base / "x"]
+        with false_agent(jail / "root/agent.sock") as server, machine_of(1000, program, name, other) as liar:
+            for words, request in ((execute, EXEC), (copy, GET)):
+                process = subprocess.Popen(words, stderr=subprocess.PIPE)
+                try:
+                    with Peer(server.accept()[0]) as peer:
+                        assert peer.receive()[0] == request
+                finally:
+                    process.kill()
+                    process.communicate()
+            # Somebody else's socket in its place; then its process has ended, and another has its number.
+            (jail / "root/agent.sock").rename(jail / "root/mine")
+            (jail / "root/agent.sock").symlink_to(other / "api.sock")
+            assert f"is no socket of process {os.getpid()}" in refusal(execute, 125)
+            (jail / "mayfly.pid").write_text(str(liar))
+            for words, status in ((execute, 125), (copy, 1)):
+                assert f"{name} has ended: see mayfly logs {name}" in refusal(words, status)
+
+
 # --- Terminals -----------------------------------------------------------------------------------------------------------
 
 
@@ -554,6 +608,31 @@ def test_a_lost_connection_puts_the_terminal_back(build: Path, tmp_path: Path) -
                 terminal.wait_for(b"prompt")
             terminal.wait_for(b"the connection to the guest has ended")
             terminal.ends_with(125)
+
+
+def test_a_key_leaves_a_guest_that_hangs(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with false_agent(path) as server:
+        with Terminal([str(build / "mayfly"), "exec", "-it", "--agent-socket", str(path), "--", "sh"], 24, 80) as terminal:
+            with Peer(server.accept()[0]) as peer:
+                assert peer.receive()[0] == EXEC
+                peer.send(frame(DONE) + frame(STDOUT, b"prompt"))
+                terminal.wait_for(b"prompt")
+                terminal.type(b"cd ~.\r~~\r~")
+                taken = b""
+                while not taken.endswith(b"~\r"):
+                    taken += peer.expect(STDIN)
+                assert taken == b"cd ~.\r~\r"
+                # From here on it takes and says nothing.
+                terminal.type(b".")
+                terminal.wait_for(b"left by ~. before the command has ended")
+                terminal.ends_with(125)
+                assert peer.has_hung_up(), "the command in the guest hears of it"
+
+
+def test_bytes_that_no_terminal_sends_are_no_keys(mayfly: Mayfly) -> None:
+    ran = mayfly("exec", "-i", "--", "cat", input=b"~.\n~~\n")
+    assert (ran.returncode, ran.stdout) == (0, b"~.\n~~\n")
 
 
 def test_output_before_a_lost_connection_is_shown(build: Path, tmp_path: Path) -> None:

@@ -163,13 +163,14 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools, shared_templa
     (root / "console").unlink()
     (root / "console").symlink_to("/etc/passwd")
     assert "root:" not in tools.mayfly("logs", jailed, "--jail-base", tools.jails, status=1)
-    os.kill(process, signal.SIGSTOP)
     # Another user's machine that is called the same.
     other = tools.room / "other"
     other.mkdir()
     os.chown(other, 1000, 1000)
     with subprocess.Popen([tools.build / "mayfly", "--id", "held", "--api-sock", other / "api.sock"], user=1000, group=1000) as liar:
         until((other / "api.sock").exists, "another user's machine is there")
+        assert tools.mayfly("exec", "--jail-base", tools.jails, jailed, "--", "echo", "here") == "here\n"
+        os.kill(process, signal.SIGSTOP)
         tools.mayfly("down", jailed, "--timeout", "1", "--jail-base", tools.jails)
         assert liar.poll() is None
         liar.kill()

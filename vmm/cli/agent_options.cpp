@@ -1,5 +1,7 @@
 #include "vmm/cli/agent_options.h"
 
+#include "vmm/cli/clone_options.h"
+
 #include <CLI/CLI.hpp>
 
 namespace mayfly {
@@ -15,7 +17,7 @@ void add_agent_socket(CLI::App& app, std::string& socket) {
 void add_exec(CLI::App& app, ExecFlags& flags) {
   ExecOptions& options = flags.options;
   app.add_flag("-i,--interactive", options.interactive, "Standard input is the command's (default: it\nreads nothing)");
-  app.add_flag("-t,--tty", options.tty, "Give it a terminal, of this one's size");
+  app.add_flag("-t,--tty", options.tty, "Give it a terminal, of this one's size; with -i,\nEnter ~ . leaves it");
   app.add_option("-u,--user", options.user, "Run it as that user (default: as the image says,\nor root)")
       ->option_text("USER[:GROUP]");
   app.add_option("-e,--env", options.environment, "Set a variable for it; repeat it for more")
@@ -24,6 +26,7 @@ void add_exec(CLI::App& app, ExecFlags& flags) {
   app.add_option("-w,--cwd", options.directory, "Run it in that directory (default: as the image\nsays, or /)")
       ->option_text("DIRECTORY");
   add_agent_socket(app, options.agent_socket);
+  add_jail_base(app, options.jail_base);
   app.add_option("machine", flags.words, "Its id or process (see mayfly ps); then the\ncommand, behind --")
       ->option_text("ID|PID -- COMMAND...");
 }
@@ -51,6 +54,7 @@ Result<ExecOptions> exec_options(const ExecFlags& flags, std::span<const char* c
 
 void add_copy(CLI::App& app, CopyOptions& options) {
   add_agent_socket(app, options.agent_socket);
+  add_jail_base(app, options.jail_base);
   app.add_option("source", options.source, "A file or directory; /. at its end: its content")
       ->option_text("[ID:]PATH REQUIRED")
       ->required();

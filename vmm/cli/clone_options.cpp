@@ -10,17 +10,17 @@ namespace {
 
 constexpr std::uint32_t kLargestUser = 0xFFFF'FFFE;
 
-void add_jail_base(CLI::App& app, std::string& base) {
-  app.add_option("--jail-base", base, "Where its jail is; on the file system of the\ntemplate")
-      ->option_text("DIRECTORY")
-      ->capture_default_str();
-}
-
 void add_id(CLI::App& app, std::string& id) {
   app.add_option("machine", id, "Its id (see mayfly ps)")->option_text("ID REQUIRED")->required();
 }
 
 }  // namespace
+
+void add_jail_base(CLI::App& app, std::string& base) {
+  app.add_option("--jail-base", base, "Where its jail is; on the file system of the\ntemplate")
+      ->option_text("DIRECTORY")
+      ->capture_default_str();
+}
 
 void add_up(CLI::App& app, UpFlags& flags) {
   UpOptions& options = flags.options;

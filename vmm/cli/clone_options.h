@@ -18,6 +18,8 @@ struct UpFlags {
   std::string user;
 };
 
+/// Where jails of clones are looked for.
+void add_jail_base(CLI::App& app, std::string& base);
 void add_up(CLI::App& app, UpFlags& flags);
 /// Errors: the user is no number.
 [[nodiscard]] Result<UpOptions> up_options(const UpFlags& flags);

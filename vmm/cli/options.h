@@ -141,6 +141,7 @@ struct ExecOptions {
   std::string user{};
   std::vector<std::string> environment{};  ///< NAME=VALUE.
   std::string directory{};
+  std::string jail_base = "/srv/jailer";
 };
 
 /// `mayfly cp`.
@@ -148,6 +149,7 @@ struct CopyOptions {
   std::string source;
   std::string destination;
   std::string agent_socket{};
+  std::string jail_base = "/srv/jailer";
 };
 
 /// `mayfly up`.

@@ -1,7 +1,6 @@
 #include "rootfs-tools/agent/host/copy.h"
 
 #include "rootfs-tools/agent/host/agent_client.h"
-#include "rootfs-tools/agent/host/place.h"
 #include "vmm/base/held_signals.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/try.h"
@@ -80,7 +79,7 @@ Status copy_files(const CopyRequest& request) {
   const std::string& machine = source.in_guest ? source.machine : destination.machine;
   if (machine.empty() == request.agent_socket.empty())
     return fail(ErrorKind::InvalidArgument, "name the machine, as ID:PATH, or give --agent-socket and :PATH");
-  const auto place = TRY(find_agent(machine, request.agent_socket));
+  const auto place = TRY(request.find(machine, request.agent_socket));
   // Undone before it ends us.
   const HeldSignals until_nothing_is_half{SIGINT, SIGTERM, SIGHUP};
   const OwnedFd interrupt = until_nothing_is_half.watch();

@@ -1,7 +1,9 @@
 #pragma once
 
+#include "rootfs-tools/agent/host/place.h"
 #include "vmm/base/error.h"
 
+#include <functional>
 #include <string>
 
 namespace mayfly::agent {
@@ -10,6 +12,8 @@ struct CopyRequest {
   std::string source;       ///< PATH, or MACHINE:PATH: one of the two is in a guest.
   std::string destination;  ///< The same.
   std::string agent_socket{};
+  /// Whose agent it is, by machine and socket.
+  std::function<Result<AgentPlace>(const std::string& machine, const std::string& agent_socket)> find = find_agent;
 };
 
 /// Copies files between this host and a guest. What was left out is said on standard error, and how far it has come,

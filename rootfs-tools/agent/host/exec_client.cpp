@@ -1,5 +1,6 @@
 #include "rootfs-tools/agent/host/exec_client.h"
 
+#include "rootfs-tools/agent/host/escape_keys.h"
 #include "rootfs-tools/agent/host/forwarded_signals.h"
 #include "vmm/base/files.h"
 #include "vmm/base/raw_terminal.h"
@@ -49,12 +50,15 @@ class Output {
   Outbox waiting_;
 };
 
+enum class Input { None, Bytes, Keys };
+
 class Session {
  public:
-  Session(FrameStream& stream, const ForwardedSignals& signals, bool tty, bool with_input)
+  Session(FrameStream& stream, const ForwardedSignals& signals, bool tty, Input input)
       : stream_(stream),
         tty_(tty),
-        has_input_(with_input),
+        has_input_(input != Input::None),
+        has_keys_(input == Input::Keys),
         signals_(signals),
         output_(STDOUT_FILENO),
         errors_(STDERR_FILENO) {}
@@ -73,7 +77,7 @@ class Session {
   /// Waits for something, and does it.
   Status turn() {
     const bool takes_output = !is_over() && output_.size() + errors_.size() < kMostPending;
-    const bool takes_input = has_input_ && window_ > 0 && to_guest_.size() < kStdinWindow && !is_over();
+    const bool takes_input = has_input_ && window_ > escape_.held() && to_guest_.size() < kStdinWindow && !is_over();
     const short of_socket =
         static_cast<short>((takes_output ? POLLIN : 0) | (to_guest_.empty() || is_over() ? 0 : POLLOUT));
     // Not asked for, a hang-up of the socket's would come all the same, again and again.
@@ -123,15 +127,29 @@ class Session {
 
   void forward_input() {
     std::array<char, kPieceOfInput> piece;
-    const ssize_t count = ::read(STDIN_FILENO, piece.data(), std::min(piece.size(), window_));
+    const ssize_t count = ::read(STDIN_FILENO, piece.data(), std::min(piece.size(), window_ - escape_.held()));
     if (count < 0 && (errno == EINTR || errno == EAGAIN)) return;
     if (count > 0) {
-      window_ -= static_cast<std::size_t>(count);
-      to_guest_.add(FrameType::Stdin, {piece.data(), static_cast<std::size_t>(count)});
+      const std::string_view bytes{piece.data(), static_cast<std::size_t>(count)};
+      has_keys_ ? send_keys(bytes) : send_input(bytes);
       return;
     }
     has_input_ = false;
     to_guest_.add(FrameType::StdinEnd, "");
+  }
+
+  void send_keys(std::string_view typed) {
+    const auto passed = escape_.pass(typed);
+    if (!passed.keys.empty()) send_input(passed.keys);
+    if (!passed.leaves) return;
+    failure_ = Error{.kind = ErrorKind::State, .message = "left by ~. before the command has ended"};
+    output_.clear();  // so that nothing is waited for
+    errors_.clear();
+  }
+
+  void send_input(std::string_view bytes) {
+    window_ -= bytes.size();
+    to_guest_.add(FrameType::Stdin, bytes);
   }
 
   Status take_frames() {
@@ -174,6 +192,8 @@ class Session {
   FrameStream& stream_;
   bool tty_;
   bool has_input_;
+  bool has_keys_;
+  EscapeKeys escape_;
   bool is_drained_ = false;  ///< No whole frame is here that was not taken: the first came with the answer.
   std::size_t window_ = kStdinWindow;
   const ForwardedSignals& signals_;
@@ -228,7 +248,8 @@ std::expected<int, ExecFailure> run_in_guest(const AgentClient& agent, ExecReque
     if (!entered) return std::unexpected(ExecFailure{.error = std::move(entered.error())});
     raw = std::move(*entered);
   }
-  const auto report = Session{*stream, signals, request.tty, with_input}.run();
+  const Input input = raw ? Input::Keys : with_input ? Input::Bytes : Input::None;
+  const auto report = Session{*stream, signals, request.tty, input}.run();
   if (!report) return std::unexpected(ExecFailure{.error = report.error()});
   constexpr int kSignalled = 128;
   return static_cast<int>(report->number) + (report->by_signal ? kSignalled : 0);

@@ -35,6 +35,8 @@ TEST(ExecOptions, HasAMachineAndACommand) {
   EXPECT_EQ(exec_of({"vm-1", "ls", "/srv"}).command, (TextList{"ls", "/srv"})) << "without --, where no option follows";
   EXPECT_TRUE(exec_of({"-it", "vm-1", "--", "sh"}).tty);
   EXPECT_FALSE(exec_of({"vm-1", "--", "sh", "-t"}).tty);
+  EXPECT_EQ(exec_of({"--jail-base", "/jails", "vm-1", "--", "sh"}).jail_base, "/jails");
+  EXPECT_EQ(exec_of({"vm-1", "--", "sh"}).jail_base, "/srv/jailer");
 }
 
 TEST(ExecOptions, TakesNoWordOfTheCommandForItsOwn) {
