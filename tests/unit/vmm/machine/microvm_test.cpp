@@ -111,7 +111,7 @@ class MicrovmTest : public ::testing::Test {
   }
   Result<std::unique_ptr<Board>> restore(FakeKvm& kvm, const Snapshot& snapshot) {
     kvm.hold_creation();
-    kvm.make_vcpus_after_memory();
+    if (memory_comes_) kvm.make_vcpus_after_memory();
     auto prepared = TRY(PreparedVm::begin({}, known_cpuid_, kvm));
     if (after_prepare_) after_prepare_();
     Status learnt = same_host_kind_ ? Status{} : prepared.learn_cpuid();
@@ -293,6 +293,7 @@ class MicrovmTest : public ::testing::Test {
 
   bool revertible_ = false;  // what restore() makes
   bool same_host_kind_ = false;
+  bool memory_comes_ = true;  // and is not refused before that
   std::span<const kvm_cpuid_entry2> known_cpuid_;  // before the snapshot is read
   std::function<void()> after_prepare_;
   ScratchDirectory scratch_;
@@ -607,6 +608,7 @@ TEST_F(RestoreTest, AsksKvmOnAHostOfTheSameKindWhoseProcessorLacksFeatures) {
   leaf.ebx = kAvx512er;
   for (VcpuState& vcpu : from.vcpus) vcpu.cpuid = {leaf};
   same_host_kind_ = true;
+  memory_comes_ = false;
   renew_loop();
   const auto made = restore(other_, from);
   ASSERT_FALSE(made);
@@ -637,6 +639,7 @@ TEST_F(RestoreTest, WhoseAnyCallFailsLeavesNothing) {
 
 TEST_F(RestoreTest, WithoutDescriptorsLeavesNothing) {
   const Snapshot from = snapshot();
+  memory_comes_ = false;
   renew_loop();
   expect_descriptors_to_run_out([&](FakeKvm& kvm) { return restore(kvm, from); });
 }
