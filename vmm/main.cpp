@@ -91,14 +91,16 @@ int top(const TopOptions& options) {
   return code ? *code : report(code.error(), kExitError);
 }
 
-/// A clone of mayfly up is found by its place: another user's machine may have the same name.
+/// A clone of mayfly up is found by its place: another machine may have the same id.
 Result<agent::AgentPlace> find_agent(const std::string& machine, const std::string& agent_socket,
                                      const std::string& jail_base) {
   if (!agent_socket.empty() || !is_machine_id(machine)) return agent::find_agent(machine, agent_socket);
   auto clone = clones::find_clone(machine, jail_base);
   if (clone && clone->process != 0)
     return agent::AgentPlace{.socket = clone->directory / agent::kAgentSocket, .process = clone->process};
-  if (clone && ::geteuid() == 0)  // others may not see of a jail whether it is at work
+  if (clone && ::geteuid() != 0 && !clone->jail_base.empty())
+    return fail(ErrorKind::State, "{} has ended, or runs in its jail as another user: be that user, or root", machine);
+  if (clone)
     return fail(ErrorKind::State, "{} has ended: see mayfly logs {}, and remove it by mayfly down {}", machine, machine,
                 machine);
   if (!clone && clone.error().kind != ErrorKind::NotFound) return propagate(clone);

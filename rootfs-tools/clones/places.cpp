@@ -16,7 +16,6 @@
 #include <cstdlib>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include <fmt/format.h>
 
@@ -54,9 +53,13 @@ void find_process_in_jail(const fs::path& jail, ClonePlace& place) {
   place.pidfd = std::move(process);
 }
 
-void find_process_of_ours(const std::string& id, const std::vector<RunningMachine>& running, ClonePlace& place) {
-  const auto machine = std::ranges::find_if(
-      running, [&id](const RunningMachine& each) { return each.id == id && each.uid == ::geteuid(); });
+/// This user may have another machine with that id, which has its socket elsewhere.
+void find_process_of_ours(const std::string& id, ClonePlace& place) {
+  const auto running = running_machines();
+  const std::string socket = place.directory / kApiSocket;
+  const auto machine = std::ranges::find_if(running, [&](const RunningMachine& each) {
+    return each.id == id && each.uid == ::geteuid() && (each.own_socket == socket || is_same_file(each.socket, socket));
+  });
   if (machine == running.end()) return;
   place.pidfd = open_process(machine->pid);
   if (place.pidfd) place.process = machine->pid;
@@ -89,11 +92,10 @@ Result<ClonePlace> find_clone(const std::string& id, const fs::path& jail_base) 
   if (!is_machine_id(id))
     return fail(ErrorKind::InvalidArgument, "'{}' is no machine's id, which has 1 to 64 letters, digits and hyphens",
                 printable(id, kLongestShownName));
-  const auto running = running_machines();
   ClonePlace place{.directory = run_directory() / id};
   if (is_of_up(place.directory)) {
     TRY(make_run_directory());  // or it is another user's
-    find_process_of_ours(id, running, place);
+    find_process_of_ours(id, place);
     return place;
   }
   const fs::path jail = jail_directory(jail_base, id);
@@ -103,6 +105,7 @@ Result<ClonePlace> find_clone(const std::string& id, const fs::path& jail_base) 
     find_process_in_jail(jail, place);
     return place;
   }
+  const auto running = running_machines();
   const bool runs = std::ranges::find(running, id, &RunningMachine::id) != running.end();
   return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id,
               run_directory().native(), jail_base.native(),

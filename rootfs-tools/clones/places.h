@@ -39,8 +39,8 @@ struct ClonePlace {
 };
 
 /// By the machine's id alone: what a process says of itself, such as its id and where its socket is, may be a lie, and what is
-/// here gets ended and removed. The process of a jail is the one that the jailer has written down, and of others one of
-/// this user's. `jail_base`: where jails are looked for. Error: there is none.
+/// here gets ended and removed. The process of a jail is the one that the jailer has written down; that of others is
+/// this user's, and its API has the socket here. `jail_base`: where jails are looked for. Error: there is none.
 [[nodiscard]] Result<ClonePlace> find_clone(const std::string& id, const std::filesystem::path& jail_base);
 
 }  // namespace mayfly::clones

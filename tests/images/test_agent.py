@@ -479,15 +479,15 @@ def test_finds_the_agent_of_a_machine_by_its_id(build: Path, tmp_path: Path) -> 
 
 
 @contextlib.contextmanager
-def machine_of(user: int, program: Path, name: str, directory: Path) -> Iterator[int]:
-    """The process of a monitor of another user's."""
+def machine_of(user: int, program: Path, name: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A monitor of that user's."""
     directory.mkdir()
     os.chown(directory, user, user)
     words = [program, "--api-sock", directory / "api.sock", "--id", name]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, user=user, group=user)
     try:
-        until((directory / "api.sock").exists, "another user's machine is there")
-        yield process.pid
+        until((directory / "api.sock").exists, "the machine is there")
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -526,9 +526,40 @@ def test_a_clone_is_found_by_its_place(build: Path) -> None:
             (jail / "root/agent.sock").rename(jail / "root/mine")
             (jail / "root/agent.sock").symlink_to(other / "api.sock")
             assert f"is no socket of process {os.getpid()}" in refusal(execute, 125)
-            (jail / "mayfly.pid").write_text(str(liar))
+            (jail / "mayfly.pid").write_text(str(liar.pid))
             for words, status in ((execute, 125), (copy, 1)):
                 assert f"{name} has ended: see mayfly logs {name}" in refusal(words, status)
+
+
+@as_root
+def test_another_machine_of_the_user_is_not_the_clone_that_has_its_id(build: Path) -> None:
+    program, name, user = build / "mayfly", f"clone-test-{os.getpid()}", 1000
+    with tempfile.TemporaryDirectory(prefix="mayfly-") as directory:
+        base = Path(directory)
+        clone = base / "mayfly" / name
+        clone.mkdir(parents=True)
+        (clone / "log").touch()
+        for each in (base, clone.parent, clone, clone / "log"):
+            os.chown(each, user, user)
+
+        def said(*words: str | Path) -> tuple[int, str]:
+            done = subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=PATIENCE, user=user, group=user,
+                                  extra_groups=[], env={"XDG_RUNTIME_DIR": directory})  # fmt: skip
+            return done.returncode, done.stderr
+
+        has_ended = f"mayfly: {name} has ended: see mayfly logs {name}, and remove it by mayfly down {name}\n"
+        with machine_of(user, program, name, base / "other") as other:
+            assert said("exec", name, "--", "true") == (125, has_ended)
+            assert said("cp", f"{name}:/x", base / "x") == (1, has_ended)
+            assert said("down", name) == (0, "")
+            assert other.poll() is None, "mayfly up has not started it"
+            assert not clone.exists()
+            # In a jail, it may run all the same.
+            jail = base / "jails/mayfly" / name
+            (jail / "root").mkdir(parents=True)
+            (jail / "log").touch()
+            assert said("exec", "--jail-base", base / "jails", name, "--", "true") == (
+                125, f"mayfly: {name} has ended, or runs in its jail as another user: be that user, or root\n")
 
 
 # --- Terminals -----------------------------------------------------------------------------------------------------------
