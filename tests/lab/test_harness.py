@@ -16,6 +16,7 @@ import pytest
 
 from harness.cache import MOST_ENTRIES, cached
 from harness.process import ended_within
+from harness.templates import described_host
 
 LAB_TESTS = Path(__file__).parent
 
@@ -390,3 +391,15 @@ def test_the_report_for_machines_has_each_case_once(tree: Tree) -> None:
     suite = ElementTree.parse(tree.path / "report.xml").getroot()[0]
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "1", "0")
     assert sorted(case.get("name", "") for case in suite) == ["test_bad", "test_good[0]", "test_good[1]", "test_once[0]"]
+
+
+def test_templates_are_built_anew_where_the_cpu_is_another() -> None:
+    def cpu(flags: str = "fpu sse hypervisor", mhz: str = "2299.998", model: str = "A") -> list[object]:
+        one = f"model name\t: {model}\nstepping\t: 1\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\nvmx flags\t: a b\n"
+        return described_host(f"processor\t: 0\n{one}\nprocessor\t: 1\n{one.replace(mhz, '17.0')}")
+
+    assert cpu() == cpu(mhz="2300.004"), "measured anew when this host was started"
+    assert cpu() != cpu(mhz="2600.000")
+    assert cpu() != cpu(model="B")
+    assert cpu() != cpu(flags="fpu hypervisor")
+    assert cpu(flags="fpu") == cpu(flags="fpu", mhz="800.000"), "it varies with the load where it is no virtual CPU's"

@@ -89,17 +89,26 @@ done
 """
 
 
+def described_host(cpuinfo: str) -> list[object]:
+    """What a lab gets from this host, and a clone is refused without: features of the CPU, the rate of its counter. Where KVM can be
+    used, this host may be the lab."""
+    cpu = dict(re.findall(r"^(model name|flags|cpu MHz)\t+: (.*)$", cpuinfo.partition("\n\n")[0], re.MULTILINE))
+    is_virtual = "hypervisor" in cpu["flags"].split()  # others say another rate each time, and the lab measures it
+    rate = round(float(cpu["cpu MHz"])) if is_virtual else None
+    return [cpu["model name"], cpu["flags"], rate, os.uname().release, os.access("/dev/kvm", os.R_OK | os.W_OK)]
+
+
 def digest_of_inputs(kernel: Path, build: Path, lab: Path, layouts: Path) -> str:
-    """Of all that a template is made of and by: a clone is refused on a CPU that lacks what the template's had."""
+    """Of all that a template is made of and by."""
     digest = hashlib.sha256()
     tools = [lab, *sorted(each for each in (CHECKOUT / "tests/lab/qemu").rglob("*") if each.is_file())]
     images = sorted(each for each in layouts.rglob("*") if each.is_file())
     for file in [kernel, *(build / name for name in PROGRAMS), *tools, *images]:
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     lab_kernels = sorted(each.name for each in (cache_root() / "lab-kernel").glob("[0-9]*"))
-    cpu = re.findall(r"^(?:model name|flags)\b.*", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[:2]
+    host = described_host(Path("/proc/cpuinfo").read_text())
     commands = {name: words for name, (_, words) in TEMPLATES.items()}
-    digest.update(json.dumps([BUILD, commands, lab_kernels, cpu, os.uname().release]).encode())
+    digest.update(json.dumps([BUILD, commands, lab_kernels, host]).encode())
     return digest.hexdigest()
 
 
