@@ -6,10 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cerrno>
-#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -36,7 +34,7 @@ struct Connection {
   bool is_over = false;
 };
 
-/// Answers fit into a socket's buffer, unless the client reads none of many: it is hung up on then.
+/// An answer fits into the socket's buffer, unless the client reads none of many: then this hangs up.
 void answer(Connection& connection, const char* status, std::string_view body) {
   std::string text = std::string{"HTTP/1.1 "} + status + "\r\nContent-Length: " + std::to_string(body.size()) +
                      (connection.is_over ? "\r\nConnection: close" : "");

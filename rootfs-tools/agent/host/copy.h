@@ -12,7 +12,7 @@ struct CopyRequest {
   std::string source;       ///< PATH, or MACHINE:PATH: one of the two is in a guest.
   std::string destination;  ///< The same.
   std::string agent_socket{};
-  /// Whose agent it is, by machine and socket.
+  /// Finds the agent by the machine's name and the socket that was given.
   std::function<Result<AgentPlace>(const std::string& machine, const std::string& agent_socket)> find = find_agent;
 };
 

@@ -6,8 +6,8 @@
 
 namespace mayfly::agent {
 
-/// Finds Enter ~ . among the keys for a guest, as ssh does: a guest that hangs takes no other key for an end. ~~ at a line's
-/// begin is one ~.
+/// Finds Enter ~ . among the keys for a guest, as ssh does: Ctrl-C goes to the guest, which may hang. ~~ at the begin of a
+/// line is one ~.
 class EscapeKeys {
  public:
   struct Passed {

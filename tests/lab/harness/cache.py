@@ -17,8 +17,8 @@ def cache_root() -> Path:
 
 
 def cached(kind: str, key: str, fill: Callable[[Path], None]) -> Path:
-    """The cache's directory KIND/KEY. Where it is not there, `fill` fills a new one, which becomes it. Runs wait for each other, and
-    the entries of a kind that were not asked for longest go."""
+    """The cache's directory KIND/KEY. Where it is missing, `fill` fills a new one, which gets that name when it is complete. Runs
+    wait for each other, and the entries of a kind that were not asked for longest are removed."""
     folder = cache_root() / kind
     folder.mkdir(parents=True, exist_ok=True)
     entry = folder / key
