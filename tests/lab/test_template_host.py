@@ -145,7 +145,7 @@ def test_each_request_has_a_clone_of_its_own_without_root(host: Host, user: int 
 
 @pytest.mark.parametrize("name", ["python", "static"])
 def test_other_functions_serve(host: Host, shared_template: SharedTemplate, name: str) -> None:
-    """In their images is no shell, and no program of Mayfly's."""
+    """Neither image has a program of Mayfly's; that of the static function has no other file."""
     agent = host.start_ready(template=shared_template(name))
     assert [agent.ask("GET", "/") for _ in range(CLONES + 1)] == [(200, HELLO.decode())] * (CLONES + 1)
     if name == "static":
