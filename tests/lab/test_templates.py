@@ -15,6 +15,7 @@ from agent_peer import fetch
 from functions import HELLO, PORT
 
 from harness.artifacts import artifact
+from harness.console import PATIENCE
 from harness.machine import base_arguments
 from harness.process import until
 from harness.templates import SharedTemplate, function_image, template_at_port
@@ -134,9 +135,10 @@ def test_an_image_may_be_one_static_program(tools: Tools, shared_template: Share
     jailed = tools.mayfly("up", template, "--jail-base", tools.jails).strip()
     sockets = {plain: Path("/run/mayfly") / plain, jailed: tools.jails / "mayfly" / jailed / "root"}
     for clone, place in sockets.items():
-        head, _, body = fetch(place / "agent.sock", PORT).partition(b"\r\n\r\n")
+        head, _, body = fetch(place / "agent.sock", PORT, patience=PATIENCE).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ") and body == HELLO, head
-        assert fetch(place / "agent.sock", PORT, "/requests").endswith(b"\r\n\r\n3\n"), "the first one was the build's"
+        counted = fetch(place / "agent.sock", PORT, "/requests", PATIENCE)
+        assert counted.endswith(b"\r\n\r\n3\n"), "the first one was the build's"
         assert "cannot run sh" in tools.mayfly("exec", clone, "--", "sh", status=127)
         tools.mayfly("cp", f"{clone}:/function", tools.room / clone)
         assert (tools.room / clone).read_bytes() == (tools.build / "tests/images/static_function").read_bytes()
