@@ -39,16 +39,14 @@ bool is_same_file(const fs::path& one, const fs::path& other) {
 
 OwnedFd open_process(pid_t process) { return OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, process, 0))}; }
 
-/// Its number is in a file that only root can write, and may be another process's by now.
+/// Its number is in a file that only root can write, and may be another process's by now. Its root says whose: what is in that
+/// directory says nothing, since the monitor can replace its program by a link to any.
 void find_process_in_jail(const fs::path& jail, ClonePlace& place) {
   const auto text = read_file(jail / fmt::format("{}.pid", kMonitorName), "the jail's process", 64);
   const auto number = text ? whole_number<pid_t>(trimmed(*text)) : std::nullopt;
   if (!number || *number <= 0) return;
   OwnedFd process = open_process(*number);
-  const fs::path shown = fmt::format("/proc/{}", *number);
-  if (!process ||
-      (!is_same_file(shown / "root", place.directory) && !is_same_file(shown / "exe", place.directory / kMonitorName)))
-    return;
+  if (!process || !is_same_file(fmt::format("/proc/{}/root", *number), place.directory)) return;
   place.process = *number;
   place.pidfd = std::move(process);
 }

@@ -493,6 +493,29 @@ def machine_of(user: int, program: Path, name: str, directory: Path) -> Iterator
         process.wait()
 
 
+@contextlib.contextmanager
+def process_in(root: Path, server: socket.socket) -> Iterator[int]:
+    """A process whose root that is. It listens, and others accept what comes."""
+    ready, listens = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            os.chroot(root)
+            server.listen()
+            os.write(listens, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(listens)
+    try:
+        assert os.read(ready, 1) == b"x"
+        yield process
+    finally:
+        os.close(ready)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
 @as_root
 def test_a_clone_is_found_by_its_place(build: Path) -> None:
     """And not by what a process of another user says of itself."""
@@ -509,11 +532,14 @@ def test_a_clone_is_found_by_its_place(build: Path) -> None:
         jail, other = base / "mayfly" / name, base / "other"
         (jail / "root").mkdir(parents=True)
         (jail / "log").touch()
-        (jail / "mayfly.pid").write_text(str(os.getpid()))
-        (jail / "root/mayfly").symlink_to(os.readlink("/proc/self/exe"))  # we are the jail's process
         execute: list[str | Path] = [program, "exec", "--jail-base", base, name, "--", "true"]
         copy: list[str | Path] = [program, "cp", "--jail-base", base, f"{name}:/x", base / "x"]
-        with false_agent(jail / "root/agent.sock") as server, machine_of(1000, program, name, other) as liar:
+        with (
+            false_agent(jail / "root/agent.sock") as server,
+            process_in(jail / "root", server) as monitor,
+            machine_of(1000, program, name, other) as liar,
+        ):
+            (jail / "mayfly.pid").write_text(str(monitor))
             for words, request in ((execute, EXEC), (copy, GET)):
                 process = subprocess.Popen(words, stderr=subprocess.PIPE)
                 try:
@@ -525,8 +551,9 @@ def test_a_clone_is_found_by_its_place(build: Path) -> None:
             # Somebody else's socket in its place; then its process has ended, and another has its number.
             (jail / "root/agent.sock").rename(jail / "root/mine")
             (jail / "root/agent.sock").symlink_to(other / "api.sock")
-            assert f"is no socket of process {os.getpid()}" in refusal(execute, 125)
+            assert f"is no socket of process {monitor}" in refusal(execute, 125)
             (jail / "mayfly.pid").write_text(str(liar.pid))
+            (jail / "root/mayfly").symlink_to(program)  # which the monitor can do, too
             for words, status in ((execute, 125), (copy, 1)):
                 assert f"{name} has ended: see mayfly logs {name}" in refusal(words, status)
 
