@@ -23,12 +23,15 @@ class Bell {
     if (!event_) throw std::system_error{errno, std::generic_category(), "cannot make an event descriptor"};
   }
 
+  /// Readable when it has rung since the last wait.
+  [[nodiscard]] pollfd ringing() const { return {.fd = event_.get(), .events = POLLIN, .revents = 0}; }
+
   void ring() const { (void)::eventfd_write(event_.get(), 1); }
 
   /// Returns when it has rung since the last wait, one of `others` is readable, or the time is over. -1 among them: none.
   void wait(const std::vector<int>& others = {},
             std::chrono::milliseconds longest = std::chrono::milliseconds{-1}) const {
-    std::vector<pollfd> all{{.fd = event_.get(), .events = POLLIN, .revents = 0}};
+    std::vector<pollfd> all{ringing()};
     for (const int fd : others) all.push_back({.fd = fd, .events = POLLIN, .revents = 0});
     (void)::poll(all.data(), all.size(), static_cast<int>(longest.count()));
     eventfd_t times = 0;

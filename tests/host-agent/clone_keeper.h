@@ -9,10 +9,10 @@
 #include <optional>
 #include <thread>
 
-/// Clones that load the snapshot when their request comes. What takes longest is done before: a started monitor stands
-/// ready in a network of its own, told who it will be, and has nothing to do but to load.
+/// Clones that have loaded the snapshot before their request comes, each in a network of its own: told who it is, connected
+/// to the function, and paused. A request resumes it and speaks.
 ///
-/// Or, with Use::Reverts, clones that loaded it once: each goes back to the snapshot after its request, and waits paused.
+/// A clone ends after its request. Or, with Use::Reverts, it goes back to the snapshot, and is connected anew.
 ///
 /// A place has a thread, which stays in the place's network and starts and ends the monitors there.
 namespace mayfly::host_agent {
@@ -34,9 +34,12 @@ class CloneKeeper final : public Keeper {
   };
   void keep_filled(const Bell& bell);
   [[nodiscard]] std::optional<CloneNetwork> enter_network(const Bell& bell);
-  [[nodiscard]] Result<Clone> prepare(const CloneNetwork& network);
+  [[nodiscard]] Result<Clone> prepare(const CloneNetwork& network, const Bell& bell);
   /// The next clone, by one that was used; none where it is to end.
-  [[nodiscard]] std::optional<Clone> revert(ClonePool::Returned& back, const CloneNetwork& network);
+  [[nodiscard]] std::optional<Clone> revert(ClonePool::Returned& back, const CloneNetwork& network, const Bell& bell);
+  /// To the function of a clone that runs, and waits paused when this returns.
+  [[nodiscard]] Result<OwnedFd> connect(const MonitorProcess& monitor, const CloneNetwork& network,
+                                        const Bell& bell) const;
 
   ClonePool& pool_;
   const KeeperOptions options_;

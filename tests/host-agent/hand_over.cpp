@@ -34,15 +34,6 @@ Outcome wait_for(short events, const Exchange& exchange) {
   }
 }
 
-Outcome connect(Exchange exchange) {
-  if (exchange.is_connected) return {};
-  exchange.deadline = exchange.connected_by;
-  const sockaddr_in guest = guest_address();
-  if (::connect(exchange.connection, reinterpret_cast<const sockaddr*>(&guest), sizeof guest) == 0) return {};
-  if (errno != EINPROGRESS) return std::unexpected(Silence::Broken);
-  return wait_for(POLLOUT, exchange);
-}
-
 Outcome send(std::string_view bytes, const Exchange& exchange) {
   while (!bytes.empty()) {
     const ssize_t count = ::send(exchange.connection, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -73,8 +64,24 @@ std::expected<std::string, Silence> receive(const Exchange& exchange) {
 
 }  // namespace
 
+std::expected<void, Silence> connect_to_function(const Exchange& exchange) {
+  const sockaddr_in guest = guest_address();
+  if (::connect(exchange.connection, reinterpret_cast<const sockaddr*>(&guest), sizeof guest) == 0) return {};
+  if (errno != EINPROGRESS) return std::unexpected(Silence::Broken);
+  Exchange connecting = exchange;
+  connecting.deadline = exchange.connected_by;
+  if (auto ready = wait_for(POLLOUT, connecting); !ready) return ready;
+  // Refused, or nobody is there: the socket is writable as well.
+  int failure = 0;
+  socklen_t length = sizeof failure;
+  const int asked = ::getsockopt(exchange.connection, SOL_SOCKET, SO_ERROR, &failure, &length);
+  if (asked != 0 || failure != 0) return std::unexpected(Silence::Broken);
+  return {};
+}
+
 std::expected<std::string, Silence> hand_over(std::string_view request, const Exchange& exchange) {
-  if (auto connected = connect(exchange); !connected) return std::unexpected(connected.error());
+  if (!exchange.is_connected)
+    if (auto connected = connect_to_function(exchange); !connected) return std::unexpected(connected.error());
   if (auto sent = send(request, exchange); !sent) return std::unexpected(sent.error());
   return receive(exchange);
 }

@@ -35,6 +35,9 @@ struct Exchange {
 
 [[nodiscard]] std::expected<std::string, Silence> hand_over(std::string_view request, const Exchange& exchange);
 
+/// The connection alone, where that is made before there is a request.
+[[nodiscard]] std::expected<void, Silence> connect_to_function(const Exchange& exchange);
+
 /// A request of which the answer ends with the connection. `line`: as "POST /path HTTP/1.1".
 [[nodiscard]] std::string http_request(std::string_view line, std::string_view body);
 
