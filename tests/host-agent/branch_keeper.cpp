@@ -1,6 +1,7 @@
 #include "tests/host-agent/branch_keeper.h"
 
 #include "vmm/base/json_writer.h"
+#include "vmm/base/try.h"
 
 #include <algorithm>
 #include <utility>
@@ -134,18 +135,25 @@ Status BranchKeeper::fill(const std::vector<Seat*>& seats) {
       filled = fail(ErrorKind::System, "{} did not come up: {}", each.id, *answer);
       continue;
     }
-    auto connection = network_->socket(each.seat->tap);
-    // A fresh process touches each of its pages for the first time: with this answer, and not with a client's.
-    if (child) (void)child->api().ask("GET", "/");
-    if (!child || !connection) {
+    if (!child) {
       end_all();
-      return child ? propagate(connection) : propagate(child);
+      return propagate(child);
     }
-    pool_.offer(each.seat->place,
-                {.monitor = std::move(*child), .connection = std::move(*connection), .start = Clone::resume()});
+    auto clone = connect(std::move(*child), each.seat->tap);
+    if (!clone) {
+      filled = propagate(clone);
+      continue;
+    }
+    pool_.offer(each.seat->place, std::move(*clone));
     each.seat->is_filled = true;
   }
   return filled;
+}
+
+Result<Clone> BranchKeeper::connect(MonitorProcess child, unsigned tap) const {
+  auto socket = TRY(network_->socket(tap));
+  TRY(child.api().request("PATCH", "/vm", R"({"state": "Resumed"})"));
+  return make_ready(std::move(child), std::move(socket), pool_);
 }
 
 std::string BranchKeeper::branch_request(const std::vector<Wanted>& wanted) const {

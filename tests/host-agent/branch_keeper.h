@@ -50,6 +50,8 @@ class BranchKeeper final : public Keeper {
   [[nodiscard]] Status have_parent();
   void end_all();
   [[nodiscard]] Status fill(const std::vector<Seat*>& seats);
+  /// To its function; it waits paused then.
+  [[nodiscard]] Result<Clone> connect(MonitorProcess child, unsigned tap) const;
   [[nodiscard]] std::string branch_request(const std::vector<Wanted>& wanted) const;
   void wait(std::optional<Milliseconds> longest);
 

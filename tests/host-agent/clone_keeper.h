@@ -34,12 +34,9 @@ class CloneKeeper final : public Keeper {
   };
   void keep_filled(const Bell& bell);
   [[nodiscard]] std::optional<CloneNetwork> enter_network(const Bell& bell);
-  [[nodiscard]] Result<Clone> prepare(const CloneNetwork& network, const Bell& bell);
-  /// The next clone, by one that was used; none where it is to end.
-  [[nodiscard]] std::optional<Clone> revert(ClonePool::Returned& back, const CloneNetwork& network, const Bell& bell);
-  /// To the function of a clone that runs, and waits paused when this returns.
-  [[nodiscard]] Result<OwnedFd> connect(const MonitorProcess& monitor, const CloneNetwork& network,
-                                        const Bell& bell) const;
+  [[nodiscard]] Result<Clone> prepare(const CloneNetwork& network);
+  /// The next clone, by one that was used.
+  [[nodiscard]] Result<Clone> revert(MonitorProcess monitor, const CloneNetwork& network);
 
   ClonePool& pool_;
   const KeeperOptions options_;

@@ -47,6 +47,7 @@ void ClonePool::give_back(Place& place) {
 void ClonePool::stop() {
   const std::scoped_lock lock{mutex_};
   stopping_ = true;
+  end_.ring();
   for (Place& place : places_) {
     if (place.clone_) place.clone_->monitor.kill();
     place.bell_.ring();

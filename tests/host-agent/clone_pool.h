@@ -95,6 +95,8 @@ class ClonePool {
   /// Of a machine that stands ready; -1: none does.
   [[nodiscard]] int ready_pidfd(const Place& place) const;
   [[nodiscard]] bool is_stopping() const { return stopping_; }
+  /// Readable from then on.
+  [[nodiscard]] pollfd end() const { return end_.ringing(); }
   /// Whether a clone has ever stood ready.
   [[nodiscard]] bool has_clones() const { return has_clones_; }
   [[nodiscard]] std::string next_id();
@@ -109,6 +111,7 @@ class ClonePool {
   std::deque<Place*> ready_;
   unsigned waiting_ = 0;
   unsigned long made_ = 0;
+  const Bell end_;
   // These change under the mutex:
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> has_clones_ = false;

@@ -3,6 +3,7 @@
 #include "tests/host-agent/clone_pool.h"
 #include "tests/host-agent/function_snapshot.h"
 #include "vmm/base/error.h"
+#include "vmm/base/owned_fd.h"
 
 #include <chrono>
 #include <string>
@@ -34,5 +35,9 @@ inline constexpr std::chrono::milliseconds kKeeperPause{200};
 
 /// A failure, to standard error.
 void report_no_clone(const Error& error);
+
+/// A clone that stands ready, of a machine that runs: its function has accepted the connection (`socket`), so what guest and
+/// monitor touch for that is touched, and it waits paused. Errors: the function does not accept; the pool ends.
+[[nodiscard]] Result<Clone> make_ready(MonitorProcess monitor, OwnedFd socket, const ClonePool& pool);
 
 }  // namespace mayfly::host_agent
