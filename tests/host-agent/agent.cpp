@@ -16,17 +16,20 @@ void Agent::serve(const HttpMessage& request, int client) {
   const Deadline deadline = begin + options_.deadline;
   auto clone = pool_.take(deadline);
   if (!clone) return refuse(client);
+  const std::string asked = http_request(request.request_line, request.body);
+  std::string_view left = asked;
+  // So that the guest finds the request at its first look, and runs once for both.
+  if (clone->is_connected()) left = send_ahead(asked, clone->connection());
   if (const auto running = clone->go_on(deadline); !running) {
     std::fprintf(stderr, "host_agent: a clone cannot go on: %s\n", running.error().message.c_str());
     return excuse(time_left(deadline).count() > 0 ? Silence::Died : Silence::Late, client);
   }
   const auto loaded = Clock::now();
-  const auto answer = hand_over(http_request(request.request_line, request.body),
-                                {.connection = clone->connection(),
-                                 .machine = clone->pidfd(),
-                                 .asker = {.fd = client, .events = POLLRDHUP, .revents = 0},
-                                 .deadline = deadline,
-                                 .is_connected = clone->is_connected()});
+  const auto answer = hand_over(left, {.connection = clone->connection(),
+                                       .machine = clone->pidfd(),
+                                       .asker = {.fd = client, .events = POLLRDHUP, .revents = 0},
+                                       .deadline = deadline,
+                                       .is_connected = clone->is_connected()});
   if (!answer) return excuse(answer.error(), client);
   clone->note_answer();
   if (!send_answer(client, *answer)) return excuse(Silence::Unasked, client);

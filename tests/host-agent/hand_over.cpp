@@ -79,6 +79,12 @@ std::expected<void, Silence> connect_to_function(const Exchange& exchange) {
   return {};
 }
 
+std::string_view send_ahead(std::string_view request, int connection) {
+  const ssize_t count = ::send(connection, request.data(), request.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (count > 0) request.remove_prefix(static_cast<std::size_t>(count));
+  return request;  // after an error hand_over() meets it again
+}
+
 std::expected<std::string, Silence> hand_over(std::string_view request, const Exchange& exchange) {
   if (!exchange.is_connected)
     if (auto connected = connect_to_function(exchange); !connected) return std::unexpected(connected.error());

@@ -35,6 +35,9 @@ struct Exchange {
 
 [[nodiscard]] std::expected<std::string, Silence> hand_over(std::string_view request, const Exchange& exchange);
 
+/// As much of a request as a connection takes at once, while the machine stands still; what is left is for hand_over().
+[[nodiscard]] std::string_view send_ahead(std::string_view request, int connection);
+
 /// The connection alone, where that is made before there is a request.
 [[nodiscard]] std::expected<void, Silence> connect_to_function(const Exchange& exchange);
 

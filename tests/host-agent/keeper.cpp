@@ -25,10 +25,8 @@ Result<Clone> make_ready(MonitorProcess monitor, OwnedFd socket, const ClonePool
                                               .deadline = Deadline::clock::now() + kConnectPatience});
   if (!connected) return fail(ErrorKind::Guest, "the function of a clone does not accept a connection");
   TRY(monitor.api().request("PATCH", "/vm", R"({"state": "Paused"})"));
-  return Clone{.monitor = std::move(monitor),
-               .connection = std::move(socket),
-               .start = Clone::resume(),
-               .is_connected = true};
+  return Clone{
+      .monitor = std::move(monitor), .connection = std::move(socket), .start = Clone::resume(), .is_connected = true};
 }
 
 }  // namespace mayfly::host_agent

@@ -52,6 +52,22 @@ TEST_F(HandOverTest, TakesAConnectionThatIsThere) {
   EXPECT_STREQ(got.data(), "GET / HTTP/1.1\r\nHost: function\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
 }
 
+TEST_F(HandOverTest, SendsAheadWhatTheConnectionTakes) {
+  const std::string request = http_request("POST / HTTP/1.1", std::string(4 << 20, 'x'));
+  const std::string_view left = send_ahead(request, host_.get());
+  ASSERT_FALSE(left.empty()) << "more than a socket takes while nobody reads";
+  ASSERT_LT(left.size(), request.size());
+  std::string got(request.size() - left.size(), '\0');
+  for (std::size_t at = 0; at < got.size();) {
+    const ssize_t count = ::recv(function_.get(), got.data() + at, got.size() - at, 0);
+    ASSERT_GT(count, 0);
+    at += static_cast<std::size_t>(count);
+  }
+  EXPECT_EQ(got + std::string{left}, request);
+  function_.reset();
+  EXPECT_EQ(send_ahead(left, host_.get()).size(), left.size()) << "nobody is there";
+}
+
 TEST_F(HandOverTest, AFunctionThatHangsUpWithoutHttpIsBroken) {
   say("SSH-2.0");
   ::shutdown(function_.get(), SHUT_WR);
