@@ -38,15 +38,18 @@ double page_faults(pid_t pid) {
   return minor + major;
 }
 
-/// KVM's own count, of the VM whose folder's name begins with the monitor's process id.
+/// KVM's own count, of the VM whose folder's name begins with the id of the thread that made it.
 double mapped_pages(pid_t pid) {
   std::error_code none;
-  for (const auto& vm : fs::directory_iterator{"/sys/kernel/debug/kvm", none})
-    if (vm.path().filename().string().starts_with(std::to_string(pid) + "-")) {
-      double count = 0;
-      std::ifstream{vm.path() / "pf_fixed"} >> count;
-      return count;
-    }
+  for (const auto& vm : fs::directory_iterator{"/sys/kernel/debug/kvm", none}) {
+    const std::string name = vm.path().filename().string();
+    const std::size_t end = name.find('-');
+    if (end == std::string::npos || !fs::exists("/proc/" + std::to_string(pid) + "/task/" + name.substr(0, end)))
+      continue;
+    double count = 0;
+    std::ifstream{vm.path() / "pf_fixed"} >> count;
+    return count;
+  }
   return 0;
 }
 
