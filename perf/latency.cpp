@@ -105,17 +105,26 @@ Counts count(MayflyGuest& guest, unsigned requests, const Request& request) {
 }
 
 void print_counts(const char* what, const Counts& counts) {
-  std::printf("%-10s %8.2f %8.2f %8.2f %8.2f\n", what, counts.exits, counts.mmio_exits, counts.interrupts,
+  std::printf("%-30s %8.2f %8.2f %8.2f %8.2f\n", what, counts.exits, counts.mmio_exits, counts.interrupts,
               counts.switches);
 }
 
-Counts count_all(MayflyGuest& guest) {
-  std::printf("\n%-10s %8s %8s %8s %8s   (of each)\n", "", "exits", "by MMIO", "irqs", "switches");
-  print_counts("a line", count(guest, kLines, [&] { guest.ask("line"); }));
-  const Counts ping = count(guest, kPings, [] { LinuxGuest::ping_once(); });
-  print_counts("a ping", ping);
-  print_counts("a page", count(guest, kLines, [] { (void)LinuxGuest::get_page(); }));
-  return ping;
+/// What one of each costs.
+struct AllCounts {
+  Counts line, ping, page;
+};
+
+AllCounts count_all(MayflyGuest& guest) {
+  return {.line = count(guest, kLines, [&] { guest.ask("line"); }),
+          .ping = count(guest, kPings, [] { LinuxGuest::ping_once(); }),
+          .page = count(guest, kLines, [] { (void)LinuxGuest::get_page(); })};
+}
+
+void print_counts(const std::string& monitor, const AllCounts& counts) {
+  std::printf("\n%-30s %8s %8s %8s %8s   (of each)\n", monitor.c_str(), "exits", "by MMIO", "irqs", "switches");
+  print_counts("a line", counts.line);
+  print_counts("a ping", counts.ping);
+  print_counts("a page", counts.page);
 }
 
 void print_last_line(const Both& mayfly, const Both& qemu, const Both& with_vhost, const Counts& counts) {
@@ -136,17 +145,13 @@ int run(const std::vector<std::string>& monitors, const LinuxFiles& files, int r
   for (std::size_t i = 0; i < monitors.size(); ++i) all.emplace_back(i == 0 ? "mayfly" : monitors[i]);
   all.emplace_back("QEMU");
   all.emplace_back("QEMU, vhost");
-  Counts counts;
+  std::vector<AllCounts> counts;
   for (int round = 0; round < rounds; ++round) {
     for (std::size_t i = 0; i < monitors.size(); ++i) {
       MayflyGuest guest{scratch, monitors[i]};
       guest.boot(files, 1, "Transparent");
       measure(guest, all[i]);
-      if (round + 1 == rounds) {
-        std::printf("%s:", monitors[i].c_str());
-        const Counts all_counts = count_all(guest);
-        if (i == 0) counts = all_counts;
-      }
+      if (round + 1 == rounds) counts.push_back(count_all(guest));
     }
     for (const auto vhost : {QemuGuest::Vhost::Off, QemuGuest::Vhost::On}) {
       QemuGuest guest{files, 1, vhost};
@@ -165,7 +170,8 @@ int run(const std::vector<std::string>& monitors, const LinuxFiles& files, int r
   table("a page by HTTP, on a connection of its own", "ms", &Samples::http);
   table("a read of 4 KiB, one at a time", "us", &Samples::read);
   table("a write of 4 KiB, one at a time", "us", &Samples::write);
-  print_last_line(all.front(), all[monitors.size()], all.back(), counts);
+  for (std::size_t i = 0; i < monitors.size(); ++i) print_counts(monitors[i], counts[i]);
+  print_last_line(all.front(), all[monitors.size()], all.back(), counts.front().ping);
   return 0;
 }
 
