@@ -6,6 +6,8 @@
 
 #include "perf/series.h"
 
+#include <sys/resource.h>
+
 #include <atomic>
 #include <cmath>
 #include <csignal>
@@ -84,6 +86,16 @@ Rate measure_rate(const HostAgent& agent, int requests) {
   return {.per_second = requests / ((now_us() - begin) / 1e6), .refused = refused};
 }
 
+/// CPU time of all processes that have ended, whose parents waited for them.
+double cpu_ms_of_ended() {
+  rusage usage{};
+  ::getrusage(RUSAGE_CHILDREN, &usage);
+  const auto ms = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
+  };
+  return ms(usage.ru_utime) + ms(usage.ru_stime);
+}
+
 /// How often which time was seen: lines "from to count" for perf/histogram.
 void print_histogram(const std::string& title, const std::vector<double>& samples) {
   constexpr double kWidthMs = 0.05;
@@ -103,10 +115,12 @@ struct Measured {
   Rate rate{};
   double loading_ms = 0;    ///< Of the median, as the agent saw it: until the clone runs,
   double answering_ms = 0;  ///< and until it has answered.
+  double cpu_ms = 0;  ///< Of agent and monitors an answer, their starts and ends included; no neighbour disturbs it.
   std::vector<double> samples{};
 };
 
 Measured measure_agent(const std::string& whose, const HostAgent::Options& options, int requests) {
+  const double before = cpu_ms_of_ended();
   HostAgent agent{options};
   agent.await_ready();
   Measured measured{.ready = Series{whose + ", clones standing ready"},
@@ -132,6 +146,7 @@ Measured measure_agent(const std::string& whose, const HostAgent::Options& optio
   measured.answering_ms = part("answering");
   agent.signal(SIGTERM);
   if (agent.wait() != 0) give_up("the agent has failed");
+  measured.cpu_ms = (cpu_ms_of_ended() - before) / (3.0 * requests);
   return measured;
 }
 
@@ -152,14 +167,18 @@ int run(const HostAgent::Options& options, int requests) {
        {std::pair{"fresh", &fresh}, std::pair{"reverted", &reverted}, std::pair{"branched", &branched}}) {
     std::printf("%s: of the median, as the agent saw it, %.2f ms until the clone runs, %.2f ms until it has answered\n",
                 how, measured->loading_ms, measured->answering_ms);
+    // Branches are not the agent's children, so their time is unknown.
+    if (measured != &branched)
+      std::printf("%s: an answer takes %.2f ms of CPU time, of agent and monitors\n", how, measured->cpu_ms);
     std::printf("%s: %u clients at once get %.0f answers a second; %u were told to come again\n", how, kClients,
                 measured->rate.per_second, measured->rate.refused);
   }
   print_histogram("HTTP request to the answer of a fresh clone", fresh.samples);
   print_histogram("HTTP request to the answer of a clone that went back to its snapshot", reverted.samples);
   print_histogram("HTTP request to the answer of a clone that was branched off a loaded machine", branched.samples);
-  std::printf("\np50_ms=%.2f p99_ms=%.2f rate=%.0f own_p50_ms=%.2f", fresh.ready.median(), fresh.ready.quantile(0.99),
-              fresh.rate.per_second, fresh.own.median());
+  std::printf("\np50_ms=%.2f p99_ms=%.2f rate=%.0f own_p50_ms=%.2f cpu_ms=%.2f revert_cpu_ms=%.2f",
+              fresh.ready.median(), fresh.ready.quantile(0.99), fresh.rate.per_second, fresh.own.median(), fresh.cpu_ms,
+              reverted.cpu_ms);
   for (const auto& [how, measured] : {std::pair{"revert", &reverted}, std::pair{"branch", &branched}})
     std::printf(" %s_p50_ms=%.2f %s_p99_ms=%.2f %s_rate=%.0f", how, measured->ready.median(), how,
                 measured->ready.quantile(0.99), how, measured->rate.per_second);
