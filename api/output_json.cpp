@@ -1,4 +1,5 @@
 #include "api/schema.h"
+#include "vmm/base/newest_bytes.h"
 
 namespace mayfly {
 namespace {
@@ -8,12 +9,16 @@ constexpr JsonName<LogLevel> kLevels[] = {
     {"Trace", LogLevel::Trace}, {"Off", LogLevel::Off},         {"Warn", LogLevel::Warning}};
 constexpr std::size_t kLevelAliases = 1;  // "Warn": the dialect takes it, without showing it
 
+/// Of a file that keeps its newest bytes.
+constexpr JsonWhole kBound{.lowest = kLeastBound};
+
 }  // namespace
 
 Result<SerialConfig> read_serial(const JsonValue& json, const std::string& where) {
   JsonFields fields{json, where};
   SerialConfig serial{.serial_out_path = fields.optional("serial_out_path", JsonPath{}),
-                      .rate_limiter = fields.optional("rate_limiter", read_token_bucket)};
+                      .rate_limiter = fields.optional("rate_limiter", read_token_bucket),
+                      .max_bytes = fields.optional("max_bytes", kBound)};
   return fields.finish(std::move(serial));
 }
 
@@ -24,6 +29,7 @@ void write_serial(JsonWriter& json, const SerialConfig& serial) {
     json.key("rate_limiter");
     write_token_bucket(json, *serial.rate_limiter);
   }
+  if (serial.max_bytes) json.field("max_bytes", *serial.max_bytes);
   json.end_object();
 }
 
@@ -34,7 +40,8 @@ Result<LoggerConfig> read_logger(const JsonValue& json, const std::string& where
                           "level", JsonEnum<LogLevel>{.names = kLevels, .ignore_case = true, .aliases = kLevelAliases}),
                       .show_level = fields.optional("show_level", JsonBool{}),
                       .show_log_origin = fields.optional("show_log_origin", JsonBool{}),
-                      .module = fields.optional("module", JsonString{})};
+                      .module = fields.optional("module", JsonString{}),
+                      .max_bytes = fields.optional("max_bytes", kBound)};
   return fields.finish(std::move(logger));
 }
 
@@ -45,6 +52,7 @@ void write_logger(JsonWriter& json, const LoggerConfig& logger) {
   if (logger.show_level) json.field("show_level", *logger.show_level);
   if (logger.show_log_origin) json.field("show_log_origin", *logger.show_log_origin);
   if (logger.module) json.field("module", *logger.module);
+  if (logger.max_bytes) json.field("max_bytes", *logger.max_bytes);
   json.end_object();
 }
 

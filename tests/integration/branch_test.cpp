@@ -198,6 +198,20 @@ TEST_F(BranchTest, AnInterfaceWithoutATapNeedsNoneInAChildEither) {
   EXPECT_EQ(one.send("GET", "/vm/config").body.find("host_dev_name"), std::string::npos);
 }
 
+TEST_F(BranchTest, AChildsConsoleAndLogHaveTheLimitsOfItsParents) {
+  Monitor parent{options()};
+  must(parent.put("/serial", R"({"serial_out_path": ")" + file("console") + R"(", "max_bytes": 131072})"));
+  must(parent.put("/logger", R"({"log_path": ")" + file("log") + R"(", "max_bytes": 131072})"));
+  parent.boot("diverger", "console=ttyS0 mib=8");
+  Child one{scratch_, "one"};
+  one.find_in(parent.put("/vm/branch", body_of({one.json()})));
+  if (HasFatalFailure()) return;
+  (void)expect_diverges(one);
+  const std::string config = one.send("GET", "/vm/config").body;
+  EXPECT_NE(config.find(file("one.out") + R"(","max_bytes":131072})"), std::string::npos) << config;
+  EXPECT_NE(content_of(file("log")).find("branched off as one"), std::string::npos);
+}
+
 TEST_F(BranchTest, AChildListensAtItsOwnSocketAndItsAgentRedials) {
   Monitor parent{options()};
   must(parent.put("/network-interfaces/eth0", R"({"iface_id": "eth0"})"));

@@ -1,6 +1,7 @@
 // Log, metrics and console into FIFOs whose readers are slow, gone, or never came.
 
 #include "tests/integration/kvm_required.h"
+#include "tests/support/files.h"
 #include "tests/support/monitor.h"
 #include "vmm/base/json_value.h"
 
@@ -103,6 +104,41 @@ TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
   make_pipe_small(OwnedFd{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)}.get());
   monitor_.boot("serial_flood", kMoreThanTheConsoleKeeps);
   EXPECT_EQ(monitor_.wait(), 0) << monitor_.log_until("");
+}
+
+TEST_F(OutputTest, AConsoleAndALogWithALimitKeepTheirNewestBytes) {
+  constexpr off_t kBound = off_t{128} << 10;
+  const std::string before(3 * std::size_t{kBound}, 'o');  // a guest would print that for a minute here
+  const std::string console = make_file(monitor_.file("serial"), before);
+  const std::string log = make_file(monitor_.file("log"), before);
+  configure("/serial", R"({"serial_out_path": ")" + console + R"(", "max_bytes": 131072})");
+  configure("/logger", R"({"log_path": ")" + log + R"(", "level": "Info"})");
+  configure("/logger", R"({"max_bytes": 131072})");
+  monitor_.boot("serial_flood", "console=ttyS0 bytes=1000000000000 string=1");
+  const auto is_trimmed = [&](const std::string& path) {
+    struct stat status{};
+    return ::stat(path.c_str(), &status) == 0 && status.st_size > 3 * kBound && status.st_blocks * 512 <= kBound;
+  };
+  for (const double deadline = now_us() + 60e6; !is_trimmed(console) || !is_trimmed(log);) {
+    ASSERT_LT(now_us(), deadline);
+    // Each writes a line.
+    ASSERT_EQ(monitor_.patch("/vm", R"({"state": "Paused"})").status, 204);
+    ASSERT_EQ(monitor_.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  }
+  monitor_.signal(SIGTERM);
+  EXPECT_EQ(monitor_.wait(), 143);
+  EXPECT_TRUE(content_of(log).contains("told to stop (SIGTERM)")) << "the newest is there";
+  EXPECT_TRUE(is_trimmed(console) && is_trimmed(log));
+}
+
+TEST_F(OutputTest, ALimitIsForRegularFiles) {
+  const std::string path = fifo("serial");
+  const HttpAnswer serial = monitor_.put("/serial", R"({"serial_out_path": ")" + path + R"(", "max_bytes": 131072})");
+  EXPECT_EQ(serial.status, 400);
+  EXPECT_NE(serial.body.find("max_bytes needs a regular file, whose oldest bytes can be freed; " + path + " is none"),
+            std::string::npos)
+      << serial.body;
+  EXPECT_EQ(monitor_.put("/logger", R"({"max_bytes": 131072})").status, 400) << "standard error is a pipe here";
 }
 
 TEST_F(OutputTest, NothingIsWrittenThroughALink) {

@@ -15,6 +15,7 @@
 #include <ctime>
 #include <iterator>
 #include <span>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -73,6 +74,11 @@ std::optional<std::string> own_descriptor(std::string_view path) {
   return std::nullopt;
 }
 
+std::uint64_t size_of(int file) {
+  const off_t end = ::lseek(file, 0, SEEK_END);
+  return end < 0 ? 0 : static_cast<std::uint64_t>(end);
+}
+
 /// In a directory that others can write to, another user could have made the file to read what we write.
 Status check_line_sink(int file, const std::string& path, std::string_view what) {
   struct stat status{};
@@ -89,6 +95,13 @@ Status check_line_sink(int file, const std::string& path, std::string_view what)
 }
 
 }  // namespace
+
+Status check_bound(int file, std::string_view path) {
+  struct stat status{};
+  if (::fstat(file, &status) == 0 && S_ISREG(status.st_mode)) return {};
+  return fail(ErrorKind::InvalidArgument, "max_bytes needs a regular file, whose oldest bytes can be freed; {} is none",
+              path.empty() ? "where output goes" : path);
+}
 
 Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what) {
   const auto own = own_descriptor(path);
@@ -125,16 +138,61 @@ Status Log::configure(const LoggerConfig& config) {
     file = std::move(*opened);
   }
   const MutexLock lock{mutex_};
+  if (config.max_bytes || kept_)
+    if (auto good = check_bound(file ? file.get() : this->file(), config.log_path.value_or("")); !good)
+      return propagate(good);
   if (file) {
     descriptor_.store(file.get(), std::memory_order_relaxed);  // before the old one closes
     file_ = std::move(file);
+    if (kept_) kept_.emplace(kept_->most());
+    trimming_ = false;
+    ++file_number_;
     greet();
   }
   if (config.level) level_.store(*config.level, std::memory_order_relaxed);
   if (config.show_level) show_level_ = *config.show_level;
   if (config.show_log_origin) show_origin_ = *config.show_log_origin;
   if (config.module) module_ = *config.module;
+  if (config.max_bytes) kept_.emplace(*config.max_bytes);
+  if (kept_) size_ = size_of(this->file());
   return {};
+}
+
+int Log::file() const { return file_ ? file_.get() : STDERR_FILENO; }
+
+void Log::on_trim_wanted(std::function<void()> wanted) {
+  const MutexLock lock{mutex_};
+  trim_wanted_ = std::move(wanted);
+}
+
+bool Log::has_room(std::size_t bytes) {
+  if (!kept_) return true;
+  if (!trimming_ && trim_wanted_ && !kept_->has_room(size_, bytes + kept_->most() / 4)) {
+    trimming_ = true;
+    trim_wanted_();
+  }
+  return kept_->has_room(size_, bytes);
+}
+
+std::optional<Log::Trim> Log::begin_trim() {
+  const MutexLock lock{mutex_};
+  if (!trimming_) return std::nullopt;
+  trimming_ = false;
+  if (!kept_) return std::nullopt;
+  size_ = size_of(file());  // others may write to it, and truncate it
+  const auto range = kept_->to_free(size_, kept_->most() / 4);
+  if (!range) return std::nullopt;
+  OwnedFd copy{::fcntl(file(), F_DUPFD_CLOEXEC, 0)};  // the log may get another file meanwhile
+  if (!copy) return std::nullopt;
+  trimming_ = true;
+  return Trim{.file = std::move(copy), .range = *range, .number = file_number_};
+}
+
+void Log::end_trim(const Trim& trim, bool freed) {
+  const MutexLock lock{mutex_};
+  if (trim.number != file_number_) return;  // it has another file by now
+  trimming_ = false;
+  if (kept_ && freed) kept_->freed(trim.range);
 }
 
 // What fmt throws is of formats that are wrong, and these are checked when they are compiled.
@@ -174,7 +232,9 @@ void Log::write_line(LogLevel level, std::string_view file, int line, std::strin
   mask_controls({text.data() + begin, text.size() - begin});
   if (text.size() >= kMaximumLine) text.resize(kMaximumLine - 1);
   text.push_back('\n');
-  if (!write_whole_line(file_ ? file_.get() : STDERR_FILENO, {text.data(), text.size()}))
+  if (has_room(text.size()) && write_whole_line(this->file(), {text.data(), text.size()}))
+    size_ += text.size();
+  else
     missed_.fetch_add(1, std::memory_order_relaxed);
 }
 

@@ -2,11 +2,13 @@
 
 #include "vmm/base/error.h"
 #include "vmm/base/mutex.h"
+#include "vmm/base/newest_bytes.h"
 #include "vmm/base/owned_fd.h"
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,7 +35,8 @@ struct LoggerConfig {
   std::optional<LogLevel> level{};
   std::optional<bool> show_level{};
   std::optional<bool> show_log_origin{};
-  std::optional<std::string> module{};  ///< Only messages whose origin (source path) contains this.
+  std::optional<std::string> module{};       ///< Only messages whose origin (source path) contains this.
+  std::optional<std::uint64_t> max_bytes{};  ///< That its file takes: the newest. kLeastBound or more.
 };
 
 /// A format string that remembers where it stands in the source.
@@ -66,7 +69,8 @@ class Log {
   /// `greeting`: the first line of the first file that the log goes to, whatever the level; none where empty.
   explicit Log(std::string id, std::string greeting = {}) : id_(std::move(id)), greeting_(std::move(greeting)) {}
 
-  /// Applies what is present in `config`. Errors: the path cannot be opened; nothing is changed then.
+  /// Applies what is present in `config`. Errors: the path cannot be opened; a limit, and no regular file. Nothing is changed
+  /// then.
   [[nodiscard]] Status configure(const LoggerConfig& config);
 
   [[nodiscard]] bool enabled(LogLevel level) const noexcept { return level <= level_.load(std::memory_order_relaxed); }
@@ -95,6 +99,19 @@ class Log {
   /// Whether lines go to standard error, where a message for the user would be their double.
   [[nodiscard]] bool on_standard_error();
 
+  /// A part of the log's file that is to become a hole.
+  struct Trim {
+    OwnedFd file;
+    NewestBytes::Range range;
+    unsigned number = 0;  ///< Which of the log's files it is.
+  };
+  /// `wanted` is called, on any thread, when the file of a log with max_bytes is nearly full: one that may wait for files then
+  /// frees what begin_trim() says. Where nobody does, what has no room is dropped and counted.
+  void on_trim_wanted(std::function<void()> wanted);
+  /// None: there is nothing to free any more. Else end_trim() follows.
+  [[nodiscard]] std::optional<Trim> begin_trim();
+  void end_trim(const Trim& trim, bool freed);
+
   /// Messages that could not be written.
   [[nodiscard]] std::uint64_t missed() const noexcept { return missed_.load(std::memory_order_relaxed); }
 
@@ -105,6 +122,9 @@ class Log {
       write_line(level, format.file, format.line, fmt::format(format.format, std::forward<Args>(args)...));
   }
   void greet() REQUIRES(mutex_);
+  [[nodiscard]] int file() const REQUIRES(mutex_);
+  /// Whether a line of a log with a limit may be written; asks for a trim where it is time for one.
+  [[nodiscard]] bool has_room(std::size_t bytes) REQUIRES(mutex_);
   void write_line(LogLevel level, std::string_view file, int line, std::string_view message);
 
   const std::string id_;
@@ -117,6 +137,11 @@ class Log {
   bool show_level_ GUARDED_BY(mutex_) = true;
   bool show_origin_ GUARDED_BY(mutex_) = false;
   std::string module_ GUARDED_BY(mutex_);
+  std::optional<NewestBytes> kept_ GUARDED_BY(mutex_);
+  std::uint64_t size_ GUARDED_BY(mutex_) = 0;  // of the file, as far as it is known
+  bool trimming_ GUARDED_BY(mutex_) = false;
+  unsigned file_number_ GUARDED_BY(mutex_) = 0;
+  std::function<void()> trim_wanted_ GUARDED_BY(mutex_);
 };
 
 /// Opens a file, FIFO or character device for lines of log, metrics or the guest's console: created 0600 where missing,
@@ -124,6 +149,9 @@ class Log {
 /// /dev/stderr, /dev/fd/N and /proc/self/fd/N, which mean this process's descriptors. Errors, in which `what` names it:
 /// a link; a regular file that is neither this user's nor root's; a directory, socket or block device; not permitted.
 [[nodiscard]] Result<OwnedFd> open_line_sink(const std::string& path, std::string_view what);
+
+/// Error: a sink whose oldest bytes cannot be freed, as it is no regular file. `path`: for the error; empty: it has none.
+[[nodiscard]] Status check_bound(int file, std::string_view path);
 
 /// Writes as much of `text` as goes without waiting for a reader; how much that was.
 [[nodiscard]] std::size_t write_now(int fd, std::string_view text) noexcept;

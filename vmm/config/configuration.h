@@ -201,6 +201,7 @@ inline constexpr std::size_t kMostChannels = 64;
 struct SerialConfig {
   std::optional<std::string> serial_out_path{};     ///< Absent: standard output.
   std::optional<TokenBucketConfig> rate_limiter{};  ///< Bytes of output; what exceeds it is dropped and counted.
+  std::optional<std::uint64_t> max_bytes{};         ///< That the file takes: the newest. kLeastBound or more.
 };
 
 /// PUT /metrics

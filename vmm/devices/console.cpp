@@ -1,7 +1,9 @@
 #include "vmm/devices/console.h"
 
 #include <poll.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -23,7 +25,11 @@ Console::Console(EventLoop& loop, const MonotonicClock& clock, UartMetrics& metr
       serial_(line, output_, *this),
       write_operation_([this](int result, bool) { on_written(result); }),
       gather_operation_([this](int, bool) { on_gathered(); }),
-      read_operation_([this](int result, bool) { on_read(result); }) {}
+      read_operation_([this](int result, bool) { on_read(result); }) {
+  if (!options_.max_bytes || options_.output_fd < 0) return;
+  kept_.emplace(*options_.max_bytes);
+  (void)::lseek(options_.output_fd, 0, SEEK_END);  // from here on its position is where our last write has ended
+}
 
 void Console::start() {
   if (options_.input_fd >= 0) read_next();
@@ -47,6 +53,7 @@ void Console::write_next() {
     return;
   }
   if (options_.output_fd < 0) return write_next();  // the buffer wrapped around
+  if (makes_room(bytes.size())) return;
   writing_ = true;
   if (waiting_)
     loop_.poll_once(options_.output_fd, POLLOUT, write_operation_);
@@ -54,9 +61,32 @@ void Console::write_next() {
     loop_.write(options_.output_fd, bytes, EventLoop::kNoOffset, write_operation_);
 }
 
+bool Console::makes_room(std::size_t more) {
+  if (!kept_) return false;
+  const off_t end = ::lseek(options_.output_fd, 0, SEEK_CUR);
+  freeing_ = kept_->to_free(static_cast<std::uint64_t>(std::max<off_t>(end, 0)), more);
+  if (!freeing_) return false;
+  writing_ = true;
+  loop_.fallocate(options_.output_fd, kFreeMode, freeing_->offset, freeing_->length, write_operation_);
+  return true;
+}
+
+void Console::on_freed(int result) {
+  const auto range = std::exchange(freeing_, std::nullopt);
+  if (result == 0) {
+    kept_->freed(*range);
+  } else if (result != -EINTR) {
+    // A file system without holes, or a broken one: the limit holds, and what is new is lost.
+    metrics_.flush_errors.add();
+    output_.consume(output_.front().size());
+  }
+  write_next();
+}
+
 void Console::on_written(int result) {
   writing_ = false;
   if (result == -ECANCELED) return;
+  if (freeing_) return on_freed(result);
   if (std::exchange(waiting_, false)) return write_next();
   if (result == -EAGAIN) {  // a descriptor that somebody made non-blocking, with a slow reader
     waiting_ = true;

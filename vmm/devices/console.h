@@ -1,6 +1,7 @@
 #pragma once
 
 #include "vmm/base/metrics.h"
+#include "vmm/base/newest_bytes.h"
 #include "vmm/config/configuration.h"
 #include "vmm/devices/serial.h"
 #include "vmm/devices/serial_output_buffer.h"
@@ -28,6 +29,8 @@ struct ConsoleOptions {
   int input_fd = -1;   ///< None: the guest receives nothing. Borrowed.
   int output_fd = -1;  ///< None: output is dropped, uncounted. Borrowed.
   std::optional<TokenBucketConfig> rate_limiter{};
+  /// That the output takes, a regular file which is appended to; its newest bytes stay. kLeastBound or more.
+  std::optional<std::uint64_t> max_bytes{};
   /// Called on the loop's thread when Ctrl-A x is typed; empty: all keys are the guest's.
   std::function<void()> on_quit{};
   /// The longest that a byte waits for company, of a guest whose bursts have no end that its port can see.
@@ -53,6 +56,9 @@ class Console final : private SerialInputPort, private FlushRequest {
   void flush_wanted() noexcept override;
   void burst_ended() noexcept override;
   void write_next();
+  /// Begins to free the oldest of the output, where `more` bytes have no room.
+  [[nodiscard]] bool makes_room(std::size_t more);
+  void on_freed(int result);
   void gather();
   void stop_gathering();
   void on_written(int result);
@@ -72,6 +78,8 @@ class Console final : private SerialInputPort, private FlushRequest {
 
   bool writing_ = false;  // a write, or a wait for writability, is in flight
   bool waiting_ = false;  // ... the latter
+  std::optional<NewestBytes> kept_;
+  std::optional<NewestBytes::Range> freeing_;  // in flight, instead of a write
   std::function<void()> drained_;
   CallbackOperation write_operation_;
   // Of the two, each side writes its own and then reads the other's, so that no end of a burst is missed.

@@ -248,6 +248,12 @@ void Ring::fallocate(const RegisteredFile& file, int mode, std::uint64_t offset,
   submit_on_file(sqe, operation);
 }
 
+void Ring::fallocate(int fd, int mode, std::uint64_t offset, std::uint64_t length, Operation& operation) {
+  io_uring_sqe& sqe = next_sqe();
+  ::io_uring_prep_fallocate(&sqe, fd, mode, static_cast<off_t>(offset), static_cast<off_t>(length));
+  submit_for(sqe, &operation);
+}
+
 void Ring::advise(std::span<std::byte> range, int advice, Operation& operation) {
   io_uring_sqe& sqe = next_sqe();
   ::io_uring_prep_madvise(&sqe, range.data(), static_cast<std::uint32_t>(range.size()), advice);

@@ -84,6 +84,7 @@ class Ring {
   /// fallocate(2) with `mode`.
   void fallocate(const RegisteredFile& file, int mode, std::uint64_t offset, std::uint64_t length,
                  Operation& operation);
+  void fallocate(int fd, int mode, std::uint64_t offset, std::uint64_t length, Operation& operation);
   /// madvise(2) of less than 4 GiB.
   void advise(std::span<std::byte> range, int advice, Operation& operation);
   /// The same, without a completion.

@@ -43,6 +43,7 @@ struct BranchOrder {
   std::shared_ptr<Snapshot> snapshot;
   std::vector<BranchChild> children;
   LoggerConfig logger{};
+  std::optional<std::uint64_t> max_console_bytes{};
   bool resumes = true;         ///< The parent goes on.
   std::uint64_t begun_ns = 0;  ///< Of the request.
 };

@@ -62,6 +62,7 @@ void ConfiguredMachine::warn_of_template() const {
 Status ConfiguredMachine::put(SerialConfig serial) {
   OwnedFd file;
   if (serial.serial_out_path) file = TRY(open_line_sink(*serial.serial_out_path, "serial_out_path"));
+  if (serial.max_bytes) TRY(check_bound(file ? file.get() : console_.output_fd, serial.serial_out_path.value_or("")));
   serial_out_ = std::move(file);
   config.serial = std::move(serial);
   return {};
@@ -93,6 +94,7 @@ Status ConfiguredMachine::put(const LoggerConfig& logger) {
   take(kept.show_level, logger.show_level);
   take(kept.show_log_origin, logger.show_log_origin);
   take(kept.module, logger.module);
+  take(kept.max_bytes, logger.max_bytes);
   return {};
 }
 
@@ -111,7 +113,10 @@ bool ConfiguredMachine::empty() const noexcept {
 ConsoleOptions ConfiguredMachine::console() const {
   ConsoleOptions console = console_;
   if (serial_out_) console.output_fd = serial_out_.get();
-  if (config.serial) console.rate_limiter = config.serial->rate_limiter;
+  if (config.serial) {
+    console.rate_limiter = config.serial->rate_limiter;
+    console.max_bytes = config.serial->max_bytes;
+  }
   return console;
 }
 

@@ -140,6 +140,7 @@ void Controller::make_children(const std::shared_ptr<Hold>& hold) {
                     .snapshot = std::make_shared<Snapshot>(std::move(hold->snapshot)),
                     .children = std::move(*hold->children),
                     .logger = configured_.config.logger.value_or(LoggerConfig{}),
+                    .max_console_bytes = configured_.config.serial.value_or(SerialConfig{}).max_bytes,
                     .resumes = state_ == MachineState::Running,
                     .begun_ns = hold->begun_ns};
   // Shared with the callback, which is made before it is known which copies there are.
@@ -212,7 +213,8 @@ Status Controller::branch_off(BranchOrder& order, std::size_t index) {
   (void)need_prepared_vm();  // it is made meanwhile
   knows_own_pages_ = proc_self_is_ours();
   if (child.metadata) TRY(configured_.metadata.put(std::move(*child.metadata)));
-  if (child.serial_out_path) TRY(configured_.put(SerialConfig{.serial_out_path = child.serial_out_path}));
+  if (child.serial_out_path)
+    TRY(configured_.put(SerialConfig{.serial_out_path = child.serial_out_path, .max_bytes = order.max_console_bytes}));
   auto load = TRY(begin_branch(order.snapshot, child, order.resumes));
   TRY(finish_load(std::move(load), RestoredMemory{.memory = std::move(order.memory)}, order.begun_ns));
   metrics_.latency.branch_us.set(us_since(order.begun_ns));

@@ -80,6 +80,7 @@ Status Monitor::show_logger() {
 }
 
 Status Monitor::make_parts() {
+  trimmer_ = std::make_unique<LogTrimmer>(*loop_, log_);
   auto signals = StopSignals::watch(*loop_, [this](int number) {
     controller_->finish({number == SIGINT ? EndReason::Interrupted : EndReason::Terminated,
                          number == SIGINT ? "interrupted (SIGINT)" : "told to stop (SIGTERM)"});
@@ -234,7 +235,10 @@ CommonOptions options_of_child(const CommonOptions& parent, const BranchOrder& o
   common.id = order.children[index].id;
   common.logger = order.logger;
   // Of a descriptor that is closed there, or in a jail its parent's: standard error is left.
-  if (common.logger.log_path && names_descriptor(*common.logger.log_path)) common.logger.log_path.reset();
+  if (common.logger.log_path && names_descriptor(*common.logger.log_path)) {
+    common.logger.log_path.reset();
+    common.logger.max_bytes.reset();  // that file's; standard error need not be one
+  }
   common.metrics_path.reset();
   common.start = {};
   return common;

@@ -10,6 +10,7 @@
 #include "vmm/io/signals.h"
 #include "vmm/machine/controller.h"
 #include "vmm/machine/end_deadline.h"
+#include "vmm/monitor/log_trimmer.h"
 
 #include <atomic>
 #include <cstddef>
@@ -71,6 +72,7 @@ class Monitor {
   bool has_inherited_filter_ = false;  // [brancher], of the thread that a child began as
   Metrics metrics_;
   std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<LogTrimmer> trimmer_;
   std::unique_ptr<StopSignals> signals_;
   std::unique_ptr<EndDeadline> deadline_;
   std::unique_ptr<ForkBrancher> brancher_;  // with --branches

@@ -5,6 +5,7 @@
 #include "tests/support/files.h"
 #include "tests/unit/api/answer_request.h"
 #include "tests/unit/api/fake_target.h"
+#include "vmm/base/newest_bytes.h"
 
 #include <algorithm>
 #include <array>
@@ -42,7 +43,8 @@ bool is_extra_field(const std::string& where) {
          where.ends_with("snapshot/load PUT.paths") || where.ends_with(".working_set") ||
          where.ends_with(".backend_paths") || where.ends_with(".base_path") || where.ends_with(".base_paths") ||
          where.ends_with("snapshot/load PUT.revertible") || where.ends_with("snapshot/create PUT.live") ||
-         where.ends_with("snapshot/create PUT.max_copied_mib") ||
+         where.ends_with("snapshot/create PUT.max_copied_mib") || where.ends_with("/serial PUT.max_bytes") ||
+         where.ends_with("/logger PUT.max_bytes") || where.ends_with("/vm/config GET.logger.max_bytes") ||
          where.ends_with("snapshot/create PUT.frozen_drives") || where.ends_with("network_overrides.items.guest_mac");
 }
 /// Values beyond the dialect's.
@@ -365,7 +367,8 @@ class WholeTarget : public CommandTarget {
     config.machine = {.huge_pages = HugePages::None, .cpu_template = CpuTemplate::T2};
     config.boot_source = BootSource{.kernel_image_path = "/k", .initrd_path = "/i", .boot_args = "a"};
     config.cpu = CpuConfig{.cpuid = {CpuidEdit{}}, .msrs = {MsrEdit{}}, .capabilities = {KvmCapabilityEdit{}}};
-    config.serial = SerialConfig{.serial_out_path = "/s", .rate_limiter = TokenBucketConfig{}};
+    config.serial =
+        SerialConfig{.serial_out_path = "/s", .rate_limiter = TokenBucketConfig{}, .max_bytes = kLeastBound};
     const RateLimiterConfig limits{.bandwidth = TokenBucketConfig{}, .ops = TokenBucketConfig{}};
     const DriveConfig drive{"d",     "/d", {"/b"},         true,  true, "u", CacheType::Writeback,
                             "Async", true, Discard::Unmap, limits};

@@ -272,6 +272,10 @@ TEST(ParseRequest, ReadsWhereOutputGoes) {
   EXPECT_EQ(serial.value.rate_limiter->refill_time_ms, 20U);
   EXPECT_EQ(serial.value.rate_limiter->one_time_burst, 30U);
   EXPECT_EQ(command<PutSerial>("PUT", "/serial", "{}").value.serial_out_path, std::nullopt);
+  EXPECT_EQ(command<PutSerial>("PUT", "/serial", R"({"max_bytes": 131072})").value.max_bytes, 131072U);
+  EXPECT_EQ(command<PutLogger>("PUT", "/logger", R"({"max_bytes": 131072})").value.max_bytes, 131072U);
+  EXPECT_EQ(refusal("PUT", "/serial", R"({"max_bytes": 131071})"),
+            "serial.max_bytes must be from 131072 to 9223372036854775807, not 131071");
   EXPECT_EQ(refusal("PUT", "/serial", R"({"rate_limiter": {"size": 1}})"),
             R"(serial.rate_limiter needs the field "refill_time")");
   EXPECT_EQ(refusal("PUT", "/serial", R"({"rate_limiter": {"size": -1, "refill_time": 1}})"),

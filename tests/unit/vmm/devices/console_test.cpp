@@ -1,8 +1,11 @@
 #include "vmm/devices/console.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/files.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -48,6 +51,7 @@ class ConsoleTest : public ::testing::Test {
                      ConsoleOptions{.input_fd = in_.read.get(),
                                     .output_fd = out_.write.get(),
                                     .rate_limiter = rate,
+                                    .max_bytes = max_bytes_,
                                     .on_quit = std::move(on_quit),
                                     .gather_at_most = gather_at_most_},
                      InterruptLine{sink_, 4});
@@ -88,6 +92,7 @@ class ConsoleTest : public ::testing::Test {
   SilentSink sink_;
   StillClock clock_;
   UartMetrics metrics_;
+  std::optional<std::uint64_t> max_bytes_{};
   __kernel_timespec gather_at_most_{.tv_sec = 0, .tv_nsec = 1'000'000};
   Pipe in_, out_;
   std::optional<Console> console_;
@@ -304,6 +309,56 @@ TEST_F(ConsoleTest, TheEndOfTheInputLeavesTheGuestAlone) {
   console_->when_drained([&] { drained = true; });
   run_until([&] { return drained; });
   EXPECT_EQ(guest_reads(), "");
+}
+
+TEST_F(ConsoleTest, AFileWithALimitKeepsTheNewestBytesAndTakesNoMore) {
+  const testing::ScratchDirectory scratch;
+  const std::string path = testing::make_file(scratch.file("console"), std::string(300'000, 'o'));
+  out_.write = OwnedFd{::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC)};
+  max_bytes_ = kLeastBound;
+  make();
+  for (int round = 0; round < 40; ++round) {
+    std::string line(50'001, static_cast<char>('a' + round % 26));
+    line.back() = '\n';
+    guest_prints(line);
+    bool drained = false;
+    console_->when_drained([&] { drained = true; });
+    run_until([&] { return drained; });
+    struct stat status{};
+    ASSERT_EQ(::stat(path.c_str(), &status), 0);
+    ASSERT_EQ(status.st_size, 300'000 + (round + 1) * 50'001);
+    ASSERT_LE(status.st_blocks * 512, static_cast<off_t>(kLeastBound) + 4096);
+  }
+  EXPECT_EQ(metrics_.dropped_bytes.value() + metrics_.flush_errors.value(), 0U);
+  const std::string text = testing::content_of(path);
+  EXPECT_TRUE(text.ends_with("nn\n"));
+  const std::size_t kept = text.size() - text.find_first_not_of('\0');
+  EXPECT_GE(kept, kLeastBound / 2 - 4096);
+
+  // Somebody clears it.
+  ASSERT_EQ(::truncate(path.c_str(), 0), 0);
+  guest_prints("begins anew\n");
+  bool drained = false;
+  console_->when_drained([&] { drained = true; });
+  run_until([&] { return drained; });
+  EXPECT_EQ(testing::content_of(path), "begins anew\n");
+}
+
+TEST_F(ConsoleTest, WhereNoRoomCanBeMadeOutputIsLostAndTheConsoleGoesOn) {
+  // The kernel makes no hole in what is sealed.
+  out_.write = OwnedFd{::memfd_create("console", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+  ASSERT_EQ(::ftruncate(out_.write.get(), static_cast<off_t>(kLeastBound) - 10), 0);
+  max_bytes_ = kLeastBound;
+  make();
+  ASSERT_EQ(::fcntl(out_.write.get(), F_ADD_SEALS, F_SEAL_WRITE), 0);
+  guest_prints("there is no room");
+  bool drained = false;
+  console_->when_drained([&] { drained = true; });
+  run_until([&] { return drained; });
+  EXPECT_GT(metrics_.flush_errors.value(), 0U);
+  struct stat status{};
+  ASSERT_EQ(::fstat(out_.write.get(), &status), 0);
+  EXPECT_EQ(status.st_size, static_cast<off_t>(kLeastBound) - 10);
 }
 
 }  // namespace
