@@ -108,11 +108,15 @@ std::string to_json(const Template& made) {
   return std::move(json).take() + '\n';
 }
 
+Result<std::string> read_manifest(const std::string& path) {
+  return read_file(path, path + " (is it a directory of mayfly-template build?)", kLongestManifest);
+}
+
 Result<Template> read_template(const std::string& directory) {
   Template read{.directory = directory};
   while (read.directory.size() > 1 && read.directory.ends_with('/')) read.directory.pop_back();
   const std::string what = read.path(kTemplateFile);
-  const auto text = TRY(read_file(what, what + " (is it a directory of mayfly-template build?)", kLongestManifest));
+  const auto text = TRY(read_manifest(what));
   const auto json = TRY(parse_json(text, what));
   const auto version = TRY(number_field(json, "version", what));
   if (version != kVersion)

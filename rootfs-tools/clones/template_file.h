@@ -11,7 +11,7 @@
 /// A template: a directory with a machine of an image that was booted and snapshotted once it was ready. Clones of it need no
 /// more than these files, which they only read.
 ///
-///   template.json   what follows, with each file's size, and digests of those without holes
+///   template.json   what follows, with each file's size and digest (rootfs-tools/template/verify.h)
 ///   base            the image's root file system (squashfs), the drive "base"
 ///   layer           what the boot wrote (ext4), below the clones' own overlays: the drive "layer"
 ///   state, memory   the snapshot
@@ -30,8 +30,7 @@ inline constexpr const char* kRunName = "run.json";
 struct TemplateFile {
   std::string name;
   std::uint64_t size = 0;
-  std::string
-      digest{};  ///< Empty: of the large ones with holes, whose sums the state has, or that each clone checks by itself.
+  std::string digest{};  ///< Empty: as older ones had none of memory and layer.
 };
 
 struct Template {
@@ -48,6 +47,9 @@ struct Template {
 };
 
 [[nodiscard]] std::string to_json(const Template& made);
+
+/// The text of template.json. Errors: no such directory, no template in it.
+[[nodiscard]] Result<std::string> read_manifest(const std::string& path);
 
 /// Errors: no such directory, no template in it, one of another version, a file that is missing or has another size.
 [[nodiscard]] Result<Template> read_template(const std::string& directory);

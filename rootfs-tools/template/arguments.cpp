@@ -190,6 +190,11 @@ Result<Invocation> parse_template_arguments(int argc, const char* const* argv,
   add_base(base, base_order, flags);
   CLI::App& build = *app.add_subcommand("build", "Boot an image, and make a template of it");
   add_build(build, build_order, flags);
+  VerifyOrder verify_order;
+  CLI::App& verify = *app.add_subcommand("verify", "Compare a template's files with their digests");
+  verify.add_option("template", verify_order.directory, "What mayfly-template build has made")
+      ->option_text("TEMPLATE REQUIRED")
+      ->required();
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
@@ -198,11 +203,13 @@ Result<Invocation> parse_template_arguments(int argc, const char* const* argv,
     return PrintText{std::string{version.what()} + "\n"};
   } catch (const CLI::ParseError& error) {
     return fail(ErrorKind::InvalidArgument, "{} (see mayfly-template{} --help)", error.what(),
-                base.parsed()    ? " base"
-                : build.parsed() ? " build"
-                                 : "");
+                base.parsed()     ? " base"
+                : build.parsed()  ? " build"
+                : verify.parsed() ? " verify"
+                                  : "");
   }
   if (build.parsed()) return build_of(std::move(build_order), flags, build, programs);
+  if (verify.parsed()) return verify_order;
   return base_of(std::move(base_order), flags, base);
 }
 

@@ -2,6 +2,7 @@
 
 #include "rootfs-tools/image/base.h"
 #include "rootfs-tools/template/build.h"
+#include "rootfs-tools/template/verify.h"
 #include "vmm/base/error.h"
 
 #include <cstdint>
@@ -18,7 +19,7 @@ struct PrintText {
   std::string text;
 };
 
-using Invocation = std::variant<BaseOrder, BuildOrder, PrintText>;
+using Invocation = std::variant<BaseOrder, BuildOrder, VerifyOrder, PrintText>;
 
 /// `programs`: where the guest's programs, the kernel and the monitor are looked for that no option names. Errors name the
 /// option, its value and what would be right.

@@ -5,11 +5,13 @@
 #include "rootfs-tools/agent/host/place.h"
 #include "rootfs-tools/agent/protocol.h"
 #include "rootfs-tools/clones/function.h"
-#include "rootfs-tools/image/digest.h"
 #include "rootfs-tools/image/output_file.h"
 #include "rootfs-tools/image/run_file.h"
+#include "rootfs-tools/template/build_place.h"
+#include "rootfs-tools/template/file_digest.h"
 #include "rootfs-tools/template/initrd.h"
 #include "rootfs-tools/template/make_layer.h"
+#include "rootfs-tools/template/verify.h"
 #include "rootfs-tools/template/warm_up.h"
 #include "vmm/base/files.h"
 #include "vmm/base/held_signals.h"
@@ -39,6 +41,7 @@ using clones::Template;
 
 constexpr std::size_t kLargestProgram = std::size_t{64} << 20;
 constexpr std::size_t kShownConsole = 2000;
+constexpr std::uint64_t kKeptConsole = std::uint64_t{1} << 20;
 constexpr const char* kBootArgs =
     "console=ttyS0 quiet reboot=k panic=1 nomodule i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce "
     "mayfly.image=/dev/vda mayfly.overlay=/dev/vdb";
@@ -196,15 +199,25 @@ class TemplateBuilder {
       json.field("uds_path", scratch_.file(agent::kAgentSocket));
       json.field("listen", true);
     }));
-    return put("/serial", [&](JsonWriter& json) { json.field("serial_out_path", scratch_.file("console")); });
+    return api.request("PUT", "/serial", serial_json());
+  }
+
+  [[nodiscard]] std::string serial_json() const {
+    return json_of([&](JsonWriter& json) {
+      json.field("serial_out_path", scratch_.file("console"));
+      json.field("max_bytes", kKeptConsole);
+    });
   }
 
   /// What the guest said last, for the error that it gave no answer.
   [[nodiscard]] std::string last_words() const {
-    auto text = read_file(scratch_.file("console"), "the console", std::size_t{64} << 20);
-    if (!text || text->empty()) return "; the guest has said nothing";
-    if (text->size() > kShownConsole) text->erase(0, text->size() - kShownConsole);
-    return "; the guest said last:\n" + printable_lines(*text);
+    const OwnedFd file{::open(scratch_.file("console").c_str(), O_RDONLY | O_CLOEXEC)};
+    const off_t end = ::lseek(file.get(), 0, SEEK_END);
+    if (end <= 0) return "; the guest has said nothing";
+    std::string text(std::min(kShownConsole, static_cast<std::size_t>(end)), '\0');
+    text.resize(read_all_at(file.get(), std::as_writable_bytes(std::span{text}),
+                            static_cast<std::uint64_t>(end) - text.size()));
+    return "; the guest said last:\n" + printable_lines(text);
   }
 
   /// Waits until the function is there, and asks it once.
@@ -237,8 +250,7 @@ class TemplateBuilder {
     fs::remove(scratch_.file(agent::kAgentSocket), none);
     const Template so_far{.directory = made_.path()};
     const auto monitor = TRY(start_monitor("recording"));
-    TRY(monitor.api().request(
-        "PUT", "/serial", json_of([&](JsonWriter& json) { json.field("serial_out_path", scratch_.file("console")); })));
+    TRY(monitor.api().request("PUT", "/serial", serial_json()));
     TRY(monitor.api().request(
         "PUT", "/snapshot/load",
         clones::load_request(so_far, {.files = made_.path(), .own = scratch_.path()}, /*records=*/true)));
@@ -276,27 +288,21 @@ class TemplateBuilder {
         ::fstat(opened.get(), &status) != 0)
       return fail_errno(ErrorKind::System, "{} cannot be finished", file(name));
     clones::TemplateFile sealed{.name = name, .size = static_cast<std::uint64_t>(status.st_size)};
-    if (std::string_view{name} == clones::kMemoryName || std::string_view{name} == clones::kLayerName) return sealed;
-    Sha256 hash;
-    std::vector<std::byte> buffer(std::size_t{1} << 20);
-    for (std::uint64_t done = 0; done < sealed.size;) {
-      const auto piece = std::span{buffer}.first(std::min<std::uint64_t>(buffer.size(), sealed.size - done));
-      if (read_all_at(opened.get(), piece, done) < piece.size())
-        return fail_errno(ErrorKind::System, "{} cannot be read", file(name));
-      hash.update(piece);
-      done += piece.size();
-    }
-    sealed.digest = hash.digest();
+    const bool has_holes =
+        std::string_view{name} == clones::kMemoryName || std::string_view{name} == clones::kLayerName;
+    sealed.digest =
+        TRY(digest_of_file(opened.get(), sealed.size, has_holes ? FileKind::Sparse : FileKind::Plain, file(name)));
     return sealed;
   }
 
   Status publish(const Template& made) {
-    const std::string text = to_json(made);
+    const std::string text = with_own_digest(to_json(made));
     auto output = TRY(OutputFile::create(made_.file(clones::kTemplateFile), "template.json"));
     if (!write_all_at(output.fd(), std::as_bytes(std::span{text}), 0))
       return fail_errno(ErrorKind::System, "{} cannot be written", made_.file(clones::kTemplateFile));
     TRY(output.publish());
     scratch_.remove();
+    TRY(BuildPlace::hand_over(made_.path()));
     if (::rename(made_.path().c_str(), order_.output.c_str()) != 0)
       return fail_errno(ErrorKind::System, "--output {} cannot be made", order_.output);
     made_.keep();
@@ -329,13 +335,12 @@ Result<Template> build_template(const BuildOrder& given) {
   BuildOrder order = given;
   while (order.output.size() > 1 && order.output.ends_with('/')) order.output.pop_back();
   TRY(check_order(order));
-  const std::string directory = fs::absolute(new_name(order.output));
-  std::error_code none;
-  fs::remove_all(directory, none);  // of a build that was killed
   HeldSignals until_nothing_is_half{SIGINT, SIGTERM, SIGHUP};
-  if (::mkdir(directory.c_str(), 0777) != 0)
-    return fail_errno(ErrorKind::System, "--output {}: cannot make {}", order.output, directory);
+  const auto place = TRY(BuildPlace::take(order.output));
+  const std::string& directory = place.path();
   Scratch made{directory};
+  TRY(check_order(order));  // the other build may have made it
+  TRY(place.clear());
   auto scratch = TRY(make_scratch(directory));
   return TemplateBuilder{order, std::move(made), Scratch{std::move(scratch)}, until_nothing_is_half}.build();
 }

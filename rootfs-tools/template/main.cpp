@@ -53,6 +53,19 @@ struct Runner {
     std::fputs(printable_lines(sentence).c_str(), stdout);
     return {};
   }
+  Status operator()(VerifyOrder order) const {
+    ProgressLine line{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1};
+    order.on_progress = [&line](std::string_view step, std::uint64_t done, std::uint64_t total) {
+      line.show(step, done, total);
+    };
+    auto verified = verify_template(order);
+    line.clear();
+    if (!verified) return propagate(verified);
+    const std::string sentence =
+        fmt::format("{}: template.json and {} files are as they were built\n", verified->directory, verified->files);
+    std::fputs(printable_lines(sentence).c_str(), stdout);
+    return {};
+  }
   Status operator()(BaseOrder order) const {
     ProgressLine line{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1};
     order.on_progress = [&line](std::string_view step, std::uint64_t done, std::uint64_t total) {

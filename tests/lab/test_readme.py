@@ -395,6 +395,7 @@ def test_other_processes(
     "line mayfly logs $id",
     "line mayfly down $id",
     "row `mayfly-template build --image FILE --output DIRECTORY [--warm-up PATH]`",
+    "row `mayfly-template verify TEMPLATE`",
     "row `mayfly up TEMPLATE`, `mayfly down ID`",
     "row `mayfly exec [-i] [-t] ID -- COMMAND`",
     "row `mayfly cp ID:PATH PATH`",
@@ -412,6 +413,8 @@ def test_function_of_an_image(commands: list[str], room: Path, tuned: Path, shel
         assert shell.type(command).status == 0
     assert shell.type(fetch).said == HELLO.decode()
     assert "response:200" in shell.type(logs).said
+    verified = shell.type("mayfly-template verify /srv/app.template")
+    assert verified.status == 0 and "files are as they were built" in verified.said
     assert shell.type("mayfly cp $id:/www/index.html copy").status == 0
     assert (room / "copy").read_bytes() == HELLO
     assert shell.type(down).status == 0

@@ -193,6 +193,27 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools, shared_templa
         assert not Path("/run/mayfly/waits").exists() and not (tools.jails / "mayfly/waits").exists()
 
 
+def test_verify_finds_a_byte_that_differs_in_any_file(tools: Tools, shared_template: SharedTemplate) -> None:
+    template = tools.room / "own"
+    subprocess.run(["cp", "--recursive", "--sparse=always", shared_template("sleeper"), template], check=True)
+    files = sorted(template.iterdir())
+    verified = tools.run("mayfly-template", "verify", template).stdout
+    assert f"template.json and {len(files) - 1} files are as they were built" in verified
+    for file in files:
+        file.chmod(0o644)
+        with file.open("r+b") as opened:
+            opened.seek(file.stat().st_size // 2)
+            byte = opened.read(1)
+            opened.seek(-1, os.SEEK_CUR)
+            opened.write(bytes([byte[0] ^ 1]))
+            opened.flush()
+            refused = tools.run("mayfly-template", "verify", template, status=1).stderr
+            assert refused.startswith(f"mayfly-template: {file} has changed: "), refused
+            opened.seek(-1, os.SEEK_CUR)
+            opened.write(byte)
+    tools.run("mayfly-template", "verify", template)
+
+
 def test_says_why_an_image_is_not_ready(tools: Tools, failing_images: Path) -> None:
     output = tools.room / "app.template"
     said = tools.template(failing_images / "exits", output, "--patience", "60", status=1).stderr
@@ -203,12 +224,21 @@ def test_says_why_an_image_is_not_ready(tools: Tools, failing_images: Path) -> N
     assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []
 
 
-def test_an_interrupted_build_leaves_nothing(tools: Tools, failing_images: Path) -> None:
+def test_one_build_at_a_time_and_an_interrupted_one_leaves_nothing(tools: Tools, failing_images: Path) -> None:
     output = tools.room / "app.template"
-    command = [tools.build / "mayfly-template", "build", "--image", failing_images / "sleeps", "--output", output,
-               "--kernel", tools.kernel, "--disk", "64M"]  # fmt: skip
+    image = failing_images / "sleeps"
+    command = [tools.build / "mayfly-template", "build", "--image", image, "--output", output, "--kernel", tools.kernel,
+               "--disk", "64M"]  # fmt: skip
+    place = tools.room / "app.template.mayfly-new"
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
-        until((tools.room / "app.template.mayfly-new/.build/console").exists, "the machine is there")
+        until((place / ".build/console").exists, "the machine is there")
+        assert f"--output {output}: process {build.pid} builds it" in tools.template(image, output, status=1).stderr
+        assert (place / ".build/console").exists(), "the first one's"
+        build.kill()
+    # A killed one gives its place, and what it has left is gone.
+    (place / "left").touch()
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
+        until(lambda: not (place / "left").exists() and (place / ".build/console").exists(), "the machine is there")
         build.send_signal(signal.SIGINT)
         assert build.wait(60) == -signal.SIGINT
     assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []

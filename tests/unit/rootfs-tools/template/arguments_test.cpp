@@ -62,7 +62,8 @@ TEST(TemplateArguments, HaveDefaultsThatHelpTells) {
 }
 
 TEST(TemplateArguments, HelpHasEightyColumns) {
-  for (const auto& words : {std::vector<const char*>{"--help"}, {"base", "--help"}, {"build", "--help"}}) {
+  for (const auto& words :
+       {std::vector<const char*>{"--help"}, {"base", "--help"}, {"build", "--help"}, {"verify", "--help"}}) {
     const std::string help = std::get<PrintText>(parse_template(words).value()).text;
     std::size_t begin = 0;
     for (std::size_t end = 0; (end = help.find('\n', begin)) != std::string::npos; begin = end + 1)
@@ -133,6 +134,14 @@ TEST(TemplateArguments, RefusalsOfABuildNameTheOption) {
   EXPECT_TRUE(refusal_of_template(parse_template({"build", "--image", "i"})).contains("--output is required"));
 }
 
+TEST(TemplateArguments, OrderAVerification) {
+  const auto invocation = parse_template({"verify", "app.template"});
+  ASSERT_TRUE(invocation) << invocation.error().message;
+  EXPECT_EQ(std::get<VerifyOrder>(*invocation).directory, "app.template");
+  EXPECT_EQ(refusal_of_template(parse_template({"verify"})),
+            "template is required (see mayfly-template verify --help)");
+}
+
 TEST(TemplateArguments, BytesHaveUnits) {
   EXPECT_EQ(parse_bytes("--x", "1").value(), 1U);
   EXPECT_EQ(parse_bytes("--x", "3K").value(), 3U << 10);
@@ -161,6 +170,11 @@ TEST(TemplateManual, HasEachOptionAndNoOther) {
     if (option != "--image" && option != "--output") build.erase(option);
   build.erase("--image");
   EXPECT_EQ(page.at("mayfly-template build"), build);
+  std::set<std::string> verify = options_of({"verify", "--help"});
+  verify.erase("-h");
+  verify.erase("--help");
+  verify.insert("template");
+  EXPECT_EQ(page.at("mayfly-template verify"), verify);
   EXPECT_EQ(page.at("EXIT STATUS"), (std::set<std::string>{"0", "1"}));
 }
 
