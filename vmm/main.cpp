@@ -91,11 +91,13 @@ int top(const TopOptions& options) {
   return code ? *code : report(code.error(), kExitError);
 }
 
+clones::Bases bases_of(const auto& options) { return {.jails = options.jail_base, .run = options.run_directory}; }
+
 /// A clone of mayfly up is found by its place: another machine may have the same id.
 Result<agent::AgentPlace> find_agent(const std::string& machine, const std::string& agent_socket,
-                                     const std::string& jail_base) {
+                                     const clones::Bases& bases) {
   if (!agent_socket.empty() || !is_machine_id(machine)) return agent::find_agent(machine, agent_socket);
-  auto clone = clones::find_clone(machine, jail_base);
+  auto clone = clones::find_clone(machine, bases);
   if (clone && clone->process != 0)
     return agent::AgentPlace{.socket = clone->directory / agent::kAgentSocket, .process = clone->process};
   if (clone && ::geteuid() != 0 && !clone->jail_base.empty())
@@ -108,7 +110,7 @@ Result<agent::AgentPlace> find_agent(const std::string& machine, const std::stri
 }
 
 int exec(const ExecOptions& options) {
-  const auto place = find_agent(options.machine, options.agent_socket, options.jail_base);
+  const auto place = find_agent(options.machine, options.agent_socket, bases_of(options));
   if (!place) return report(place.error(), agent::kExitNoAgent);
   const agent::ExecRequest request{.command = options.command,
                                    .environment = options.environment,
@@ -125,7 +127,7 @@ int copy(const CopyOptions& options) {
                                          .destination = options.destination,
                                          .agent_socket = options.agent_socket,
                                          .find = [&options](const auto& machine, const auto& socket) {
-                                           return find_agent(machine, socket, options.jail_base);
+                                           return find_agent(machine, socket, bases_of(options));
                                          }});
   return copied ? 0 : report(copied.error(), kExitError);
 }
@@ -134,22 +136,24 @@ int up(const UpOptions& options) {
   const auto id = clones::bring_up({.directory = options.directory,
                                     .id = options.id,
                                     .jail = options.no_jail ? std::optional{false} : std::nullopt,
-                                    .jail_base = options.jail_base,
+                                    .bases = bases_of(options),
                                     .user = options.user,
                                     .metadata = options.metadata,
+                                    .jailer_words = options.jailer_words,
+                                    .parent_cgroup = options.parent_cgroup,
+                                    .max_output_bytes = std::uint64_t{options.max_output_kib} << 10,
                                     .patience_s = options.patience_s});
   return id ? print(*id + '\n', stdout) : report(id.error(), kExitError);
 }
 
 int down(const DownOptions& options) {
   const auto done = clones::take_down(
-      {.id = options.machine, .now = options.now, .timeout_s = options.timeout_s, .jail_base = options.jail_base});
+      {.id = options.machine, .now = options.now, .timeout_s = options.timeout_s, .bases = bases_of(options)});
   return done ? 0 : report(done.error(), kExitError);
 }
 
 int logs(const LogsOptions& options) {
-  const auto done =
-      clones::print_logs({.id = options.machine, .follow = options.follow, .jail_base = options.jail_base});
+  const auto done = clones::print_logs({.id = options.machine, .follow = options.follow, .bases = bases_of(options)});
   return done ? 0 : report(done.error(), kExitError);
 }
 

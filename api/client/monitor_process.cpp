@@ -29,19 +29,20 @@ constexpr auto kPidfd = static_cast<idtype_t>(3);
 
 // NOLINTBEGIN(*-unix.Vfork,*insecureAPI.vfork,bugprone-unsafe-functions,concurrency-mt-unsafe): only system calls
 /// The child shares our memory and has our thread wait until it executes, so it makes system calls and nothing else.
-pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool stays) {
+pid_t spawn(char* const* argv, pid_t parent, std::array<int, 3> streams, bool stays, bool ends_with_us) {
   const pid_t child = ::vfork();  // a page table less to copy
   if (child != 0) return child;
+  if (ends_with_us) {
+    if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ::_exit(127);
+    // In a PID namespace of its own it sees no parent (0), and ends with the namespace (a host agent's, say).
+    if (const pid_t seen = ::getppid(); seen != parent && seen != 0) ::_exit(127);
+  }
   if (stays) {
     ::setsid();
     // Signals that we hold back until it is up are not for it to hold back.
     sigset_t none{};
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  } else {
-    if (::prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) ::_exit(127);
-    // In a PID namespace of its own it sees no parent (0), and ends with the namespace (a host agent's, say).
-    if (const pid_t seen = ::getppid(); seen != parent && seen != 0) ::_exit(127);
   }
   for (int stream = 0; stream < 3; ++stream)
     if (streams[static_cast<std::size_t>(stream)] >= 0 && ::dup2(streams[static_cast<std::size_t>(stream)], stream) < 0)
@@ -106,7 +107,7 @@ Result<MonitorProcess> MonitorProcess::start(MonitorCommand command) {
   const OwnedFd null{::open("/dev/null", O_RDWR | O_CLOEXEC)};
   const pid_t pid =
       spawn(argv.data(), ::getpid(), {null.get(), command.console >= 0 ? command.console : null.get(), command.errors},
-            command.stays);
+            command.stays, !command.stays || command.ends_with_us_as_root);
   const std::string& program = command.words.front();
   if (pid < 0) return fail_errno(ErrorKind::System, "cannot start {}", program);
   OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
@@ -117,7 +118,8 @@ Result<MonitorProcess> MonitorProcess::start(MonitorCommand command) {
     return failure;
   }
   MonitorProcess monitor{std::move(pidfd), MonitorApi{command.socket, pid}};
-  if (auto ready = monitor.await_first_answer(); !ready) return propagate(ready, program);
+  const Deadline deadline = command.deadline.value_or(Deadline::clock::now() + kStartPatience);
+  if (auto ready = monitor.await_first_answer(deadline); !ready) return propagate(ready, program);
   return monitor;
 }
 
@@ -141,8 +143,7 @@ MonitorProcess::~MonitorProcess() {
 }
 
 /// No request waits for this, so it asks a thousand times a second instead of watching for the socket's file.
-Status MonitorProcess::await_first_answer() const {
-  const Deadline deadline = Deadline::clock::now() + kStartPatience;
+Status MonitorProcess::await_first_answer(Deadline deadline) const {
   for (;;) {
     const auto answer = api_.ask("GET", "/", "", deadline);
     if (answer) return {};

@@ -6,6 +6,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -63,6 +64,9 @@ struct MonitorCommand {
   int errors = -1;                 ///< Its standard error; -1: ours.
   /// It does not end with us: a session of its own.
   bool stays = false;
+  /// But until it gives up the rights of root, as a jailer does: upon that the kernel forgets it.
+  bool ends_with_us_as_root = false;
+  std::optional<Deadline> deadline{};  ///< For the first answer; none: a minute.
 };
 
 class MonitorProcess {
@@ -95,7 +99,7 @@ class MonitorProcess {
 
  private:
   MonitorProcess(OwnedFd pidfd, MonitorApi api) : pidfd_(std::move(pidfd)), api_(std::move(api)) {}
-  [[nodiscard]] Status await_first_answer() const;
+  [[nodiscard]] Status await_first_answer(Deadline deadline) const;
   void signal(int number) const;
 
   OwnedFd pidfd_;

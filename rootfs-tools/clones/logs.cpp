@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <string_view>
+#include <utility>
 
 namespace mayfly::clones {
 namespace {
@@ -25,17 +26,36 @@ class ConsoleCopy {
   /// All that is there by now.
   Status copy() {
     for (;;) {
-      const ssize_t count = ::read(console_.get(), piece_.data(), piece_.size());
+      const ssize_t count = ::pread(console_.get(), piece_.data(), piece_.size(), at_);
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) return fail_errno(ErrorKind::System, "the console's file cannot be read");
       if (count == 0) break;
+      // After the read: what the monitor has freed meanwhile is read as zeros.
+      off_t kept = ::lseek(console_.get(), at_, SEEK_DATA);
+      if (kept < 0 && errno == ENXIO)
+        kept = ::lseek(console_.get(), 0, SEEK_END);  // a hole to its end, as of no monitor of ours
+      if (kept > at_) {
+        gone_ += kept - at_;
+        at_ = kept;
+        continue;
+      }
+      TRY(tell_what_is_gone());
       TRY(print({piece_.data(), static_cast<std::size_t>(count)}));
+      at_ += count;
     }
     if (std::fflush(stdout) != 0) return fail_errno(ErrorKind::System, "standard output cannot be written to");
     return {};
   }
 
  private:
+  Status tell_what_is_gone() {
+    if (gone_ == 0) return {};
+    if (std::fflush(stdout) != 0) return fail_errno(ErrorKind::System, "standard output cannot be written to");
+    std::fprintf(stderr, "mayfly logs: %lld bytes are gone here; mayfly up --max-output says how much is kept\n",
+                 static_cast<long long>(std::exchange(gone_, 0)));
+    return {};
+  }
+
   Status print(std::string_view text) const {
     // A guest's control characters could move, hide and even type.
     const std::string shown = to_terminal_ ? printable_lines(text) : std::string{text};
@@ -45,13 +65,15 @@ class ConsoleCopy {
 
   const OwnedFd& console_;
   const bool to_terminal_;
+  off_t at_ = 0;
+  off_t gone_ = 0;  // and nobody was told yet
   std::array<char, 65536> piece_{};
 };
 
 }  // namespace
 
 Status print_logs(const LogsOptions& options) {
-  const auto place = TRY(find_clone(options.id, options.jail_base));
+  const auto place = TRY(find_clone(options.id, options.bases));
   const std::string path = place.directory / kConsole;
   // Before the first look: what is written in between wakes us.
   const OwnedFd news{::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)};

@@ -51,12 +51,13 @@ void find_process_in_jail(const fs::path& jail, ClonePlace& place) {
   place.pidfd = std::move(process);
 }
 
-/// This user may have another machine with that id, which has its socket elsewhere.
+/// By its socket, too: this user may have another machine with that id, such as a clone in another run directory.
 void find_process_of_ours(const std::string& id, ClonePlace& place) {
   const auto running = running_machines();
-  const std::string socket = place.directory / kApiSocket;
   const auto machine = std::ranges::find_if(running, [&](const RunningMachine& each) {
-    return each.id == id && each.uid == ::geteuid() && (each.own_socket == socket || is_same_file(each.socket, socket));
+    const fs::path socket = each.own_socket;
+    return each.id == id && each.uid == ::geteuid() &&
+           (socket == place.directory / kApiSocket || is_same_file(socket.parent_path(), place.directory));
   });
   if (machine == running.end()) return;
   place.pidfd = open_process(machine->pid);
@@ -65,7 +66,8 @@ void find_process_of_ours(const std::string& id, ClonePlace& place) {
 
 }  // namespace
 
-fs::path run_directory() {
+fs::path run_directory(const Bases& bases) {
+  if (!bases.run.empty()) return fs::absolute(bases.run).lexically_normal();
   if (::geteuid() == 0) return "/run/mayfly";
   // NOLINTNEXTLINE(concurrency-mt-unsafe): nobody sets variables
   if (const char* const own = std::getenv("XDG_RUNTIME_DIR"); own != nullptr && *own == '/')
@@ -73,41 +75,52 @@ fs::path run_directory() {
   return fmt::format("/tmp/mayfly-{}", ::geteuid());
 }
 
-Status make_run_directory() {
-  const fs::path directory = run_directory();
-  struct stat status{};
+Status make_run_directory(const fs::path& directory) {
   if (::mkdir(directory.c_str(), 0755) != 0 && errno != EEXIST)
     return fail_errno(ErrorKind::System, "cannot make {}", directory.native());
+  return check_run_directory(directory);
+}
+
+Status check_run_directory(const fs::path& directory) {
+  struct stat status{};
   if (::lstat(directory.c_str(), &status) != 0) return fail_errno(ErrorKind::System, "{}", directory.native());
   if (S_ISDIR(status.st_mode) && status.st_uid == ::geteuid() && (status.st_mode & 022) == 0) return {};
-  return fail(ErrorKind::Permission, "{} must be a directory of this user, to which nobody else may write: remove it",
+  return fail(ErrorKind::Permission,
+              "{} must be a directory of this user, to which nobody else may write: remove it, or give another "
+              "--run-dir",
               directory.native());
 }
 
 fs::path jail_directory(const fs::path& base, const std::string& id) { return base / kMonitorName / id; }
 
-Result<ClonePlace> find_clone(const std::string& id, const fs::path& jail_base) {
-  if (!is_machine_id(id))
-    return fail(ErrorKind::InvalidArgument, "'{}' is no machine's id, which has 1 to 64 letters, digits and hyphens",
-                printable(id, kLongestShownName));
-  ClonePlace place{.directory = run_directory() / id};
-  if (is_of_up(place.directory)) {
-    TRY(make_run_directory());  // or it is another user's
+ClonePlace place_of(const std::string& id, const Bases& bases, bool jailed) {
+  ClonePlace place{.directory = run_directory(bases) / id};
+  if (!jailed) {
     find_process_of_ours(id, place);
     return place;
   }
-  const fs::path jail = jail_directory(jail_base, id);
+  const fs::path jail = jail_directory(bases.jails, id);
   place.directory = jail / "root";
-  place.jail_base = jail_base;
-  if (is_of_up(jail)) {
-    find_process_in_jail(jail, place);
-    return place;
+  place.jail_base = bases.jails;
+  find_process_in_jail(jail, place);
+  return place;
+}
+
+Result<ClonePlace> find_clone(const std::string& id, const Bases& bases) {
+  if (!is_machine_id(id))
+    return fail(ErrorKind::InvalidArgument, "'{}' is no machine's id, which has 1 to 64 letters, digits and hyphens",
+                printable(id, kLongestShownName));
+  const fs::path run = run_directory(bases);
+  if (is_of_up(run / id)) {
+    TRY(check_run_directory(run));
+    return place_of(id, bases, /*jailed=*/false);
   }
+  if (is_of_up(jail_directory(bases.jails, id))) return place_of(id, bases, /*jailed=*/true);
   const auto running = running_machines();
   const bool runs = std::ranges::find(running, id, &RunningMachine::id) != running.end();
-  return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id,
-              run_directory().native(), jail_base.native(),
-              runs ? ": it runs, and was started otherwise, or in jails elsewhere (--jail-base)" : "; see mayfly ps");
+  return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id, run.native(),
+              bases.jails,
+              runs ? ": it runs, and was started otherwise, or elsewhere (--run-dir, --jail-base)" : "; see mayfly ps");
 }
 
 }  // namespace mayfly::clones

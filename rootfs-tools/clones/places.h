@@ -14,20 +14,30 @@
 ///   console                what the guest prints
 ///   log                    what its monitor has to say; in a jail's case beside its root, where the monitor cannot remove it
 ///   overlay                what it has written to its file system
+///   parent-cgroup          beside a jail's root: what --parent-cgroup was
 namespace mayfly::clones {
 
 inline constexpr const char* kApiSocket = "api.sock";
 inline constexpr const char* kConsole = "console";
 inline constexpr const char* kLog = "log";
 inline constexpr const char* kOverlay = "overlay";
+inline constexpr const char* kParentCgroup = "parent-cgroup";
 inline constexpr const char* kJailBase = "/srv/jailer";
 /// The monitor's name in jails, and of `mayfly ps`.
 inline constexpr const char* kMonitorName = "mayfly";
 
-/// Of clones without a jail: /run/mayfly, or the user's own.
-[[nodiscard]] std::filesystem::path run_directory();
-/// Makes it. Error: it is another user's, or others may write to it.
-[[nodiscard]] Status make_run_directory();
+/// Below which directories clones are.
+struct Bases {
+  std::string jails = kJailBase;
+  std::string run{};  ///< Of those without a jail; empty: /run/mayfly, or the user's own.
+};
+
+[[nodiscard]] std::filesystem::path run_directory(const Bases& bases);
+/// Makes it. Error: as of check_run_directory().
+[[nodiscard]] Status make_run_directory(const std::filesystem::path& directory);
+/// Error: it is missing, no directory or another user's, or others may write to it. What is in it is believed: which processes
+/// are killed, and which files are removed.
+[[nodiscard]] Status check_run_directory(const std::filesystem::path& directory);
 /// A jail's: BASE/mayfly/ID
 [[nodiscard]] std::filesystem::path jail_directory(const std::filesystem::path& base, const std::string& id);
 
@@ -40,7 +50,9 @@ struct ClonePlace {
 
 /// By the machine's id alone: what a process says of itself, such as its id and where its socket is, may be a lie, and what is
 /// here gets ended and removed. The process of a jail is the one that the jailer has written down; that of others is
-/// this user's, and its API has the socket here. `jail_base`: where jails are looked for. Error: there is none.
-[[nodiscard]] Result<ClonePlace> find_clone(const std::string& id, const std::filesystem::path& jail_base);
+/// this user's, and its API has the socket here. Error: there is none.
+[[nodiscard]] Result<ClonePlace> find_clone(const std::string& id, const Bases& bases);
+/// The same of a clone that is half made, or not at all.
+[[nodiscard]] ClonePlace place_of(const std::string& id, const Bases& bases, bool jailed);
 
 }  // namespace mayfly::clones

@@ -4,6 +4,8 @@
 #include "api/client/running.h"
 #include "rootfs-tools/agent/host/place.h"
 #include "rootfs-tools/clones/function.h"
+#include "rootfs-tools/clones/removal.h"
+#include "rootfs-tools/clones/starting_mark.h"
 #include "rootfs-tools/clones/template_file.h"
 #include "vmm/base/files.h"
 #include "vmm/base/held_signals.h"
@@ -45,23 +47,35 @@ Result<std::string> new_id(const std::string& directory) {
   return name + '-' + hexadecimal_digits(number);
 }
 
+bool is_jailed(const UpOptions& options) { return options.jail.value_or(::geteuid() == 0); }
+
+Status write_small_file(const fs::path& path, const std::string& text) {
+  const OwnedFd file{::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
+  if (file && ::write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())) return {};
+  return fail_errno(ErrorKind::System, "cannot write {}", path.native());
+}
+
 /// A clone that is not up yet: what there is of it goes with the object, unless it stays.
 class Starting {
  public:
   /// `interrupt`: ends what waits for the clone's answer.
-  Starting(const UpOptions& options, Template from, std::string id, int interrupt)
+  Starting(const UpOptions& options, Template from, std::string id, StartingMark mark, Deadline deadline, int interrupt)
       : options_(options),
         template_(std::move(from)),
         id_(std::move(id)),
-        jailed_(options.jail.value_or(::geteuid() == 0)),
-        interrupt_(interrupt) {}
+        jailed_(is_jailed(options)),
+        deadline_(deadline),
+        interrupt_(interrupt),
+        mark_(std::move(mark)) {}
   Starting(const Starting&) = delete;
   Starting& operator=(const Starting&) = delete;
   ~Starting() {
     if (stays_) return;
     monitor_.reset();
+    if (made_.empty()) return;
+    const ClonePlace place{.directory = directory_, .jail_base = jailed_ ? options_.bases.jails : std::string{}};
     std::error_code none;
-    if (!made_.empty()) fs::remove_all(made_, none);
+    if (!remove_clone(id_, place, jailer_beside(options_.monitor))) fs::remove_all(made_, none);
   }
 
   Status start() {
@@ -71,25 +85,29 @@ class Starting {
     JsonWriter serial;
     serial.begin_object();
     serial.field("serial_out_path", seen(kConsole));
+    serial.field("max_bytes", options_.max_output_bytes);
     serial.end_object();
-    TRY(api.request("PUT", "/serial", std::move(serial).take()));
+    TRY(api.request("PUT", "/serial", std::move(serial).take(), deadline_));
+    JsonWriter logger;
+    logger.begin_object();
+    logger.field("max_bytes", options_.max_output_bytes);
+    logger.end_object();
+    TRY(api.request("PUT", "/logger", std::move(logger).take(), deadline_));
     if (!options_.metadata.empty()) {
       const auto text = TRY(read_file(options_.metadata, "--metadata " + options_.metadata, kLongestMetadata));
-      TRY(api.request("PUT", "/mmds", text));
+      TRY(api.request("PUT", "/mmds", text, deadline_));
     }
-    return api.request("PUT", "/snapshot/load", load_request(template_, {.files = files(), .own = own()}));
+    return api.request("PUT", "/snapshot/load", load_request(template_, {.files = files(), .own = own()}), deadline_);
   }
 
   Status await_answer() const {
-    const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{options_.patience_s};
-    const agent::AgentClient agent{directory_ / agent::kAgentSocket,
-                                   {.patience = time_left(deadline), .cancel = interrupt_}};
-    (void)TRY(await_function(agent, template_.ready_port, deadline));
+    (void)TRY(await_function(directory_ / agent::kAgentSocket, template_.ready_port, deadline_, interrupt_));
     return {};
   }
 
   void stay() {
     stays_ = true;
+    mark_.remove();
     std::move(*monitor_).let_go();
   }
 
@@ -111,10 +129,9 @@ class Starting {
   [[nodiscard]] std::string seen(const char* name) const { return own() + '/' + name; }
 
   Status make_directory() {
-    const fs::path place = jailed_ ? jail_directory(options_.jail_base, id_) : run_directory() / id_;
+    const fs::path place = jailed_ ? jail_directory(options_.bases.jails, id_) : run_directory(options_.bases) / id_;
     directory_ = jailed_ ? place / "root" : place;
     std::error_code error;
-    if (!jailed_) TRY(make_run_directory());
     fs::create_directories(place.parent_path(), error);
     if (error) return fail(ErrorKind::System, "cannot make {}: {}", place.parent_path().native(), error.message());
     if (::mkdir(place.c_str(), jailed_ ? 0755 : 0700) != 0) {
@@ -123,13 +140,15 @@ class Starting {
                   place.native(), id_);
     }
     made_ = place;
+    TRY(mark_.directory_is_made());
     log_ = OwnedFd{::open((made_ / kLog).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_APPEND, 0600)};
     if (!log_) return fail_errno(ErrorKind::System, "cannot make {}", (made_ / kLog).native());
     if (!jailed_) return {};
     if (::mkdir(directory_.c_str(), 0755) != 0)
       return fail_errno(ErrorKind::System, "cannot make {}", directory_.native());
     for (const TemplateFile& file : template_.files) TRY(link_into_jail(file.name));
-    return {};
+    if (options_.parent_cgroup.empty()) return {};
+    return write_small_file(made_ / kParentCgroup, options_.parent_cgroup);
   }
 
   /// One file with two names: nothing is copied, and pages are shared.
@@ -140,7 +159,7 @@ class Starting {
       return fail(ErrorKind::InvalidArgument,
                   "{} is not on the file system of {}, so a jail cannot share it: give a --jail-base there, or "
                   "--no-jail",
-                  path, options_.jail_base);
+                  path, options_.bases.jails);
     return fail_errno(ErrorKind::System, "cannot link {} into {}", path, directory_.native());
   }
 
@@ -151,11 +170,16 @@ class Starting {
 
   Status start_monitor() {
     const fs::path binary = program();
-    MonitorCommand command{.words = {}, .socket = directory_ / kApiSocket, .errors = log_.get(), .stays = true};
+    MonitorCommand command{.words = {},
+                           .socket = directory_ / kApiSocket,
+                           .errors = log_.get(),
+                           .stays = true,
+                           .ends_with_us_as_root = jailed_,
+                           .deadline = deadline_};
     if (jailed_) {
       uid_t user = options_.user.value_or(0);
       if (!options_.user) user = TRY(new_user());
-      command.words = {binary.parent_path() / "mayfly-jailer",
+      command.words = {jailer_beside(options_.monitor),
                        "--id",
                        id_,
                        "--exec-file",
@@ -165,10 +189,11 @@ class Starting {
                        "--gid",
                        std::to_string(user),
                        "--chroot-base-dir",
-                       options_.jail_base,
-                       "--",
-                       "--api-sock",
-                       seen(kApiSocket)};
+                       options_.bases.jails};
+      std::vector<std::string>& words = command.words;
+      words.insert(words.end(), options_.jailer_words.begin(), options_.jailer_words.end());
+      if (!options_.parent_cgroup.empty()) words.insert(words.end(), {"--parent-cgroup", options_.parent_cgroup});
+      words.insert(words.end(), {"--", "--api-sock", seen(kApiSocket)});
     } else {
       command.words = {binary, "--id", id_, "--api-sock", seen(kApiSocket)};
     }
@@ -191,7 +216,9 @@ class Starting {
   const Template template_;
   const std::string id_;
   const bool jailed_;
+  const Deadline deadline_;
   const int interrupt_;
+  StartingMark mark_;
   fs::path directory_;  // of its files
   OwnedFd log_;
   fs::path made_;  // with all that is in it
@@ -212,6 +239,10 @@ Status check_id(const std::string& id) {
 }  // namespace
 
 Result<std::string> bring_up(const UpOptions& options) {
+  const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{options.patience_s};
+  if (!is_jailed(options) && (!options.jailer_words.empty() || !options.parent_cgroup.empty()))
+    return fail(ErrorKind::InvalidArgument, "{} is a jail's: be root, and leave --no-jail out",
+                options.jailer_words.empty() ? "--parent-cgroup" : options.jailer_words.front());
   auto from = TRY(read_template(options.directory));
   std::string id = options.id;
   if (id.empty()) id = TRY(new_id(from.directory));
@@ -219,7 +250,12 @@ Result<std::string> bring_up(const UpOptions& options) {
   // Nobody would know of a clone whose start was interrupted.
   const HeldSignals until_it_is_known{SIGINT, SIGTERM, SIGHUP};
   const OwnedFd interrupt = until_it_is_known.watch();
-  Starting clone{options, std::move(from), id, interrupt.get()};
+  const fs::path run = run_directory(options.bases);
+  TRY(make_run_directory(run));
+  clear_half_made(run, jailer_beside(options.monitor));
+  auto mark =
+      TRY(StartingMark::make(run, id, is_jailed(options) ? fs::absolute(options.bases.jails).native() : std::string{}));
+  Starting clone{options, std::move(from), id, std::move(mark), deadline, interrupt.get()};
   if (auto started = clone.start(); !started)
     return fail(started.error().kind, "{}{}", started.error().message, clone.last_words());
   if (auto answered = clone.await_answer(); !answered)

@@ -222,9 +222,8 @@ class TemplateBuilder {
 
   /// Waits until the function is there, and asks it once.
   Status use(Deadline deadline) const {
-    const agent::AgentClient agent{scratch_.file(agent::kAgentSocket),
-                                   {.patience = time_left(deadline), .cancel = interrupt_.get()}};
-    auto connection = TRY(clones::await_function(agent, ready_port_, deadline));
+    auto connection =
+        TRY(clones::await_function(scratch_.file(agent::kAgentSocket), ready_port_, deadline, interrupt_.get()));
     if (!connection || order_.warm_up.empty()) return {};
     return warm_up(std::move(*connection), order_.warm_up, deadline, interrupt_.get());
   }

@@ -193,6 +193,41 @@ def test_down_ends_what_was_started_and_nothing_else(tools: Tools, shared_templa
         assert not Path("/run/mayfly/waits").exists() and not (tools.jails / "mayfly/waits").exists()
 
 
+def test_a_clone_is_bounded_and_where_it_was_told_to_be(tools: Tools, shared_template: SharedTemplate) -> None:
+    template = shared_template("sleeper")
+    places = ["--run-dir", tools.room / "clones", "--jail-base", tools.jails]
+    limits = ["--cgroup-version", "2", "--parent-cgroup", "functions", "--cgroup", "memory.max=512M", "--cgroup", "pids.max=50"]
+    clone = tools.mayfly("up", template, "--id", "jailed", "--max-output", "128", *places, *limits).strip()
+    cgroup = Path("/sys/fs/cgroup/functions/jailed")
+    assert (cgroup / "memory.max").read_text() == f"{512 << 20}\n"
+    assert (cgroup / "pids.max").read_text() == "50\n"
+    monitor = (tools.jails / "mayfly/jailed/mayfly.pid").read_text().strip()
+    assert monitor in (cgroup / "cgroup.procs").read_text().split()
+    console = tools.jails / "mayfly/jailed/root/console"
+    with console.open("a") as file:  # as a guest that has printed for a while
+        file.write(f"{'0123456789' * 7}\n" * 3000)
+    for words in ("first words", "last words"):
+        tools.mayfly("exec", "--user", "root", *places, clone, "--", "sh", "-c", f"echo {words} > /dev/console")
+        until(lambda words=words: words.encode() in console.read_bytes(), f"it prints its {words}")
+    assert console.stat().st_blocks * 512 <= 128 << 10
+    said = tools.run("mayfly", "logs", clone, *places)
+    assert "\0" not in said.stdout and said.stdout.endswith("last words\n")
+    assert "bytes are gone here" in said.stderr
+    tools.mayfly("down", clone, *places)
+    assert not cgroup.exists()
+
+    # By the variable alone.
+    os.environ["MAYFLY_RUN_DIR"] = str(tools.room / "clones")
+    try:
+        tools.mayfly("up", template, "--no-jail", "--id", "plain")
+        assert (tools.room / "clones/plain/overlay").exists() and not Path("/run/mayfly/plain").exists()
+        assert tools.mayfly("exec", "plain", "--", "echo", "it serves") == "it serves\n"
+        tools.mayfly("down", "plain")
+    finally:
+        del os.environ["MAYFLY_RUN_DIR"]
+    assert list((tools.room / "clones").iterdir()) == [tools.room / "clones/.starting"]
+
+
 def test_verify_finds_a_byte_that_differs_in_any_file(tools: Tools, shared_template: SharedTemplate) -> None:
     template = tools.room / "own"
     subprocess.run(["cp", "--recursive", "--sparse=always", shared_template("sleeper"), template], check=True)

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace CLI {
 class App;
@@ -16,12 +17,15 @@ struct UpFlags {
   UpOptions options;
   bool no_jail = false;
   std::string user;
+  std::vector<std::string> cgroups;
+  std::string cgroup_version;
+  std::vector<std::string> resource_limits;
 };
 
-/// Where jails of clones are looked for.
-void add_jail_base(CLI::App& app, std::string& base);
+/// --jail-base and --run-dir: where clones are looked for.
+void add_bases(CLI::App& app, std::string& jails, std::string& run);
 void add_up(CLI::App& app, UpFlags& flags);
-/// Errors: the user is no number.
+/// Errors: the user is no number; limits without a jail.
 [[nodiscard]] Result<UpOptions> up_options(const UpFlags& flags);
 void add_down(CLI::App& app, DownOptions& options);
 void add_logs(CLI::App& app, LogsOptions& options);

@@ -142,6 +142,7 @@ struct ExecOptions {
   std::vector<std::string> environment{};  ///< NAME=VALUE.
   std::string directory{};
   std::string jail_base = "/srv/jailer";
+  std::string run_directory{};
 };
 
 /// `mayfly cp`.
@@ -150,6 +151,7 @@ struct CopyOptions {
   std::string destination;
   std::string agent_socket{};
   std::string jail_base = "/srv/jailer";
+  std::string run_directory{};
 };
 
 /// `mayfly up`.
@@ -160,6 +162,10 @@ struct UpOptions {
   bool no_jail = false;
   std::optional<std::uint32_t> user{};
   std::string jail_base = "/srv/jailer";
+  std::string run_directory{};              ///< Empty: the default.
+  std::vector<std::string> jailer_words{};  ///< Options of the jailer with their values.
+  std::string parent_cgroup{};
+  unsigned max_output_kib = 1024;
   unsigned patience_s = 30;
 };
 
@@ -169,6 +175,7 @@ struct DownOptions {
   bool now = false;
   unsigned timeout_s = 10;
   std::string jail_base = "/srv/jailer";
+  std::string run_directory{};
 };
 
 /// `mayfly logs`.
@@ -176,6 +183,7 @@ struct LogsOptions {
   std::string machine{};
   bool follow = false;
   std::string jail_base = "/srv/jailer";
+  std::string run_directory{};
 };
 
 /// `mayfly top`.

@@ -37,6 +37,7 @@ TEST(ExecOptions, HasAMachineAndACommand) {
   EXPECT_FALSE(exec_of({"vm-1", "--", "sh", "-t"}).tty);
   EXPECT_EQ(exec_of({"--jail-base", "/jails", "vm-1", "--", "sh"}).jail_base, "/jails");
   EXPECT_EQ(exec_of({"vm-1", "--", "sh"}).jail_base, "/srv/jailer");
+  EXPECT_EQ(exec_of({"--run-dir", "/clones", "vm-1", "--", "sh"}).run_directory, "/clones");
 }
 
 TEST(ExecOptions, TakesNoWordOfTheCommandForItsOwn) {

@@ -1,5 +1,7 @@
 #include "vmm/cli/options.h"
 
+#include <cstdlib>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -14,8 +16,9 @@ Invocation parse_clones(std::vector<const char*> words) {
 }
 
 TEST(CloneOptions, OfUp) {
-  const auto invocation = parse_clones({"up", "app.template", "--id", "vm-1", "--metadata", "m", "--uid", "1000",
-                                        "--jail-base", "/jails", "--patience", "7"});
+  const auto invocation =
+      parse_clones({"up", "app.template", "--id", "vm-1", "--metadata", "m", "--uid", "1000", "--jail-base", "/jails",
+                    "--patience", "7", "--run-dir", "/clones", "--max-output", "256"});
   ASSERT_TRUE(std::holds_alternative<UpOptions>(invocation));
   const auto& options = std::get<UpOptions>(invocation);
   EXPECT_EQ(options.directory, "app.template");
@@ -25,7 +28,29 @@ TEST(CloneOptions, OfUp) {
   EXPECT_EQ(options.user, 1000U);
   EXPECT_EQ(options.jail_base, "/jails");
   EXPECT_EQ(options.patience_s, 7U);
+  EXPECT_EQ(options.run_directory, "/clones");
+  EXPECT_EQ(options.max_output_kib, 256U);
   EXPECT_TRUE(std::get<UpOptions>(parse_clones({"up", "t", "--no-jail"})).no_jail);
+}
+
+TEST(CloneOptions, LimitsArePassedOnUnderTheJailersNames) {
+  const auto options = std::get<UpOptions>(
+      parse_clones({"up", "t", "--cgroup", "memory.max=1G", "--cgroup", "cpu.max=50000 100000", "--cgroup-version", "2",
+                    "--parent-cgroup", "functions", "--resource-limit", "fsize=1000"}));
+  EXPECT_EQ(options.jailer_words,
+            (std::vector<std::string>{"--cgroup", "memory.max=1G", "--cgroup", "cpu.max=50000 100000",
+                                      "--cgroup-version", "2", "--resource-limit", "fsize=1000"}));
+  EXPECT_EQ(options.parent_cgroup, "functions");
+}
+
+TEST(CloneOptions, TheRunDirectoryMayBeAVariable) {
+  ASSERT_EQ(::setenv("MAYFLY_RUN_DIR", "/by/variable", 1), 0);
+  EXPECT_EQ(std::get<UpOptions>(parse_clones({"up", "t"})).run_directory, "/by/variable");
+  EXPECT_EQ(std::get<DownOptions>(parse_clones({"down", "a"})).run_directory, "/by/variable");
+  EXPECT_EQ(std::get<LogsOptions>(parse_clones({"logs", "a"})).run_directory, "/by/variable");
+  EXPECT_EQ(std::get<LogsOptions>(parse_clones({"logs", "a", "--run-dir", "/given"})).run_directory, "/given");
+  ::unsetenv("MAYFLY_RUN_DIR");
+  EXPECT_EQ(std::get<UpOptions>(parse_clones({"up", "t"})).run_directory, "");
 }
 
 TEST(CloneOptions, OfDownAndLogs) {
@@ -41,8 +66,14 @@ TEST(CloneOptions, OfDownAndLogs) {
 }
 
 TEST(CloneOptions, WhatIsMissingOrWrongIsRefused) {
-  for (const auto& words : std::vector<std::vector<const char*>>{
-           {"up"}, {"down"}, {"logs"}, {"up", "t", "--uid", "root"}, {"up", "t", "--uid", "0"}, {"down", "a", "b"}})
+  for (const auto& words : std::vector<std::vector<const char*>>{{"up"},
+                                                                 {"down"},
+                                                                 {"logs"},
+                                                                 {"up", "t", "--uid", "root"},
+                                                                 {"up", "t", "--uid", "0"},
+                                                                 {"down", "a", "b"},
+                                                                 {"up", "t", "--max-output", "127"},
+                                                                 {"up", "t", "--cgroup-version", "3"}})
     EXPECT_TRUE(std::holds_alternative<ExitNow>(parse_clones(words))) << words.front();
 }
 

@@ -1,0 +1,67 @@
+#include "rootfs-tools/clones/removal.h"
+
+#include "api/client/deadline.h"
+#include "vmm/base/files.h"
+#include "vmm/base/printable.h"
+#include "vmm/base/run_program.h"
+#include "vmm/base/try.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <utility>
+#include <vector>
+
+namespace mayfly::clones {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A process that was killed ends in no time, but for one that waits for a device.
+constexpr std::chrono::seconds kKillPatience{5};
+constexpr std::size_t kLongestCgroup = 4096;
+constexpr std::size_t kShownSpeech = 500;
+
+Status remove_jail(const std::string& id, const fs::path& base, const fs::path& jailer) {
+  std::vector<std::string> words{jailer, "cleanup", id, "--chroot-base-dir", base};
+  if (const auto parent = read_file(jail_directory(base, id) / kParentCgroup, "the parent cgroup", kLongestCgroup))
+    words.insert(words.end(), {"--parent-cgroup", *parent});
+  auto end = TRY(run_program(std::move(words)));
+  if (end.succeeded()) return {};
+  while (end.said.ends_with('\n')) end.said.pop_back();
+  return fail(ErrorKind::System, "{} has ended, and its jail is still there: {}", id,
+              printable(end.said, kShownSpeech));
+}
+
+}  // namespace
+
+fs::path jailer_beside(const std::string& monitor) {
+  std::error_code none;
+  const fs::path program = monitor.empty() ? fs::read_symlink("/proc/self/exe", none) : fs::path{monitor};
+  return program.parent_path() / "mayfly-jailer";
+}
+
+Status kill_machine(const std::string& id, const ClonePlace& place) {
+  if (place.process == 0) return {};
+  if (::syscall(SYS_pidfd_send_signal, place.pidfd.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH)
+    return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}, process {}", id, place.process);
+  if (is_ready_by(Deadline::clock::now() + kKillPatience, place.pidfd.get(), POLLIN)) return {};
+  return fail(ErrorKind::State, "{} has not ended: its process {} was killed, and waits for a device", id,
+              place.process);
+}
+
+Status remove_clone(const std::string& id, const ClonePlace& place, const fs::path& jailer) {
+  std::error_code error;
+  const fs::path whole = place.jail_base.empty() ? place.directory : jail_directory(place.jail_base, id);
+  if (!fs::exists(fs::symlink_status(whole, error))) return {};
+  if (!place.jail_base.empty()) return remove_jail(id, place.jail_base, jailer);
+  fs::remove_all(whole, error);
+  if (error) return fail(ErrorKind::System, "cannot remove {}: {}", whole.native(), error.message());
+  return {};
+}
+
+}  // namespace mayfly::clones
