@@ -293,7 +293,7 @@ class MicrovmTest : public ::testing::Test {
 
   bool revertible_ = false;  // what restore() makes
   bool same_host_kind_ = false;
-  bool memory_comes_ = true;  // and is not refused before that
+  bool memory_comes_ = true;                       // and is not refused before that
   std::span<const kvm_cpuid_entry2> known_cpuid_;  // before the snapshot is read
   std::function<void()> after_prepare_;
   ScratchDirectory scratch_;
