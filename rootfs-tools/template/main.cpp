@@ -32,16 +32,20 @@ std::vector<std::string> program_folders() {
   return {folder, (folder / "../libexec/mayfly").lexically_normal()};
 }
 
+ProgressLine progress_on_terminal() { return ProgressLine{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1}; }
+
+auto shown_by(ProgressLine& line) {
+  return [&line](std::string_view step, std::uint64_t done, std::uint64_t total) { line.show(step, done, total); };
+}
+
 struct Runner {
   Status operator()(const PrintText& answer) const {
     std::fputs(answer.text.c_str(), stdout);
     return {};
   }
   Status operator()(BuildOrder order) const {
-    ProgressLine line{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1};
-    order.base.on_progress = [&line](std::string_view step, std::uint64_t done, std::uint64_t total) {
-      line.show(step, done, total);
-    };
+    ProgressLine line = progress_on_terminal();
+    order.base.on_progress = shown_by(line);
     order.on_step = [&line](std::string_view step) { line.say(step); };
     auto made = build_template(order);
     line.clear();
@@ -54,10 +58,8 @@ struct Runner {
     return {};
   }
   Status operator()(VerifyOrder order) const {
-    ProgressLine line{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1};
-    order.on_progress = [&line](std::string_view step, std::uint64_t done, std::uint64_t total) {
-      line.show(step, done, total);
-    };
+    ProgressLine line = progress_on_terminal();
+    order.on_progress = shown_by(line);
     auto verified = verify_template(order);
     line.clear();
     if (!verified) return propagate(verified);
@@ -67,10 +69,8 @@ struct Runner {
     return {};
   }
   Status operator()(BaseOrder order) const {
-    ProgressLine line{STDERR_FILENO, ::isatty(STDERR_FILENO) == 1};
-    order.on_progress = [&line](std::string_view step, std::uint64_t done, std::uint64_t total) {
-      line.show(step, done, total);
-    };
+    ProgressLine line = progress_on_terminal();
+    order.on_progress = shown_by(line);
     auto facts = make_base(order);
     line.clear();
     if (!facts) return propagate(facts);

@@ -656,36 +656,37 @@ def test_a_terminal_is_put_back_when_a_signal_ends_the_command(words: Callable[.
         terminal.ends_with(128 + signal.SIGTERM)
 
 
-def test_a_lost_connection_puts_the_terminal_back(build: Path, tmp_path: Path) -> None:
-    path = tmp_path / "agent.sock"
+@contextlib.contextmanager
+def at_a_prompt(build: Path, path: Path) -> Iterator[tuple[Terminal, Peer]]:
+    """A terminal, at the prompt of a shell that `peer` seems to have started."""
     with false_agent(path) as server:
         with Terminal([str(build / "mayfly"), "exec", "-it", "--agent-socket", str(path), "--", "sh"], 24, 80) as terminal:
             with Peer(server.accept()[0]) as peer:
                 assert peer.receive()[0] == EXEC
                 peer.send(frame(DONE) + frame(STDOUT, b"prompt"))
                 terminal.wait_for(b"prompt")
-            terminal.wait_for(b"the connection to the guest has ended")
-            terminal.ends_with(125)
+                yield terminal, peer
+
+
+def test_a_lost_connection_puts_the_terminal_back(build: Path, tmp_path: Path) -> None:
+    with at_a_prompt(build, tmp_path / "agent.sock") as (terminal, peer):
+        peer.socket.close()
+        terminal.wait_for(b"the connection to the guest has ended")
+        terminal.ends_with(125)
 
 
 def test_a_key_leaves_a_guest_that_hangs(build: Path, tmp_path: Path) -> None:
-    path = tmp_path / "agent.sock"
-    with false_agent(path) as server:
-        with Terminal([str(build / "mayfly"), "exec", "-it", "--agent-socket", str(path), "--", "sh"], 24, 80) as terminal:
-            with Peer(server.accept()[0]) as peer:
-                assert peer.receive()[0] == EXEC
-                peer.send(frame(DONE) + frame(STDOUT, b"prompt"))
-                terminal.wait_for(b"prompt")
-                terminal.type(b"cd ~.\r~~\r~")
-                taken = b""
-                while not taken.endswith(b"~\r"):
-                    taken += peer.expect(STDIN)
-                assert taken == b"cd ~.\r~\r"
-                # From here on it takes and says nothing.
-                terminal.type(b".")
-                terminal.wait_for(b"left by ~. before the command has ended")
-                terminal.ends_with(125)
-                assert peer.has_hung_up(), "the command in the guest hears of it"
+    with at_a_prompt(build, tmp_path / "agent.sock") as (terminal, peer):
+        terminal.type(b"cd ~.\r~~\r~")
+        taken = b""
+        while not taken.endswith(b"~\r"):
+            taken += peer.expect(STDIN)
+        assert taken == b"cd ~.\r~\r"
+        # From here on it takes and says nothing.
+        terminal.type(b".")
+        terminal.wait_for(b"left by ~. before the command has ended")
+        terminal.ends_with(125)
+        assert peer.has_hung_up(), "the command in the guest hears of it"
 
 
 def test_bytes_that_no_terminal_sends_are_no_keys(mayfly: Mayfly) -> None:
