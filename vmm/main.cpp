@@ -91,7 +91,7 @@ int top(const TopOptions& options) {
   return code ? *code : report(code.error(), kExitError);
 }
 
-clones::Bases bases_of(const auto& options) { return {.jails = options.jail_base, .run = options.run_directory}; }
+clones::Bases bases_of(const CloneBases& bases) { return {.jails = bases.jail_base, .run = bases.run_directory}; }
 
 /// A clone of mayfly up is found by its place: another machine may have the same id.
 Result<agent::AgentPlace> find_agent(const std::string& machine, const std::string& agent_socket,
@@ -105,12 +105,12 @@ Result<agent::AgentPlace> find_agent(const std::string& machine, const std::stri
   if (clone)
     return fail(ErrorKind::State, "{} has ended: see mayfly logs {}, and remove it by mayfly down {}", machine, machine,
                 machine);
-  if (!clone && clone.error().kind != ErrorKind::NotFound) return propagate(clone);
+  if (clone.error().kind != ErrorKind::NotFound) return propagate(clone);
   return agent::find_agent(machine, agent_socket);
 }
 
 int exec(const ExecOptions& options) {
-  const auto place = find_agent(options.machine, options.agent_socket, bases_of(options));
+  const auto place = find_agent(options.machine, options.agent_socket, bases_of(options.bases));
   if (!place) return report(place.error(), agent::kExitNoAgent);
   const agent::ExecRequest request{.command = options.command,
                                    .environment = options.environment,
@@ -127,7 +127,7 @@ int copy(const CopyOptions& options) {
                                          .destination = options.destination,
                                          .agent_socket = options.agent_socket,
                                          .find = [&options](const auto& machine, const auto& socket) {
-                                           return find_agent(machine, socket, bases_of(options));
+                                           return find_agent(machine, socket, bases_of(options.bases));
                                          }});
   return copied ? 0 : report(copied.error(), kExitError);
 }
@@ -136,7 +136,7 @@ int up(const UpOptions& options) {
   const auto id = clones::bring_up({.directory = options.directory,
                                     .id = options.id,
                                     .jail = options.no_jail ? std::optional{false} : std::nullopt,
-                                    .bases = bases_of(options),
+                                    .bases = bases_of(options.bases),
                                     .user = options.user,
                                     .metadata = options.metadata,
                                     .jailer_words = options.jailer_words,
@@ -148,12 +148,13 @@ int up(const UpOptions& options) {
 
 int down(const DownOptions& options) {
   const auto done = clones::take_down(
-      {.id = options.machine, .now = options.now, .timeout_s = options.timeout_s, .bases = bases_of(options)});
+      {.id = options.machine, .now = options.now, .timeout_s = options.timeout_s, .bases = bases_of(options.bases)});
   return done ? 0 : report(done.error(), kExitError);
 }
 
 int logs(const LogsOptions& options) {
-  const auto done = clones::print_logs({.id = options.machine, .follow = options.follow, .bases = bases_of(options)});
+  const auto done =
+      clones::print_logs({.id = options.machine, .follow = options.follow, .bases = bases_of(options.bases)});
   return done ? 0 : report(done.error(), kExitError);
 }
 

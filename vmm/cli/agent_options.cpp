@@ -26,7 +26,7 @@ void add_exec(CLI::App& app, ExecFlags& flags) {
   app.add_option("-w,--cwd", options.directory, "Run it in that directory (default: as the image\nsays, or /)")
       ->option_text("DIRECTORY");
   add_agent_socket(app, options.agent_socket);
-  add_bases(app, options.jail_base, options.run_directory);
+  add_bases(app, options.bases);
   app.add_option("machine", flags.words, "Its id or process (see mayfly ps); then the\ncommand, behind --")
       ->option_text("ID|PID -- COMMAND...");
 }
@@ -54,7 +54,7 @@ Result<ExecOptions> exec_options(const ExecFlags& flags, std::span<const char* c
 
 void add_copy(CLI::App& app, CopyOptions& options) {
   add_agent_socket(app, options.agent_socket);
-  add_bases(app, options.jail_base, options.run_directory);
+  add_bases(app, options.bases);
   app.add_option("source", options.source, "A file or directory; /. at its end: its content")
       ->option_text("[ID:]PATH REQUIRED")
       ->required();

@@ -33,12 +33,12 @@ void add_id(CLI::App& app, std::string& id) {
 
 }  // namespace
 
-void add_bases(CLI::App& app, std::string& jails, std::string& run) {
-  app.add_option("--jail-base", jails, "Where its jail is; on the file system of the\ntemplate")
+void add_bases(CLI::App& app, CloneBases& bases) {
+  app.add_option("--jail-base", bases.jail_base, "Where its jail is; on the file system of the\ntemplate")
       ->option_text("DIRECTORY")
       ->capture_default_str();
   app.add_option(
-         "--run-dir", run,
+         "--run-dir", bases.run_directory,
          "Where its files are without a jail (default:\n$MAYFLY_RUN_DIR, /run/mayfly for root, or the\nuser's own)")
       ->option_text("DIRECTORY")
       ->envname("MAYFLY_RUN_DIR");
@@ -53,7 +53,7 @@ void add_up(CLI::App& app, UpFlags& flags) {
   app.add_option("--metadata", options.metadata, "JSON file with metadata for the guest")->option_text("FILE");
   app.add_flag("--no-jail", flags.no_jail, "Without a jail, which takes root (default: a jail\nfor root)");
   app.add_option("--uid", flags.user, "User and group of the jail (default: one of its\nown)")->option_text("NUMBER");
-  add_bases(app, options.jail_base, options.run_directory);
+  add_bases(app, options.bases);
   add_jail_limits(app, flags);
   app.add_option("--max-output", options.max_output_kib,
                  "KiB that its console, and its log, may take; the\nnewest stay")
@@ -88,13 +88,13 @@ void add_down(CLI::App& app, DownOptions& options) {
   app.add_option("--timeout", options.timeout_s, "Seconds until it is killed; the guest has all but\nthe last two")
       ->capture_default_str()
       ->check(CLI::Range(1U, 86'400U));
-  add_bases(app, options.jail_base, options.run_directory);
+  add_bases(app, options.bases);
 }
 
 void add_logs(CLI::App& app, LogsOptions& options) {
   add_id(app, options.machine);
   app.add_flag("-f,--follow", options.follow, "Go on until the machine ends");
-  add_bases(app, options.jail_base, options.run_directory);
+  add_bases(app, options.bases);
 }
 
 }  // namespace mayfly

@@ -23,7 +23,7 @@ struct UpFlags {
 };
 
 /// --jail-base and --run-dir: where clones are looked for.
-void add_bases(CLI::App& app, std::string& jails, std::string& run);
+void add_bases(CLI::App& app, CloneBases& bases);
 void add_up(CLI::App& app, UpFlags& flags);
 /// Errors: the user is no number; limits without a jail.
 [[nodiscard]] Result<UpOptions> up_options(const UpFlags& flags);

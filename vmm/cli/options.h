@@ -131,6 +131,12 @@ struct RemoteOptions {
   unsigned timeout_s = 30;
 };
 
+/// Below which directories clones are looked for.
+struct CloneBases {
+  std::string jail_base = "/srv/jailer";
+  std::string run_directory{};  ///< Of those without a jail; empty: the default.
+};
+
 /// `mayfly exec`.
 struct ExecOptions {
   std::string machine{};       ///< Empty: agent_socket names the guest.
@@ -141,8 +147,7 @@ struct ExecOptions {
   std::string user{};
   std::vector<std::string> environment{};  ///< NAME=VALUE.
   std::string directory{};
-  std::string jail_base = "/srv/jailer";
-  std::string run_directory{};
+  CloneBases bases{};
 };
 
 /// `mayfly cp`.
@@ -150,8 +155,7 @@ struct CopyOptions {
   std::string source;
   std::string destination;
   std::string agent_socket{};
-  std::string jail_base = "/srv/jailer";
-  std::string run_directory{};
+  CloneBases bases{};
 };
 
 /// `mayfly up`.
@@ -161,8 +165,7 @@ struct UpOptions {
   std::string metadata{};  ///< Empty: none.
   bool no_jail = false;
   std::optional<std::uint32_t> user{};
-  std::string jail_base = "/srv/jailer";
-  std::string run_directory{};              ///< Empty: the default.
+  CloneBases bases{};
   std::vector<std::string> jailer_words{};  ///< Options of the jailer with their values.
   std::string parent_cgroup{};
   unsigned max_output_kib = 1024;
@@ -174,16 +177,14 @@ struct DownOptions {
   std::string machine{};
   bool now = false;
   unsigned timeout_s = 10;
-  std::string jail_base = "/srv/jailer";
-  std::string run_directory{};
+  CloneBases bases{};
 };
 
 /// `mayfly logs`.
 struct LogsOptions {
   std::string machine{};
   bool follow = false;
-  std::string jail_base = "/srv/jailer";
-  std::string run_directory{};
+  CloneBases bases{};
 };
 
 /// `mayfly top`.

@@ -18,8 +18,8 @@ struct ExecFailure {
 
 /// Runs a command in the guest, on this process's standard streams, up to its end. Returns its exit status, 128 + N
 /// where signal N ended it. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 go to the command. With a terminal,
-/// ours is raw meanwhile, and its size the command's; Enter ~ . leaves it (EscapeKeys). `with_input`: whether standard input is the command's; else its
-/// input is empty.
+/// ours is raw meanwhile, and its size the command's; Enter ~ . leaves it (EscapeKeys). `with_input`: whether standard
+/// input is the command's; else its input is empty.
 [[nodiscard]] std::expected<int, ExecFailure> run_in_guest(const AgentClient& agent, ExecRequest request,
                                                            bool with_input);
 

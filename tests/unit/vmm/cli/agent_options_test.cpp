@@ -35,9 +35,9 @@ TEST(ExecOptions, HasAMachineAndACommand) {
   EXPECT_EQ(exec_of({"vm-1", "ls", "/srv"}).command, (TextList{"ls", "/srv"})) << "without --, where no option follows";
   EXPECT_TRUE(exec_of({"-it", "vm-1", "--", "sh"}).tty);
   EXPECT_FALSE(exec_of({"vm-1", "--", "sh", "-t"}).tty);
-  EXPECT_EQ(exec_of({"--jail-base", "/jails", "vm-1", "--", "sh"}).jail_base, "/jails");
-  EXPECT_EQ(exec_of({"vm-1", "--", "sh"}).jail_base, "/srv/jailer");
-  EXPECT_EQ(exec_of({"--run-dir", "/clones", "vm-1", "--", "sh"}).run_directory, "/clones");
+  EXPECT_EQ(exec_of({"--jail-base", "/jails", "vm-1", "--", "sh"}).bases.jail_base, "/jails");
+  EXPECT_EQ(exec_of({"vm-1", "--", "sh"}).bases.jail_base, "/srv/jailer");
+  EXPECT_EQ(exec_of({"--run-dir", "/clones", "vm-1", "--", "sh"}).bases.run_directory, "/clones");
 }
 
 TEST(ExecOptions, TakesNoWordOfTheCommandForItsOwn) {

@@ -26,9 +26,9 @@ TEST(CloneOptions, OfUp) {
   EXPECT_EQ(options.metadata, "m");
   EXPECT_FALSE(options.no_jail);
   EXPECT_EQ(options.user, 1000U);
-  EXPECT_EQ(options.jail_base, "/jails");
+  EXPECT_EQ(options.bases.jail_base, "/jails");
   EXPECT_EQ(options.patience_s, 7U);
-  EXPECT_EQ(options.run_directory, "/clones");
+  EXPECT_EQ(options.bases.run_directory, "/clones");
   EXPECT_EQ(options.max_output_kib, 256U);
   EXPECT_TRUE(std::get<UpOptions>(parse_clones({"up", "t", "--no-jail"})).no_jail);
 }
@@ -45,12 +45,12 @@ TEST(CloneOptions, LimitsArePassedOnUnderTheJailersNames) {
 
 TEST(CloneOptions, TheRunDirectoryMayBeAVariable) {
   ASSERT_EQ(::setenv("MAYFLY_RUN_DIR", "/by/variable", 1), 0);
-  EXPECT_EQ(std::get<UpOptions>(parse_clones({"up", "t"})).run_directory, "/by/variable");
-  EXPECT_EQ(std::get<DownOptions>(parse_clones({"down", "a"})).run_directory, "/by/variable");
-  EXPECT_EQ(std::get<LogsOptions>(parse_clones({"logs", "a"})).run_directory, "/by/variable");
-  EXPECT_EQ(std::get<LogsOptions>(parse_clones({"logs", "a", "--run-dir", "/given"})).run_directory, "/given");
+  EXPECT_EQ(std::get<UpOptions>(parse_clones({"up", "t"})).bases.run_directory, "/by/variable");
+  EXPECT_EQ(std::get<DownOptions>(parse_clones({"down", "a"})).bases.run_directory, "/by/variable");
+  EXPECT_EQ(std::get<LogsOptions>(parse_clones({"logs", "a"})).bases.run_directory, "/by/variable");
+  EXPECT_EQ(std::get<LogsOptions>(parse_clones({"logs", "a", "--run-dir", "/given"})).bases.run_directory, "/given");
   ::unsetenv("MAYFLY_RUN_DIR");
-  EXPECT_EQ(std::get<UpOptions>(parse_clones({"up", "t"})).run_directory, "");
+  EXPECT_EQ(std::get<UpOptions>(parse_clones({"up", "t"})).bases.run_directory, "");
 }
 
 TEST(CloneOptions, OfDownAndLogs) {
@@ -59,7 +59,7 @@ TEST(CloneOptions, OfDownAndLogs) {
   EXPECT_EQ(down.machine, "vm-1");
   EXPECT_TRUE(down.now);
   EXPECT_EQ(down.timeout_s, 3U);
-  EXPECT_EQ(down.jail_base, "/j");
+  EXPECT_EQ(down.bases.jail_base, "/j");
   const auto logs = std::get<LogsOptions>(parse_clones({"logs", "-f", "vm-1"}));
   EXPECT_EQ(logs.machine, "vm-1");
   EXPECT_TRUE(logs.follow);
