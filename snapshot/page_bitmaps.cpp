@@ -1,22 +1,14 @@
 #include "snapshot/page_bitmaps.h"
 
 #include "vmm/base/try.h"
+#include "vmm/base/zeros.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace mayfly {
 namespace {
 
 constexpr std::uint64_t kPagesABitmapWord = 64;
-
-/// Sees at its first word that most pages have content. The guest may write meanwhile: then either answer was right.
-bool is_all_zeros(std::span<const std::byte> page) noexcept {
-  constexpr std::size_t kFirst = sizeof(std::uint64_t);
-  std::uint64_t first = 0;
-  std::memcpy(&first, page.data(), kFirst);
-  return first == 0 && std::memcmp(page.data(), page.data() + kFirst, page.size() - kFirst) == 0;
-}
 
 void set_bit(PageBitmap& bitmap, std::uint64_t page) {
   bitmap[page / kPagesABitmapWord] |= std::uint64_t{1} << page % kPagesABitmapWord;

@@ -1,6 +1,7 @@
 #include "snapshot/pages.h"
 
 #include "vmm/base/owned_fd.h"
+#include "vmm/base/zeros.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -84,12 +85,6 @@ Result<bool> scan(int pagemap, std::span<const std::byte> memory, std::uint64_t 
   return true;
 }
 
-bool is_zero(std::span<const std::byte> page) {
-  std::array<std::uint64_t, kGuestPageSize / 8> words;
-  std::memcpy(words.data(), page.data(), kGuestPageSize);
-  return std::ranges::all_of(words, [](std::uint64_t word) { return word == 0; });
-}
-
 bool is_over_file(const GuestMemory& memory, std::uint64_t address) {
   const auto& ranges = memory.file_ranges();
   const auto behind = std::ranges::upper_bound(ranges, GuestAddress{address}, {}, &GuestMemory::FileRange::start);
@@ -121,7 +116,7 @@ Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::R
     // What was only read shows the kernel's page of zeros, which the entry does not tell. Over a file's page, zeros
     // are what somebody wrote.
     if (memory_is == MemoryIs::WrittenTo || is_over_file(memory, region.start.value + at) ||
-        !is_zero(bytes.subspan(at, kGuestPageSize)))
+        !is_all_zeros(bytes.subspan(at, kGuestPageSize)))
       add(found, offset + at, kGuestPageSize);
   });
 }

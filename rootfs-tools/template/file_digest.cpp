@@ -2,13 +2,13 @@
 
 #include "rootfs-tools/image/digest.h"
 #include "vmm/base/files.h"
+#include "vmm/base/zeros.h"
 
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <span>
 #include <vector>
 
@@ -16,11 +16,6 @@ namespace mayfly::image {
 namespace {
 
 constexpr std::size_t kDigestBlock = std::size_t{64} << 10;
-
-bool is_all_zeros(std::span<const std::byte> bytes) {
-  return bytes.empty() ||
-         (bytes.front() == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
-}
 
 /// The block in which the next data is; where the file system cannot tell, this one.
 std::uint64_t next_data(int file, std::uint64_t at, std::uint64_t size) {

@@ -4,6 +4,7 @@
 #include "vmm/base/printable.h"
 #include "vmm/base/random.h"
 #include "vmm/base/try.h"
+#include "vmm/base/zeros.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -210,8 +211,7 @@ Status Overlay::write_volatile(int fd, const std::string& who) const {
       data_begin = data.begin;
       data_end = data.end;
     }
-    const bool is_zero = std::ranges::all_of(page, [](std::byte byte) { return byte == std::byte{0}; });
-    if (is_zero && at + kOverlayHeaderRoom <= data_begin) continue;
+    if (is_all_zeros(page) && at + kOverlayHeaderRoom <= data_begin) continue;
     if (!write_all_at(fd, page, at)) return map_error(who);
   }
   return {};
