@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <exception>
@@ -33,11 +32,7 @@ std::string in_quotes(const std::string& text) { return '"' + text + '"'; }
 /// A shell that says what it is asked, without a line editor, which would sleep; and a web server. The 16 MiB are what
 /// a function's code and data would be.
 std::string kernel_line(const char* extra) {
-  // In the software lab a KVM guest with two vCPUs can lose its deadline timer (tests/lab/README.md).
-  const char* lab = std::getenv("MAYFLY_LAB");
-  const bool software = lab != nullptr && std::string{lab} == "software";
   return std::string{"console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd "} + extra +
-         (software ? "lapic=notscdeadline " : "") +
          "mayfly.run=\"ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; mkdir -p /run/www;"
          " head -c 1000 /dev/zero >/run/www/page; head -c 16M /dev/urandom >/run/large;"
          " httpd -h /run/www; echo GUEST READY;"

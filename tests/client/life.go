@@ -38,7 +38,7 @@ const (
 )
 
 // See tests/lab/harness/machine.py for the last one.
-const kernelArguments = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd lapic=notscdeadline"
+const kernelArguments = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd"
 
 var (
 	monitor = flag.String("monitor", "", "the binary that takes the SDK's usual one's place")

@@ -23,7 +23,7 @@ import urllib3
 PATIENCE = 240  # seconds for anything that a software CPU does
 HOST, GUEST, MAC = "10.9.0.1", "10.9.0.2", "06:00:0a:09:00:02"
 # See tests/lab/harness/machine.py for the one with lapic.
-ARGUMENTS = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd lapic=notscdeadline"
+ARGUMENTS = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd"
 
 
 # --- requests over a Unix socket -------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ TEST_P(PassingGuest, PassesByTheLinux64BitProtocol) { expect_pass(std::string{Ge
 
 INSTANTIATE_TEST_SUITE_P(All, PassingGuest,
                          ::testing::Values(Guest{"hello"}, Guest{"boot_info", "console=ttyS0 expect_memory_mib=128"},
-                                           Guest{"pit"}, Guest{"ioapic"}, Guest{"ports"}, Guest{"mmio_holes"},
-                                           Guest{"smp", "console=ttyS0 cpus=4", 4}),
+                                           Guest{"pit"}, Guest{"halts"}, Guest{"ioapic"}, Guest{"ports"},
+                                           Guest{"mmio_holes"}, Guest{"smp", "console=ttyS0 cpus=4", 4}),
                          [](const auto& info) { return std::string{info.param.name}; });
 
 struct Ending {

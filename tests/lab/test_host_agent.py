@@ -15,7 +15,7 @@ from harness.console import PATIENCE
 from harness.guests import CHECKOUT, build_initrd
 from harness.host_agent import FUNCTION, Agent
 from harness.jail import drop_all, make_base
-from harness.machine import base_arguments
+from harness.machine import BASE_ARGUMENTS
 
 pytestmark = pytest.mark.lab(batch=4, seconds=900)
 
@@ -49,7 +49,7 @@ def start_agent(
         monitor = CHECKOUT / "tests/lab/jailed_mayfly"
         environment = {"MAYFLY": str(mayfly), "SHOWN": f"{directory} {tuned} {function_initrd}"}
     configure = "ip addr add 10.12.0.2/24 dev eth0 && ip link set eth0 up && ip route add 169.254.169.254 dev eth0"
-    arguments = f'{base_arguments()} mayfly.end=reboot mayfly.run="{configure}; httpd -f -p 80 -h /www"'
+    arguments = f'{BASE_ARGUMENTS} mayfly.end=reboot mayfly.run="{configure}; httpd -f -p 80 -h /www"'
     options = {
         "--kernel": tuned,
         "--initrd": function_initrd,

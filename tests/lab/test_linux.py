@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_echoes_console_input(machine: Machine, guest: Guest) -> None:
     machine.console.wait_for("echo sum")  # the terminal's echo of what was typed
     machine.type("poweroff")
     machine.ends_with(POWERED_OFF)
+
+
+def test_no_timer_is_lost_before_a_halt(machine: Machine, build: Path, room: Path) -> None:
+    """Of a bare-metal guest whose timer runs out as it halts; else any guest sleeps for half a minute now and then."""
+    halts = Path(shutil.copy(build / "guests/halts", room))
+    machine.boot(Guest(halts), arguments="times=5000")
+    machine.ends_with(RESET)
+    machine.says("GUEST PASS")
 
 
 @each_kernel

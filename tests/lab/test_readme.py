@@ -23,7 +23,7 @@ from harness.api import Api
 from harness.artifacts import artifact
 from harness.console import PATIENCE
 from harness.guests import CHECKOUT, Guest, build_rootfs, with_libraries
-from harness.machine import LOOK_AGAIN, POWERED_OFF, RESET, Machine, Machines, base_arguments
+from harness.machine import BASE_ARGUMENTS, LOOK_AGAIN, POWERED_OFF, RESET, Machine, Machines
 from harness.network import Network
 from images import Image
 from reader import KNOWN, Shell, Terminal, command_of, commands_of_readme, covers, run_on_terminal
@@ -234,7 +234,7 @@ def test_metadata(commands: list[str], files: Path, tuned: Path, shell_in: Calla
     for name, image, is_root in (("rootfs", "rootfs.ext4", True), ("script", "guest-script", False)):
         requests.put(f"/drives/{name}", drive_id=name, path_on_host=str(files / image), is_root_device=is_root)
     requests.put("/network-interfaces/eth0", iface_id="eth0", host_dev_name="tap0")
-    arguments = f'{base_arguments()} mayfly.run="cp /dev/vdb /tmp/s; sh /tmp/s"'
+    arguments = f'{BASE_ARGUMENTS} mayfly.run="cp /dev/vdb /tmp/s; sh /tmp/s"'
     requests.put("/boot-source", kernel_image_path=str(tuned), boot_args=arguments)
     shell.accept(configuration)
     shell.accept(metadata)
@@ -311,7 +311,7 @@ def test_configuration_file(commands: list[str], room: Path, tuned_guest: Guest,
     source = {
         "kernel_image_path": str(tuned_guest.kernel),
         "initrd_path": str(tuned_guest.initrd),
-        "boot_args": f"{base_arguments()} mayfly.run=true",
+        "boot_args": f"{BASE_ARGUMENTS} mayfly.run=true",
     }
     configuration = {"boot-source": source, "machine-config": {"vcpu_count": 1, "mem_size_mib": 128}}
     (room / "vm.json").write_text(json.dumps(configuration))

@@ -16,7 +16,6 @@ from functions import HELLO, PORT
 
 from harness.artifacts import artifact
 from harness.console import PATIENCE
-from harness.machine import base_arguments
 from harness.process import until
 from harness.templates import SharedTemplate, function_image, template_at_port
 
@@ -52,11 +51,9 @@ class Tools:
         return done.stdout if status == 0 else done.stderr
 
     def template(self, image: Path, output: Path, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-        arguments = [word for word in base_arguments().split() if word.startswith("lapic")]
-        append = ["--append", " ".join(arguments)] if arguments else []
         return self.run(
             "mayfly-template", "build", "--image", image, "--output", output, "--kernel", self.kernel,
-            "--disk", "64M", *append, *words, status=status,
+            "--disk", "64M", *words, status=status,
         )  # fmt: skip
 
     @property

@@ -25,14 +25,8 @@ POWERED_OFF = 10  # exit code of a monitor whose guest powered off
 RESET = 0
 LOOK_AGAIN = 0.005  # seconds between two looks for a socket
 
-
-def base_arguments() -> str:
-    """The kernel arguments of every guest."""
-    arguments = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd"
-    # In the software lab KVM loses a deadline timer about once in 40 starts of a guest with two vCPUs: the deadline has
-    # passed, no timer of the host's is queued, and both vCPUs sleep for half a minute or longer. QEMU's guests there hang
-    # at the same rate; with the LAPIC's other timer none did in 200 starts.
-    return f"{arguments} lapic=notscdeadline" if os.environ.get("MAYFLY_LAB") == "software" else arguments
+# The kernel arguments of every guest.
+BASE_ARGUMENTS = "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd"
 
 
 @dataclass
@@ -143,7 +137,7 @@ class Machine(Branching):
         """`run` is a command of the guest's; `more` are fields of the machine's configuration."""
         self.api.put("/machine-config", vcpu_count=vcpus, mem_size_mib=mib, **more)
         command = "" if run is None else f'mayfly.run="{run}"'
-        source = {"kernel_image_path": str(guest.kernel), "boot_args": f"{base_arguments()} {arguments} {command}".rstrip()}
+        source = {"kernel_image_path": str(guest.kernel), "boot_args": f"{BASE_ARGUMENTS} {arguments} {command}".rstrip()}
         if guest.initrd is not None:
             source["initrd_path"] = str(guest.initrd)
         self.api.put("/boot-source", **source)

@@ -76,13 +76,11 @@ shift 3
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
 cd "$room"
-append=
-[ "$MAYFLY_LAB" != software ] || append='--append lapic=notscdeadline'
 for each; do
   set -- $each
   name=$1
   shift
-  "$programs/mayfly-template" build --image "$layouts/$name" --output "$name" --kernel "$kernel" --disk 64M $append "$@" \
+  "$programs/mayfly-template" build --image "$layouts/$name" --output "$name" --kernel "$kernel" --disk 64M "$@" \
     > "$name.said"
   tar --create --sparse --file "$LAB_SHARE/$name.tar" "$name" "$name.said"
 done
