@@ -43,6 +43,16 @@ def test_reaches_user_space(machine: Machine, guest: Guest, vcpus: int, mib: int
     assert mib * 7 // 8 - 64 <= int(ready[2]) <= mib
 
 
+def test_what_a_clone_calls_lies_side_by_side(tuned: Path) -> None:
+    """Each page of the kernel that it touches is a fault: rootfs-tools/kernel/functions.order."""
+    order = Path("rootfs-tools/kernel/functions.order").read_text().splitlines()[1:601]
+    lines = subprocess.run(["nm", tuned], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
+    pages = {name: int(address, 16) >> 12 for address, _, name in (line.split() for line in lines if len(line.split()) == 3)}
+    called = [pages[name] for name in order if name in pages]
+    assert len(called) > 400, "has the kernel other names? perf/order-kernel writes them anew"
+    assert len(set(called)) < 80, "the linker has left them where they were"
+
+
 @each_kernel
 def test_echoes_console_input(machine: Machine, guest: Guest) -> None:
     machine.boot(guest)
