@@ -16,7 +16,7 @@ from harness.guests import padded_script
 from harness.machine import POWERED_OFF, Machine
 from harness.network import Network, frames_received
 
-pytestmark = pytest.mark.lab(batch=8, seconds=600)
+pytestmark = pytest.mark.lab
 
 RootMachine = Callable[..., Machine]
 Background = Callable[..., "subprocess.Popen[bytes]"]

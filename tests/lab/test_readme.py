@@ -28,7 +28,7 @@ from harness.network import Network
 from images import Image
 from reader import KNOWN, Shell, Terminal, command_of, commands_of_readme, covers, run_on_terminal
 
-in_lab = pytest.mark.lab(batch=5, seconds=900)
+in_lab = pytest.mark.lab
 
 PACKAGES, BUILD, DEMO = "line .ci/install-packages", "line cmake --preset release", "line ./demo"
 KNOWN += [PACKAGES, BUILD, DEMO, "line ./check"]  # which runs this test

@@ -22,7 +22,7 @@ from harness.machine import RESET, Machine, Machines
 from harness.network import Network, ip
 from harness.process import ended_within
 
-pytestmark = pytest.mark.lab(batch=4, seconds=900)
+pytestmark = pytest.mark.lab
 
 Background = Callable[..., "subprocess.Popen[bytes]"]
 
