@@ -14,7 +14,7 @@ from harness.guests import CHECKOUT, build_rootfs
 from harness.jail import drop_all
 from harness.network import Network
 
-pytestmark = pytest.mark.lab(batch=2, seconds=900)
+pytestmark = pytest.mark.lab
 HERE = Path(__file__).parent
 # The clients know nothing of jails.
 MONITOR = str(CHECKOUT / "tests/lab/jailed_mayfly")

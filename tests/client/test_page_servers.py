@@ -14,7 +14,7 @@ from harness.guests import CHECKOUT, Guest
 from harness.machine import RESET, Host, Machines
 from harness.process import exit_code
 
-pytestmark = pytest.mark.lab(batch=2, seconds=600)
+pytestmark = pytest.mark.lab
 SERVERS = CHECKOUT / "tests/support"
 
 Serve = Callable[[Path, Path], "subprocess.Popen[str]"]

@@ -1,6 +1,7 @@
 // Drives whose storage hangs: the monitor goes on answering, and ends when it is told to.
 
 #include "tests/integration/answers_fixture.h"
+#include "tests/support/repeats.h"
 
 #include <sched.h>
 
@@ -185,14 +186,14 @@ class ResettingGuestTest : public AnswersTest {};
 
 TEST_F(ResettingGuestTest, TermEndsItAtOnceFiftyTimesInARow) {
   make_file(file("image"), std::string(kImageBytes, 'x'));
-  for (int machine = 0; machine < 50; ++machine) {
+  for (int machine = 0; machine < repeats(50, 10); ++machine) {
     Monitor monitor;
     must(monitor.put("/machine-config", R"({"mem_size_mib": 64, "vcpu_count": 1})"));
     must(monitor.put("/drives/data", drive(file("image"))));
     monitor.boot("stuck_drive", "console=ttyS0 loop=1 count=4");
     monitor.console_until("stuck_drive ready");
     // At another moment of the guest's round each time.
-    for (const double until_us = now_us() + machine * 37; now_us() < until_us;) {
+    for (const double until_us = now_us() + machine * repeats(37, 185); now_us() < until_us;) {
     }
     const double begin_us = now_us();
     monitor.signal(SIGTERM);

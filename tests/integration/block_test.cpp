@@ -85,13 +85,15 @@ TEST_F(BlockTest, AHostileDriverHurtsOnlyItself) {
                                             make_image(scratch_, id) + "\"}")
                   .status,
               204);
+  const double begin_us = now_us();
   monitor.boot("hostile_driver", "console=ttyS0");
   const std::string console = monitor.console_to_end();
   const std::string log = monitor.log_until("");
   EXPECT_NE(console.find("GUEST PASS"), std::string::npos) << console << log;
   EXPECT_EQ(monitor.wait(), 0);
   EXPECT_NE(log.find("victim"), std::string::npos) << "the log names the device: " << log;
-  EXPECT_LT(std::ranges::count(log, '\n'), 40) << "and is not the guest's to fill: " << log;
+  const auto ten_a_second = static_cast<long>((now_us() - begin_us) / 1e5);  // LogRate::kBurst, where the host is busy
+  EXPECT_LT(std::ranges::count(log, '\n'), 40 + ten_a_second) << "and is not the guest's to fill: " << log;
 }
 
 TEST_F(BlockTest, TwoMachinesCannotHaveOneImageToWrite) {

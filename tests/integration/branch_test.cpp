@@ -3,6 +3,7 @@
 #include "snapshot/verify.h"
 #include "tests/integration/channel_hosts.h"
 #include "tests/integration/layered_fixture.h"
+#include "tests/support/repeats.h"
 #include "tests/support/tap_network.h"
 
 #include <sys/stat.h>
@@ -425,7 +426,7 @@ TEST_F(BranchTest, SixteenChildrenOpenTheFrozenDriveAtOnce) {
   must(parent.put("/drives/data", drive("overlay")));
   parent.boot("block", "console=ttyS0 until_key=1");
   parent.console_until("round 2 done");
-  for (int turn = 0; turn < 3; ++turn) {
+  for (int turn = 0; turn < repeats(3, 1); ++turn) {
     const std::string frozen = "frozen-" + std::to_string(turn);
     std::vector<std::unique_ptr<Child>> children;
     std::vector<std::string> bodies;

@@ -23,7 +23,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kId = "half-made";
+/// Of this process: the suites of other builds run beside it, and machines are looked for by their names in /proc.
+const std::string kId = "half-made-" + std::to_string(::getpid());
 constexpr double kPatienceUs = 60e6;
 /// Whether clones are in jails. A sanitizer's monitor needs libraries, which no jail has.
 #ifdef MAYFLY_SANITIZED

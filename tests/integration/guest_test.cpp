@@ -3,6 +3,7 @@
 #include "tests/integration/kvm_required.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
+#include "tests/support/repeats.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -108,12 +109,14 @@ TEST_F(GuestTest, InputIsGivenToTheGuestWholeHoweverFastItComes) {
   EXPECT_EQ(monitor.wait(), 0);
 }
 
+#ifndef MAYFLY_SANITIZED  // 80,000 exits; what they reach in the monitor, ConsoleTest.AReaderThatLeaves... reaches
 TEST_F(GuestTest, AReaderOfTheConsoleThatGoesAwayDoesNotStopTheGuest) {
   Monitor monitor;
   monitor.stop_reading_console();
   monitor.boot("serial_flood", kMoreThanTheConsoleKeeps);
   EXPECT_EQ(monitor.wait(), 0) << monitor.log_until("");
 }
+#endif
 
 TEST_F(GuestTest, AReaderOfTheConsoleThatStopsDoesNotStopTheGuest) {
   Monitor monitor;  // nobody reads the pipe: it fills, then the monitor's buffer, then output is dropped
@@ -185,7 +188,7 @@ TEST_F(GuestTest, PauseAndResumeAThousandTimesLoseNothing) {
   Monitor monitor;
   ASSERT_EQ(monitor.put("/machine-config", R"({"mem_size_mib": 64, "vcpu_count": 2})").status, 204);
   monitor.boot("spin");
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < repeats(1000, 200); ++i) {
     ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204) << i;
     ASSERT_EQ(monitor.patch("/vm", R"({"state": "Resumed"})").status, 204) << i;
   }

@@ -3,6 +3,7 @@
 #include "snapshot/verify.h"
 #include "tests/integration/answers_fixture.h"
 #include "tests/integration/snapshot_fixture.h"
+#include "tests/support/repeats.h"
 
 #include <fcntl.h>
 #include <pty.h>
@@ -113,11 +114,7 @@ class LiveTest : public SnapshotTest {
 };
 
 TEST_F(LiveTest, AHundredOfARunningGuestAreEachOfOneMoment) {
-#ifdef MAYFLY_SANITIZED
-  constexpr int kTimes = 10;
-#else
-  constexpr int kTimes = 100;
-#endif
+  constexpr int kTimes = repeats(100, 10);
   Monitor monitor{live_options()};
   boot_counter(monitor);
   std::uint64_t first = 0;

@@ -98,6 +98,7 @@ TEST_F(OutputTest, ALogFifoThatFillsUpLosesLinesAndCountsThem) {
   EXPECT_EQ(monitor_.wait(), 143);
 }
 
+#ifndef MAYFLY_SANITIZED  // 80,000 exits, to what GuestTest.AReaderOfTheConsoleThatStops... fills, too
 TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
   const std::string path = fifo("serial");
   configure("/serial", R"({"serial_out_path": ")" + path + "\"}");
@@ -105,6 +106,7 @@ TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
   monitor_.boot("serial_flood", kMoreThanTheConsoleKeeps);
   EXPECT_EQ(monitor_.wait(), 0) << monitor_.log_until("");
 }
+#endif
 
 TEST_F(OutputTest, AConsoleAndALogWithALimitKeepTheirNewestBytes) {
   constexpr off_t kBound = off_t{128} << 10;

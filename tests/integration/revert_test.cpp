@@ -2,6 +2,7 @@
 // /dev/kvm.
 
 #include "tests/integration/snapshot_fixture.h"
+#include "tests/support/repeats.h"
 #include "vmm/boot/layout.h"
 
 #include <sys/stat.h>
@@ -70,7 +71,7 @@ TEST_F(RevertTest, TheGuestNoticesNothingAHundredTimes) {
   take_survivor();
   Monitor monitor;
   must(load(monitor, "one.state", "one.mem", kRevertible));
-  constexpr unsigned kTimes = 100;
+  constexpr unsigned kTimes = repeats(100U, 20U);
   for (unsigned i = 1; i <= kTimes; ++i) {
     round_again(monitor, 1, i);
     if (i % 10 == 0) round_again(monitor, 2, i / 10);  // farther away
@@ -159,13 +160,14 @@ TEST_F(RevertTest, EachTimeTheGenerationIdIsAnotherOne) {
   Monitor monitor;
   must(load(monitor, "one.state", "one.mem", R"(, "revertible": true)"));
   std::set<std::string> ids = {generation_id("one")};
-  for (int i = 0; i < 5; ++i) {
+  constexpr unsigned kTimes = repeats(5U, 2U);
+  for (unsigned i = 0; i < kTimes; ++i) {
     const std::string name = "again" + std::to_string(i);
     must(create(monitor, name));
     ids.insert(generation_id(name));
     revert(monitor, "{}");
   }
-  EXPECT_EQ(ids.size(), 6U);
+  EXPECT_EQ(ids.size(), kTimes + 1);
 }
 
 class TrackedRevertTest : public RevertTest, public ::testing::WithParamInterface<bool> {

@@ -5,6 +5,7 @@
 #include "tests/integration/snapshot_fixture.h"
 #include "tests/support/files.h"
 #include "tests/support/monitor.h"
+#include "tests/support/repeats.h"
 #include "vmm/kvm/arch_capabilities.h"
 
 #include <fcntl.h>
@@ -355,7 +356,8 @@ TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
                                    R"("path_on_host": ")" +
                                        make_file(file("disk"), image) + "\"}"));
   monitor.boot("block", "console=ttyS0 until_key=1");
-  for (unsigned link = 0; link < 10; ++link) {
+  constexpr unsigned kLinks = repeats(10U, 3U);
+  for (unsigned link = 0; link < kLinks; ++link) {
     monitor.console_until("round " + std::to_string(link) + " done");
     for (int i = 0; i < 20; ++i) {
       pause(monitor);
@@ -369,7 +371,7 @@ TEST_F(SnapshotTest, ABusyDriveIsSnapshottedAgainAndAgain) {
   monitor.type("q");
   EXPECT_NE(monitor.console_to_end().find("GUEST PASS"), std::string::npos) << monitor.log_until("");
   EXPECT_EQ(monitor.wait(), 0);
-  for (unsigned link = 0; link < 10; ++link) {
+  for (unsigned link = 0; link < kLinks; ++link) {
     const std::string name = "busy" + std::to_string(link);
     Monitor again;
     must(load(again, name + ".state", name + ".mem",
@@ -632,7 +634,7 @@ TEST_F(FullDiskTest, AtEveryPointLeavesTheOldPairAndAMachineThatGoesOn) {
   const std::uint64_t pair = kib_of(file("one.state")) + kib_of(file("one.mem"));
   unsigned refusals = 0;
   bool taken = false;
-  for (std::uint64_t kib = pair; !taken; kib += 512) {
+  for (std::uint64_t kib = pair; !taken; kib += repeats(512U, 1024U)) {
     ASSERT_LT(kib, 4 * pair);
     Monitor monitor{{}, on_disk_of(kib)};
     const std::string root = "/proc/" + std::to_string(monitor.process().pid()) + "/root";

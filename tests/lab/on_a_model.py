@@ -1,15 +1,18 @@
 #!/usr/bin/python3
-"""Boots, or restores, Linux guests in a lab whose CPU is of some model; test_fleet.py runs it there.
+"""Boots and restores Linux guests in a lab whose CPU is of some model; test_fleet.py runs it there.
 
-    on_a_model.py MAYFLY boot KERNEL INITRD NAME[=CPU_CONFIG]...   leaves each snapshot NAME in $LAB_SHARE
-    on_a_model.py MAYFLY restore NAME...                           goes on with each
+    on_a_model.py MAYFLY COMMAND [-- COMMAND]...
 
-Prints a JSON document, by name: of a boot the flags of CPUs that the guest has, of a restore what the guest said next;
-of what was refused the sentence and the machine's state.
+    boot KERNEL INITRD NAME[=CPU_CONFIG]...   leaves each snapshot NAME in $LAB_SHARE
+    restore NAME...                           goes on with each
+
+Prints a JSON list: of each command a document, by name: of a boot the flags of CPUs that the guest has, of a restore what the
+guest said next; of what was refused the sentence and the machine's state.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -81,18 +84,22 @@ def restore(machines: Machines, name: str) -> dict[str, Any]:
     }
 
 
+def run(machines: Machines, verb: str, *words: str) -> dict[str, Any]:
+    if verb == "restore":
+        return {name: restore(machines, name) for name in words}
+    kernel, initrd, *named = words
+    guest = Guest(Path(kernel), Path(initrd))
+    pairs = [word.partition("=") for word in named]
+    return {name: boot(machines, guest, name, config) for name, _, config in pairs}
+
+
 def main() -> None:
-    mayfly, verb, *words = sys.argv[1:]
+    mayfly, *words = sys.argv[1:]
+    commands = [list(group) for is_end, group in itertools.groupby(words, lambda word: word == "--") if not is_end]
     room = Path(tempfile.mkdtemp(prefix="mayfly-"))
     machines = Machines(Host(Path(mayfly), room))
     try:
-        if verb == "boot":
-            kernel, initrd, *named = words
-            guest = Guest(Path(kernel), Path(initrd))
-            pairs = [word.partition("=") for word in named]
-            print(json.dumps({name: boot(machines, guest, name, config) for name, _, config in pairs}))
-        else:
-            print(json.dumps({name: restore(machines, name) for name in words}))
+        print(json.dumps([run(machines, *command) for command in commands]))
     finally:
         machines.end()
         shutil.rmtree(room)

@@ -13,7 +13,7 @@ import pytest
 from harness.guests import Guest
 from harness.machine import POWERED_OFF, Machine, Machines
 
-pytestmark = pytest.mark.lab(batch=9, seconds=600)
+pytestmark = pytest.mark.lab
 
 Mount = Callable[..., Path]
 RootMachine = Callable[..., Machine]

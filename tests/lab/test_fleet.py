@@ -15,7 +15,7 @@ import pytest
 
 from harness.guests import build_initrd, tool
 
-# Eight starts of a lab, where others keep the machine busy.
+# Six starts of a lab, where others keep the machine busy.
 pytestmark = pytest.mark.timeout(3600)
 
 LAB = Path(__file__).parent / "lab"
@@ -54,14 +54,13 @@ class Fleet:
         path.write_text(in_lab(model, self.room, self.mayfly, "doctor", "--cpu"))
         return path
 
-    def boot(self, model: str, *named: str) -> Any:
-        """Each is NAME, or NAME=CPU_CONFIG; leaves snapshots of those names."""
-        return self._run(model, "boot", self.kernel, self.initrd, *named)
+    def boot(self, *named: str) -> list[str | Path]:
+        """A command: each is NAME, or NAME=CPU_CONFIG; leaves snapshots of those names."""
+        return ["boot", self.kernel, self.initrd, *named]
 
-    def restore(self, model: str, *names: str) -> Any:
-        return self._run(model, "restore", *names)
-
-    def _run(self, model: str, *words: str | Path) -> Any:
+    def run(self, model: str, *commands: Sequence[str | Path]) -> Any:
+        """What comes of each, in one lab."""
+        words = [word for command in commands for word in ("--", *command)]
         return json.loads(in_lab(model, self.room, sys.executable, ON_A_MODEL, self.mayfly, *words))
 
 
@@ -89,16 +88,31 @@ def common(fleet: Fleet, files: list[Path]) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def booted(fleet: Fleet, common: Path) -> Any:
-    """Two snapshots of Milan: of a machine with what all have, and of one with all that it has."""
-    return fleet.boot(MILAN, f"everywhere={common}", "here")
+RESTORE = ("restore", "everywhere", "here")
 
 
 @pytest.fixture(scope="module")
-def restored(fleet: Fleet, booted: Any) -> dict[str, Any]:
+def on_milan(fleet: Fleet, common: Path) -> Any:
+    """Two snapshots: of a machine with what all have, and of one with all that Milan has; and both restored."""
+    return fleet.run(MILAN, fleet.boot(f"everywhere={common}", "here"), RESTORE)
+
+
+@pytest.fixture(scope="module")
+def booted(on_milan: Any) -> Any:
+    return on_milan[0]
+
+
+@pytest.fixture(scope="module")
+def on_naples(fleet: Fleet, on_milan: Any, files: list[Path]) -> Any:
+    """Milan's snapshots restored; then machines booted with what Milan has, and with what Naples has."""
+    milan, naples, _ = files
+    return fleet.run(NAPLES, RESTORE, fleet.boot(f"milan={milan}", f"naples={naples}"))
+
+
+@pytest.fixture(scope="module")
+def restored(fleet: Fleet, on_milan: Any, on_naples: Any) -> dict[str, Any]:
     """What becomes of both on each model."""
-    return {model: fleet.restore(model, "everywhere", "here") for model in MODELS}
+    return {MILAN: on_milan[1], NAPLES: on_naples[0], THIRD: fleet.run(THIRD, RESTORE)[0]}
 
 
 def assert_went_on(said: dict[str, Any], flags: list[str]) -> None:
@@ -142,9 +156,8 @@ def test_a_machine_of_all_that_its_host_has_is_refused_elsewhere_by_names(booted
         assert refused["state"] == "Not started"
 
 
-def test_a_machine_does_not_start_with_what_another_host_has(fleet: Fleet, files: list[Path]) -> None:
-    milan, naples, _ = files
-    said = fleet.boot(NAPLES, f"milan={milan}", f"naples={naples}")
+def test_a_machine_does_not_start_with_what_another_host_has(on_naples: Any) -> None:
+    said = on_naples[1]
     assert "flags" in said["naples"]
     assert said["milan"]["state"] == "Not started"
     sentence = said["milan"]["refused"]

@@ -20,7 +20,7 @@ from harness.guests import CHECKOUT, Guest, build_initrd, tool
 from harness.machine import POWERED_OFF, RESET, Machines
 from harness.tables import Row
 
-pytestmark = pytest.mark.lab(batch=4, seconds=600)
+pytestmark = pytest.mark.lab
 
 UNIKERNEL = Path(__file__).parent / "unikernel"
 NOT_BUILT = "unikernel-not-built"

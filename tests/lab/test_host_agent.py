@@ -17,7 +17,7 @@ from harness.host_agent import FUNCTION, Agent
 from harness.jail import drop_all, make_base
 from harness.machine import BASE_ARGUMENTS
 
-pytestmark = pytest.mark.lab(batch=4, seconds=900)
+pytestmark = pytest.mark.lab
 
 CLONES = 2
 

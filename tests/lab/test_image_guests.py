@@ -19,7 +19,7 @@ from harness.guests import Guest
 from harness.machine import POWERED_OFF, RESET, Machine, Machines
 from harness.network import Network
 
-pytestmark = pytest.mark.lab(batch=24, seconds=900)
+pytestmark = pytest.mark.lab
 
 HOST_OF_AGENTS = "169.254.169.254"
 APPLETS = ("sh", "cat", "echo", "id", "ls", "sleep", "mount", "hostname", "stat", "ip", "wget", "tty", "grep", "ps")

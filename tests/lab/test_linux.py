@@ -16,7 +16,7 @@ from harness.console import PATIENCE
 from harness.guests import Guest
 from harness.machine import POWERED_OFF, RESET, Machine, Machines
 
-pytestmark = pytest.mark.lab(batch=12, seconds=400)
+pytestmark = pytest.mark.lab
 
 KERNEL_PANIC, TRIPLE_FAULT = 11, 12  # exit codes
 

@@ -22,7 +22,7 @@ from harness.machine import RESET, Machine, Machines
 from harness.network import Network, ip
 from harness.process import ended_within
 
-pytestmark = pytest.mark.lab(batch=4, seconds=900)
+pytestmark = pytest.mark.lab
 
 Background = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -48,7 +48,7 @@ def tell_guest(machine: Machine) -> None:
     machine.type("go on")
 
 
-def test_fifty_clones_beside_the_machine_whose_drive_was_frozen(
+def test_sixteen_clones_beside_the_machine_whose_drive_was_frozen(
     machines: Machines, tuned_guest: Guest, room: Path, mayfly: Path
 ) -> None:
     """Each over the same layers, with an overlay of its own, in which it writes at a place of its own."""
@@ -74,7 +74,7 @@ def test_fifty_clones_beside_the_machine_whose_drive_was_frozen(
     parent.resume()
     clones = [
         machines.thaw("one", drive_overrides=[{"drive_id": "data", "path_on_host": str(room / f"clone-{number}")}])
-        for number in range(50)
+        for number in range(16)
     ]
     machines_by_number = dict(enumerate([*clones, parent]))
     for number, machine in machines_by_number.items():
@@ -336,7 +336,7 @@ def test_diffs_merge(machines: Machines, tuned_guest: Guest, mayfly: Path, room:
     clone.says("^intact")
 
 
-CLONES = 20
+CLONES = 8
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def clone_namespaces(network: Network) -> Any:
     subprocess.run(["umount", "--lazy", "/run"], check=True)
 
 
-def test_twenty_clones_answer(
+def test_eight_clones_answer(
     machines: Machines, tuned_guest: Guest, network: Network, clone_namespaces: list[str]
 ) -> None:
     network.tap("tap0", f"{HOST}/24")
@@ -375,7 +375,7 @@ def test_twenty_clones_answer(
         assert page.stdout == b"I am here\n"
 
 
-REVERTS, TURNS = 1000, 25
+REVERTS, TURNS = 400, 10
 
 
 def anonymous_kib(machine: Machine) -> int:
@@ -385,7 +385,7 @@ def anonymous_kib(machine: Machine) -> int:
     return int(found[1])
 
 
-def test_a_thousand_reverts(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
+def test_four_hundred_reverts(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
     """A guest with a drive and a network is what it was at the snapshot after each of them, and draws other random numbers."""
     data, directory = room / "data", room / "www"
     data.write_bytes(os.urandom(1 << 20))

@@ -22,7 +22,7 @@ from harness.host_agent import Agent, machines_in
 from harness.process import ended_within, exit_code, until
 from harness.templates import DIES, HANGS, SharedTemplate, template_at_port
 
-pytestmark = pytest.mark.lab(batch=24, seconds=900)
+pytestmark = pytest.mark.lab
 
 CLONES = 2
 

@@ -19,7 +19,7 @@ from harness.console import PATIENCE
 from harness.process import until
 from harness.templates import SharedTemplate, function_image, template_at_port
 
-pytestmark = pytest.mark.lab(batch=24, seconds=900)
+pytestmark = pytest.mark.lab
 
 BUILT = ["base", "layer", "memory", "run.json", "state", "template.json", "working-set"]
 

@@ -28,6 +28,10 @@ OWN_NAMESPACES = '[ "$(id -u)" -ne 0 ] || exec unshare --net --mount -- "$@"; ex
 # A software CPU takes a tenth of a second for each of the parts that are left out.
 LEFT_OUT = ("cacheprovider", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging", "nose", "pastebin")
 
+# Of a lab, unless its mark says otherwise. A start costs as much as three small cases, so the cases of a suite share one: what it
+# has translated of the kernels and programs is there for the next case, and a lab that dies takes one case along.
+LIMITS = {"batch": 100, "seconds": 3600}
+
 
 @dataclass
 class Batch:
@@ -48,7 +52,7 @@ class Batch:
 def limits_of(item: pytest.Item) -> dict[str, int]:
     mark = item.get_closest_marker("lab")
     assert mark is not None
-    return mark.kwargs
+    return LIMITS | mark.kwargs
 
 
 def command_of(config: pytest.Config, batch: Batch, given: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """Runs the cases that are marked `lab` in labs, a batch at a time, and all others here.
 
-    pytestmark = pytest.mark.lab(batch=12, seconds=400)
+    pytestmark = pytest.mark.lab
 
-A batch is so many cases at most, in one lab, which ends after so many seconds. Modules with the same mark share labs. See README.md.
+Cases with the same mark share a lab. `lab(batch=3, seconds=10)` has three cases a lab at most, which ends after 10 s. See README.md.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 #include "virtio/net/net_receive_buffers.h"
 
+#include "tests/support/repeats.h"
 #include "tests/unit/virtio/fake_driver.h"
 
 #include <algorithm>
@@ -154,7 +155,7 @@ TEST_F(NetReceiveBuffersTest, AlwaysHoldsWhatWasOfferedAndNotUsed) {
   std::mt19937 random{5};
   const auto below = [&](std::size_t bound) { return random() % bound; };
   std::size_t free = 256;
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < testing::repeats(3000, 1000); ++round) {
     for (std::size_t more = below(60); more > 0; --more) {
       const std::size_t segments = 1 + (below(4) == 0 ? below(19) : 0);
       if (segments > free) break;

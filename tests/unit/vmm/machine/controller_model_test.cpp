@@ -1,4 +1,5 @@
 #include "tests/support/child_process.h"
+#include "tests/support/repeats.h"
 #include "tests/support/run_until.h"
 #include "vmm/machine/controller.h"
 
@@ -744,11 +745,7 @@ class Model {
 };
 
 TEST_F(ControllerModel, GivesTheModelsAnswersInTheModelsOrder) {
-#ifdef MAYFLY_SANITIZED
-  constexpr int kMachines = 2'000;
-#else
-  constexpr int kMachines = 60'000;
-#endif
+  constexpr int kMachines = testing::repeats(60'000, 2'000);
   static_cast<void>(
       log_.configure({.log_path = {}, .level = LogLevel::Off, .show_level = {}, .show_log_origin = {}, .module = {}}));
   std::mt19937 random{18};  // NOLINT(cert-msc51-cpp): the same each time
