@@ -80,6 +80,13 @@ void set_receive_timeout(int fd) {
   ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
 }
 
+OwnedFd icmp_socket() {
+  OwnedFd fd{::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMP)};
+  if (!fd) give_up("cannot make a socket for ICMP");
+  set_receive_timeout(fd.get());
+  return fd;
+}
+
 std::string unique_socket(const ScratchDirectory& scratch) {
   static int number = 0;
   return scratch.file("linux" + std::to_string(number++));
@@ -120,16 +127,14 @@ double LinuxGuest::run(const std::string& command) {
 }
 
 double LinuxGuest::ping(unsigned count) {
-  const OwnedFd fd{::socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMP)};
-  if (!fd) give_up("cannot make a socket for ICMP");
-  set_receive_timeout(fd.get());
+  const OwnedFd fd = icmp_socket();
   echo(fd.get(), 0);  // with the look-up of the guest's address
   const double begin = now_us();
   for (unsigned i = 1; i <= count; ++i) echo(fd.get(), static_cast<std::uint16_t>(i));
   return (now_us() - begin) / 1e3 / count;
 }
 
-void LinuxGuest::ping_once() { (void)ping(1); }
+void LinuxGuest::ping_once() { echo(icmp_socket().get(), 0); }
 
 double LinuxGuest::get_page() {
   const double begin = now_us();

@@ -43,6 +43,7 @@ class LinuxGuest {
   double run(const std::string& command);
   /// One ICMP echo after the other.
   [[nodiscard]] static double ping(unsigned count);
+  /// One ICMP echo, without a look-up of the guest's address once there was another.
   static void ping_once();
   /// A file of about a kilobyte by HTTP, on a connection of its own; tries again where nobody listens yet.
   [[nodiscard]] static double get_page();

@@ -4,6 +4,7 @@
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -310,20 +311,17 @@ void MmioTransport::broken(std::string_view what) noexcept {
 
 // --- The loop's side -------------------------------------------------------------------------------------------------
 
-void MmioTransport::Kick::listen() {
-  owner.context_.service.loop().read(fd.get(), std::as_writable_bytes(std::span{&count, 1}), EventLoop::kNoOffset,
-                                     *this);
-}
+void MmioTransport::Kick::listen() { owner.context_.service.loop().poll(fd.get(), POLLIN, *this); }
 
 void MmioTransport::Kick::kick() noexcept {
-  // Full only after 2^64 - 2 kicks that nobody has read: a kick is pending then.
+  // Full only after 2^64 - 2 kicks.
   (void)::eventfd_write(fd.get(), kOne);
 }
 
-void MmioTransport::Kick::on_complete(int result, bool /*more*/) noexcept {
+void MmioTransport::Kick::on_complete(int result, bool more) noexcept {
   if (result == -ECANCELED) return;
   owner.serve_kick(index);
-  listen();
+  if (!more) listen();  // the kernel may end a multishot poll at any time
 }
 
 void MmioTransport::serve_kick(unsigned index) {

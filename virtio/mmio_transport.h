@@ -92,7 +92,8 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   [[nodiscard]] Status restore(const MmioTransportState& state);
 
  private:
-  /// One event descriptor that the ring reads for ever.
+  /// One event descriptor that the ring watches for ever. Nobody reads it: each write to it completes a multishot poll,
+  /// where a read would have to be posted again for the next one.
   struct Kick final : Operation {
     Kick(MmioTransport& owner_in, unsigned index_in) noexcept : owner(owner_in), index(index_in) {}
     void on_complete(int result, bool more) noexcept override;
@@ -101,7 +102,6 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
     MmioTransport& owner;
     unsigned index;  ///< The queue; queue_count() is the transport's own.
     OwnedFd fd;
-    std::uint64_t count = 0;
   };
 
   MmioTransport(VirtioDevice& device, const TransportContext& context);

@@ -8,8 +8,10 @@ namespace mayfly {
 /// Lines chains up, and closes a window wherever one is complete.
 class NetReceiveBuffers::Builder {
  public:
-  Builder(NetReceiveBuffers& owner, std::size_t wanted, bool mergeable) noexcept
-      : owner_(owner), wanted_(std::min(wanted, kMaximumWindows)), mergeable_(mergeable) {}
+  Builder(NetReceiveBuffers& owner, std::size_t wanted, bool mergeable, std::uint64_t room) noexcept
+      : owner_(owner), wanted_(std::min(wanted, kMaximumWindows)), mergeable_(mergeable), room_(room) {
+    ensure(room == kFullWindow || wanted == 1, "several narrow windows would share a spill");
+  }
 
   [[nodiscard]] bool satisfied() const noexcept { return closed_ == wanted_; }
   void add(std::size_t position) noexcept {
@@ -18,13 +20,11 @@ class NetReceiveBuffers::Builder {
     used_ = static_cast<std::size_t>(std::ranges::copy(chain.writable(), &owner_.vectors_[used_]).out -
                                      owner_.vectors_.get());
     open_.capacity += chain.writable_length();
-    if (!mergeable_ || open_.capacity >= kFullWindow) close({&owner_.overflow_, 1});
+    if (!mergeable_ || open_.capacity >= kFullWindow) return close({&owner_.overflow_, 1});
+    if (open_.capacity >= room_) close_narrow();
   }
   [[nodiscard]] std::span<const ReceiveWindow> finish() noexcept {
-    if (closed_ == 0 && used_ > 0) {
-      open_.narrow = true;
-      close({owner_.spill_.get(), kFullWindow});
-    }
+    if (closed_ == 0 && used_ > 0) close_narrow();
     return std::span{owner_.windows_}.first(closed_);
   }
 
@@ -35,10 +35,15 @@ class NetReceiveBuffers::Builder {
     owner_.windows_[closed_++] = std::exchange(open_, {});
     begin_ = used_;
   }
+  void close_narrow() noexcept {
+    open_.narrow = true;
+    close({owner_.spill_.get(), kFullWindow});
+  }
 
   NetReceiveBuffers& owner_;
   std::size_t wanted_;
   bool mergeable_;
+  std::uint64_t room_;
   std::size_t closed_ = 0;
   std::size_t begin_ = 0;  // of the open window, in the owner's vectors
   std::size_t used_ = 0;   // of those
@@ -65,10 +70,10 @@ std::span<iovec> NetReceiveBuffers::storage() noexcept {
 }
 
 std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiveBuffers::arrange(VirtQueue& queue,
-                                                                                     std::size_t wanted,
-                                                                                     bool mergeable) noexcept {
+                                                                                     std::size_t wanted, bool mergeable,
+                                                                                     std::uint64_t room) noexcept {
   forget_used();
-  Builder builder{*this, wanted, mergeable};
+  Builder builder{*this, wanted, mergeable, room};
   for (std::size_t position = begin_; position != end_ && !builder.satisfied(); ++position)
     if (record(position).chain) builder.add(position);
   while (!builder.satisfied()) {

@@ -40,6 +40,9 @@ class NetReceiveBuffers {
   static constexpr std::size_t kMaximumWindows = 16;
   /// A window that holds every frame (virtio 1.2, 5.1.6.3.1).
   static constexpr std::uint64_t kFullWindow = kMaximumFrameLength + sizeof(NetHeader);
+  /// One that holds a frame of usual length, with a VLAN tag: a buffer of most drivers, where a full one has 44 of them,
+  /// each of which costs the monitor and the kernel something at each read.
+  static constexpr std::uint64_t kShortWindow = 1518 + sizeof(NetHeader);
   /// Chains that are held at once: a queue's worth.
   static constexpr std::size_t kMaximumChains = 256;
 
@@ -52,9 +55,9 @@ class NetReceiveBuffers {
   /// What it costs depends on the windows, not on how much is held. With `mergeable` buffers a window has as many
   /// chains as every frame fits in; one that is shorter is given only if there is no other. Without, each chain is a
   /// window. No windows: the driver has offered nothing. Nothing may be reading into earlier windows. Faults: what no
-  /// driver may offer here.
-  [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(VirtQueue& queue, std::size_t wanted,
-                                                                                  bool mergeable) noexcept;
+  /// driver may offer here. `room`: kFullWindow; or kShortWindow for a single window, which is narrow then.
+  [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(
+      VirtQueue& queue, std::size_t wanted, bool mergeable, std::uint64_t room = kFullWindow) noexcept;
   /// What of a frame did not fit a narrow window: it is whole once there are more buffers.
   [[nodiscard]] std::span<const std::byte> spill() const noexcept { return {spill_.get(), kFullWindow}; }
   /// How many chains of the window hold `length` bytes.

@@ -4,6 +4,7 @@
 #include "vmm/base/clock.h"
 
 #include <poll.h>
+#include <sys/uio.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -18,6 +19,8 @@ constexpr std::uint64_t kFirstRetryNs = 100'000'000;
 constexpr std::uint64_t kLongestRetryNs = 6'400'000'000;
 /// After so long a driver that offers too little for a frame is taken to have no more.
 constexpr std::uint64_t kParkNs = 100'000'000;
+/// After so many short frames a long one is unlikely.
+constexpr unsigned kShortFrames = 256;
 
 }  // namespace
 
@@ -84,7 +87,8 @@ void NetReceiver::post_reads() noexcept {
   }
   // Each operation of a limited interface needs a token of its own.
   const std::size_t wanted = limiter_->limited() ? 1 : wanted_;
-  const auto windows = arrange(wanted, 1);
+  const bool is_short = wanted == 1 && long_frames_ == 0;
+  const auto windows = arrange(wanted, 1, is_short ? NetReceiveBuffers::kShortWindow : NetReceiveBuffers::kFullWindow);
   if (!windows) return context_.host->broken(windows.error().what);
   if (windows->empty()) return context_.metrics.rx_no_buffer_count.add();
   post(*windows);
@@ -92,38 +96,55 @@ void NetReceiver::post_reads() noexcept {
 
 /// While reads are posted, a kick for each buffer that the driver returns would be in vain: only where the first window
 /// has less than `least` bytes the driver is asked for one.
-std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(std::size_t wanted,
-                                                                               std::uint64_t least) noexcept {
+std::expected<std::span<const ReceiveWindow>, QueueFault> NetReceiver::arrange(std::size_t wanted, std::uint64_t least,
+                                                                               std::uint64_t room) noexcept {
   const bool mergeable = context_.has_feature(net_abi::kMergeable);
   queue_->set_notifications_off(true);
-  const auto windows = buffers_.arrange(*queue_, wanted, mergeable);
+  const auto windows = buffers_.arrange(*queue_, wanted, mergeable, room);
   if (!windows || (!windows->empty() && windows->front().capacity >= least)) return windows;
   queue_->set_notifications_off(false);
-  return buffers_.arrange(*queue_, wanted, mergeable);  // with what came before the driver saw that
+  return buffers_.arrange(*queue_, wanted, mergeable, room);  // with what came before the driver saw that
 }
 
 void NetReceiver::post(std::span<const ReceiveWindow> windows) noexcept {
   volley_ = {.posted = windows.size()};
   phase_ = Phase::Reading;
-  // A host without RWF_NOWAIT has a non-blocking descriptor instead, where a read fails at once or the ring waits for
-  // it, as the kernel has it.
-  const bool nowait = context_.tap.has_nowait();
+  std::span<Read> reads = std::span{reads_}.first(windows.size());
+  if (!context_.tap.has_nowait()) {
+    windows = windows.subspan(read_at_once(windows.first(windows.size() - 1)));
+    windows = windows.first(1);
+    reads = reads.last(1);
+  }
   for (std::size_t i = 0; i < windows.size(); ++i) {
-    Read& read = reads_[i];
+    Read& read = reads[i];
     read.window = windows[i];
     begin_operation();
-    if (nowait && i + 1 < windows.size())
+    if (i + 1 < windows.size())
       context_.loop.readv_now(context_.file, read.window.vectors, 0, read);
     else
       context_.loop.readv(context_.file, read.window.vectors, 0, read);
   }
 }
 
+/// What the TAP holds, into the first windows; how many of them. For a host without RWF_NOWAIT, whose descriptor is
+/// non-blocking instead: before Linux 6.4 the ring waits on that all the same, and a frame would wake every read of a
+/// volley, for all but one of them to wait again.
+std::size_t NetReceiver::read_at_once(std::span<const ReceiveWindow> windows) noexcept {
+  std::size_t used = 0;
+  for (; used < windows.size(); ++used) {
+    const std::span<const iovec> vectors = windows[used].vectors;
+    const ssize_t result = ::preadv2(context_.tap.fd(), vectors.data(), static_cast<int>(vectors.size()), -1, 0);
+    // What else may be wrong, the read that waits finds as well.
+    if (result < static_cast<ssize_t>(sizeof(NetHeader))) break;
+    deliver(windows[used], static_cast<std::uint64_t>(result));
+  }
+  return used;
+}
+
 void NetReceiver::cancel() noexcept {
   if (!in_flight() || std::exchange(volley_.cancelling, true)) return;
   if (phase_ == Phase::Waiting) return context_.loop.cancel(wait_);
-  // All of a volley may wait: before Linux 6.4 the ring waits on a non-blocking TAP as well.
-  for (Read& read : std::span{reads_}.first(volley_.posted)) context_.loop.cancel(read);
+  context_.loop.cancel(reads_[volley_.posted - 1]);  // the others do not wait
 }
 
 // --- Completions -----------------------------------------------------------------------------------------------------
@@ -153,9 +174,10 @@ void NetReceiver::on_read(Read& read, int result) noexcept {
 /// The volley is over: the next one, a pause, or rest.
 void NetReceiver::end_volley() noexcept {
   const Volley ended = std::exchange(volley_, {});
-  if (ended.posted > 0)
-    wanted_ =
-        ended.hits == ended.posted ? std::min(2 * ended.posted, reads_.size()) : std::max<std::size_t>(ended.hits, 1);
+  if (ended.posted > 0) {
+    const bool grows = ended.hits == ended.posted && (ended.posted > 1 || tap_has_more());
+    wanted_ = grows ? std::min(2 * ended.posted, reads_.size()) : std::max<std::size_t>(ended.hits, 1);
+  }
   if (phase_ != Phase::Parked) phase_ = Phase::Idle;
   if (ended.failed) {
     phase_ = Phase::BackingOff;
@@ -170,12 +192,21 @@ void NetReceiver::end_volley() noexcept {
   context_.loop.poll_once(context_.tap.fd(), POLLIN, wait_);
 }
 
+bool NetReceiver::tap_has_more() const noexcept {
+  pollfd tap{.fd = context_.tap.fd(), .events = POLLIN, .revents = 0};
+  return ::poll(&tap, 1, 0) > 0;
+}
+
 void NetReceiver::deliver(const ReceiveWindow& window, std::uint64_t length) noexcept {
   ++volley_.hits;
   retry_ns_ = kFirstRetryNs;
   context_.set_link(true);
   // Into our own byte: the rest of the frame is lost, and half a frame is none. A frame for another driver is none
   // for this one. Either way the buffers stay for the next.
+  if (length > NetReceiveBuffers::kShortWindow)
+    long_frames_ = kShortFrames;
+  else if (long_frames_ > 0)
+    --long_frames_;
   if (window.narrow && length > window.capacity) return park(window, length);
   const std::size_t chains = buffers_.chains_for(window, length);
   if (length > window.capacity || !prepare_header(window, chains)) return context_.metrics.rx_fails.add();

@@ -15,7 +15,11 @@
 /// Frames are read by the ring straight into the driver's buffers. Reads go out as a volley: all but the last take only
 /// what the TAP holds already, the last one waits for the next frame. When the last has come back, the used buffers are
 /// returned and the next volley goes out. So frames keep their order, an idle interface has one read waiting, and a
-/// busy one gets many frames for one system call: the volley grows while all of it is hit, and shrinks to what was.
+/// busy one gets many frames for one system call: the volley grows while all of it is hit, and shrinks to what was. A
+/// lone read says nothing of a second frame, so the TAP is asked.
+///
+/// A lone read has buffers for a frame of usual length. A longer frame ends in memory of ours and is copied; after one,
+/// reads have buffers for the longest frame until many short ones have come.
 ///
 /// Without buffers nothing is posted: the TAP's queue holds what comes, and drops what exceeds it. With a few, a frame
 /// that needs more is parked until the driver has offered them.
@@ -85,14 +89,16 @@ class NetReceiver {
     NetReceiver* owner = nullptr;
   };
 
-  [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(std::size_t wanted,
-                                                                                  std::uint64_t least) noexcept
+  [[nodiscard]] std::expected<std::span<const ReceiveWindow>, QueueFault> arrange(
+      std::size_t wanted, std::uint64_t least, std::uint64_t room = NetReceiveBuffers::kFullWindow) noexcept
       REQUIRES(lock());
   void post(std::span<const ReceiveWindow> windows) noexcept REQUIRES(lock());
+  [[nodiscard]] std::size_t read_at_once(std::span<const ReceiveWindow> windows) noexcept REQUIRES(lock());
   void on_read(Read& read, int result) noexcept REQUIRES(lock());
   void deliver(const ReceiveWindow& window, std::uint64_t length) noexcept REQUIRES(lock());
   [[nodiscard]] bool prepare_header(const ReceiveWindow& window, std::size_t chains) noexcept REQUIRES(lock());
   void on_failure(int result) noexcept REQUIRES(lock());
+  [[nodiscard]] bool tap_has_more() const noexcept;
   void on_timer() noexcept REQUIRES(lock());
   void end_volley() noexcept REQUIRES(lock());
   void park(const ReceiveWindow& window, std::uint64_t length) noexcept REQUIRES(lock());
@@ -127,6 +133,7 @@ class NetReceiver {
   Phase phase_ GUARDED_BY(lock()) = Phase::Idle;
   Volley volley_ GUARDED_BY(lock());
   std::size_t wanted_ GUARDED_BY(lock()) = 1;           // reads of the next volley
+  unsigned long_frames_ GUARDED_BY(lock()) = 0;         // not 0: another long frame is likely
   std::uint64_t parked_length_ GUARDED_BY(lock()) = 0;  // of the frame that waits for buffers
   std::uint64_t parked_at_ GUARDED_BY(lock()) = 0;      // from where on it lies in the spill
   std::uint64_t retry_ns_ GUARDED_BY(lock()) = 0;       // the present pause between tries

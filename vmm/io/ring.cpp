@@ -145,21 +145,15 @@ bool Ring::has_completions() const noexcept {
 }
 
 void Ring::reap(bool tell) {
-  struct Completion {
-    Operation* operation;
-    int result;
-    bool more;
-  };
-  std::array<io_uring_cqe*, kBatch> entries{};
-  std::array<Completion, kBatch> batch;
-  const unsigned count = ::io_uring_peek_batch_cqe(&ring_, entries.data(), kBatch);
-  // Taken off the ring before the callbacks: what they submit may need the room.
-  for (unsigned i = 0; i < count; ++i)
-    batch[i] = {.operation = static_cast<Operation*>(::io_uring_cqe_get_data(entries[i])),
-                .result = entries[i]->res,
-                .more = (entries[i]->flags & IORING_CQE_F_MORE) != 0};
-  ::io_uring_cq_advance(&ring_, count);
-  for (const auto& [operation, result, more] : std::span{batch}.first(count)) {
+  for (unsigned count = 0; count < kBatch; ++count) {
+    io_uring_cqe* entry = nullptr;
+    // Only the first look may enter the kernel for what it holds back.
+    if (count > 0 && ::io_uring_cq_ready(&ring_) == 0) return;
+    if (::io_uring_peek_batch_cqe(&ring_, &entry, 1) == 0) return;
+    auto* const operation = static_cast<Operation*>(::io_uring_cqe_get_data(entry));
+    const int result = entry->res;
+    const bool more = (entry->flags & IORING_CQE_F_MORE) != 0;
+    ::io_uring_cq_advance(&ring_, 1);        // before the callback: what it submits may need the room
     if (operation == &unwatched_) continue;  // it failed, which nobody wanted to know
     if (!more) --in_flight_;
     if (tell && operation != nullptr) operation->on_complete(result, more);

@@ -228,6 +228,17 @@ TEST_F(MmioTransportTest, WhatWasOfferedBeforeTheStartIsServedWithoutAKick) {
   serve_until([&] { return driver_.used_index() == 1; });
 }
 
+TEST_F(MmioTransportTest, EachOfManyKicksIsServedThoughNobodyReadsThem) {
+  drive();
+  for (std::uint16_t i = 1; i <= 1000; ++i) {
+    driver_.offer({{ram_.room(8), 8, true}});
+    kick(0);
+    serve_until([&] { return driver_.used_index() == i; });
+    ASSERT_TRUE(driver_.next_used());
+    go_round();  // nothing is polled any more: the next one needs its kick
+  }
+}
+
 TEST_F(MmioTransportTest, AKickThatKvmDidNotTakeIsServedToo) {
   drive();
   driver_.offer({{ram_.room(8), 8, true}});

@@ -107,6 +107,31 @@ TEST_F(NetReceiveBuffersTest, TakesNoMoreThanItsWindowsNeed) {
   EXPECT_EQ(buffers_.heads().size(), 17U);  // 65562 bytes
 }
 
+TEST_F(NetReceiveBuffersTest, AShortWindowHasOneBufferAndAFullOneBeginsWithTheSame) {
+  for (int i = 0; i < 100; ++i) offer(1, 1536);
+  const auto windows = buffers_.arrange(queue_, 1, true, NetReceiveBuffers::kShortWindow);
+  ASSERT_TRUE(windows);
+  ASSERT_EQ(windows->size(), 1U);
+  EXPECT_TRUE((*windows)[0].narrow) << "a longer frame ends in the spill";
+  EXPECT_EQ((*windows)[0].vectors.back().iov_base, buffers_.spill().data());
+  EXPECT_EQ(buffers_.heads().size(), 1U);
+  const auto chains = check(*windows);
+  const auto full = arrange(1);
+  EXPECT_EQ(full[0].buffers().front().iov_base, chains[0][0].segments[0].iov_base);
+  EXPECT_FALSE(full[0].narrow);
+  EXPECT_EQ(buffers_.heads().size(), 43U);
+  check(full);
+}
+
+TEST_F(NetReceiveBuffersTest, AShortWindowOfSmallBuffersHasAsManyAsAUsualFrameNeeds) {
+  for (int i = 0; i < 100; ++i) offer(1, 500);
+  const auto windows = buffers_.arrange(queue_, 1, true, NetReceiveBuffers::kShortWindow);
+  ASSERT_TRUE(windows);
+  ASSERT_EQ(windows->size(), 1U);
+  EXPECT_EQ((*windows)[0].capacity, 2000U);
+  check(*windows);
+}
+
 TEST_F(NetReceiveBuffersTest, AWindowThatWasUsedBeforeAnotherLeavesItsBuffersForTheNext) {
   for (int i = 0; i < 100; ++i) offer(1, 4096);
   const auto windows = arrange(3);

@@ -157,8 +157,8 @@ TEST(NetReceiver, AResetForgetsAFrameThatWaits) {
 }
 
 TEST(NetReceiver, ABurstArrivesInItsOrder) {
-  for (const std::uint64_t features : {kEveryFeature, kAllButMergeable}) {
-    FakeNetwork net{{.features = features}};
+  for (const unsigned kind : {0U, 1U, 2U, 3U}) {
+    FakeNetwork net{{.features = (kind & 1) == 0 ? kEveryFeature : kAllButMergeable, .nowait = (kind & 2) == 0}};
     net.start();
     net.post(256, 1536);
     std::uint16_t sent = 0, got = 0;
@@ -170,6 +170,47 @@ TEST(NetReceiver, ABurstArrivesInItsOrder) {
       }
     }
     EXPECT_EQ(net.metrics.rx_fails.value(), 0u);
+  }
+}
+
+TEST(NetReceiver, LongFramesAmongShortOnesArriveWhole) {
+  for (const bool nowait : {true, false}) {
+    FakeNetwork net{{.nowait = nowait}};
+    net.start();
+    net.post(256, 1536);
+    const std::uint64_t asked = net.metrics.rx_no_buffer_count.value();
+    unsigned seed = 0;
+    const auto send = [&](std::size_t length, unsigned count) {
+      for (unsigned i = 0; i < count; ++i) {
+        net.to_guest({{}, make_frame(length, ++seed)});
+        ASSERT_EQ(net.receive_one().frame, make_frame(length, seed)) << length << " bytes, frame " << seed;
+      }
+    };
+    for (int round = 0; round < 3; ++round) {
+      send(60, 300);  // reads are short again
+      send(65'550, 1);
+      send(60, 1);
+      send(1519, 2);
+      send(1518, 300);
+      send(1519, 1);
+    }
+    EXPECT_EQ(net.metrics.rx_fails.value(), 0u);
+    EXPECT_EQ(net.metrics.rx_no_buffer_count.value(), asked);
+  }
+}
+
+TEST(NetReceiver, ALongFrameThatComesBehindAShortOneArrivesBehindIt) {
+  for (const bool nowait : {true, false}) {
+    FakeNetwork net{{.nowait = nowait}};
+    net.start();
+    net.post(256, 1536);
+    net.to_guest({{}, make_frame(60, 1)});
+    net.to_guest({{}, make_frame(40'000, 2)});
+    net.to_guest({{}, make_frame(60, 3)});
+    const auto packets = net.receive(3);
+    EXPECT_EQ(packets[0].frame, make_frame(60, 1));
+    EXPECT_EQ(packets[1].frame, make_frame(40'000, 2));
+    EXPECT_EQ(packets[2].frame, make_frame(60, 3));
   }
 }
 
