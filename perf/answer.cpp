@@ -5,6 +5,12 @@
 #include "perf/guest_counts.h"
 #include "perf/linux_guest.h"
 #include "perf/series.h"
+#include "vmm/base/files.h"
+#include "vmm/base/mapping.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstdio>
@@ -52,16 +58,40 @@ double ask(MayflyGuest& guest, Question question) {
   return guest.run("cat /run/large >/dev/null");
 }
 
+/// Where the memory file is: a disk's file system, or one in memory with pages of 2 MiB, which perf/lab_guest mounts beside
+/// the disk's.
+enum class Place { Disk, Tmpfs, Hugetlbfs };
+
 /// How memory comes in.
 struct Way {
   const char* name;
-  bool working_set;
-  const char* huge_pages;
-  bool cold;  ///< The files are not in the page cache.
+  bool working_set = false;
+  const char* huge_pages = "";
+  bool cold = false;  ///< The files are not in the page cache.
+  Place place = Place::Disk;
 };
-constexpr std::array kWays = {Way{"lazy", false, "", false}, Way{"working set", true, "", false},
-                              Way{"2 MiB pages", false, "2M", false}, Way{"lazy, cold", false, "", true},
-                              Way{"working set, cold", true, "", true}};
+constexpr std::array kWays = {
+    Way{.name = "lazy"},
+    Way{.name = "working set", .working_set = true},
+    Way{.name = "2 MiB pages", .huge_pages = "2M"},
+    Way{.name = "lazy, cold", .cold = true},
+    Way{.name = "working set, cold", .working_set = true, .cold = true},
+    Way{.name = "tmpfs of 2 MiB", .place = Place::Tmpfs},
+    Way{.name = "tmpfs of 2 MiB, working set", .working_set = true, .place = Place::Tmpfs},
+    Way{.name = "hugetlbfs", .place = Place::Hugetlbfs},
+};
+constexpr std::size_t kLazy = 0, kReplayed = 1, kCopied = 2, kTmpfsReplayed = 6;
+
+/// By a mapping, as hugetlbfs has no write().
+void copy_mapped(const std::string& from, const std::string& to) {
+  const OwnedFd source{::open(from.c_str(), O_RDONLY | O_CLOEXEC)};
+  const OwnedFd target{::open(to.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
+  const std::uintmax_t size = fs::file_size(from);
+  if (!source || !target || ::ftruncate(target.get(), static_cast<off_t>(size)) != 0)
+    give_up("cannot copy a memory file to " + to);
+  const Mapping mapping{::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, target.get(), 0), size};
+  if (!mapping || read_all_at(source.get(), mapping.bytes(), 0) != size) give_up("cannot fill " + to);
+}
 
 /// A warm guest's snapshot, and a working set for each question.
 class Template {
@@ -69,7 +99,8 @@ class Template {
   Template(const ScratchDirectory& scratch, const std::string& monitor, const LinuxFiles& files, unsigned vcpus)
       : scratch_(scratch),
         monitor_(monitor),
-        prefix_(fs::path{files.disk}.parent_path() / ("snapshot-" + std::to_string(vcpus))) {
+        prefix_(fs::path{files.disk}.parent_path() / ("snapshot-" + std::to_string(vcpus))),
+        beside_disk_(fs::path{files.disk}.parent_path().parent_path()) {
     {
       MayflyGuest guest{scratch, monitor};
       guest.boot(files, vcpus, "");
@@ -77,6 +108,7 @@ class Template {
         for (unsigned i = 0; i < 3; ++i) ask(guest, question);
       guest.save(prefix_);
     }
+    for (const Place place : {Place::Tmpfs, Place::Hugetlbfs}) copy_mapped(memory_at(Place::Disk), memory_at(place));
     for (const Question question : kQuestions) {
       MayflyGuest guest{scratch, monitor};
       guest.load(prefix_, {.working_set = "Record", .set_path = set_of(question)});
@@ -88,7 +120,8 @@ class Template {
   Template& operator=(const Template&) = delete;
   ~Template() {
     std::error_code ignored;
-    for (const char* kind : {".state", ".mem"}) fs::remove(prefix_ + kind, ignored);
+    fs::remove(prefix_ + ".state", ignored);
+    for (const Place place : {Place::Disk, Place::Tmpfs, Place::Hugetlbfs}) fs::remove(memory_at(place), ignored);
     for (const Question question : kQuestions) fs::remove(set_of(question), ignored);
   }
 
@@ -105,7 +138,8 @@ class Template {
     const Counts before = counts_of(guest);
     answers.load = guest.load(prefix_, {.working_set = way.working_set ? "Replay" : "",
                                         .set_path = way.working_set ? set_of(question) : "",
-                                        .huge_pages = way.huge_pages});
+                                        .huge_pages = way.huge_pages,
+                                        .memory_path = memory_at(way.place)});
     answers.first = answers.load + ask(guest, question);
     answers.counts = counts_of(guest) - before;
     for (unsigned i = 0; i < kWarm; ++i) answers.warm.add(ask(guest, question));
@@ -116,9 +150,14 @@ class Template {
   [[nodiscard]] std::string set_of(Question question) const {
     return prefix_ + "." + std::to_string(static_cast<int>(question)) + ".set";
   }
+  [[nodiscard]] std::string memory_at(Place place) const {
+    if (place == Place::Disk) return prefix_ + ".mem";
+    return beside_disk_ / (place == Place::Tmpfs ? "huge" : "hugetlb") / "memory";
+  }
   const ScratchDirectory& scratch_;
   std::string monitor_;
   std::string prefix_;
+  fs::path beside_disk_;
 };
 
 /// Samples of one way and question.
@@ -136,6 +175,17 @@ void print(const std::string& title, const Results& results) {
     std::printf("%-38s %8.2f %8.2f %8.2f %8.0f %8.0f %8.0f %8.0f\n", name.c_str(), samples.load.median(),
                 samples.first.median(), samples.warm.median(), samples.counts.guest_faults, samples.counts.host_faults,
                 samples.counts.exits, samples.counts.switches);
+  }
+}
+
+/// A table a question, which perf/charts draws.
+void print_first_answers(const Results& results) {
+  for (const Question question : kQuestions) {
+    std::vector<Series> all;
+    for (std::size_t way = 0; way < kWays.size(); ++way)
+      all.push_back(results.at({way, question}).first.named(kWays[way].name));
+    std::printf("\n");
+    print_table((std::string{"load request to first answer: "} + name_of(question)).c_str(), "ms", all);
   }
 }
 
@@ -160,14 +210,18 @@ int run(const std::vector<std::string>& monitors, const LinuxFiles& files, int r
       print(monitors[i] + ", " + std::to_string(vcpus) + (vcpus == 1 ? " vCPU" : " vCPUs"), results);
     }
   const Results& ours = all.at({0, 1});
-  const Samples& line = ours.at({0, Question::Line});
-  const Samples& page = ours.at({0, Question::Page});
+  print_first_answers(ours);
+  const Samples& line = ours.at({kLazy, Question::Line});
+  const Samples& page = ours.at({kLazy, Question::Page});
   std::printf(
       "answer: console_first_ms=%.2f console_warm_ms=%.2f http_first_ms=%.2f http_warm_ms=%.2f touch_first_ms=%.2f "
-      "load_ms=%.2f http_first_set_ms=%.2f http_first_2m_ms=%.2f\n",
+      "load_ms=%.2f http_first_set_ms=%.2f http_first_2m_ms=%.2f console_first_tmpfs_set_ms=%.2f "
+      "http_first_tmpfs_set_ms=%.2f\n",
       line.first.median(), line.warm.median(), page.first.median(), page.warm.median(),
-      ours.at({0, Question::Touch}).first.median(), line.load.median(), ours.at({1, Question::Page}).first.median(),
-      ours.at({2, Question::Page}).first.median());
+      ours.at({kLazy, Question::Touch}).first.median(), line.load.median(),
+      ours.at({kReplayed, Question::Page}).first.median(), ours.at({kCopied, Question::Page}).first.median(),
+      ours.at({kTmpfsReplayed, Question::Line}).first.median(),
+      ours.at({kTmpfsReplayed, Question::Page}).first.median());
   return 0;
 }
 

@@ -207,7 +207,7 @@ void MayflyGuest::save(const std::string& prefix) const {
 double MayflyGuest::load(const std::string& prefix, const LoadOptions& options) const {
   std::string body = R"({"snapshot_path": )" + in_quotes(prefix + ".state") +
                      R"(, "resume_vm": true, "mem_backend": {"backend_type": "File", "backend_path": )" +
-                     in_quotes(prefix + ".mem") + "}";
+                     in_quotes(options.memory_path.empty() ? prefix + ".mem" : options.memory_path) + "}";
   if (!options.working_set.empty())
     body += R"(, "working_set": {"mode": )" + in_quotes(options.working_set) + R"(, "path": )" +
             in_quotes(options.set_path) + "}";

@@ -70,7 +70,8 @@ class MayflyGuest final : public LinuxGuest {
   struct LoadOptions {
     std::string working_set{};  ///< "Record" or "Replay"; "" without.
     std::string set_path{};
-    std::string huge_pages{};  ///< Of the API; "" as the snapshot has it.
+    std::string huge_pages{};   ///< Of the API; "" as the snapshot has it.
+    std::string memory_path{};  ///< A copy of the memory file; "" where save() left it.
   };
   /// What save() left. Milliseconds to the request's answer.
   double load(const std::string& prefix, const LoadOptions& options) const;

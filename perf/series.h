@@ -18,6 +18,12 @@ class Series {
   void add(double sample) { samples_.push_back(sample); }
 
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// The same samples under another name.
+  [[nodiscard]] Series named(std::string name) const {
+    Series other = *this;
+    other.name_ = std::move(name);
+    return other;
+  }
   [[nodiscard]] std::size_t count() const noexcept { return samples_.size(); }
   /// The value below which `fraction` (0 to 1) of the samples lie; NaN without samples.
   [[nodiscard]] double quantile(double fraction) const;

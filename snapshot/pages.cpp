@@ -330,6 +330,11 @@ std::uint64_t bytes_in(std::span<const PageRange> ranges) noexcept {
   return sum;
 }
 
+int file_at(const GuestMemory& memory, std::uint64_t offset) noexcept {
+  const auto& ranges = memory.file_ranges();  // as ascending in the file as in memory
+  return std::prev(std::ranges::upper_bound(ranges, offset, {}, &GuestMemory::FileRange::offset))->file->get();
+}
+
 std::span<std::byte> bytes_at(const GuestMemory& memory, std::uint64_t offset, std::uint64_t length) noexcept {
   for (const GuestMemory::Region& region : memory.regions()) {
     if (offset < region.size()) return region.mapping.bytes().subspan(offset, std::min(length, region.size() - offset));

@@ -84,6 +84,9 @@ using TakeDirtyLog = std::function<Status(std::uint32_t region, std::span<std::u
 [[nodiscard]] std::span<std::byte> bytes_at(const GuestMemory& memory, std::uint64_t offset,
                                             std::uint64_t length) noexcept;
 
+/// The file whose byte the memory shows at `offset` where it has not changed. The memory has files.
+[[nodiscard]] int file_at(const GuestMemory& memory, std::uint64_t offset) noexcept;
+
 namespace detail {
 /// private_pages() as older hosts make it possible: by /proc/self/pagemap, and a look at what is there. For tests.
 [[nodiscard]] Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory,

@@ -3,6 +3,7 @@
 #include "snapshot/checksum.h"
 #include "snapshot/file_pair.h"
 #include "snapshot/small_file.h"
+#include "vmm/base/files.h"
 #include "vmm/base/try.h"
 
 #include <algorithm>
@@ -13,12 +14,13 @@ namespace mayfly {
 namespace {
 
 constexpr std::array<char, 8> kWorkingSetMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'W', 'S'};
-constexpr std::uint32_t kWorkingSetVersion = 1;
+constexpr std::uint32_t kWorkingSetVersion = 2;
+constexpr std::uint32_t kWithoutWritten = 1;
 
 struct WorkingSetHeader {
   std::array<char, 8> magic = kWorkingSetMagic;
   std::uint32_t version = kWorkingSetVersion;
-  std::uint32_t reserved = 0;
+  std::uint32_t written_count = 0;
   SnapshotId snapshot{};
   std::uint64_t memory_size = 0;
   std::uint64_t range_count = 0;
@@ -28,7 +30,7 @@ struct WorkingSetHeader {
 static_assert(sizeof(WorkingSetHeader) == 64);
 static_assert(sizeof(PageRange) == 16);
 constexpr std::size_t kMostRanges = 4'000'000;
-constexpr std::size_t kLargestFile = sizeof(WorkingSetHeader) + kMostRanges * sizeof(PageRange);
+constexpr std::size_t kLargestFile = sizeof(WorkingSetHeader) + 2 * kMostRanges * sizeof(PageRange);
 
 std::uint64_t checksum_of(const WorkingSetHeader& header) {
   return checksum(std::as_bytes(std::span{&header, 1}).first(offsetof(WorkingSetHeader, checksum)));
@@ -38,20 +40,35 @@ std::unexpected<Error> damaged(std::string_view what) {
   return fail(ErrorKind::InvalidArgument, "{}: the file is damaged; record the working set anew", what);
 }
 
-/// That the ranges are pages of the memory, and each page at most once.
-Status check_ranges(const WorkingSet& set) {
-  std::vector<PageRange> sorted = set.ranges;
-  std::ranges::sort(sorted, {}, &PageRange::offset);
+/// That the ranges, which ascend, are pages of the memory, and each page at most once.
+Status check_ranges(std::span<const PageRange> sorted, std::uint64_t memory_size) {
   std::uint64_t end = 0;
   for (const PageRange& range : sorted) {
     if (range.length == 0 || range.offset % kGuestPageSize != 0 || range.length % kGuestPageSize != 0)
       return damaged("a range that is not of whole pages");
     if (range.offset < end) return damaged("ranges that overlap");
-    if (range.offset > set.memory_size || range.length > set.memory_size - range.offset)
+    if (range.offset > memory_size || range.length > memory_size - range.offset)
       return damaged("a range outside the memory");
     end = range.end();
   }
   return {};
+}
+
+Status check_set(const WorkingSet& set) {
+  std::vector<PageRange> sorted = set.ranges;
+  std::ranges::sort(sorted, {}, &PageRange::offset);
+  TRY(check_ranges(sorted, set.memory_size));
+  if (!std::ranges::is_sorted(set.written, {}, &PageRange::offset)) return damaged("written ranges that do not ascend");
+  return check_ranges(set.written, set.memory_size);
+}
+
+std::span<const PageRange> first_of(const std::vector<PageRange>& ranges) {
+  return std::span{ranges}.first(std::min(ranges.size(), kMostRanges));
+}
+
+void append(std::vector<std::byte>& bytes, std::span<const PageRange> ranges) {
+  const auto added = std::as_bytes(ranges);
+  bytes.insert(bytes.end(), added.begin(), added.end());
 }
 
 }  // namespace
@@ -87,17 +104,30 @@ std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets) {
   return ranges;
 }
 
+PageRanges changed_pages(const GuestMemory& memory, std::span<const std::uint64_t> offsets) {
+  PageRanges changed;
+  std::array<std::byte, kGuestPageSize> before;  // NOLINT: filled or not used
+  for (const std::uint64_t offset : offsets) {
+    const auto now = bytes_at(memory, offset, kGuestPageSize);
+    if (read_all_at(file_at(memory, offset), before, offset) == before.size() && !std::ranges::equal(before, now))
+      changed.push_back({offset, kGuestPageSize});
+  }
+  return merged(std::move(changed));
+}
+
 std::vector<std::byte> encode_working_set(const WorkingSet& set) {
-  const auto ranges = std::span{set.ranges}.first(std::min(set.ranges.size(), kMostRanges));
-  const auto table = std::as_bytes(ranges);
-  WorkingSetHeader header{.snapshot = set.snapshot,
+  const auto ranges = first_of(set.ranges);
+  const auto written = first_of(set.written);
+  std::vector<std::byte> bytes(sizeof(WorkingSetHeader));
+  append(bytes, ranges);
+  append(bytes, written);
+  WorkingSetHeader header{.written_count = static_cast<std::uint32_t>(written.size()),
+                          .snapshot = set.snapshot,
                           .memory_size = set.memory_size,
                           .range_count = ranges.size(),
-                          .table_checksum = checksum(table)};
+                          .table_checksum = checksum(std::span{bytes}.subspan(sizeof header))};
   header.checksum = checksum_of(header);
-  std::vector<std::byte> bytes(sizeof header + table.size());
   std::memcpy(bytes.data(), &header, sizeof header);
-  if (!table.empty()) std::memcpy(bytes.data() + sizeof header, table.data(), table.size());
   return bytes;
 }
 
@@ -111,16 +141,22 @@ Result<WorkingSet> decode_working_set(std::span<const std::byte> bytes) {
   if (header.version > kWorkingSetVersion)
     return fail(ErrorKind::Unsupported, "a working set of version {}, and Mayfly {} knows up to {}; record it anew",
                 header.version, MAYFLY_VERSION, kWorkingSetVersion);
-  if (header.checksum != checksum_of(header) || header.version != kWorkingSetVersion)
+  if (header.checksum != checksum_of(header) || header.version < kWithoutWritten ||
+      (header.version == kWithoutWritten && header.written_count != 0))
     return damaged("its header has changed");
   const auto table = bytes.subspan(sizeof header);
-  if (table.size() % sizeof(PageRange) != 0 || table.size() / sizeof(PageRange) != header.range_count)
+  const std::size_t count = table.size() / sizeof(PageRange);
+  if (table.size() % sizeof(PageRange) != 0 || count < header.written_count ||
+      count - header.written_count != header.range_count)
     return damaged("it does not have the length that it tells");
   if (checksum(table) != header.table_checksum) return damaged("its ranges have changed");
-  WorkingSet set{.snapshot = header.snapshot, .memory_size = header.memory_size, .ranges = {}};
-  set.ranges.resize(header.range_count);
-  if (!table.empty()) std::memcpy(set.ranges.data(), table.data(), table.size());
-  if (auto checked = check_ranges(set); !checked) return propagate(checked);
+  WorkingSet set{.snapshot = header.snapshot, .memory_size = header.memory_size, .ranges = {}, .written = {}};
+  set.ranges.resize(count);
+  if (count != 0) std::memcpy(set.ranges.data(), table.data(), table.size());
+  const auto written = set.ranges.begin() + static_cast<std::ptrdiff_t>(header.range_count);
+  set.written.assign(written, set.ranges.end());
+  set.ranges.erase(written, set.ranges.end());
+  if (auto checked = check_set(set); !checked) return propagate(checked);
   return set;
 }
 

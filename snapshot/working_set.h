@@ -11,8 +11,9 @@
 
 /// The working-set file: which pages of a snapshot's memory a restored guest needs first.
 ///
-///   header     "MAYFLYWS", version, the snapshot's id, the size of its memory, number of ranges, checksums
+///   header     "MAYFLYWS", version, the snapshot's id, the size of its memory, numbers of ranges, checksums
 ///   ranges     offset and length in the memory file, in the order in which the guest came to them
+///   written    the same of those pages of them that it changed, ascending; version 1 does not tell
 ///
 /// It holds no content: the pages are the memory file's, so clones share them, and nothing can be out of step.
 namespace mayfly {
@@ -21,12 +22,17 @@ struct WorkingSet {
   SnapshotId snapshot{};
   std::uint64_t memory_size = 0;    ///< Bytes.
   std::vector<PageRange> ranges{};  ///< Whole pages, each once; the first touched first.
+  PageRanges written{};             ///< Those pages of them that the guest changed.
   friend bool operator==(const WorkingSet&, const WorkingSet&) = default;
 };
 
 /// The pages that are at `offsets` of the memory file, in the order of their first touch, joined to ranges: one is
 /// where its first page is.
 [[nodiscard]] std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets);
+
+/// Of the pages at `offsets`, which are all here, those that are not as the memory's files have them (GuestMemory::file_ranges()).
+/// Reads them. Any thread. A page that cannot be read, or that was written to and is as before, is not among them.
+[[nodiscard]] PageRanges changed_pages(const GuestMemory& memory, std::span<const std::uint64_t> offsets);
 
 /// Of more than four million ranges, the first ones.
 [[nodiscard]] std::vector<std::byte> encode_working_set(const WorkingSet& set);

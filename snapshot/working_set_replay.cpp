@@ -1,11 +1,15 @@
 #include "snapshot/working_set_replay.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <iterator>
+#include <optional>
 
 namespace mayfly {
 namespace {
@@ -24,33 +28,66 @@ bool seems_cached(std::span<std::byte> page) {
   return ::mincore(page.data(), page.size(), &resident) != 0 || (resident & 1) != 0;
 }
 
+/// A file in memory has no disk to ask, and no read without waiting.
+bool is_on_tmpfs(int file) {
+  struct statfs system{};
+  return ::fstatfs(file, &system) == 0 && system.f_type == TMPFS_MAGIC;
+}
+
 /// Unlike mincore(2) this has the kernel read a missing page, and a fast disk answers before the next look.
 bool is_cached(int file, std::uint64_t offset) {
   std::byte byte{};
   const iovec buffer{.iov_base = &byte, .iov_len = 1};
-  return ::preadv2(file, &buffer, 1, static_cast<off_t>(offset), RWF_NOWAIT) == 1;
+  const ssize_t count = ::preadv2(file, &buffer, 1, static_cast<off_t>(offset), RWF_NOWAIT);
+  return count == 1 || (count < 0 && errno == EOPNOTSUPP && is_on_tmpfs(file));
 }
 
-/// The file that is mapped where the memory file's byte at `offset` is.
-int file_at(const GuestMemory& memory, std::uint64_t offset) {
-  const auto& ranges = memory.file_ranges();  // as ascending in the file as in memory
-  return std::prev(std::ranges::upper_bound(ranges, offset, {}, &GuestMemory::FileRange::offset))->file->get();
-}
+/// As long as it lives, a read of the file reads nothing ahead.
+class ReadsAlone {
+ public:
+  explicit ReadsAlone(int file) noexcept : file_(file) { (void)::posix_fadvise(file_, 0, 0, POSIX_FADV_RANDOM); }
+  ReadsAlone(const ReadsAlone&) = delete;
+  ReadsAlone& operator=(const ReadsAlone&) = delete;
+  ~ReadsAlone() { (void)::posix_fadvise(file_, 0, 0, POSIX_FADV_NORMAL); }
+  [[nodiscard]] int file() const noexcept { return file_; }
+
+ private:
+  int file_;
+};
 
 }  // namespace
 
-WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, std::span<const PageRange> ranges)
-    : loop_(loop), memory_(memory) {
+WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, const WorkingSet& set)
+    : loop_(loop),
+      memory_(memory),
+      ranges_(cut(set.ranges)),
+      written_(cut(set.written)),
+      is_cached_(is_in_page_cache()) {}
+
+std::vector<PageRange> WorkingSetReplay::cut(std::span<const PageRange> ranges) const {
+  std::vector<PageRange> pieces;
+  pieces.reserve(ranges.size());
   for (PageRange range : ranges)
     while (range.length != 0) {
-      const std::uint64_t here = bytes_at(memory, range.offset, std::min(range.length, kLongestPiece)).size();
-      ranges_.push_back({range.offset, here});
+      const std::uint64_t here = bytes_at(memory_, range.offset, std::min(range.length, kLongestPiece)).size();
+      pieces.push_back({range.offset, here});
       range = {range.offset + here, range.length - here};
     }
+  return pieces;
+}
+
+void WorkingSetReplay::copy_ahead(const std::function<bool()>& enough) const {
+  if (!is_cached_) return;
+  for (const PageRange& range : written_) {
+    if (enough()) return;
+    // One that cannot be copied is copied, or missed, when it is touched.
+    const auto bytes = bytes_at(memory_, range.offset, range.length);
+    (void)::madvise(bytes.data(), bytes.size(), MADV_POPULATE_WRITE);
+  }
 }
 
 void WorkingSetReplay::begin() {
-  if (ranges_.empty() || is_in_page_cache()) return;
+  if (ranges_.empty() || is_cached_) return;
   read_around(false);
   next_step();
 }
@@ -59,12 +96,11 @@ bool WorkingSetReplay::is_in_page_cache() const {
   const std::size_t step = (ranges_.size() + kSamples - 1) / kSamples;
   for (std::size_t i = 0; i < ranges_.size(); i += step)
     if (!seems_cached(bytes_at(memory_, ranges_[i].offset, kGuestPageSize))) return false;
+  std::optional<ReadsAlone> looked_at;
   for (std::size_t i = 0; i < ranges_.size(); i += step) {
     const int file = file_at(memory_, ranges_[i].offset);
-    (void)::posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);  // else looking reads ahead
-    const bool cached = is_cached(file, ranges_[i].offset);
-    (void)::posix_fadvise(file, 0, 0, POSIX_FADV_NORMAL);
-    if (!cached) return false;
+    if (!looked_at || looked_at->file() != file) looked_at.emplace(file);
+    if (!is_cached(file, ranges_[i].offset)) return false;
   }
   return true;
 }

@@ -31,7 +31,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if ((data[0] & 1) != 0) repair(bytes);  // NOLINT
   const auto set = mayfly::decode_working_set(bytes);
   if (!set) return 0;
-  if (mayfly::bytes_in(set->ranges) > set->memory_size) std::abort();
+  if (mayfly::bytes_in(set->ranges) > set->memory_size || mayfly::bytes_in(set->written) > set->memory_size)
+    std::abort();
   if (mayfly::encode_working_set(*set).size() != bytes.size()) std::abort();
   return 0;
 }

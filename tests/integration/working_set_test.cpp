@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 
 namespace mayfly::testing {
 namespace {
@@ -64,6 +65,10 @@ class WorkingSetTest : public KvmTest {
     const std::uint64_t pages = bytes_in(recorded().ranges) / kGuestPageSize;
     EXPECT_GT(pages, kPages * 9 / 10);
     EXPECT_LT(pages, kPages + 40);
+    // The guest reads them; its stack, and what the monitor writes, are others.
+    const std::uint64_t changed = bytes_in(recorded().written) / kGuestPageSize;
+    EXPECT_GT(changed, 0U);
+    EXPECT_LT(changed, 40U);
   }
 
   ScratchDirectory scratch_;
@@ -92,6 +97,26 @@ TEST_F(WorkingSetTest, IsRecordedUntilARequestAndReplayed) {
     touch(monitor);
     end(monitor);
   }
+}
+
+TEST_F(WorkingSetTest, IsReplayedFromFilesInMemory) {
+  {
+    Monitor monitor;
+    if (!record(monitor)) GTEST_SKIP() << "this process may not use userfaultfd";
+    touch(monitor);
+    end(monitor);
+  }
+  const ScratchDirectory in_memory{MonitorJail::wanted() ? "" : "/dev/shm"};  // a jail has no /dev/shm
+  for (const char* name : {"state", "memory", "set"}) std::filesystem::copy_file(file(name), in_memory.file(name));
+  Monitor monitor;
+  const HttpAnswer answer = monitor.put(
+      "/snapshot/load", R"({"snapshot_path": ")" + in_memory.file("state") +
+                            R"(", "resume_vm": true, "mem_backend": {"backend_type": "File", "backend_path": ")" +
+                            in_memory.file("memory") + R"("}, "working_set": {"mode": "Replay", "path": ")" +
+                            in_memory.file("set") + R"("}})");
+  ASSERT_EQ(answer.status, 204) << answer.body;
+  touch(monitor);
+  end(monitor);
 }
 
 TEST_F(WorkingSetTest, IsRecordedUntilTheGuestWritesToTheBootTimer) {

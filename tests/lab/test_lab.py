@@ -299,6 +299,27 @@ def test_a_wrong_option_ends_with_125_and_says_why() -> None:
     assert (ended.status, ended.complaint.count("positive whole number")) == (FAILURE, 1)
 
 
+def test_a_kernel_of_another_name_is_refused() -> None:
+    for ended in (run("--kernel", "newest", "true"), run("true", MAYFLY_LAB_KERNEL="newest")):
+        assert (ended.status, ended.complaint) == (FAILURE, "lab: --kernel is stable or backports, not 'newest'\n")
+
+
+def test_a_named_kernel_has_a_cache_of_its_own(made: None, tmp_path: Path) -> None:
+    cache = Path(os.environ.get("MAYFLY_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mayfly"))
+    *_, stable = sorted((cache / "lab-kernel").glob("[0-9]*"), key=lambda each: each.stat().st_mtime)
+    # What `backports` is on this release; nothing is in the other one's place, and nothing is fetched.
+    is_bookworm = "VERSION_CODENAME=bookworm\n" in Path("/etc/os-release").read_text()
+    kernel = tmp_path / ("lab-kernel-backports" if is_bookworm else "lab-kernel") / stable.name
+    kernel.mkdir(parents=True)
+    for part in stable.iterdir():
+        (kernel / part.name).symlink_to(part)
+    for part in ("lab-qemu", "lab-initramfs"):
+        (tmp_path / part).symlink_to(cache / part)
+    ended = run("--no-native", "--kernel", "backports", "uname", "-r", MAYFLY_CACHE=str(tmp_path))
+    assert (ended.status, ended.text) == (0, stable.name + "\n"), ended.complaint
+    assert "fetching" not in ended.complaint
+
+
 def test_missing_programs_are_named_and_the_way_to_get_them(tmp_path: Path) -> None:
     for tool in ("bash", "dirname", "readlink", "mktemp", "mkdir", "rm", "grep", "stat", "find", "sort", "tail"):
         found = shutil.which(tool)

@@ -10,6 +10,14 @@
 #include <utility>
 
 namespace mayfly {
+namespace {
+
+/// On the first vCPU's thread. A pause, or the end, need not wait for it.
+std::function<void(const Vcpu&)> copy_ahead(const WorkingSetReplay& replay) {
+  return [&replay](const Vcpu& vcpu) { replay.copy_ahead([&vcpu] { return vcpu.exit_requested(); }); };
+}
+
+}  // namespace
 
 std::uint64_t HostClock::now_ns() const noexcept { return monotonic_ns(); }
 
@@ -94,7 +102,8 @@ Status Board::start_vcpus(std::vector<Vcpu> made, StandbyThread first_thread) {
                                        if (on_parked) on_parked();
                                      });
                                    },
-                               .enter_thread = context.enter_thread},
+                               .enter_thread = context.enter_thread,
+                               .before_first_run = replay ? copy_ahead(*replay) : nullptr},
                               std::move(first_thread)));
   virtual_wire.connect(vcpus.get());
   return {};

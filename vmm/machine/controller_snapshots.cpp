@@ -295,26 +295,29 @@ void Controller::revert_drained(const SnapshotRevertParams& params, std::uint64_
 Status Controller::write_recording(std::function<void(Status)> written) {
   struct Job {
     std::string path;
+    const GuestMemory& memory;
+    std::vector<std::uint64_t> touched;
     WorkingSet set;
-    std::size_t pages;
     Status status{};
   };
-  const std::vector<std::uint64_t> touched = machine_->touched();
-  const auto job = std::make_shared<Job>(recording_->path,
-                                         WorkingSet{.snapshot = recording_->snapshot,
-                                                    .memory_size = configured_.config.machine.mem_size_mib * kMiB,
-                                                    .ranges = ranges_in_order(touched)},
-                                         touched.size());
-  return makers_.worker->begin([job](const std::stop_token&) { job->status = write_working_set(job->path, job->set); },
-                               [this, job, written = std::move(written)] {
-                                 if (job->status) {
-                                   machine_->stop_recording();
-                                   log_.info("working set recorded to {}: {} pages in {} ranges", job->path, job->pages,
-                                             job->set.ranges.size());
-                                   recording_.reset();
-                                 }
-                                 written(std::move(job->status));
-                               });
+  const auto job = std::make_shared<Job>(
+      recording_->path, machine_->memory(), machine_->touched(),
+      WorkingSet{.snapshot = recording_->snapshot, .memory_size = configured_.config.machine.mem_size_mib * kMiB});
+  return makers_.worker->begin(
+      [job](const std::stop_token&) {
+        job->set.ranges = ranges_in_order(job->touched);
+        job->set.written = changed_pages(job->memory, job->touched);
+        job->status = write_working_set(job->path, job->set);
+      },
+      [this, job, written = std::move(written)] {
+        if (job->status) {
+          machine_->stop_recording();
+          log_.info("working set recorded to {}: {} pages in {} ranges, {} of them changed", job->path,
+                    job->touched.size(), job->set.ranges.size(), bytes_in(job->set.written) / kGuestPageSize);
+          recording_.reset();
+        }
+        written(std::move(job->status));
+      });
 }
 
 void Controller::begin(const FinishWorkingSet&, Reply reply) {

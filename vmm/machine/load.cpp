@@ -153,7 +153,7 @@ Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEn
   }
   auto memory = TRY(GuestMemory::map(options, layers));
   if (load.params.revertible) TRY(check_can_be_dropped(memory));
-  return RestoredMemory{.memory = std::move(memory), .needed_first = std::move(set.ranges)};
+  return RestoredMemory{.memory = std::move(memory), .needed_first = std::move(set)};
 }
 
 Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop) {

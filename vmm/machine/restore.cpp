@@ -166,7 +166,7 @@ Result<std::unique_ptr<Board>> restore(RestorePlan plan, MachineContext context)
   board->recorder = std::move(plan.memory.recorder);
   board->own_msrs =
       own_msr_indices(snapshot.cpu ? std::span<const MsrEdit>{snapshot.cpu->msrs} : std::span<const MsrEdit>{});
-  if (!plan.memory.needed_first.empty())
+  if (!plan.memory.needed_first.ranges.empty())
     board->replay.emplace(board->context.loop, board->memory, plan.memory.needed_first);
   TRY(board->attach_devices(snapshot.platform.has_boot_timer));
   TRY(board->plug(std::move(plan.devices)));

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "snapshot/pages.h"
+#include "snapshot/working_set.h"
 #include "vmm/machine/board.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/prepared_vm.h"
@@ -16,7 +16,7 @@ struct RestoredMemory {
   OwnedFd userfault{};                             ///< Of a page server; none: the memory is a file's.
   OwnedFd page_server{};                           ///< The connection to it; none: as above.
   std::unique_ptr<WorkingSetRecorder> recorder{};  ///< That gives the pages; none: nobody wants to know.
-  std::vector<PageRange> needed_first{};           ///< A working set to be replayed.
+  WorkingSet needed_first{};                       ///< To be replayed.
 };
 
 /// A machine to restore.

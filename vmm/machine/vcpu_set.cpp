@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -140,6 +141,7 @@ void VcpuSet::thread_main(std::size_t index) {
       while (wanted_ == Wanted::Run) turn_.wait(mutex_);
       continue;
     }
+    if (index == 0 && context_.before_first_run) std::exchange(context_.before_first_run, nullptr)(vcpu);
     while (can_run) {
       if (index == 0) external_.offer(vcpu);
       const int error_number = vcpu.run();

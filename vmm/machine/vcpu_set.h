@@ -43,6 +43,8 @@ struct VcpuContext {
   std::function<void()> on_parked;
   /// By the threads of all vCPUs but the first; none may be given.
   ThreadEntry enter_thread{};
+  /// By the first vCPU's thread, once it may run for the first time; none may be given.
+  std::function<void(const Vcpu&)> before_first_run{};
 };
 
 class VcpuSet {

@@ -58,7 +58,7 @@ class Replay : public ::testing::Test {
   }
   /// Until all of them are mapped: the ring's threads may end in any order.
   void replay(const std::vector<PageRange>& ranges) {
-    replay_.emplace(*loop_, *memory_, ranges);
+    replay_.emplace(*loop_, *memory_, WorkingSet{.ranges = ranges});
     replay_->begin();
     const auto done = [&](const PageRange& range) { return mapped((range.end() - kPage) / kPage); };
     const std::uint64_t deadline = monotonic_ns() + 30'000'000'000;
@@ -95,7 +95,7 @@ TEST_F(Replay, SplitsWhatIsLong) {
 
 TEST_F(Replay, LeavesAloneWhatIsCached) {
   (void)testing::content_of(scratch_.file("memory"));
-  replay_.emplace(*loop_, *memory_, std::vector<PageRange>{pages(5), pages(700, 3)});
+  replay_.emplace(*loop_, *memory_, WorkingSet{.ranges = {pages(5), pages(700, 3)}});
   replay_->begin();
   loop_->post([this] { loop_->stop(); });
   ASSERT_TRUE(loop_->run().has_value());
@@ -104,9 +104,59 @@ TEST_F(Replay, LeavesAloneWhatIsCached) {
 }
 
 TEST_F(Replay, DoesNothingForAnEmptySet) {
-  replay_.emplace(*loop_, *memory_, std::vector<PageRange>{});
+  replay_.emplace(*loop_, *memory_, WorkingSet{});
   replay_->begin();
   EXPECT_EQ(std::ranges::count(cached(), true), 0);
+}
+
+TEST_F(Replay, CopiesWhatTheGuestWillChangeWhereItIsCached) {
+  (void)testing::content_of(scratch_.file("memory"));
+  const PageRanges written = {pages(6), pages(20, 2), pages(3000, 2000)};  // the last one is longer than a piece
+  const WorkingSet set{.ranges = {pages(0, 8192)}, .written = written};
+  const WorkingSetReplay replay{*loop_, *memory_, set};
+  replay.copy_ahead([] { return false; });
+  EXPECT_EQ(private_pages(*memory_), written);
+  EXPECT_EQ(memory_->load<char>(GuestAddress{20 * kPage}), 'm');
+}
+
+TEST_F(Replay, StopsCopyingWhenItIsEnough) {
+  (void)testing::content_of(scratch_.file("memory"));
+  const WorkingSet set{.ranges = {pages(0, 100)}, .written = {pages(6), pages(20, 2), pages(30)}};
+  const WorkingSetReplay replay{*loop_, *memory_, set};
+  int asked = 0;
+  replay.copy_ahead([&] { return ++asked == 3; });
+  EXPECT_EQ(private_pages(*memory_), (PageRanges{pages(6), pages(20, 2)}));
+}
+
+TEST_F(Replay, CopiesNothingThatWouldHaveToWaitForTheDisk) {
+  const WorkingSet set{.ranges = {pages(6)}, .written = {pages(6)}};
+  const WorkingSetReplay replay{*loop_, *memory_, set};
+  replay.copy_ahead([] { return false; });
+  EXPECT_EQ(private_pages(*memory_), PageRanges{});
+  EXPECT_FALSE(mapped(6));
+}
+
+TEST(ReplayInMemory, LeavesAloneAFileThatIsOnNoDisk) {
+  OwnedFd file{::memfd_create("memory", MFD_CLOEXEC)};
+  ASSERT_TRUE(file);
+  ASSERT_EQ(::pwrite(file.get(), "content", 7, static_cast<off_t>(700 * kPage)), 7);
+  ASSERT_EQ(::pwrite(file.get(), "content", 7, static_cast<off_t>(5 * kPage)), 7);
+  ASSERT_EQ(::ftruncate(file.get(), static_cast<off_t>(kMiB * 4)), 0);
+  auto memory = GuestMemory::map({.size_mib = 4}, std::move(file));
+  auto loop = EventLoop::create();
+  ASSERT_TRUE(memory && loop);
+  WorkingSetReplay replay{**loop, *memory, {.ranges = {pages(5), pages(700)}, .written = {pages(700)}}};
+  replay.copy_ahead([] { return false; });
+  EXPECT_EQ(private_pages(*memory), PageRanges{pages(700)});
+  replay.begin();
+  (*loop)->post([&] { (*loop)->stop(); });
+  ASSERT_TRUE((*loop)->run().has_value());
+  const OwnedFd map{::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)};
+  std::uint64_t entry = 0;
+  const auto at = reinterpret_cast<std::uintptr_t>(memory->regions().front().mapping.address()) / kPage + 5;
+  ASSERT_EQ(::pread(map.get(), &entry, sizeof entry, static_cast<off_t>(at * sizeof entry)), 8);
+  EXPECT_EQ(entry >> 63, 0U) << "it was mapped ahead";
+  (*loop)->close();
 }
 
 }  // namespace

@@ -14,7 +14,10 @@ namespace mayfly {
 namespace {
 
 WorkingSet some_set() {
-  WorkingSet set{.snapshot = {}, .memory_size = 4 * kMiB, .ranges = {pages(7, 3), pages(0), pages(1000, 24)}};
+  WorkingSet set{.snapshot = {},
+                 .memory_size = 4 * kMiB,
+                 .ranges = {pages(7, 3), pages(0), pages(1000, 24)},
+                 .written = {pages(8), pages(1001, 2)}};
   set.snapshot.fill(9);
   return set;
 }
@@ -76,8 +79,45 @@ TEST(WorkingSet, RefusesRangesThatNoRecordingHas) {
 
 TEST(WorkingSet, SaysThatANewerVersionIsOne) {
   std::vector<std::byte> newer = encode_working_set(some_set());
-  newer[8] = std::byte{2};
-  EXPECT_NE(refusal(newer).find("version 2"), std::string::npos) << refusal(newer);
+  newer[8] = std::byte{3};
+  EXPECT_NE(refusal(newer).find("version 3"), std::string::npos) << refusal(newer);
+}
+
+TEST(WorkingSet, OfTheFirstVersionDoesNotTellWhatWasChanged) {
+  WorkingSet set = some_set();
+  set.written.clear();
+  std::vector<std::byte> older = encode_working_set(set);
+  older[8] = std::byte{1};
+  constexpr std::size_t kBeforeChecksum = 56;
+  const std::uint64_t sum = checksum(std::span{older}.first(kBeforeChecksum));
+  std::memcpy(&older[kBeforeChecksum], &sum, sizeof sum);
+  const auto read = decode_working_set(older);
+  ASSERT_TRUE(read.has_value()) << read.error().message;
+  EXPECT_EQ(*read, set);
+}
+
+TEST(WorkingSet, RefusesChangedRangesThatNoRecordingHas) {
+  const auto with = [](std::vector<PageRange> written) {
+    return refusal(
+        encode_working_set({.memory_size = 4 * kMiB, .ranges = {pages(0, 1024)}, .written = std::move(written)}));
+  };
+  EXPECT_EQ(with({pages(3), pages(4), pages(1023)}), "");
+  EXPECT_NE(with({pages(4), pages(3)}).find("ascend"), std::string::npos);
+  EXPECT_NE(with({pages(3, 2), pages(4)}).find("overlap"), std::string::npos);
+  EXPECT_NE(with({pages(1024)}).find("outside the memory"), std::string::npos);
+}
+
+TEST(WorkingSet, HasThePagesThatDifferFromTheirFile) {
+  const testing::ScratchDirectory scratch;
+  auto file = open_for_reading(testing::make_file(scratch.file("memory"), std::string(kMiB, 'm')));
+  ASSERT_TRUE(file.has_value());
+  auto memory = GuestMemory::map({.size_mib = 1}, std::move(*file));
+  ASSERT_TRUE(memory.has_value());
+  for (const std::uint64_t page : {200U, 3U, 4U, 100U})
+    memory->bytes(GuestAddress{page * kPage + 9}, 1)->front() = std::byte{'!'};
+  memory->bytes(GuestAddress{4 * kPage + 9}, 1)->front() = std::byte{'m'};  // as it was
+  const std::uint64_t touched[] = {200 * kPage, 4 * kPage, 3 * kPage, 7 * kPage};
+  EXPECT_EQ(changed_pages(*memory, touched), (PageRanges{pages(3), pages(200)}));
 }
 
 TEST(WorkingSet, IsReadForItsOwnSnapshotAlone) {
