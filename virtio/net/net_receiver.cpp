@@ -52,6 +52,7 @@ void NetReceiver::reset() noexcept {
   queue_ = nullptr;
   volley_ = {};
   wanted_ = 1;
+  long_frames_ = 0;
   forget_parked();
   if (phase_ == Phase::Throttled) phase_ = Phase::Idle;  // the limiter says so again if it still holds
   forget_response();
@@ -128,7 +129,7 @@ void NetReceiver::post(std::span<const ReceiveWindow> windows) noexcept {
 
 /// What the TAP holds, into the first windows; how many of them. For a host without RWF_NOWAIT, whose descriptor is
 /// non-blocking instead: before Linux 6.4 the ring waits on that all the same, and a frame would wake every read of a
-/// volley, for all but one of them to wait again.
+/// volley, for all but one of them to wait again. By preadv2(2), which the loop's filter allows, and not by readv(2).
 std::size_t NetReceiver::read_at_once(std::span<const ReceiveWindow> windows) noexcept {
   std::size_t used = 0;
   for (; used < windows.size(); ++used) {
@@ -185,7 +186,11 @@ void NetReceiver::end_volley() noexcept {
     retry_timer_->arm(monotonic_ns() + retry_ns_);
     retry_ns_ = std::min(2 * retry_ns_, kLongestRetryNs);
   }
-  if (context_.is_draining()) return context_.end_drain();
+  if (context_.is_draining()) {
+    // A frame that a short window has the beginning of is lost if the drain lasts, and to a snapshot's clones.
+    if (phase_ == Phase::Parked && queue_->ready()) (void)unpark();
+    return context_.end_drain();
+  }
   if (!ended.dry || phase_ != Phase::Idle || !context_.is_active() || has_response()) return post_reads();
   phase_ = Phase::Waiting;
   begin_operation();
@@ -201,13 +206,13 @@ void NetReceiver::deliver(const ReceiveWindow& window, std::uint64_t length) noe
   ++volley_.hits;
   retry_ns_ = kFirstRetryNs;
   context_.set_link(true);
-  // Into our own byte: the rest of the frame is lost, and half a frame is none. A frame for another driver is none
-  // for this one. Either way the buffers stay for the next.
   if (length > NetReceiveBuffers::kShortWindow)
     long_frames_ = kShortFrames;
   else if (long_frames_ > 0)
     --long_frames_;
   if (window.narrow && length > window.capacity) return park(window, length);
+  // Into our own byte: the rest of the frame is lost, and half a frame is none. A frame for another driver is none
+  // for this one. Either way the buffers stay for the next.
   const std::size_t chains = buffers_.chains_for(window, length);
   if (length > window.capacity || !prepare_header(window, chains)) return context_.metrics.rx_fails.add();
   buffers_.use(window, *queue_, length);

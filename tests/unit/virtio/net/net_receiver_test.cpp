@@ -199,6 +199,21 @@ TEST(NetReceiver, LongFramesAmongShortOnesArriveWhole) {
   }
 }
 
+TEST(NetReceiver, ALongFrameThatWasBegunArrivesBeforeTheDeviceStands) {
+  for (const bool nowait : {true, false}) {
+    FakeNetwork net{{.nowait = nowait}};
+    net.start();
+    net.post(256, 1536);
+    net.to_guest({{}, make_frame(60, 1)});
+    ASSERT_EQ(net.receive_one().frame, make_frame(60, 1));  // a short read waits
+    net.to_guest({{}, make_frame(20'000, 2)});
+    net.host->drain();
+    const auto packets = net.take_received();
+    ASSERT_EQ(packets.size(), 1u);
+    EXPECT_EQ(packets[0].frame, make_frame(20'000, 2));
+  }
+}
+
 TEST(NetReceiver, ALongFrameThatComesBehindAShortOneArrivesBehindIt) {
   for (const bool nowait : {true, false}) {
     FakeNetwork net{{.nowait = nowait}};
