@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <iterator>
 
 namespace mayfly {
 namespace {
@@ -30,7 +31,10 @@ struct WorkingSetHeader {
 static_assert(sizeof(WorkingSetHeader) == 64);
 static_assert(sizeof(PageRange) == 16);
 constexpr std::size_t kMostRanges = 4'000'000;
-constexpr std::size_t kLargestFile = sizeof(WorkingSetHeader) + 2 * kMostRanges * sizeof(PageRange);
+constexpr std::size_t kMostWritten = kMostCopiedAhead / kGuestPageSize;
+constexpr std::size_t kLargestFile = sizeof(WorkingSetHeader) + (kMostRanges + kMostWritten) * sizeof(PageRange);
+/// Of a recording of so many pages none is compared: a machine that ends may wait for it.
+constexpr std::size_t kMostCompared = 65'536;
 
 std::uint64_t checksum_of(const WorkingSetHeader& header) {
   return checksum(std::as_bytes(std::span{&header, 1}).first(offsetof(WorkingSetHeader, checksum)));
@@ -58,12 +62,15 @@ Status check_set(const WorkingSet& set) {
   std::vector<PageRange> sorted = set.ranges;
   std::ranges::sort(sorted, {}, &PageRange::offset);
   TRY(check_ranges(sorted, set.memory_size));
-  if (!std::ranges::is_sorted(set.written, {}, &PageRange::offset)) return damaged("written ranges that do not ascend");
-  return check_ranges(set.written, set.memory_size);
-}
-
-std::span<const PageRange> first_of(const std::vector<PageRange>& ranges) {
-  return std::span{ranges}.first(std::min(ranges.size(), kMostRanges));
+  TRY(check_ranges(set.written, set.memory_size));
+  if (bytes_in(set.written) > kMostCopiedAhead) return damaged("more changed pages than a recording tells");
+  const PageRanges recorded = merged(std::move(sorted));
+  for (const PageRange& range : set.written) {
+    const auto after = std::ranges::upper_bound(recorded, range.offset, {}, &PageRange::offset);
+    if (after == recorded.begin() || std::prev(after)->end() < range.end())
+      return damaged("changed pages that were not recorded");
+  }
+  return {};
 }
 
 void append(std::vector<std::byte>& bytes, std::span<const PageRange> ranges) {
@@ -104,20 +111,24 @@ std::vector<PageRange> ranges_in_order(std::span<const std::uint64_t> offsets) {
   return ranges;
 }
 
-PageRanges changed_pages(const GuestMemory& memory, std::span<const std::uint64_t> offsets) {
+PageRanges changed_pages(const GuestMemory& memory, std::span<const std::uint64_t> offsets,
+                         const std::stop_token& stop) {
   PageRanges changed;
+  if (offsets.size() > kMostCompared) return changed;
   std::array<std::byte, kGuestPageSize> before;  // NOLINT: filled or not used
   for (const std::uint64_t offset : offsets) {
+    if (changed.size() > kMostWritten || stop.stop_requested()) return {};
     const auto now = bytes_at(memory, offset, kGuestPageSize);
     if (read_all_at(file_at(memory, offset), before, offset) == before.size() && !std::ranges::equal(before, now))
       changed.push_back({offset, kGuestPageSize});
   }
-  return merged(std::move(changed));
+  changed = merged(std::move(changed));
+  return bytes_in(changed) > kMostCopiedAhead ? PageRanges{} : changed;
 }
 
 std::vector<std::byte> encode_working_set(const WorkingSet& set) {
-  const auto ranges = first_of(set.ranges);
-  const auto written = first_of(set.written);
+  const auto ranges = std::span{set.ranges}.first(std::min(set.ranges.size(), kMostRanges));
+  const auto written = ranges.size() == set.ranges.size() ? std::span{set.written} : std::span<const PageRange>{};
   std::vector<std::byte> bytes(sizeof(WorkingSetHeader));
   append(bytes, ranges);
   append(bytes, written);

@@ -18,6 +18,8 @@ namespace {
 constexpr std::size_t kBatch = 64;
 /// A longer range is handed over in pieces, on which several of them work.
 constexpr std::uint64_t kLongestPiece = 4 * kMiB;
+/// A pause waits for one, and other threads that map memory do.
+constexpr std::uint64_t kLongestCopy = kMiB / 4;
 
 /// So many ranges, evenly spread, stand for all.
 constexpr std::size_t kSamples = 32;
@@ -58,18 +60,18 @@ class ReadsAlone {
 }  // namespace
 
 WorkingSetReplay::WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, const WorkingSet& set)
-    : loop_(loop),
-      memory_(memory),
-      ranges_(cut(set.ranges)),
-      written_(cut(set.written)),
-      is_cached_(is_in_page_cache()) {}
+    : loop_(loop), memory_(memory), ranges_(cut(set.ranges, kLongestPiece)), is_cached_(is_in_page_cache()) {
+  if (!is_cached_) return;
+  ranges_ = std::vector<PageRange>{};
+  written_ = cut(set.written, kLongestCopy);
+}
 
-std::vector<PageRange> WorkingSetReplay::cut(std::span<const PageRange> ranges) const {
+std::vector<PageRange> WorkingSetReplay::cut(std::span<const PageRange> ranges, std::uint64_t longest) const {
   std::vector<PageRange> pieces;
   pieces.reserve(ranges.size());
   for (PageRange range : ranges)
     while (range.length != 0) {
-      const std::uint64_t here = bytes_at(memory_, range.offset, std::min(range.length, kLongestPiece)).size();
+      const std::uint64_t here = bytes_at(memory_, range.offset, std::min(range.length, longest)).size();
       pieces.push_back({range.offset, here});
       range = {range.offset + here, range.length - here};
     }
@@ -77,7 +79,6 @@ std::vector<PageRange> WorkingSetReplay::cut(std::span<const PageRange> ranges) 
 }
 
 void WorkingSetReplay::copy_ahead(const std::function<bool()>& enough) const {
-  if (!is_cached_) return;
   for (const PageRange& range : written_) {
     if (enough()) return;
     // One that cannot be copied is copied, or missed, when it is touched.

@@ -20,7 +20,7 @@
 /// page and none around it, which the disk has no time for.
 ///
 /// Where a sample of pages is in the page cache, as after another clone, none of that is done: the guest's own faults are as
-/// fast, and take no other CPU. But the pages that it will change are copied before it runs: a guest that has a page mapped to
+/// fast, and take no other CPU. But the pages that it will change are copied before its first vCPU runs: a guest that has a page mapped to
 /// read it, and then writes to it, pays for two faults.
 namespace mayfly {
 
@@ -30,8 +30,8 @@ class WorkingSetReplay final : Operation {
   /// Looks for the pages in the page cache. `memory` is a mapped file's; the set's ranges are within it.
   WorkingSetReplay(EventLoop& loop, const GuestMemory& memory, const WorkingSet& set);
   void begin();
-  /// Makes the pages that the guest will change this process's own, where they are in the page cache: 1 to 3 us each. Any
-  /// thread, before begin() or beside it. Ends early once `enough` says so.
+  /// Makes the pages that the guest will change this process's own, where they were in the page cache at the load. Any
+  /// thread, before begin() or beside it. Ends early, and for good, once `enough` says so.
   void copy_ahead(const std::function<bool()>& enough) const;
 
  private:
@@ -40,14 +40,14 @@ class WorkingSetReplay final : Operation {
   void next_step();
   void read_around(bool wanted) const;
   [[nodiscard]] bool is_in_page_cache() const;
-  /// In pieces that are in one region, and not too long.
-  [[nodiscard]] std::vector<PageRange> cut(std::span<const PageRange> ranges) const;
+  /// In pieces that are in one region.
+  [[nodiscard]] std::vector<PageRange> cut(std::span<const PageRange> ranges, std::uint64_t longest) const;
 
   EventLoop& loop_;
   const GuestMemory& memory_;
-  std::vector<PageRange> ranges_;   // each in one region
-  std::vector<PageRange> written_;  // the same
+  std::vector<PageRange> ranges_;  // each in one region; none once they are seen in the page cache
   bool is_cached_;
+  std::vector<PageRange> written_{};  // each in one region; none unless the others are cached
   enum class Step { Read, Map, Done } step_ = Step::Read;
   std::size_t next_ = 0;
 };

@@ -12,7 +12,7 @@
 namespace mayfly {
 namespace {
 
-/// On the first vCPU's thread. A pause, or the end, need not wait for it.
+/// On the first vCPU's thread. What has it leave the guest, as a pause, ends it.
 std::function<void(const Vcpu&)> copy_ahead(const WorkingSetReplay& replay) {
   return [&replay](const Vcpu& vcpu) { replay.copy_ahead([&vcpu] { return vcpu.exit_requested(); }); };
 }

@@ -304,9 +304,9 @@ Status Controller::write_recording(std::function<void(Status)> written) {
       recording_->path, machine_->memory(), machine_->touched(),
       WorkingSet{.snapshot = recording_->snapshot, .memory_size = configured_.config.machine.mem_size_mib * kMiB});
   return makers_.worker->begin(
-      [job](const std::stop_token&) {
+      [job](const std::stop_token& stop) {
         job->set.ranges = ranges_in_order(job->touched);
-        job->set.written = changed_pages(job->memory, job->touched);
+        job->set.written = changed_pages(job->memory, job->touched, stop);
         job->status = write_working_set(job->path, job->set);
       },
       [this, job, written = std::move(written)] {

@@ -102,9 +102,33 @@ TEST(WorkingSet, RefusesChangedRangesThatNoRecordingHas) {
         encode_working_set({.memory_size = 4 * kMiB, .ranges = {pages(0, 1024)}, .written = std::move(written)}));
   };
   EXPECT_EQ(with({pages(3), pages(4), pages(1023)}), "");
-  EXPECT_NE(with({pages(4), pages(3)}).find("ascend"), std::string::npos);
+  EXPECT_NE(with({pages(4), pages(3)}).find("overlap"), std::string::npos);
   EXPECT_NE(with({pages(3, 2), pages(4)}).find("overlap"), std::string::npos);
   EXPECT_NE(with({pages(1024)}).find("outside the memory"), std::string::npos);
+  const auto of = [](PageRange recorded, PageRange changed) {
+    return refusal(encode_working_set({.memory_size = 64 * kMiB, .ranges = {recorded}, .written = {changed}}));
+  };
+  EXPECT_EQ(of(pages(1, 4096), pages(1, 4096)), "");
+  EXPECT_NE(of(pages(1, 4096), pages(0)).find("not recorded"), std::string::npos);
+  EXPECT_NE(of(pages(1, 4096), pages(4096, 2)).find("not recorded"), std::string::npos);
+  EXPECT_NE(of(pages(1, 5000), pages(1, 4097)).find("more changed pages"), std::string::npos);
+}
+
+TEST(WorkingSet, DoesNotTellMoreChangedPagesThanAReplayCopies) {
+  const testing::ScratchDirectory scratch;
+  auto file = open_for_reading(testing::make_file(scratch.file("memory"), std::string(32 * kMiB, 'm')));
+  ASSERT_TRUE(file.has_value());
+  auto memory = GuestMemory::map({.size_mib = 32}, std::move(*file));
+  ASSERT_TRUE(memory.has_value());
+  std::vector<std::uint64_t> touched;
+  for (std::uint64_t page = 0; page < kMostCopiedAhead / kPage; ++page) {
+    memory->bytes(GuestAddress{page * kPage}, 1)->front() = std::byte{'!'};
+    touched.push_back(page * kPage);
+  }
+  EXPECT_EQ(bytes_in(changed_pages(*memory, touched, {})), kMostCopiedAhead);
+  memory->bytes(GuestAddress{kMostCopiedAhead}, 1)->front() = std::byte{'!'};
+  touched.push_back(kMostCopiedAhead);
+  EXPECT_EQ(changed_pages(*memory, touched, {}), PageRanges{});
 }
 
 TEST(WorkingSet, HasThePagesThatDifferFromTheirFile) {
@@ -117,7 +141,7 @@ TEST(WorkingSet, HasThePagesThatDifferFromTheirFile) {
     memory->bytes(GuestAddress{page * kPage + 9}, 1)->front() = std::byte{'!'};
   memory->bytes(GuestAddress{4 * kPage + 9}, 1)->front() = std::byte{'m'};  // as it was
   const std::uint64_t touched[] = {200 * kPage, 4 * kPage, 3 * kPage, 7 * kPage};
-  EXPECT_EQ(changed_pages(*memory, touched), (PageRanges{pages(3), pages(200)}));
+  EXPECT_EQ(changed_pages(*memory, touched, {}), (PageRanges{pages(3), pages(200)}));
 }
 
 TEST(WorkingSet, IsReadForItsOwnSnapshotAlone) {
