@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-/// Halts again and again until a timer that runs out just then. One that does so between STI and HLT must not interrupt before the
-/// HLT (Intel SDM, "STI"; AMD volume 2, "Interrupt Shadow"): nothing would end that HLT any more. Command line: times=N, 1000
-/// unless told.
+/// Halts again and again until a timer that runs out just then. One that does so between STI and HLT must not interrupt
+/// before the HLT (Intel SDM, "STI"; AMD volume 2, "Interrupt Shadow"): nothing would end that HLT any more. Command line:
+/// times=N, 1000 unless told.
 void guest::guest_main(const BootInfo& boot) {
   constexpr std::uint8_t kVector = 0x45;
   constexpr std::uint32_t kFirstNs = 10'000;

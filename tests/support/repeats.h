@@ -2,8 +2,8 @@
 
 namespace mayfly::testing {
 
-/// How often a test does the same again. A sanitizer judges each access, also one that went well by chance, so its build needs no second
-/// hundred of them; to try chances is the release build's, which is several times as fast.
+/// How often a test does the same again. A sanitizer judges each access, also one that went well by chance, so its build
+/// needs no second hundred of them; to try chances is the release build's, which is several times as fast.
 template <typename Count>
 [[nodiscard]] constexpr Count repeats([[maybe_unused]] Count in_release, [[maybe_unused]] Count with_sanitizer) {
 #ifdef MAYFLY_SANITIZED
