@@ -13,7 +13,7 @@ import pytest
 
 from harness.api import Refused
 from harness.console import PATIENCE
-from harness.guests import Guest
+from harness.guests import CHECKOUT, Guest
 from harness.machine import POWERED_OFF, RESET, Machine, Machines
 
 pytestmark = pytest.mark.lab
@@ -45,7 +45,7 @@ def test_reaches_user_space(machine: Machine, guest: Guest, vcpus: int, mib: int
 
 def test_what_a_clone_calls_lies_side_by_side(tuned: Path) -> None:
     """Each page of the kernel that it touches is a fault: rootfs-tools/kernel/functions.order."""
-    order = Path("rootfs-tools/kernel/functions.order").read_text().splitlines()[1:601]
+    order = (CHECKOUT / "rootfs-tools/kernel/functions.order").read_text().splitlines()[1:601]
     lines = subprocess.run(["nm", tuned], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()
     pages = {name: int(address, 16) >> 12 for address, _, name in (line.split() for line in lines if len(line.split()) == 3)}
     called = [pages[name] for name in order if name in pages]
