@@ -318,7 +318,8 @@ void MmioTransport::Kick::kick() noexcept {
   (void)::eventfd_write(fd.get(), kOne);
 }
 
-void MmioTransport::Kick::on_complete(int /*result*/, bool more) noexcept {
+void MmioTransport::Kick::on_complete(int result, bool more) noexcept {
+  if (result == -ECANCELED) return;  // the loop ends
   owner.serve_kick(index);
   if (!more) listen();  // the kernel may end a multishot poll at any time
 }
