@@ -117,13 +117,13 @@ PageRanges changed_pages(const GuestMemory& memory, std::span<const std::uint64_
   if (offsets.size() > kMostCompared) return changed;
   std::array<std::byte, kGuestPageSize> before;  // NOLINT: filled or not used
   for (const std::uint64_t offset : offsets) {
-    if (changed.size() > kMostWritten || stop.stop_requested()) return {};
+    if (stop.stop_requested()) return {};
     const auto now = bytes_at(memory, offset, kGuestPageSize);
     if (read_all_at(file_at(memory, offset), before, offset) == before.size() && !std::ranges::equal(before, now))
       changed.push_back({offset, kGuestPageSize});
+    if (changed.size() > kMostWritten) return {};
   }
-  changed = merged(std::move(changed));
-  return bytes_in(changed) > kMostCopiedAhead ? PageRanges{} : changed;
+  return merged(std::move(changed));
 }
 
 std::vector<std::byte> encode_working_set(const WorkingSet& set) {
