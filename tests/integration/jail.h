@@ -87,13 +87,15 @@ class JailTest : public ::testing::Test {
     return run(all);
   }
 
+  /// This process's own: cgroups are the host's, and other builds' tests may run at the same time.
+  static std::string parent_cgroup() { return "mayfly-test-" + std::to_string(::getpid()); }
   static std::optional<TestCgroup> find_cgroup() {
-    const std::string top = "/sys/fs/cgroup";
+    const std::string top = "/sys/fs/cgroup", parent = parent_cgroup();
     if (::access((top + "/cgroup.controllers").c_str(), F_OK) == 0)
-      return TestCgroup{{"--cgroup-version", "2", "--cgroup", "pids.max=99", "--parent-cgroup", "mayfly-test"},
-                        top + "/mayfly-test"};
+      return TestCgroup{{"--cgroup-version", "2", "--cgroup", "pids.max=99", "--parent-cgroup", parent},
+                        top + "/" + parent};
     if (::access((top + "/pids/cgroup.procs").c_str(), F_OK) == 0)
-      return TestCgroup{{"--cgroup", "pids.max=99", "--parent-cgroup", "mayfly-test"}, top + "/pids/mayfly-test"};
+      return TestCgroup{{"--cgroup", "pids.max=99", "--parent-cgroup", parent}, top + "/pids/" + parent};
     return std::nullopt;
   }
 

@@ -65,7 +65,7 @@ class JailedMonitorTest : public JailTest {
     return static_cast<pid_t>(std::stol(content_of(folder("mayfly", id) + "/mayfly.pid")));
   }
   void end_and_clean_up(const std::string& id) const {
-    const Outcome outcome = clean_up(id, monitor_binary(), {"--parent-cgroup", "mayfly-test"});
+    const Outcome outcome = clean_up(id, monitor_binary(), {"--parent-cgroup", parent_cgroup()});
     EXPECT_EQ(outcome.code, 0) << outcome.said;
     EXPECT_FALSE(fs::exists(folder("mayfly", id)));
   }
@@ -86,7 +86,7 @@ class Jailed {
     in_.read.reset();
     out_.write.reset();
     err_.write.reset();
-    connection_ = waiter_.connect();
+    connection_ = waiter_.connect(*process_, err_.read.get());
   }
   void must(const std::string& method, const std::string& path, const std::string& body) {
     must_exchange(connection_.get(), method, path, body);
@@ -286,7 +286,7 @@ TEST_F(JailedMonitorTest, KeepsItsCgroupWhenAJailOfItsIdInAnotherBaseIsCleanedUp
   const std::string other_base = base() + "/other";
   fs::create_directories(other_base + "/mayfly/vm/root");
   const Outcome outcome = run({"cleanup", "vm", "--exec-file", monitor_binary(), "--chroot-base-dir", other_base,
-                               "--parent-cgroup", "mayfly-test"});
+                               "--parent-cgroup", parent_cgroup()});
   EXPECT_EQ(outcome.code, 0) << outcome.said;
   EXPECT_FALSE(fs::exists(other_base + "/mayfly/vm"));
   EXPECT_EQ(content_of(cgroup->parent + "/vm/cgroup.procs"), std::to_string(monitor.pid()) + "\n");

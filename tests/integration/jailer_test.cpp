@@ -190,12 +190,12 @@ TEST_F(JailerTest, RefusesACgroupForWhichThereIsNoRoom) {
   std::string top = "/sys/fs/cgroup";
   if (!fs::exists(top + "/cgroup.controllers")) top += "/unified";
   if (!fs::exists(top + "/cgroup.controllers")) GTEST_SKIP() << "no cgroups of version 2 are mounted at /sys/fs/cgroup";
-  const std::string full = top + "/mayfly-test-full";
+  const std::string parent = parent_cgroup() + "-full";
+  const std::string full = top + "/" + parent;
   fs::create_directory(full);
   make_file(full + "/cgroup.max.descendants", "0");
-  expect_refused_flags(
-      {"--cgroup-version", "2", "--parent-cgroup", "mayfly-test-full", "--cgroup", "cgroup.max.depth=1"},
-      "no room for the cgroup");
+  expect_refused_flags({"--cgroup-version", "2", "--parent-cgroup", parent, "--cgroup", "cgroup.max.depth=1"},
+                       "no room for the cgroup");
   EXPECT_EQ(::rmdir(full.c_str()), 0) << "the machine's cgroup is in it";
 }
 
@@ -301,7 +301,7 @@ TEST_F(JailerTest, CleansUpCgroupsToo) {
   if (!cgroup) GTEST_SKIP() << "no cgroups with a pids controller are mounted at /sys/fs/cgroup";
   ASSERT_EQ(run(jail("vm", cgroup->flags)).code, kCrashed);
   EXPECT_TRUE(fs::exists(cgroup->parent + "/vm"));
-  EXPECT_EQ(clean_up("vm", {"--parent-cgroup", "mayfly-test"}).code, 0);
+  EXPECT_EQ(clean_up("vm", {"--parent-cgroup", parent_cgroup()}).code, 0);
   EXPECT_FALSE(fs::exists(cgroup->parent + "/vm"));
 }
 

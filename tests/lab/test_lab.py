@@ -313,7 +313,7 @@ def test_a_named_kernel_has_a_cache_of_its_own(made: None, tmp_path: Path) -> No
     kernel.mkdir(parents=True)
     for part in stable.iterdir():
         (kernel / part.name).symlink_to(part)
-    for part in ("lab-qemu", "lab-initramfs"):
+    for part in ("lab-qemu", "lab-initramfs", "sources"):
         (tmp_path / part).symlink_to(cache / part)
     ended = run("--no-native", "--kernel", "backports", "uname", "-r", MAYFLY_CACHE=str(tmp_path))
     assert (ended.status, ended.text) == (0, stable.name + "\n"), ended.complaint

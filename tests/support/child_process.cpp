@@ -19,6 +19,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <span>
 #include <stdexcept>
 
 extern char** environ;
@@ -29,24 +30,33 @@ namespace {
 /// For anything that a healthy host does in milliseconds; generous, since a busy one with sanitizers may take a minute.
 constexpr double kDeadlineUs = 180e6;
 
-/// Waits for an event of `fd`; throws at the deadline.
-void await(int fd, short events, double deadline, const std::string& what) {
-  pollfd ready{.fd = fd, .events = events, .revents = 0};
+/// Waits for an event of one of `those`; throws at the deadline.
+void await(std::span<pollfd> those, double deadline, const std::string& what) {
   for (;;) {
     const double left_ms = (deadline - now_us()) / 1e3;
     if (left_ms <= 0) give_up("no " + what + " within the deadline");
-    const int count = ::poll(&ready, 1, static_cast<int>(left_ms) + 1);
+    const int count = ::poll(those.data(), those.size(), static_cast<int>(left_ms) + 1);
     if (count > 0) return;
     if (count < 0 && errno != EINTR) give_up("poll: " + std::string{std::strerror(errno)});
   }
 }
 
-/// Waits until inotify tells of a file, and takes all that it tells: of what is left it would tell again at once, and
-/// the wait take a CPU from what it waits for.
-void await_new_file(const OwnedFd& watch, double deadline, const std::string& what) {
-  await(watch.get(), POLLIN, deadline, what);
+void await(int fd, short events, double deadline, const std::string& what) {
+  pollfd ready{.fd = fd, .events = events, .revents = 0};
+  await({&ready, 1}, deadline, what);
+}
+
+/// Takes all that inotify tells: of what is left it would tell again at once, and the wait take a CPU from what it
+/// waits for.
+void take_new_files(const OwnedFd& watch) {
   std::array<char, 4096> events{};
   if (::read(watch.get(), events.data(), events.size()) < 0) give_up("inotify: " + std::string{std::strerror(errno)});
+}
+
+std::string rest_of(int err) {
+  std::string said;
+  read_until(err, said, "");
+  return "it said:\n" + said;
 }
 
 /// The first number of a schedstat is the time on a CPU, in nanoseconds. Nothing of a thread that is gone.
@@ -106,6 +116,12 @@ int ChildProcess::wait() {
   }
   pid_ = -1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+}
+
+bool ChildProcess::has_failed() const {
+  siginfo_t end{};
+  if (::waitid(P_PID, static_cast<id_t>(pid_), &end, WEXITED | WNOHANG | WNOWAIT) != 0 || end.si_pid == 0) return false;
+  return end.si_code != CLD_EXITED || end.si_status != 0;
 }
 
 long ChildProcess::status_kib(const std::string& key) const {
@@ -175,16 +191,27 @@ SocketWaiter::SocketWaiter(std::string path) : path_(std::move(path)), watch_(::
     give_up("cannot watch " + directory);
 }
 
-OwnedFd SocketWaiter::connect() const {
+OwnedFd SocketWaiter::connect() const { return connect_to(nullptr, -1); }
+
+OwnedFd SocketWaiter::connect(const ChildProcess& maker, int err) const { return connect_to(&maker, err); }
+
+OwnedFd SocketWaiter::connect_to(const ChildProcess* maker, int err) const {
   const double deadline = now_us() + kDeadlineUs;
+  std::array those = {pollfd{.fd = watch_.get(), .events = POLLIN, .revents = 0},
+                      pollfd{.fd = maker != nullptr ? maker->pidfd() : -1, .events = POLLIN, .revents = 0}};
   for (;;) {
     OwnedFd connection = connect_unix(path_);
     if (connection) return connection;
-    // Not there: until a file appears. Bound but not listening yet: a moment, which its maker may need this CPU for.
-    if (errno == ENOENT)
-      await_new_file(watch_, deadline, "socket " + path_);
-    else
-      ::sched_yield();
+    if (errno == ENOENT) {  // until a file appears
+      await(those, deadline, "socket " + path_);
+      if (those[0].revents != 0) take_new_files(watch_);
+      if (those[1].revents != 0) {
+        if (maker->has_failed()) give_up("nothing will listen on " + path_ + ": its process failed; " + rest_of(err));
+        those[1].fd = -1;  // poll(2) passes over it
+      }
+    } else {
+      ::sched_yield();  // bound but not listening yet: a moment, which its maker may need this CPU for
+    }
     if (now_us() > deadline) give_up("nothing listens on " + path_);
   }
 }

@@ -40,6 +40,8 @@ class ChildProcess {
   void signal(int number) const;
   /// Waits for the end; the exit code, or 256 and the number of the signal that ended it.
   int wait();
+  /// Whether it has ended, and not well. Is asked also before wait().
+  [[nodiscard]] bool has_failed() const;
   /// A line of /proc/PID/status, in KiB: "VmRSS", "RssAnon".
   [[nodiscard]] long status_kib(const std::string& key) const;
   /// CPU time that the process has used, in ticks of 10 ms.
@@ -48,6 +50,8 @@ class ChildProcess {
   [[nodiscard]] double cpu_time_us() const;
   [[nodiscard]] double main_thread_cpu_us() const;
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+  /// Becomes readable when it ends.
+  [[nodiscard]] int pidfd() const noexcept { return pidfd_.get(); }
 
  private:
   pid_t pid_ = -1;
@@ -72,8 +76,13 @@ class SocketWaiter {
  public:
   explicit SocketWaiter(std::string path);
   [[nodiscard]] OwnedFd connect() const;
+  /// The same, of a socket that `maker` makes, or a child of it which outlives it. Throws where it fails, with what it
+  /// has said on `err`, a pipe.
+  [[nodiscard]] OwnedFd connect(const ChildProcess& maker, int err) const;
 
  private:
+  [[nodiscard]] OwnedFd connect_to(const ChildProcess* maker, int err) const;
+
   std::string path_;
   OwnedFd watch_;
 };

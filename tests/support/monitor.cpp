@@ -37,7 +37,7 @@ Monitor::Monitor(const std::vector<std::string>& arguments, const std::vector<st
   in_.read.reset();
   out_.write.reset();
   err_.write.reset();
-  connection_ = waiter.connect();
+  connection_ = waiter.connect(*process_, err_.read.get());
 }
 
 void Monitor::boot(const std::string& guest, const std::string& boot_args) {
