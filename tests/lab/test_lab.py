@@ -257,6 +257,38 @@ def test_the_silence_is_named(silent: Ended, limit: int) -> None:
     assert f"lab: nothing was said for {limit} s" in silent.text
 
 
+# --- A kernel that changes its code ---------------------------------------------------------------------------------
+
+# The scheduler's code is written over again and again, on one CPU, while two processes keep the other in it.
+CHANGES = r"""
+import os
+if (child := os.fork()) == 0:
+    os.sched_setaffinity(0, {1})
+    there, back = os.pipe(), os.pipe()
+    mine, others = (there, back) if os.fork() == 0 else (back, there)
+    if mine is back:
+        os.write(others[1], b"x")
+    while True:
+        os.write(others[1], os.read(mine[0], 1))
+os.sched_setaffinity(0, {0})
+for number in range(500):
+    with open("/proc/sys/kernel/sched_schedstats", "w") as switch:
+        switch.write(str(number & 1))
+    if number % 100 == 0:
+        print(number, flush=True)
+print("changed", flush=True)
+os._exit(0)
+"""
+
+
+def test_a_cpu_runs_what_another_has_written(made: None, limit: int) -> None:
+    """It does not run the int3 for ever that was there for a moment."""
+    options = ["--no-native", "--timeout", "600", "--silence", str(60 + limit)]
+    ended = run(*options, "--", "/usr/bin/python3", "-c", CHANGES)
+    assert ended.status == 0, ended.text + ended.complaint
+    assert ended.text.endswith("changed\n")
+
+
 # --- A kernel that panics ----------------------------------------------------------------------------------------------
 
 
