@@ -5,6 +5,6 @@ void guest::guest_main(const BootInfo&) {
   print("about to panic\n");
   flush_serial();
   out8(0x505, 1);
-  spin_for(kPatience / 10);
+  spin_for(kMoment);
   fail("the machine ended");
 }

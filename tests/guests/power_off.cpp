@@ -5,6 +5,6 @@ void guest::guest_main(const BootInfo&) {
   print("about to power off\n");
   flush_serial();
   out8(0x600, 0x34);
-  spin_for(kPatience / 10);
+  spin_for(kMoment);
   fail("the machine is off");
 }

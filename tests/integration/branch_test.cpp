@@ -58,7 +58,7 @@ class Child {
   }
   /// The same without an answer: by its mark among all processes, until it listens or is gone. Whether it is up.
   bool find_itself() {
-    for (const double deadline = now_us() + 20e6; now_us() < deadline;) {
+    for (const double deadline = now_us() + kDeadlineUs; now_us() < deadline;) {
       const pid_t found = process_with_mark();
       if (found < 0) return false;
       pid_ = found;
@@ -71,9 +71,9 @@ class Child {
     return exchange(api_.get(), method, path, body);
   }
   [[nodiscard]] std::string console() const { return content_of(console_); }
-  /// What the console has once `wanted` is there; gives up after 20 s.
+  /// What the console has once `wanted` is there.
   std::string console_until(const std::string& wanted) const {
-    for (const double deadline = now_us() + 20e6; now_us() < deadline;) {
+    for (const double deadline = now_us() + kDeadlineUs; now_us() < deadline;) {
       std::string text = console();
       if (text.find(wanted) != std::string::npos) return text;
       std::this_thread::yield();
@@ -83,7 +83,7 @@ class Child {
   void expect_runs() { EXPECT_NE(send("GET", "/").body.find(R"("state":"Running")"), std::string::npos); }
   void stop() {
     ::kill(pid_, SIGTERM);
-    for (const double deadline = now_us() + 20e6; now_us() < deadline && ::access(socket_.c_str(), F_OK) == 0;)
+    for (const double deadline = now_us() + kDeadlineUs; now_us() < deadline && ::access(socket_.c_str(), F_OK) == 0;)
       std::this_thread::yield();
     EXPECT_NE(::access(socket_.c_str(), F_OK), 0) << "its socket goes with it";
     stopped_ = true;
@@ -140,7 +140,8 @@ class BranchTest : public LayeredTest {
     // A child's first line may be the end of one that its parent had begun.
     child.console_until("diverger");
     child.console_until("round");
-    for (const double deadline = now_us() + 20e6; last_round(child.console()).second == 0 && now_us() < deadline;)
+    for (const double deadline = now_us() + kDeadlineUs;
+         last_round(child.console()).second == 0 && now_us() < deadline;)
       std::this_thread::yield();
     const unsigned round = last_round(child.console()).second;
     const auto text = child.console_until("round " + std::to_string(round + 16) + "\n");
@@ -237,7 +238,7 @@ TEST_F(BranchTest, AChildListensAtItsOwnSocketAndItsAgentRedials) {
   EXPECT_EQ(exchange_on(own.get(), "child", 5), "child");
   EXPECT_EQ(exchange_on(before.get(), "parent", 6), "parent");
   one.stop();
-  for (const double deadline = now_us() + 20e6; now_us() < deadline && fs::exists(file("one.channel"));)
+  for (const double deadline = now_us() + kDeadlineUs; now_us() < deadline && fs::exists(file("one.channel"));)
     std::this_thread::yield();
   EXPECT_FALSE(fs::exists(file("one.channel")));
   EXPECT_TRUE(fs::exists(file("parent.channel")));
@@ -270,7 +271,7 @@ TEST_F(BranchTest, KillsOfParentAndChildLeaveTheOthersWhole) {
   two.find_in(answer);
   if (HasFatalFailure()) return;
   ::kill(one.pid(), SIGKILL);
-  for (const double deadline = now_us() + 20e6; now_us() < deadline;)
+  for (const double deadline = now_us() + kDeadlineUs; now_us() < deadline;)
     if (parent.get("/metrics/prometheus").body.find("mayfly_branch_children 1\n") != std::string::npos) break;
   EXPECT_NE(parent.get("/metrics/prometheus").body.find("mayfly_branch_children 1\n"), std::string::npos);
   expect_goes_on(parent);
@@ -463,7 +464,7 @@ TEST_F(BranchTest, ItHearsOfItsChildrensEndsWhereTheSignalOfThemIsIgnored) {
   if (HasFatalFailure()) return;
   const pid_t pid = child.pid();
   ::kill(pid, SIGKILL);
-  for (const double deadline = now_us() + 20e6; now_us() < deadline;)
+  for (const double deadline = now_us() + kDeadlineUs; now_us() < deadline;)
     if (parent.get("/metrics/prometheus").body.find("mayfly_branch_children 0\n") != std::string::npos) break;
   EXPECT_NE(parent.get("/metrics/prometheus").body.find("mayfly_branch_children 0\n"), std::string::npos);
   expect_goes_on(parent);

@@ -144,7 +144,7 @@ TEST_F(LayersTest, AnOverlayIsEmptiedWhereItsMachineGoesBack) {
   const auto write = [&] {
     const auto before = blocks();
     resume(clone);
-    for (const double deadline = now_us() + 20e6; blocks() <= before + 64;)
+    for (const double deadline = now_us() + kDeadlineUs; blocks() <= before + 64;)
       if (now_us() > deadline) give_up("the guest does not write to its overlay");
     pause(clone);
   };

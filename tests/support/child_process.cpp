@@ -27,9 +27,6 @@ extern char** environ;
 namespace mayfly::testing {
 namespace {
 
-/// For anything that a healthy host does in milliseconds; generous, since a busy one with sanitizers may take a minute.
-constexpr double kDeadlineUs = 180e6;
-
 /// Waits for an event of one of `those`; throws at the deadline.
 void await(std::span<pollfd> those, double deadline, const std::string& what) {
   for (;;) {
@@ -202,15 +199,15 @@ OwnedFd SocketWaiter::connect_to(const ChildProcess* maker, int err) const {
   for (;;) {
     OwnedFd connection = connect_unix(path_);
     if (connection) return connection;
-    if (errno == ENOENT) {  // until a file appears
+    const bool is_bound = errno != ENOENT;
+    if (maker != nullptr && maker->has_failed())
+      give_up("nothing will listen on " + path_ + ": its process failed; " + rest_of(err));
+    if (is_bound) {
+      ::sched_yield();  // it listens in a moment, for which its maker may need this CPU
+    } else {
       await(those, deadline, "socket " + path_);
       if (those[0].revents != 0) take_new_files(watch_);
-      if (those[1].revents != 0) {
-        if (maker->has_failed()) give_up("nothing will listen on " + path_ + ": its process failed; " + rest_of(err));
-        those[1].fd = -1;  // poll(2) passes over it
-      }
-    } else {
-      ::sched_yield();  // bound but not listening yet: a moment, which its maker may need this CPU for
+      if (those[1].revents != 0 && !maker->has_failed()) those[1].fd = -1;  // poll(2) passes over it
     }
     if (now_us() > deadline) give_up("nothing listens on " + path_);
   }

@@ -19,6 +19,9 @@
 /// What cannot go on throws std::runtime_error: a test fails, a benchmark ends. Every wait has a deadline.
 namespace mayfly::testing {
 
+/// For anything that a healthy host does in milliseconds; generous, since a busy one with sanitizers may take a minute.
+inline constexpr double kDeadlineUs = 180e6;
+
 /// CLOCK_MONOTONIC in microseconds.
 [[nodiscard]] double now_us();
 

@@ -35,7 +35,7 @@ unsigned start_cpus(ApMain main, unsigned expected) {
   local_apic::send(0, kInit);
   spin_for(30'000'000);  // the multiprocessor specification's 10 ms
   local_apic::send(0, kStartUp);
-  (void)wait_until([=] { return expected != 0 && cpus_entered >= expected + 1; }, kPatience / 10);
+  (void)wait_until([=] { return expected != 0 && cpus_entered >= expected + 1; }, kMoment);
   return cpus_entered - 1;
 }
 

@@ -105,8 +105,11 @@ inline std::uint64_t rdtsc() {
 /// One turn of a polling loop.
 inline void pause() { asm volatile("pause" ::: "memory"); }
 
-/// How long a wait lasts before it is given up, in cycles of the time stamp counter: 3 to 10 s on today's machines.
-inline constexpr std::uint64_t kPatience = 10'000'000'000;
+/// How long a wait lasts before it is given up, in cycles of the time stamp counter: half a minute and more, as a busy host
+/// may need.
+inline constexpr std::uint64_t kPatience = 100'000'000'000;
+/// Less than a second.
+inline constexpr std::uint64_t kMoment = 1'000'000'000;
 
 /// Polls until `done()` holds; false where it still does not after `patience` cycles.
 template <typename Condition>

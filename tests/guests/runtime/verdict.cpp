@@ -14,7 +14,7 @@ constexpr std::uint8_t kPulseReset = 0xFE;
 void reset() {
   flush_serial();
   out8(kI8042Command, kPulseReset);
-  spin_for(kPatience / 10);
+  spin_for(kMoment);
   triple_fault();
 }
 
