@@ -33,6 +33,7 @@ struct Flags {
   std::string layer_size = "1G";
   std::string ready_port;
   unsigned patience_s = 60;
+  unsigned rest_s = 5;
 };
 
 void add_image(CLI::App& app, BaseOrder& order) {
@@ -90,6 +91,9 @@ void add_build(CLI::App& app, BuildOrder& order, Flags& flags) {
   app.add_option("--patience", flags.patience_s, "Seconds until it is ready and has answered")
       ->capture_default_str()
       ->check(CLI::Range(1U, 86'400U));
+  app.add_option("--rest", flags.rest_s, "Seconds that it then rests until the snapshot")
+      ->capture_default_str()
+      ->check(CLI::Range(0U, 3'600U));
   app.add_option("--kernel", order.kernel, "ELF vmlinux or bzImage (default: vmlinux beside\nthis program)")
       ->option_text("FILE");
   app.add_option("--append", order.more_arguments, "Words to add to the kernel command line")->option_text("TEXT");
@@ -154,6 +158,7 @@ Result<Invocation> build_of(BuildOrder order, const Flags& flags, const CLI::App
   order.layer_bytes = TRY(parse_bytes("--disk", flags.layer_size));
   order.ready_port = TRY(parse_port(flags.ready_port));
   order.patience = std::chrono::seconds{flags.patience_s};
+  order.rest = std::chrono::seconds{flags.rest_s};
   if (order.kernel.empty()) order.kernel = find_program(programs, "vmlinux");
   if (order.init.empty()) order.init = find_program(programs, "mayfly-guest-init");
   if (order.agent.empty()) order.agent = find_program(programs, "mayfly-guest-agent");

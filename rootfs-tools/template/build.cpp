@@ -20,6 +20,7 @@
 #include "vmm/base/try.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -228,6 +229,16 @@ class TemplateBuilder {
     return warm_up(std::move(*connection), order_.warm_up, deadline, interrupt_.get());
   }
 
+  /// Lets the guest do what it has put off.
+  Status rest() const {
+    pollfd interrupt{.fd = interrupt_.get(), .events = POLLIN, .revents = 0};
+    const Deadline end = Deadline::clock::now() + order_.rest;
+    for (auto left = time_left(end); left.count() > 0; left = time_left(end)) {
+      if (::poll(&interrupt, 1, static_cast<int>(left.count())) > 0) return fail(ErrorKind::State, "interrupted");
+    }
+    return {};
+  }
+
   Status boot_and_save() {
     const Deadline deadline = Deadline::clock::now() + order_.patience;
     const auto monitor = TRY(start_monitor("template"));
@@ -235,6 +246,8 @@ class TemplateBuilder {
     TRY(monitor.api().request("PUT", "/actions", R"({"action_type": "InstanceStart"})"));
     if (auto used = use(deadline); !used)
       return fail(used.error().kind, "the machine did not get ready: {}{}", used.error().message, last_words());
+    if (order_.rest.count() > 0) step("Letting it rest");
+    TRY(rest());
     step("Taking the snapshot");
     TRY(monitor.api().request("PATCH", "/vm", R"({"state": "Paused"})"));
     return monitor.api().request("PUT", "/snapshot/create", json_of([&](JsonWriter& json) {

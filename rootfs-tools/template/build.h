@@ -36,6 +36,8 @@ struct BuildOrder {
   /// Of an HTTP request that is made before the snapshot, and after it to learn its working set; empty: none.
   std::string warm_up{};
   std::chrono::seconds patience{60};  ///< From the start to the answer of the warm-up.
+  /// From then to the snapshot. A kernel puts work off, and every clone does it that is saved before.
+  std::chrono::seconds rest{5};
   std::function<void(std::string_view step)> on_step{};
 };
 

@@ -269,10 +269,18 @@ def test_one_build_at_a_time_and_an_interrupted_one_leaves_nothing(tools: Tools,
         build.kill()
     # A killed one gives its place, and what it has left is gone.
     (place / "left").touch()
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
-        until(lambda: not (place / "left").exists() and (place / ".build/console").exists(), "the machine is there")
-        build.send_signal(signal.SIGINT)
-        assert build.wait(60) == -signal.SIGINT
+    ours, theirs = os.openpty()
+    with subprocess.Popen([*command, "--rest", "3600"], stderr=theirs) as build, os.fdopen(ours, "rb", buffering=0) as shown:
+        os.close(theirs)
+        said = b""
+        try:
+            while b"Letting it rest" not in said:
+                said += shown.read(4096)  # fails at its end
+            assert not (place / "left").exists() and (place / ".build/console").exists()
+            build.send_signal(signal.SIGINT)
+            assert build.wait(60) == -signal.SIGINT
+        finally:
+            build.kill()
     assert [each.name for each in tools.room.iterdir() if "app.template" in each.name] == []
 
 

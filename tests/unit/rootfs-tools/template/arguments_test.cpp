@@ -93,9 +93,9 @@ Result<Invocation> parse_build(std::vector<const char*> words) {
 
 TEST(TemplateArguments, OrderABuild) {
   const auto invocation = parse_build(
-      {"--cpus",  "2",          "--memory",  "512",      "--disk", "2G",       "--ready-port", "8080",   "--warm-up",
-       "/a?b",    "--patience", "9",         "--kernel", "k",      "--append", "x y",          "--init", "n",
-       "--agent", "a",          "--monitor", "m",        "--name", "app:1",    "--max-files",  "10"});
+      {"--cpus",     "2", "--memory", "512",   "--disk",      "2G",  "--ready-port", "8080", "--warm-up", "/a?b",
+       "--patience", "9", "--kernel", "k",     "--append",    "x y", "--init",       "n",    "--agent",   "a",
+       "--monitor",  "m", "--name",   "app:1", "--max-files", "10",  "--rest",       "7"});
   ASSERT_TRUE(invocation) << invocation.error().message;
   const auto& order = std::get<BuildOrder>(*invocation);
   EXPECT_EQ(order.base.image, "i");
@@ -108,6 +108,7 @@ TEST(TemplateArguments, OrderABuild) {
   EXPECT_EQ(order.ready_port, 8080);
   EXPECT_EQ(order.warm_up, "/a?b");
   EXPECT_EQ(order.patience, std::chrono::seconds{9});
+  EXPECT_EQ(order.rest, std::chrono::seconds{7});
   EXPECT_EQ(order.kernel + order.init + order.agent + order.monitor, "knam");
   EXPECT_EQ(order.more_arguments, "x y");
 }
@@ -119,6 +120,7 @@ TEST(TemplateArguments, ABuildFindsItsPrograms) {
   EXPECT_EQ(order.kernel, "/programs/vmlinux");
   EXPECT_EQ(order.agent, "/programs/mayfly-guest-agent");
   EXPECT_EQ(order.ready_port, std::nullopt);
+  EXPECT_EQ(order.rest, std::chrono::seconds{5});
   EXPECT_EQ(std::get<BuildOrder>(parse_build({"--ready-port", "none"}).value()).ready_port, 0);
 }
 
