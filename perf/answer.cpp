@@ -1,10 +1,11 @@
 // perf/run answer: from the load request to the first answer of a Linux clone, and its answers afterwards, by how its
-// memory comes in. To be run where Linux guests run: in the lab, or on hardware.
+// memory comes in; beside a clone that goes back to its snapshot. To be run where Linux guests run: in the lab, or on hardware.
 
 #include "perf/frozen_guest.h"
 #include "perf/guest_counts.h"
 #include "perf/linux_guest.h"
 #include "perf/series.h"
+#include "tests/support/aged_state.h"
 #include "vmm/base/files.h"
 #include "vmm/base/mapping.h"
 
@@ -15,6 +16,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -28,6 +30,8 @@ using namespace mayfly::testing;
 namespace fs = std::filesystem;
 
 constexpr unsigned kWarm = 10;
+/// At its start a kernel puts work off, such as telling IPv6 of a link, and every clone does it that is saved before.
+constexpr timespec kRest{.tv_sec = 15, .tv_nsec = 0};
 
 /// What the clone is asked.
 enum class Question { Line, Page, Touch };
@@ -69,6 +73,8 @@ struct Way {
   const char* huge_pages = "";
   bool cold = false;  ///< The files are not in the page cache.
   Place place = Place::Disk;
+  std::uint64_t days_old = 0;  ///< The snapshot is made so much older: the guest's clock goes ahead by it.
+  bool goes_back = false;      ///< A clone that has answered once and is taken back to its snapshot, instead of a load.
 };
 constexpr std::array kWays = {
     Way{.name = "lazy"},
@@ -79,8 +85,11 @@ constexpr std::array kWays = {
     Way{.name = "tmpfs of 2 MiB", .place = Place::Tmpfs},
     Way{.name = "tmpfs of 2 MiB, working set", .working_set = true, .place = Place::Tmpfs},
     Way{.name = "hugetlbfs", .place = Place::Hugetlbfs},
+    Way{.name = "lazy, a month old", .days_old = 30},
+    Way{.name = "taken back", .goes_back = true},
 };
-constexpr std::size_t kLazy = 0, kReplayed = 1, kCopied = 2, kTmpfsReplayed = 6;
+constexpr std::size_t kLazy = 0, kReplayed = 1, kCopied = 2, kTmpfsReplayed = 6, kHugetlbfs = 7, kMonthOld = 8,
+                      kTakenBack = 9;
 
 /// By a mapping, as hugetlbfs has no write().
 void copy_mapped(const std::string& from, const std::string& to) {
@@ -99,6 +108,7 @@ class Template {
   Template(const ScratchDirectory& scratch, const std::string& monitor, const LinuxFiles& files, unsigned vcpus)
       : scratch_(scratch),
         monitor_(monitor),
+        disk_(files.disk),
         prefix_(fs::path{files.disk}.parent_path() / ("snapshot-" + std::to_string(vcpus))),
         beside_disk_(fs::path{files.disk}.parent_path().parent_path()) {
     {
@@ -106,6 +116,7 @@ class Template {
       guest.boot(files, vcpus, "");
       for (const Question question : kQuestions)
         for (unsigned i = 0; i < 3; ++i) ask(guest, question);
+      ::nanosleep(&kRest, nullptr);
       guest.save(prefix_);
     }
     for (const Place place : {Place::Tmpfs, Place::Hugetlbfs}) copy_mapped(memory_at(Place::Disk), memory_at(place));
@@ -126,8 +137,8 @@ class Template {
   }
 
   struct Answers {
-    double load = 0;
-    double first = 0;  ///< From the load's request on.
+    double load = 0;   ///< Or the way back.
+    double first = 0;  ///< From that request on.
     Series warm{"warm"};
     Counts counts;  ///< Until the first answer, the load's included.
   };
@@ -135,13 +146,27 @@ class Template {
     if (way.cold) drop_from_page_cache({prefix_ + ".state", prefix_ + ".mem", set_of(question)});
     MayflyGuest guest{scratch_, monitor_};
     Answers answers;
+    MayflyGuest::LoadOptions options{.working_set = way.working_set ? "Replay" : "",
+                                     .set_path = way.working_set ? set_of(question) : "",
+                                     .huge_pages = way.huge_pages,
+                                     .memory_path = memory_at(way.place)};
+    const ScratchDirectory overlays{disk_.parent_path()};
+    if (way.goes_back) {
+      options.disk = disk_;
+      options.overlay = overlays.file("overlay");
+      guest.load(prefix_, options);
+      ask(guest, question);
+    }
     const Counts before = counts_of(guest);
-    answers.load = guest.load(prefix_, {.working_set = way.working_set ? "Replay" : "",
-                                        .set_path = way.working_set ? set_of(question) : "",
-                                        .huge_pages = way.huge_pages,
-                                        .memory_path = memory_at(way.place)});
+    const std::string state = prefix_ + ".state";
+    if (way.days_old > 0) {
+      fs::copy_file(state, state + ".young");
+      age_state(state, way.days_old * 24 * 3600);
+    }
+    answers.load = way.goes_back ? guest.revert() : guest.load(prefix_, options);
     answers.first = answers.load + ask(guest, question);
     answers.counts = counts_of(guest) - before;
+    if (way.days_old > 0) fs::rename(state + ".young", state);
     for (unsigned i = 0; i < kWarm; ++i) answers.warm.add(ask(guest, question));
     return answers;
   }
@@ -156,6 +181,7 @@ class Template {
   }
   const ScratchDirectory& scratch_;
   std::string monitor_;
+  fs::path disk_;
   std::string prefix_;
   fs::path beside_disk_;
 };
@@ -213,15 +239,17 @@ int run(const std::vector<std::string>& monitors, const LinuxFiles& files, int r
   print_first_answers(ours);
   const Samples& line = ours.at({kLazy, Question::Line});
   const Samples& page = ours.at({kLazy, Question::Page});
+  const auto first = [&](std::size_t way, Question question) { return ours.at({way, question}).first.median(); };
   std::printf(
       "answer: console_first_ms=%.2f console_warm_ms=%.2f http_first_ms=%.2f http_warm_ms=%.2f touch_first_ms=%.2f "
       "load_ms=%.2f http_first_set_ms=%.2f http_first_2m_ms=%.2f console_first_tmpfs_set_ms=%.2f "
-      "http_first_tmpfs_set_ms=%.2f\n",
-      line.first.median(), line.warm.median(), page.first.median(), page.warm.median(),
-      ours.at({kLazy, Question::Touch}).first.median(), line.load.median(),
-      ours.at({kReplayed, Question::Page}).first.median(), ours.at({kCopied, Question::Page}).first.median(),
-      ours.at({kTmpfsReplayed, Question::Line}).first.median(),
-      ours.at({kTmpfsReplayed, Question::Page}).first.median());
+      "http_first_tmpfs_set_ms=%.2f console_first_hugetlbfs_ms=%.2f http_first_hugetlbfs_ms=%.2f "
+      "console_first_month_old_ms=%.2f console_first_back_ms=%.2f http_first_back_ms=%.2f\n",
+      line.first.median(), line.warm.median(), page.first.median(), page.warm.median(), first(kLazy, Question::Touch),
+      line.load.median(), first(kReplayed, Question::Page), first(kCopied, Question::Page),
+      first(kTmpfsReplayed, Question::Line), first(kTmpfsReplayed, Question::Page), first(kHugetlbfs, Question::Line),
+      first(kHugetlbfs, Question::Page), first(kMonthOld, Question::Line), first(kTakenBack, Question::Line),
+      first(kTakenBack, Question::Page));
   return 0;
 }
 

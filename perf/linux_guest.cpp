@@ -212,9 +212,18 @@ double MayflyGuest::load(const std::string& prefix, const LoadOptions& options) 
     body += R"(, "working_set": {"mode": )" + in_quotes(options.working_set) + R"(, "path": )" +
             in_quotes(options.set_path) + "}";
   if (!options.huge_pages.empty()) body += R"(, "huge_pages": )" + in_quotes(options.huge_pages);
+  if (!options.overlay.empty())
+    body += R"(, "revertible": true, "drive_overrides": [{"drive_id": "disk", "base_path": )" +
+            in_quotes(options.disk) + R"(, "path_on_host": )" + in_quotes(options.overlay) + "}]";
   body += "}";
   const double begin = now_us();
   must("PUT", "/snapshot/load", body);
+  return (now_us() - begin) / 1e3;
+}
+
+double MayflyGuest::revert() const {
+  const double begin = now_us();
+  must("PUT", "/snapshot/revert", R"({"resume_vm": true})");
   return (now_us() - begin) / 1e3;
 }
 

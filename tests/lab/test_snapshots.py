@@ -130,6 +130,28 @@ def test_clock_after_a_restore(machines: Machines, tuned_guest: Guest, goes_on: 
         assert guest <= host - 9
 
 
+OLD = 500 * 24 * 3600
+
+
+def test_the_clock_of_a_clone_of_an_old_snapshot(
+    machines: Machines, tuned_guest: Guest, build: Path, room: Path
+) -> None:
+    parent = machines.start()
+    boot(parent, tuned_guest, "echo WAITING; read line; echo TIME; date +%s; sleep 1; date +%s")
+    parent.console.wait_for("^WAITING")
+    parent.freeze("one")
+    subprocess.run([build / "tests/support/age_state", room / "one.state", str(OLD)], check=True)
+    clone = machines.thaw("one")
+    before = time.time()
+    tell_guest(clone)
+    first, second = map(int, clone.console.wait_for(r"^TIME\n(\d+)\n(\d+)\n").groups())
+    after = time.time()
+    # As much later as the snapshot is old, and it goes on from there.
+    assert before - 6 <= first - OLD <= after + 6
+    assert 1 <= second - first <= after - before + 6
+    clone.ends_with(RESET)
+
+
 def has_verified(machines: Machines) -> bool:
     """Whichever of them it was that came to the end."""
     return any(machine.console.find("^verified") for machine in machines.all)
