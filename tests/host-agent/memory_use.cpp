@@ -1,14 +1,16 @@
 #include "tests/host-agent/memory_use.h"
 
+#include "vmm/base/files.h"
+
 #include <algorithm>
 #include <charconv>
-#include <fstream>
-#include <iterator>
 
 #include <fmt/format.h>
 
 namespace mayfly::host_agent {
 namespace {
+
+constexpr std::size_t kLongestRollup = std::size_t{64} << 10;
 
 /// The number of a line "Pss:    1234 kB".
 std::optional<std::uint64_t> kib_of(std::string_view line, std::string_view name) {
@@ -49,9 +51,8 @@ std::optional<MemoryUse> parse_smaps_rollup(std::string_view text) {
 MemoryUse memory_of(const std::vector<pid_t>& processes, const std::string& proc) {
   MemoryUse sum;
   for (const pid_t process : processes) {
-    std::ifstream file{fmt::format("{}/{}/smaps_rollup", proc, process)};
-    const std::string text{std::istreambuf_iterator<char>{file}, {}};
-    const auto use = parse_smaps_rollup(text);
+    const auto text = read_file(fmt::format("{}/{}/smaps_rollup", proc, process), "a process's memory", kLongestRollup);
+    const auto use = text ? parse_smaps_rollup(*text) : std::nullopt;
     if (!use) continue;
     ++sum.monitors;
     sum.pss_kib += use->pss_kib;

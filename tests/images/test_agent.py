@@ -248,7 +248,7 @@ def test_output_waits_for_its_reader(listener: Listener) -> None:
         size = 0
         while (got := peer.receive())[0] != EXIT:
             if got[0] == STDERR:
-                assert size == 30_000_000
+                assert size >= 30_000_000 - 65536, "the rest is in the command's pipe, and may come later"
             else:
                 size += len(got[1])
         assert size == 30_000_000

@@ -50,6 +50,12 @@ TEST(MemoryUseTest, SumsProcessesAndLeavesOutThoseThatHaveEnded) {
   EXPECT_EQ(sum.private_kib, 2 * 6444U);
 }
 
+TEST(MemoryUseTest, LeavesOutAProcessWhoseFileIsOpenedAndCannotBeRead) {
+  const testing::ScratchDirectory proc;
+  std::filesystem::create_directories(proc.file("10/smaps_rollup"));  // EISDIR; of one that has just ended it is ESRCH
+  EXPECT_EQ(memory_of({10}, proc.file("")).monitors, 0U);
+}
+
 TEST(MemoryUseTest, MeasuresPagesThatAProcessTakes) {
   constexpr std::size_t kMore = 16 << 20;
   const MemoryUse before = memory_of({::getpid()});
