@@ -270,7 +270,8 @@ def test_one_build_at_a_time_and_an_interrupted_one_leaves_nothing(tools: Tools,
     # A killed one gives its place, and what it has left is gone.
     (place / "left").touch()
     ours, theirs = os.openpty()
-    with subprocess.Popen([*command, "--rest", "3600"], stderr=theirs) as build, os.fdopen(ours, "rb", buffering=0) as shown:
+    resting = [*command, "--ready-port", "none", "--rest", "3600"]
+    with subprocess.Popen(resting, stderr=theirs) as build, os.fdopen(ours, "rb", buffering=0) as shown:
         os.close(theirs)
         said = b""
         try:
