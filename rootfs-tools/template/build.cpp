@@ -230,12 +230,11 @@ class TemplateBuilder {
   }
 
   /// Lets the guest do what it has put off.
-  Status rest() const {
-    pollfd interrupt{.fd = interrupt_.get(), .events = POLLIN, .revents = 0};
-    const Deadline end = Deadline::clock::now() + order_.rest;
-    for (auto left = time_left(end); left.count() > 0; left = time_left(end)) {
-      if (::poll(&interrupt, 1, static_cast<int>(left.count())) > 0) return fail(ErrorKind::State, "interrupted");
-    }
+  Status rest() {
+    if (order_.rest.count() == 0) return {};
+    step("Letting it rest");
+    if (is_ready_by(Deadline::clock::now() + order_.rest, interrupt_.get(), POLLIN))
+      return fail(ErrorKind::State, "interrupted");
     return {};
   }
 
@@ -246,7 +245,6 @@ class TemplateBuilder {
     TRY(monitor.api().request("PUT", "/actions", R"({"action_type": "InstanceStart"})"));
     if (auto used = use(deadline); !used)
       return fail(used.error().kind, "the machine did not get ready: {}{}", used.error().message, last_words());
-    if (order_.rest.count() > 0) step("Letting it rest");
     TRY(rest());
     step("Taking the snapshot");
     TRY(monitor.api().request("PATCH", "/vm", R"({"state": "Paused"})"));

@@ -207,7 +207,7 @@ OwnedFd SocketWaiter::connect_to(const ChildProcess* maker, int err) const {
     } else {
       await(those, deadline, "socket " + path_);
       if (those[0].revents != 0) take_new_files(watch_);
-      if (those[1].revents != 0 && !maker->has_failed()) those[1].fd = -1;  // poll(2) passes over it
+      if (those[1].revents != 0) those[1].fd = -1;  // it has ended: poll(2) passes over it
     }
     if (now_us() > deadline) give_up("nothing listens on " + path_);
   }
