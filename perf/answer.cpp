@@ -33,6 +33,8 @@ constexpr unsigned kWarm = 10;
 /// At its start a kernel puts work off, such as telling IPv6 of a link, and every clone does it that is saved before.
 constexpr timespec kRest{.tv_sec = 15, .tv_nsec = 0};
 
+constexpr std::uint64_t kMonth = 30 * 24 * 3600;
+
 /// What the clone is asked.
 enum class Question { Line, Page, Touch };
 constexpr std::array kQuestions = {Question::Line, Question::Page, Question::Touch};
@@ -73,8 +75,8 @@ struct Way {
   const char* huge_pages = "";
   bool cold = false;  ///< The files are not in the page cache.
   Place place = Place::Disk;
-  std::uint64_t days_old = 0;  ///< The snapshot is made so much older: the guest's clock goes ahead by it.
-  bool goes_back = false;      ///< A clone that has answered once and is taken back to its snapshot, instead of a load.
+  bool month_old = false;  ///< The snapshot is made so much older: the guest's clock goes ahead by it.
+  bool goes_back = false;  ///< A clone that has answered once and is taken back to its snapshot, instead of a load.
 };
 constexpr std::array kWays = {
     Way{.name = "lazy"},
@@ -85,7 +87,7 @@ constexpr std::array kWays = {
     Way{.name = "tmpfs of 2 MiB", .place = Place::Tmpfs},
     Way{.name = "tmpfs of 2 MiB, working set", .working_set = true, .place = Place::Tmpfs},
     Way{.name = "hugetlbfs", .place = Place::Hugetlbfs},
-    Way{.name = "lazy, a month old", .days_old = 30},
+    Way{.name = "lazy, a month old", .month_old = true},
     Way{.name = "taken back", .goes_back = true},
 };
 constexpr std::size_t kLazy = 0, kReplayed = 1, kCopied = 2, kTmpfsReplayed = 6, kHugetlbfs = 7, kMonthOld = 8,
@@ -119,6 +121,8 @@ class Template {
       ::nanosleep(&kRest, nullptr);
       guest.save(prefix_);
     }
+    fs::copy_file(prefix_ + ".state", month_old_ + ".state");
+    age_state(month_old_ + ".state", kMonth);
     for (const Place place : {Place::Tmpfs, Place::Hugetlbfs}) copy_mapped(memory_at(Place::Disk), memory_at(place));
     for (const Question question : kQuestions) {
       MayflyGuest guest{scratch, monitor};
@@ -131,7 +135,7 @@ class Template {
   Template& operator=(const Template&) = delete;
   ~Template() {
     std::error_code ignored;
-    fs::remove(prefix_ + ".state", ignored);
+    for (const std::string& prefix : {prefix_, month_old_}) fs::remove(prefix + ".state", ignored);
     for (const Place place : {Place::Disk, Place::Tmpfs, Place::Hugetlbfs}) fs::remove(memory_at(place), ignored);
     for (const Question question : kQuestions) fs::remove(set_of(question), ignored);
   }
@@ -158,15 +162,9 @@ class Template {
       ask(guest, question);
     }
     const Counts before = counts_of(guest);
-    const std::string state = prefix_ + ".state";
-    if (way.days_old > 0) {
-      fs::copy_file(state, state + ".young");
-      age_state(state, way.days_old * 24 * 3600);
-    }
-    answers.load = way.goes_back ? guest.revert() : guest.load(prefix_, options);
+    answers.load = way.goes_back ? guest.revert() : guest.load(way.month_old ? month_old_ : prefix_, options);
     answers.first = answers.load + ask(guest, question);
     answers.counts = counts_of(guest) - before;
-    if (way.days_old > 0) fs::rename(state + ".young", state);
     for (unsigned i = 0; i < kWarm; ++i) answers.warm.add(ask(guest, question));
     return answers;
   }
@@ -183,6 +181,7 @@ class Template {
   std::string monitor_;
   fs::path disk_;
   std::string prefix_;
+  std::string month_old_ = prefix_ + "-month-old";  ///< The prefix of another state, for the same memory.
   fs::path beside_disk_;
 };
 
