@@ -345,8 +345,8 @@ class HungLiveTest : public HangingDiskTest {
  protected:
   static constexpr std::uint64_t kPages = 32 * 256;
 
-  void boot(Monitor& monitor) {
-    must(monitor.put("/machine-config", R"({"mem_size_mib": 128, "vcpu_count": 1})"));
+  void boot(Monitor& monitor, const std::string& more = "") {
+    must(monitor.put("/machine-config", R"({"mem_size_mib": 128, "vcpu_count": 1)" + more + "}"));
     monitor.boot("counter", "console=ttyS0 mib=32");
     monitor.console_until("counter ready");
   }
@@ -421,6 +421,35 @@ TEST_F(HungLiveTest, TheMachineGoesOnAndItsClientsAreAnswered) {
   expect_one_moment(file("disk/one.mem"), kPages);
   EXPECT_TRUE(holders_of(monitor.process().pid()).empty());
   end(monitor);
+}
+
+TEST_F(HungLiveTest, AskingForDirtyMemoryMeanwhileForgetsNothingOfTheNextDiff) {
+  for (const bool after_another : {false, true}) {
+    Monitor monitor{live_options()};
+    boot(monitor, R"(, "track_dirty_pages": true)");
+    if (after_another) must(begin(monitor, "PUT", "/snapshot/create", body("zero")).answer_within(kPatienceSeconds));
+    PendingRequest snapshot = begin_hung(monitor);
+    expect_counts(monitor, "round ");
+    must(begin(monitor, "PATCH", "/vm", kPaused).answer_within(kAtOnceSeconds));
+    const HttpAnswer dirty = monitor.get("/memory/dirty");
+    EXPECT_EQ(dirty.status, 400);
+    EXPECT_NE(dirty.body.find("a live snapshot is being written"), std::string::npos) << dirty.body.substr(0, 200);
+    recover();
+    must(snapshot.answer_within(kPatienceSeconds));
+    // The guest has not run since: only the log knows what it wrote while the first one was written.
+    std::string diff = body("two");
+    diff.insert(1, R"("snapshot_type": "Diff", )");
+    must(begin(monitor, "PUT", "/snapshot/create", diff).answer_within(kPatienceSeconds));
+    must(begin(monitor, "PATCH", "/vm", kResumed).answer_within(kAtOnceSeconds));
+    end(monitor);
+    Monitor again;
+    must(again.put("/snapshot/load", R"({"snapshot_path": ")" + file("disk/two.state") +
+                                         R"(", "mem_backend": {"backend_type": "File", "backend_paths": [")" +
+                                         file("disk/one.mem") + R"(", ")" + file("disk/two.mem") +
+                                         R"("]}, "resume_vm": true})"));
+    expect_counts(again, "round ");
+    end(again);
+  }
 }
 
 TEST_F(HungLiveTest, AMachineThatCopiesTooMuchIsHeldBackUntilItIsWritten) {

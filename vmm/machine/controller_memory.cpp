@@ -31,6 +31,8 @@ void Controller::begin(const GetMemory&, Reply reply) {
 }
 
 void Controller::begin(const GetDirtyMemory&, Reply reply) {
+  // Before changes(): a live snapshot's end forgets all that was taken by then, and has not written it.
+  if (auto can = check_can_save(); !can) return std::move(reply).give(propagate(can));
   auto changes = machine_->changes();
   if (!changes) return std::move(reply).give(propagate(changes));
   if (last_snapshot_ && *changes) return std::move(reply).give(DirtyMemory{bitmap_of(machine_->memory(), **changes)});

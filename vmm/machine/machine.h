@@ -66,7 +66,7 @@ class Machine {
   /// Whether a drive's image has to be synced while the machine stands still, as DriveSync::Layered does.
   [[nodiscard]] virtual bool has_layered_drives() const = 0;
   /// The pages that the guest and the devices have written to since the last snapshot that counts, or more; nullopt where
-  /// nothing kept track. Error: KVM's.
+  /// nothing kept track. Not while a live snapshot is written, whose end_snapshot() would forget them. Error: KVM's.
   [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
   /// What became of the snapshot that drives were synced and changes taken for.
   virtual void end_snapshot(SnapshotEnd end) = 0;

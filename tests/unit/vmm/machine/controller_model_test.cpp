@@ -21,8 +21,8 @@ class FakeMachine final : public Machine {
     Done paused, drained, console;
     bool running = false, drains = false, save_fails = false;
     int saves = 0, reverts = 0;
-    bool cannot_revert = false, is_layered = false, hold_fails = false;
-    int holds = 0, forgotten = 0;
+    bool cannot_revert = false, is_layered = false, hold_fails = false, is_tracked = false;
+    int holds = 0, forgotten = 0, changes_taken = 0;
     Snapshot saved{};
     RevertOutcome reverted{};  // what the next one comes to
   };
@@ -55,7 +55,11 @@ class FakeMachine final : public Machine {
     if (state_.hold_fails) return fail(ErrorKind::System, "the host gives no process");
     return nullptr;  // nobody looks into it
   }
-  [[nodiscard]] Result<std::optional<PageRanges>> changes() override { return std::nullopt; }
+  [[nodiscard]] Result<std::optional<PageRanges>> changes() override {
+    ++state_.changes_taken;
+    if (state_.is_tracked) return PageRanges{};
+    return std::nullopt;
+  }
   void end_snapshot(SnapshotEnd end) override { state_.forgotten += end == SnapshotEnd::Whole ? 1 : 0; }
   [[nodiscard]] Status check_revert() const override {
     if (state_.cannot_revert) return fail(ErrorKind::State, "drive rootfs cannot go back");
@@ -378,6 +382,30 @@ TEST_F(ControllerModel, ALiveSnapshotStandsStillAndGoesOnAsItWas) {
     EXPECT_TRUE(taken->ok.has_value());
     EXPECT_FALSE(status().is_written);
     EXPECT_EQ(state(), running ? MachineState::Running : MachineState::Paused);
+  }
+}
+
+/// What is taken from the logs then would be forgotten with what the snapshot has written.
+TEST_F(ControllerModel, DirtyMemoryIsNotTakenWhileALiveSnapshotIsWritten) {
+  for (const bool after_another : {true, false}) {
+    make();
+    if (after_another) adopt_revertible();
+    machine_.is_tracked = true;
+    const auto taken = ask(live_snapshot());
+    ASSERT_TRUE(come(machine_.paused));
+    ASSERT_TRUE(come(machine_.drained));
+    (void)ask(PauseVm{});
+    ASSERT_TRUE(come(machine_.paused));
+    const int before = machine_.changes_taken;
+    EXPECT_NE(ask(GetDirtyMemory{})->why.find("a live snapshot is being written"), std::string::npos);
+    EXPECT_EQ(machine_.changes_taken, before);
+    ASSERT_TRUE(come_worker());
+    EXPECT_TRUE(taken->ok.has_value());
+    const auto dirty = ask(GetDirtyMemory{});
+    if (!after_another) {
+      ASSERT_TRUE(come_worker());
+    }
+    EXPECT_EQ(dirty->ok, true) << dirty->why;
   }
 }
 
