@@ -6,8 +6,6 @@
 #include "vmm/machine/controller.h"
 #include "vmm/machine/freezes.h"
 
-#include <unistd.h>
-
 #include <utility>
 
 namespace mayfly {
@@ -127,7 +125,7 @@ void Controller::hold_memory(const std::shared_ptr<Hold>& hold) {
   if (!bound) return refuse_hold(hold, propagate(bound));
   auto held = machine_->hold_memory();
   if (!held) return refuse_hold(hold, propagate(held));
-  std::vector<std::string> copies = end_freezes(hold->params, true);
+  writing_->frozen_copies = end_freezes(hold->params, true);
   machine_->undrain();
   if (state_ == MachineState::Running) machine_->resume();
   metrics_.latency.live_snapshot_pause_us.set(us_since(hold->begun_ns));
@@ -148,14 +146,8 @@ void Controller::hold_memory(const std::shared_ptr<Hold>& hold) {
   auto begun = makers_.worker->begin(
       [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
       [this, job, begun_ns = hold->begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
-  if (!begun) {
-    for (const std::string& copy : copies) (void)::unlink(copy.c_str());
-    machine_->end_snapshot(SnapshotEnd::None);
-    writing_.reset();
-    return leave(propagate(begun));
-  }
+  if (!begun) return leave(answer_of(conclude(hold->begun_ns, {.status = propagate(begun)})));
   writing_->reply.emplace(leave_unanswered());
-  writing_->frozen_copies = std::move(copies);
   go_on();
 }
 

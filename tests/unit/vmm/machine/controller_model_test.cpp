@@ -1,6 +1,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/repeats.h"
 #include "tests/support/run_until.h"
+#include "tests/unit/virtio/block/block_fixture.h"
 #include "vmm/machine/controller.h"
 
 #include <algorithm>
@@ -24,7 +25,8 @@ class FakeMachine final : public Machine {
     bool cannot_revert = false, is_layered = false, hold_fails = false, is_tracked = false;
     int holds = 0, forgotten = 0, changes_taken = 0;
     Snapshot saved{};
-    RevertOutcome reverted{};  // what the next one comes to
+    RevertOutcome reverted{};       // what the next one comes to
+    BlockDevice* frozen = nullptr;  // the drive that snapshots freeze
   };
   explicit FakeMachine(State& state) : state_(state) {}
   void pause(Done paused) override { state_.paused = std::move(paused); }
@@ -46,7 +48,9 @@ class FakeMachine final : public Machine {
     if (state_.save_fails) return fail(ErrorKind::Kvm, "KVM_GET_REGS failed");
     return state_.saved;
   }
-  [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/, DriveSync /*which*/) override { return {}; }
+  [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/, DriveSync /*which*/) override {
+    return state_.frozen != nullptr ? state_.frozen->sync() : Status{};
+  }
   [[nodiscard]] bool has_layered_drives() const override { return state_.is_layered; }
   void hold_back(bool on) override { EXPECT_FALSE(on) << "no snapshot of these is bounded"; }
   [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override {
@@ -81,7 +85,7 @@ class FakeMachine final : public Machine {
   [[nodiscard]] std::vector<std::uint64_t> touched() const override { return {}; }
   void stop_recording() override {}
   [[nodiscard]] Status press_ctrl_alt_del() override { return {}; }
-  [[nodiscard]] BlockDevice& drive(std::string_view /*id*/) override { std::abort(); }
+  [[nodiscard]] BlockDevice& drive(std::string_view /*id*/) override { return *state_.frozen; }
   [[nodiscard]] NetDevice& network_interface(std::string_view /*id*/) override { std::abort(); }
   void drain_console(Done written) override { state_.console = std::move(written); }
 
@@ -446,6 +450,34 @@ TEST_F(ControllerModel, WhatFailsInALiveSnapshotHasTheMachineGoOn) {
     EXPECT_FALSE(status().is_written);
     EXPECT_EQ(state(), MachineState::Running);
   }
+}
+
+TEST_F(ControllerModel, ALiveSnapshotThatCannotBeWrittenNamesTheLayersThatItHasMade) {
+  testing::BlockFixture drive{{.layered = true}};
+  controller_.emplace(
+      *loop_, log_, metrics_, ControllerOptions{.id = "model", .live_snapshots = true},
+      MachineMakers{.prepare = {}, .boot = {}, .restore = {}, .worker = std::make_unique<FakeWorker>(worker_)});
+  PutDrive configured;
+  configured.value.drive_id = "rootfs";
+  configured.value.path_on_host = drive.config.base_paths.front();
+  configured.value.is_read_only = true;
+  ASSERT_EQ(ask(std::move(configured))->ok, true);
+  controller_->adopt(std::make_unique<FakeMachine>(machine_));
+  machine_.frozen = drive.device.get();
+  machine_.saved.drives.push_back({.config = drive.config});
+  const std::string layer = drive.scratch.file("layer");
+  auto command = std::get<CreateLiveSnapshot>(live_snapshot());
+  command.value.frozen_drives = {{.drive_id = "rootfs", .path_on_host = layer}};
+  const auto taken = ask(std::move(command));
+  ASSERT_TRUE(come(machine_.paused));
+  ASSERT_TRUE(come(machine_.drained));
+  worker_.job(std::stop_token{});
+  worker_.refuses = true;  // the one that writes
+  std::exchange(worker_.done, nullptr)();
+  EXPECT_EQ(taken->why,
+            "the host gives no more threads; keep " + layer + ": it is a layer of the machine's drive rootfs now");
+  EXPECT_TRUE(machine_.running);
+  EXPECT_FALSE(status().is_written);
 }
 
 TEST_F(ControllerModel, ALiveSnapshotNeedsAProcessThatMayTakeIt) {
