@@ -242,7 +242,8 @@ void ForkBrancher::give_up_late_ones() {
   if (silent_ == 0 || std::chrono::steady_clock::now() < deadline_) return;
   for (Child& child : children_) {
     if (child.is_up || child.told.starts_with(kFailed)) continue;
-    (void)::syscall(SYS_pidfd_send_signal, child.process.get(), SIGKILL, nullptr, 0);
+    // By its number, which is its own until it is reaped: there may be no descriptor for it.
+    (void)::tgkill(child.pid, child.pid, SIGKILL);
     note(child.index,
          fmt::format("the child did not come up in {:g} s, and was killed: look at the storage of its drives",
                      std::chrono::duration<double>{options_.patience}.count()));

@@ -183,10 +183,8 @@ TEST(BuiltInFilter, OfTheBrancherMakesProcessesOfOneKindAndExecutesNothing) {
   for (const std::uint64_t flags : {std::uint64_t{SIGCHLD}, std::uint64_t{CLONE_NEWUSER | SIGCHLD},
                                     std::uint64_t{CLONE_VM | SIGCHLD}, std::uint64_t{CLONE_PARENT | SIGCHLD}})
     EXPECT_FALSE(allows(__NR_clone, {flags})) << std::hex << flags;
-  EXPECT_TRUE(allows(__NR_pidfd_send_signal, {3, SIGKILL, 0, 0}));
-  EXPECT_FALSE(allows(__NR_pidfd_send_signal, {3, SIGTERM, 0, 0}));
   for (const int call : {__NR_execve, __NR_execveat, __NR_kill, __NR_ptrace, __NR_unshare, __NR_setns, __NR_mount,
-                         __NR_process_vm_writev, __NR_pidfd_getfd})
+                         __NR_process_vm_writev, __NR_pidfd_getfd, __NR_pidfd_send_signal})
     EXPECT_FALSE(allows(call)) << call;
   EXPECT_FALSE(allows(__NR_socket, {AF_INET, SOCK_STREAM, 0}));
   EXPECT_FALSE(allows(__NR_mmap, {0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS}));

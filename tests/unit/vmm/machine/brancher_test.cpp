@@ -4,13 +4,20 @@
 
 #include "tests/support/run_until.h"
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <condition_variable>
 #include <csignal>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -75,11 +82,12 @@ class ForkBrancherTest : public ::testing::Test {
     loop_->close();
   }
 
-  void start(std::chrono::milliseconds patience = std::chrono::seconds{15}) {
+  void start(std::chrono::milliseconds patience = std::chrono::seconds{15}, ThreadEntry enter_thread = {}) {
     brancher_ = ForkBrancher::start({.loop = *loop_,
                                      .children = alive_,
                                      .live = [](BranchOrder& order, std::size_t index,
                                                 BranchReport report) { live(order, order.children[index].id, report); },
+                                     .enter_thread = std::move(enter_thread),
                                      .patience = patience})
                     .value();
   }
@@ -176,6 +184,30 @@ TEST_F(ForkBrancherTest, AChildThatIsSilentIsKilledAndTheOthersAreNot) {
   EXPECT_EQ(more[0].error, "there is no TAP");
   ::kill(static_cast<pid_t>(children[1].pid), SIGKILL);
   expect_alive(0);
+}
+
+/// Has the calling thread's pidfd_open(2) fail, as it does where another thread has taken the last descriptor.
+void refuse_to_open_processes() {
+  std::array<sock_filter, 4> filter{{BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+                                     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_pidfd_open, 0, 1),
+                                     BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EMFILE),
+                                     BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)}};
+  const sock_fprog program{.len = filter.size(), .filter = filter.data()};
+  ASSERT_EQ(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+  ASSERT_EQ(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+TEST_F(ForkBrancherTest, AChildThatIsSilentIsKilledAlsoWhereItsProcessCannotBeOpened) {
+  start(std::chrono::milliseconds{200}, [](ThreadKind) { refuse_to_open_processes(); });
+  ASSERT_TRUE(begin({"sleeps"}));
+  brancher_->let_go();
+  const auto children = answer();
+  ASSERT_EQ(children.size(), 1U);
+  EXPECT_NE(children[0].error.find("was killed"), std::string::npos) << children[0].error;
+  siginfo_t end{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(children[0].pid), &end, WEXITED), 0);
+  EXPECT_EQ(end.si_code, CLD_KILLED);
+  EXPECT_EQ(end.si_status, SIGKILL) << "its alarm has ended it";
 }
 
 /// The next request may come while the thread is still at what follows the answer, or hears that a child has ended.
