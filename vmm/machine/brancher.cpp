@@ -27,6 +27,8 @@ constexpr char kUp = 'u';
 constexpr char kFailed = 'f';
 /// What an error's sentence may have; a pipe takes it at once.
 constexpr std::size_t kLongestReport = 4096;
+/// Guest memory whose pages are counted while nothing else is looked at: a millisecond's work.
+constexpr std::size_t kCountedAtOnce = std::size_t{64} << 20;
 /// waitid(2)'s; older headers do not have it.
 constexpr auto kPidfd = static_cast<idtype_t>(3);
 
@@ -114,7 +116,7 @@ void ForkBrancher::serve() {
       make_children();
       made_.release();
     }
-    count_pages_if_asked();
+    count_some_pages();
     for (Child& child : children_)
       if (child.report) read_report(child);
     look_at_ends();
@@ -123,17 +125,27 @@ void ForkBrancher::serve() {
   }
 }
 
-void ForkBrancher::count_pages_if_asked() {
-  std::optional<Count> asked;
-  {
+/// A part at a time, since a branch has the loop wait for this thread, and memory may be large.
+void ForkBrancher::count_some_pages() {
+  if (!counting_) {
     const MutexLock lock{mutex_};
-    asked.swap(count_);
+    counting_.swap(count_);
   }
-  if (!asked) return;
-  const auto pagemap = open_pagemap();
-  const auto counted = pagemap ? sharing_of(*pagemap, asked->memory) : PageSharing{};
-  options_.loop.post(
-      [done = std::move(asked->done), sharing = counted.value_or(PageSharing{})]() mutable { done(sharing); });
+  if (!counting_) return;
+  std::vector<std::span<std::byte>>& left = counting_->memory;
+  const std::span<std::byte> part = left.back().first(std::min(left.back().size(), kCountedAtOnce));
+  auto pagemap = open_pagemap();
+  const auto counted = pagemap ? sharing_of(*pagemap, std::span{&part, 1}) : propagate(pagemap);
+  if (counted) {
+    counting_->sharing.own += counted->own;
+    counting_->sharing.shared += counted->shared;
+    left.back() = left.back().subspan(part.size());
+    if (left.back().empty()) left.pop_back();
+    if (!left.empty()) return;
+  }
+  options_.loop.post([done = std::move(counting_->done),
+                      sharing = counted ? counting_->sharing : PageSharing{}]() mutable { done(sharing); });
+  counting_.reset();
 }
 
 void ForkBrancher::wait_for_news() {
@@ -144,8 +156,8 @@ void ForkBrancher::wait_for_news() {
     watched.push_back({.fd = child.process.get(), .events = POLLIN, .revents = 0});
     if (child.report) watched.push_back({.fd = child.report.get(), .events = POLLIN, .revents = 0});
   }
-  int patience = -1;
-  if (silent_ > 0) {
+  int patience = counting_ ? 0 : -1;
+  if (silent_ > 0 && !counting_) {
     const auto left = deadline_ - std::chrono::steady_clock::now();
     patience = static_cast<int>(std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::milliseconds>(left).count()));
   }

@@ -122,7 +122,7 @@ class ForkBrancher final : public Brancher {
   void look_at_ends();
   void give_up_late_ones();
   void answer_if_complete();
-  void count_pages_if_asked();
+  void count_some_pages();
   void note(std::size_t index, std::string error);
 
   Options options_;
@@ -136,13 +136,15 @@ class ForkBrancher final : public Brancher {
   std::atomic<bool> asked_{false};
   // Its memory may be gone when the thread looks, hence no reference to it.
   struct Count {
-    std::vector<std::span<std::byte>> memory;
+    std::vector<std::span<std::byte>> memory;  // that has not been counted
     Counted done;
+    PageSharing sharing{};
   };
   Mutex mutex_;
   std::optional<Count> count_ GUARDED_BY(mutex_);
   std::atomic<bool> stopping_{false};
   // This thread's
+  std::optional<Count> counting_;
   Done done_;  // of the request whose children are silent
   std::vector<BranchedChild> outcome_;
   std::vector<Child> children_;

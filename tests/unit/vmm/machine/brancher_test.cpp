@@ -210,6 +210,36 @@ TEST_F(ForkBrancherTest, AChildThatIsSilentIsKilledAlsoWhereItsProcessCannotBeOp
   EXPECT_EQ(end.si_status, SIGKILL) << "its alarm has ended it";
 }
 
+TEST_F(ForkBrancherTest, ACountOfPagesHoldsUpNoChild) {
+  const GuestMemory large = GuestMemory::create({.size_mib = 256 << 10}).value();
+  start();
+  bool counted = false;
+  brancher_->count_pages(large, [&](PageSharing) { counted = true; });
+  ASSERT_TRUE(begin({"fails"}));
+  brancher_->let_go();
+  EXPECT_EQ(answer().size(), 1U);
+  EXPECT_FALSE(counted) << "all of it came first";
+  const Deadline deadline{*loop_};
+  testing::run_until(*loop_, [&] { return counted || deadline.over(); });
+  EXPECT_TRUE(counted);
+}
+
+TEST_F(ForkBrancherTest, PagesAreCountedInPartsOfAllRegions) {
+  GuestMemory memory = GuestMemory::create({.size_mib = 4 << 10}).value();
+  ASSERT_EQ(memory.regions().size(), 2U);
+  const std::array touched{GuestAddress{0}, GuestAddress{(64 << 20) - 8}, GuestAddress{64 << 20},
+                           GuestAddress{memory.regions().back().end() - 8}};
+  for (const GuestAddress each : touched) ASSERT_TRUE(memory.store(each, kBefore));
+  start();
+  std::optional<PageSharing> counted;
+  brancher_->count_pages(memory, [&](PageSharing sharing) { counted = sharing; });
+  const Deadline deadline{*loop_};
+  testing::run_until(*loop_, [&] { return counted || deadline.over(); });
+  ASSERT_TRUE(counted);
+  EXPECT_EQ(counted->own, touched.size() * kGuestPageSize);
+  EXPECT_EQ(counted->shared, 0U);
+}
+
 /// The next request may come while the thread is still at what follows the answer, or hears that a child has ended.
 TEST_F(ForkBrancherTest, RequestsThatFollowEachOtherAtOnceAreEachAnsweredForTheirOwnChildren) {
   start();
