@@ -97,7 +97,7 @@ void Connection::on_deadline() noexcept {
 void Connection::give_up() noexcept {
   given_up_ = true;
   deadline_ = Clock::time_point::max();
-  guarded([this] { reply(write_refusal({503, unanswered(limits_.read_deadline)})); });
+  guarded([this] { reply(write_refusal({503, unanswered(within_)})); });
   phase_ = Phase::Done;
   ::shutdown(fd_.get(), SHUT_WR);
 }
@@ -145,7 +145,8 @@ void Connection::begin(HttpMessage message) {
   const auto handled = handle(*request);
   if (const auto* response = std::get_if<ApiResponse>(&handled)) return reply(write_reply(*response, form_));
   waiting_ = true;
-  if (std::get<AnswerToCome>(handled).soon) deadline_ = Clock::now() + limits_.read_deadline;
+  within_ = std::get<AnswerToCome>(handled).within;
+  if (within_.count() != 0) deadline_ = Clock::now() + within_;
 }
 
 std::variant<ApiResponse, AnswerToCome> Connection::handle(const ReceivedRequest& request) {

@@ -22,7 +22,8 @@ namespace mayfly {
 
 /// Of a request whose answer comes later, by Connection::answer().
 struct AnswerToCome {
-  bool soon = false;  ///< It is a read, which only a machine whose thread hangs keeps waiting.
+  /// Of a read: who waits longer waits for a machine whose thread hangs. Zero: a command may take its time.
+  std::chrono::milliseconds within{};
 };
 
 /// Answers a request of the connection with that id.
@@ -38,7 +39,6 @@ class Connection {
   struct Limits {
     HttpLimits http;
     std::chrono::milliseconds request_deadline;
-    std::chrono::milliseconds read_deadline;
   };
 
   /// Takes over a non-blocking socket.
@@ -96,10 +96,11 @@ class Connection {
   const RequestHandler& handler_;
   HttpFramer framer_;
   Phase phase_ = Phase::Serving;
-  std::string unread_;       ///< Received, but not looked at while an answer is waited for or cannot be sent.
-  std::string pending_;      ///< Answers that the socket did not take yet.
-  ReplyForm form_;           ///< Of the answer that is waited for.
-  bool waiting_ = false;     ///< For it.
+  std::string unread_;    ///< Received, but not looked at while an answer is waited for or cannot be sent.
+  std::string pending_;   ///< Answers that the socket did not take yet.
+  ReplyForm form_;        ///< Of the answer that is waited for.
+  bool waiting_ = false;  ///< For it.
+  std::chrono::milliseconds within_{};
   bool given_up_ = false;    ///< The client waits no more.
   bool muted_ = false;       ///< The client sent more meanwhile: epoll is not to repeat it.
   bool closing_ = false;     ///< Nothing is read any more once pending_ is sent.

@@ -121,12 +121,14 @@ std::variant<ApiResponse, AnswerToCome> ApiServer::begin(std::uint64_t connectio
       [answers = answers_, connection](Result<Answer> answer) { answers->give(connection, std::move(answer)); }};
   ++in_flight_;
   const CommandInfo& info = info_of(std::get<Command>(begun));
+  const bool counts_pages = std::holds_alternative<GetPrometheusMetrics>(std::get<Command>(begun));
   try {
     target_.submit(std::get<Command>(std::move(begun)), std::move(reply));
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
     // The reply is dropped, which is an answer, too.
   }
-  return AnswerToCome{.soon = info.method == CommandMethod::Get && info.kind == CommandKind::Read};
+  if (info.method != CommandMethod::Get || info.kind != CommandKind::Read) return AnswerToCome{};
+  return AnswerToCome{.within = counts_pages ? options_.metrics_deadline : options_.read_deadline};
 }
 
 bool ApiServer::deliver_answers() {
@@ -190,8 +192,7 @@ void ApiServer::accept_one() {
     OwnedFd fd{::accept4(listener_->fd(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
     if (fd) {
       const Connection::Limits limits{.http = {.body = options_.max_payload},
-                                      .request_deadline = options_.request_deadline,
-                                      .read_deadline = options_.read_deadline};
+                                      .request_deadline = options_.request_deadline};
       clients_.emplace_back(Connection{++last_id_, std::move(fd), limits, handler_}, EPOLLIN);
       tell_epoll(EPOLL_CTL_ADD, clients_.back().connection.fd(), EPOLLIN, &clients_.back());
       return;

@@ -167,6 +167,28 @@ TEST_F(WaitingClientsTest, AReadThatAMachineLeavesUnansweredIsRefused) {
   EXPECT_TRUE(answer.starts_with("HTTP/1.1 200 ")) << answer;
 }
 
+TEST_F(WaitingClientsTest, MetricsThatAreCountedForLongStopNobody) {
+  start_holding({.socket_path = path_, .read_deadline = milliseconds{50}});
+  holding_.hold_reads(true);
+  UnixClient metrics = client();
+  ASSERT_TRUE(metrics.send("GET /metrics/prometheus HTTP/1.1\r\n\r\n"));
+  ASSERT_TRUE(holding_.wait_for_held(1));
+  UnixClient silent = client();
+  ASSERT_TRUE(silent.send(kGetInfo));
+  ASSERT_TRUE(holding_.wait_for_held(2));
+  EXPECT_NE(silent.receive_all().find(" 503 "), std::string::npos);  // the time in which metrics were not refused
+  holding_.release();
+  expect_done(metrics);
+}
+
+TEST_F(WaitingClientsTest, MetricsThatNeverComeAreRefusedToo) {
+  start_holding({.socket_path = path_, .metrics_deadline = milliseconds{50}});
+  holding_.hold_reads(true);
+  UnixClient metrics = client();
+  ASSERT_TRUE(metrics.send("GET /metrics/prometheus HTTP/1.1\r\n\r\n"));
+  EXPECT_NE(metrics.receive_all().find("has not answered for 50 ms"), std::string::npos);
+}
+
 TEST_F(WaitingClientsTest, ACommandThatTakesItsTimeIsNoRead) {
   start_holding({.socket_path = path_, .read_deadline = milliseconds{1}});
   UnixClient waiting = client();
