@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <ranges>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,13 @@ std::string path_of(const std::string& target) {
   return httplib::detail::decode_url(target.substr(0, target.find_first_of("?#")), false);
 }
 
+/// Whether the list has "close" (RFC 9112, 9.6).
+bool asks_to_close(std::string_view connection) {
+  return std::ranges::any_of(std::views::split(connection, ','), [](const auto& option) {
+    return equal_ignoring_case(trimmed(std::string_view{option}), "close");
+  });
+}
+
 /// "HTTP/1.1 200 OK" and the header fields.
 std::string head_of(int status, httplib::Headers& headers) {
   using namespace httplib;          // status_message() is here in 0.18,
@@ -43,8 +51,7 @@ std::string head_of(int status, httplib::Headers& headers) {
 }  // namespace
 
 std::expected<ReceivedRequest, HttpReply> read_request(HttpMessage message) {
-  const bool close = equal_ignoring_case(message.connection, "close");
-  ReplyForm form{.close = close};
+  ReplyForm form{.close = asks_to_close(message.connection)};
   const auto refuse = [&form](int status, std::string why) {
     return std::unexpected(write_reply(refusal_response({.status = status, .fault_message = std::move(why)}), form));
   };

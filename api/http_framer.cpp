@@ -101,7 +101,8 @@ bool HttpFramer::read_header(std::string_view name, std::string_view value) {
     }
     wants_continue_ = true;
   } else if (equal_ignoring_case(name, "connection")) {
-    message_.connection = value;
+    if (!message_.connection.empty()) message_.connection += ',';  // one list (RFC 9110, 5.3)
+    message_.connection += value;
   }
   return true;
 }

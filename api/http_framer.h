@@ -27,7 +27,7 @@ struct HttpLimits {
 /// A complete request: its request line, the one header field that matters to an answer, and its body.
 struct HttpMessage {
   std::string request_line;  ///< Without its line end.
-  std::string connection;    ///< The value of Connection; empty where absent.
+  std::string connection;    ///< The list of Connection; empty where absent.
   std::string body;          ///< Decoded.
 };
 

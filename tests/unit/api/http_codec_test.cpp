@@ -58,13 +58,13 @@ TEST(HttpCodecTest, AnIdIsComparedAsDecodedAndCannotSmuggleASlash) {
 
 TEST(HttpCodecTest, ClosesWhenTheClientAsks) {
   for (const std::string_view version : {"HTTP/1.0", "HTTP/1.1"}) {
-    for (const std::string_view connection : {"close", "Close"}) {
+    for (const std::string_view connection : {"close", "Close", "TE, close", "close ,TE", "keep-alive,close"}) {
       const HttpReply reply = answer(fmt::format("GET / {}", version), connection);
       EXPECT_TRUE(reply.close);
       EXPECT_NE(reply.bytes.find("\r\nConnection: close\r\n"), std::string::npos) << reply.bytes;
     }
     // A client of the dialect (firecracker-rs-sdk) writes HTTP/1.0, and all of its requests to one connection.
-    for (const std::string_view connection : {"", "keep-alive", "Keep-Alive"})
+    for (const std::string_view connection : {"", "keep-alive", "Keep-Alive", "TE, closed"})
       EXPECT_FALSE(answer(fmt::format("GET / {}", version), connection).close) << version << ' ' << connection;
   }
 }

@@ -55,6 +55,7 @@ TEST(HttpFramerTest, AMessageWithoutALengthHasNoBody) {
   EXPECT_EQ(message.request_line, "GET /version HTTP/1.1");
   EXPECT_EQ(message.connection, "close");
   EXPECT_EQ(message.body, "");
+  EXPECT_EQ(only_message("GET / HTTP/1.1\r\nConnection: close\r\nConnection: TE\r\n\r\n").connection, "close,TE");
   EXPECT_EQ(only_message("PUT /vm HTTP/1.1\r\n\r\n").body, "");
   EXPECT_EQ(only_message("PUT /vm HTTP/1.1\r\nContent-Length: 0\r\n\r\n").body, "");
 }
