@@ -135,10 +135,8 @@ std::size_t HttpFramer::feed_body(std::string_view bytes) {
 void HttpFramer::feed_line(char c) {
   if (c != '\n') {
     if (line_.size() == kLongestChunkLine && part_ != Part::Trailer) return fail(400, "a chunk's size is malformed");
-    if (++trailer_length_ > limits_.head) {
-      return fail(400, fmt::format("chunk sizes and trailer are longer than {} bytes", limits_.head));
-    }
     line_ += c;
+    if (part_ == Part::Trailer) count_trailer(1);
     return;
   }
   if (!line_.ends_with('\r')) return fail(400, "a line of the chunked body does not end in CR LF");
@@ -154,6 +152,12 @@ void HttpFramer::feed_line(char c) {
   line_.clear();
 }
 
+void HttpFramer::count_trailer(std::size_t length) {
+  trailer_length_ += length;
+  if (trailer_length_ > limits_.head)
+    fail(400, fmt::format("chunk extensions and trailer are longer than {} bytes", limits_.head));
+}
+
 void HttpFramer::end_chunk_size() {
   const std::string_view line = line_;
   const std::string_view digits = trimmed(line.substr(0, line.find(';')));
@@ -162,6 +166,8 @@ void HttpFramer::end_chunk_size() {
   if (error != std::errc{} || end != digits.data() + digits.size()) return fail(400, "a chunk's size is malformed");
   if (remaining_ > limits_.body - message_.body.size()) return fail_too_large();
   part_ = remaining_ == 0 ? Part::Trailer : Part::Chunk;
+  // The body's limit bounds the chunks, and so the digits that they need.
+  count_trailer(line.size() - (digits.size() - std::min(digits.find_first_not_of('0'), digits.size())));
 }
 
 void HttpFramer::fail(int status, std::string message) {

@@ -68,6 +68,7 @@ class HttpFramer {
   bool read_header(std::string_view name, std::string_view value);
   bool read_length(std::string_view value);
   void end_chunk_size();
+  void count_trailer(std::size_t length);
   void fail(int status, std::string message);
   void fail_too_large();
 

@@ -1,7 +1,10 @@
 #include "api/http_framer.h"
 
+#include <algorithm>
+#include <string>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 namespace mayfly {
@@ -152,11 +155,31 @@ TEST(HttpFramerTest, RefusesMalformedChunks) {
   for (const std::string_view size : {"", "x", "-1", "0x1", ";x"}) {
     EXPECT_EQ(framing_fault_of(head + std::string{size} + "\r\n"), "a chunk's size is malformed") << size;
   }
-  EXPECT_EQ(framing_fault_of(head + "1;" + std::string(300, 'e')), "chunk sizes and trailer are longer than 200 bytes");
+  constexpr const char* kTooMuch = "chunk extensions and trailer are longer than 200 bytes";
+  EXPECT_EQ(framing_fault_of(head + "1;" + std::string(250, 'e') + "\r\n"), kTooMuch);
+  EXPECT_EQ(framing_fault_of(head + "1;" + std::string(150, 'e') + "\r\nx\r\n1;" + std::string(150, 'e') + "\r\n"),
+            kTooMuch);
+  EXPECT_EQ(framing_fault_of(head + std::string(250, '0') + "1\r\n"), kTooMuch);
   EXPECT_EQ(framing_fault_of(head + "1\nx"), "a line of the chunked body does not end in CR LF");
   EXPECT_EQ(framing_fault_of(head + "1\r\nxy\r\n"), "a chunk is longer than its size says");
-  EXPECT_EQ(framing_fault_of(head + "0\r\n" + std::string(300, 't')),
-            "chunk sizes and trailer are longer than 200 bytes");
+  EXPECT_EQ(framing_fault_of(head + "0\r\n" + std::string(300, 't')), kTooMuch);
+}
+
+TEST(HttpFramerTest, ABodyMayComeInAnyNumberOfChunks) {
+  constexpr std::size_t kBody = 51'200;
+  for (const std::size_t length : {std::size_t{1}, std::size_t{10}, std::size_t{4096}}) {
+    std::string bytes = "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (std::size_t left = kBody; left > 0;) {
+      const std::size_t here = std::min(left, length);
+      bytes += fmt::format("{:x}\r\n{}\r\n", here, std::string(here, 'x'));
+      left -= here;
+    }
+    bytes += "0\r\n\r\n";
+    HttpFramer framer{HttpLimits{.head = 200, .body = kBody}};
+    EXPECT_EQ(framer.feed(bytes), bytes.size());
+    ASSERT_EQ(framer.state(), HttpFramer::State::Complete) << framer.fault().message;
+    EXPECT_EQ(framer.take().body, std::string(kBody, 'x'));
+  }
 }
 
 TEST(HttpFramerTest, AChunkSizeLineIsBounded) {
