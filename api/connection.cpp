@@ -164,15 +164,17 @@ void Connection::reply(const HttpReply& reply) {
 }
 
 void Connection::send_pending() {
-  while (!pending_.empty()) {
-    const ssize_t sent = ::send(fd_.get(), pending_.data(), pending_.size(), MSG_NOSIGNAL);
+  while (sent_ < pending_.size()) {
+    const ssize_t sent = ::send(fd_.get(), pending_.data() + sent_, pending_.size() - sent_, MSG_NOSIGNAL);
     if (sent < 0 && would_block()) return;
     if (sent < 0) {
       phase_ = Phase::Done;
       return;
     }
-    pending_.erase(0, static_cast<std::size_t>(sent));
+    sent_ += static_cast<std::size_t>(sent);
   }
+  pending_.clear();
+  sent_ = 0;
   if (!closing_) return;
   if (!refused_) {
     phase_ = Phase::Done;

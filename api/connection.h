@@ -97,15 +97,16 @@ class Connection {
   HttpFramer framer_;
   Phase phase_ = Phase::Serving;
   std::string unread_;    ///< Received, but not looked at while an answer is waited for or cannot be sent.
-  std::string pending_;   ///< Answers that the socket did not take yet.
+  std::string pending_;   ///< Answers; empty once the socket has taken all of them.
+  std::size_t sent_ = 0;  ///< What it has taken so far. It stays, since to move the rest each time is dear.
   ReplyForm form_;        ///< Of the answer that is waited for.
   bool waiting_ = false;  ///< For it.
-  std::chrono::milliseconds within_{};
-  bool given_up_ = false;    ///< The client waits no more.
-  bool muted_ = false;       ///< The client sent more meanwhile: epoll is not to repeat it.
-  bool closing_ = false;     ///< Nothing is read any more once pending_ is sent.
-  bool refused_ = false;     ///< The last answer was a refusal to read on.
-  std::size_t drained_ = 0;  ///< Bytes thrown away.
+  std::chrono::milliseconds within_{};  ///< How long it is waited for.
+  bool given_up_ = false;               ///< The client waits no more.
+  bool muted_ = false;                  ///< The client sent more meanwhile: epoll is not to repeat it.
+  bool closing_ = false;                ///< Nothing is read any more once pending_ is sent.
+  bool refused_ = false;                ///< The last answer was a refusal to read on.
+  std::size_t drained_ = 0;             ///< Bytes thrown away.
   Clock::time_point deadline_ = Clock::time_point::max();
 };
 
