@@ -177,9 +177,9 @@ constexpr std::array kConstants = {
     NAMED(SIGKILL),
     NAMED(SIGQUIT),
     NAMED(SIGSEGV),
+    NAMED(SIGURG),
     NAMED(SIG_SETMASK),
-    Constant{"SIGSETXID", 33},  // one of those two; nptl(7)
-    Constant{"SIGRTMIN", 34},   // glibc keeps two of the kernel's for itself; signal(7)
+    Constant{"SIGSETXID", 33},  // of the two that glibc keeps for itself; nptl(7)
     // sys/mman.h
     NAMED(MADV_DOFORK),
     NAMED(MADV_DONTDUMP),

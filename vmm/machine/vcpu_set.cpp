@@ -3,7 +3,6 @@
 #include "vmm/machine/vcpu_report.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 #include <cerrno>
 #include <csignal>
@@ -15,22 +14,20 @@
 namespace mayfly {
 namespace {
 
-/// Interrupts KVM_RUN. A real-time signal, so that it differs from those that a host agent sends.
-int kick_signal() { return SIGRTMIN; }
+/// Interrupts KVM_RUN. No real-time signal: those are refused where the user has too many pending (RLIMIT_SIGPENDING),
+/// and a vCPU that is not kicked may never leave KVM_RUN. Of others at most one waits, which is enough. Who sends this
+/// one from outside has vCPUs leave KVM_RUN and enter it again.
+constexpr int kKickSignal = SIGURG;
 
 /// KVM_RUN returns EINTR when a signal is delivered: a handler must exist, and need not do anything.
 void install_kick_handler() {
   struct sigaction action{};
   action.sa_handler = [](int) {};
   ::sigemptyset(&action.sa_mask);
-  ensure(::sigaction(kick_signal(), &action, nullptr) == 0, "the kick signal's handler was refused");
+  ensure(::sigaction(kKickSignal, &action, nullptr) == 0, "the kick signal's handler was refused");
 }
 
-/// Real-time signals are queued, and a user may have only so many (RLIMIT_SIGPENDING): one that was not queued is sent
-/// again, since a vCPU that is not kicked may never leave KVM_RUN.
-void kick(pthread_t thread) noexcept {
-  while (::pthread_kill(thread, kick_signal()) == EAGAIN) ::sched_yield();
-}
+void kick(pthread_t thread) noexcept { (void)::pthread_kill(thread, kKickSignal); }
 
 }  // namespace
 
@@ -45,7 +42,7 @@ Result<StandbyThread> VcpuSet::start_thread(std::size_t index, const ThreadEntry
   return StandbyThread::start([index, enter_thread, first] {
     sigset_t kick;
     ::sigemptyset(&kick);
-    ::sigaddset(&kick, kick_signal());
+    ::sigaddset(&kick, kKickSignal);
     ::pthread_sigmask(SIG_UNBLOCK, &kick, nullptr);  // whoever started the monitor may have left it blocked
     ::pthread_setname_np(::pthread_self(), fmt::format("vcpu-{}", index).c_str());
     if (first) first();
@@ -104,8 +101,7 @@ void VcpuSet::look_at_pic() noexcept {
   if (::pthread_equal(first_, ::pthread_self()) != 0) return;  // it looks before its next KVM_RUN
   const MutexLock lock{mutex_};
   if (wanted_ != Wanted::Run) return;  // a resumed vCPU does, too
-  // A vCPU that was kicked and has not left yet will look. So at most one signal waits, however often a guest raises
-  // the output.
+  // A vCPU that was kicked and has not left yet will look.
   if (vcpus_.front().exit_requested()) return;
   vcpus_.front().request_exit(true);
   kick(first_);

@@ -179,7 +179,7 @@ TEST(BuiltInFilter, OfTheBrancherMakesProcessesOfOneKindAndExecutesNothing) {
     return answer_to(programs->of(ThreadKind::Brancher), call_of(number, arguments)) == SECCOMP_RET_ALLOW;
   };
   EXPECT_TRUE(allows(__NR_clone, {SIGCHLD | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID}));
-  EXPECT_TRUE(allows(__NR_tgkill, {7, 7, static_cast<std::uint64_t>(SIGRTMIN)}));
+  EXPECT_TRUE(allows(__NR_tgkill, {7, 7, static_cast<std::uint64_t>(SIGURG)}));
   for (const std::uint64_t flags : {std::uint64_t{SIGCHLD}, std::uint64_t{CLONE_NEWUSER | SIGCHLD},
                                     std::uint64_t{CLONE_VM | SIGCHLD}, std::uint64_t{CLONE_PARENT | SIGCHLD}})
     EXPECT_FALSE(allows(__NR_clone, {flags})) << std::hex << flags;

@@ -324,10 +324,10 @@ int FakeKvm::run(int fd) {
   sigset_t kick;
   sigset_t before;
   ::sigemptyset(&kick);
-  ::sigaddset(&kick, SIGRTMIN);
+  ::sigaddset(&kick, SIGURG);
   ::pthread_sigmask(SIG_BLOCK, &kick, &before);
   sigset_t open = before;
-  ::sigdelset(&open, SIGRTMIN);
+  ::sigdelset(&open, SIGURG);
   kvm_run* area = nullptr;
   Exit exit;
   bool kicked = false;

@@ -413,6 +413,20 @@ TEST_F(MicrovmTest, APauseAndAResumeMayFollowEachOtherAtAnyMoment) {
   }
 }
 
+TEST_F(MicrovmTest, APauseNeedsNoRoomInTheUsersQueueOfSignals) {
+  Microvm* const machine = booted();
+  machine->resume();
+  await_entries(kVcpus);
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_SIGPENDING, &before), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &none), 0);
+  ::alarm(20);  // ends a process that kicks for ever
+  pause(*machine);
+  ::alarm(0);
+  EXPECT_EQ(::setrlimit(RLIMIT_SIGPENDING, &before), 0);
+}
+
 TEST_F(MicrovmTest, AGuestThatPullsTheResetLineEndsItsMachine) {
   Microvm* const machine = booted();
   kvm_.leave([](kvm_run& run) {
