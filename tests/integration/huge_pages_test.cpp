@@ -3,11 +3,17 @@
 #include "tests/integration/kvm_required.h"
 #include "tests/integration/outside_reader.h"
 #include "tests/support/files.h"
+#include "tests/support/logged_file_system.h"
 #include "tests/support/monitor.h"
+#include "tests/support/pending_request.h"
 #include "vmm/memory/huge_page_pool.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -230,6 +236,62 @@ TEST_F(HugePagesTest, MemoryThatIsReadFromOutsideIsCountedByTheirSize) {
   EXPECT_FALSE(empty[0]) << "the guest's tables";
   EXPECT_LT(std::ranges::count(resident, true), 64);
   go_on(monitor);
+}
+
+/// Its memory is read, not mapped.
+TEST_F(HugePagesTest, AMachineIsAnsweredAndEndsWhileItsMemoryIsReadSlowly) {
+  if (::geteuid() != 0 || ::access("/dev/fuse", R_OK | W_OK) != 0)
+    GTEST_SKIP() << "a file system of this test's own needs root and /dev/fuse";
+  enter_own_mounts();
+  const ScratchDirectory scratch;
+  LoggedFileSystem disk{scratch.file("disk"), {}};
+  const std::string base = make_file(scratch.file("base"), std::string(1 << 20, 'x'));
+  const std::string memory = scratch.file("disk/memory");
+  {
+    Monitor first;
+    EXPECT_EQ(first.put("/machine-config", R"({"mem_size_mib": 128, "vcpu_count": 1})").status, 204);
+    EXPECT_EQ(first
+                  .put("/drives/data", R"({"drive_id": "data", "is_root_device": false, "base_path": ")" + base +
+                                           R"(", "path_on_host": ")" + scratch.file("overlay") + "\"}")
+                  .status,
+              204);
+    first.boot("counter", "console=ttyS0 mib=32");
+    first.console_until("counter ready");
+    EXPECT_EQ(first.patch("/vm", R"({"state": "Paused"})").status, 204);
+    const auto taken = first.put("/snapshot/create", R"({"snapshot_path": ")" + scratch.file("state") +
+                                                         R"(", "mem_file_path": ")" + memory + "\"}");
+    EXPECT_EQ(taken.status, 204) << taken.body;
+    first.signal(SIGTERM);
+    EXPECT_EQ(first.wait(), 128 + SIGTERM);
+  }
+  offer(kMachinePages);
+  const std::string clone = scratch.file("clone");
+  const std::string request = R"({"resume_vm": true, "huge_pages": "2M", "snapshot_path": ")" + scratch.file("state") +
+                              R"(", "mem_backend": {"backend_type": "File", "backend_path": ")" + memory +
+                              R"("}, "drive_overrides": [{"drive_id": "data", "path_on_host": ")" + clone + "\"}]}";
+  disk.delay([](const DiskRequest& each) { return each.kind == DiskRequest::Kind::Read ? 200'000.0 : 0.0; });
+  {
+    Monitor monitor;
+    PendingRequest load{monitor.socket_path(), "PUT", "/snapshot/load", request};
+    disk.await_held(1);
+    const auto answer = PendingRequest{monitor.socket_path(), "GET", "/", ""}.answer_within(3);
+    ASSERT_TRUE(answer);
+    EXPECT_EQ(answer->status, 200) << answer->body;
+    EXPECT_FALSE(load.is_answered());
+    EXPECT_TRUE(std::filesystem::exists(clone));
+    monitor.signal(SIGTERM);
+    EXPECT_EQ(monitor.wait(), 128 + SIGTERM);
+    EXPECT_EQ(monitor.log_until("").find("did not end in 5 s"), std::string::npos) << monitor.log_until("");
+    EXPECT_FALSE(std::filesystem::exists(clone)) << "an overlay of a machine that never was";
+    EXPECT_FALSE(std::filesystem::exists(monitor.socket_path()));
+  }
+  disk.delay({});
+  Monitor monitor;
+  const auto loaded = monitor.put("/snapshot/load", request);
+  EXPECT_EQ(loaded.status, 204) << loaded.body;
+  monitor.type("q");
+  EXPECT_NE(monitor.console_to_end().find("GUEST PASS"), std::string::npos);
+  EXPECT_EQ(monitor.wait(), 0);
 }
 
 }  // namespace

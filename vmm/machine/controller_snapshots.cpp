@@ -155,7 +155,8 @@ void Controller::begin(LoadSnapshot& command, Reply reply) {
   (void)need_prepared_vm();  // it is made meanwhile; finish_load() tells what is wrong with it
   auto load = begin_load(std::move(command.value));
   if (!load) return std::move(reply).give(propagate(load));
-  if (load->params.backend == MemoryBackend::File) {
+  const bool served = load->params.backend == MemoryBackend::Uffd;
+  if (!served && !reads_memory(*load)) {
     auto memory = memory_of_file(*load, log_, options_.enter_thread);
     // Before the answer: a failed load closes its images, and removes overlays that it has made.
     Status loaded = finish_load(std::move(*load), std::move(memory), begun);
@@ -166,9 +167,13 @@ void Controller::begin(LoadSnapshot& command, Reply reply) {
     std::optional<Result<RestoredMemory>> memory{};
   };
   const auto job = std::make_shared<Job>(std::move(*load));
-  enter(Transition::Loading, "the page server to give the first page", std::move(reply));
+  enter(Transition::Loading, served ? "the page server to give the first page" : "the memory file to be read",
+        std::move(reply));
   auto started = makers_.worker->begin(
-      [job](const std::stop_token& stop) { job->memory.emplace(memory_of_page_server(job->load, stop)); },
+      [this, job, served](const std::stop_token& stop) {
+        job->memory.emplace(served ? memory_of_page_server(job->load, stop)
+                                   : memory_of_file(job->load, log_, options_.enter_thread, stop));
+      },
       [this, job, begun] {
         if (end_) return leave(has_ended());
         // Before leave(): the failed load closes its images, which the next load may open.

@@ -135,8 +135,12 @@ Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const Branch
   return load;
 }
 
-Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread) {
-  const GuestMemory::Options options = memory_options(*load.snapshot);
+bool reads_memory(const Load& load) { return load.snapshot->machine.huge_pages == HugePages::Explicit2M; }
+
+Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread,
+                                      const std::stop_token& stop) {
+  GuestMemory::Options options = memory_options(*load.snapshot);
+  options.stop = stop;
   auto chain = TRY(
       open_memory_chain(load.params.backend_paths, {.top = load.snapshot->id, .memory_size = options.size_mib * kMiB}));
   const MemoryLayers layers = layers_of(std::move(chain));

@@ -37,7 +37,10 @@ struct Load {
 [[nodiscard]] Result<Load> begin_load(SnapshotLoadParams params);
 
 /// Memory of files: mapped, replayed or recorded, as the request says. Errors: the files', a working set's.
-[[nodiscard]] Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread);
+[[nodiscard]] Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread,
+                                                    const std::stop_token& stop = {});
+/// Whether memory_of_file() reads all of it, and may take long: then any thread.
+[[nodiscard]] bool reads_memory(const Load& load);
 
 /// Memory of a page server, which may be slow: any thread. Errors: as hand_to_page_server().
 [[nodiscard]] Result<RestoredMemory> memory_of_page_server(const Load& load, const std::stop_token& stop);

@@ -93,16 +93,25 @@ std::vector<RegionPlan> region_plan(std::uint64_t size) {
   return plan;
 }
 
-Status read_fully(int fd, std::uint64_t offset, std::span<std::byte> target) {
-  const std::size_t count = read_all_at(fd, target, offset);
-  const std::size_t rest = target.size() - count;
-  if (rest == 0) return {};
-  if (errno != 0) return fail_errno(ErrorKind::System, "cannot read {} bytes at offset {}", rest, offset + count);
-  return fail(ErrorKind::InvalidArgument, "the file ends at offset {}, {} bytes too early", offset + count, rest);
+/// Bytes that are read between two looks at a stop.
+constexpr std::size_t kReadAtOnce = std::size_t{4} << 20;
+
+Status read_fully(int fd, std::uint64_t offset, std::span<std::byte> target, const std::stop_token& stop = {}) {
+  while (!target.empty()) {
+    if (stop.stop_requested()) return fail(ErrorKind::State, "it was stopped");
+    const std::size_t wanted = std::min(target.size(), kReadAtOnce);
+    const std::size_t count = read_all_at(fd, target.first(wanted), offset);
+    offset += count;
+    target = target.subspan(count);
+    if (count == wanted) continue;
+    if (errno != 0) return fail_errno(ErrorKind::System, "cannot read {} bytes at offset {}", target.size(), offset);
+    return fail(ErrorKind::InvalidArgument, "the file ends at offset {}, {} bytes too early", offset, target.size());
+  }
+  return {};
 }
 
 /// The same, without what the file has no data for.
-Status read_data(int fd, std::uint64_t offset, std::span<std::byte> target) {
+Status read_data(int fd, std::uint64_t offset, std::span<std::byte> target, const std::stop_token& stop) {
   const std::uint64_t end = offset + target.size();
   for (std::uint64_t at = offset; at < end;) {
     const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
@@ -110,9 +119,9 @@ Status read_data(int fd, std::uint64_t offset, std::span<std::byte> target) {
     const std::uint64_t begin = data < 0 ? at : static_cast<std::uint64_t>(data);
     if (begin >= end) return {};
     const off_t hole = data < 0 ? -1 : ::lseek(fd, data, SEEK_HOLE);
-    const std::uint64_t stop = hole < 0 ? end : std::min(end, static_cast<std::uint64_t>(hole));
-    if (auto read = read_fully(fd, begin, target.subspan(begin - offset, stop - begin)); !read) return read;
-    at = stop;
+    const std::uint64_t behind = hole < 0 ? end : std::min(end, static_cast<std::uint64_t>(hole));
+    if (auto read = read_fully(fd, begin, target.subspan(begin - offset, behind - begin), stop); !read) return read;
+    at = behind;
   }
   return {};
 }
@@ -233,10 +242,11 @@ Result<GuestMemory> GuestMemory::read_into_huge_pages(const Options& options, co
   std::uint64_t offset = 0;
   for (const Region& region : memory->regions_) {
     const std::span<std::byte> bytes = region.mapping.bytes();
-    if (auto read = read_data(layers.files.front()->get(), offset, bytes); !read) return propagate(read);
+    if (auto read = read_data(layers.files.front()->get(), offset, bytes, options.stop); !read) return propagate(read);
     for (const MemoryLayers::Part& part : layers.parts_within(offset, region.size())) {
       const auto target = bytes.subspan(part.offset - offset, part.length);
-      if (auto read = read_fully(layers.files[part.file]->get(), part.offset, target); !read) return propagate(read);
+      if (auto read = read_fully(layers.files[part.file]->get(), part.offset, target, options.stop); !read)
+        return propagate(read);
     }
     offset += region.size();
   }

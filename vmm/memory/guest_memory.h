@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <type_traits>
 #include <vector>
 
@@ -44,6 +45,7 @@ class GuestMemory {
   struct Options {
     std::uint64_t size_mib = 128;
     HugePages pages = HugePages::None;
+    std::stop_token stop{};  ///< Ends the reading of files with an error.
   };
 
   /// A stretch whose untouched pages show a file.
