@@ -79,9 +79,8 @@ inline constexpr std::uint16_t kPvpanicPort = 0x505;
 inline constexpr std::uint16_t kSleepControlPort = 0x600;
 inline constexpr std::uint16_t kSleepStatusPort = 0x601;
 inline constexpr std::uint16_t kSleepPorts = 2;
-/// What a guest that powers off writes to the sleep control port: SLP_EN and SLP_TYP 5 (ACPI 6.5, 4.8.3.7).
+/// SLP_TYP that a guest which powers off writes to the sleep control port (ACPI 6.5, 4.8.3.7).
 inline constexpr std::uint8_t kSleepTypeOff = 5;
-inline constexpr std::uint8_t kSleepControlOff = 0x20 | (kSleepTypeOff << 2);
 
 static_assert(kIdt.value - kGdt.value == 4 * sizeof(std::uint64_t));
 static_assert(kCommandLine.value + kMaximumCommandLine < kReservedLow.value);

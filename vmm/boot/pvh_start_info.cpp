@@ -4,7 +4,6 @@
 #include "vmm/boot/memory_map.h"
 
 namespace mayfly {
-namespace {}  // namespace
 
 void write_pvh_start_info(const GuestMemory& memory, const std::optional<AddressRange>& initrd) {
   PvhStartInfo info{.magic = kPvhMagic,

@@ -30,7 +30,6 @@ class InterruptLine {
   void set(bool level) const noexcept { sink_->set_pin(pin_, level); }
   /// An edge: up and down again.
   void pulse() const noexcept { sink_->pulse_pin(pin_); }
-  [[nodiscard]] unsigned pin() const noexcept { return pin_; }
 
  private:
   InterruptSink* sink_;

@@ -38,7 +38,6 @@ class PitChannel {
   void latch_status(std::uint64_t now_ns) noexcept;
   /// Drives the gate input.
   void set_gate(bool gate, std::uint64_t now_ns) noexcept;
-  [[nodiscard]] bool gate() const noexcept { return state_.gate; }
 
   /// The level of the output.
   [[nodiscard]] bool output(std::uint64_t now_ns) noexcept;
