@@ -3,6 +3,7 @@
 #include "snapshot/verify.h"
 #include "tests/integration/answers_fixture.h"
 #include "tests/integration/snapshot_fixture.h"
+#include "tests/support/loop_device.h"
 #include "tests/support/repeats.h"
 
 #include <fcntl.h>
@@ -317,6 +318,50 @@ TEST_F(LiveTest, IsRefusedWhereSomebodyElseGivesPages) {
   EXPECT_EQ(answer.status, 400);
   EXPECT_NE(answer.body.find("the recording of a working set"), std::string::npos) << answer.body;
   end(monitor);
+}
+
+/// Nothing would tell a load that such a drive has changed since.
+TEST_F(LiveTest, IsRefusedWhereTheGuestWritesToABlockDevice) {
+  if (::geteuid() != 0) GTEST_SKIP() << "device nodes take root";
+  const auto device = LoopDevice::create(make_file(file("backing"), std::string(1 << 20, 'x')));
+  if (!device) GTEST_SKIP() << "this host has no loop devices to give";
+  device->make_node(file("node"));
+  const auto boot_on = [this](Monitor& monitor, const std::string& more) {
+    must(
+        monitor.put("/drives/data", R"({"drive_id": "data", "is_root_device": false, )" + more + file("node") + "\"}"));
+    boot_counter(monitor);
+  };
+  {
+    Monitor monitor{live_options()};
+    boot_on(monitor, R"("path_on_host": ")");
+    const std::string frozen =
+        kLive + (R"(, "frozen_drives": [{"drive_id": "data", "path_on_host": ")" + file("frozen") + "\"}]");
+    for (const std::string& more : {std::string{kLive}, frozen}) {
+      const HttpAnswer answer = monitor.put("/snapshot/create", body("state", "memory", "Full", more));
+      EXPECT_EQ(answer.status, 400);
+      for (const std::string& word : {std::string{"drive data"}, file("node"), std::string{"base_path"},
+                                      std::string{"is_read_only"}, std::string{"pause the machine"}})
+        EXPECT_NE(answer.body.find(word), std::string::npos) << answer.body;
+    }
+    EXPECT_FALSE(fs::exists(file("state")));
+    // The host can copy the device before the machine goes on.
+    pause(monitor);
+    must(monitor.put("/snapshot/create", body("0", "0.mem", "Full", "")));
+    resume(monitor);
+    end(monitor);
+  }
+  {
+    Monitor again;
+    must(load(again, "0", "0.mem"));
+    end(again);
+  }
+  for (const std::string& more : {std::string{R"("is_read_only": true, "path_on_host": ")"},
+                                  R"("path_on_host": ")" + file("overlay") + R"(", "base_path": ")"}) {
+    Monitor monitor{live_options()};
+    boot_on(monitor, more);
+    must(live(monitor, "state", "memory"));
+    end(monitor);
+  }
 }
 
 TEST_F(LiveTest, AFullDiskLeavesTheOldPairAndTheMachineRunning) {

@@ -93,6 +93,13 @@ class BlockDevice final : public VirtioDevice {
   /// replace_image().
   [[nodiscard]] Status replace_path(const std::string& path);
 
+  /// Whether the guest writes to a block device of the host, which has no time of change that a load could compare. Loop's
+  /// thread.
+  [[nodiscard]] bool changes_unseen() const {
+    const MutexLock lock{mutex()};
+    return !config_.is_read_only && backing_->image.is_block_device();
+  }
+
   // For snapshots: loop's thread, quiesced or never activated.
 
   [[nodiscard]] BlockDeviceState state() const;

@@ -32,6 +32,14 @@ Status Controller::check_live() const {
         ErrorKind::State,
         "this Mayfly was started without --live-snapshots, as they take a wider system call filter: give it that "
         "option, or pause the machine and leave live out");
+  for (const DriveConfig& drive : configured_.devices.drives())
+    if (machine_->drive(drive.drive_id).changes_unseen())
+      return fail(
+          ErrorKind::Unsupported,
+          "drive {}: the guest writes to {}, a block device, which would go on changing, and no load could "
+          "tell: give the drive an overlay over it (base_path), or set is_read_only, or pause the machine, leave "
+          "live out, and copy the device before the machine goes on",
+          drive.drive_id, drive.path_on_host);
   return HeldMemory::check(machine_->memory());
 }
 
