@@ -79,10 +79,14 @@ BlockDevice::~BlockDevice() {
   for (Slot& slot : slots_.made())
     if (slot.chain) std::move(*slot.chain).abandon();  // the loop was closed while they were in flight
   // A plain file keeps what was not flushed if the host is shut down in order; an overlay needs its map for that.
-  const DriveLayers* layers = backing_ == nullptr ? nullptr : backing_->image.layers();
-  if (layers != nullptr && !config_.is_read_only && config_.cache_type == CacheType::Writeback &&
-      !layers->overlay().map().is_durable())
-    if (auto settled = backing_->image.sync(); !settled) log_.warning("{}: {}", name_, settled.error().message);
+  const auto settle = [this](const DiskImage& image) {
+    const DriveLayers* layers = image.layers();
+    if (layers != nullptr && !config_.is_read_only && config_.cache_type == CacheType::Writeback &&
+        !layers->overlay().map().is_durable())
+      if (auto settled = image.sync(); !settled) log_.warning("{}: {}", name_, settled.error().message);
+  };
+  if (backing_ != nullptr) settle(backing_->image);
+  for (const Retired& each : retired_) settle(each.backing->image);
 }
 
 Result<std::shared_ptr<BlockDevice::Backing>> BlockDevice::make_backing(DiskImage image) {

@@ -524,6 +524,20 @@ TEST(LayeredDrive, AnotherOverlayMayBeSwappedIn) {
   EXPECT_EQ(drive.all(), drive.content);
 }
 
+TEST(LayeredDrive, AMachinesEndMakesDurableWhatItsOverlaysHaveAlsoThoseThatWereSwappedOut) {
+  for (const bool swaps : {false, true}) {
+    Layered drive;
+    EXPECT_EQ(drive.put(8, 8, 1), VIRTIO_BLK_S_OK);
+    if (swaps) {
+      ASSERT_TRUE(drive.device->replace_path(drive.scratch.file("second")));
+    }
+    drive.loop->close();
+    drive.host.reset();
+    drive.device.reset();
+    EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content) << swaps;
+  }
+}
+
 TEST(LayeredDrive, AnEmptiedOneShowsItsBaseAndGoesOn) {
   Layered drive;
   const Bytes base = drive.content;
