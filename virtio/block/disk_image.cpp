@@ -200,7 +200,15 @@ Status DiskImage::sync() const {
 }
 
 Status DiskImage::sync_data() const {
-  if (read_only_ || ::fsync(fd_.get()) == 0) return {};
+  if (read_only_) return {};
+  // The kernel tells each open description of a failed write once, and the flushes of a guest that goes on must hear of it
+  // as well. Nobody else uses an overlay while it is synced.
+  OwnedFd own;
+  if (layers_ == nullptr) {
+    own = OwnedFd{::open(fmt::format("/proc/self/fd/{}", fd_.get()).c_str(), O_RDONLY | O_CLOEXEC)};
+    if (!own) return fail_errno(ErrorKind::System, "{}: cannot be opened once more, to be synced", path_);
+  }
+  if (::fsync(own ? own.get() : fd_.get()) == 0) return {};
   return fail_errno(ErrorKind::System, "{}: cannot put what the guest has written on stable storage", path_);
 }
 

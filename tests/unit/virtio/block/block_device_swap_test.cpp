@@ -1,11 +1,13 @@
 // A drive that is given another image while it runs.
 
+#include "tests/support/forbidden_call.h"
 #include "tests/unit/virtio/block/block_fixture.h"
 #include "virtio/block/block_device.h"
 
 #include <sys/syscall.h>
 
 #include <cerrno>
+#include <thread>
 
 namespace mayfly {
 namespace {
@@ -223,12 +225,21 @@ TEST(BlockDevice, AFailedSyncIsToldByTheNextFlushEvenAfterASnapshot) {
   EXPECT_EQ(flush(), VIRTIO_BLK_S_OK);
 }
 
-// The kernel tells of a failed write once, and a snapshot's sync may be who hears of it.
+// The kernel tells each open description of a failed write once. A plain image is synced by one of its own, an overlay by
+// that of the flushes.
 TEST(BlockDevice, ASnapshotsFailedSyncIsToldByTheNextFlush) {
-  BlockFixture drive{{.path = kNeverStable}};
-  EXPECT_FALSE(drive.device->state().lost_writes);
-  EXPECT_FALSE(drive.device->sync());
-  EXPECT_TRUE(drive.device->state().lost_writes);
+  for (const bool layered : {false, true}) {
+    BlockFixture drive{{.path = {}, .layered = layered}};
+    EXPECT_EQ(drive.write(0, BlockFixture::pattern(8)), VIRTIO_BLK_S_OK);
+    std::thread{[&] {
+      forbid_call(SYS_fsync);
+      EXPECT_FALSE(drive.device->sync());
+    }}.join();
+    EXPECT_EQ(drive.device->state().lost_writes, layered);
+    const auto flush = [&] { return drive.transact({drive.header(VIRTIO_BLK_T_FLUSH, 0), drive.status()}).status; };
+    EXPECT_EQ(flush(), layered ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
+    EXPECT_EQ(flush(), VIRTIO_BLK_S_OK) << "an error is told once";
+  }
 }
 
 TEST(BlockDevice, AnUnsafeDriveDoesNotSyncTheOldImage) {

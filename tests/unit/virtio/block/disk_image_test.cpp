@@ -1,13 +1,12 @@
 #include "virtio/block/disk_image.h"
 
 #include "tests/support/child_process.h"
+#include "tests/support/forbidden_call.h"
 #include "tests/support/loop_device.h"
 
 #include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/fsuid.h>
-#include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -211,26 +210,13 @@ TEST_F(DiskImageTest, LooksThroughNoOtherProcessForARunningDrive) {
   expect_words(refused.error().message, {"in use by another drive of this machine"});
 }
 
-/// From now on, a system call of this thread does nothing, and fails with ENOTTY.
-void forbid(long number) {
-  std::array filter = {
-      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),  // seccomp_data::nr
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(number), 0, 1),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  const sock_fprog program{.len = filter.size(), .filter = filter.data()};
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
-    ::_exit(2);
-}
-
 TEST_F(DiskImageTest, SyncsTheTimeOfChangeAsWell) {
   const auto image = DiskImage::open(drive(make("disk", 512)));
   ASSERT_TRUE(image);
   const auto synced_without = [&](long call) {
     const pid_t child = ::fork();
     if (child == 0) {
-      forbid(call);
+      ::mayfly::testing::forbid_call(call);
       ::_exit(image->sync() ? 0 : 1);
     }
     int status = 0;
@@ -315,6 +301,22 @@ TEST_F(BlockDeviceImage, CanBeGivenToItsOwnDriveAgainByAnyNode) {
     EXPECT_EQ(again->path(), node);
   }
   expect_words(refusal(drive(other_), ErrorKind::State), {"in use"});
+}
+
+TEST_F(BlockDeviceImage, ASyncsErrorIsToldByTheNextFlushAsWell) {
+  const OwnedFd memory{::memfd_create("backing", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+  ASSERT_EQ(::ftruncate(memory.get(), 1 << 20), 0);
+  const auto disk = ::mayfly::testing::LoopDevice::create("/proc/self/fd/" + std::to_string(memory.get()));
+  ASSERT_TRUE(disk);
+  const std::string node = scratch_.file("sealed");
+  disk->make_node(node);
+  const auto image = DiskImage::open(drive(node));
+  ASSERT_TRUE(image) << image.error().message;
+  ASSERT_EQ(::pwrite(image->fd(), "written", 7, 0), 7);
+  ASSERT_EQ(::fcntl(memory.get(), F_ADD_SEALS, F_SEAL_WRITE), 0);  // the disk fails, with the write in the page cache
+  EXPECT_FALSE(image->sync());
+  EXPECT_EQ(::fdatasync(image->fd()), -1) << "what the guest's flush does";
+  EXPECT_EQ(::fdatasync(image->fd()), 0);
 }
 
 TEST_F(BlockDeviceImage, IsClaimedOnceForBothViewsOfADirectDrive) {
