@@ -188,7 +188,7 @@ TEST_F(JailedMonitorTest, StartsWithFewDescriptorsOrSaysHowMany) {
   const Outcome outcome =
       run(jail("vm", monitor_binary(), {"--resource-limit", "no-file=40", "--", "--api-sock", "/api.sock"}));
   EXPECT_EQ(outcome.code, 1);
-  EXPECT_NE(outcome.said.find("the limit of open files is below 64"), std::string::npos) << outcome.said;
+  EXPECT_NE(outcome.said.find("the limit of open files is below 320"), std::string::npos) << outcome.said;
   end_and_clean_up("vm");
 }
 

@@ -14,9 +14,9 @@ namespace {
 constexpr unsigned kRingEntries = 256;
 /// Completions taken in one round before tasks get their turn.
 constexpr unsigned kBatch = 64;
-/// Room in the table of registered files: every device that a machine can have, and replacements while they are
-/// swapped.
-constexpr unsigned kFileSlots = 64;
+/// Room in the table of registered files: 16 layers of each of 16 drives, and replacements while they are swapped. The
+/// limit of open files must be as high.
+constexpr unsigned kFileSlots = 256 + 64;
 /// How long close_ring() waits for the kernel to complete what was in flight.
 constexpr std::uint64_t kCloseDeadlineNs = 1'000'000'000;
 
@@ -268,7 +268,11 @@ void Ring::write_event(int event_fd) {
 }
 
 Result<RegisteredFile> Ring::register_file(int fd) {
-  if (free_file_slots_.empty()) return fail(ErrorKind::TooLarge, "over {} files are in use", kFileSlots);
+  if (free_file_slots_.empty())
+    return fail(ErrorKind::TooLarge,
+                "over {} files are in use: try again when images that were replaced are on stable storage, or have "
+                "drives with fewer layers (mayfly drive commit)",
+                kFileSlots);
   const unsigned slot = free_file_slots_.back();
   if (const int result = ::io_uring_register_files_update(&ring_, slot, &fd, 1); result < 0) {
     errno = -result;

@@ -223,12 +223,37 @@ TEST(DriveFreeze, WhatCannotBeFrozenIsRefusedWithItsRemedy) {
   EXPECT_EQ(plain.write(3, BlockFixture::pattern(1)), VIRTIO_BLK_S_OK);
 }
 
+/// Freezes it until there may be no more layers; the paths of those below its overlay.
+std::vector<std::string> pile_up(Freezable& drive) {
+  std::vector<std::string> layers = drive.config.base_paths;
+  while (layers.size() + 1 < DriveLayers::kMost) {
+    drive.put(layers.size(), 1, static_cast<unsigned>(layers.size()));
+    layers.push_back(drive.path_of(fmt::format("layer{}", layers.size())));
+    EXPECT_TRUE(drive.freeze(layers.back()));
+  }
+  return layers;
+}
+
+TEST(DriveFreeze, EveryDriveOfAMachineMayHaveAsManyLayersAndBeGivenAnotherImage) {
+  Freezable first;
+  const std::vector<std::string> layers = pile_up(first);
+  std::vector<std::unique_ptr<BlockDevice>> others;
+  while (others.size() + 1 < kMaximumVirtioDevices) {
+    DriveConfig config = first.config;
+    config.path_on_host = first.path_of(fmt::format("overlay{}", others.size()));
+    config.base_paths = layers;
+    auto other = BlockDevice::create(config, BlockFixture::must(DiskImage::open(config)), *first.loop,
+                                     first.metrics.block, first.log);
+    ASSERT_TRUE(other) << other.error().message;
+    others.push_back(std::move(*other));
+  }
+  first.must(first.device->replace_path(first.path_of("another")));
+  EXPECT_EQ(first.all(), read_over(layers));
+}
+
 TEST(DriveFreeze, HasAsManyLayersAsThereAre) {
   Freezable drive;
-  for (std::size_t layer = 2; layer < DriveLayers::kMost; ++layer) {
-    drive.put(layer, 1, static_cast<unsigned>(layer));
-    EXPECT_TRUE(drive.freeze(drive.path_of(fmt::format("layer{}", layer))));
-  }
+  (void)pile_up(drive);
   EXPECT_EQ(drive.all(), drive.content);
   drive.must(drive.device->prepare_freeze(drive.path_of("one-more")));
   const auto refused = drive.device->sync();
