@@ -142,6 +142,12 @@ std::size_t network_header_at(Bytes head) noexcept {
   return at;
 }
 
+std::size_t addresses_end_at(Bytes head) noexcept {
+  const std::size_t at = network_header_at(head);
+  const bool is_arp = head.size() >= at && load16(head, at - 2) == kTypeArp;
+  return at + (is_arp ? kArpFrameLength - kArpBody : kIpv4Header);
+}
+
 bool has_third_tag(Bytes head) noexcept { return is_tag_before(head, network_header_at(head)); }
 
 bool frame_is_for(const Ipv4Address& address, Bytes head) noexcept {

@@ -59,8 +59,6 @@ enum class TcpChecksum : std::uint8_t { Complete, LeftToUs };
 
 /// Bytes from a frame's start that frame_is_for() looks at: an ARP frame with two tags.
 inline constexpr std::size_t kFrameHeadLength = 50;
-/// No checksum of a transport begins nearer to the network header: the shortest is that of IPv4.
-inline constexpr std::size_t kLeastNetworkHeader = 20;
 /// Ethernet, IPv4 and TCP headers, with all the options that they can have.
 inline constexpr std::size_t kLongestHeaders = 14 + 60 + 60;
 /// Ethernet, IPv4 and TCP headers as they are written here, the option of a SYN included.
@@ -71,6 +69,10 @@ inline constexpr std::size_t kArpFrameLength = 42;
 /// Where the network header begins: behind the Ethernet header and, at most two, tags (IEEE 802.1Q, 802.1ad). Past the
 /// end of a `head` that is shorter.
 [[nodiscard]] std::size_t network_header_at(std::span<const std::uint8_t> head) noexcept;
+
+/// Where what frame_is_for() looks at ends, at the latest: behind ARP's addresses, else behind IPv4's shortest header. No
+/// checksum of a transport begins before.
+[[nodiscard]] std::size_t addresses_end_at(std::span<const std::uint8_t> head) noexcept;
 
 /// Whether a third tag follows. Linux takes off any number of tags that name no VLAN, so such a frame can be for
 /// anybody, and must not leave the device where frame_is_for() has a say.

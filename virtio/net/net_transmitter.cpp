@@ -125,7 +125,7 @@ NetTransmitter::Verdict NetTransmitter::check(Slot& slot, std::span<iovec> vecto
     if (context_.responder && has_third_tag(head)) return malformed("a third VLAN tag");
     // The kernel would write it where an address is that has been looked at.
     if (context_.responder && (slot.header.flags & net_abi::kNeedsCsum) != 0 &&
-        slot.header.csum_start < network_header_at(head) + kLeastNetworkHeader)
+        slot.header.csum_start < addresses_end_at(head))
       return malformed("a checksum that begins in its network header");
     const Verdict verdict = judge(head);
     frame = drop_front(frame, length);

@@ -111,6 +111,23 @@ TEST(NetResponder, NobodyWritesTheDestinationOnceItHasBeenLookedAt) {
   EXPECT_EQ(world.net.metrics.tx_malformed_frames.value(), 2u);
 }
 
+/// The address that is asked for is 24 bytes behind an ARP frame's network header.
+TEST(NetResponder, NobodyWritesTheAddressThatArpAsksForEither) {
+  World world;
+  world.net.start();
+  Frame frame = arp_frame({172, 16, 0, 1});
+  for (std::uint16_t tags = 0; tags <= 2; ++tags, frame = tagged(frame, 0x8100)) {
+    for (const int start : {20, 27, 28}) {
+      Bytes padded = as_bytes(frame);
+      padded.resize(60);
+      const auto at = static_cast<std::uint16_t>(14 + 4 * tags + start);
+      world.net.transmit({{.flags = net_abi::kNeedsCsum, .csum_start = at, .csum_offset = 4}, padded});
+    }
+    world.net.wait_transmitted(3);
+  }
+  EXPECT_EQ(world.net.metrics.tx_malformed_frames.value(), 6U);
+}
+
 TEST(NetResponder, AFrameWithAThirdTagReachesNeitherHostNorResponder) {
   for (const unsigned type : {0x8100U, 0x88A8U}) {
     World world;
