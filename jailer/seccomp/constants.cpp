@@ -82,6 +82,7 @@ constexpr std::array kConstants = {
     NAMED(BLKSSZGET),
     NAMED(FICLONE),
     NAMED(RENAME_EXCHANGE),
+    NAMED(RENAME_NOREPLACE),
     Constant{"PAGEMAP_SCAN", kPagemapScan},
     Constant{"PIDFD_SELF", kPidfdSelf},
     // linux/if_tun.h

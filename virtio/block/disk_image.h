@@ -76,7 +76,7 @@ class DiskImage {
   /// nobody has locked is replaced. Errors: another process makes it; as open().
   [[nodiscard]] static Result<DiskImage> make_file(const DriveConfig& config, std::string_view field,
                                                    const std::string& path, mode_t mode);
-  /// Renames such a file, which has replaced nothing then if nothing was there. Error: errno.
+  /// Renames such a file, and replaces none. Error: errno; EEXIST: there is one.
   [[nodiscard]] bool give_name(const std::string& path) noexcept;
   /// Removes such a file, and what it has, before its descriptor is closed.
   void discard() noexcept;

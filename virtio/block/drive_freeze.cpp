@@ -121,13 +121,18 @@ Status DriveFreeze::check_layer(const DiskImage& image) const {
 }
 
 Status DriveFreeze::settle(const DiskImage& image) {
-  if (is_there(path_))
-    return fail(ErrorKind::State, "{} was made by another process while the snapshot was written", who_);
   if (!is_copy_) return put_image_below(image);
-  if (!made_.give_name(path_)) return fail_errno(ErrorKind::System, "{} cannot be made", who_);
+  TRY(give_name());
   identity_ = made_.present_identity();
   identity_.size_bytes = image.size_bytes();
   return sync_directory_of(path_, "frozen_drives");
+}
+
+Status DriveFreeze::give_name() {
+  if (made_.give_name(path_)) return {};
+  if (errno == EEXIST)
+    return fail(ErrorKind::State, "{} was made by another process while the snapshot was written", who_);
+  return fail_errno(ErrorKind::System, "{} cannot be made", who_);
 }
 
 Status DriveFreeze::put_image_below(const DiskImage& image) {
@@ -144,7 +149,7 @@ Status DriveFreeze::put_image_below(const DiskImage& image) {
   order.boot = TRY(read_boot_id());
   next_overlay_ = TRY(Overlay::open(made_.fd(), order));
   if (::fsync(made_.fd()) != 0) return fail_errno(ErrorKind::System, "{} cannot be put on stable storage", who_);
-  if (!made_.give_name(path_)) return fail_errno(ErrorKind::System, "{} cannot be made", who_);
+  TRY(give_name());
   if (!exchange_names(path_, image_path_))
     return fail_errno(ErrorKind::System,
                       "{} and {} cannot exchange their names; use a file system that can do that (RENAME_EXCHANGE)",

@@ -63,6 +63,7 @@ class DriveFreeze {
   DriveFreeze(const DriveConfig& config, const DiskImage& image, std::string path, DiskImage made);
   [[nodiscard]] Status copy(const DiskImage& image);
   [[nodiscard]] Status check_layer(const DiskImage& image) const;
+  [[nodiscard]] Status give_name();
   [[nodiscard]] Status put_image_below(const DiskImage& image);
 
   std::string who_;  // how errors begin

@@ -113,7 +113,7 @@ Result<DiskImage> DiskImage::make_file(const DriveConfig& config, std::string_vi
 }
 
 bool DiskImage::give_name(const std::string& path) noexcept {
-  if (std::rename(path_.c_str(), path.c_str()) != 0) return false;
+  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) != 0) return false;
   made_.keep();
   made_ = MadeFile{path};
   path_ = path;

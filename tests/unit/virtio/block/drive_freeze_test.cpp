@@ -126,6 +126,25 @@ TEST(DriveFreeze, ASnapshotThatFailsLeavesAllAsItWas) {
   EXPECT_EQ(drive.all(), drive.content);
 }
 
+TEST(DriveFreeze, AFileThatAppearsAtItsNameMeanwhileStaysAsItIs) {
+  Freezable drive;
+  drive.put(3, 10, 1);
+  drive.must(drive.device->prepare_freeze(drive.path_of("frozen")));
+  drive.must(drive.device->sync());
+  make_file(drive.path_of("frozen"), "of another monitor");
+  const auto refused = drive.device->settle_freeze();
+  ASSERT_FALSE(refused);
+  EXPECT_TRUE(refused.error().message.ends_with("/frozen was made by another process while the snapshot was written"))
+      << refused.error().message;
+  drive.must(drive.device->drop_freeze());
+  EXPECT_FALSE(drive.device->end_freeze(false));
+  EXPECT_EQ(content_of(drive.path_of("frozen")), "of another monitor");
+  EXPECT_EQ(drive.names(), (std::vector<std::string>{"disk", "frozen", "overlay"}));
+  drive.put(40, 1, 2);
+  EXPECT_EQ(drive.all(), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content) << "and it is no layer";
+}
+
 TEST(DriveFreeze, AMonitorThatIsKilledAmidItLosesNothing) {
   for (const bool settled : {false, true}) {
     Freezable drive;
