@@ -83,6 +83,11 @@ std::unexpected<Error> replaced(const std::string& who) {
   return fail(ErrorKind::State, "{} was replaced by another file while it was opened; try again", who);
 }
 
+const FoundFile* found_at(const std::string& path, std::span<const FoundFile> found) noexcept {
+  const auto at = std::ranges::find(found, path, &FoundFile::path);
+  return at == found.end() ? nullptr : &*at;
+}
+
 std::uint32_t power_of_two(std::uint64_t value, std::uint32_t least, std::uint32_t most) noexcept {
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(std::bit_floor(value), least, most));
 }
@@ -98,19 +103,15 @@ std::int64_t modified_ns_of(const struct stat& status) {
 
 }  // namespace
 
-Result<DiskImage> DiskImage::open(const DriveConfig& config) { return open(config, nullptr); }
-
-Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage& predecessor) {
-  return open(config, &predecessor);
-}
-
-Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage* predecessor) {
-  if (!config.base_paths.empty()) return open_layers(config, predecessor);
+Result<DiskImage> DiskImage::open(const DriveConfig& config, const DiskImage* predecessor,
+                                  std::span<const FoundFile> found) {
+  if (!config.base_paths.empty()) return open_layers(config, predecessor, found);
   return open_file({.drive_id = config.drive_id,
                     .field = "path_on_host",
                     .path = config.path_on_host,
                     .read_only = config.is_read_only,
-                    .direct = config.direct},
+                    .direct = config.direct,
+                    .found = found},
                    predecessor);
 }
 
@@ -128,6 +129,9 @@ Result<DiskImage> DiskImage::open_file(const FileOrder& order, const DiskImage* 
   const bool shares = same_kind && predecessor->is_at(image.path_);
   if (auto opened = image.open_fd(order, who, shares ? predecessor : nullptr); !opened) return propagate(opened);
   if (auto looked = image.look(who); !looked) return propagate(looked);
+  const FoundFile* found = found_at(order.path, order.found);
+  if (found != nullptr && (found->device != image.identity_.device || found->inode != image.identity_.inode))
+    return replaced(who);
   const auto search = predecessor == nullptr ? Search::AllProcesses : Search::ThisProcess;
   if (auto locked = image.lock(who, search); !locked) return propagate(locked);
   if (!order.direct) return image;
@@ -148,7 +152,7 @@ Status DiskImage::open_fd(const FileOrder& order, const std::string& who, const 
   if (is_there)
     if (auto usable = check_type(status.st_mode, who); !usable) return usable;
   claimed_ = !read_only_ && block_device_of(status) != 0;
-  const bool makes = order.may_make && !is_there && errno == ENOENT;
+  const bool makes = !is_there && errno == ENOENT && order.may_make && found_at(path_, order.found) == nullptr;
   const int flags = (read_only_ ? O_RDONLY : O_RDWR) | (order.direct ? O_DIRECT : 0);
   const int claim = claimed_ ? O_EXCL : makes ? O_CREAT | O_EXCL : 0;
   fd_ = OwnedFd{::open(path_.c_str(), flags | claim | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, order.mode)};

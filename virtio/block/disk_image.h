@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -59,6 +60,13 @@ class MadeFile {
   std::string path_;
 };
 
+/// What an earlier look has found at a path.
+struct FoundFile {
+  std::string path;
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+};
+
 class DiskImage {
  public:
   /// Opens config.path_on_host, read-only or not, direct or not, and locks it. Errors, each with its remedy: no such
@@ -66,11 +74,19 @@ class DiskImage {
   /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked or claimed by another. Of a
   /// drive in layers it is the overlay that is opened, and made where there is none, over layers that are read-only;
   /// errors are Overlay::open()'s as well.
-  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config);
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config) { return open(config, nullptr, {}); }
+  /// The same where files, or layers, must be those that were found at their paths: any other is an error, before it is
+  /// written to, and what was found is not made.
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, std::span<const FoundFile> found) {
+    return open(config, nullptr, found);
+  }
   /// The same for a drive that has `predecessor` open: where that is the same file, its lock is shared instead of
   /// refused, so that a drive can be given its own image again after it has grown. A guest may be running: who holds a
   /// lock is not looked for in other processes, since reading all their descriptors takes longer than its I/O can wait.
-  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor);
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage& predecessor,
+                                              std::span<const FoundFile> found = {}) {
+    return open(config, &predecessor, found);
+  }
 
   /// Makes an empty file of that mode, and locks it; it is removed as an overlay is that open() has made. A leftover that
   /// nobody has locked is replaced. Errors: another process makes it; as open().
@@ -144,11 +160,14 @@ class DiskImage {
     bool read_only = false;
     bool direct = false;
     bool may_make = false;  ///< Where it is not there.
-    mode_t mode = 0600;     ///< Of one that is made.
+    std::span<const FoundFile> found{};
+    mode_t mode = 0600;  ///< Of one that is made.
   };
-  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage* predecessor);
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, const DiskImage* predecessor,
+                                              std::span<const FoundFile> found);
   [[nodiscard]] static Result<DiskImage> open_file(const FileOrder& order, const DiskImage* predecessor);
-  [[nodiscard]] static Result<DiskImage> open_layers(const DriveConfig& config, const DiskImage* predecessor);
+  [[nodiscard]] static Result<DiskImage> open_layers(const DriveConfig& config, const DiskImage* predecessor,
+                                                     std::span<const FoundFile> found);
   [[nodiscard]] Status open_fd(const FileOrder& order, const std::string& who, const DiskImage* predecessor);
   [[nodiscard]] bool is(const struct stat& status) const noexcept;
   [[nodiscard]] Status look(const std::string& who);

@@ -50,7 +50,8 @@ const DiskImage& DiskImage::layer(std::size_t number) const noexcept {
   return number == layers_->top() ? *this : layers_->below()[number].image;
 }
 
-Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskImage* predecessor) {
+Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskImage* predecessor,
+                                         std::span<const FoundFile> found) {
   TRY(check_layers(config));
   const std::string drive = "drive " + config.drive_id;
   const auto boot = read_boot_id();
@@ -59,8 +60,8 @@ Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskIm
   std::vector<DriveLayers::Below> below;
   for (const std::string& path : config.base_paths) {
     const std::string field = name_of_layer(below.size(), config.base_paths.size());
-    auto image =
-        TRY(open_file({.drive_id = config.drive_id, .field = field, .path = path, .read_only = true}, nullptr));
+    auto image = TRY(open_file(
+        {.drive_id = config.drive_id, .field = field, .path = path, .read_only = true, .found = found}, nullptr));
     std::optional<Overlay> overlay;
     if (!below.empty()) {
       order.who = fmt::format("{}: {} {}", drive, field, path);
@@ -83,7 +84,8 @@ Result<DiskImage> DiskImage::open_layers(const DriveConfig& config, const DiskIm
                             .field = "path_on_host",
                             .path = config.path_on_host,
                             .read_only = config.is_read_only,
-                            .may_make = !config.is_read_only},
+                            .may_make = !config.is_read_only,
+                            .found = found},
                            predecessor));
   order.who = fmt::format("{}: path_on_host {}", drive, config.path_on_host);
   if (top.block_device_ != 0)

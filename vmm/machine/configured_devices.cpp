@@ -31,7 +31,7 @@ Status ConfiguredDevices::check_room() const {
 
 // --- Drives ----------------------------------------------------------------------------------------------------------
 
-Status ConfiguredDevices::put(DriveConfig drive) {
+Status ConfiguredDevices::put(DriveConfig drive, std::span<const FoundFile> found) {
   const std::string context = "drive " + drive.drive_id;
   const auto index =
       static_cast<std::size_t>(std::ranges::find(drives_, drive.drive_id, &DriveConfig::drive_id) - drives_.begin());
@@ -43,7 +43,7 @@ Status ConfiguredDevices::put(DriveConfig drive) {
   if (!replaces)
     if (auto room = check_room(); !room) return propagate(room, context);
 
-  auto image = replaces ? DiskImage::open(drive, images_[index]) : DiskImage::open(drive);
+  auto image = replaces ? DiskImage::open(drive, images_[index], found) : DiskImage::open(drive, found);
   if (!image) return propagate(image);
   if (replaces) {
     drives_.erase(at(drives_, index));

@@ -3,6 +3,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/machine/virtio_devices.h"
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,7 +26,7 @@ class ConfiguredDevices {
 
   /// Adds a device, or replaces the one of the same id. Errors: a file or TAP that cannot be opened, a second root
   /// device, a MAC address or TAP of another interface, more than kMaximumVirtioDevices.
-  [[nodiscard]] Status put(DriveConfig drive);
+  [[nodiscard]] Status put(DriveConfig drive, std::span<const FoundFile> found = {});
   [[nodiscard]] Status put(NetworkInterfaceConfig interface);
   /// Changes a device of a running machine. Errors: no such device, a file that cannot be opened or does not fit.
   [[nodiscard]] Status patch(const DrivePatch& patch, Machine& machine);

@@ -190,7 +190,6 @@ Status Controller::finish_load(Load load, Result<RestoredMemory> memory, std::ui
   TRY(need_prepared_vm());
   DevicePlans lent;
   TRY(load.devices.lend(lent));
-  TRY(check_same_files(load.beside, lent.drives));
   lent.mmds = snapshot.mmds;
   lent.channels = load.channels.plans();
   std::unique_ptr<LoopTimer> recording_timer;

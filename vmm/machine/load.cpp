@@ -13,13 +13,15 @@
 
 #include <algorithm>
 #include <iterator>
+#include <span>
 #include <utility>
 
 namespace mayfly {
 namespace {
 
 /// The devices of a snapshot, opened with the request's overrides.
-Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, ConfiguredDevices& devices) {
+Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, std::span<const FoundFile> beside,
+                    ConfiguredDevices& devices) {
   std::vector<DriveConfig> drives;
   std::vector<NetworkInterfaceConfig> interfaces;
   std::ranges::transform(snapshot.drives, std::back_inserter(drives), &DriveState::config);
@@ -42,7 +44,7 @@ Status open_devices(const Snapshot& snapshot, const SnapshotLoadParams& params, 
     if (each.guest_mac) found->guest_mac = each.guest_mac;
   }
   for (DriveConfig& drive : drives)
-    if (auto put = devices.put(std::move(drive)); !put) return put;
+    if (auto put = devices.put(std::move(drive), beside); !put) return put;
   for (NetworkInterfaceConfig& interface : interfaces)
     if (auto put = devices.put(std::move(interface)); !put) return put;
   return {};
@@ -98,14 +100,13 @@ Result<Load> begin_load(SnapshotLoadParams params) {
     return propagate(fits, "snapshot_path " + params.snapshot_path);
   snapshot->machine.track_dirty_pages = params.track_dirty_pages;
   if (params.huge_pages) snapshot->machine.huge_pages = *params.huge_pages;
-  auto beside = TRY(check_named_paths(*snapshot, params));
+  const std::vector<FoundFile> beside = TRY(check_named_paths(*snapshot, params));
   ConfiguredDevices devices{ConfiguredDevices::Made::GoesUnlessStarted};
-  TRY(open_devices(*snapshot, params, devices));
+  TRY(open_devices(*snapshot, params, beside, devices));
   ConfiguredChannels channels;
   TRY(channels.load(snapshot->channels, params.channel_overrides));
   return Load{.params = std::move(params),
               .snapshot = std::move(snapshot),
-              .beside = std::move(beside),
               .devices = std::move(devices),
               .channels = std::move(channels)};
 }
@@ -126,11 +127,10 @@ Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const Branch
                        .drive_overrides = child.drive_overrides,
                        .channel_overrides = child.channel_overrides},
             .snapshot = std::move(snapshot),
-            .beside = {},
             .devices = ConfiguredDevices{ConfiguredDevices::Made::GoesUnlessStarted},
             .channels = {},
             .is_branch = true};
-  TRY(open_devices(*load.snapshot, load.params, load.devices));
+  TRY(open_devices(*load.snapshot, load.params, {}, load.devices));
   TRY(load.channels.load(load.snapshot->channels, load.params.channel_overrides));
   return load;
 }

@@ -6,7 +6,6 @@
 #include "vmm/machine/configured_channels.h"
 #include "vmm/machine/configured_devices.h"
 #include "vmm/machine/restore.h"
-#include "vmm/machine/snapshot_paths.h"
 
 #include <memory>
 #include <optional>
@@ -20,7 +19,6 @@ namespace mayfly {
 struct Load {
   SnapshotLoadParams params;
   std::shared_ptr<const Snapshot> snapshot;  ///< With the request's track_dirty_pages and huge_pages.
-  std::vector<ImageBeside> beside;
   ConfiguredDevices devices;
   ConfiguredChannels channels;
   bool is_branch = false;  ///< Of a machine, whose memory is here.

@@ -1,6 +1,5 @@
 #include "vmm/machine/snapshot_paths.h"
 
-#include "virtio/block/drive_layers.h"
 #include "vmm/base/files.h"
 #include "vmm/base/owned_fd.h"
 
@@ -87,16 +86,6 @@ std::vector<NamedFile> files_named_by_state(const DriveConfig& drive, const Snap
   return files;
 }
 
-/// Whether `image`, or a layer below it, is what was found under that path.
-bool is_found(const ImageBeside& found, const DiskImage& image) {
-  const auto is_it = [&](const DiskImage& file) {
-    return file.path() == found.path && file.identity().device == found.device && file.identity().inode == found.inode;
-  };
-  if (is_it(image)) return true;
-  const DriveLayers* layers = image.layers();
-  return layers != nullptr && std::ranges::any_of(layers->below(), is_it, &DriveLayers::Below::image);
-}
-
 }  // namespace
 
 bool adds_layer(const DriveConfig& drive, const DriveOverride& replacement) {
@@ -105,8 +94,8 @@ bool adds_layer(const DriveConfig& drive, const DriveOverride& replacement) {
          ::stat(replacement.path_on_host.c_str(), &status) != 0 && errno == ENOENT;
 }
 
-Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, const SnapshotLoadParams& params) {
-  std::vector<ImageBeside> beside;
+Result<std::vector<FoundFile>> check_named_paths(const Snapshot& snapshot, const SnapshotLoadParams& params) {
+  std::vector<FoundFile> beside;
   if (params.paths == StatePaths::Trusted) return beside;
   struct stat directory{};
   if (::stat(directory_of(params.snapshot_path).c_str(), &directory) != 0)
@@ -116,8 +105,7 @@ Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, con
     const DriveConfig& config = drive.config;
     for (const NamedFile& file : files_named_by_state(config, params))
       if (const auto found = find_beside(directory, file.path))
-        beside.push_back(
-            {.drive_id = config.drive_id, .path = file.path, .device = found->st_dev, .inode = found->st_ino});
+        beside.push_back({.path = file.path, .device = found->st_dev, .inode = found->st_ino});
       else
         elsewhere += fmt::format("{}drive {} ({}, {})", elsewhere.empty() ? "" : ", ", config.drive_id, file.path,
                                  file.is_read_only ? "to be read" : "to be written to");
@@ -139,15 +127,6 @@ Result<std::vector<ImageBeside>> check_named_paths(const Snapshot& snapshot, con
       "network_overrides and channel_overrides (mayfly restore: --drive ID=PATH, --tap ID=NAME, --channel PORT=PATH), "
       "or trust whoever made the snapshot: set paths to Trusted (--trust-paths)",
       params.snapshot_path, elsewhere);
-}
-
-Status check_same_files(const std::vector<ImageBeside>& beside, const std::vector<DrivePlan>& opened) {
-  for (const ImageBeside& found : beside)
-    for (const DrivePlan& drive : opened)
-      if (drive.config.drive_id == found.drive_id && !is_found(found, drive.image))
-        return fail(ErrorKind::State, "drive {}: {} was replaced while it was opened; load the snapshot again",
-                    drive.config.drive_id, found.path);
-  return {};
 }
 
 }  // namespace mayfly
