@@ -19,9 +19,6 @@
 namespace mayfly {
 namespace {
 
-/// What state files begin with (state_file.h).
-constexpr std::array<char, 8> kStateMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'S', 'T'};
-
 bool is_memory_of(const std::string& path, const SnapshotId& id, std::uint64_t memory_size) {
   const auto file = open_for_reading(path);
   if (!file) return false;
@@ -69,10 +66,10 @@ Result<bool> has_state_magic(const std::string& path) {
   auto file = open_for_reading(path);
   if (!file && is_other(file.error())) return false;  // gone meanwhile; a FIFO
   if (!file) return propagate(file);
-  std::array<char, kStateMagic.size()> magic{};
+  std::array<char, kStateFileMagic.size()> magic{};
   const ssize_t count = ::pread(file->get(), magic.data(), magic.size(), 0);
   if (count < 0) return fail_errno(ErrorKind::System, "{} cannot be read", path);
-  return magic == kStateMagic;
+  return magic == kStateFileMagic;
 }
 
 void add_unknown(std::string_view noun, const std::string& path, States& states) {

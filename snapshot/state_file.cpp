@@ -13,8 +13,6 @@
 namespace mayfly {
 namespace {
 
-constexpr std::array<char, 8> kStateFileMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'S', 'T'};
-
 struct StateHeader {
   std::array<char, 8> magic = kStateFileMagic;
   std::uint32_t format = kStateFormatVersion;

@@ -2,6 +2,7 @@
 
 #include "snapshot/snapshot.h"
 
+#include <array>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -17,6 +18,8 @@
 /// older one refuses a newer file in words. tests/data/ keeps a file of every version that was released.
 namespace mayfly {
 
+/// What a state file begins with.
+inline constexpr std::array<char, 8> kStateFileMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'S', 'T'};
 /// More than 32 vCPUs with the largest XSAVE areas take.
 inline constexpr std::size_t kLargestStateFile = 16 << 20;
 /// Of the format, as --snapshot-version prints it.

@@ -1,4 +1,5 @@
 #include "virtio/block/block_slot.h"
+#include "virtio/vector_bytes.h"
 
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -394,7 +395,7 @@ void BlockDevice::on_transferred(Slot& slot, std::uint64_t count) noexcept {
   BlockRequest& request = slot.request;
   slot.transferred += count;
   request.offset += count;
-  request.data = without_front(request.data, count);
+  request.data = drop_front(request.data, count);
   if (slot.transferred < request.length) return submit(slot);
   if (slot.touches) return record_touch(slot);
   if (request.command == BlockCommand::Write) return stored(slot);
@@ -444,7 +445,7 @@ void BlockDevice::answer_id(Slot& slot) noexcept {
   // 5.2.6: 20 bytes, padded with zeroes; all of them are used by a longer name.
   std::array<std::byte, VIRTIO_BLK_ID_BYTES> id{};
   std::memcpy(id.data(), config_.drive_id.data(), std::min(config_.drive_id.size(), id.size()));
-  scatter(slot.request.data, id);
+  copy_to(slot.request.data, 0, id);
   slot.transferred = std::min<std::uint64_t>(slot.request.length, id.size());
   answer(slot, VIRTIO_BLK_S_OK);
 }

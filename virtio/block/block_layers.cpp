@@ -5,6 +5,7 @@
 // has changed nothing. Two touches of one block go one after the other: each could bring up what the other one writes.
 
 #include "virtio/block/block_slot.h"
+#include "virtio/vector_bytes.h"
 
 #include <linux/virtio_blk.h>
 #include <sys/mman.h>
@@ -114,7 +115,7 @@ void BlockDevice::on_part(Spread& spread, std::size_t number, int result) noexce
   if ((result == -EINTR || result == -EAGAIN) && part.retries++ < kMaximumRetries) return submit_part(spread, number);
   if (result > 0) {
     part.place += static_cast<std::uint64_t>(result);
-    part.data = without_front(part.data, static_cast<std::uint64_t>(result));
+    part.data = drop_front(part.data, static_cast<std::uint64_t>(result));
     if (!part.data.empty()) return submit_part(spread, number);
   } else if (spread.error_number == 0) {
     spread.error_number = result == 0 ? ENODATA : -result;
@@ -127,7 +128,7 @@ void BlockDevice::on_part(Spread& spread, std::size_t number, int result) noexce
   if (error_number != 0) return fail_request(slot, error_number);
   slot.transferred += length;
   slot.request.offset += length;
-  slot.request.data = without_front(slot.request.data, length);
+  slot.request.data = drop_front(slot.request.data, length);
   if (slot.transferred == slot.request.length) return answer(slot, VIRTIO_BLK_S_OK);
   read_layers(slot, false);
 }
@@ -212,7 +213,7 @@ void BlockDevice::on_step(Slot& slot, int result) noexcept {
   const auto count = static_cast<std::uint64_t>(result);
   if (slot.step == Slot::Step::WriteMap) {
     slot.edge_at += count;
-    const auto rest = without_front({&slot.vector, 1}, count);
+    const auto rest = drop_front({&slot.vector, 1}, count);
     if (!rest.empty()) return submit_step(slot);
     OverlayMap& map = slot.backing->image.layers()->overlay().map();
     const Blocks blocks = touched_blocks(slot, map);

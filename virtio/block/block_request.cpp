@@ -1,9 +1,9 @@
 #include "virtio/block/block_request.h"
 
 #include "virtio/block/disk_image.h"
+#include "virtio/vector_bytes.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 namespace mayfly {
@@ -16,18 +16,6 @@ static_assert(sizeof(RangeEntry) == 16);
 std::uint64_t total(std::span<const iovec> buffers) noexcept {
   return std::accumulate(buffers.begin(), buffers.end(), std::uint64_t{0},
                          [](std::uint64_t sum, const iovec& buffer) { return sum + buffer.iov_len; });
-}
-
-/// Copies bytes from the front of the buffers, which have as many.
-void gather(std::span<const iovec> buffers, std::span<std::byte> target) noexcept {
-  for (const iovec& buffer : buffers) {
-    const std::size_t part = std::min(buffer.iov_len, target.size());
-    std::memcpy(target.data(), buffer.iov_base, part);
-    target = target.subspan(part);
-    if (target.empty()) break;
-  }
-  // The guest may change the original: it is not to be read again in place of the copy.
-  asm volatile("" : : : "memory");
 }
 
 /// Takes the last byte off the back: the status.
@@ -61,8 +49,8 @@ std::uint8_t read_ranges(BlockRequest& request, std::span<iovec> data, const Blo
   const std::uint32_t known = request.command == BlockCommand::WriteZeroes ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0;
   for (BlockRange& range : ranges.first(count)) {
     RangeEntry entry{};
-    gather(data, std::as_writable_bytes(std::span{&entry, 1}));
-    data = without_front(data, sizeof entry);
+    copy_from(data, std::as_writable_bytes(std::span{&entry, 1}));
+    data = drop_front(data, sizeof entry);
     // 5.2.6.2: unknown flags, and unmap for a discard, are not supported; whatever else may be wrong.
     if ((entry.flags & ~known) != 0) return VIRTIO_BLK_S_UNSUPP;
     if (entry.num_sectors > kMaximumRangeSectors || !lies_within(entry.sector, entry.num_sectors, rules.sectors))
@@ -90,8 +78,8 @@ BlockRequest parse_block_request(const BlockBuffers& buffers, const BlockRules& 
   request.refusal = VIRTIO_BLK_S_IOERR;
   virtio_blk_outhdr header{};
   if (request.status == nullptr || total(buffers.readable) < sizeof header) return request;
-  gather(buffers.readable, std::as_writable_bytes(std::span{&header, 1}));
-  const std::span<iovec> readable = without_front(buffers.readable, sizeof header);
+  copy_from(buffers.readable, std::as_writable_bytes(std::span{&header, 1}));
+  const std::span<iovec> readable = drop_front(buffers.readable, sizeof header);
 
   switch (header.type) {
     case VIRTIO_BLK_T_IN:
@@ -128,27 +116,6 @@ BlockRequest parse_block_request(const BlockBuffers& buffers, const BlockRules& 
       break;
   }
   return request;
-}
-
-std::span<iovec> without_front(std::span<iovec> buffers, std::uint64_t count) noexcept {
-  while (!buffers.empty() && count >= buffers.front().iov_len) {
-    count -= buffers.front().iov_len;
-    buffers = buffers.subspan(1);
-  }
-  if (count > 0 && !buffers.empty()) {
-    iovec& first = buffers.front();
-    first.iov_base = static_cast<std::byte*>(first.iov_base) + count;
-    first.iov_len -= count;
-  }
-  return buffers;
-}
-
-void scatter(std::span<const iovec> buffers, std::span<const std::byte> bytes) noexcept {
-  for (const iovec& buffer : buffers) {
-    const std::size_t part = std::min(buffer.iov_len, bytes.size());
-    std::memcpy(buffer.iov_base, bytes.data(), part);
-    bytes = bytes.subspan(part);
-  }
 }
 
 }  // namespace mayfly

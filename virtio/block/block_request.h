@@ -62,11 +62,4 @@ struct BlockRequest {
 
 [[nodiscard]] BlockRequest parse_block_request(const BlockBuffers& buffers, const BlockRules& rules) noexcept;
 
-// For vectors of host memory, in place:
-
-/// Takes `count` bytes, of which there are as many, off the front.
-[[nodiscard]] std::span<iovec> without_front(std::span<iovec> buffers, std::uint64_t count) noexcept;
-/// Copies bytes to the front of the buffers, as far as both reach.
-void scatter(std::span<const iovec> buffers, std::span<const std::byte> bytes) noexcept;
-
 }  // namespace mayfly

@@ -15,11 +15,9 @@ enum Feature : unsigned {
   kGuestTso4 = 7,   ///< VIRTIO_NET_F_GUEST_TSO4: the driver takes unsegmented TCP over IPv4...
   kGuestTso6 = 8,   ///< VIRTIO_NET_F_GUEST_TSO6
   kGuestEcn = 9,    ///< VIRTIO_NET_F_GUEST_ECN
-  kGuestUfo = 10,   ///< VIRTIO_NET_F_GUEST_UFO
   kHostTso4 = 11,   ///< VIRTIO_NET_F_HOST_TSO4: the device segments TCP over IPv4...
   kHostTso6 = 12,   ///< VIRTIO_NET_F_HOST_TSO6
   kHostEcn = 13,    ///< VIRTIO_NET_F_HOST_ECN
-  kHostUfo = 14,    ///< VIRTIO_NET_F_HOST_UFO
   kMergeable = 15,  ///< VIRTIO_NET_F_MRG_RXBUF: a frame may fill several receive buffers.
   kStatus = 16,     ///< VIRTIO_NET_F_STATUS
   kGuestUso4 = 54,  ///< VIRTIO_NET_F_GUEST_USO4
@@ -58,7 +56,6 @@ inline constexpr std::uint8_t kRscInfo = 4;    ///< VIRTIO_NET_HDR_F_RSC_INFO
 // Header::gso_type
 inline constexpr std::uint8_t kGsoNone = 0;         ///< VIRTIO_NET_HDR_GSO_NONE
 inline constexpr std::uint8_t kGsoTcp4 = 1;         ///< VIRTIO_NET_HDR_GSO_TCPV4
-inline constexpr std::uint8_t kGsoUfo = 3;          ///< VIRTIO_NET_HDR_GSO_UDP
 inline constexpr std::uint8_t kGsoTcp6 = 4;         ///< VIRTIO_NET_HDR_GSO_TCPV6
 inline constexpr std::uint8_t kGsoUdpSegments = 5;  ///< VIRTIO_NET_HDR_GSO_UDP_L4
 inline constexpr std::uint8_t kGsoEcn = 0x80;       ///< VIRTIO_NET_HDR_GSO_ECN: a bit beside those of TCP.

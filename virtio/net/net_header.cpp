@@ -22,7 +22,6 @@ struct Segmentation {
 constexpr Segmentation kSegmentations[] = {
     {bit(net_abi::kHostTso4), bit(net_abi::kGuestTso4), kTcpChecksumOffset, net_abi::kGsoTcp4, true},
     {bit(net_abi::kHostTso6), bit(net_abi::kGuestTso6), kTcpChecksumOffset, net_abi::kGsoTcp6, true},
-    {bit(net_abi::kHostUfo), bit(net_abi::kGuestUfo), kUdpChecksumOffset, net_abi::kGsoUfo, false},
     {bit(net_abi::kHostUso), bit(net_abi::kGuestUso4) | bit(net_abi::kGuestUso6), kUdpChecksumOffset,
      net_abi::kGsoUdpSegments, false},
 };

@@ -214,15 +214,5 @@ TEST(BlockRequest, TheHeaderIsNotReadAgain) {
   EXPECT_EQ(request.offset, 3 * 512U);
 }
 
-TEST(BlockRequest, VectorsLoseTheirFrontAndTakeBytesAcrossBuffers) {
-  Pieces pieces{std::vector<std::byte>(10), {3, 3, 4}};
-  auto rest = without_front(pieces.buffers(), 4);
-  ASSERT_EQ(rest.size(), 2U);
-  EXPECT_EQ(rest[0].iov_len, 2U);
-  scatter(rest, std::vector<std::byte>(20, std::byte{1}));
-  EXPECT_EQ(std::ranges::count(pieces.bytes(), std::byte{1}), 6);
-  EXPECT_TRUE(without_front(rest, 6).empty());
-}
-
 }  // namespace
 }  // namespace mayfly

@@ -117,13 +117,6 @@ TEST(NetHeader, UnknownTypesOfSegmentationAreRefused) {
   }
 }
 
-TEST(NetHeader, FragmentsOfUdpAreSentOnlyWhereTheyWereNegotiated) {
-  NetHeader header = udp_segments();
-  header.gso_type = net_abi::kGsoUfo;
-  EXPECT_FALSE(passes(header));
-  EXPECT_TRUE(passes(header, kFrame, kAll | bit(net_abi::kHostUfo)));
-}
-
 TEST(NetHeader, SegmentsHaveASize) {
   NetHeader header = tcp4();
   header.gso_size = 0;
