@@ -417,6 +417,57 @@ def test_signals_are_forwarded(words: Callable[..., list[str]], name: str) -> No
         assert process.wait(PATIENCE) == 5
 
 
+def waiting_bytes(fd: int, request: int) -> int:
+    count: int = struct.unpack("i", fcntl.ioctl(fd, request, bytes(4)))[0]
+    return count
+
+
+def test_a_third_signal_leaves_a_guest_that_is_silent(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "silent.sock"
+    with false_agent(path) as server:
+        command = [build / "mayfly", "exec", "--agent-socket", path, "--", "x"]
+        with subprocess.Popen(command) as process, Peer(server.accept()[0]) as peer:
+            assert peer.receive()[0] == EXEC
+            peer.send(frame(DONE))
+            peer.expect(STDIN_END)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                process.send_signal(number)
+                assert peer.expect(SIGNAL) == struct.pack("<I", number)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_signals_for_other_purposes_never_leave_the_guest(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "silent.sock"
+    with false_agent(path) as server:
+        command = [build / "mayfly", "exec", "--agent-socket", path, "--", "x"]
+        with subprocess.Popen(command) as process, Peer(server.accept()[0]) as peer:
+            assert peer.receive()[0] == EXEC
+            peer.send(frame(DONE))
+            peer.expect(STDIN_END)
+            for _ in range(5):
+                process.send_signal(signal.SIGUSR1)
+                peer.expect(SIGNAL)
+            peer.send(frame(EXIT, b"\0" + struct.pack("<I", 3)))
+            assert process.wait(PATIENCE) == 3
+
+
+def test_a_signal_ends_who_waits_for_the_reader_of_an_ended_command(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ended.sock"
+    with false_agent(path) as server:
+        command = [build / "mayfly", "exec", "--agent-socket", path, "--", "x"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process, Peer(server.accept()[0]) as peer:
+            assert peer.receive()[0] == EXEC
+            peer.send(frame(DONE) + frame(STDOUT, bytes(65536)) * 3)
+            assert process.stdout is not None
+            pipe = process.stdout.fileno()
+            until(lambda: waiting_bytes(pipe, termios.FIONREAD) == 65536, "the pipe should be full")
+            peer.send(frame(EXIT, b"\0" + bytes(4)))
+            until(lambda: waiting_bytes(peer.socket.fileno(), termios.TIOCOUTQ) == 0, "the command's end should be taken")
+            process.terminate()
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
 def test_signals_get_through_to_who_does_not_read(words: Callable[..., list[str]]) -> None:
     script = "sleep 1000 & trap 'exit 9' TERM; echo ready; wait"
     with Path("/dev/zero").open("rb") as zeros:

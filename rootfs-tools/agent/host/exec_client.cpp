@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -23,6 +24,8 @@ namespace {
 
 constexpr std::size_t kMostPending = 256 * 1024;
 constexpr std::size_t kPieceOfInput = 32 * 1024;
+constexpr int kSignalsToLeave = 3;
+constexpr std::chrono::seconds kLongestRow{10};  // from one to the next: SIGHUP may mean "reload", once a day
 
 std::optional<WindowSize> terminal_size() {
   for (const int fd : {STDOUT_FILENO, STDIN_FILENO, STDERR_FILENO}) {
@@ -117,12 +120,35 @@ class Session {
 
   void forward_signals() {
     while (const auto number = signals_.next()) {
+      if (ends_programs(*number) && leaves_at(*number)) return;
       if (*number != SIGWINCH) {
         to_guest_.add(FrameType::Signal, encode_number(static_cast<std::uint32_t>(*number)));
       } else if (const auto size = tty_ ? terminal_size() : std::nullopt) {
         to_guest_.add(FrameType::Resize, encode(*size));
       }
     }
+  }
+
+  static bool ends_programs(int number) {
+    return number == SIGINT || number == SIGTERM || number == SIGHUP || number == SIGQUIT;
+  }
+
+  /// The third in a row leaves a command that does not end: its guest may be hostile, or paused. After the command's end
+  /// nobody but us is there to end.
+  bool leaves_at(int number) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_signal_ > kLongestRow) signals_in_a_row_ = 0;
+    last_signal_ = now;
+    if (++signals_in_a_row_ < kSignalsToLeave && !is_over()) return false;
+    end_by_signal(number);
+    return true;
+  }
+
+  /// Nothing more is waited for.
+  void end_by_signal(int number) {
+    output_.clear();
+    errors_.clear();
+    if (!failure_) exit_ = ExitReport{.by_signal = true, .number = static_cast<std::uint32_t>(number)};
   }
 
   void forward_input() {
@@ -197,6 +223,8 @@ class Session {
   bool is_drained_ = false;  ///< No whole frame is here that was not taken: the first came with the answer.
   std::size_t window_ = kStdinWindow;
   const ForwardedSignals& signals_;
+  int signals_in_a_row_ = 0;
+  std::chrono::steady_clock::time_point last_signal_{};
   Outbox to_guest_;
   Output output_;
   Output errors_;

@@ -17,7 +17,8 @@ struct ExecFailure {
 };
 
 /// Runs a command in the guest, on this process's standard streams, up to its end. Returns its exit status, 128 + N
-/// where signal N ended it. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 go to the command. With a terminal,
+/// where signal N ended it. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 go to the command; the third of the
+/// first four in a row ends this instead, and each one where only the reader of our output is waited for. With a terminal,
 /// ours is raw meanwhile, and its size the command's; Enter ~ . leaves it (EscapeKeys). `with_input`: whether standard
 /// input is the command's; else its input is empty.
 [[nodiscard]] std::expected<int, ExecFailure> run_in_guest(const AgentClient& agent, ExecRequest request,
