@@ -1,5 +1,6 @@
 #include "rootfs-tools/clones/removal.h"
 
+#include "api/client/api_client.h"
 #include "api/client/deadline.h"
 #include "vmm/base/files.h"
 #include "vmm/base/printable.h"
@@ -23,6 +24,7 @@ namespace fs = std::filesystem;
 
 /// A process that was killed ends in no time, but for one that waits for a device.
 constexpr std::chrono::seconds kKillPatience{5};
+constexpr std::chrono::seconds kConnectPatience{2};
 constexpr std::size_t kLongestCgroup = 4096;
 constexpr std::size_t kShownSpeech = 500;
 
@@ -35,6 +37,16 @@ Status remove_jail(const std::string& id, const fs::path& base, const fs::path& 
   while (end.said.ends_with('\n')) end.said.pop_back();
   return fail(ErrorKind::System, "{} has ended, and its jail is still there: {}", id,
               printable(end.said, kShownSpeech));
+}
+
+/// A process that hides its name or its id has not been ended. It could not be reached without its socket.
+Status check_nobody_listens(const std::string& id, const fs::path& directory) {
+  const std::string socket = directory / kApiSocket;
+  const auto process = ApiClient{socket, {.patience = kConnectPatience}}.process();
+  if (!process && process.error().kind != ErrorKind::System) return {};
+  return fail(ErrorKind::State,
+              "a process that is not called {}, or not {}, still listens at {}: end it first (ss -xlp shows it)",
+              kMonitorName, id, socket);
 }
 
 }  // namespace
@@ -59,6 +71,7 @@ Status remove_clone(const std::string& id, const ClonePlace& place, const fs::pa
   const fs::path whole = place.jail_base.empty() ? place.directory : jail_directory(place.jail_base, id);
   if (!fs::exists(fs::symlink_status(whole, error))) return {};
   if (!place.jail_base.empty()) return remove_jail(id, place.jail_base, jailer);
+  TRY(check_nobody_listens(id, whole));
   fs::remove_all(whole, error);
   if (error) return fail(ErrorKind::System, "cannot remove {}: {}", whole.native(), error.message());
   return {};

@@ -15,7 +15,7 @@ namespace mayfly::clones {
 [[nodiscard]] Status kill_machine(const std::string& id, const ClonePlace& place);
 
 /// Removes the files of a clone whose process has ended; of a jail by mayfly-jailer, which knows what it has elsewhere, such as
-/// cgroups. Nothing is there: nothing is done.
+/// cgroups. Nothing is there: nothing is done. Error: without a jail, a process still listens at its API's socket.
 [[nodiscard]] Status remove_clone(const std::string& id, const ClonePlace& place, const std::filesystem::path& jailer);
 
 }  // namespace mayfly::clones

@@ -47,6 +47,11 @@ Result<std::string> new_id(const std::string& directory) {
   return name + '-' + hexadecimal_digits(number);
 }
 
+fs::path program_of(const UpOptions& options) {
+  std::error_code none;
+  return options.monitor.empty() ? fs::read_symlink("/proc/self/exe", none) : fs::path{options.monitor};
+}
+
 bool is_jailed(const UpOptions& options) { return options.jail.value_or(::geteuid() == 0); }
 
 Status write_small_file(const fs::path& path, const std::string& text) {
@@ -163,13 +168,8 @@ class Starting {
     return fail_errno(ErrorKind::System, "cannot link {} into {}", path, directory_.native());
   }
 
-  [[nodiscard]] fs::path program() const {
-    std::error_code none;
-    return options_.monitor.empty() ? fs::read_symlink("/proc/self/exe", none) : fs::path{options_.monitor};
-  }
-
   Status start_monitor() {
-    const fs::path binary = program();
+    const fs::path binary = program_of(options_);
     MonitorCommand command{.words = {},
                            .socket = directory_ / kApiSocket,
                            .errors = log_.get(),
@@ -243,6 +243,11 @@ Result<std::string> bring_up(const UpOptions& options) {
   if (!is_jailed(options) && (!options.jailer_words.empty() || !options.parent_cgroup.empty()))
     return fail(ErrorKind::InvalidArgument, "{} is a jail's: be root, and leave --no-jail out",
                 options.jailer_words.empty() ? "--parent-cgroup" : options.jailer_words.front());
+  if (const fs::path program = program_of(options); program.filename() != kMonitorName)
+    return fail(ErrorKind::InvalidArgument,
+                "the program {} must be called {}: jails are named after it, and mayfly ps and mayfly down find machines "
+                "by it; rename it",
+                program.native(), kMonitorName);
   auto from = TRY(read_template(options.directory));
   std::string id = options.id;
   if (id.empty()) id = TRY(new_id(from.directory));

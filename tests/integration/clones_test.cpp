@@ -204,6 +204,37 @@ TEST_F(ClonesTest, AMachineOfTheSameNameElsewhereIsLeftAlone) {
   EXPECT_EQ(other.wait(), 143);
 }
 
+TEST_F(ClonesTest, AMonitorOfAnotherNameIsNoClone) {
+  const std::string renamed = file("mayfly-0.9");
+  fs::copy_file(monitor_binary(), renamed);
+  for (const bool jailed : kWays) {
+    auto words = up_words(jailed, {"--patience", "1"});
+    words.front() = renamed;
+    const Said up = say(words);
+    EXPECT_EQ(up.code, 1);
+    EXPECT_TRUE(up.err.contains("mayfly-0.9 must be called mayfly")) << up.err;
+    EXPECT_FALSE(is_anything_left(jailed));
+  }
+}
+
+TEST_F(ClonesTest, FilesOfAProcessThatIsNotFoundStay) {
+  fs::create_directories(run_dir_ + "/" + kId);
+  fs::create_directories(run_dir_ + "/.starting");
+  make_file(place(false, "log"), "");
+  make_file(run_dir_ + "/.starting/" + kId, "\nmade\n");
+  // As one that was taken over and has changed its command line.
+  ChildProcess other{{monitor_binary(), "--id", "lies", "--api-sock", place(false, "api.sock")}, {}};
+  await([&] { return fs::exists(place(false, "api.sock")); }, "its API");
+  const Said down = mayfly("down", kId);
+  EXPECT_EQ(down.code, 1);
+  EXPECT_TRUE(down.err.contains("not called mayfly, or not " + kId + ", still listens at ")) << down.err;
+  EXPECT_TRUE(fs::exists(run_dir_ + "/.starting/" + kId));
+  other.signal(SIGKILL);
+  other.wait();
+  EXPECT_EQ(mayfly("down", "another").code, 1);
+  EXPECT_FALSE(is_anything_left(false));
+}
+
 #ifndef MAYFLY_SANITIZED
 TEST_F(ClonesTest, TheNextUpRemovesWhatAKilledOneHasLeft) {
   ChildProcess killed{up_words(true), {}};

@@ -29,7 +29,7 @@ class UpTest : public ::testing::Test {
     testing::make_file(template_ / "template.json", to_json(made));
   }
   UpOptions order(const std::string& script) const {
-    const std::string monitor = testing::make_file(scratch_.file("monitor"), "#!/bin/sh\n" + script + "\n");
+    const std::string monitor = testing::make_file(scratch_.file("mayfly"), "#!/bin/sh\n" + script + "\n");
     ::chmod(monitor.c_str(), 0700);
     return {.directory = template_,
             .id = "vm-1",
