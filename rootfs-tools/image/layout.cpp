@@ -31,6 +31,11 @@ constexpr std::array<std::string_view, 2> kNameAnnotations{"io.containerd.image.
                                                            "org.opencontainers.image.ref.name"};
 constexpr int kDeepestIndex = 8;
 constexpr std::size_t kMostDescriptors = 10'000;
+/// All that an index leads to inherits its names, and a template's description has those of its image.
+constexpr std::size_t kLongestName = 4096;
+constexpr std::size_t kLongestNames = std::size_t{128} << 10;
+/// Of blobs, which may be named again and again.
+constexpr std::size_t kMostRead = std::size_t{256} << 20;
 
 /// A reference to a blob.
 struct Descriptor {
@@ -109,8 +114,12 @@ class LayoutReader {
   }
 
   /// The text of a blob, which is what its digest says.
-  Result<std::string> read_blob(const Descriptor& blob) const {
+  Result<std::string> read_blob(const Descriptor& blob) {
     auto text = TRY(files_.read(blob_name(blob.digest), kLongestDocument));
+    read_ += text.size();
+    if (read_ > kMostRead)
+      return fail(ErrorKind::TooLarge, "{} bytes of indexes, manifests and configurations; build the image anew",
+                  in_image(fmt::format("over {}", kMostRead)));
     if (text.size() != blob.size || digest_of(text) != blob.digest)
       return fail(ErrorKind::InvalidArgument,
                   "{} has {} bytes with digest {}, and should have {}; copy or fetch the image again",
@@ -156,6 +165,9 @@ class LayoutReader {
     if (annotations == nullptr) return names;
     for (const std::string_view each : kNameAnnotations) {
       auto name = TRY(text_field(*annotations, each, in_image(what)));
+      if (name.size() > kLongestName)
+        return fail(ErrorKind::TooLarge, "{}: a name has {} bytes, and {} are allowed; tag the image anew",
+                    in_image(what), name.size(), kLongestName);
       if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(std::move(name));
     }
     return names;
@@ -209,7 +221,7 @@ class LayoutReader {
   }
 
   /// Of a manifest whose index does not tell.
-  Result<Platform> platform_by_config(const Candidate& candidate) const {
+  Result<Platform> platform_by_config(const Candidate& candidate) {
     auto text = TRY(read_blob(candidate.manifest));
     const std::string what = in_image(candidate.manifest.digest);
     const auto manifest = TRY(parse_json(text, what));
@@ -219,7 +231,7 @@ class LayoutReader {
   }
 
   /// Its digest and its text.
-  Result<std::pair<std::string, std::string>> read_config(const JsonValue& manifest, const std::string& what) const {
+  Result<std::pair<std::string, std::string>> read_config(const JsonValue& manifest, const std::string& what) {
     const JsonValue* const field = TRY(field_of(manifest, "config", what));
     if (field == nullptr)
       return fail(ErrorKind::Unsupported, "{} has no 'config': it is no manifest of schema version 2", what);
@@ -231,7 +243,7 @@ class LayoutReader {
     return std::pair{config.digest, std::move(text)};
   }
 
-  Result<FoundImage> read_manifest(const Candidate& candidate) const {
+  Result<FoundImage> read_manifest(const Candidate& candidate) {
     const std::string what = in_image(candidate.manifest.digest);
     auto text = TRY(read_blob(candidate.manifest));
     const auto manifest = TRY(parse_json(text, what));
@@ -273,6 +285,7 @@ class LayoutReader {
   std::vector<Candidate> candidates_;
   std::vector<std::string> others_;  // types of what is no image
   std::size_t descriptors_ = 0;
+  std::size_t read_ = 0;
 };
 
 /// What `docker save` has written since 1.10, and `podman save` writes: manifest.json, and files that it names.
@@ -372,6 +385,11 @@ Result<FoundImage> find_image(const ImageFiles& files, const ImageChoice& choice
         choice.path);
   auto found = is_layout ? LayoutReader(files, choice).find() : SavedReader(files, choice).find();
   auto image = TRY(std::move(found));
+  std::size_t names_bytes = 0;
+  for (const std::string& each : image.names) names_bytes += each.size();
+  if (names_bytes > kLongestNames)
+    return fail(ErrorKind::TooLarge, "--image {}: the names of the image have over {} bytes; tag it anew", choice.path,
+                kLongestNames);
   TRY(check_config(image, choice));
   return image;
 }

@@ -242,6 +242,36 @@ TEST_F(LayoutTest, RefusesAConfigurationThatDoesNotFitTheLayers) {
   EXPECT_TRUE(refusal(saved).ends_with("has 1 diff_ids for 2 layers; build the image anew")) << refusal(saved);
 }
 
+TEST_F(LayoutTest, ALongNameIsRefusedBeforeItIsCopied) {
+  Files files;
+  const std::string index = add_blob(files, R"({"manifests":[)" + add_image(files, image_with("first")) + "}]}",
+                                     "application/vnd.oci.image.index.v1+json");
+  add_index(files, {named(index, std::string(4096, 'n'))});
+  EXPECT_EQ(refusal(files), "");
+  add_index(files, {named(index, std::string(4097, 'n'))});
+  EXPECT_EQ(refusal(files),
+            "--image app.tar: 'index.json': a name has 4097 bytes, and 4096 are allowed; tag the image anew");
+}
+
+TEST_F(LayoutTest, NamesFitIntoATemplate) {
+  Files files;
+  const std::string image = add_image(files, image_with("first"));
+  std::vector<std::string> descriptors;
+  for (int number = 0; number < 33; ++number)
+    descriptors.push_back(named(image, std::to_string(number) + std::string(4000, 'n')));
+  add_index(files, descriptors);
+  EXPECT_EQ(refusal(files), "--image app.tar: the names of the image have over 131072 bytes; tag it anew");
+}
+
+TEST_F(LayoutTest, ABlobThatIsNamedAgainAndAgainIsNotReadForHours) {
+  Files files;
+  const std::string none = add_blob(files, R"({"manifests":[])" + std::string(std::size_t{3} << 20, ' ') + "}",
+                                    "application/vnd.oci.image.index.v1+json");
+  add_index(files, std::vector<std::string>(100, none + "}"));
+  EXPECT_EQ(refusal(files),
+            "--image app.tar: over 268435456 bytes of indexes, manifests and configurations; build the image anew");
+}
+
 TEST_F(LayoutTest, CountsLayers) {
   Files files;
   MadeImage image = image_with("first");
