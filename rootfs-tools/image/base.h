@@ -42,7 +42,7 @@ struct BaseFacts {
   std::uint64_t inodes = 0;
   std::uint64_t data_bytes = 0;
   RunConfig run;
-  std::vector<std::string> left_out_attributes;  ///< Names of extended attributes that a squashfs cannot have.
+  std::vector<std::string> left_out_attributes;  ///< Of extended attributes that a squashfs cannot have: the first 100.
 };
 
 [[nodiscard]] Result<BaseFacts> make_base(const BaseOrder& order);

@@ -141,7 +141,8 @@ class LayerReader {
       // They belong to the host that the image was made on; who extracts leaves them out as well.
       if (text == "security.selinux" || text == "system.nfs4_acl") continue;
       if (!text.starts_with("user.") && !text.starts_with("trusted.") && !text.starts_with("security.")) {
-        budget_.left_out_attributes.insert(printable(text, kLongestShownName));
+        if (budget_.left_out_attributes.size() < kMostLeftOut)
+          budget_.left_out_attributes.insert(printable(text, kLongestShownName));
         continue;
       }
       if (text.size() > kLongestAttributeName || text.ends_with('.') || size > kLongestAttribute)

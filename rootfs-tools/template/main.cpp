@@ -1,4 +1,5 @@
 #include "rootfs-tools/image/base.h"
+#include "rootfs-tools/image/layer.h"
 #include "rootfs-tools/template/arguments.h"
 #include "rootfs-tools/template/progress_line.h"
 #include "vmm/base/printable.h"
@@ -77,12 +78,15 @@ struct Runner {
     for (const std::string& each : facts->left_out_attributes)
       std::fprintf(stderr, "mayfly-template: left out the extended attribute '%s', which a squashfs cannot have\n",
                    each.c_str());
+    if (facts->left_out_attributes.size() == kMostLeftOut)
+      std::fputs("mayfly-template: further ones that were left out are not listed\n", stderr);
     std::fputs(printable_lines(sentence_of(order, *facts)).c_str(), stdout);
     return {};
   }
 };
 
 int run(int argc, char** argv) {
+  std::signal(SIGCHLD, SIG_DFL);  // ignored, as some callers leave it, nobody would tell how children end
   std::signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is an error like a full disk
   auto invocation = parse_template_arguments(argc, argv, program_folders());
   // Which ends with lines of the guest's console.

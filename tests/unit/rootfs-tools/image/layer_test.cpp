@@ -151,6 +151,14 @@ TEST_F(LayerTest, LeavesOutAttributesOfHostsAndThoseThatASquashfsCannotHave) {
   EXPECT_EQ(budget_.left_out_attributes, std::set<std::string>{"system.posix_acl_access"});
 }
 
+TEST_F(LayerTest, KeepsFewNamesOfAttributesThatAreLeftOut) {
+  std::vector<std::pair<std::string, std::string>> records;
+  for (int number = 0; number < 1000; ++number)
+    records.emplace_back("SCHILY.xattr.system." + std::to_string(number), "1");
+  must_apply(pax_header(records) + raw_header("f", '0', 0));
+  EXPECT_EQ(budget_.left_out_attributes.size(), 100U);
+}
+
 TEST_F(LayerTest, WhiteoutsAreNamesOfAnyEntry) {
   must_apply(TarBuilder{}.file("d/a", "").file("d/b", "").file("e/c", "").finish());
   must_apply(TarBuilder{}.file("d/.wh.a", "").file("e/.wh..wh..opq", "").file("e/new", "").finish());
