@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <utility>
@@ -199,6 +200,7 @@ struct Start {
 
 int main(int argc, char** argv) {
   mayfly::fill_standard_descriptors();
+  std::signal(SIGCHLD, SIG_DFL);  // ignored, as some callers leave it, nobody would tell how children end
   mayfly::share_one_heap();
 #if defined(MAYFLY_BACK_DOOR)
   mayfly::back_door::take_attack(argc, argv);

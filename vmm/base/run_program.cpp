@@ -53,8 +53,8 @@ Result<ProgramEnd> run_program(std::vector<std::string> words) {
     if (count <= 0) break;
     end.said.append(piece.data(), std::min(static_cast<std::size_t>(count), kMostSaid - end.said.size()));
   }
-  while (::waitpid(child, &end.status, 0) < 0 && errno == EINTR) {
-  }
+  while (::waitpid(child, &end.status, 0) < 0)
+    if (errno != EINTR) return fail_errno(ErrorKind::System, "cannot learn how {} has ended", words.front());
   return end;
 }
 

@@ -16,7 +16,7 @@ struct ProgramEnd {
 };
 
 /// Runs a program to its end, with our environment and standard input. `words`: its path, which is not looked for, and its
-/// arguments. Error: it cannot be run.
+/// arguments. Error: it cannot be run, or nobody tells how it has ended, as where SIGCHLD is ignored.
 ///
 ///   const auto end = TRY(run_program({"/usr/sbin/mke2fs", "-q", path}));
 ///   if (!end.succeeded()) return fail(ErrorKind::System, "mke2fs: {}", printable(end.said, 500));

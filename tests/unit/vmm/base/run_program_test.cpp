@@ -39,5 +39,12 @@ TEST(RunProgram, SaysWhichOneCannotBeRun) {
   EXPECT_EQ(end.error().message, "cannot run /none/such: No such file or directory (ENOENT)");
 }
 
+TEST(RunProgram, AnEndThatNobodyTellsIsNoSuccess) {
+  const auto before = std::signal(SIGCHLD, SIG_IGN);  // as a shell after trap '' CHLD
+  const auto end = run_program({"/bin/sh", "-c", "exit 3"});
+  std::signal(SIGCHLD, before);
+  EXPECT_FALSE(end && end->succeeded());
+}
+
 }  // namespace
 }  // namespace mayfly
