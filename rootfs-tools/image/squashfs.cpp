@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <thread>
@@ -361,10 +362,12 @@ class Writer {
     return check(::sqfs_meta_writer_write_inode(inodes_.get(), &made));
   }
 
-  /// libsquashfs looks through all that it has.
+  /// libsquashfs looks through all that it has. It takes one more than the superblock's 16 bits can count.
   Result<std::uint16_t> index_of_owner(std::uint32_t id) {
     const auto known = owner_indexes_.find(id);
     if (known != owner_indexes_.end()) return known->second;
+    if (owner_indexes_.size() == std::numeric_limits<sqfs_u16>::max())
+      return std::unexpected(check(SQFS_ERROR_OVERFLOW).error());
     sqfs_u16 index = 0;
     TRY(check(::sqfs_id_table_id_to_index(owners_.get(), id, &index)));
     owner_indexes_.emplace(id, index);
