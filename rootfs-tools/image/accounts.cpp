@@ -42,7 +42,8 @@ Result<RunUser> find_account(std::string_view name, std::string_view passwd, std
     const auto has_uid = number_of(fields[2]);
     const auto has_gid = number_of(fields[3]);
     if (!has_uid || !has_gid) continue;
-    if (name.empty() ? *has_uid != 0 : fields[0] != name && uid != has_uid) continue;
+    // Digits are a number, whatever accounts are called.
+    if (name.empty() ? *has_uid != 0 : uid ? uid != has_uid : fields[0] != name) continue;
     account = fields[0];
     RunUser user{.uid = *has_uid, .gid = *has_gid};
     if (fields.size() > 5 && !fields[5].empty()) user.home = fields[5];
@@ -67,7 +68,7 @@ Result<RunUser> find_user(std::string_view text, std::string_view passwd, std::s
     const auto has_gid = number_of(fields[2]);
     if (!has_gid) continue;
     if (!group_name.empty()) {
-      if (fields[0] != group_name && gid != has_gid) continue;
+      if (gid ? gid != has_gid : fields[0] != group_name) continue;
       user.gid = *has_gid;
       return user;
     }

@@ -44,7 +44,9 @@ TEST(RunUser, IsLookedUpAsRuncDoes) {
   EXPECT_EQ(user("www:7"), "33:7 /var/www");
   EXPECT_EQ(user("5000"), "5000:0 /") << "a number needs no account";
   EXPECT_EQ(user("5000:www"), "5000:34 /");
-  EXPECT_EQ(user("1234"), "77:78 /odd") << "a name of digits is a name first";
+  EXPECT_EQ(user("1234"), "1234:0 /") << "digits are a number, whatever accounts are called";
+  EXPECT_EQ(user("77"), "77:78 /odd");
+  EXPECT_EQ(text_of(find_user("5000:34", kPasswd, "34:x:1:\nwww:x:34:")), "5000:34 /");
   EXPECT_EQ(user("last"), "99:100 +44 /");
   EXPECT_EQ(user(":video"), "0:44 /root");
   EXPECT_EQ(user("nobody"),
