@@ -33,7 +33,10 @@ struct TarCallbacks {
   }
   static la_int64_t skip(archive* /*archive*/, void* reader, la_int64_t count) {
     auto& self = *static_cast<TarReader*>(reader);
-    return count <= 0 ? 0 : static_cast<la_int64_t>(self.source_.skip(static_cast<std::uint64_t>(count)));
+    if (count <= 0) return 0;
+    const std::uint64_t skipped = self.source_.skip(static_cast<std::uint64_t>(count));
+    self.source_bytes_ += skipped;
+    return static_cast<la_int64_t>(skipped);
   }
 };
 
