@@ -46,7 +46,14 @@ OutputFile::OutputFile(OutputFile&& other) noexcept
       is_named_(std::exchange(other.is_named_, false)) {}
 
 OutputFile::~OutputFile() {
-  if (is_named_) (void)::unlink(new_name(path_).c_str());
+  if (is_named_ && has_its_name()) (void)::unlink(new_name(path_).c_str());
+}
+
+bool OutputFile::has_its_name() const {
+  struct stat ours{};
+  struct stat named{};
+  return ::fstat(file_.get(), &ours) == 0 && ::lstat(new_name(path_).c_str(), &named) == 0 &&
+         ours.st_dev == named.st_dev && ours.st_ino == named.st_ino;
 }
 
 Status OutputFile::publish() {
@@ -60,6 +67,9 @@ Status OutputFile::publish() {
       return fail_errno(ErrorKind::System, "{} {} cannot be given the name {}", what_, path_, made);
     is_named_ = true;
   }
+  if (!has_its_name())
+    return fail(ErrorKind::State, "{} {} is made by another process at the same time; start one after the other", what_,
+                path_);
   if (std::rename(made.c_str(), path_.c_str()) != 0)
     return fail_errno(ErrorKind::System, "{} {} cannot be given its name", what_, path_);
   is_named_ = false;

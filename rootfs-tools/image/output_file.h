@@ -28,12 +28,15 @@ class OutputFile {
   ~OutputFile();
 
   [[nodiscard]] int fd() const noexcept { return file_.get(); }
-  /// Puts it on stable storage and gives it its name, in place of what had it.
+  /// Puts it on stable storage and gives it its name, in place of what had it. Error: another process makes the same file.
   [[nodiscard]] Status publish();
 
  private:
   OutputFile(OwnedFd file, std::string path, std::string_view what, bool is_named)
       : file_(std::move(file)), path_(std::move(path)), what_(what), is_named_(is_named) {}
+
+  /// A second process that makes the same file takes the name: it cannot tell us from one that was killed.
+  [[nodiscard]] bool has_its_name() const;
 
   OwnedFd file_;
   std::string path_;

@@ -10,6 +10,7 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -17,6 +18,7 @@
 namespace mayfly::image {
 namespace {
 
+namespace fs = std::filesystem;
 using mayfly::testing::content_of;
 using mayfly::testing::make_file;
 using Names = std::vector<std::string>;
@@ -201,6 +203,28 @@ TEST_P(OutputFileTest, IsThereWholeOrNotAtAll) {
   ASSERT_TRUE(published) << published.error().message;
   EXPECT_EQ(names_in(scratch.file(".")), Names{"out"});
   EXPECT_EQ(content_of(path), "whole");
+}
+
+TEST_P(OutputFileTest, ASecondMakerOfTheSameFileDoesNotLendItsOwn) {
+  const mayfly::testing::ScratchDirectory scratch;
+  const std::string path = scratch.file("out");
+  auto first = OutputFile::create(path, "--output", GetParam());
+  auto second = OutputFile::create(path, "--output", GetParam());
+  ASSERT_TRUE(first && second);
+  ASSERT_TRUE(write_all_at(first->fd(), std::as_bytes(std::span{std::string_view{"first"}}), 0));
+  const auto published = first->publish();
+  EXPECT_EQ(published.has_value(), !GetParam());
+  EXPECT_EQ(
+      published ? "" : published.error().message,
+      GetParam() ? "--output " + path + " is made by another process at the same time; start one after the other" : "");
+  EXPECT_EQ(fs::exists(path) ? content_of(path) : "first", "first");
+  {
+    const OutputFile given_up{std::move(*first)};
+  }
+  ASSERT_TRUE(write_all_at(second->fd(), std::as_bytes(std::span{std::string_view{"second"}}), 0));
+  ASSERT_TRUE(second->publish());
+  EXPECT_EQ(content_of(path), "second");
+  EXPECT_EQ(names_in(scratch.file(".")), Names{"out"});
 }
 
 INSTANTIATE_TEST_SUITE_P(WithAndWithoutAName, OutputFileTest, ::testing::Bool());
