@@ -24,17 +24,24 @@ namespace {
 /// SO_PEERPIDFD, which older headers do not have.
 constexpr int kPeerPidfd = 77;
 
-Status wait_for(const OwnedFd& socket, short events, Deadline deadline) {
-  if (is_ready_by(deadline, socket.get(), events)) return {};
+/// How long, and what else ends the wait.
+struct Wait {
+  Deadline deadline;
+  int cancel;
+};
+
+Status wait_for(const OwnedFd& socket, short events, const Wait& wait) {
+  if (is_ready_by(wait.deadline, socket.get(), events, wait.cancel)) return {};
+  if (time_left(wait.deadline).count() > 0) return fail(ErrorKind::System, "interrupted");
   return fail(ErrorKind::System, "no answer; it is stopped, or busy");
 }
 
 /// Whether the last call would have waited, or was interrupted.
 bool is_to_be_repeated() { return errno == EAGAIN || errno == EINTR; }
 
-Status send_all(const OwnedFd& socket, std::string_view bytes, Deadline deadline) {
+Status send_all(const OwnedFd& socket, std::string_view bytes, const Wait& wait) {
   while (!bytes.empty()) {
-    if (auto ready = wait_for(socket, POLLOUT, deadline); !ready) return ready;
+    if (auto ready = wait_for(socket, POLLOUT, wait); !ready) return ready;
     const ssize_t count = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (count >= 0)
       bytes.remove_prefix(static_cast<std::size_t>(count));
@@ -44,11 +51,11 @@ Status send_all(const OwnedFd& socket, std::string_view bytes, Deadline deadline
   return {};
 }
 
-Result<MachineAnswer> receive(const OwnedFd& socket, Deadline deadline) {
+Result<MachineAnswer> receive(const OwnedFd& socket, const Wait& wait) {
   AnswerReader reader;
   std::array<char, 4096> piece{};
   while (!reader.is_whole()) {
-    if (auto ready = wait_for(socket, POLLIN, deadline); !ready) return propagate(ready);
+    if (auto ready = wait_for(socket, POLLIN, wait); !ready) return propagate(ready);
     const ssize_t count = ::recv(socket.get(), piece.data(), piece.size(), MSG_DONTWAIT);
     if (count < 0 && is_to_be_repeated()) continue;
     if (count < 0) return fail_errno(ErrorKind::System, "no answer");
@@ -116,7 +123,8 @@ Result<OwnedFd> ApiClient::ask(std::string_view method, std::string_view path, s
       "{} {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
       "Content-Length: {}\r\n\r\n{}",
       method, path, body.size(), body);
-  if (auto sent = send_all(*socket, request, deadline); !sent) return propagate(sent, what_of(method, path));
+  if (auto sent = send_all(*socket, request, {.deadline = deadline, .cancel = options_.cancel}); !sent)
+    return propagate(sent, what_of(method, path));
   return socket;
 }
 
@@ -127,7 +135,7 @@ Result<std::string> ApiClient::send(std::string_view method, std::string_view pa
   const auto socket = ask(method, path, body, until);
   if (!socket) return std::unexpected(socket.error());
   const std::string what = what_of(method, path);
-  auto answer = receive(*socket, until);
+  auto answer = receive(*socket, {.deadline = until, .cancel = options_.cancel});
   if (!answer) return propagate(answer, what);
   return body_of(std::move(*answer), what);
 }

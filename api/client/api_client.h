@@ -22,6 +22,8 @@ struct ApiClientOptions {
   std::chrono::milliseconds patience = std::chrono::hours{1};
   /// The process that must listen at the socket, or nothing is sent; 0: any.
   pid_t process = 0;
+  /// Ends the wait for an answer once it can be read, with an error; -1: nothing does.
+  int cancel = -1;
 };
 
 class ApiClient {

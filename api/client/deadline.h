@@ -11,7 +11,7 @@ using Deadline = std::chrono::steady_clock::time_point;
 [[nodiscard]] std::chrono::milliseconds time_left(Deadline deadline);
 
 /// Waits until `fd` is ready for `events` of poll(), or has failed; false: `deadline` came first. Signals, and a stop
-/// of this process (Ctrl-Z), do not end the wait.
-[[nodiscard]] bool is_ready_by(Deadline deadline, int fd, short events);
+/// of this process (Ctrl-Z), do not end the wait; `cancel` does, once it can be read: false. -1: there is none.
+[[nodiscard]] bool is_ready_by(Deadline deadline, int fd, short events, int cancel = -1);
 
 }  // namespace mayfly

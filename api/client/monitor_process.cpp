@@ -66,7 +66,8 @@ pid_t pid_of(const OwnedFd& pidfd) {
 
 Result<std::string> MonitorApi::ask(std::string_view method, std::string_view path, std::string_view body,
                                     Deadline deadline) const {
-  return ApiClient{socket_, {.patience = time_left(deadline), .process = process_}}.send(method, path, body);
+  return ApiClient{socket_, {.patience = time_left(deadline), .process = process_, .cancel = cancel_}}.send(method,
+                                                                                                            path, body);
 }
 
 Result<std::string> MonitorApi::ask(std::string_view method, std::string_view path, std::string_view body) const {
@@ -94,7 +95,8 @@ Result<MonitorProcess> MonitorProcess::start(const MonitorOptions& options) {
   const std::string socket = socket_path(options.directory, options.id);
   MonitorCommand command{.words = {options.binary, "--api-sock", socket, "--id", options.id, "--level", "Error"},
                          .socket = socket,
-                         .console = options.console};
+                         .console = options.console,
+                         .cancel = options.cancel};
   command.words.insert(command.words.end(), options.more.begin(), options.more.end());
   return start(std::move(command));
 }
@@ -117,7 +119,7 @@ Result<MonitorProcess> MonitorProcess::start(MonitorCommand command) {
     ::waitpid(pid, nullptr, 0);
     return failure;
   }
-  MonitorProcess monitor{std::move(pidfd), MonitorApi{command.socket, pid}};
+  MonitorProcess monitor{std::move(pidfd), MonitorApi{command.socket, pid, command.cancel}};
   const Deadline deadline = command.deadline.value_or(Deadline::clock::now() + kStartPatience);
   if (auto ready = monitor.await_first_answer(deadline); !ready) return propagate(ready, program);
   return monitor;

@@ -23,13 +23,14 @@ namespace mayfly {
 /// The API alone. A copy may be used on another thread, and fails once the process has ended.
 class MonitorApi {
  public:
-  /// `process` must listen there.
-  MonitorApi(std::string socket, pid_t process) : socket_(std::move(socket)), process_(process) {}
+  /// `process` must listen there. `cancel`: see ApiClientOptions.
+  MonitorApi(std::string socket, pid_t process, int cancel = -1)
+      : socket_(std::move(socket)), process_(process), cancel_(cancel) {}
 
   /// The body of a 2xx answer to a request, by then.
   [[nodiscard]] Result<std::string> ask(std::string_view method, std::string_view path, std::string_view body,
                                         Deadline deadline) const;
-  /// The same, where nobody is in a hurry.
+  /// The same, for what takes no time to speak of.
   [[nodiscard]] Result<std::string> ask(std::string_view method, std::string_view path,
                                         std::string_view body = "") const;
   /// The same, where the body says nothing.
@@ -43,7 +44,11 @@ class MonitorApi {
  private:
   std::string socket_;
   pid_t process_;
+  int cancel_;
 };
+
+/// For a request that writes a snapshot: a large machine on a slow disk.
+inline constexpr std::chrono::hours kSnapshotPatience{1};
 
 struct MonitorOptions {
   std::string binary;
@@ -51,6 +56,7 @@ struct MonitorOptions {
   std::string id;
   std::vector<std::string> more{};  ///< Further arguments.
   int console = -1;                 ///< The guest's output; -1: nowhere.
+  int cancel = -1;                  ///< Of all requests: see ApiClientOptions.
 };
 
 /// Where a monitor of this id has its socket.
@@ -67,6 +73,7 @@ struct MonitorCommand {
   /// But until it gives up the rights of root, as a jailer does: upon that the kernel forgets it.
   bool ends_with_us_as_root = false;
   std::optional<Deadline> deadline{};  ///< For the first answer; none: a minute.
+  int cancel = -1;                     ///< Of all requests: see ApiClientOptions.
 };
 
 class MonitorProcess {

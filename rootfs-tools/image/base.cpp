@@ -88,7 +88,10 @@ class BaseMaker {
     TRY(config.create());
     TRY(run_file.create());
     const std::string scratch = directory_of(order_.output);
-    const auto files = TRY(ImageFiles::open(order_.image, order_.limits, scratch));
+    const auto files =
+        TRY(ImageFiles::open(order_.image, order_.limits, scratch,
+                             {.on_copied = [this](std::uint64_t bytes) { progress("Copying the image", bytes, bytes); },
+                              .cancel = order_.cancel}));
     const auto image = TRY(find_image(
         files, {.path = order_.image, .name = order_.name, .platform = order_.platform, .limits = order_.limits}));
     auto spool = TRY(Spool::create(scratch));

@@ -32,6 +32,8 @@ struct BaseOrder {
   SquashfsOptions squashfs{};
   /// What is being done, and how many bytes of how many. Called often.
   std::function<void(std::string_view step, std::uint64_t done, std::uint64_t total)> on_progress{};
+  /// Ends the wait for an image that comes by a pipe, with an error, once it can be read; -1: nothing does.
+  int cancel = -1;
 };
 
 struct BaseFacts {

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -50,26 +51,31 @@ std::optional<std::string> plain_name(std::string_view name) {
   return plain;
 }
 
-/// A file of unknown length, such as a pipe's; a part knows its own.
+/// A file of unknown length, such as a pipe's, which may be waited for; a part knows its own.
 class DescriptorSource final : public ByteSource {
  public:
-  explicit DescriptorSource(int file) : file_(file), buffer_(std::size_t{256} << 10) {}
+  DescriptorSource(int file, int cancel) : file_(file), cancel_(cancel), buffer_(std::size_t{256} << 10) {}
   Result<std::span<const std::byte>> next() override {
     for (;;) {
+      std::array ready{pollfd{.fd = file_, .events = POLLIN, .revents = 0},
+                       pollfd{.fd = cancel_, .events = POLLIN, .revents = 0}};
+      if (::poll(ready.data(), ready.size(), -1) > 0 && ready[1].revents != 0)
+        return fail(ErrorKind::State, "interrupted");
       const ssize_t count = ::read(file_, buffer_.data(), buffer_.size());
       if (count >= 0) return std::span{buffer_}.first(static_cast<std::size_t>(count));
-      if (errno != EINTR) return fail_errno(ErrorKind::System, "it cannot be read");
+      if (errno != EINTR && errno != EAGAIN) return fail_errno(ErrorKind::System, "it cannot be read");
     }
   }
 
  private:
   int file_;
+  int cancel_;
   std::vector<std::byte> buffer_;
 };
 
 /// Writes all that `source` has to a temporary file; its length is `size`.
 Result<OwnedFd> copy_to_scratch(ByteSource& source, std::uint64_t longest, const std::string& scratch,
-                                std::uint64_t& size) {
+                                const std::function<void(std::uint64_t)>& on_copied, std::uint64_t& size) {
   auto file = TRY(make_nameless_file(scratch));
   for (size = 0;;) {
     const auto bytes = TRY(source.next());
@@ -79,14 +85,16 @@ Result<OwnedFd> copy_to_scratch(ByteSource& source, std::uint64_t longest, const
     if (!write_all_at(file.get(), bytes, size))
       return fail_errno(ErrorKind::System, "a temporary file in {} cannot be written", scratch);
     size += bytes.size();
+    if (on_copied) on_copied(size);
   }
 }
 
 }  // namespace
 
-Result<ImageFiles> ImageFiles::open(const std::string& path, const ImageLimits& limits, const std::string& scratch) {
-  // A FIFO may be waited for: whoever named it fills it.
-  auto file = std::make_shared<OwnedFd>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+Result<ImageFiles> ImageFiles::open(const std::string& path, const ImageLimits& limits, const std::string& scratch,
+                                    const CopyHooks& hooks) {
+  // A FIFO is waited for where it is read: whoever named it fills it.
+  auto file = std::make_shared<OwnedFd>(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!*file) return fail_errno(ErrorKind::NotFound, "--image {} cannot be opened", path);
   struct stat status{};
   if (::fstat(file->get(), &status) != 0) return fail_errno(ErrorKind::System, "--image {} cannot be looked at", path);
@@ -95,8 +103,8 @@ Result<ImageFiles> ImageFiles::open(const std::string& path, const ImageLimits& 
   files.is_archive_ = true;
   auto size = static_cast<std::uint64_t>(status.st_size);
   if (!S_ISREG(status.st_mode)) {
-    DescriptorSource source{file->get()};
-    auto copy = copy_to_scratch(source, limits.max_bytes, scratch, size);
+    DescriptorSource source{file->get(), hooks.cancel};
+    auto copy = copy_to_scratch(source, limits.max_bytes, scratch, hooks.on_copied, size);
     if (!copy) return propagate(copy, "--image " + path);
     file = std::make_shared<OwnedFd>(std::move(*copy));
   }
@@ -105,7 +113,7 @@ Result<ImageFiles> ImageFiles::open(const std::string& path, const ImageLimits& 
   if (packing_of(std::span{begin}.first(have)) != Packing::Plain) {
     std::uint64_t budget = limits.max_bytes;
     LayerStream unpacked{{.file = file, .offset = 0, .size = size}, limits, budget};
-    auto copy = copy_to_scratch(unpacked, limits.max_bytes, scratch, size);
+    auto copy = copy_to_scratch(unpacked, limits.max_bytes, scratch, hooks.on_copied, size);
     if (!copy) return propagate(copy, "--image " + path);
     file = std::make_shared<OwnedFd>(std::move(*copy));
   }

@@ -3,6 +3,7 @@
 #include "rootfs-tools/image/byte_source.h"
 #include "rootfs-tools/image/limits.h"
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,11 +19,17 @@
 /// they lie; only one that is packed, or a pipe, is unpacked to a temporary file first.
 namespace mayfly::image {
 
+/// Of an image that is copied first: a pipe's, or a packed one.
+struct CopyHooks {
+  std::function<void(std::uint64_t bytes)> on_copied{};  ///< So many in all. Called often.
+  int cancel = -1;  ///< Ends the wait for a pipe, with an error, once it can be read; -1: nothing does.
+};
+
 class ImageFiles {
  public:
   /// `scratch`: the directory for the temporary file.
   [[nodiscard]] static Result<ImageFiles> open(const std::string& path, const ImageLimits& limits,
-                                               const std::string& scratch);
+                                               const std::string& scratch, const CopyHooks& hooks = {});
 
   [[nodiscard]] bool has(std::string_view name) const;
   /// Errors name the file and the image.

@@ -141,6 +141,7 @@ class TemplateBuilder {
     BaseOrder base = order_.base;
     base.output = file(clones::kBaseName);
     base.config = file(clones::kRunName);
+    base.cancel = interrupt_.get();
     base.on_progress = [this](std::string_view name, std::uint64_t done, std::uint64_t total) {
       end_where_interrupted();
       if (order_.base.on_progress) order_.base.on_progress(name, done, total);
@@ -177,7 +178,8 @@ class TemplateBuilder {
   }
 
   Result<MonitorProcess> start_monitor(const char* id) const {
-    return MonitorProcess::start({.binary = order_.monitor, .directory = scratch_.path(), .id = id});
+    return MonitorProcess::start(
+        {.binary = order_.monitor, .directory = scratch_.path(), .id = id, .cancel = interrupt_.get()});
   }
 
   Status configure(const MonitorApi& api) const {
@@ -248,10 +250,11 @@ class TemplateBuilder {
     TRY(rest());
     step("Taking the snapshot");
     TRY(monitor.api().request("PATCH", "/vm", R"({"state": "Paused"})"));
-    return monitor.api().request("PUT", "/snapshot/create", json_of([&](JsonWriter& json) {
-                                   json.field("snapshot_path", file(clones::kStateName));
-                                   json.field("mem_file_path", file(clones::kMemoryName));
-                                 }));
+    const std::string snapshot = json_of([&](JsonWriter& json) {
+      json.field("snapshot_path", file(clones::kStateName));
+      json.field("mem_file_path", file(clones::kMemoryName));
+    });
+    return monitor.api().request("PUT", "/snapshot/create", snapshot, Deadline::clock::now() + kSnapshotPatience);
   }
 
   /// A clone's first request, seen page by page.
@@ -273,7 +276,7 @@ class TemplateBuilder {
     return {};
   }
 
-  Result<Template> describe(const BaseFacts& facts) const {
+  Result<Template> describe(const BaseFacts& facts) {
     Template made{.directory = order_.output,
                   .image = facts.image_digest,
                   .names = facts.names,
@@ -291,7 +294,7 @@ class TemplateBuilder {
   }
 
   /// On stable storage, and only to be read from here on.
-  Result<clones::TemplateFile> seal(const char* name) const {
+  Result<clones::TemplateFile> seal(const char* name) {
     struct stat status{};
     const OwnedFd opened{::open(file(name).c_str(), O_RDONLY | O_CLOEXEC)};
     if (!opened || ::fchmod(opened.get(), 0444) != 0 || ::fsync(opened.get()) != 0 ||
@@ -300,8 +303,8 @@ class TemplateBuilder {
     clones::TemplateFile sealed{.name = name, .size = static_cast<std::uint64_t>(status.st_size)};
     const bool has_holes =
         std::string_view{name} == clones::kMemoryName || std::string_view{name} == clones::kLayerName;
-    sealed.digest =
-        TRY(digest_of_file(opened.get(), sealed.size, has_holes ? FileKind::Sparse : FileKind::Plain, file(name)));
+    sealed.digest = TRY(digest_of_file(opened.get(), sealed.size, has_holes ? FileKind::Sparse : FileKind::Plain,
+                                       file(name), [this](std::uint64_t) { end_where_interrupted(); }));
     return sealed;
   }
 

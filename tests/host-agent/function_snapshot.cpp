@@ -16,7 +16,9 @@ Result<FunctionSnapshot> boot_and_freeze(const Function& function, const BootOpt
   if (!monitor) return std::unexpected(monitor.error());
   FunctionSnapshot snapshot = FunctionSnapshot::in(options.directory);
   Status taken = monitor->api().request("PATCH", "/vm", R"({"state": "Paused"})");
-  if (taken) taken = monitor->api().request("PUT", "/snapshot/create", snapshot.create_request(false));
+  if (taken)
+    taken = monitor->api().request("PUT", "/snapshot/create", snapshot.create_request(false),
+                                   Deadline::clock::now() + kSnapshotPatience);
   if (!taken) return propagate(taken);
   return snapshot;
 }

@@ -112,9 +112,8 @@ void LiveSource::begin_snapshot(const MonitorApi& api) {
 void LiveSource::take_snapshot(const MonitorApi& api) {
   FunctionSnapshot snapshot = FunctionSnapshot::in(options_.boot.directory);
   // As long as its disk takes: the machine answers meanwhile.
-  constexpr std::chrono::hours kWritingPatience{1};
   auto taken =
-      api.request("PUT", "/snapshot/create", snapshot.create_request(true), Deadline::clock::now() + kWritingPatience);
+      api.request("PUT", "/snapshot/create", snapshot.create_request(true), Deadline::clock::now() + kSnapshotPatience);
   const Result<std::uint64_t> pause = taken ? pause_of(api) : propagate(taken);
   if (!pause) {
     if (!pool_.is_stopping()) report_source("no live snapshot", pause.error());

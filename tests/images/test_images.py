@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.process import until
 from images import Image, Layer, gzipped, gzipped_in_members, packed_layout, plain, zstandard
 from listing import differences, listing_of
 from traps import IMAGES, REFERENCES, noise
@@ -234,6 +235,25 @@ def test_a_kill_leaves_nothing(tmp_path: Path, template: Path) -> None:
     assert process.returncode == -signal.SIGKILL
     assert os.listdir(room) == ["base"]
     assert (room / "base").read_bytes() == b"of before"
+
+
+@pytest.mark.parametrize("has_writer", [False, True])
+def test_an_interrupt_ends_a_build_that_waits_for_its_image(template: Path, tmp_path: Path, has_writer: bool) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    programs = (f"--{name}={template}" for name in ("kernel", "init", "agent", "monitor"))  # which it does not come to
+    command = [template, "build", "--image", pipe, "--output", tmp_path / "app.template", *programs]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as build:
+        try:
+            until((tmp_path / "app.template.mayfly-new").exists, "the build has begun")
+            writer = os.open(pipe, os.O_RDWR) if has_writer else -1
+            build.send_signal(signal.SIGINT)
+            assert build.wait(30) == -signal.SIGINT
+        finally:
+            build.kill()
+    if has_writer:
+        os.close(writer)
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, template: Path) -> None:

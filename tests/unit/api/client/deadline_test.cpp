@@ -3,6 +3,7 @@
 #include "tests/support/child_process.h"
 
 #include <poll.h>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -21,6 +22,14 @@ TEST(DeadlineTest, AWaitEndsAtItOrBefore) {
   EXPECT_TRUE(is_ready_by(in(std::chrono::hours{1}), pipe.write.get(), POLLOUT));
   EXPECT_FALSE(is_ready_by(in(std::chrono::milliseconds{5}), pipe.read.get(), POLLIN));
   EXPECT_FALSE(is_ready_by(in(std::chrono::seconds{-1}), pipe.write.get(), POLLOUT)) << "who is always ready";
+}
+
+TEST(DeadlineTest, AWaitCanBeCancelled) {
+  const testing::Pipe pipe;
+  const testing::Pipe cancel;
+  EXPECT_TRUE(is_ready_by(in(std::chrono::hours{1}), pipe.write.get(), POLLOUT, cancel.read.get()));
+  ASSERT_EQ(::write(cancel.write.get(), "x", 1), 1);
+  EXPECT_FALSE(is_ready_by(in(std::chrono::hours{1}), pipe.read.get(), POLLIN, cancel.read.get()));
 }
 
 }  // namespace
