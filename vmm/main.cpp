@@ -143,8 +143,12 @@ int up(const UpOptions& options) {
                                     .jailer_words = options.jailer_words,
                                     .parent_cgroup = options.parent_cgroup,
                                     .max_output_bytes = std::uint64_t{options.max_output_kib} << 10,
-                                    .patience_s = options.patience_s});
-  return id ? print(*id + '\n', stdout) : report(id.error(), kExitError);
+                                    .patience_s = options.patience_s,
+                                    .announce = [](const std::string& name) -> Status {
+                                      if (print(name + '\n', stdout) == 0) return {};
+                                      return fail_errno(ErrorKind::System, "standard output cannot be written to");
+                                    }});
+  return id ? 0 : report(id.error(), kExitError);
 }
 
 int down(const DownOptions& options) {

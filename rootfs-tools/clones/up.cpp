@@ -21,6 +21,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <utility>
 
@@ -33,7 +34,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kLongestName = 48;  // of a template's in ids
 constexpr std::size_t kLongestMetadata = std::size_t{1} << 20;
-constexpr uid_t kFirstUser = 0x4000'0000;
+constexpr uid_t kFirstUser = 0x4000'0000;  // and as many from there on
 
 /// "app.template" and a number: "app-3f2a9c01".
 Result<std::string> new_id(const std::string& directory) {
@@ -175,7 +176,8 @@ class Starting {
                            .errors = log_.get(),
                            .stays = true,
                            .ends_with_us_as_root = jailed_,
-                           .deadline = deadline_};
+                           .deadline = deadline_,
+                           .cancel = interrupt_};
     if (jailed_) {
       uid_t user = options_.user.value_or(0);
       if (!options_.user) user = TRY(new_user());
@@ -202,14 +204,12 @@ class Starting {
     return {};
   }
 
-  /// One of 16 million, far from those of people and packages: that two clones have the same is unlikely, and no clone can
-  /// choose.
+  /// One of a thousand million, far from those of people and packages: that two of a thousand clones have the same is unlikely,
+  /// and no clone can choose.
   static Result<uid_t> new_user() {
-    std::array<std::byte, 3> number;
+    std::array<std::byte, sizeof(uid_t)> number;
     TRY(fill_with_random(number, "choose a user for the jail"));
-    uid_t user = kFirstUser;
-    for (std::size_t i = 0; i < number.size(); ++i) user += static_cast<uid_t>(number[i]) << (8 * i);
-    return user;
+    return kFirstUser | std::bit_cast<uid_t>(number) % kFirstUser;
   }
 
   const UpOptions& options_;
@@ -244,16 +244,17 @@ Result<std::string> bring_up(const UpOptions& options) {
     return fail(ErrorKind::InvalidArgument, "{} is a jail's: be root, and leave --no-jail out",
                 options.jailer_words.empty() ? "--parent-cgroup" : options.jailer_words.front());
   if (const fs::path program = program_of(options); program.filename() != kMonitorName)
-    return fail(ErrorKind::InvalidArgument,
-                "the program {} must be called {}: jails are named after it, and mayfly ps and mayfly down find machines "
-                "by it; rename it",
-                program.native(), kMonitorName);
+    return fail(
+        ErrorKind::InvalidArgument,
+        "the program {} must be called {}: jails are named after it, and mayfly ps and mayfly down find machines "
+        "by it; rename it",
+        program.native(), kMonitorName);
   auto from = TRY(read_template(options.directory));
   std::string id = options.id;
   if (id.empty()) id = TRY(new_id(from.directory));
   TRY(check_id(id));
-  // Nobody would know of a clone whose start was interrupted.
-  const HeldSignals until_it_is_known{SIGINT, SIGTERM, SIGHUP};
+  // Nobody would know of a clone whose start was interrupted, or whose id could not be told.
+  const HeldSignals until_it_is_known{SIGINT, SIGTERM, SIGHUP, SIGPIPE};
   const OwnedFd interrupt = until_it_is_known.watch();
   const fs::path run = run_directory(options.bases);
   TRY(make_run_directory(run));
@@ -266,6 +267,7 @@ Result<std::string> bring_up(const UpOptions& options) {
   if (auto answered = clone.await_answer(); !answered)
     return fail(answered.error().kind, "the clone does not answer: {}{}", answered.error().message, clone.last_words());
   if (until_it_is_known.waiting() != 0) return fail(ErrorKind::State, "interrupted");
+  if (options.announce) TRY(options.announce(id));
   clone.stay();
   return id;
 }

@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -32,6 +33,8 @@ struct UpOptions {
   /// That its console, and its log, take: the newest stay.
   std::uint64_t max_output_bytes = std::uint64_t{1} << 20;
   unsigned patience_s = 30;  ///< From the call to its answer.
+  /// Told the id of a clone that answers, while it can still be taken back: an error does. Nobody would know of it.
+  std::function<Status(const std::string& id)> announce{};
 };
 
 /// Starts a clone, and waits until its agent answers, and somebody at the template's port. Returns its id. Errors leave nothing.

@@ -98,6 +98,9 @@ def test_an_image_becomes_clones_that_serve(tools: Tools, shared_template: Share
         assert tools.mayfly("exec", clone, "--", "cat", "/data/own") == f"{clone}\n"
         assert "response:200" in tools.mayfly("logs", clone, "--jail-base", tools.jails)
     assert tools.mayfly("exec", plain, "--", "hostname") == "vm-7\n", "by its own metadata"
+    hosts = "127.0.0.1 localhost\n::1 localhost\n"
+    assert tools.mayfly("exec", plain, "--", "cat", "/etc/hosts") == f"{hosts}127.0.1.1 vm-7\n"
+    assert tools.mayfly("exec", jailed, "--", "cat", "/etc/hosts") == f"{hosts}127.0.1.1 mayfly\n"
     assert "10.9.8.7/24" in tools.mayfly("exec", plain, "--", "ip", "addr")
     assert tools.mayfly("exec", jailed, "--", "hostname") == "mayfly\n"
     shown = tools.mayfly("ps")
@@ -153,6 +156,20 @@ def test_a_clone_that_has_ended_is_cleaned_up(tools: Tools, shared_template: Sha
     tools.mayfly("down", clone)
     assert not Path("/run/mayfly/ends").exists()
     assert "mayfly up has left nothing of ends" in tools.mayfly("down", clone, status=1)
+
+
+def test_a_clone_whose_id_cannot_be_told_is_taken_back(tools: Tools, shared_template: SharedTemplate) -> None:
+    command = [tools.build / "mayfly", "up", shared_template("sleeper"), "--no-jail", "--id", "untold"]
+    with Path("/dev/full").open("w") as full:
+        refused = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr == "mayfly: standard output cannot be written to: No space left on device (ENOSPC)\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert subprocess.run(command, stdout=writer, timeout=300, check=False).returncode == -signal.SIGPIPE
+    os.close(writer)
+    assert "untold" not in tools.mayfly("ps")
+    assert not Path("/run/mayfly/untold").exists()
 
 
 def test_down_ends_what_was_started_and_nothing_else(tools: Tools, shared_template: SharedTemplate) -> None:
