@@ -25,7 +25,8 @@ namespace mayfly::agent {
 
 inline constexpr std::uint16_t kDefaultPort = 1024;
 inline constexpr std::size_t kStdinWindow = 256 * 1024;
-inline constexpr std::size_t kMostWords = 4096;              ///< Of a command, and of its environment.
+inline constexpr std::size_t kMostWords = 4096;  ///< Of a command, and of its environment.
+inline constexpr std::uint32_t kLongestStopSeconds = 86'400;
 inline constexpr std::uint32_t kLongestWaitMs = 86'400'000;  ///< As long as --patience may be.
 
 struct WindowSize {

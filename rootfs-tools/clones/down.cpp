@@ -20,12 +20,15 @@ namespace {
 
 /// Of the whole time, for a monitor to end its machine by itself.
 constexpr std::chrono::milliseconds kMonitorTime{2000};
+/// Of the guest's time, for what comes after its program: all other processes, and file systems.
+constexpr std::chrono::milliseconds kFarewell{1000};
 
 /// Whether the guest was asked, and its monitor has ended.
 bool ends_by_itself(Deadline deadline, const ClonePlace& place) {
-  const agent::AgentClient agent{place.directory / agent::kAgentSocket,
-                                 {.patience = time_left(deadline), .process = place.process}};
-  return agent.power_off() && is_ready_by(deadline, place.pidfd.get(), POLLIN);
+  const auto time = time_left(deadline);
+  const agent::AgentClient agent{place.directory / agent::kAgentSocket, {.patience = time, .process = place.process}};
+  return agent.power_off(std::chrono::floor<std::chrono::seconds>(time - kFarewell)) &&
+         is_ready_by(deadline, place.pidfd.get(), POLLIN);
 }
 
 /// A monitor that was taken over, or is suspended, does not end because it is asked.

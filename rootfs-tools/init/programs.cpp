@@ -24,7 +24,7 @@ namespace {
 constexpr std::array kSignals{SIGCHLD, SIGUSR1, SIGUSR2, SIGTERM, SIGINT};
 constexpr const char* kPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr int kMostAgents = 16;   // one after the other
-constexpr int kStopSeconds = 10;  // for the image's program, after its stop signal
+constexpr int kStopSeconds = 10;  // for the image's program, after its stop signal, where who asks says nothing
 
 std::optional<End> end_asked_by(int signal) {
   switch (signal) {
@@ -168,7 +168,7 @@ class Children {
   }
 
   /// The image's program may want to be asked by another signal than all others are, and has longer.
-  void stop() {
+  void stop(int seconds) {
     if (program_.image == nullptr) return;
     kill(command_, program_.image->run.stop_signal);
     sigset_t ends{};
@@ -176,8 +176,7 @@ class Children {
     sigaddset(&ends, SIGCHLD);
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    for (const time_t last = now.tv_sec + kStopSeconds; now.tv_sec < last && !reap();
-         clock_gettime(CLOCK_MONOTONIC, &now)) {
+    for (const time_t last = now.tv_sec + seconds; now.tv_sec < last && !reap(); clock_gettime(CLOCK_MONOTONIC, &now)) {
       const timespec left{.tv_sec = last - now.tv_sec, .tv_nsec = 0};
       sigtimedwait(&ends, nullptr, &left);
     }
@@ -213,10 +212,12 @@ End run(const Program& program, End after, const sigset_t& signals) {
   Children children{program, signals};
   if (!children.start()) return after;
   for (;;) {
-    const int signal = sigwaitinfo(&signals, nullptr);
+    siginfo_t info{};
+    const int signal = sigwaitinfo(&signals, &info);
     if (signal == SIGCHLD && children.reap()) return after;
     if (const auto end = end_asked_by(signal)) {
-      children.stop();
+      children.stop(info.si_code == SI_QUEUE ? info.si_value.sival_int
+                                             : kStopSeconds);  // the agent's comes with a time
       return *end;
     }
   }

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE = 30.0
-PING, EXEC, CONNECT, GET, PUT = 1, 2, 3, 4, 5
+PING, EXEC, CONNECT, GET, PUT, POWER_OFF = 1, 2, 3, 4, 5, 6
 STDIN, STDIN_END, SIGNAL, RESIZE = 16, 17, 18, 19
 DONE, REFUSED, STDOUT, STDERR, EXIT, STDIN_TAKEN = 32, 33, 34, 35, 36, 37
 ENTRY, DATA, HOLE, LEAVE, TREE_END, NOTE = 48, 49, 50, 51, 52, 53

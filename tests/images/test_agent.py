@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from agent_peer import (
-    CONNECT, DATA, DIRECTORY, DONE, EXEC, EXIT, FILE, GET, HOLE, LEAVE, LINK, NOTE, PATIENCE, PING, PUT, REFUSED, RESIZE,
+    CONNECT, DATA, DIRECTORY, DONE, EXEC, EXIT, FILE, GET, HOLE, LEAVE, LINK, NOTE, PATIENCE, PING, POWER_OFF, PUT, REFUSED, RESIZE,
     SIGNAL, STDERR, STDIN, STDIN_END, STDIN_TAKEN, STDOUT, TREE_END, Channel, Listener, Peer, agent_of, entry, exec_request,
     frame, text,
 )
@@ -328,6 +328,41 @@ def test_waits_no_longer_than_it_is_told(listener: Listener) -> None:
         peer.send(frame(CONNECT, struct.pack("<HI", port, 300)))
         assert peer.refusal() == f"nobody listens at port {port} of the guest's 127.0.0.1, after 300 ms"
         assert 0.3 <= time.monotonic() - begun < PATIENCE
+
+
+# --- The end of the guest -------------------------------------------------------------------------------------------------
+
+# Preempts whoever sends it a signal, as init does on a guest's only CPU, and ends all others at once. The value of a
+# signal lies where a child's status does.
+PROMPT_INIT = """
+import os, signal, subprocess, sys
+def begin_agent():
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+subprocess.Popen(sys.argv[1:], preexec_fn=begin_agent)
+told = signal.sigwaitinfo({signal.SIGUSR2})
+os.kill(-1, signal.SIGKILL)
+print(told.si_code, told.si_status)
+"""
+
+
+@as_root
+def test_power_off_is_answered_before_init_ends_everybody(program: Path) -> None:
+    listener = Listener()
+    command = ["unshare", "--pid", "--fork", "--kill-child", "/usr/bin/python3", "-c", PROMPT_INIT, program, "--of-init",
+               "--address", f"127.0.0.1:{listener.port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as init:
+        try:
+            with listener.accept() as peer:
+                peer.send(frame(POWER_OFF, struct.pack("<I", 7)))
+                peer.expect(DONE)
+            assert init.stdout is not None
+            assert init.stdout.read() == b"-1 7\n"  # SI_QUEUE, and the program's time
+        finally:
+            init.kill()
+    listener.close()
 
 
 # --- mayfly exec -----------------------------------------------------------------------------------------------------------
@@ -698,6 +733,19 @@ def test_a_terminal_has_size_keys_and_modes(words: Callable[..., list[str]]) -> 
         terminal.wait_for(b"interrupted")
         terminal.type(b"\r\x04")
         terminal.ends_with(6)
+
+
+def test_a_terminal_that_was_resized_while_the_agent_was_waited_for(build: Path, tmp_path: Path) -> None:
+    path = tmp_path / "slow.sock"
+    with false_agent(path) as server:
+        with Terminal([str(build / "mayfly"), "exec", "-it", "--agent-socket", str(path), "--", "sh"], 24, 80) as terminal:
+            with Peer(server.accept()[0]) as peer:
+                assert peer.receive()[0] == EXEC
+                terminal.resize(44, 111)
+                peer.send(frame(DONE))
+                assert peer.expect(RESIZE) == struct.pack("<HH", 44, 111)
+                peer.send(frame(EXIT, b"\0" + bytes(4)))
+                terminal.ends_with(0)
 
 
 def test_a_terminal_is_put_back_when_a_signal_ends_the_command(words: Callable[..., list[str]]) -> None:

@@ -5,6 +5,7 @@
 #include "rootfs-tools/agent/tree.h"
 #include "vmm/base/try.h"
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 
@@ -32,12 +33,16 @@ Status serve_put(FrameStream& stream, std::string_view payload) {
   return stream.send(FrameType::Done);
 }
 
-/// mayfly-guest-init powers off at this signal, when the image's program has had its own.
-Status serve_power_off(FrameStream& stream, const Defaults& defaults) {
+/// mayfly-guest-init powers off at this signal, when the image's program has had its own, and the time that stands with it.
+Status serve_power_off(FrameStream& stream, std::string_view payload, const Defaults& defaults) {
   if (!defaults.init_is_parent)
     return fail(ErrorKind::Unsupported, "the agent was not started by mayfly-guest-init, which ends the guest");
-  if (::kill(1, SIGUSR2) != 0) return fail_errno(ErrorKind::System, "init cannot be told");
-  return stream.send(FrameType::Done);
+  const auto seconds = TRY(decode_number(payload));
+  // Before init is told, which ends us, maybe at once.
+  TRY(stream.send(FrameType::Done));
+  if (::sigqueue(1, SIGUSR2, {.sival_int = static_cast<int>(std::min(seconds, kLongestStopSeconds))}) != 0)
+    return fail_errno(ErrorKind::System, "init cannot be told");
+  return {};
 }
 
 Status serve_request(FrameStream& stream, const Defaults& defaults) {
@@ -47,7 +52,7 @@ Status serve_request(FrameStream& stream, const Defaults& defaults) {
     case FrameType::Ping:
       return stream.send(FrameType::Done);
     case FrameType::PowerOff:
-      return serve_power_off(stream, defaults);
+      return serve_power_off(stream, frame->payload, defaults);
     case FrameType::Exec: {
       const auto request = TRY(decode_exec(frame->payload));
       serve_exec(stream, request, defaults);

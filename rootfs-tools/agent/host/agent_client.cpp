@@ -112,8 +112,9 @@ Status AgentClient::ping() const {
   return {};
 }
 
-Status AgentClient::power_off() const {
-  auto stream = ask(FrameType::PowerOff, "");
+Status AgentClient::power_off(std::chrono::seconds time) const {
+  const auto seconds = std::clamp<std::chrono::seconds::rep>(time.count(), 0, kLongestStopSeconds);
+  auto stream = ask(FrameType::PowerOff, encode_number(static_cast<std::uint32_t>(seconds)));
   if (!stream) return propagate(stream);
   return {};
 }

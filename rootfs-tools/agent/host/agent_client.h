@@ -36,8 +36,8 @@ class AgentClient {
   explicit AgentClient(std::string socket_path, AgentClientOptions options = {});
 
   [[nodiscard]] Status ping() const;
-  /// The guest begins to shut down: its program gets the stop signal of its image.
-  [[nodiscard]] Status power_off() const;
+  /// The guest begins to shut down: its program gets the stop signal of its image, and has `time` then, in whole seconds.
+  [[nodiscard]] Status power_off(std::chrono::seconds time) const;
   /// To 127.0.0.1 in the guest. Waits until somebody listens there, for `wait` at most.
   [[nodiscard]] Result<RawConnection> connect(std::uint16_t port, std::chrono::milliseconds wait) const;
   /// Copies a tree out of the guest. Set-id bits are cleared.
