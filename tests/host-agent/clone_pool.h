@@ -97,8 +97,6 @@ class ClonePool {
   [[nodiscard]] bool is_stopping() const { return stopping_; }
   /// Readable from then on.
   [[nodiscard]] pollfd end() const { return end_.ringing(); }
-  /// Whether a clone has ever stood ready.
-  [[nodiscard]] bool has_clones() const { return has_clones_; }
   [[nodiscard]] std::string next_id();
 
  private:
@@ -114,7 +112,7 @@ class ClonePool {
   const Bell end_;
   // These change under the mutex:
   std::atomic<bool> stopping_ = false;
-  std::atomic<bool> has_clones_ = false;
+  std::atomic<bool> has_clones_ = false;  // whether one has ever stood ready
 };
 
 class ClonePool::Place {
