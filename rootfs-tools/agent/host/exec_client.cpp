@@ -57,14 +57,18 @@ enum class Input { None, Bytes, Keys };
 
 class Session {
  public:
-  Session(FrameStream& stream, const ForwardedSignals& signals, bool tty, Input input)
+  Session(FrameStream& stream, const ForwardedSignals& signals, const ExecRequest& request, Input input)
       : stream_(stream),
-        tty_(tty),
+        tty_(request.tty),
         has_input_(input != Input::None),
         has_keys_(input == Input::Keys),
         signals_(signals),
         output_(STDOUT_FILENO),
-        errors_(STDERR_FILENO) {}
+        errors_(STDERR_FILENO) {
+    // Nobody told us while the agent was waited for.
+    if (const auto size = tty_ ? terminal_size() : std::nullopt; size && *size != request.size)
+      to_guest_.add(FrameType::Resize, encode(*size));
+  }
 
   Result<ExitReport> run() {
     if (!has_input_) to_guest_.add(FrameType::StdinEnd, "");
@@ -277,7 +281,7 @@ std::expected<int, ExecFailure> run_in_guest(const AgentClient& agent, ExecReque
     raw = std::move(*entered);
   }
   const Input input = raw ? Input::Keys : with_input ? Input::Bytes : Input::None;
-  const auto report = Session{*stream, signals, request.tty, input}.run();
+  const auto report = Session{*stream, signals, request, input}.run();
   if (!report) return std::unexpected(ExecFailure{.error = report.error()});
   constexpr int kSignalled = 128;
   return static_cast<int>(report->number) + (report->by_signal ? kSignalled : 0);
