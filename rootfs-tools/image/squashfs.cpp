@@ -282,8 +282,10 @@ class Writer {
     // The root's parent is no inode of the file system.
     const std::uint32_t above =
         &directory == &parent ? static_cast<std::uint32_t>(order_.size() + 1) : slot(parent).number;
-    const OwnedInode made{::sqfs_dir_writer_create_inode(entries_.get(), folders + 2, attributes, above)};
+    const OwnedInode made{::sqfs_dir_writer_create_inode(entries_.get(), 0, attributes, above)};
     if (made == nullptr) return check(SQFS_ERROR_ALLOC);
+    // libsquashfs counts files, too, and directories twice.
+    (made->base.type == SQFS_INODE_EXT_DIR ? made->data.dir_ext.nlink : made->data.dir.nlink) = folders + 2;
     return write_inode(*made, slot(directory), attributes);
   }  // NOLINT(clang-analyzer-unix.Malloc): OwnedInode frees it
 

@@ -10,10 +10,19 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
+#include <type_traits>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sqfs/compressor.h>
+#include <sqfs/dir.h>
+#include <sqfs/dir_reader.h>
+#include <sqfs/inode.h>
+#include <sqfs/io.h>
+#include <sqfs/super.h>
 
 namespace mayfly::image {
 namespace {
@@ -100,6 +109,43 @@ TEST_F(SquashfsTest, HasNoMoreOwnersThanItCanCount) {
   const auto facts = write_squashfs(tree_.root(), spool_, file.get(), {.level = 1}, [](std::uint64_t) {});
   ASSERT_FALSE(facts);
   EXPECT_TRUE(facts.error().message.starts_with("the image has more owners, or larger directories"));
+}
+
+/// What stat() says of a directory, as libsquashfs reads it.
+std::uint32_t links_of(int base, const char* path) {
+  const auto owned = [](auto* object) {
+    return std::unique_ptr<std::remove_pointer_t<decltype(object)>, void (*)(void*)>{
+        object, [](void* each) { ::sqfs_destroy(each); }};
+  };
+  const auto file = owned(::sqfs_open_file(fmt::format("/proc/self/fd/{}", base).c_str(), SQFS_FILE_OPEN_READ_ONLY));
+  sqfs_super_t super{};
+  sqfs_compressor_config_t config{};
+  sqfs_compressor_t* unpacker = nullptr;
+  if (file == nullptr || ::sqfs_super_read(&super, file.get()) != 0 ||
+      ::sqfs_compressor_config_init(&config, SQFS_COMP_ZSTD, super.block_size, SQFS_COMP_FLAG_UNCOMPRESS) != 0 ||
+      ::sqfs_compressor_create(&config, &unpacker) != 0)
+    return 0;
+  const auto zstd = owned(unpacker);
+  const auto reader = owned(::sqfs_dir_reader_create(&super, unpacker, file.get(), 0));
+  sqfs_inode_generic_t* inode = nullptr;
+  if (reader == nullptr || ::sqfs_dir_reader_find_by_path(reader.get(), nullptr, path, &inode) != 0) return 0;
+  const std::uint32_t links =
+      inode->base.type == SQFS_INODE_EXT_DIR ? inode->data.dir_ext.nlink : inode->data.dir.nlink;
+  ::sqfs_free(inode);
+  return links;
+}
+
+TEST_F(SquashfsTest, DirectoriesHaveTheLinksOfTheirFolders) {
+  TarBuilder tar;
+  tar.directory("none").directory("d/one").directory("d/two").file("d/f", "").symlink("d/l", "f");
+  tar.directory("e/one", {.mode = 0755, .attributes = {{"user.a", "1"}}});
+  apply(tar.directory("e", {.mode = 0755, .attributes = {{"user.a", "1"}}}).finish());
+  const OwnedFd file{::memfd_create("base", MFD_CLOEXEC)};
+  ASSERT_TRUE(write_squashfs(tree_.root(), spool_, file.get(), {}, [](std::uint64_t) {}));
+  EXPECT_EQ(links_of(file.get(), "/"), 5U);
+  EXPECT_EQ(links_of(file.get(), "none"), 2U);
+  EXPECT_EQ(links_of(file.get(), "d"), 4U);
+  EXPECT_EQ(links_of(file.get(), "e"), 3U) << "of an extended inode";
 }
 
 TEST_F(SquashfsTest, AFullDiskIsAnError) {
