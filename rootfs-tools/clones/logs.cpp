@@ -10,9 +10,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -23,10 +25,11 @@ class ConsoleCopy {
  public:
   ConsoleCopy(const OwnedFd& console, bool to_terminal) : console_(console), to_terminal_(to_terminal) {}
 
-  /// All that is there by now.
-  Status copy() {
-    for (;;) {
-      const ssize_t count = ::pread(console_.get(), piece_.data(), piece_.size(), at_);
+  /// All that is there by now; and no more than up to `end`: a guest may print faster than it is read.
+  Status copy(off_t end = std::numeric_limits<off_t>::max()) {
+    while (at_ < end) {
+      const auto most = static_cast<std::size_t>(std::min<off_t>(static_cast<off_t>(piece_.size()), end - at_));
+      const ssize_t count = ::pread(console_.get(), piece_.data(), most, at_);
       if (count < 0 && errno == EINTR) continue;
       if (count < 0) return fail_errno(ErrorKind::System, "the console's file cannot be read");
       if (count == 0) break;
@@ -85,8 +88,9 @@ Status print_logs(const LogsOptions& options) {
     return fail_errno(ErrorKind::NotFound, "{} cannot be opened", path);
   if (!S_ISREG(status.st_mode)) return fail(ErrorKind::State, "{} is no file any more", path);
   ConsoleCopy copy{console, ::isatty(STDOUT_FILENO) == 1};
+  if (!options.follow) return copy.copy(status.st_size);
   TRY(copy.copy());
-  while (options.follow && place.pidfd) {
+  while (place.pidfd) {
     std::array<pollfd, 2> watched{pollfd{.fd = news.get(), .events = POLLIN, .revents = 0},
                                   pollfd{.fd = place.pidfd.get(), .events = POLLIN, .revents = 0}};
     if (::poll(watched.data(), watched.size(), -1) < 0 && errno != EINTR)

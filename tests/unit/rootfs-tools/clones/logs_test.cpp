@@ -5,7 +5,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <filesystem>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -65,6 +67,29 @@ TEST_F(LogsTest, SkipAHoleThatHasNoEnd) {
   ASSERT_EQ(::truncate((place_ / kConsole).c_str(), off_t{1} << 42), 0);
   show();
   EXPECT_TRUE(out_ == std::string(65536, 'k')) << out_.size() << " bytes";
+}
+
+TEST_F(LogsTest, EndAtWhatWasThereWhereTheGuestPrintsAsItIsRead) {
+  const std::string line(std::size_t{1} << 20, 'k');
+  write_at(0, line);
+  testing::Pipe pipe;
+  const OwnedFd before{::dup(STDOUT_FILENO)};
+  std::fflush(stdout);
+  ASSERT_GE(::dup2(pipe.write.get(), STDOUT_FILENO), 0);
+  pipe.write.reset();
+  std::size_t read = 0;
+  std::jthread reader{[&] {
+    std::string piece(4096, '\0');
+    for (ssize_t count = 0; (count = ::read(pipe.read.get(), piece.data(), piece.size())) > 0;) {
+      read += static_cast<std::size_t>(count);
+      if (read < 8 * line.size()) write_at(static_cast<off_t>(read + line.size() / 2), line);
+    }
+  }};
+  const auto printed = print_logs({.id = "vm-1", .bases = {.jails = run_ / "jails", .run = run_}});
+  ASSERT_GE(::dup2(before.get(), STDOUT_FILENO), 0);
+  reader.join();
+  EXPECT_TRUE(printed);
+  EXPECT_EQ(read, line.size());
 }
 
 TEST_F(LogsTest, ACloneThatIsNowhereIsSaidToBe) {
