@@ -22,6 +22,7 @@ constexpr const char* kInterface = "eth0";
 constexpr std::array<std::uint8_t, 4> kHost{169, 254, 169, 254};
 constexpr std::array<std::uint8_t, 4> kLinkLocalMask{255, 255, 0, 0};
 constexpr std::string_view kDefaultHostname = "mayfly";
+constexpr std::size_t kLongestHostname = 64;  // __NEW_UTS_LEN
 
 sockaddr address_of(const std::array<std::uint8_t, 4>& bytes) {
   sockaddr_in address{};
@@ -75,6 +76,27 @@ void write_unless_said(const char* path, std::string_view first, std::string_vie
   close(fd);
 }
 
+/// A program that looks its own host up finds it, also where the image brings the file.
+void add_to_hosts(std::string_view name) {
+  std::array<char, 128> line;
+  std::size_t length = 0;
+  for (const std::string_view part :
+       {std::string_view{"127.0.1.1 "}, upto(name, kLongestHostname), std::string_view{"\n"}})
+    for (const char each : part) line[length++] = each;
+  const std::string_view own{line.data(), length};
+  static std::array<char, 65536> text;
+  const int fd = open("/etc/hosts", O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0644);
+  if (fd < 0) return;  // a link of the image's, which leads where it wants
+  const ssize_t size = read(fd, text.data(), text.size());
+  const std::string_view there{text.data(), size > 0 ? static_cast<std::size_t>(size) : 0};
+  std::string_view before = there.ends_with('\n') ? "" : "\n";
+  if (there.empty()) before = "127.0.0.1 localhost\n::1 localhost\n";
+  if (there.find(own) == std::string_view::npos)  // else by an earlier start, where the file system is kept
+    for (const std::string_view part : {before, own})
+      if (write(fd, part.data(), part.size()) < 0) print_failure("cannot write", "/etc/hosts", errno);
+  close(fd);
+}
+
 }  // namespace
 
 void set_up_network(const Orders& orders) {
@@ -82,7 +104,7 @@ void set_up_network(const Orders& orders) {
   if (sethostname(name.data(), name.size()) != 0) print_failure("cannot set the hostname", name, errno);
   mkdir("/etc", 0755);
   write_unless_said("/etc/hostname", name, "\n", "");
-  write_unless_said("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 ", name, "\n");
+  add_to_hosts(name);
   if (!orders.nameserver.empty()) write_unless_said("/etc/resolv.conf", "nameserver ", orders.nameserver, "\n");
 
   const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);

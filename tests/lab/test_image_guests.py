@@ -31,6 +31,7 @@ echo "A=$A HOME=$HOME PATH=$PATH"
 echo "writes $(echo new > /srv/new && cat /srv/new /srv/old)"
 echo "root $(stat -c %a /) $(mount | grep -c 'on / type overlay')"
 echo "name $(hostname) $(cat /etc/hostname), $(cat /etc/resolv.conf)"
+echo "hosts $(cat /etc/hosts)"
 echo to standard error > /dev/stderr
 ls -1d /dev/shm /sys/fs/cgroup/cgroup.procs /dev/fd/0 /run/prepared
 {FETCH}; ip addr show dev lo
@@ -40,8 +41,10 @@ exit 42
 COUNTS_AND_WAITS = """
 echo count: $(cat /count)
 stat -c %a /
+echo hosts: $(grep -c 127.0.1.1 /etc/hosts)
 test ! -e /count || exit 0
 echo 1 > /count
+(trap '' TERM; exec 9>> /held; while :; do sleep 1; done) &
 trap 'echo asked; exit 5' USR1
 kill -INT 1
 while :; do sleep 1; done
@@ -67,6 +70,7 @@ def app_layer() -> Layer:
     layer = busybox_layer(*APPLETS, mode=0o555)
     layer.file("etc/passwd", b"root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n")
     layer.file("etc/group", b"web:x:34:\nmedia:x:44:web\n")
+    layer.file("etc/hosts", b"192.0.2.9 db")  # its last line without an end
     layer.folder("srv", uid=33, gid=34).file("srv/old", b"old\n").file("run/prepared")
     return layer.file("app", APP.encode(), mode=0o755)
 
@@ -131,7 +135,7 @@ def test_runs_as_the_image_wants_and_reaches_the_host(image_machine: ImageMachin
     machine.ends_with(POWERED_OFF)
     for line in (
         "ids 33 34 34 44", "in /made/here with 2 <one word> <>", "A=b c HOME=/home/web PATH=/bin", "writes new old", "root 555 1",
-        "name lab lab, nameserver 192.0.2.1", "to standard error", "/dev/fd/0", "/dev/shm", "/run/prepared",
+        "name lab lab, nameserver 192.0.2.1", "hosts 192.0.2.9 db", "127.0.1.1 lab", "to standard error", "/dev/fd/0", "/dev/shm", "/run/prepared",
         "/sys/fs/cgroup/cgroup.procs", "by metadata",
     ):
         machine.says(rf"(?m)^{line.replace('<', '[<]')}\r?$" if line != "writes new old" else "writes new\r?\nold")
@@ -154,8 +158,10 @@ def test_keeps_what_was_written_on_a_drive_and_stops_by_the_image_s_signal(image
         machine.ends_with(end)
         machine.says(rf"(?m)^{said} *\r?$")
         machine.says(r"(?m)^555\r?$")
+        machine.says(r"(?m)^hosts: 1\r?$")
         assert ("asked" in machine.console.text) == (end == RESET)
         machine.says(f"mayfly-init: command exited with status {status}")
+        assert "cannot make read-only" not in machine.console.text
         checked = subprocess.run(["e2fsck", "-fn", str(layer)], stdout=subprocess.PIPE, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
         dumped = subprocess.run(["dumpe2fs", "-h", str(layer)], capture_output=True, text=True, check=True)

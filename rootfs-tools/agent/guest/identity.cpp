@@ -1,5 +1,6 @@
 #include "rootfs-tools/agent/guest/identity.h"
 
+#include "vmm/base/files.h"
 #include "vmm/base/owned_fd.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/text.h"
@@ -26,6 +27,9 @@ namespace mayfly::agent {
 namespace {
 
 constexpr std::size_t kLongestAnswer = 8192;
+constexpr std::size_t kLongestHosts = std::size_t{1} << 20;
+/// The line of /etc/hosts with the guest's own name, as init writes it too.
+constexpr std::string_view kOwnAddress = "127.0.1.1 ";
 constexpr std::size_t kLongestHostname = 64;  // __NEW_UTS_LEN
 /// Beside the link-local address, by which the host is reached.
 constexpr const char* kInterface = "eth0:0";
@@ -196,6 +200,16 @@ Result<std::optional<Identity>> fetch_identity(const sockaddr_in& service, std::
   return identity;
 }
 
+std::string hosts_with(std::string_view hostname, std::string_view hosts) {
+  std::string text;
+  while (!hosts.empty()) {
+    const std::string_view line = hosts.substr(0, hosts.find('\n'));
+    hosts.remove_prefix(std::min(line.size() + 1, hosts.size()));
+    if (!line.starts_with(kOwnAddress)) text.append(line) += '\n';
+  }
+  return text.append(kOwnAddress).append(hostname) += '\n';
+}
+
 Status take_identity(const Identity& identity) {
   Status outcome;
   const auto note = [&outcome](Status done) {
@@ -205,6 +219,8 @@ Status take_identity(const Identity& identity) {
     if (::sethostname(identity.hostname.data(), identity.hostname.size()) != 0)
       note(fail_errno(ErrorKind::System, "the hostname cannot be set"));
     note(write_whole("/etc/hostname", identity.hostname + '\n'));
+    const auto hosts = read_file("/etc/hosts", "/etc/hosts", kLongestHosts);
+    note(write_whole("/etc/hosts", hosts_with(identity.hostname, hosts.value_or(""))));
   }
   if (!identity.nameserver.empty()) note(write_whole("/etc/resolv.conf", "nameserver " + identity.nameserver + '\n'));
   const OwnedFd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};

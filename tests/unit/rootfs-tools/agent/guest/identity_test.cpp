@@ -119,5 +119,12 @@ TEST(GuestIdentity, AddressesHaveALength) {
     EXPECT_FALSE(parse_guest_address(text)) << text;
 }
 
+TEST(GuestIdentity, ItsNameIsAmongTheHosts) {
+  EXPECT_EQ(hosts_with("vm-7", "127.0.0.1 localhost\n127.0.1.1 mayfly\n10.0.0.1 db"),
+            "127.0.0.1 localhost\n10.0.0.1 db\n127.0.1.1 vm-7\n");
+  EXPECT_EQ(hosts_with("vm-7", "127.0.1.10 other\n"), "127.0.1.10 other\n127.0.1.1 vm-7\n");
+  EXPECT_EQ(hosts_with("vm-7", ""), "127.0.1.1 vm-7\n");
+}
+
 }  // namespace
 }  // namespace mayfly::agent
