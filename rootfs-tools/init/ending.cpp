@@ -24,34 +24,49 @@ namespace {
 constexpr std::uint16_t kSleepControlPort = 0x600;
 constexpr std::uint8_t kSleepControlSoftOff = (5 << 2) | (1 << 5);
 
-// How long processes may take to leave after SIGTERM, before SIGKILL; and how long the console may take to send its
-// rest.
+// How long processes may take to leave after SIGTERM, before SIGKILL; how long then, with memory to give back; and how long
+// the console may take to send its rest.
 constexpr int kFarewellMs = 500;
+constexpr int kKilledMs = 1000;
 constexpr int kConsoleMs = 2000;
 constexpr timespec kMillisecond{.tv_sec = 0, .tv_nsec = 1'000'000};
 
 int below_root = -1;
 
+void remount_read_only(const char* path) {
+  if (mount(nullptr, path, nullptr, MS_REMOUNT | MS_RDONLY, nullptr) != 0)
+    print_failure("cannot make read-only", path, errno);
+}
+
 void remount_root_read_only() {
   // A file system that is left mounted writable is replayed, and maybe refused, at the next start.
   sync();
-  mount(nullptr, "/", nullptr, MS_REMOUNT | MS_RDONLY, nullptr);
+  remount_read_only("/");
   if (below_root < 0) return;
   std::array<char, 32> path{"/proc/self/fd/"};
   std::to_chars(path.data() + strlen(path.data()), path.data() + path.size() - 1, below_root);
-  mount(nullptr, path.data(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr);
+  remount_read_only(path.data());
 }
 
-/// Asks every process to leave, then makes it.
-void dismiss_processes() {
-  kill(-1, SIGTERM);
-  for (int waited_ms = 0; waited_ms < kFarewellMs; ++waited_ms) {
-    while (waitpid(-1, nullptr, WNOHANG) > 0) {
+/// Every other process comes from init, and is its child once its own parent has ended; the kernel's threads do not. False:
+/// some have not ended in that time.
+bool are_all_gone_within(int milliseconds) {
+  for (int waited_ms = 0; waited_ms < milliseconds; ++waited_ms) {
+    pid_t ended = 0;
+    while ((ended = waitpid(-1, nullptr, WNOHANG)) > 0) {
     }
-    if (kill(-1, 0) != 0) return;  // ESRCH: we are alone
+    if (ended < 0) return true;  // ECHILD
     nanosleep(&kMillisecond, nullptr);
   }
+  return false;
+}
+
+/// Asks every process to leave, then makes it: one that still has a file open keeps its file system writable.
+void dismiss_processes() {
+  kill(-1, SIGTERM);
+  if (are_all_gone_within(kFarewellMs)) return;
   kill(-1, SIGKILL);
+  are_all_gone_within(kKilledMs);
 }
 
 /// The serial driver sends by interrupt, and a machine that is off sends no more. Bounded, for a port without
