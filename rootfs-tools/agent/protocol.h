@@ -12,7 +12,7 @@
 ///
 ///   request   then to the guest                     then to the host
 ///   PING                                            DONE
-///   POWER OFF                                       DONE, where init has been told
+///   POWER OFF with seconds for the program          DONE; init is told then, which ends us
 ///   EXEC      STDIN, STDIN END, SIGNAL, RESIZE      DONE once it runs; STDOUT, STDERR, STDIN TAKEN, then EXIT
 ///   CONNECT   raw bytes, after DONE                 DONE; raw bytes
 ///   GET                                             DONE, a tree, TREE END

@@ -172,6 +172,17 @@ def test_a_clone_whose_id_cannot_be_told_is_taken_back(tools: Tools, shared_temp
     assert not Path("/run/mayfly/untold").exists()
 
 
+def test_a_program_has_the_time_that_down_gives_it(tools: Tools, shared_template: SharedTemplate) -> None:
+    clone = tools.mayfly("up", shared_template("drains"), "--no-jail").strip()
+    with subprocess.Popen([tools.build / "mayfly", "logs", "-f", clone], stdout=subprocess.PIPE, text=True) as logs:
+        assert logs.stdout is not None
+        try:
+            tools.mayfly("down", clone, "--timeout", "60")
+            assert "drained" in logs.stdout.read()
+        finally:
+            logs.kill()
+
+
 def test_down_ends_what_was_started_and_nothing_else(tools: Tools, shared_template: SharedTemplate) -> None:
     template = shared_template("sleeper")
     jailed = tools.mayfly("up", template, "--jail-base", tools.jails, "--id", "held").strip()

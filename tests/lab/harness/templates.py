@@ -52,6 +52,12 @@ def sleeps(layout: Path, _: Path) -> None:
     function_image(layout, Entrypoint=["/bin/sleep", "100000"])
 
 
+def drains(layout: Path, _: Path) -> None:
+    """Takes longer to end than init waits where nobody says how long."""
+    script = "trap 'sleep 11; echo drained; exit' TERM; while :; do sleep 1; done"
+    function_image(layout, Entrypoint=["/bin/sh", "-c", script])
+
+
 def is_in_python(layout: Path, _: Path) -> None:
     python_image(layout)
 
@@ -66,6 +72,7 @@ TEMPLATES: dict[str, tuple[Callable[[Path, Path], None], list[str]]] = {
     "python": (is_in_python, ["--warm-up", "/", "--patience", "240"]),
     "static": (is_static, ["--warm-up", "/"]),
     "sleeper": (sleeps, []),
+    "drains": (drains, []),
 }
 
 # In the lab: $1 is the kernel, $2 the programs' directory, $3 that of the layouts; then a name and options of the build each.
