@@ -52,7 +52,7 @@ OutputFile::~OutputFile() {
 bool OutputFile::has_its_name() const {
   struct stat ours{};
   struct stat named{};
-  return ::fstat(file_.get(), &ours) == 0 && ::lstat(new_name(path_).c_str(), &named) == 0 &&
+  return file_ && ::fstat(file_.get(), &ours) == 0 && ::lstat(new_name(path_).c_str(), &named) == 0 &&
          ours.st_dev == named.st_dev && ours.st_ino == named.st_ino;
 }
 
