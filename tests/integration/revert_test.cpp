@@ -340,7 +340,7 @@ TEST_F(RevertTest, AMachineThatCannotGoBackIsNotLoadedSoThatItCould) {
 
 #ifndef MAYFLY_SANITIZED  // whose heap keeps what was freed
 TEST_F(RevertTest, TheMonitorsOwnMemoryStaysFlat) {
-  take_survivor("console=ttyS0 dirty_mib=12");
+  take_survivor();
   Monitor monitor;
   must(load(monitor, "one.state", "one.mem", kRevertible));
   const auto rss = [&monitor] { return monitor.process().status_kib("RssAnon"); };
@@ -358,7 +358,7 @@ TEST_F(RevertTest, TheMonitorsOwnMemoryStaysFlat) {
   }
   pause(monitor);
   revert(monitor, "{}");
-  EXPECT_LT(rss(), first + 256) << "KiB; a round writes 4 MiB";
+  EXPECT_LT(rss(), first + 256) << "KiB; a round writes 1.3 MiB";
   resume(monitor);
   end(monitor);
 }

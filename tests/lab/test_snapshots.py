@@ -172,7 +172,7 @@ def wait_for_traffic(machine: Machine, machines: Machines) -> None:
 
 VERIFICATION = (
     "fio --name=v --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=512-64k"
-    " --size=20M --io_size=30M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
+    " --size=14M --io_size=20M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
 )
 
 
@@ -397,7 +397,7 @@ def test_eight_clones_answer(
         assert page.stdout == b"I am here\n"
 
 
-REVERTS, TURNS = 400, 10
+REVERTS, TURNS = 200, 10
 
 
 def anonymous_kib(machine: Machine) -> int:
@@ -407,7 +407,7 @@ def anonymous_kib(machine: Machine) -> int:
     return int(found[1])
 
 
-def test_four_hundred_reverts(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
+def test_two_hundred_reverts(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
     """A guest with a drive and a network is what it was at the snapshot after each of them, and draws other random numbers."""
     data, directory = room / "data", room / "www"
     data.write_bytes(os.urandom(1 << 20))

@@ -131,7 +131,7 @@ TEST(FilterCompiler, ACallThatThereIsNotNamesItsLine) {
 
 TEST(FilterCompiler, AProgramLongerThanTheKernelTakesIsRefused) {
   std::string text = "[loop]\n";
-  for (int i = 0; i < 5000; ++i) text += "read(" + std::to_string(i) + ")\n";
+  for (int i = 0; i < 4100; ++i) text += "read(" + std::to_string(i) + ")\n";
   const auto parsed = parse_filters(text, constant_named);
   ASSERT_TRUE(parsed);
   const auto filters = compile_filters(*parsed);

@@ -2,6 +2,7 @@
 
 #include "vmm/machine/brancher.h"
 
+#include "tests/support/repeats.h"
 #include "tests/support/run_until.h"
 
 #include <linux/filter.h>
@@ -243,7 +244,7 @@ TEST_F(ForkBrancherTest, PagesAreCountedInPartsOfAllRegions) {
 /// The next request may come while the thread is still at what follows the answer, or hears that a child has ended.
 TEST_F(ForkBrancherTest, RequestsThatFollowEachOtherAtOnceAreEachAnsweredForTheirOwnChildren) {
   start();
-  for (int request = 0; request < 300; ++request) {
+  for (int request = 0; request < testing::repeats(300, 60); ++request) {
     ASSERT_TRUE(begin({"fails", "fails"}));
     brancher_->let_go();
     const auto children = answer();
