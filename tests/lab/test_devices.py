@@ -80,8 +80,8 @@ def test_verified_by_fio(root_machine: RootMachine, room: Path, mount: Mount, op
 def test_a_drive_in_layers(root_machine: RootMachine, room: Path, mayfly: Path) -> None:
     """Verified, and with a file system, over a base that stays as it was."""
     base, overlay, image = (room / name for name in ("base", "overlay", "image"))
-    base.write_bytes(os.urandom(48 << 20))
-    whole = hashlib.sha256(base.read_bytes()).digest()
+    whole = os.urandom(1 << 20) * 48
+    base.write_bytes(whole)
     job = (
         "fio --name=v --filename=/dev/vdb --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bsrange=512-64k"
         " --size=40M --io_size=16M --verify=crc32c --verify_fatal=1 --randrepeat=1 --output-format=terse"
@@ -92,7 +92,7 @@ def test_a_drive_in_layers(root_machine: RootMachine, room: Path, mayfly: Path) 
     machine.start()
     machine.ends_with(POWERED_OFF)
     machine.says("^clean")
-    assert hashlib.sha256(base.read_bytes()).digest() == whole
+    assert base.read_bytes() == whole
     files = ["--base", str(base), "--overlay", str(overlay), "--output", str(image)]
     subprocess.run([mayfly, "drive", "export", *files], check=True)
     is_sound(image)

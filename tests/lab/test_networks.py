@@ -70,7 +70,7 @@ class Transfer:
     def __init__(self, root_machine: RootMachine, network: Network, room: Path, background: Background) -> None:
         self._root_machine, self._network, self._room, self._background = root_machine, network, room, background
 
-    def arrives_whole(self, mtu: int, tap_mtu: int, size: int = 20_000_000, alongside: str = "true") -> Machine:
+    def arrives_whole(self, mtu: int, tap_mtu: int, size: int, alongside: str = "true") -> Machine:
         """`alongside` is a command of the guest's that runs beside the transfers."""
         self._network.tap("tap0", f"{HOST}/24", tap_mtu)
         directory = self._room / "www"
@@ -101,14 +101,14 @@ def transfer(root_machine: RootMachine, network: Network, room: Path, background
 @pytest.mark.parametrize("mtu", [576, 1500, LARGEST_TAP_MTU, 65535])
 def test_transfers_arrive_whole(transfer: Transfer, mtu: int) -> None:
     """Down and up again. Where packets are small, fewer bytes fill the rings as often."""
-    transfer.arrives_whole(mtu, min(mtu, LARGEST_TAP_MTU), 20_000_000 if mtu > 9000 else 8_000_000)
+    transfer.arrives_whole(mtu, min(mtu, LARGEST_TAP_MTU), 12_000_000 if mtu > 9000 else 5_000_000)
 
 
 def test_transfers_arrive_whole_while_offloads_are_switched(transfer: Transfer) -> None:
     off = "ethtool -K eth0 sg off tx off tso off gso off gro off"
     on = off.replace("off", "on")
     switch = f"sh -c '{off}; ethtool -k eth0; while :; do {on}; {off}; echo SWITCHED; done'"
-    machine = transfer.arrives_whole(1500, 1500, 30_000_000, switch)
+    machine = transfer.arrives_whole(1500, 1500, 20_000_000, switch)
     machine.says("^tx-checksumming: off")
     machine.says("^tcp-segmentation-offload: off")
     assert len(re.findall("^SWITCHED", machine.console.text, re.MULTILINE)) >= 5
@@ -121,7 +121,7 @@ UDP = ["-u -b 5M -l 1400", "-u -b 5M -l 20000"]
 def test_iperf_both_ways(root_machine: RootMachine, tap: str, background: Background, up: str, down: str) -> None:
     for port in (5201, 5202):
         background("iperf3", "-s", "-1", "-B", HOST, "-p", str(port))
-    measure = f"iperf3 {up} -c {HOST} -p 5201 -t 3 && iperf3 {down} -c {HOST} -p 5202 -t 3 -R"
+    measure = f"iperf3 {up} -c {HOST} -p 5201 -t 2 && iperf3 {down} -c {HOST} -p 5202 -t 2 -R"
     machine = root_machine(f"{CONFIGURE}; {measure} && echo measured")
     start_with(machine, tap)
     machine.ends_with(POWERED_OFF)

@@ -251,7 +251,7 @@ def test_verification_goes_on_in_branches_and_their_parent(
 def test_a_transfer_goes_on(machines: Machines, tuned_guest: Guest, tap: str, room: Path, background: Background) -> None:
     directory = room / "www"
     directory.mkdir()
-    sent = os.urandom(40_000_000)
+    sent = os.urandom(16_000_000)
     (directory / "sent").write_bytes(sent)
     background("busybox", "httpd", "-f", "-p", f"{HOST}:7001", "-h", str(directory))
     parent = machines.start()
