@@ -88,6 +88,16 @@ const FoundFile* found_at(const std::string& path, std::span<const FoundFile> fo
   return at == found.end() ? nullptr : &*at;
 }
 
+/// The same file by a description of its own. None where that cannot be had: in a jail, /proc/self of a machine's child is
+/// its parent's.
+OwnedFd open_once_more(int fd) {
+  OwnedFd own{::open(fmt::format("/proc/self/fd/{}", fd).c_str(), O_RDONLY | O_CLOEXEC)};
+  struct stat ours{};
+  struct stat opened{};
+  if (!own || ::fstat(fd, &ours) != 0 || ::fstat(own.get(), &opened) != 0) return {};
+  return ours.st_dev == opened.st_dev && ours.st_ino == opened.st_ino ? std::move(own) : OwnedFd{};
+}
+
 std::uint32_t power_of_two(std::uint64_t value, std::uint32_t least, std::uint32_t most) noexcept {
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(std::bit_floor(value), least, most));
 }
@@ -207,11 +217,7 @@ Status DiskImage::sync_data() const {
   if (read_only_) return {};
   // The kernel tells each open description of a failed write once, and the flushes of a guest that goes on must hear of it
   // as well. Nobody else uses an overlay while it is synced.
-  OwnedFd own;
-  if (layers_ == nullptr) {
-    own = OwnedFd{::open(fmt::format("/proc/self/fd/{}", fd_.get()).c_str(), O_RDONLY | O_CLOEXEC)};
-    if (!own) return fail_errno(ErrorKind::System, "{}: cannot be opened once more, to be synced", path_);
-  }
+  const OwnedFd own = layers_ == nullptr ? open_once_more(fd_.get()) : OwnedFd{};
   if (::fsync(own ? own.get() : fd_.get()) == 0) return {};
   return fail_errno(ErrorKind::System, "{}: cannot put what the guest has written on stable storage", path_);
 }
