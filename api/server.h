@@ -40,8 +40,8 @@ struct ApiServerOptions {
   /// For the machine's answer to a GET, which it gives at once unless its thread hangs. Until that answer has come, all
   /// other commands are refused.
   std::chrono::milliseconds read_deadline{5000};
-  /// The same for a GET of metrics, for which a process with --branches counts the pages of guest memory first.
-  std::chrono::milliseconds metrics_deadline{60'000};
+  /// The same for a GET of metrics: longer where the pages of guest memory are counted first.
+  std::chrono::milliseconds metrics_deadline{5000};
   std::size_t max_connections = 32;  ///< The next one closes the one that is idle longest, or waits until one ends.
   ThreadEntry enter_thread{};        ///< Called by the thread once it is set up, before it hears of any client.
   /// Descriptors that wake the thread when they become readable, edge-triggered: it does not read them. Reading one

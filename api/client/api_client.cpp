@@ -32,7 +32,7 @@ struct Wait {
 
 Status wait_for(const OwnedFd& socket, short events, const Wait& wait) {
   if (is_ready_by(wait.deadline, socket.get(), events, wait.cancel)) return {};
-  if (time_left(wait.deadline).count() > 0) return fail(ErrorKind::System, "interrupted");
+  if (wait.cancel >= 0 && time_left(wait.deadline).count() > 0) return fail(ErrorKind::System, "interrupted");
   return fail(ErrorKind::System, "no answer; it is stopped, or busy");
 }
 

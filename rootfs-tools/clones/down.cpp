@@ -27,7 +27,7 @@ constexpr std::chrono::milliseconds kFarewell{1000};
 bool ends_by_itself(Deadline deadline, const ClonePlace& place) {
   const auto time = time_left(deadline);
   const agent::AgentClient agent{place.directory / agent::kAgentSocket, {.patience = time, .process = place.process}};
-  return agent.power_off(std::chrono::floor<std::chrono::seconds>(time - kFarewell)) &&
+  return agent.power_off(std::chrono::round<std::chrono::seconds>(time - kFarewell)) &&
          is_ready_by(deadline, place.pidfd.get(), POLLIN);
 }
 

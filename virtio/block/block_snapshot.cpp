@@ -36,8 +36,9 @@ Status BlockDevice::sync() {
   for (const auto& backing : all)
     if (auto one = backing == all.front() ? backing->image.sync() : backing->image.sync_data(); !one && synced)
       synced = std::move(one);
-  if (!synced && config_.cache_type == CacheType::Writeback && all.front()->image.layers() != nullptr) {
-    // The kernel has told an overlay's description of a failed write; a flush would be told that all is well.
+  if (!synced && config_.cache_type == CacheType::Writeback) {
+    // The kernel tells of a failed write once: a flush by the same description, and the sync of the next snapshot, would be
+    // told that all is well.
     const MutexLock lock{mutex()};
     lost_writes_ = true;
   }

@@ -136,8 +136,8 @@ class DiskImage {
   /// As it is now; of a host's block device, which has no time of change, modified_ns is 0.
   [[nodiscard]] ImageIdentity present_identity() const noexcept;
   /// Puts what was written on stable storage, and the time of change with it (fsync(2)): a snapshot records that time.
-  /// Of an overlay its map as well: nothing is in flight then. Waits for the disk. A plain image's fd() will tell of a
-  /// failure once more.
+  /// Of an overlay its map as well: nothing is in flight then. Waits for the disk. A failure of a plain image is kept from
+  /// no flush that is under way by fd(); who asks later may be told that all is well.
   [[nodiscard]] Status sync() const;
   /// The same without an overlay's map.
   [[nodiscard]] Status sync_data() const;

@@ -89,14 +89,13 @@ std::string soft_limit(const HostRoot& root, std::string_view name) {
 
 void check_limits(const HostRoot& root, Findings& findings) {
   constexpr int kEnoughFiles = 1024;
+  constexpr int kLeastFiles = 320;  // the ring's table of files
   if (const std::string files = soft_limit(root, "Max open files"); !files.empty()) {
     Finding finding{Severity::Ok, "open-files", fmt::format("{} open files are allowed", files), "", ""};
     // "unlimited" has no number.
     if (leading_number(files).value_or(kEnoughFiles) < kEnoughFiles) {
-      finding.severity = Severity::Note;
-      finding.cost =
-          "a machine needs some dozens, two or three for each drive, interface and queue: one with many "
-          "devices does not start";
+      finding.severity = leading_number(files) < kLeastFiles ? Severity::Broken : Severity::Note;
+      finding.cost = "no machine starts below 320, and one needs two or three more for each drive, interface and queue";
       finding.remedy = "ulimit -n 1024, or LimitNOFILE= in the service";
     }
     findings.push_back(std::move(finding));

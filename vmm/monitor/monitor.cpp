@@ -117,8 +117,12 @@ Status Monitor::serve_api(const std::string& socket_path, std::size_t max_payloa
   // Made before this thread has its filter, so that the filter need not allow what serving clients takes. It serves no
   // client until this thread, which carries commands out, has its filter.
   max_payload_ = max_payload;
+  // Such a process counts the pages of guest memory before it answers.
+  constexpr std::chrono::seconds kCounting{60};
+  const ApiServerOptions usual{};
   auto server = ApiServer::create({.socket_path = socket_path,
                                    .max_payload = max_payload,
+                                   .metrics_deadline = common_.branches ? kCounting : usual.metrics_deadline,
                                    .enter_thread =
                                        [this](ThreadKind kind) {
                                          enter_thread(kind);

@@ -200,12 +200,13 @@ Result<std::optional<Identity>> fetch_identity(const sockaddr_in& service, std::
   return identity;
 }
 
-std::string hosts_with(std::string_view hostname, std::string_view hosts) {
+std::string hosts_with(std::string_view hostname, std::string_view before, std::string_view hosts) {
+  const std::string old = std::string{kOwnAddress}.append(before);
   std::string text;
   while (!hosts.empty()) {
     const std::string_view line = hosts.substr(0, hosts.find('\n'));
     hosts.remove_prefix(std::min(line.size() + 1, hosts.size()));
-    if (!line.starts_with(kOwnAddress)) text.append(line) += '\n';
+    if (line != old) text.append(line) += '\n';
   }
   return text.append(kOwnAddress).append(hostname) += '\n';
 }
@@ -216,11 +217,16 @@ Status take_identity(const Identity& identity) {
     if (outcome && !done) outcome = std::move(done);
   };
   if (!identity.hostname.empty()) {
+    std::array<char, kLongestHostname + 1> before{};
+    (void)::gethostname(before.data(), before.size() - 1);
     if (::sethostname(identity.hostname.data(), identity.hostname.size()) != 0)
       note(fail_errno(ErrorKind::System, "the hostname cannot be set"));
     note(write_whole("/etc/hostname", identity.hostname + '\n'));
-    const auto hosts = read_file("/etc/hosts", "/etc/hosts", kLongestHosts);
-    note(write_whole("/etc/hosts", hosts_with(identity.hostname, hosts.value_or(""))));
+    auto hosts = read_file("/etc/hosts", "/etc/hosts", kLongestHosts);
+    if (hosts || ::access("/etc/hosts", F_OK) != 0)
+      note(write_whole("/etc/hosts", hosts_with(identity.hostname, before.data(), hosts.value_or(""))));
+    else
+      note(propagate(hosts));
   }
   if (!identity.nameserver.empty()) note(write_whole("/etc/resolv.conf", "nameserver " + identity.nameserver + '\n'));
   const OwnedFd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};

@@ -37,8 +37,8 @@ struct Identity {
 /// "10.0.0.7/24"
 [[nodiscard]] std::optional<GuestAddress> parse_guest_address(std::string_view text);
 
-/// The content of /etc/hosts with this name in place of the template's.
-[[nodiscard]] std::string hosts_with(std::string_view hostname, std::string_view hosts);
+/// The content of /etc/hosts with this name in place of the one before, where a line says no more than that.
+[[nodiscard]] std::string hosts_with(std::string_view hostname, std::string_view before, std::string_view hosts);
 
 /// Errors: what the kernel does not take; the rest of it is set.
 [[nodiscard]] Status take_identity(const Identity& identity);

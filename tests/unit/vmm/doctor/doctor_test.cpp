@@ -245,12 +245,14 @@ TEST_F(DoctorTest, WithoutIoUringNothingCanRun) {
   expect("io-uring", Severity::Ok);
 }
 
-TEST_F(DoctorTest, FewOpenFilesAreNotedAndLockedMemoryIsNeverABother) {
+TEST_F(DoctorTest, FewOpenFilesAreToldAndLockedMemoryIsNeverABother) {
   host_.put("proc/self/limits",
-            "Max open files            256                  4096                 files     \n"
+            "Max open files            512                  4096                 files     \n"
             "Max locked memory         65536                65536                bytes     \n");
   expect("open-files", Severity::Note);
   expect("locked-memory", Severity::Ok);
+  host_.put("proc/self/limits", "Max open files            256                  4096                 files     \n");
+  expect("open-files", Severity::Broken);
   host_.put("proc/self/limits", "Max open files            unlimited            unlimited            files     \n");
   expect("open-files", Severity::Ok);
 }

@@ -120,10 +120,11 @@ TEST(GuestIdentity, AddressesHaveALength) {
 }
 
 TEST(GuestIdentity, ItsNameIsAmongTheHosts) {
-  EXPECT_EQ(hosts_with("vm-7", "127.0.0.1 localhost\n127.0.1.1 mayfly\n10.0.0.1 db"),
+  EXPECT_EQ(hosts_with("vm-7", "mayfly", "127.0.0.1 localhost\n127.0.1.1 mayfly\n10.0.0.1 db"),
             "127.0.0.1 localhost\n10.0.0.1 db\n127.0.1.1 vm-7\n");
-  EXPECT_EQ(hosts_with("vm-7", "127.0.1.10 other\n"), "127.0.1.10 other\n127.0.1.1 vm-7\n");
-  EXPECT_EQ(hosts_with("vm-7", ""), "127.0.1.1 vm-7\n");
+  for (const std::string others : {"127.0.1.1 db.local\n", "127.0.1.1 mayfly db.local\n", "127.0.1.10 mayfly\n"})
+    EXPECT_EQ(hosts_with("vm-7", "mayfly", others), others + "127.0.1.1 vm-7\n");
+  EXPECT_EQ(hosts_with("vm-7", "mayfly", ""), "127.0.1.1 vm-7\n");
 }
 
 }  // namespace
