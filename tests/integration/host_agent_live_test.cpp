@@ -32,6 +32,13 @@ class HostAgentLiveTest : public HostAgentTest {
   }
   static unsigned ask(const Agent& agent) { return request_of(agent.answer("POST", "/", "x"), "X"); }
 
+  /// Another clone does. Where none stands ready yet, the source answers, whose requests have higher numbers.
+  static void expect_clone_answers(const Agent& agent, unsigned number) {
+    const double deadline = now_us() + Agent::kDeadlineMs * 1e3;
+    while (ask(agent) != number)
+      if (now_us() > deadline) give_up("no clone answers request " + std::to_string(number));
+  }
+
   struct AnsweredBy {
     unsigned long source;
     unsigned long clones;
@@ -125,7 +132,7 @@ TEST_F(HostAgentLiveTest, ASourceThatDiesOrHangsIsBootedAnewAndNoCloneIsMadeOfIt
     if (now_us() > deadline) give_up("no clone answers");
     (void)ask(agent);
   }
-  EXPECT_EQ(ask(agent), kOfClones);
+  expect_clone_answers(agent, kOfClones);
 }
 
 TEST_F(HostAgentLiveTest, ASnapshotThatFailsIsTakenAgain) {
@@ -143,7 +150,7 @@ TEST_F(HostAgentLiveTest, ASnapshotThatFailsIsTakenAgain) {
     last = ask(agent);
   }
   EXPECT_GE(last, kOfClones + 5) << "clones are of the second snapshot";
-  EXPECT_EQ(ask(agent), last);
+  expect_clone_answers(agent, last);
 }
 
 TEST_F(HostAgentLiveTest, SigtermEndsTheSourceAndLeavesNoFiles) {
