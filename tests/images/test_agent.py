@@ -457,7 +457,9 @@ def waiting_bytes(fd: int, request: int) -> int:
     return count
 
 
-def test_a_third_signal_leaves_a_guest_that_is_silent(build: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def silent(build: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Peer]]:
+    """`mayfly exec`, whose agent has begun and says nothing more, and that agent's end."""
     path = tmp_path / "silent.sock"
     with false_agent(path) as server:
         command = [build / "mayfly", "exec", "--agent-socket", path, "--", "x"]
@@ -465,26 +467,25 @@ def test_a_third_signal_leaves_a_guest_that_is_silent(build: Path, tmp_path: Pat
             assert peer.receive()[0] == EXEC
             peer.send(frame(DONE))
             peer.expect(STDIN_END)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                process.send_signal(number)
-                assert peer.expect(SIGNAL) == struct.pack("<I", number)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+            yield process, peer
 
 
-def test_signals_for_other_purposes_never_leave_the_guest(build: Path, tmp_path: Path) -> None:
-    path = tmp_path / "silent.sock"
-    with false_agent(path) as server:
-        command = [build / "mayfly", "exec", "--agent-socket", path, "--", "x"]
-        with subprocess.Popen(command) as process, Peer(server.accept()[0]) as peer:
-            assert peer.receive()[0] == EXEC
-            peer.send(frame(DONE))
-            peer.expect(STDIN_END)
-            for _ in range(5):
-                process.send_signal(signal.SIGUSR1)
-                peer.expect(SIGNAL)
-            peer.send(frame(EXIT, b"\0" + struct.pack("<I", 3)))
-            assert process.wait(PATIENCE) == 3
+def test_a_third_signal_leaves_a_guest_that_is_silent(silent: tuple[subprocess.Popen[bytes], Peer]) -> None:
+    process, peer = silent
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        assert peer.expect(SIGNAL) == struct.pack("<I", number)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+
+
+def test_signals_for_other_purposes_never_leave_the_guest(silent: tuple[subprocess.Popen[bytes], Peer]) -> None:
+    process, peer = silent
+    for _ in range(5):
+        process.send_signal(signal.SIGUSR1)
+        peer.expect(SIGNAL)
+    peer.send(frame(EXIT, b"\0" + struct.pack("<I", 3)))
+    assert process.wait(PATIENCE) == 3
 
 
 def test_a_signal_ends_who_waits_for_the_reader_of_an_ended_command(build: Path, tmp_path: Path) -> None:
