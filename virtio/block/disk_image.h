@@ -74,10 +74,10 @@ class DiskImage {
   /// whole number of sectors, not writable though the drive is, no O_DIRECT there, locked or claimed by another. Of a
   /// drive in layers it is the overlay that is opened, and made where there is none, over layers that are read-only;
   /// errors are Overlay::open()'s as well.
-  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config) { return open(config, nullptr, {}); }
-  /// The same where files, or layers, must be those that were found at their paths: any other is an error, before it is
-  /// written to, and what was found is not made.
-  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, std::span<const FoundFile> found) {
+  ///
+  /// A file, or layer, whose path is among `found` must be the one that was found there: any other is an error, before it is
+  /// written to, and none is made.
+  [[nodiscard]] static Result<DiskImage> open(const DriveConfig& config, std::span<const FoundFile> found = {}) {
     return open(config, nullptr, found);
   }
   /// The same for a drive that has `predecessor` open: where that is the same file, its lock is shared instead of

@@ -109,8 +109,9 @@ void Serial::store(std::uint64_t port, std::uint8_t value) noexcept {
     const MutexLock lock{mutex_};
     sent = port == kData && !divisor_access() && !looped_back();
     // Linux writes IER after each message of the kernel (which it sends by polling), and when a terminal's buffer has
-    // run empty; the tuned kernel, which polls for that too, only where no line has ended. Other drivers that poll may never write it: for them, a line ends a burst. Not for one that waits for
-    // interrupts: it has several lines to send, and says when it is done.
+    // run empty; the tuned kernel, which polls for that too, only where no line has ended. Other drivers that poll may never
+    // write it: for them, a line ends a burst. Not for one that waits for interrupts: it has several lines to send, and
+    // says when it is done.
     const bool polls = (state_.interrupt_enable & kTransmitterEmpty) == 0;
     burst_ends = sent ? value == '\n' && polls : port == kInterruptEnable && !divisor_access();
     write_register(port, value);
