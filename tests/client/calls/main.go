@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,9 @@ func start(name string) machine {
 	process.Stderr = os.Stderr
 	must(process.Start())
 	for end := time.Now().Add(time.Minute); ; {
-		if _, err := os.Stat(socket); err == nil {
+		// Not by its file, which is there before it listens.
+		if connection, err := net.Dial("unix", socket); err == nil {
+			connection.Close()
 			break
 		}
 		if time.Now().After(end) {

@@ -75,7 +75,9 @@ func start(name string) *machine {
 	}
 	m.client = &http.Client{Transport: &http.Transport{DialContext: dial}, Timeout: patience}
 	for end := time.Now().Add(patience); ; {
-		if _, err := os.Stat(socket); err == nil {
+		// Not by its file, which is there before it listens.
+		if connection, err := dial(context.Background(), "", ""); err == nil {
+			connection.Close()
 			return m
 		}
 		if time.Now().After(end) {
