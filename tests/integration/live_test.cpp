@@ -114,8 +114,8 @@ class LiveTest : public SnapshotTest {
   }
 };
 
-TEST_F(LiveTest, AHundredOfARunningGuestAreEachOfOneMoment) {
-  constexpr int kTimes = repeats(100, 10);
+TEST_F(LiveTest, FiftyOfARunningGuestAreEachOfOneMoment) {
+  constexpr int kTimes = repeats(50, 10);
   Monitor monitor{live_options()};
   boot_counter(monitor);
   std::uint64_t first = 0;

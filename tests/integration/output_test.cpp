@@ -98,15 +98,13 @@ TEST_F(OutputTest, ALogFifoThatFillsUpLosesLinesAndCountsThem) {
   EXPECT_EQ(monitor_.wait(), 143);
 }
 
-#ifndef MAYFLY_SANITIZED  // 80,000 exits, to what GuestTest.AReaderOfTheConsoleThatStops... fills, too
 TEST_F(OutputTest, AConsoleFifoThatNobodyReadsDoesNotStopTheGuest) {
   const std::string path = fifo("serial");
   configure("/serial", R"({"serial_out_path": ")" + path + "\"}");
   make_pipe_small(OwnedFd{::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)}.get());
-  monitor_.boot("serial_flood", kMoreThanTheConsoleKeeps);
+  monitor_.boot("serial_flood", "bytes=8000");  // more than the fifo holds; and more than the monitor keeps: GuestTest
   EXPECT_EQ(monitor_.wait(), 0) << monitor_.log_until("");
 }
-#endif
 
 TEST_F(OutputTest, AConsoleAndALogWithALimitKeepTheirNewestBytes) {
   constexpr off_t kBound = off_t{128} << 10;
