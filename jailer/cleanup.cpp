@@ -2,6 +2,7 @@
 #include "jailer/directories.h"
 #include "jailer/launch.h"
 #include "jailer/root.h"
+#include "vmm/base/files.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -25,7 +26,7 @@ std::optional<struct stat> look_at(int directory, const std::string& path, int f
 }
 
 bool is_same(const std::optional<struct stat>& one, const std::optional<struct stat>& other) {
-  return one && other && one->st_dev == other->st_dev && one->st_ino == other->st_ino;
+  return one && other && is_same_file(*one, *other);
 }
 
 /// What identifies a jail's processes, as far as it is still there.

@@ -13,16 +13,6 @@ namespace {
 /// Another process may remove the same leftover, or lock a new file before its maker does: then it is tried again.
 constexpr int kTriesToMake = 8;
 
-bool same_inode(const struct stat& a, const struct stat& b) noexcept {
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
-bool same_file(const std::string& a, const std::string& b) {
-  struct stat first{};
-  struct stat second{};
-  return ::stat(a.c_str(), &first) == 0 && ::stat(b.c_str(), &second) == 0 && same_inode(first, second);
-}
-
 std::string last_name_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   return slash == std::string::npos ? path : path.substr(slash + 1);
@@ -61,10 +51,10 @@ Status remove_leftover(const std::string& path, std::string_view what) {
 }  // namespace
 
 bool paths_clash(const std::string& a, const std::string& b) {
-  const bool one_directory = same_file(directory_of(a), directory_of(b));
+  const bool one_directory = is_same_file(directory_of(a), directory_of(b));
   for (const std::string& mine : {a, new_name(a)})
     for (const std::string& other : {b, new_name(b)})
-      if ((one_directory && last_name_of(mine) == last_name_of(other)) || mine == other || same_file(mine, other))
+      if ((one_directory && last_name_of(mine) == last_name_of(other)) || mine == other || is_same_file(mine, other))
         return true;
   return false;
 }
@@ -80,7 +70,7 @@ FileLock lock_new_file(int file) noexcept {
 bool names_file(const std::string& path, int file) noexcept {
   struct stat named{};
   struct stat open{};
-  return ::lstat(path.c_str(), &named) == 0 && ::fstat(file, &open) == 0 && same_inode(named, open);
+  return ::lstat(path.c_str(), &named) == 0 && ::fstat(file, &open) == 0 && is_same_file(named, open);
 }
 
 Status check_new_file(const std::string& path, std::string_view what) {

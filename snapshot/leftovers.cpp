@@ -174,9 +174,8 @@ class Sweeper {
   void add_claim(const std::string& path) {
     struct stat named{};
     // A directory may be given twice, and a second lock would be refused.
-    if (::lstat(path.c_str(), &named) == 0 && std::ranges::any_of(claims_, [&](const Claim& each) {
-          return each.status.st_dev == named.st_dev && each.status.st_ino == named.st_ino;
-        }))
+    if (::lstat(path.c_str(), &named) == 0 &&
+        std::ranges::any_of(claims_, [&](const Claim& each) { return is_same_file(each.status, named); }))
       return;
     auto mine = claim(path);
     if (mine)

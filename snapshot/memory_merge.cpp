@@ -5,6 +5,7 @@
 #include "snapshot/leftovers.h"
 #include "snapshot/memory_chain.h"
 #include "snapshot/memory_parts.h"
+#include "vmm/base/files.h"
 
 #include <linux/fs.h>
 #include <sys/ioctl.h>
@@ -182,7 +183,7 @@ bool is_mapped(const GuestMemory& memory, int file) {
   if (::fstat(file, &status) != 0) return false;
   return std::ranges::any_of(memory.memory_files(), [&](const std::shared_ptr<OwnedFd>& each) {
     struct stat used{};
-    return ::fstat(each->get(), &used) == 0 && used.st_dev == status.st_dev && used.st_ino == status.st_ino;
+    return ::fstat(each->get(), &used) == 0 && is_same_file(used, status);
   });
 }
 

@@ -2,11 +2,11 @@
 
 #include "api/client/answer_reader.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/process_fd.h"
 #include "vmm/base/unix_socket.h"
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -154,7 +154,7 @@ Result<OwnedFd> ApiClient::process() const {
   // Before Linux 6.5 there is but its number, which another may have by now.
   auto listener = listener_of(*socket);
   if (!listener) return propagate(listener, shown_path());
-  OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, *listener, 0))};
+  OwnedFd process = open_process(*listener);
   if (!process) return fail_errno(ErrorKind::System, "cannot watch process {}, which has {}", *listener, shown_path());
   return process;
 }

@@ -1,12 +1,12 @@
 #include "api/client/monitor_process.h"
 
 #include "api/client/api_client.h"
+#include "vmm/base/process_fd.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,9 +23,6 @@ using std::chrono_literals::operator""s;
 
 /// For the start, and for requests for which nobody waits: far more than either takes on a busy host.
 constexpr auto kStartPatience = 60s;
-
-/// waitid(2)'s, which older headers do not have.
-constexpr auto kPidfd = static_cast<idtype_t>(3);
 
 // NOLINTBEGIN(*-unix.Vfork,*insecureAPI.vfork,bugprone-unsafe-functions,concurrency-mt-unsafe): only system calls
 /// The child shares our memory and has our thread wait until it executes, so it makes system calls and nothing else.
@@ -112,7 +109,7 @@ Result<MonitorProcess> MonitorProcess::start(MonitorCommand command) {
             command.stays, !command.stays || command.ends_with_us_as_root);
   const std::string& program = command.words.front();
   if (pid < 0) return fail_errno(ErrorKind::System, "cannot start {}", program);
-  OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+  OwnedFd pidfd = open_process(pid);
   if (!pidfd) {
     auto failure = fail_errno(ErrorKind::System, "cannot watch process {}", pid);
     ::kill(pid, SIGKILL);
@@ -139,7 +136,7 @@ MonitorProcess::~MonitorProcess() {
   (void)is_ready_by(Deadline::max(), pidfd_.get(), POLLIN);
   // One that was branched off is its parent's to wait for.
   siginfo_t end{};
-  while (::waitid(kPidfd, static_cast<id_t>(pidfd_.get()), &end, WEXITED) < 0 && errno == EINTR) {
+  while (::waitid(P_PIDFD, static_cast<id_t>(pidfd_.get()), &end, WEXITED) < 0 && errno == EINTR) {
   }
   ::unlink(api_.socket().c_str());
 }
@@ -167,9 +164,7 @@ bool MonitorProcess::has_ended() const {
   return ::poll(&end, 1, 0) > 0;
 }
 
-void MonitorProcess::signal(int number) const {
-  (void)::syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0);
-}
+void MonitorProcess::signal(int number) const { (void)signal_process(pidfd_, number); }
 
 void MonitorProcess::kill() const { signal(SIGKILL); }
 void MonitorProcess::ask_to_end() const { signal(SIGTERM); }

@@ -7,9 +7,9 @@
 #include "vmm/base/held_signals.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/process_fd.h"
 
 #include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -236,7 +236,7 @@ Status stop_machine(const RemoteStop& stop) {
   auto process = client_of(*machine, time_left(deadline)).process();
   if (!process) return propagate(process);
   if (stop.now) {
-    if (::syscall(SYS_pidfd_send_signal, process->get(), SIGTERM, nullptr, 0) != 0)
+    if (!signal_process(*process, SIGTERM))
       return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}", stop.machine);
   } else {
     auto pressed =

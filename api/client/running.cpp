@@ -2,6 +2,7 @@
 
 #include "api/client/command_line.h"
 #include "vmm/base/branch_mark.h"
+#include "vmm/base/files.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/base/memory_holder.h"
 #include "vmm/base/text.h"
@@ -39,10 +40,8 @@ std::string text_of(const fs::path& command_line) {
 
 /// Whether a path leads that process where it leads us: the same root directory, in the same mounts.
 bool shares_our_paths(const fs::path& process) {
-  struct stat its{};
-  struct stat ours{};
-  return ::stat((process / "root").c_str(), &its) == 0 && ::stat("/", &ours) == 0 && its.st_dev == ours.st_dev &&
-         its.st_ino == ours.st_ino && link_target(process / "ns/mnt") == link_target("/proc/self/ns/mnt");
+  return is_same_file((process / "root").native(), "/") &&
+         link_target(process / "ns/mnt") == link_target("/proc/self/ns/mnt");
 }
 
 /// The socket as it is reached from outside of the process's directory and root.

@@ -4,10 +4,10 @@
 #include "rootfs-tools/clones/removal.h"
 #include "rootfs-tools/clones/starting_mark.h"
 #include "rootfs-tools/clones/up.h"
+#include "vmm/base/process_fd.h"
 #include "vmm/base/try.h"
 
 #include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,7 +36,7 @@ Status end_machine(const DownOptions& options, const ClonePlace& place) {
   const std::chrono::milliseconds time = std::chrono::seconds{options.timeout_s};
   const Deadline deadline = Deadline::clock::now() + time;
   if (!options.now && ends_by_itself(deadline - std::min(kMonitorTime, time / 2), place)) return {};
-  if (::syscall(SYS_pidfd_send_signal, place.pidfd.get(), SIGTERM, nullptr, 0) != 0 && errno != ESRCH)
+  if (!signal_process(place.pidfd, SIGTERM) && errno != ESRCH)
     return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}, process {}", options.id, place.process);
   if (is_ready_by(deadline, place.pidfd.get(), POLLIN)) return {};
   return kill_machine(options.id, place);

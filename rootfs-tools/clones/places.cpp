@@ -4,11 +4,11 @@
 #include "vmm/base/files.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/process_fd.h"
 #include "vmm/base/text.h"
 #include "vmm/base/try.h"
 
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,15 +29,6 @@ bool is_of_up(const fs::path& place) {
   std::error_code none;
   return fs::exists(fs::symlink_status(place / kLog, none));
 }
-
-bool is_same_file(const fs::path& one, const fs::path& other) {
-  struct stat first{};
-  struct stat second{};
-  return ::stat(one.c_str(), &first) == 0 && ::stat(other.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
-OwnedFd open_process(pid_t process) { return OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, process, 0))}; }
 
 /// Its number is in a file that only root can write, and may be another process's by now. Its root says whose: what is in that
 /// directory says nothing, since the monitor can replace its program by a link to any.

@@ -4,11 +4,11 @@
 #include "api/client/deadline.h"
 #include "vmm/base/files.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/process_fd.h"
 #include "vmm/base/run_program.h"
 #include "vmm/base/try.h"
 
 #include <poll.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -59,7 +59,7 @@ fs::path jailer_beside(const std::string& monitor) {
 
 Status kill_machine(const std::string& id, const ClonePlace& place) {
   if (place.process == 0) return {};
-  if (::syscall(SYS_pidfd_send_signal, place.pidfd.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH)
+  if (!signal_process(place.pidfd, SIGKILL) && errno != ESRCH)
     return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}, process {}", id, place.process);
   if (is_ready_by(Deadline::clock::now() + kKillPatience, place.pidfd.get(), POLLIN)) return {};
   return fail(ErrorKind::State, "{} has not ended: its process {} was killed, and waits for a device", id,

@@ -12,8 +12,6 @@
 #include "vmm/base/files.h"
 #include "vmm/base/try.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <optional>
 #include <span>
@@ -25,15 +23,6 @@
 namespace mayfly::image {
 namespace {
 
-/// Whether both paths are one file that is there.
-bool is_same_file(const std::string& one, const std::string& other) {
-  struct stat first{};
-  struct stat second{};
-  if (one == other) return true;
-  return ::stat(one.c_str(), &first) == 0 && ::stat(other.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
-         first.st_ino == second.st_ino;
-}
-
 Status check_outputs(const BaseOrder& order) {
   if (is_same_file(order.image, order.output))
     return fail(ErrorKind::InvalidArgument, "--output {} is the image itself; give another path", order.output);
@@ -42,7 +31,7 @@ Status check_outputs(const BaseOrder& order) {
   for (const auto& [option, path] : {std::pair{"--config", &order.config}, std::pair{"--run-file", &order.run_file}}) {
     if (!*path) continue;
     for (const auto& [other, other_path] : named)
-      if (is_same_file(*other_path, **path))
+      if (*other_path == **path || is_same_file(*other_path, **path))
         return fail(ErrorKind::InvalidArgument, "{} {} is what {} names, too; give another path", option, **path,
                     other);
     named.emplace_back(option, &**path);

@@ -53,7 +53,7 @@ bool OutputFile::has_its_name() const {
   struct stat ours{};
   struct stat named{};
   return file_ && ::fstat(file_.get(), &ours) == 0 && ::lstat(new_name(path_).c_str(), &named) == 0 &&
-         ours.st_dev == named.st_dev && ours.st_ino == named.st_ino;
+         is_same_file(ours, named);
 }
 
 Status OutputFile::publish() {

@@ -25,8 +25,7 @@ constexpr int kMostTakes = 100;
 bool is_still_at(const OwnedFd& directory, const std::string& path) {
   struct stat opened{};
   struct stat named{};
-  return ::fstat(directory.get(), &opened) == 0 && ::lstat(path.c_str(), &named) == 0 &&
-         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+  return ::fstat(directory.get(), &opened) == 0 && ::lstat(path.c_str(), &named) == 0 && is_same_file(opened, named);
 }
 
 std::unexpected<Error> is_taken(const std::string& output, const std::string& directory) {

@@ -1,5 +1,7 @@
 #include "tests/support/child_process.h"
 
+#include "vmm/base/process_fd.h"
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
@@ -7,7 +9,6 @@
 #include <spawn.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -95,7 +96,7 @@ ChildProcess::ChildProcess(const std::vector<std::string>& arguments, const Stre
     pid_ = -1;
     give_up("cannot start " + arguments.front() + ": " + std::strerror(error_number));
   }
-  pidfd_ = OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0))};
+  pidfd_ = open_process(pid_);
 }
 
 ChildProcess::~ChildProcess() {

@@ -1,9 +1,10 @@
 #include "tests/support/host_agent.h"
 
+#include "vmm/base/process_fd.h"
+
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -89,7 +90,7 @@ std::vector<OwnedFd> HostAgent::monitors() const {
   for (const pid_t branch : branch_ids()) ids.push_back(branch);
   std::vector<OwnedFd> all;
   for (const pid_t pid : ids) {
-    OwnedFd pidfd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+    OwnedFd pidfd = open_process(pid);
     if (pidfd) all.push_back(std::move(pidfd));
   }
   return all;

@@ -1,8 +1,9 @@
 #include "tests/support/pending_request.h"
 
+#include "vmm/base/process_fd.h"
+
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -59,7 +60,7 @@ std::optional<HttpAnswer> PendingRequest::whole_answer() const {
 }
 
 bool has_ended_within(const ChildProcess& process, double seconds) {
-  const OwnedFd process_fd{static_cast<int>(::syscall(SYS_pidfd_open, process.pid(), 0))};
+  const OwnedFd process_fd = open_process(process.pid());
   if (!process_fd) give_up("there is no process " + std::to_string(process.pid()));
   return is_readable_until(process_fd.get(), now_us() + seconds * 1e6);
 }

@@ -2,6 +2,7 @@
 
 #include "virtio/block/drive_layers.h"
 #include "virtio/block/lock_holder.h"
+#include "vmm/base/files.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -95,7 +96,7 @@ OwnedFd open_once_more(int fd) {
   struct stat ours{};
   struct stat opened{};
   if (!own || ::fstat(fd, &ours) != 0 || ::fstat(own.get(), &opened) != 0) return {};
-  return ours.st_dev == opened.st_dev && ours.st_ino == opened.st_ino ? std::move(own) : OwnedFd{};
+  return is_same_file(ours, opened) ? std::move(own) : OwnedFd{};
 }
 
 std::uint32_t power_of_two(std::uint64_t value, std::uint32_t least, std::uint32_t most) noexcept {

@@ -37,13 +37,6 @@ bool is_link(const std::string& path) noexcept {
   return ::lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode);
 }
 
-bool share_directory(const std::string& one, const std::string& other) {
-  struct stat first = {};
-  struct stat second = {};
-  return ::stat(directory_of(one).c_str(), &first) == 0 && ::stat(directory_of(other).c_str(), &second) == 0 &&
-         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
-}
-
 }  // namespace
 
 DriveFreeze::DriveFreeze(const DriveConfig& config, const DiskImage& image, std::string path, DiskImage made)
@@ -107,7 +100,7 @@ Status DriveFreeze::check_layer(const DiskImage& image) const {
         "the drive has {} already, the most there are: stop the machine, and put the topmost into those below "
         "(mayfly drive commit)",
         who_, DriveLayers::kMost);
-  if (!share_directory(path_, image_path_))
+  if (!is_same_file(directory_of(path_), directory_of(image_path_)))
     return fail(ErrorKind::InvalidArgument,
                 "{}: the file system lets no two files share blocks (FICLONE), so {} is to exchange names with a new "
                 "overlay; give a path in its directory",

@@ -27,6 +27,16 @@ Result<std::string> read_file(const std::string& path, const std::string& what, 
   return text;
 }
 
+bool is_same_file(const struct stat& one, const struct stat& other) noexcept {
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
+
+bool is_same_file(const std::string& one, const std::string& other) noexcept {
+  struct stat first{};
+  struct stat second{};
+  return ::stat(one.c_str(), &first) == 0 && ::stat(other.c_str(), &second) == 0 && is_same_file(first, second);
+}
+
 std::size_t read_all_at(int file, std::span<std::byte> bytes, std::uint64_t offset) noexcept {
   std::size_t done = 0;
   while (done < bytes.size()) {

@@ -3,6 +3,8 @@
 #include "vmm/base/error.h"
 #include "vmm/base/owned_fd.h"
 
+#include <sys/stat.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -15,6 +17,11 @@ namespace mayfly {
 /// is empty. Never opened as the controlling terminal. `what`: the option that named it, and its path. Errors, with
 /// `what`: cannot be opened or read, over `longest` bytes.
 [[nodiscard]] Result<std::string> read_file(const std::string& path, const std::string& what, std::size_t longest);
+
+/// Whether both are one file, under whatever names.
+[[nodiscard]] bool is_same_file(const struct stat& one, const struct stat& other) noexcept;
+/// Whether both paths lead to one file that is there, through symbolic links, too.
+[[nodiscard]] bool is_same_file(const std::string& one, const std::string& other) noexcept;
 
 /// Fills `bytes` from `offset` on, in as many calls as the kernel takes. Returns how many bytes were read: fewer than
 /// all where a call fails (errno), and where the file ends (errno is 0).

@@ -1,13 +1,13 @@
 #include "vmm/machine/brancher.h"
 
 #include "vmm/base/branch_mark.h"
+#include "vmm/base/process_fd.h"
 
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,11 +29,6 @@ constexpr char kFailed = 'f';
 constexpr std::size_t kLongestReport = 4096;
 /// Guest memory whose pages are counted while nothing else is looked at: a millisecond's work.
 constexpr std::size_t kCountedAtOnce = std::size_t{64} << 20;
-/// waitid(2)'s; older headers do not have it.
-constexpr auto kPidfd = static_cast<idtype_t>(3);
-
-/// None where the process has no descriptor left.
-OwnedFd open_process(pid_t pid) { return OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))}; }
 
 }  // namespace
 
@@ -236,7 +231,7 @@ void ForkBrancher::look_at_ends() {
   std::erase_if(children_, [this](Child& child) {
     if (!child.process) return false;
     siginfo_t info{};
-    const int waited = ::waitid(kPidfd, static_cast<id_t>(child.process.get()), &info, WEXITED | WNOHANG);
+    const int waited = ::waitid(P_PIDFD, static_cast<id_t>(child.process.get()), &info, WEXITED | WNOHANG);
     if (waited == 0 ? info.si_pid == 0 : errno != ECHILD) return false;
     if (child.report) read_report(child);  // what it has said since
     if (!child.report && child.told.empty() && silent_ > 0) {

@@ -14,10 +14,6 @@
 namespace mayfly {
 namespace {
 
-bool is_same(const struct stat& one, const struct stat& other) noexcept {
-  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
-}
-
 /// The names of a path between its slashes.
 std::vector<std::string> names_of(std::string_view path) {
   std::vector<std::string> names;
@@ -51,9 +47,9 @@ std::optional<struct stat> find_beside(const struct stat& directory, const std::
   while (!below.empty()) {
     struct stat here{};
     if (::stat(above.c_str(), &here) != 0) return std::nullopt;
-    if (is_same(here, directory)) {
+    if (is_same_file(here, directory)) {
       OwnedFd opened{::open(above.c_str(), O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC)};
-      if (opened && ::fstat(opened.get(), &here) == 0 && is_same(here, directory))
+      if (opened && ::fstat(opened.get(), &here) == 0 && is_same_file(here, directory))
         if (auto found = regular_file_below(std::move(opened), below)) return found;
     }
     above += "/" + below.front();

@@ -2,11 +2,11 @@
 
 #include "vmm/base/files.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/process_fd.h"
 
 #include <fcntl.h>
 #include <grp.h>
 #include <sys/ioctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -201,7 +201,7 @@ std::expected<Command, Refusal> start_command(const ExecRequest& request, const 
     return std::unexpected(refusal_of(failure, request, directory));
   }
   ends->ours.pid = pid;
-  ends->ours.process = OwnedFd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+  ends->ours.process = open_process(pid);
   if (!ends->ours.process) {
     ::kill(-pid, SIGKILL);
     ::waitpid(pid, nullptr, 0);
