@@ -79,6 +79,13 @@ std::uint64_t size_of(int file) {
   return end < 0 ? 0 : static_cast<std::uint64_t>(end);
 }
 
+/// Where a file's data begin. None: at its end.
+std::uint64_t hole_before_data(int file) {
+  const off_t data = ::lseek(file, 0, SEEK_DATA);
+  if (data >= 0) return static_cast<std::uint64_t>(data);
+  return errno == ENXIO ? size_of(file) : 0;
+}
+
 /// In a directory that others can write to, another user could have made the file to read what we write.
 Status check_line_sink(int file, const std::string& path, std::string_view what) {
   struct stat status{};
@@ -144,7 +151,6 @@ Status Log::configure(const LoggerConfig& config) {
   if (file) {
     descriptor_.store(file.get(), std::memory_order_relaxed);  // before the old one closes
     file_ = std::move(file);
-    if (kept_) kept_.emplace(kept_->most());
     trimming_ = false;
     ++file_number_;
     greet();
@@ -153,8 +159,10 @@ Status Log::configure(const LoggerConfig& config) {
   if (config.show_level) show_level_ = *config.show_level;
   if (config.show_log_origin) show_origin_ = *config.show_log_origin;
   if (config.module) module_ = *config.module;
-  if (config.max_bytes) kept_.emplace(*config.max_bytes);
-  if (kept_) size_ = size_of(this->file());
+  if (config.max_bytes || kept_) {
+    kept_.emplace(config.max_bytes ? *config.max_bytes : kept_->most(), hole_before_data(this->file()));
+    size_ = size_of(this->file());
+  }
   return {};
 }
 

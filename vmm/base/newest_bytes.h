@@ -27,8 +27,9 @@ class NewestBytes {
     std::uint64_t length = 0;
   };
 
-  /// `most`: kLeastBound or more.
-  explicit NewestBytes(std::uint64_t most) noexcept : most_(most) {}
+  /// `most`: kLeastBound or more. `hole`: where the file's first data are, as it may have been trimmed before.
+  explicit NewestBytes(std::uint64_t most, std::uint64_t hole = 0) noexcept
+      : most_(most), freed_(hole / kBlock * kBlock) {}
 
   [[nodiscard]] std::uint64_t most() const noexcept { return most_; }
   [[nodiscard]] bool has_room(std::uint64_t end, std::uint64_t more) const noexcept {

@@ -3,6 +3,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -82,6 +83,20 @@ TEST_F(LogTrimmerTest, DropsAndCountsWhatComesBeforeThereIsRoom) {
   serve_until(trimmer, path_, kTrimmed);
   log_.error("there is room");
   EXPECT_TRUE(testing::content_of(path_).ends_with("there is room\n"));
+}
+
+TEST_F(LogTrimmerTest, AFileThatWasTrimmedBeforeHasRoom) {
+  const OwnedFd before{::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)};
+  ASSERT_EQ(::pwrite(before.get(), "the old\n", 8, off_t{10} << 20), 8);
+  open(path_);
+  log_.error("the first of this life");
+  EXPECT_EQ(log_.missed(), 0U);
+  EXPECT_TRUE(testing::content_of(path_).ends_with("the first of this life\n"));
+  ASSERT_EQ(::ftruncate(before.get(), off_t{20} << 20), 0);
+  ASSERT_EQ(::fallocate(before.get(), kFreeMode, 0, off_t{20} << 20), 0);
+  open(path_);
+  log_.error("after nothing but a hole");
+  EXPECT_EQ(log_.missed(), 0U);
 }
 
 TEST_F(LogTrimmerTest, TrimsTheFileThatTheLogHasByThen) {
