@@ -135,7 +135,9 @@ Result<Load> begin_branch(std::shared_ptr<const Snapshot> snapshot, const Branch
   return load;
 }
 
-bool reads_memory(const Load& load) { return load.snapshot->machine.huge_pages == HugePages::Explicit2M; }
+bool reads_memory(const Load& load) {
+  return load.snapshot->machine.huge_pages == HugePages::Explicit2M || load.params.backend_paths.size() > 1;
+}
 
 Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread,
                                       const std::stop_token& stop) {

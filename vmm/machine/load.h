@@ -37,7 +37,8 @@ struct Load {
 /// Memory of files: mapped, replayed or recorded, as the request says. Errors: the files', a working set's.
 [[nodiscard]] Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEntry& enter_thread,
                                                     const std::stop_token& stop = {});
-/// Whether memory_of_file() reads all of it, and may take long: then any thread.
+/// Whether memory_of_file() may read much, and take long: into huge pages all of it; of several files the parts that are
+/// too many to be mapped, and those of a diff without a table. Then any thread.
 [[nodiscard]] bool reads_memory(const Load& load);
 
 /// Memory of a page server, which may be slow: any thread. Errors: as hand_to_page_server().

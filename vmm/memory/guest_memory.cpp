@@ -219,7 +219,8 @@ Result<GuestMemory> GuestMemory::map(const Options& options, const MemoryLayers&
       const auto target = mapping.bytes().subspan(part.offset - offset, part.length);
       const std::shared_ptr<OwnedFd>& file = layers.files[part.file];
       const bool maps = mapped.includes_next(part);
-      auto placed = maps ? map_over(target, file->get(), part.offset) : read_fully(file->get(), part.offset, target);
+      auto placed = maps ? map_over(target, file->get(), part.offset)
+                         : read_fully(file->get(), part.offset, target, options.stop);
       if (!placed) return propagate(placed);
       all_mapped = all_mapped && maps;
       if (maps) shown.show(part, file);  // a copy is private, and so counts as changed
