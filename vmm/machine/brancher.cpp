@@ -53,11 +53,14 @@ void BranchReport::tell(std::string_view why) noexcept {
   to_.reset();
 }
 
-void BranchReport::await_go() noexcept {
-  char nothing = 0;
-  while (::read(go_.get(), &nothing, 1) < 0 && errno == EINTR) {
-  }
+bool BranchReport::await_go() noexcept {
+  char go = 0;
+  ssize_t count = 0;
+  do {
+    count = ::read(go_.get(), &go, 1);
+  } while (count < 0 && errno == EINTR);
   go_.reset();
+  return count == 1;
 }
 
 // --- The loop's side -------------------------------------------------------------------------------------------------
@@ -90,6 +93,12 @@ Status ForkBrancher::begin(BranchOrder order, Done done) {
   made_.acquire();
   order_.reset();
   return std::exchange(begun_, {});
+}
+
+void ForkBrancher::let_go() noexcept {
+  static constexpr std::array<char, kMostBranchChildren> kOneEach{};
+  (void)!::write(go_.get(), kOneEach.data(), kOneEach.size());
+  go_.reset();
 }
 
 void ForkBrancher::count_pages(const GuestMemory& memory, Counted done) {
@@ -217,14 +226,12 @@ void ForkBrancher::read_report(Child& child) {
   if (count < 0 && errno == EAGAIN) return;
   if (count > 0) child.told.assign(piece.data(), static_cast<std::size_t>(count));
   child.report.reset();
-  if (child.told.starts_with(kUp)) {
+  if (child.told.empty()) return;  // who has closed its end without a word is about to end
+  --silent_;
+  if (child.told.starts_with(kUp))
     child.is_up = true;
-    --silent_;
-  } else if (child.told.starts_with(kFailed)) {
-    note(child.index, child.told.substr(1));
-    --silent_;
-  }
-  // Who has closed its end without a word is about to end.
+  else
+    note(child.index, child.told.starts_with(kFailed) ? child.told.substr(1) : "the child told nonsense of its start");
 }
 
 void ForkBrancher::look_at_ends() {
@@ -248,7 +255,7 @@ void ForkBrancher::look_at_ends() {
 void ForkBrancher::give_up_late_ones() {
   if (silent_ == 0 || std::chrono::steady_clock::now() < deadline_) return;
   for (Child& child : children_) {
-    if (child.is_up || child.told.starts_with(kFailed)) continue;
+    if (!child.told.empty()) continue;
     // By its number, which is its own until it is reaped: there may be no descriptor for it.
     (void)::tgkill(child.pid, child.pid, SIGKILL);
     note(child.index,

@@ -71,15 +71,15 @@ class Brancher {
 class BranchReport {
  public:
   BranchReport(OwnedFd go, OwnedFd to) noexcept : go_(std::move(go)), to_(std::move(to)) {}
-  /// Returns when the parent has let go, or is gone.
-  void await_go() noexcept;
+  /// Returns when the parent has let go; false: it has ended before, and nobody knows of this child.
+  [[nodiscard]] bool await_go() noexcept;
   void up() noexcept { tell({}); }
   void failed(std::string_view why) noexcept { tell(why); }
   [[nodiscard]] std::array<int, 2> fds() const noexcept { return {go_.get(), to_.get()}; }
 
  private:
   void tell(std::string_view why) noexcept;
-  OwnedFd go_;  // Nothing is written to it: the end of its other end is what counts.
+  OwnedFd go_;  // all children's: a byte for each
   OwnedFd to_;
 };
 
@@ -100,7 +100,7 @@ class ForkBrancher final : public Brancher {
   [[nodiscard]] static Result<std::unique_ptr<ForkBrancher>> start(Options options);
   ~ForkBrancher() override;
   [[nodiscard]] Status begin(BranchOrder order, Done done) override;
-  void let_go() noexcept override { go_.reset(); }
+  void let_go() noexcept override;
   void count_pages(const GuestMemory& memory, Counted done) override;
 
  private:

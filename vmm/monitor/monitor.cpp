@@ -296,6 +296,7 @@ Status Monitor::prepare_child(const BranchOrder& order, const std::string& socke
 
 int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& report) {
   Status outcome = prepare_child(order, order.children[index].api_socket);
+  if (outcome && !report.await_go()) outcome = fail(ErrorKind::State, "the parent ended before it had let go");
   if (!outcome) {
     if (controller_) controller_->shut_down();
     open_gate();  // for its thread, which is to be joined
@@ -303,7 +304,6 @@ int Monitor::run_as_child(BranchOrder& order, std::size_t index, BranchReport& r
     report.failed(outcome.error().message);
     return kExitError;
   }
-  report.await_go();
   loop_->post([&] {
     outcome = controller_->branch_off(order, index);
     if (outcome) {

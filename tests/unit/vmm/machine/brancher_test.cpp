@@ -2,6 +2,7 @@
 
 #include "vmm/machine/brancher.h"
 
+#include "tests/support/child_process.h"
 #include "tests/support/repeats.h"
 #include "tests/support/run_until.h"
 
@@ -127,8 +128,12 @@ class ForkBrancherTest : public ::testing::Test {
     if (id == "is-killed") ::raise(SIGKILL);
     if (id == "fails") report.failed("there is no TAP");
     if (id == "sleeps") ::pause();
+    if (id == "talks-nonsense") {
+      (void)!::write(report.fds()[1], "x", 1);
+      ::_exit(0);
+    }
     if (id == "looks") {
-      report.await_go();
+      if (!report.await_go()) report.failed("nobody has let go");
       if (order.memory.load<std::uint64_t>(kWord) != kBefore) report.failed("another word");
       is_kept_from_children(order.memory) ? report.up() : report.failed("its memory is its own children's, too");
     }
@@ -185,6 +190,25 @@ TEST_F(ForkBrancherTest, AChildThatIsSilentIsKilledAndTheOthersAreNot) {
   EXPECT_EQ(more[0].error, "there is no TAP");
   ::kill(static_cast<pid_t>(children[1].pid), SIGKILL);
   expect_alive(0);
+}
+
+TEST_F(ForkBrancherTest, AChildThatTellsNonsenseIsToldOfAndNotWaitedFor) {
+  start();
+  ASSERT_TRUE(begin({"talks-nonsense", "fails"}));
+  brancher_->let_go();
+  const auto children = answer();
+  ASSERT_EQ(children.size(), 2U);
+  EXPECT_EQ(children[0].error, "the child told nonsense of its start");
+  expect_alive(0);
+}
+
+TEST(BranchReport, AParentThatEndsHasNotLetGo) {
+  for (const bool lets_go : {true, false}) {
+    testing::Pipe go;
+    if (lets_go) (void)!::write(go.write.get(), "", 1);
+    go.write.reset();
+    EXPECT_EQ((BranchReport{std::move(go.read), OwnedFd{}}.await_go()), lets_go);
+  }
 }
 
 /// Has the calling thread's pidfd_open(2) fail, as it does where another thread has taken the last descriptor.
