@@ -302,6 +302,34 @@ TEST_F(BranchTest, AChildThatCannotComeUpSaysWhyAndTheOthersDo) {
   taken.find_in(parent.put("/vm/branch", body_of({taken.json()})));
 }
 
+TEST_F(BranchTest, WhereNoChildComesUpTheLayersAreNamedOrThereAreNone) {
+  Monitor parent{options()};
+  must(parent.put("/drives/data", drive("overlay")));
+  parent.boot("block", "console=ttyS0 until_key=1");
+  parent.console_until("round 2 done");
+  const std::string config = parent.get("/vm/config").body;
+  const std::string frozen = R"(, "frozen_drives": [{"drive_id": "data", "path_on_host": ")" + file("frozen") + "\"}]";
+  const auto child = [&](const std::string& socket, const std::string& overlay, const std::string& more = "") {
+    return R"({"id": "one", "api_socket": ")" + file(socket) +
+           R"(", "drive_overrides": [{"drive_id": "data", "path_on_host": ")" + file(overlay) + "\"}]" + more + "}";
+  };
+  for (const std::string& impossible : {child("none/sock", "one.overlay"), child("sock", "none/one.overlay")}) {
+    const HttpAnswer refused = parent.put("/vm/branch", body_of({impossible}, frozen));
+    EXPECT_EQ(refused.status, 400) << refused.body;
+    EXPECT_NE(refused.body.find("nothing can be made in its directory"), std::string::npos) << refused.body;
+    EXPECT_EQ(parent.get("/vm/config").body, config);
+    EXPECT_FALSE(fs::exists(file("frozen")));
+  }
+  const HttpAnswer answer = parent.put(
+      "/vm/branch", body_of({child("sock", "one.overlay", R"(, "serial_out_path": "/no/such/file")")}, frozen));
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  EXPECT_NE(answer.body.find("keep " + file("frozen") + ": it is a layer of the machine's drive data now"),
+            std::string::npos)
+      << answer.body;
+  parent.type("q");
+  expect_pass(parent);
+}
+
 TEST_F(BranchTest, APausedMachinesChildIsPausedAndMetadataAreItsOwn) {
   Monitor parent{options()};
   must(parent.put("/mmds", R"({"whose": "parent's"})"));

@@ -218,6 +218,9 @@ class Controller final : public CommandTarget {
   void stay_drained_no_more();
   /// Frozen drives get back to what they were or, where that counts, go on as it needs. Which are copies.
   [[nodiscard]] std::vector<std::string> end_freezes(const SnapshotCreateParams& params, bool counts);
+  /// Of a machine that has gone on: which frozen drives are layers of it for good, to be appended to an error.
+  [[nodiscard]] static std::string kept_layers(const SnapshotCreateParams& params,
+                                               const std::vector<std::string>& copies);
   void saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
   /// What has become of the snapshot that was written, which no longer is; its answer.
   [[nodiscard]] Status conclude(std::uint64_t begun_ns, SnapshotOutcome outcome);
@@ -231,14 +234,17 @@ class Controller final : public CommandTarget {
     std::uint64_t begun_ns;
     Snapshot snapshot{};
     Status synced{};
+    std::optional<PairPlaces> places{};                  // of a live snapshot that waits for drives
     bool settled = false;                                ///< Frozen drives may have their names.
     std::optional<std::vector<BranchChild>> children{};  // which have memory from here on; else it is held
     const char* not_done = "no live snapshot was taken";
+    std::vector<std::string> frozen_copies{};  // that nothing needs where there are no children
   };
   void drain_to_hold(const std::shared_ptr<Hold>& hold);
   void hold_drained(const std::shared_ptr<Hold>& hold);
   [[nodiscard]] Result<std::shared_ptr<CopyBound>> make_bound(const SnapshotCreateParams& params);
   void hold_memory(const std::shared_ptr<Hold>& hold);
+  [[nodiscard]] Status sync_and_settle(Hold& hold, const std::optional<DiffBase>& base);
   void refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<Error> error);
   void undo_hold(const Hold& hold, std::unexpected<Error> error);
   void live_saved(std::uint64_t begun_ns, SnapshotOutcome outcome);
@@ -250,7 +256,7 @@ class Controller final : public CommandTarget {
   [[nodiscard]] Status check_branch(const BranchParams& params) const;
   [[nodiscard]] Status check_child(const BranchChild& child) const;
   void make_children(const std::shared_ptr<Hold>& hold);
-  void branched(std::uint64_t begun_ns, const std::vector<std::string>& copies, std::vector<BranchedChild> children);
+  void branched(const Hold& hold, std::vector<BranchedChild> children);
   [[nodiscard]] Status check_revert() const;
   void drain_to_revert(const SnapshotRevertParams& params, std::uint64_t begun_ns);
   void revert_drained(const SnapshotRevertParams& params, std::uint64_t begun_ns);

@@ -35,6 +35,25 @@ Status check_channels(const ConfiguredChannels& channels, const BranchChild& chi
   return {};
 }
 
+/// What can be known beforehand of where a child's files are to be made.
+Status check_places_of(const BranchChild& child) {
+  for (const DriveOverride& each : child.drive_overrides)
+    TRY(check_new_file(each.path_on_host,
+                       fmt::format("child {}: drive_overrides: drive {}:", child.id, each.drive_id)));
+  return check_new_file(child.api_socket, fmt::format("child {}: api_socket", child.id));
+}
+
+/// A child that cannot come up says why by itself. Where none can, nothing is to be frozen for them.
+Status check_places(const std::vector<BranchChild>& children) {
+  Status first{};
+  for (const BranchChild& child : children) {
+    Status good = check_places_of(child);
+    if (good) return {};
+    if (first) first = std::move(good);
+  }
+  return first;
+}
+
 }  // namespace
 
 // --- The parent ------------------------------------------------------------------------------------------------------
@@ -87,7 +106,7 @@ Status Controller::check_branch(const BranchParams& params) const {
         return fail(ErrorKind::InvalidArgument, "child {}: channel_overrides: {} is given to another channel as well",
                     child.id, each.uds_path);
   }
-  return {};
+  return check_places(params.children);
 }
 
 Status Controller::check_child(const BranchChild& child) const {
@@ -143,14 +162,10 @@ void Controller::make_children(const std::shared_ptr<Hold>& hold) {
                     .max_console_bytes = configured_.config.serial.value_or(SerialConfig{}).max_bytes,
                     .resumes = state_ == MachineState::Running,
                     .begun_ns = hold->begun_ns};
-  // Shared with the callback, which is made before it is known which copies there are.
-  const auto copies = std::make_shared<std::vector<std::string>>();
-  auto begun = options_.brancher->begin(std::move(order),
-                                        [this, copies, begun_ns = hold->begun_ns](std::vector<BranchedChild> children) {
-                                          branched(begun_ns, *copies, std::move(children));
-                                        });
+  auto begun = options_.brancher->begin(
+      std::move(order), [this, hold](std::vector<BranchedChild> children) { branched(*hold, std::move(children)); });
   if (!begun) return refuse_hold(hold, propagate(begun));
-  *copies = end_freezes(hold->params, true);
+  hold->frozen_copies = end_freezes(hold->params, true);
   options_.brancher->let_go();
   machine_->undrain();
   if (state_ == MachineState::Running) machine_->resume();
@@ -158,8 +173,7 @@ void Controller::make_children(const std::shared_ptr<Hold>& hold) {
   advance_to(Transition::Branching, "the machine's children to come up");
 }
 
-void Controller::branched(std::uint64_t begun_ns, const std::vector<std::string>& copies,
-                          std::vector<BranchedChild> children) {
+void Controller::branched(const Hold& hold, std::vector<BranchedChild> children) {
   if (transition_ != Transition::Branching) return;  // the machine has ended meanwhile
   std::size_t up = 0;
   for (const BranchedChild& child : children) {
@@ -170,11 +184,14 @@ void Controller::branched(std::uint64_t begun_ns, const std::vector<std::string>
       log_.error("the child {} did not come up: {}", child.id, child.error);
     }
   }
-  if (up == 0)
-    for (const std::string& copy : copies) (void)::unlink(copy.c_str());
+  if (up == 0) {
+    for (const std::string& copy : hold.frozen_copies) (void)::unlink(copy.c_str());
+    const std::string layers = kept_layers(hold.params, hold.frozen_copies);
+    for (BranchedChild& child : children) child.error += layers;
+  }
   metrics_.branch.made_count.add(up);
   metrics_.branch.fails.add(children.size() - up);
-  metrics_.latency.branch_us.set(us_since(begun_ns));
+  metrics_.latency.branch_us.set(us_since(hold.begun_ns));
   leave(Branched{std::move(children)});
 }
 

@@ -3,6 +3,7 @@
 
 #include "snapshot/host_cpu.h"
 #include "vmm/base/clock.h"
+#include "vmm/base/try.h"
 #include "vmm/machine/controller.h"
 #include "vmm/machine/freezes.h"
 
@@ -75,19 +76,27 @@ void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
   const bool syncs = hold->children ? !hold->params.frozen_drives.empty()
                                     : machine_->has_layered_drives() || !hold->params.frozen_drives.empty();
   if (!syncs) return hold->children ? make_children(hold) : hold_memory(hold);
-  auto begun = makers_.worker->begin(
-      [this, hold](const std::stop_token&) {
-        hold->synced = machine_->sync_drives(hold->snapshot, DriveSync::Layered);
-        hold->settled = hold->synced.has_value();
-        if (hold->synced) hold->synced = settle_freezes(*machine_, hold->params, hold->snapshot);
-      },
-      [this, hold] {
-        if (end_) return refuse_hold(hold, has_ended());
-        if (writing_ && !writing_->cancels.empty()) return refuse_hold(hold, fail(ErrorKind::State, "it was stopped"));
-        if (!hold->synced) return refuse_hold(hold, propagate(hold->synced));
-        hold->children ? make_children(hold) : hold_memory(hold);
-      });
+  auto begun = makers_.worker->begin([this, hold, base = hold->params.diff ? last_snapshot_ : std::nullopt](
+                                         const std::stop_token&) { hold->synced = sync_and_settle(*hold, base); },
+                                     [this, hold] {
+                                       if (end_) return refuse_hold(hold, has_ended());
+                                       if (writing_ && !writing_->cancels.empty())
+                                         return refuse_hold(hold, fail(ErrorKind::State, "it was stopped"));
+                                       if (!hold->synced) return refuse_hold(hold, propagate(hold->synced));
+                                       hold->children ? make_children(hold) : hold_memory(hold);
+                                     });
   if (!begun) refuse_hold(hold, propagate(begun));
+}
+
+Status Controller::sync_and_settle(Hold& hold, const std::optional<DiffBase>& base) {
+  TRY(machine_->sync_drives(hold.snapshot, DriveSync::Layered));
+  // A path that cannot be had costs no layer.
+  if (!hold.children) {
+    auto places = TRY(take_places(hold.params, base, machine_->memory()));
+    hold.places.emplace(std::move(places));
+  }
+  hold.settled = true;
+  return settle_freezes(*machine_, hold.params, hold.snapshot);
 }
 
 void Controller::refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<Error> error) {
@@ -150,7 +159,8 @@ void Controller::hold_memory(const std::shared_ptr<Hold>& hold) {
                                                        .loop = loop_,
                                                        .held = std::move(*held),
                                                        .progress = writing_->progress,
-                                                       .bound = std::move(*bound)});
+                                                       .bound = std::move(*bound),
+                                                       .places = std::move(hold->places)});
   auto begun = makers_.worker->begin(
       [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
       [this, job, begun_ns = hold->begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });

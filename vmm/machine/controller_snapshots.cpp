@@ -85,6 +85,15 @@ std::vector<std::string> Controller::end_freezes(const SnapshotCreateParams& par
   return copies;
 }
 
+std::string Controller::kept_layers(const SnapshotCreateParams& params, const std::vector<std::string>& copies) {
+  std::string sentence;
+  for (const FrozenDrive& each : params.frozen_drives)
+    if (std::ranges::find(copies, each.path_on_host) == copies.end())
+      sentence +=
+          fmt::format("; keep {}: it is a layer of the machine's drive {} now", each.path_on_host, each.drive_id);
+  return sentence;
+}
+
 void Controller::saved(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   (void)end_freezes(writing_->params, outcome.counts.has_value());
   if (outcome.counts && writing_->params.mem_file_path.empty() && !end_)
@@ -103,12 +112,9 @@ Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
                                                                 : SnapshotEnd::Whole);
   if (!outcome.counts) {
     for (const std::string& copy : written.frozen_copies) (void)::unlink(copy.c_str());
-    // A layer of a machine that has gone on stays one.
     if (written.params.live)
-      for (const FrozenDrive& each : written.params.frozen_drives)
-        if (std::ranges::find(written.frozen_copies, each.path_on_host) == written.frozen_copies.end())
-          outcome.status = fail(outcome.status.error().kind, "{}; keep {}: it is a layer of the machine's drive {} now",
-                                outcome.status.error().message, each.path_on_host, each.drive_id);
+      outcome.status = fail(outcome.status.error().kind, "{}{}", outcome.status.error().message,
+                            kept_layers(written.params, written.frozen_copies));
   }
   for (Reply& cancel : written.cancels)
     std::move(cancel).give(

@@ -89,24 +89,18 @@ Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optio
   return std::nullopt;
 }
 
-/// Both files, whole, under their new names; publish_pair() gives them theirs.
-struct NewPair {
-  NewFile memory;
-  NewFile state;
-  bool merged;
-};
-
-Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
+/// Writes both files, whole, under their new names; publish_pair() gives them theirs. Returns whether a base was merged.
+Result<bool> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
   const SnapshotCreateParams& params = order.params;
   const GuestMemory& memory = order.machine.memory();
   order.snapshot.id = id;
   auto state = TRY(encode_loadable(order.snapshot));
   const MemoryFileContent content = TRY(content_of(order, id));
-  TRY(check_new_file(params.mem_file_path, "mem_file_path"));
-  TRY(finish_interrupted_pair(params.snapshot_path, params.mem_file_path));
-  auto base = TRY(base_at(params.mem_file_path, order.base, memory));
-  auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
-  auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
+  if (!order.places) {
+    auto taken = TRY(take_places(params, order.base, memory));
+    order.places.emplace(std::move(taken));
+  }
+  auto& [memory_file, state_file, base] = *order.places;
   order.progress->total = bytes_in(content.pages);
   const PageWriting pages{.loop = order.loop,
                           .memory = memory,
@@ -126,7 +120,7 @@ Result<NewPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std
     state = TRY(encode_loadable(order.snapshot));
   }
   TRY(state_file.write(state));
-  return NewPair{.memory = std::move(memory_file), .state = std::move(state_file), .merged = merged};
+  return merged;
 }
 
 /// A snapshot whose memory somebody else keeps: the state alone.
@@ -155,17 +149,17 @@ SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   if (!order.held)
     if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
   if (order.params.mem_file_path.empty()) return write_state(order, *id, stop);
-  auto pair = write_pair(order, *id, stop);
+  const auto merged = write_pair(order, *id, stop);
   // Also after a failure: pieces that a dead disk keeps in flight must not keep the process.
   if (order.held) order.held->let_go();
-  if (!pair) return {.status = propagate(pair)};
+  if (!merged) return {.status = std::unexpected(merged.error())};
   if (order.held)
     if (auto synced = order.machine.sync_drives(order.snapshot, DriveSync::Plain); !synced)
       return {.status = std::move(synced)};
   if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the snapshot was stopped")};
-  PairOutcome outcome = publish_pair(pair->memory, pair->state);
+  PairOutcome outcome = publish_pair(order.places->memory, order.places->state);
   return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
-          .merged = pair->merged,
+          .merged = *merged,
           .status = std::move(outcome.status)};
 }
 
@@ -186,6 +180,16 @@ Result<Snapshot> save(Board& board) {
   snapshot.platform = platform_of(board, snapshot.vcpus.front());
   board.virtio.save(snapshot);
   return snapshot;
+}
+
+Result<PairPlaces> take_places(const SnapshotCreateParams& params, const std::optional<DiffBase>& base,
+                               const GuestMemory& memory) {
+  TRY(check_new_file(params.mem_file_path, "mem_file_path"));
+  TRY(finish_interrupted_pair(params.snapshot_path, params.mem_file_path));
+  auto merged_with = TRY(base_at(params.mem_file_path, base, memory));
+  auto memory_file = TRY(NewFile::create(params.mem_file_path, "mem_file_path"));
+  auto state_file = TRY(NewFile::create(params.snapshot_path, "snapshot_path"));
+  return PairPlaces{.memory = std::move(memory_file), .state = std::move(state_file), .base = std::move(merged_with)};
 }
 
 Status check_paths(const SnapshotCreateParams& params, const std::vector<DriveConfig>& drives) {

@@ -28,6 +28,16 @@ struct DiffBase {
   std::vector<SnapshotId> needs{};  ///< Snapshots that the machine took or was loaded from, and that it is a diff of.
 };
 
+/// Where a snapshot's pair goes: both new files, and the base that is to be merged with the memory.
+struct PairPlaces {
+  NewFile memory;
+  NewFile state;
+  std::optional<OwnedFd> base{};
+};
+/// Makes both files. Any thread, as write_snapshot(). Errors: whatever can be known of the paths before anything is written.
+[[nodiscard]] Result<PairPlaces> take_places(const SnapshotCreateParams& params, const std::optional<DiffBase>& base,
+                                             const GuestMemory& memory);
+
 /// What write_snapshot() writes. The machine stays drained, unless its memory is held, and lives, until it returns.
 struct SnapshotOrder {
   SnapshotCreateParams params;
@@ -40,6 +50,7 @@ struct SnapshotOrder {
   std::shared_ptr<HeldMemory> held{};
   std::shared_ptr<WritingProgress> progress{};
   std::shared_ptr<CopyBound> bound{};  ///< Of what writes cost meanwhile.
+  std::optional<PairPlaces> places{};  ///< None: they are taken at the beginning.
 };
 
 /// What became of it.
