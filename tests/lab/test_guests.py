@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts import artifact
+from harness.cache import cache_root
 from harness.guests import CHECKOUT, Guest, build_initrd, tool
 from harness.machine import POWERED_OFF, RESET, Machines
 from harness.tables import Row
@@ -107,7 +108,7 @@ def memtest(_: Path) -> Path:
 def unikernel(directory: Path) -> Path:
     """Built for Linux's target, whose `core` every toolchain has, and linked without its libraries."""
     subprocess.run([CHECKOUT / ".ci/install-packages", "clients"], check=True)
-    target = Path(os.environ.get("MAYFLY_CACHE") or Path.home() / ".cache/mayfly", "unikernel")
+    target = cache_root() / "unikernel"
     target.mkdir(parents=True, exist_ok=True)
     link = "link-args=-nostartfiles -nostdlib -static -no-pie -Wl,--build-id=none"
     options = ["--quiet", "--release", "--locked", "--manifest-path", UNIKERNEL / "Cargo.toml", "--target-dir", target]

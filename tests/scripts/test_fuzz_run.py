@@ -88,6 +88,16 @@ def test_inputs_and_executions_are_kept(targets: Tree) -> None:
         0, ["one_fuzz", "14", "30"], "executions=14 targets=1 crashes=0 edges=30")
 
 
+def test_the_cache_is_where_that_of_all_others_is(targets: Tree) -> None:
+    caches = targets.path / "caches"
+    for environment, kept_in in (
+        ({"MAYFLY_CACHE": "", "XDG_CACHE_HOME": str(caches)}, caches / "mayfly/fuzz"),
+        ({"MAYFLY_CACHE": "", "XDG_CACHE_HOME": "", "HOME": str(targets.path)}, targets.path / ".cache/mayfly/fuzz"),
+    ):
+        assert targets.run("tests/fuzz/run", "--seconds", "1", "one", **environment).status == 0
+        assert (kept_in / "one_fuzz/written").read_text() == "input"
+
+
 @pytest.mark.parametrize("words", [["--bogus"], ["no_such_target"], ["--seconds"], ["--hours", "many"]])
 def test_arguments_that_it_does_not_know_end_it(targets: Tree, words: list[str]) -> None:
     assert run(targets, *words)[0] == 2
