@@ -26,7 +26,7 @@ void add_jail(CLI::App& app, JailArguments& jail, Flags& flags) {
   app.add_option("--exec-file", jail.exec_file, "The monitor: a static executable")->option_text("FILE");
   app.add_option("--uid", flags.uid, "User of the monitor, a number")->option_text("UID");
   app.add_option("--gid", flags.gid, "Group of the monitor, a number")->option_text("GID");
-  app.add_option("--chroot-base-dir", jail.base, "Where jails are made: BASE/NAME OF EXEC FILE/ID/root")
+  app.add_option("--chroot-base-dir", jail.base, "Where jails are made:\nBASE/NAME OF EXEC FILE/ID/root")
       ->capture_default_str();
   app.add_option("--netns", flags.netns, "Network namespace to join, such as\n/run/netns/NAME")->option_text("FILE");
   app.add_flag("--daemonize", jail.daemonize, "New session; standard streams are /dev/null");
@@ -50,7 +50,7 @@ void add_jail(CLI::App& app, JailArguments& jail, Flags& flags) {
 }
 
 void add_cleanup(CLI::App& app, CleanupArguments& cleanup, Flags& flags) {
-  app.add_option("id", cleanup.id, "Name of the machine")->option_text("ID")->required();
+  app.add_option("id", cleanup.id, "Name of the machine")->option_text("ID REQUIRED")->required();
   app.add_option("--exec-file", cleanup.exec_name,
                  "The monitor that it was made for; its name counts\n(default: mayfly)")
       ->option_text("FILE");
@@ -196,7 +196,7 @@ Result<Invocation> parse_jailer_arguments(int argc, const char* const* argv) {
   const char* const* const dashes = std::find(argv, end, std::string_view{"--"});
 
   CLI::App app{
-      "Runs a monitor in a jail: in a root directory of its own, without privileges, as a user of its own.\n"
+      "Runs a monitor in a jail: in a root directory of its own, without privileges,\nas a user of its own. "
       "The monitor's own arguments follow after --",
       "mayfly-jailer"};
   app.set_version_flag("--version", "Mayfly jailer v" MAYFLY_VERSION);

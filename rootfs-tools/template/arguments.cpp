@@ -94,10 +94,11 @@ void add_build(CLI::App& app, BuildOrder& order, Flags& flags) {
   app.add_option("--rest", flags.rest_s, "Seconds that it then rests until the snapshot")
       ->capture_default_str()
       ->check(CLI::Range(0U, 3'600U));
-  app.add_option("--kernel", order.kernel, "ELF vmlinux or bzImage (default: vmlinux beside\nthis program)")
+  app.add_option("--kernel", order.kernel,
+                 "ELF vmlinux or bzImage (default: vmlinux beside\nthis program, or in ../libexec/mayfly)")
       ->option_text("FILE");
   app.add_option("--append", order.more_arguments, "Words to add to the kernel command line")->option_text("TEXT");
-  app.add_option("--init", order.init, "mayfly-guest-init (default: beside this program)")->option_text("FILE");
+  app.add_option("--init", order.init, "mayfly-guest-init (default: as for the kernel)")->option_text("FILE");
   app.add_option("--agent", order.agent, "mayfly-guest-agent (default: the same)")->option_text("FILE");
   app.add_option("--monitor", order.monitor, "mayfly (default: the same)")->option_text("FILE");
 }

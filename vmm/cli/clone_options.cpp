@@ -4,6 +4,7 @@
 #include "vmm/base/text.h"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
 namespace mayfly {
 namespace {
@@ -33,10 +34,9 @@ void add_id(CLI::App& app, std::string& id) {
 
 }  // namespace
 
-void add_bases(CLI::App& app, CloneBases& bases) {
-  app.add_option("--jail-base", bases.jail_base, "Where its jail is; on the file system of the\ntemplate")
-      ->option_text("DIRECTORY")
-      ->capture_default_str();
+void add_bases(CLI::App& app, CloneBases& bases, std::string_view of_jails) {
+  app.add_option("--jail-base", bases.jail_base, fmt::format("{} (default: {})", of_jails, bases.jail_base))
+      ->option_text("DIRECTORY");
   app.add_option(
          "--run-dir", bases.run_directory,
          "Where its files are without a jail (default:\n$MAYFLY_RUN_DIR, /run/mayfly for root, or the\nuser's own)")
@@ -53,12 +53,12 @@ void add_up(CLI::App& app, UpFlags& flags) {
   app.add_option("--metadata", options.metadata, "JSON file with metadata for the guest")->option_text("FILE");
   app.add_flag("--no-jail", flags.no_jail, "Without a jail, which takes root (default: a jail\nfor root)");
   app.add_option("--uid", flags.user, "User and group of the jail (default: one of its\nown)")->option_text("NUMBER");
-  add_bases(app, options.bases);
+  add_bases(app, options.bases, "Where jails are made; on the file system of the\ntemplate");
   add_jail_limits(app, flags);
   app.add_option("--max-output", options.max_output_kib,
-                 "KiB that its console, and its log, may take; the\nnewest stay")
+                 fmt::format("KiB that its console, and its log, may take; the\nnewest stay (default: {})",
+                             options.max_output_kib))
       ->option_text("KIB")
-      ->capture_default_str()
       ->check(CLI::Range(128U, 1U << 30));
   app.add_option("--patience", options.patience_s, "Seconds until it answers")
       ->capture_default_str()

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace CLI {
@@ -22,8 +23,8 @@ struct UpFlags {
   std::vector<std::string> resource_limits;
 };
 
-/// --jail-base and --run-dir: where clones are looked for.
-void add_bases(CLI::App& app, CloneBases& bases);
+/// --jail-base, which `of_jails` describes, and --run-dir: where clones are looked for.
+void add_bases(CLI::App& app, CloneBases& bases, std::string_view of_jails = "Where jails are");
 void add_up(CLI::App& app, UpFlags& flags);
 /// Errors: the user is no number; limits without a jail.
 [[nodiscard]] Result<UpOptions> up_options(const UpFlags& flags);

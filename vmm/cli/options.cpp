@@ -324,7 +324,7 @@ class CommandLine {
       add_restore(app, restore_);
       add_common(Describer{app}, terminal_common_, terminal_logger_);
     });
-    subcommand("snapshot", "Take a snapshot; merge, verify or sweep files",
+    subcommand("snapshot", "Take a snapshot; merge, verify, describe or sweep\nfiles",
                [this](CLI::App& app) { add_snapshot(app, snapshot_); });
     subcommand("drive", "Show overlays of drives, export or commit one",
                [this](CLI::App& app) { add_drive(app, drive_); });

@@ -69,7 +69,8 @@ void add_run(CLI::App& app, RunFlags& flags) {
   app.add_option("-c,--cpus", flags.machine.vcpu_count, "vCPUs, 1 to 32")->capture_default_str();
   app.add_option("-m,--memory", flags.machine.mem_size_mib, "Memory in MiB")->capture_default_str();
   app.add_flag("--smt", flags.machine.smt, "Show pairs of vCPUs as threads of one core");
-  app.add_option("--huge-pages", flags.machine.huge_pages, "Size of the pages behind the memory")
+  app.add_option("--huge-pages", flags.machine.huge_pages,
+                 "Size of the pages behind the memory (default:\ntransparent)")
       ->option_text("none|transparent|2M")
       ->transform(choice_of(huge_page_names(), "none, transparent or 2M"));
   add_api(app, flags.api_sock, flags.limits);

@@ -438,6 +438,11 @@ TEST(Options, HelpFitsEightyColumns) {
   EXPECT_LE(widest_line_of({"doctor", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"top", "--help"}), 80U);
   EXPECT_LE(widest_line_of({"completion", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"up", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"down", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"logs", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"exec", "--help"}), 80U);
+  EXPECT_LE(widest_line_of({"cp", "--help"}), 80U);
 }
 
 TEST(Options, EveryWayToStartAMachineHasFiltersUnlessTold) {
