@@ -22,8 +22,8 @@
 ///
 /// A child process of fork holds it: the kernel copies a page when either side writes to it. The child does one thing: it
 /// copies what it is asked for into memory that both share. It has no descriptor, takes no lock and allocates nothing, as
-/// another thread may have held any lock when it was made. It ends with its parent. What lies before the end of the last
-/// piece it drops, so pages of that part are not copied any more; pieces are asked for in ascending order.
+/// another thread may have held any lock when it was made. It ends with its parent. Pieces are asked for in ascending
+/// order, and the child drops what lies before the end of the last one, so writes there copy no page any more.
 namespace mayfly {
 
 class HeldMemory {

@@ -30,14 +30,16 @@ struct PageRange {
 /// Ascending; neither overlapping nor adjacent.
 using PageRanges = std::vector<PageRange>;
 
-/// Pages that are this process's own: written to by the guest, a device or a loader. On anonymous memory that is
-/// everything that was touched but only read; on memory that a file was mapped to, every page that may differ from it.
-/// Costs as much as there are such pages, not as much as there is memory (Linux 6.7 and later; before, a read of 8
-/// bytes a page). Errors: the host does not tell.
+/// Whether anybody writes to the memory while its pages are told.
 enum class MemoryIs {
   Still,
   WrittenTo  ///< Meanwhile: a page of zeros may have been another a moment ago.
 };
+
+/// Pages that are this process's own: written to by the guest, a device or a loader. On anonymous memory that is
+/// everything that was touched, without what was only read; on memory that a file was mapped to, every page that may
+/// differ from it. Costs as much as there are such pages, not as much as there is memory (Linux 6.7 and later; before, a
+/// read of 8 bytes a page). Errors: the host does not tell.
 [[nodiscard]] Result<PageRanges> private_pages(const GuestMemory& memory, MemoryIs memory_is = MemoryIs::Still);
 
 /// Every page whose content may be other than zero: private_pages() and what mapped files have data for.

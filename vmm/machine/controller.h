@@ -31,13 +31,15 @@
 ///   loop.run(); return static_cast<int>(controller.end()->reason);
 ///
 /// What takes time is a state, and never waits: the machine is Pausing, Draining, Saving... until a callback says that
-/// it is done, and gives the answer then. Reads are answered meanwhile, other commands wait for their turn, and an end
-/// gets through.
+/// it is done, and gives the answer then. Meanwhile commands of the kind Read are carried out, others wait for their turn,
+/// and an end gets through.
 ///
 ///   Not started -> (Loading) -> Running <-> (Pausing) <-> Paused <-> (Draining -> Saving)
 ///                               Running -> (Pausing -> Draining -> Saving) -> Running: a live snapshot, whose memory is
 ///                               written while the machine is what it was
 ///                               Running -> (Pausing -> Draining -> Reverting) -> Running or Paused; so from Paused
+///                               Running or Paused -> (Pausing -> Draining -> Branching) -> the same
+///                               Running or Paused -> (Recording) or (Looking) -> the same
 ///                               any of them -> Ending -> gone
 ///
 /// A refused command changes nothing. Files are opened when they are configured, so that errors of a path are reported
@@ -79,8 +81,8 @@ struct ControllerOptions {
   ConsoleOptions console{};  ///< serial_out_path of PUT /serial replaces the output.
   /// Called before each command of a client: what was sent before it counts first, such as a signal to stop.
   std::function<void()> before_command{};
-  /// Called by each thread that the machine makes, once it is set up; and by the loop's with ThreadKind::Running or
-  /// Revertible, once the machine runs or is loaded: after that request's answer, before the next command.
+  /// Called by each thread that the machine makes, once it is set up; and by the loop's with running_kind(), once the
+  /// machine runs or is loaded: after that request's answer, before the next command.
   ThreadEntry enter_thread{};
   /// Called at the machine's end, and with what the loop's thread is about to wait for; may be empty.
   EndDeadline* deadline = nullptr;
@@ -104,7 +106,7 @@ class Controller final : public CommandTarget {
   // The rest is for the loop's thread.
   /// As submit(), from now on. The caller reports a refusal; submit() logs those of clients.
   void perform(Command command, Reply reply);
-  /// A command that takes no time: everything but what pauses, loads, snapshots or records.
+  /// A command that takes no time: one that has an apply(). One whose answer would come later aborts.
   [[nodiscard]] Result<Answer> carry_out(Command command);
   /// Of a child: a VM that is being made while the rest of it gets ready, whose first vCPU is shown the parent's CPUID;
   /// without it, branch_off() begins.

@@ -29,8 +29,8 @@ struct Identity {
   std::string nameserver{};
 };
 
-/// By HTTP, with a token (MMDS V2). None: there is no such service, or it knows nothing of us. Errors: an answer that is no
-/// HTTP, a field that is no name or address, with its value.
+/// By HTTP, with a token where the service gives one (MMDS V2). None: there is no such service, or it knows nothing of us.
+/// Errors: an answer that is no HTTP, a field that is no name or address, with its value.
 [[nodiscard]] Result<std::optional<Identity>> fetch_identity(const sockaddr_in& service,
                                                              std::chrono::milliseconds patience);
 
