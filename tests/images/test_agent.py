@@ -273,6 +273,23 @@ def test_a_command_that_left_a_child_has_ended(listener: Listener) -> None:
     os.kill(child, signal.SIGKILL)
 
 
+@as_root
+def test_a_user_opens_its_streams_by_name(listener: Listener) -> None:
+    script = "cat < /dev/stdin > /dev/stdout; echo x > /dev/stderr"
+    frames = answered(listener, exec_request("sh", "-c", script, user="65534") + frame(STDIN, b"in") + frame(STDIN_END))
+    assert [each for each in frames if each[0] != STDIN_TAKEN] == [
+        (DONE, b""), (STDOUT, b"in"), (STDERR, b"x\n"), (EXIT, b"\0" + bytes(4))]
+
+
+@as_root
+def test_a_directory_is_entered_that_the_user_may_not_search_for(listener: Listener, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    (tmp_path / "closed/work").mkdir()
+    directory = str(tmp_path / "closed/work")
+    assert answered(listener, exec_request("pwd", user="65534", directory=directory)) == [
+        (DONE, b""), (STDOUT, f"{directory}\n".encode()), (EXIT, b"\0" + bytes(4))]
+
+
 # --- Connections ---------------------------------------------------------------------------------------------------------
 
 

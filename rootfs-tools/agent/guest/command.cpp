@@ -151,14 +151,17 @@ Failure become(const Plan& plan, const Ends& ends) {
   for (std::size_t i = 0; i < ends.of_command.size(); ++i)
     if (::dup2(ends.of_command[i].get(), static_cast<int>(i)) < 0) return {Failure::Step::Descriptors, errno};
   if (ends.ours.tty && ::ioctl(STDIN_FILENO, TIOCSCTTY, 0) != 0) return {Failure::Step::Terminal, errno};
-  // The terminal is the user's, so that it can be opened again by name.
-  if (ends.ours.tty) (void)!::fchown(STDIN_FILENO, plan.user.uid, static_cast<gid_t>(-1));
+  // Pipes and terminals are their maker's alone; the user must be able to open /dev/stderr, or its terminal, by name.
+  for (const int each : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    (void)!::fchown(each, plan.user.uid, static_cast<gid_t>(-1));
+  // As root, as init does: the user may lack the right to search a parent. A network file system may refuse root instead.
+  const bool has_entered = ::chdir(plan.directory.c_str()) == 0;
   const std::vector<gid_t> groups{plan.user.groups.begin(), plan.user.groups.end()};
   // Who is not root, as in tests, is no other user either.
   if ((::geteuid() == 0 && ::setgroups(groups.size(), groups.data()) != 0) || ::setgid(plan.user.gid) != 0 ||
       ::setuid(plan.user.uid) != 0)
     return {Failure::Step::User, errno};
-  if (::chdir(plan.directory.c_str()) != 0) return {Failure::Step::Directory, errno};
+  if (!has_entered && ::chdir(plan.directory.c_str()) != 0) return {Failure::Step::Directory, errno};
   reset_signals();
   environ = const_cast<char**>(plan.environment.data());  // whose PATH says where programs are
   ::execvp(plan.words.front(), plan.words.data());
