@@ -347,6 +347,42 @@ def test_waits_no_longer_than_it_is_told(listener: Listener) -> None:
         assert 0.3 <= time.monotonic() - begun < PATIENCE
 
 
+# --- Who the guest is ------------------------------------------------------------------------------------------------------
+
+# In namespaces of its own: the host, its metadata service, which answers the second time, and the agent.
+SILENT_AT_FIRST = """
+import socket, subprocess, sys
+METADATA = {"/latest/api/token": "token", "/mayfly": "hostname", "/mayfly/hostname": "vm-7"}
+socket.setdefaulttimeout(20)
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "none", "/etc"], check=True)
+with socket.create_server(("127.0.0.1", 1024)) as host, socket.create_server(("127.0.0.1", 80)) as metadata:
+    agent = subprocess.Popen([sys.argv[1], "--of-init", "--address", "127.0.0.1:1024"])
+    try:
+        with host.accept()[0] as peer, metadata.accept()[0]:
+            peer.sendall(bytes([1]) + bytes(7))  # PING, which must wait
+            with metadata.accept()[0] as asked:
+                for line in asked.makefile("rb"):
+                    if line.endswith(b" HTTP/1.1\\r\\n"):
+                        value = METADATA.get(line.split()[1].decode(), "")
+                    if line == b"\\r\\n":
+                        status = "200 OK" if value else "404 Not Found"
+                        asked.sendall(f"HTTP/1.1 {status}\\r\\nContent-Length: {len(value)}\\r\\n\\r\\n{value}".encode())
+            assert peer.recv(8)[0] == 32  # DONE
+            print(socket.gethostname())
+    finally:
+        agent.kill()
+        agent.wait()
+"""
+
+
+@as_root
+def test_a_guest_asks_again_who_it_is_before_it_serves(program: Path) -> None:
+    command = ["unshare", "--net", "--uts", "--mount", "/usr/bin/python3", "-c", SILENT_AT_FIRST, program]
+    asked = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=2 * PATIENCE, check=False)
+    assert (asked.returncode, asked.stdout) == (0, "vm-7\n")
+
+
 # --- The end of the guest -------------------------------------------------------------------------------------------------
 
 # Preempts whoever sends it a signal, as init does on a guest's only CPU, and ends all others at once. The value of a

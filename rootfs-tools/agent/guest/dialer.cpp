@@ -31,7 +31,9 @@ constexpr std::chrono::milliseconds kShortLife{10};
 /// The kernel's own attempts come after 1, 3 and 7 s, however soon the host is there again.
 constexpr int kConnectMs = 2000;
 constexpr std::uint16_t kMetadataPort = 80;
-constexpr std::chrono::milliseconds kMetadataPatience{1000};
+/// The service drops a SYN while its connections are all in use; the kernel's next one comes after a second.
+constexpr std::chrono::milliseconds kMetadataPatience{2000};
+constexpr int kMetadataAttempts = 4;
 
 void sleep_for(std::chrono::milliseconds time) {
   timespec left{.tv_sec = time.count() / 1000, .tv_nsec = time.count() % 1000 * 1'000'000};
@@ -66,10 +68,13 @@ bool is_wanted(const OwnedFd& idle) {
   return ::recv(idle.get(), &first, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
 }
 
-/// A guest without metadata, or with some that mean nothing, stays who it is.
+/// A guest without metadata, or with some that mean nothing, stays who it is. A timeout is retried before anything is
+/// served: a clone would else act as its template.
 void become_who_the_host_says(sockaddr_in host) {
   host.sin_port = htons(kMetadataPort);
-  const auto identity = fetch_identity(host, kMetadataPatience);
+  auto identity = fetch_identity(host, kMetadataPatience);
+  for (int i = 1; i < kMetadataAttempts && !identity && identity.error().kind == ErrorKind::System; ++i)
+    identity = fetch_identity(host, kMetadataPatience);
   const Status taken = !identity ? std::unexpected(identity.error()) : *identity ? take_identity(**identity) : Status{};
   if (!taken) std::fprintf(stderr, "mayfly-guest-agent: %s\n", taken.error().message.c_str());
 }

@@ -46,15 +46,19 @@ class Service {
     std::string body;
   };
 
-  /// Not connected: nobody is there.
-  Service(const sockaddr_in& address, std::chrono::milliseconds patience)
-      : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  explicit Service(std::chrono::milliseconds patience) : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
     const timeval limit{.tv_sec = patience.count() / 1000, .tv_usec = patience.count() % 1000 * 1000};
     for (const int option : {SO_RCVTIMEO, SO_SNDTIMEO})
       ::setsockopt(socket_.get(), SOL_SOCKET, option, &limit, sizeof limit);
-    if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) socket_.reset();
   }
-  [[nodiscard]] bool is_there() const noexcept { return static_cast<bool>(socket_); }
+
+  /// False: it is refused, so there is no such service. Errors: a timeout, or no route.
+  Result<bool> connect(const sockaddr_in& address) {
+    if (::connect(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return true;
+    if (errno == ECONNREFUSED) return false;
+    if (errno == EINPROGRESS) errno = ETIMEDOUT;  // by SO_SNDTIMEO
+    return fail_errno(ErrorKind::System, "the metadata service cannot be reached");
+  }
 
   Result<Answer> ask(std::string_view method, std::string_view path, std::string_view field) {
     const std::string request = fmt::format("{} {} HTTP/1.1\r\nHost: metadata\r\n{}\r\n\r\n", method, path, field);
@@ -185,8 +189,9 @@ std::optional<GuestAddress> parse_guest_address(std::string_view text) {
 }
 
 Result<std::optional<Identity>> fetch_identity(const sockaddr_in& service, std::chrono::milliseconds patience) {
-  Service metadata{service, patience};
-  if (!metadata.is_there()) return std::nullopt;
+  Service metadata{patience};
+  const bool is_there = TRY(metadata.connect(service));
+  if (!is_there) return std::nullopt;
   const auto token = TRY(metadata.ask("PUT", "/latest/api/token", "X-metadata-token-ttl-seconds: 60"));
   // The older protocol knows no tokens, and needs none.
   const std::string field = "X-metadata-token: " + (token.status == 200 ? token.body : std::string{"none"});

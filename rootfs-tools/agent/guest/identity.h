@@ -30,7 +30,7 @@ struct Identity {
 };
 
 /// By HTTP, with a token where the service gives one (MMDS V2). None: there is no such service, or it knows nothing of us.
-/// Errors: an answer that is no HTTP, a field that is no name or address, with its value.
+/// Errors: a timeout, or an answer that is no HTTP (ErrorKind::System); a field that is no name or address, with its value.
 [[nodiscard]] Result<std::optional<Identity>> fetch_identity(const sockaddr_in& service,
                                                              std::chrono::milliseconds patience);
 

@@ -96,6 +96,24 @@ TEST(GuestIdentity, IsNoneWhereTheHostSaysNothing) {
   EXPECT_FALSE(fetch_identity(nobody, kPatience).value());
 }
 
+TEST(GuestIdentity, IsUnknownWhereTheServiceIsTooBusyToAnswer) {
+  const OwnedFd listener{::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener.get(), 0), 0);
+  ASSERT_EQ(::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
+  const auto refusal = [&address] {
+    const auto identity = fetch_identity(address, std::chrono::milliseconds{50});
+    return identity ? "" : identity.error().message;
+  };
+  EXPECT_EQ(refusal(), "the metadata service gives no answer that is HTTP")
+      << "nobody accepts it, and the queue is full";
+  EXPECT_EQ(refusal(), "the metadata service cannot be reached: Connection timed out (ETIMEDOUT)");
+}
+
 TEST(GuestIdentity, RefusesWhatIsNoIdentity) {
   for (const auto& [field, value] : {std::pair{"hostname", "-x"},
                                      {"hostname", "a b"},
