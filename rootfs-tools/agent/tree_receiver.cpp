@@ -212,10 +212,12 @@ Status TreeReceiver::make_fifo(const TreeEntry& entry) {
 
 Status TreeReceiver::put_in_place(const TreeEntry& entry) {
   const auto times = times_of(entry);
+  // mknodat() heeds the umask; a link has no mode.
   if (entry.type != EntryType::File &&
       (!owner_is_set(::fchownat(here(), new_name_.c_str(), entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW)) ||
+       (entry.type == EntryType::Fifo && ::fchmodat(here(), new_name_.c_str(), entry.mode, AT_SYMLINK_NOFOLLOW) != 0) ||
        ::utimensat(here(), new_name_.c_str(), times.data(), AT_SYMLINK_NOFOLLOW) != 0))
-    return fail_errno(ErrorKind::System, "cannot set owner and time of {}", shown(entry));
+    return fail_errno(ErrorKind::System, "cannot set owner, mode and time of {}", shown(entry));
   if (::renameat(here(), new_name_.c_str(), here(), entry.name.c_str()) != 0)
     return fail_errno(ErrorKind::System, "cannot put {} in place", shown(entry));
   new_name_.clear();

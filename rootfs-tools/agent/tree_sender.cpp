@@ -10,7 +10,9 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <limits>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 namespace mayfly::agent {
@@ -54,6 +56,12 @@ class TreeSender {
     return {};
   }
 
+  /// What errno says of a name. In a tree that is in use, names vanish while it is read; that must not end the copy.
+  Status miss(std::string_view verb, const std::string& path) {
+    if (errno == ENOENT && !levels_.empty()) return note(path + " has vanished, and is left out");
+    return fail_errno(ErrorKind::System, "cannot {} {}", verb, path);
+  }
+
   /// The next file of the innermost directory, or its end.
   Status send_next() {
     const Level& level = levels_.back();
@@ -71,8 +79,7 @@ class TreeSender {
 
   Status send_one(int directory, const std::string& name, const std::string& path) {
     struct stat file{};
-    if (::fstatat(directory, name.c_str(), &file, AT_SYMLINK_NOFOLLOW) != 0)
-      return fail_errno(ErrorKind::System, "cannot look at {}", path);
+    if (::fstatat(directory, name.c_str(), &file, AT_SYMLINK_NOFOLLOW) != 0) return miss("look at", path);
     switch (file.st_mode & S_IFMT) {
       case S_IFREG:
         return send_file(directory, name, path);
@@ -99,7 +106,7 @@ class TreeSender {
     TreeEntry entry = entry_of(file, EntryType::Link);
     entry.target.resize(PATH_MAX);
     const ssize_t length = ::readlinkat(directory, name.c_str(), entry.target.data(), entry.target.size());
-    if (length <= 0) return fail_errno(ErrorKind::System, "cannot read the link {}", path);
+    if (length <= 0) return miss("read the link", path);
     entry.target.resize(static_cast<std::size_t>(length));
     return send_entry(std::move(entry), name);
   }
@@ -109,8 +116,7 @@ class TreeSender {
       return fail(ErrorKind::TooLarge, "{} is deeper than {} directories; copy a part of the tree", path, kDeepestTree);
     OwnedFd fd{::openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)};
     struct stat file{};
-    if (!fd || ::fstat(fd.get(), &file) != 0)
-      return fail_errno(ErrorKind::System, "cannot open the directory {}", path);
+    if (!fd || ::fstat(fd.get(), &file) != 0) return miss("open the directory", path);
     OpenDirectory directory{::fdopendir(fd.get())};
     if (!directory) return fail_errno(ErrorKind::System, "cannot read the directory {}", path);
     (void)fd.release();  // closed with it
@@ -123,9 +129,11 @@ class TreeSender {
     // O_NONBLOCK: by now the name may be a pipe's.
     const OwnedFd file{::openat(directory, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
     struct stat status{};
-    if (!file || ::fstat(file.get(), &status) != 0) return fail_errno(ErrorKind::System, "cannot open {}", path);
+    if (!file || ::fstat(file.get(), &status) != 0) return miss("open", path);
     if (!S_ISREG(status.st_mode)) return fail(ErrorKind::State, "{} was replaced while it was copied", path);
     TRY(send_entry(entry_of(status, EntryType::File), name));
+    // Files of /proc have size 0 and content, which SEEK_DATA does not find.
+    if (status.st_size == 0) return send_pieces(file.get(), path, 0, std::numeric_limits<off_t>::max());
     return send_data(file.get(), path);
   }
 

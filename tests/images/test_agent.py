@@ -920,8 +920,8 @@ def make_tree(root: Path) -> Path:
     (root / "sub/dangling").symlink_to("/no/such/file")
     (root / "sub/up").symlink_to("../../..")
     (root / "sub/deeper/name with\nnewline").write_bytes(b"x")
-    os.mkfifo(root / "sub/pipe", 0o640)
-    os.chmod(root / "sub/pipe", 0o640)
+    os.mkfifo(root / "sub/pipe")
+    os.chmod(root / "sub/pipe", 0o622)  # which no usual umask leaves
     with (root / "holes").open("wb") as holes:
         holes.seek(5 << 20)
         holes.write(b"middle")

@@ -11,6 +11,7 @@
 #include <array>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <set>
 #include <string>
 #include <thread>
@@ -83,7 +84,7 @@ TEST_F(TreeReceiverTest, MakesWhatItIsSent) {
                    entry(EntryType::Directory, "sub", "", 0500),
                    entry(EntryType::Link, "link", "../file"),
                    kLeaveFrame,
-                   entry(EntryType::Fifo, "fifo"),
+                   entry(EntryType::Fifo, "fifo", "", 0622),
                    kLeaveFrame,
                    kTreeEndFrame}),
             "");
@@ -96,6 +97,7 @@ TEST_F(TreeReceiverTest, MakesWhatItIsSent) {
   EXPECT_EQ(status.st_mtim.tv_nsec, 7);
   ASSERT_EQ(::stat(inside("root/fifo").c_str(), &status), 0);
   EXPECT_TRUE(S_ISFIFO(status.st_mode));
+  EXPECT_EQ(status.st_mode & 07777U, 0622U) << "whatever the umask is";
   EXPECT_EQ(files(), (std::set<std::string>{"place", "place/root", "place/root/file", "place/root/sub",
                                             "place/root/sub/link", "place/root/fifo"}));
 }
@@ -230,6 +232,32 @@ TEST(Tree, HolesStayHoles) {
   ASSERT_EQ(::stat(scratch.file("copy").c_str(), &status), 0);
   EXPECT_EQ(status.st_size, 1 << 30);
   EXPECT_LT(status.st_blocks, 1000);
+}
+
+TEST(Tree, FilesOfProcHaveContentWithoutASize) {
+  const testing::ScratchDirectory scratch;
+  EXPECT_EQ(copied("/proc/sys/kernel/ostype", scratch.file("copy")), "");
+  EXPECT_EQ(testing::content_of(scratch.file("copy")), "Linux\n");
+}
+
+TEST(Tree, MayChangeWhileItIsCopied) {
+  const testing::ScratchDirectory scratch;
+  const std::string source = scratch.file("source");
+  fs::create_directory(source);
+  for (const char* name : {"a", "b", "c"}) testing::make_file(source + '/' + name, name);
+  std::vector<std::string> notes;
+  int pieces = 0;
+  TreeHooks hooks;
+  hooks.note = [&notes](std::string_view sentence) { notes.emplace_back(sentence); };
+  hooks.check = [&]() -> Status {  // after the directory, and after the first of its names
+    if (++pieces == 2)
+      for (const char* name : {"a", "b", "c"}) fs::remove(source + '/' + name);
+    return {};
+  };
+  EXPECT_EQ(copied(source, scratch.file("copy"), hooks), "");
+  ASSERT_EQ(notes.size(), 2U);
+  for (const std::string& each : notes) EXPECT_TRUE(each.ends_with(" has vanished, and is left out")) << each;
+  EXPECT_EQ(std::distance(fs::directory_iterator{scratch.file("copy")}, {}), 1);
 }
 
 TEST(Tree, ASenderIsEndedByItsCheck) {
