@@ -10,6 +10,7 @@
 #include "rootfs-tools/image/run_config.h"
 #include "rootfs-tools/image/run_file.h"
 #include "vmm/base/files.h"
+#include "vmm/base/printable.h"
 #include "vmm/base/try.h"
 
 #include <algorithm>
@@ -87,6 +88,7 @@ class BaseMaker {
     TRY(apply_layers(image, spool));
     const std::string what = fmt::format("--image {}: the configuration", order_.image);
     const auto run = TRY(read_run_config(image.config, tree_, spool, what));
+    TRY(make_volumes(run, what));
     auto facts = TRY(write_base(spool, output.fd()));
     facts.names = image.names;
     facts.image_digest = image.digest;
@@ -142,6 +144,16 @@ class BaseMaker {
     if (const auto id = stream.diff_id(); id != layer.diff_id)
       return fail(ErrorKind::InvalidArgument, "it unpacks to {}, and its diff_id is {}; copy or fetch the image again",
                   id, layer.diff_id);
+    return {};
+  }
+
+  /// BuildKit puts an empty volume into no layer; engines make it when they start the container.
+  Status make_volumes(const RunConfig& run, std::string_view what) {
+    for (const std::string& each : run.volumes) {
+      if (tree_.find(each) != nullptr) continue;
+      if (auto made = tree_.put(each, Inode{.mode = 0755}); !made)
+        return propagate(made, fmt::format("{}: the volume '{}'", what, printable(each, kLongestShownName)));
+    }
     return {};
   }
 

@@ -17,13 +17,14 @@ namespace {
 constexpr std::uint64_t kLongestAccounts = std::uint64_t{1} << 20;
 constexpr int kFirstRealTime = 34;  // SIGRTMIN of glibc and musl's programs is not the kernel's 32
 constexpr int kLastSignal = 64;
+constexpr std::string_view kS6Overlay = "s6-overlay";
 
-constexpr std::array<std::pair<std::string_view, int>, 33> kSignals{{
-    {"HUP", 1},    {"INT", 2},   {"QUIT", 3},    {"ILL", 4},   {"TRAP", 5},  {"ABRT", 6},    {"IOT", 6},
-    {"BUS", 7},    {"FPE", 8},   {"KILL", 9},    {"USR1", 10}, {"SEGV", 11}, {"USR2", 12},   {"PIPE", 13},
-    {"ALRM", 14},  {"TERM", 15}, {"STKFLT", 16}, {"CHLD", 17}, {"CONT", 18}, {"STOP", 19},   {"TSTP", 20},
-    {"TTIN", 21},  {"TTOU", 22}, {"URG", 23},    {"XCPU", 24}, {"XFSZ", 25}, {"VTALRM", 26}, {"PROF", 27},
-    {"WINCH", 28}, {"IO", 29},   {"POLL", 29},   {"PWR", 30},  {"SYS", 31},
+constexpr std::array<std::pair<std::string_view, int>, 34> kSignals{{
+    {"HUP", 1},   {"INT", 2},    {"QUIT", 3},    {"ILL", 4},   {"TRAP", 5},  {"ABRT", 6},  {"IOT", 6},
+    {"BUS", 7},   {"FPE", 8},    {"KILL", 9},    {"USR1", 10}, {"SEGV", 11}, {"USR2", 12}, {"PIPE", 13},
+    {"ALRM", 14}, {"TERM", 15},  {"STKFLT", 16}, {"CHLD", 17}, {"CLD", 17},  {"CONT", 18}, {"STOP", 19},
+    {"TSTP", 20}, {"TTIN", 21},  {"TTOU", 22},   {"URG", 23},  {"XCPU", 24}, {"XFSZ", 25}, {"VTALRM", 26},
+    {"PROF", 27}, {"WINCH", 28}, {"IO", 29},     {"POLL", 29}, {"PWR", 30},  {"SYS", 31},
 }};
 
 /// A file of the image, or nothing where it is none or too large to be what it is for.
@@ -54,6 +55,31 @@ Result<std::vector<ExposedPort>> read_ports(const JsonValue& config, std::string
   return ports;
 }
 
+Result<std::vector<std::string>> read_volumes(const JsonValue& config, std::string_view what) {
+  const auto members = TRY(object_field(config, "Volumes", what));
+  std::vector<std::string> volumes;
+  for (const JsonMember& each : members) {
+    if (each.name.contains('\0'))
+      return fail(ErrorKind::InvalidArgument, "{}: the volume '{}' must be without NUL; build the image anew", what,
+                  printable(each.name, kLongestShownName));
+    volumes.push_back(each.name);
+  }
+  return volumes;
+}
+
+/// An entrypoint that ends at once where it is not process 1; else empty.
+std::string_view init_of(const RunConfig& run, FileTree& tree) {
+  const auto& words = run.entrypoint.empty() ? run.command : run.entrypoint;
+  if (words.empty()) return "";
+  if (const Inode* const packages = tree.find("/package/admin"); words.front() == "/init" && packages != nullptr) {
+    const auto found = packages->children.lower_bound(kS6Overlay);
+    if (found != packages->children.end() && found->first.starts_with(kS6Overlay)) return kS6Overlay;
+  }
+  const Inode* const program = words.front().starts_with('/') ? tree.find(words.front()) : nullptr;
+  const bool is_systemd = program != nullptr && program == tree.find("/lib/systemd/systemd");
+  return is_systemd ? "systemd" : "";
+}
+
 }  // namespace
 
 Result<int> signal_number(std::string_view text) {
@@ -65,7 +91,11 @@ Result<int> signal_number(std::string_view text) {
     if (*number >= 1 && *number <= kLastSignal) return *number;
     return unknown();
   }
-  std::string_view name = text;
+  // Engines ignore case, and write the name into the image as it was given.
+  std::string upper{text};
+  std::ranges::transform(upper, upper.begin(),
+                         [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; });
+  std::string_view name = upper;
   if (name.starts_with("SIG")) name.remove_prefix(3);
   for (const auto& [known, number] : kSignals)
     if (known == name) return number;
@@ -100,6 +130,8 @@ Result<RunConfig> read_run_config(std::string_view config, FileTree& tree, const
     run.stop_signal = *number;
   }
   run.ports = TRY(read_ports(fields, what));
+  run.volumes = TRY(read_volumes(fields, what));
+  run.init = init_of(run, tree);
   const auto passwd = TRY(read_account_file("/etc/passwd", tree, spool));
   const auto group = TRY(read_account_file("/etc/group", tree, spool));
   auto user = find_user(run.user_text, passwd, group);

@@ -27,6 +27,8 @@ struct RunConfig {
   std::string working_directory = "/";
   int stop_signal = 15;  ///< Its number on Linux, x86-64.
   std::vector<ExposedPort> ports{};
+  std::vector<std::string> volumes{};  ///< Directories that engines make where no layer has them.
+  std::string_view init{};             ///< "s6-overlay", "systemd": its program, which must be process 1.
 };
 
 /// `config`: the image's configuration (JSON, image-spec 1.0 config.md). The user is looked up in the image's own
@@ -34,7 +36,7 @@ struct RunConfig {
 [[nodiscard]] Result<RunConfig> read_run_config(std::string_view config, FileTree& tree, const Spool& spool,
                                                 std::string_view what);
 
-/// "SIGTERM", "TERM", "15", "SIGRTMIN+3".
+/// "SIGTERM", "TERM", "15", "SIGRTMIN+3"; in small letters, too.
 [[nodiscard]] Result<int> signal_number(std::string_view text);
 
 struct BaseIdentity {

@@ -147,6 +147,12 @@ class TemplateBuilder {
       if (order_.base.on_progress) order_.base.on_progress(name, done, total);
     };
     auto facts = TRY(make_base(base));
+    if (!facts.run.init.empty() && !order_.more_arguments.contains("mayfly.run="))
+      return fail(
+          ErrorKind::Unsupported,
+          "--image {}: its program is {}, which runs as process 1 alone, and in a guest that is Mayfly's init; build "
+          "the image with another entrypoint, or run one of its services by --append 'mayfly.run=\"COMMAND\"'",
+          base.image, facts.run.init);
     if (order_.ready_port) {
       ready_port_ = *order_.ready_port;
     } else {

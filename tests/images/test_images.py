@@ -256,6 +256,24 @@ def test_an_interrupt_ends_a_build_that_waits_for_its_image(template: Path, tmp_
     assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
 
 
+def test_a_program_that_must_be_process_1_is_refused_before_the_boot(template: Path, tmp_path: Path) -> None:
+    layer = Layer().file("init", b"#!/bin/sh\n", mode=0o755).file("package/admin/s6-overlay-3.2.0.2/libexec/preinit", mode=0o755)
+    image = Image([layer.bytes()], run={"Entrypoint": ["/init"]}).layout(tmp_path / "image")
+    programs = (f"--{name}=/bin/false" for name in ("kernel", "init", "agent", "monitor"))
+    command = [template, "build", "--image", image, "--output", tmp_path / "app.template", *programs]
+
+    def refusal(*words: str) -> str:
+        ended = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 1
+        return ended.stderr
+
+    assert refusal() == (
+        f"mayfly-template: --image {image}: its program is s6-overlay, which runs as process 1 alone, and in a guest that is Mayfly's "
+        "init; build the image with another entrypoint, or run one of its services by --append 'mayfly.run=\"COMMAND\"'\n")
+    assert "process 1 alone" not in refusal("--append", 'mayfly.run="true"')
+    assert [each.name for each in tmp_path.iterdir()] == ["image"]
+
+
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, template: Path) -> None:
     image = Image([Layer().file("f", noise(3_000_000)).bytes()]).layout(tmp_path / "image")
     command = ["prlimit", "--fsize=1000000", template, "base", "--image", image, "--output", tmp_path / "base"]

@@ -130,6 +130,19 @@ TEST_F(BaseTest, AWrongConfigurationLeavesNothing) {
   EXPECT_EQ(names_in(scratch_.file(".")), Names{"app.tar"});
 }
 
+TEST_F(BaseTest, HasTheVolumesThatNoLayerHas) {
+  image_.config = R"("config":{"Volumes":{"/data/db":{},"/etc":{},"/":{}}})";
+  make_layout();
+  const auto facts = make_base(order());
+  ASSERT_TRUE(facts) << facts.error().message;
+  EXPECT_EQ(facts->inodes, 6U) << "root, etc, etc/passwd, new, data, data/db";
+  image_.config = R"("config":{"Volumes":{"/new/x":{}}})";
+  make_layout();
+  EXPECT_EQ(refusal(order()), "--image " + path_ +
+                                  ": the configuration: the volume '/new/x': something above it is no directory; "
+                                  "build the image anew");
+}
+
 TEST_F(BaseTest, WhatIsThereStaysUntilTheNewOneIsWhole) {
   make_file(scratch_.file("base"), "precious");
   make_file(path_, "no image");

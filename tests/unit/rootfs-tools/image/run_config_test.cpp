@@ -68,12 +68,16 @@ TEST(StopSignal, IsANameOrANumber) {
                                      {"9", 9},
                                      {"SIGQUIT", 3},
                                      {"SIGWINCH", 28},
+                                     {"sigquit", 3},
+                                     {"term", 15},
+                                     {"SigRtMin+3", 37},
+                                     {"SIGCLD", 17},
                                      {"SIGRTMIN", 34},
                                      {"SIGRTMIN+3", 37},
                                      {"RTMAX-1", 63},
                                      {"RTMAX", 64}})
     EXPECT_EQ(signal_number(text).value(), number) << text;
-  for (const char* const text : {"", "SIG", "0", "65", "-1", "SIGRTMIN+99", "SIGRTMIN-1", "RTMAX+1", "term", "9 "})
+  for (const char* const text : {"", "SIG", "0", "65", "-1", "SIGRTMIN+99", "SIGRTMIN-1", "RTMAX+1", "sigsig", "9 "})
     EXPECT_EQ(signal_number(text).error().message,
               "the stop signal '" + std::string{text} + "' is unknown; give one like SIGTERM");
 }
@@ -152,6 +156,29 @@ TEST_F(RunConfigTest, RefusalsNameFieldAndValue) {
   EXPECT_EQ(refusal(R"({"User":"none"})"),
             "the configuration: the user 'none' is not in the image's /etc/passwd; add it there, or give a number as "
             "USER");
+}
+
+TEST_F(RunConfigTest, NamesVolumes) {
+  EXPECT_EQ(read(R"({"Volumes":{"/data":{},"/srv/x":{}}})")->volumes, (std::vector<std::string>{"/data", "/srv/x"}));
+  EXPECT_EQ(refusal(R"({"Volumes":{"/a\u0000b":{}}})"),
+            "the configuration: the volume '/a?b' must be without NUL; build the image anew");
+}
+
+TEST_F(RunConfigTest, KnowsProgramsThatMustBeProcess1) {
+  const std::string s6 = R"({"Entrypoint":["/init"],"Cmd":["/app"]})";
+  const std::string systemd = R"({"Cmd":["/sbin/init"]})";
+  put_file("init", "#!/bin/sh");
+  EXPECT_EQ(read(s6)->init, "") << "a program of that name";
+  ASSERT_TRUE(tree_.put("package/admin/s6-overlay-3.2.0.2", Inode{}));
+  EXPECT_EQ(read(s6)->init, "s6-overlay");
+  EXPECT_EQ(read(R"({"Entrypoint":["/app"],"Cmd":["/init"]})")->init, "") << "an argument";
+  EXPECT_EQ(read(systemd)->init, "") << "nothing is there";
+  ASSERT_TRUE(tree_.put("sbin/init", Inode{.kind = InodeKind::Symlink, .target = "../lib/systemd/systemd"}));
+  EXPECT_EQ(read(systemd)->init, "") << "the link leads nowhere";
+  put_file("lib/systemd/systemd", "ELF");
+  EXPECT_EQ(read(systemd)->init, "systemd");
+  EXPECT_EQ(read(R"({"Entrypoint":["/lib/systemd/systemd"]})")->init, "systemd");
+  EXPECT_EQ(read("{}")->init, "");
 }
 
 TEST_F(RunConfigTest, AnAccountFileMayBeNoFile) {
