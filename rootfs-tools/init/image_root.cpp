@@ -110,17 +110,27 @@ bool is_empty(const char* path) {
   return empty;
 }
 
+/// A tmpfs with owner and mode of the image's directory, in which a program of that owner makes its socket.
+void mount_run() {
+  constexpr const char* kRun = "/run";
+  constexpr std::array run{MountPoint{"tmpfs", kRun, MS_NOSUID | MS_NODEV, "mode=0755"}};
+  struct stat image{};
+  const bool is_there = stat(kRun, &image) == 0;
+  mount_all(run);
+  if (is_there && (chown(kRun, image.st_uid, image.st_gid) != 0 || chmod(kRun, image.st_mode & 07777) != 0))
+    print_failure("cannot set owner and mode of", kRun, errno);
+}
+
 void mount_in_image() {
   constexpr std::array points{
       MountPoint{"tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"},
       MountPoint{"mqueue", "/dev/mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr, true},
       MountPoint{"cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, "nsdelegate", true},
   };
-  constexpr std::array run{MountPoint{"tmpfs", "/run", MS_NOSUID | MS_NODEV, "mode=0755"}};
   mount_kernel();
   mount_all(points);
   // An image that has prepared its /run would not find what it put there.
-  if (is_empty("/run")) mount_all(run);
+  if (is_empty("/run")) mount_run();
   mkdir("/tmp", 0777);
   struct stat tmp{};
   if (stat("/tmp", &tmp) == 0 && tmp.st_uid == 0 && (tmp.st_mode & 0777) != 0777) chmod("/tmp", 01777);

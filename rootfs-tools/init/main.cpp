@@ -2,7 +2,7 @@
 //
 // In order, it
 //   1. mounts /proc, /sys, /dev, /dev/pts, /tmp and /run where they are not mounted yet;
-//   2. gives itself and its children /dev/console as standard input, output and error;
+//   2. gives itself and its children /dev/console as standard input, output and error, and a limit of open files;
 //   3. loads the kernel modules that /lib/modules-to-load lists (one a line: path, then parameters), if it exists;
 //   4. with mayfly.image: makes the image the root (image_root.h), and sets up the network (network.h);
 //   5. writes 123 to I/O port 0x3F0, Mayfly's boot timer;
@@ -68,6 +68,7 @@ int main() {
   mount_kernel();
   mount_scratch();
   open_console();
+  raise_limits();
   load_modules();
   static std::array<char, kCommandLineLimit> line;
   const Orders orders = read_orders(line);

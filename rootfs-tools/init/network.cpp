@@ -97,6 +97,23 @@ void add_to_hosts(std::string_view name) {
   close(fd);
 }
 
+/// Ports below 1024 and pings are root's to protect users of one machine from each other. A guest has one program, so every
+/// user has them, as in containers.
+void let_users_use_the_network() {
+  struct Setting {
+    const char* path;
+    std::string_view value;
+  };
+  constexpr std::array settings{Setting{"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
+                                Setting{"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"}};
+  for (const auto& [path, value] : settings) {
+    const int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0) continue;  // the kernel has no such setting, and maybe no IPv4
+    if (write(fd, value.data(), value.size()) < 0) print_failure("cannot write", path, errno);
+    close(fd);
+  }
+}
+
 }  // namespace
 
 void set_up_network(const Orders& orders) {
@@ -106,6 +123,7 @@ void set_up_network(const Orders& orders) {
   write_unless_said("/etc/hostname", name, "\n", "");
   add_to_hosts(name);
   if (!orders.nameserver.empty()) write_unless_said("/etc/resolv.conf", "nameserver ", orders.nameserver, "\n");
+  let_users_use_the_network();
 
   const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (socket < 0) return print_failure("cannot make a socket for", "networks", errno);

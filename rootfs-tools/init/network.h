@@ -17,7 +17,7 @@ inline std::array<std::uint8_t, 4> link_local_address(const std::array<std::uint
 
 /// Names the guest, and brings up lo and eth0, so that the host is reached at 169.254.169.254: by a link-local address
 /// where the kernel was given none (ip=), and else by a route. Files of /etc that the image has, and that say something,
-/// stay as they are; but its hosts gets a line with the guest's name.
+/// stay as they are; but its hosts gets a line with the guest's name. Any user may listen at ports below 1024, and ping.
 void set_up_network(const Orders& orders);
 
 }  // namespace mayfly::guest_init

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/io.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -82,6 +83,12 @@ void open_console() {
     if (fd != stream) dup2(fd, stream);
   }
   if (fd > STDERR_FILENO) close(fd);
+}
+
+void raise_limits() {
+  // The soft limit stays at what select() can take. The hard limit is fs.nr_open, the highest that the kernel takes.
+  constexpr rlimit files{.rlim_cur = 1024, .rlim_max = 1 << 20};
+  if (setrlimit(RLIMIT_NOFILE, &files) != 0) print_failure("cannot set the limit of", "open files", errno);
 }
 
 void load_modules() {

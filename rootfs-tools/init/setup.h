@@ -23,6 +23,9 @@ void mount_scratch();
 /// the one of the devtmpfs, always. A machine without any console gets /dev/null.
 void open_console();
 
+/// Open files: the hard limit is that of container engines, since databases do not start with the kernel's 4096.
+void raise_limits();
+
 /// Those of /lib/modules-to-load, if it exists.
 void load_modules();
 

@@ -22,7 +22,9 @@ from harness.network import Network
 pytestmark = pytest.mark.lab
 
 HOST_OF_AGENTS = "169.254.169.254"
-APPLETS = ("sh", "cat", "echo", "id", "ls", "sleep", "mount", "hostname", "stat", "ip", "wget", "tty", "grep", "ps")
+APPLETS = (
+    "sh", "cat", "echo", "id", "ls", "sleep", "mount", "hostname", "stat", "ip", "wget", "tty", "grep", "ps", "touch", "httpd",
+)  # fmt: skip
 FETCH = f"wget -q -O - http://{HOST_OF_AGENTS}/name; echo; ip addr show dev eth0"
 APP = f"""#!/bin/sh
 echo "ids $(id -u) $(id -g) $(id -G)"
@@ -49,7 +51,15 @@ trap 'echo asked; exit 5' USR1
 kill -INT 1
 while :; do sleep 1; done
 """
-# How each wants to be run. All have the same files.
+# What no user but root has where users share a machine.
+USES_THE_MACHINE = """
+touch /run/x && echo "run $(stat -c '%u %g %a' /run)"
+echo "files $(ulimit -n) $(ulimit -Hn)"; ulimit -n 65536 && echo "more $(ulimit -n)"
+echo "volume $(stat -c '%u %g %a' /data/db)"
+httpd -p 80 -h /srv && echo "page $(wget -q -O - http://127.0.0.1/old)"
+echo pings $(cat /proc/sys/net/ipv4/ping_group_range)
+"""
+# How each wants to be run. All have the same files, but for the last.
 RUNS: dict[str, dict[str, object]] = {
     "app": {
         "Entrypoint": ["/app", "one word"], "Cmd": [""], "Env": ["A=b c", "PATH=/bin"], "User": "web", "WorkingDir": "/made/here",
@@ -58,6 +68,7 @@ RUNS: dict[str, dict[str, object]] = {
     "begins": {
         "Entrypoint": ["/bin/sh", "-c", "echo begun; exec sleep 1000"], "Env": ["A=b", "PATH=/bin"], "User": "web", "WorkingDir": "/srv",
     },
+    "user": {"Entrypoint": ["/bin/sh", "-c", USES_THE_MACHINE], "User": "1000:1000", "Volumes": {"/data/db": {}}},
 }  # fmt: skip
 DAMAGED: dict[str, bytes] = {
     "nonsense": b"mayfly-run-1\0nonsense\0",
@@ -75,19 +86,28 @@ def app_layer() -> Layer:
     return layer.file("app", APP.encode(), mode=0o755)
 
 
+def user_layer() -> Layer:
+    layer = busybox_layer(*APPLETS).folder("run", uid=1000, gid=1000, mode=0o750)
+    return layer.file("srv/old", b"old")
+
+
+def base_of(name: str) -> str:
+    return "user-base" if name == "user" else "base"
+
+
 @artifact
 def image_files(directory: Path, build: Path) -> Path:
     """A directory with the base, and an initramfs by the name of each run."""
     place = directory / "image-guests"
     place.mkdir()
-    layer = app_layer().bytes()
+    layers = {"base": app_layer().bytes(), "user-base": user_layer().bytes()}
     run_files = dict(DAMAGED)
     for name, run in RUNS.items():
         files = ["--output", directory / name, "--run-file", directory / "run"]
-        layout = Image([layer], run=run).layout(directory / f"layout-{name}")
+        layout = Image([layers[base_of(name)]], run=run).layout(directory / f"layout-{name}")
         subprocess.run([build / "mayfly-template", "base", "--image", layout, *files], check=True, stdout=subprocess.DEVNULL)
         run_files[name] = (directory / "run").read_bytes()
-        (directory / name).rename(place / "base")  # the same each time
+        (directory / name).rename(place / base_of(name))  # the same each time
     for name, content in run_files.items():
         make_initrd(place / name, build, content)
     return place
@@ -120,7 +140,7 @@ def image_machine(machines: Machines, image_files: Path, tuned: Path) -> ImageMa
 
     def make(name: str) -> ImageMachine:
         machine = machines.start()
-        machine.add_drive("base", image_files / "base", is_read_only=True)
+        machine.add_drive("base", image_files / base_of(name), is_read_only=True)
         return ImageMachine(machine, Guest(tuned, image_files / name))
 
     return make
@@ -144,6 +164,14 @@ def test_runs_as_the_image_wants_and_reaches_the_host(image_machine: ImageMachin
     machine.says(r"inet 127\.0\.0\.1/8")
     machine.says("mayfly-init: command exited with status 42")
     assert (image_files / "base").read_bytes() == before
+
+
+def test_a_user_of_the_image_has_what_containers_have(image_machine: ImageMachines) -> None:
+    machine = image_machine("user").boot()
+    machine.ends_with(POWERED_OFF)
+    for line in ("run 1000 1000 750", "files 1024 1048576", "more 65536", "volume 0 0 755", "page old", "pings 0 2147483647"):
+        machine.says(rf"(?m)^{line}\r?$")
+    machine.says("mayfly-init: command exited with status 0")
 
 
 def test_keeps_what_was_written_on_a_drive_and_stops_by_the_image_s_signal(image_machine: ImageMachines, room: Path) -> None:
