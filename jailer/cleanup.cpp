@@ -75,6 +75,8 @@ Status remove_jail(int folder, const CleanupArguments& jail, const std::string& 
   if (auto removed = remove_cgroups(*hierarchies, jail.parent_cgroup.value_or(jail.exec_name), jail.id, is_foreign);
       !removed)
     return removed;
+  // The root first: it is what can fail, on a mount, and what takes long. What stands beside it says whose the jail is.
+  if (auto removed = remove_tree(directory->get(), "root", path + "/root"); !removed) return removed;
   return remove_tree(folder, jail.id, path);
 }
 

@@ -119,12 +119,23 @@ Status make_proc(JailDirectory& root) {
   return self ? copy_boot_id(JailDirectory{proc->get(), root.child("proc"), root.undo}) : std::unexpected(self.error());
 }
 
+std::string pid_name(const std::string& exec_name) { return exec_name + ".pid"; }
+
+/// By the copy of the monitor or, since a monitor that was taken over can remove that, by what is root's: a process was written
+/// down, and the root was given away. A host that prepares a root for a start writes no number.
+bool is_taken(int directory, const std::string& exec_name) {
+  struct stat copy{}, number{}, root{};
+  if (::fstatat(directory, ("root/" + exec_name).c_str(), &copy, AT_SYMLINK_NOFOLLOW) == 0) return true;
+  return ::fstatat(directory, pid_name(exec_name).c_str(), &number, AT_SYMLINK_NOFOLLOW) == 0 &&
+         ::fstatat(directory, "root", &root, AT_SYMLINK_NOFOLLOW) == 0 && root.st_uid != ::geteuid();
+}
+
 /// As whoever mounted /proc sees us, also where we are process 1 of a namespace of our own.
 Status write_pid(JailDirectory& place, const std::string& exec_name) {
   std::array<char, 16> number{};
   const ssize_t length = ::readlink("/proc/self", number.data(), number.size());
   if (length < 0) return fail_errno(ErrorKind::System, "cannot read /proc/self; is /proc mounted?");
-  const std::string name = exec_name + ".pid";
+  const std::string name = pid_name(exec_name);
   auto file = make_file(place, name, 0644);
   if (!file) return propagate(file);
   if (::write(file->get(), number.data(), static_cast<std::size_t>(length)) != length)
@@ -201,22 +212,22 @@ Result<JailRoot> make_root(const JailArguments& jail, const Executable& executab
   undo.add([lock = std::move(*lock)] {});
   const auto directory = make_directory(folder->fd.get(), jail.id, 0755, directory_path, undo);
   if (!directory) return std::unexpected(directory.error());
-  struct stat ignored{};
-  if (::fstatat(directory->get(), ("root/" + executable.name).c_str(), &ignored, AT_SYMLINK_NOFOLLOW) == 0)
+  if (is_taken(directory->get(), executable.name))
     return fail(
         ErrorKind::State,
         "--id {}: there is such a jail already, in {}; choose another id or, if its monitor is gone, remove it with "
         "mayfly-jailer cleanup {}",
         jail.id, directory_path, jail.id);
-  // A jail that was removed by hand, or whose jailer was killed, has left its number there.
-  (void)::unlinkat(directory->get(), (executable.name + ".pid").c_str(), 0);
-  // Where the monitor cannot write. What lies in its root is for clients of the dialect, who look there.
-  JailDirectory beside_root{directory->get(), directory_path, undo};
-  if (auto written = write_pid(beside_root, executable.name); !written) return propagate(written);
+  // Before the number beside it: a root that is refused may be that of a monitor that runs.
   auto root = make_directory(directory->get(), "root", 0755, made.path, undo);
   if (!root) return propagate(root);
   made.root = std::move(*root);
   if (auto good = check_mount(made.root.get(), made.path); !good) return propagate(good);
+  // A jail that was removed by hand, or whose jailer was killed, has left its number there.
+  (void)::unlinkat(directory->get(), pid_name(executable.name).c_str(), 0);
+  // Where the monitor cannot write. What lies in its root is for clients of the dialect, who look there.
+  JailDirectory beside_root{directory->get(), directory_path, undo};
+  if (auto written = write_pid(beside_root, executable.name); !written) return propagate(written);
   JailDirectory place{made.root.get(), made.path, undo};
   if (auto filled = fill_root(place, jail, executable); !filled) return propagate(filled);
   return made;

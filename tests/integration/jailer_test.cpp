@@ -108,6 +108,19 @@ TEST_F(JailerTest, GivesAnIdToOneMachineUntilItIsCleanedUp) {
   EXPECT_EQ(run(jail("vm")).code, kCrashed);
 }
 
+TEST_F(JailerTest, KeepsTheProcessIdOfAMonitorThatHasRemovedItsProgram) {
+  ASSERT_EQ(run(jail("vm")).code, kCrashed);
+  const std::string number = content_of(folder("vm") + "/hello.pid");
+  fs::remove(folder("vm") + "/root/hello");  // which the monitor may, as its root directory is its own
+  const Outcome second = run(jail("vm"));
+  EXPECT_EQ(second.code, 1);
+  EXPECT_NE(second.said.find("there is such a jail already"), std::string::npos) << second.said;
+  ASSERT_TRUE(fs::exists(folder("vm") + "/hello.pid"));
+  EXPECT_EQ(content_of(folder("vm") + "/hello.pid"), number);
+  EXPECT_EQ(clean_up("vm").code, 0);
+  EXPECT_FALSE(fs::exists(folder("vm")));
+}
+
 TEST_F(JailerTest, OfManyAtOnceWithOneIdMakesOneJail) {
   std::vector<Pipe> errors(8);
   std::vector<std::unique_ptr<ChildProcess>> all;
@@ -294,6 +307,25 @@ TEST_F(JailerTest, CleansUpNothingBehindLinksOrMounts) {
   EXPECT_EQ(clean_up("vm").code, 0);
   EXPECT_FALSE(fs::exists(folder("vm")));
   EXPECT_TRUE(fs::exists(file("outside") + "/precious"));
+}
+
+TEST_F(JailerTest, ACleanupThatFailsLeavesWhatIsBesideTheRoot) {
+  // A directory is read in the order of its names' making, or the other way round.
+  for (const bool is_first : {true, false}) {
+    const std::string id = is_first ? "first" : "last";
+    fs::create_directories(folder(id));
+    if (is_first) make_file(folder(id) + "/log", "");
+    ASSERT_EQ(run(jail(id)).code, kCrashed);
+    if (!is_first) make_file(folder(id) + "/log", "");
+    const std::string mounted = folder(id) + "/root/dev";
+    ASSERT_EQ(::mount(mounted.c_str(), mounted.c_str(), nullptr, MS_BIND, nullptr), 0);
+    EXPECT_EQ(clean_up(id).code, 1);
+    EXPECT_TRUE(fs::exists(folder(id) + "/log")) << id;
+    EXPECT_TRUE(fs::exists(folder(id) + "/hello.pid")) << id;
+    ASSERT_EQ(::umount(mounted.c_str()), 0);
+    EXPECT_EQ(clean_up(id).code, 0);
+    EXPECT_FALSE(fs::exists(folder(id)));
+  }
 }
 
 TEST_F(JailerTest, CleansUpCgroupsToo) {
