@@ -21,7 +21,8 @@ constexpr std::uint16_t kImpliedMode = 0755;
 
 std::uint64_t metadata_bytes_of(const Inode& inode) {
   std::uint64_t bytes = inode.target.size();
-  for (const ExtendedAttribute& each : inode.attributes) bytes += each.name.size() + each.value.size();
+  // An attribute takes more memory than most have letters.
+  for (const ExtendedAttribute& each : inode.attributes) bytes += sizeof each + each.name.size() + each.value.size();
   return bytes;
 }
 

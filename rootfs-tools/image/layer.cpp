@@ -154,6 +154,7 @@ class LayerReader {
       if (size > 0) inode.attributes.push_back({std::string{text}, {static_cast<const char*>(value), size}});
     }
     std::ranges::sort(inode.attributes, {}, &ExtendedAttribute::name);
+    inode.attributes.shrink_to_fit();  // its limit counts these, and no spare ones
     return {};
   }
 

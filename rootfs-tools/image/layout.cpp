@@ -32,10 +32,14 @@ constexpr std::array<std::string_view, 2> kNameAnnotations{"io.containerd.image.
 constexpr int kDeepestIndex = 8;
 constexpr std::size_t kMostDescriptors = 10'000;
 /// All that an index leads to inherits its names, and a template's description has those of its image.
-constexpr std::size_t kLongestName = 4096;
+constexpr std::size_t kLongestReference = 4096;
 constexpr std::size_t kLongestNames = std::size_t{128} << 10;
 /// Of blobs, which may be named again and again.
 constexpr std::size_t kMostRead = std::size_t{256} << 20;
+/// Of a media type (RFC 6838, 4.2) and of a platform's parts, which are kept of every manifest.
+constexpr std::size_t kLongestWord = 255;
+/// Two letters of a document may be a value, which takes forty bytes when it is parsed. No index of kMostDescriptors comes near it.
+constexpr std::ptrdiff_t kMostValues = std::ptrdiff_t{1} << 19;
 
 /// A reference to a blob.
 struct Descriptor {
@@ -44,7 +48,7 @@ struct Descriptor {
   std::uint64_t size = 0;
 };
 
-/// A manifest that an index leads to.
+/// A manifest that an index leads to, or an index within.
 struct Candidate {
   Descriptor manifest;
   std::vector<std::string> names;
@@ -68,17 +72,33 @@ std::string list_of(std::vector<std::string> names) {
   return names.size() > kMostListed ? list + fmt::format(" and {} more", names.size() - kMostListed) : list;
 }
 
+/// Of a document of the image's.
+Result<JsonValue> parse_document(std::string_view text, std::string_view what) {
+  const auto values = std::ranges::count_if(text, [](char c) { return c == ',' || c == '[' || c == '{'; });
+  if (values > kMostValues)
+    return fail(ErrorKind::TooLarge, "{} has over {} values; build the image anew", what, kMostValues);
+  return parse_json(text, what);
+}
+
+Result<std::string> word_field(const JsonValue& object, std::string_view name, std::string_view what) {
+  auto word = TRY(text_field(object, name, what));
+  if (word.size() > kLongestWord)
+    return fail(ErrorKind::TooLarge, "{}: '{}' has {} bytes, and {} are allowed; build the image anew", what, name,
+                word.size(), kLongestWord);
+  return word;
+}
+
 Result<Platform> platform_of(const JsonValue& object, std::string_view what) {
   Platform platform;
-  platform.os = TRY(text_field(object, "os", what));
-  platform.architecture = TRY(text_field(object, "architecture", what));
-  platform.variant = TRY(text_field(object, "variant", what));
+  platform.os = TRY(word_field(object, "os", what));
+  platform.architecture = TRY(word_field(object, "architecture", what));
+  platform.variant = TRY(word_field(object, "variant", what));
   return platform;
 }
 
 Result<Descriptor> descriptor_of(const JsonValue& object, std::string_view what) {
   Descriptor descriptor;
-  descriptor.type = TRY(text_field(object, "mediaType", what));
+  descriptor.type = TRY(word_field(object, "mediaType", what));
   descriptor.digest = TRY(text_field(object, "digest", what));
   const auto size = TRY(number_field(object, "size", what));
   if (!is_digest(descriptor.digest))
@@ -101,8 +121,7 @@ class LayoutReader {
 
   Result<FoundImage> find() {
     auto text = TRY(files_.read("index.json", kLongestDocument));
-    const auto index = TRY(parse_json(text, in_image("'index.json'")));
-    TRY(collect(index, {}, 0, "'index.json'"));
+    TRY(collect(std::move(text), {}, 0, "'index.json'"));
     TRY(choose_by_name());
     TRY(choose_by_platform());
     return read_manifest(candidates_.front());
@@ -127,11 +146,31 @@ class LayoutReader {
     return text;
   }
 
-  Status collect(const JsonValue& index, const std::vector<std::string>& names, int depth, std::string_view what) {
+  Status collect(std::string index, const std::vector<std::string>& names, int depth, std::string_view what) {
     if (depth > kDeepestIndex)
       return fail(ErrorKind::TooLarge, "{} is an index within over {} others; build the image anew", in_image(what),
                   kDeepestIndex);
+    auto listed = TRY(read_index(index, what));
+    std::string{}.swap(index);  // or documents of all depths would be in memory at once
+    for (Candidate& each : listed) {
+      if (each.names.empty()) each.names = names;
+      if (is_among(each.manifest.type, kIndexTypes)) {
+        auto inner = TRY(read_blob(each.manifest));
+        TRY(collect(std::move(inner), each.names, depth + 1, each.manifest.digest));
+      } else if (!is_among(each.manifest.type, kManifestTypes)) {
+        others_.push_back(std::move(each.manifest.type));
+      } else if (!each.platform || each.platform->os != "unknown") {
+        // (What a build says about an image stands beside it, for no platform.)
+        candidates_.push_back(std::move(each));
+      }
+    }
+    return {};
+  }
+
+  Result<std::vector<Candidate>> read_index(const std::string& text, std::string_view what) {
+    const auto index = TRY(parse_document(text, in_image(what)));
     const auto manifests = TRY(array_field(index, "manifests", in_image(what)));
+    std::vector<Candidate> listed;
     for (const JsonValue& each : manifests) {
       if (++descriptors_ > kMostDescriptors)
         return fail(ErrorKind::TooLarge, "{}: over {} manifests; build the image anew", in_image(what),
@@ -139,24 +178,12 @@ class LayoutReader {
       Candidate candidate;
       candidate.manifest = TRY(descriptor_of(each, in_image(what)));
       candidate.names = TRY(annotated_names(each, what));
-      if (candidate.names.empty()) candidate.names = names;
-      if (is_among(candidate.manifest.type, kIndexTypes)) {
-        auto text = TRY(read_blob(candidate.manifest));
-        const auto inner = TRY(parse_json(text, in_image(candidate.manifest.digest)));
-        TRY(collect(inner, candidate.names, depth + 1, candidate.manifest.digest));
-        continue;
-      }
-      if (!is_among(candidate.manifest.type, kManifestTypes)) {
-        others_.push_back(candidate.manifest.type);
-        continue;
-      }
+      const bool is_manifest = is_among(candidate.manifest.type, kManifestTypes);
       const JsonValue* const platform = TRY(field_of(each, "platform", in_image(what)));
-      if (platform != nullptr) candidate.platform = TRY(platform_of(*platform, in_image(what)));
-      // What a build says about an image stands beside it, for no platform.
-      if (candidate.platform && candidate.platform->os == "unknown") continue;
-      candidates_.push_back(std::move(candidate));
+      if (is_manifest && platform != nullptr) candidate.platform = TRY(platform_of(*platform, in_image(what)));
+      listed.push_back(std::move(candidate));
     }
-    return {};
+    return listed;
   }
 
   Result<std::vector<std::string>> annotated_names(const JsonValue& descriptor, std::string_view what) const {
@@ -165,18 +192,21 @@ class LayoutReader {
     if (annotations == nullptr) return names;
     for (const std::string_view each : kNameAnnotations) {
       auto name = TRY(text_field(*annotations, each, in_image(what)));
-      if (name.size() > kLongestName)
+      if (name.size() > kLongestReference)
         return fail(ErrorKind::TooLarge, "{}: a name has {} bytes, and {} are allowed; tag the image anew",
-                    in_image(what), name.size(), kLongestName);
+                    in_image(what), name.size(), kLongestReference);
       if (!name.empty() && std::ranges::find(names, name) == names.end()) names.push_back(std::move(name));
     }
     return names;
   }
 
+  [[nodiscard]] std::unexpected<Error> no_image() const {
+    return fail(ErrorKind::InvalidArgument, "{} has no image{}; is it one of another kind?", in_image("the layout"),
+                others_.empty() ? "" : ", but " + list_of(others_));
+  }
+
   Status choose_by_name() {
-    if (candidates_.empty())
-      return fail(ErrorKind::InvalidArgument, "{} has no image{}; is it one of another kind?", in_image("the layout"),
-                  others_.empty() ? "" : ", but " + list_of(others_));
+    if (candidates_.empty()) return no_image();
     if (!choice_.name) return {};
     std::vector<std::string> all;
     for (const Candidate& each : candidates_) std::ranges::copy(names_of(each), std::back_inserter(all));
@@ -194,6 +224,7 @@ class LayoutReader {
     std::vector<Candidate> fitting;
     for (Candidate& each : candidates_) {
       if (!each.platform) each.platform = TRY(platform_by_config(each));
+      if (!each.platform) continue;
       offered.push_back(to_text(*each.platform));
       if (!fits(*each.platform, choice_.platform)) continue;
       // One image may have several names.
@@ -204,6 +235,7 @@ class LayoutReader {
       else
         std::ranges::copy(each.names, std::back_inserter(same->names));
     }
+    if (offered.empty()) return no_image();
     candidates_ = std::move(fitting);
     if (candidates_.empty())
       return fail(ErrorKind::NotFound, "--platform {}: there is no image for it in {}, but for {}",
@@ -220,39 +252,44 @@ class LayoutReader {
                 candidates_.size(), list_of(std::move(names)));
   }
 
-  /// Of a manifest whose index does not tell.
-  Result<Platform> platform_by_config(const Candidate& candidate) {
+  /// Of a manifest whose index does not tell. None: it is of no image, such as a signature or a list of contents, which stand
+  /// beside the image that they are about.
+  Result<std::optional<Platform>> platform_by_config(const Candidate& candidate) {
     auto text = TRY(read_blob(candidate.manifest));
     const std::string what = in_image(candidate.manifest.digest);
-    const auto manifest = TRY(parse_json(text, what));
-    auto config = TRY(read_config(manifest, what));
-    const auto json = TRY(parse_json(config.second, in_image("the configuration")));
+    const auto manifest = TRY(parse_document(text, what));
+    const auto config = TRY(config_of(manifest, what));
+    if (!is_among(config.type, kConfigTypes)) {
+      const auto kind = TRY(word_field(manifest, "artifactType", what));
+      others_.push_back(kind.empty() ? config.type : kind);
+      return std::nullopt;
+    }
+    text = TRY(read_blob(config));
+    const auto json = TRY(parse_document(text, in_image("the configuration")));
     return platform_of(json, in_image("the configuration"));
   }
 
-  /// Its digest and its text.
-  Result<std::pair<std::string, std::string>> read_config(const JsonValue& manifest, const std::string& what) {
+  static Result<Descriptor> config_of(const JsonValue& manifest, const std::string& what) {
     const JsonValue* const field = TRY(field_of(manifest, "config", what));
     if (field == nullptr)
       return fail(ErrorKind::Unsupported, "{} has no 'config': it is no manifest of schema version 2", what);
-    const auto config = TRY(descriptor_of(*field, what));
-    if (!is_among(config.type, kConfigTypes))
-      return fail(ErrorKind::Unsupported, "{} is no container image: its configuration is of type '{}'", what,
-                  text_shown(config.type));
-    auto text = TRY(read_blob(config));
-    return std::pair{config.digest, std::move(text)};
+    return descriptor_of(*field, what);
   }
 
   Result<FoundImage> read_manifest(const Candidate& candidate) {
     const std::string what = in_image(candidate.manifest.digest);
     auto text = TRY(read_blob(candidate.manifest));
-    const auto manifest = TRY(parse_json(text, what));
-    auto config = TRY(read_config(manifest, what));
+    const auto manifest = TRY(parse_document(text, what));
+    const auto config = TRY(config_of(manifest, what));
+    if (!is_among(config.type, kConfigTypes))
+      return fail(ErrorKind::Unsupported, "{} is no container image: its configuration is of type '{}'", what,
+                  text_shown(config.type));
     FoundImage image{.names = candidate.names,
                      .digest = candidate.manifest.digest,
-                     .config_digest = std::move(config.first),
-                     .config = std::move(config.second),
+                     .config_digest = config.digest,
+                     .config = {},
                      .layers = {}};
+    image.config = TRY(read_blob(config));
     const auto layers = TRY(array_field(manifest, "layers", what));
     for (const JsonValue& each : layers) {
       const auto layer = TRY(descriptor_of(each, what));
@@ -296,7 +333,7 @@ class SavedReader {
   Result<FoundImage> find() const {
     const std::string what = fmt::format("--image {}: 'manifest.json'", choice_.path);
     auto text = TRY(files_.read("manifest.json", kLongestDocument));
-    const auto json = TRY(parse_json(text, what));
+    const auto json = TRY(parse_document(text, what));
     const auto* const images = std::get_if<JsonValue::Array>(&json.data);
     if (images == nullptr || images->empty())
       return fail(ErrorKind::InvalidArgument, "{} must be an array of images", what);
@@ -349,7 +386,7 @@ class SavedReader {
 Status check_config(FoundImage& image, const ImageChoice& choice) {
   const std::string what =
       fmt::format("--image {}: the configuration {}", choice.path, short_digest(image.config_digest));
-  const auto json = TRY(parse_json(image.config, what));
+  const auto json = TRY(parse_document(image.config, what));
   const auto platform = TRY(platform_of(json, what));
   if ((!platform.os.empty() && platform.os != choice.platform.os) ||
       (!platform.architecture.empty() && platform.architecture != choice.platform.architecture))

@@ -278,15 +278,25 @@ TEST(FileTreeLimits, CountEntriesOfAllLayersAndImpliedDirectories) {
 }
 
 TEST(FileTreeLimits, CountNamesTargetsAndAttributes) {
-  FileTree tree{ImageLimits{.max_metadata_bytes = 30}};
+  constexpr std::uint64_t kLimit = 30 + sizeof(ExtendedAttribute);
+  FileTree tree{ImageLimits{.max_metadata_bytes = kLimit}};
   tree.begin_layer();
   ASSERT_TRUE(tree.put("12345", a_link("12345")));
   Inode heavy = a_file();
   heavy.attributes = {{"user.12345", "1234567890"}};
   const auto over = tree.put("f", std::move(heavy));
   ASSERT_FALSE(over);
-  EXPECT_EQ(over.error().message,
-            "names, links and extended attributes have over 30 bytes; --max-metadata raises the limit");
+  EXPECT_EQ(over.error().message, "names, links and extended attributes have over " + std::to_string(kLimit) +
+                                      " bytes; --max-metadata raises the limit");
+}
+
+TEST(FileTreeLimits, CountWhatShortAttributesTake) {
+  FileTree tree{ImageLimits{.max_metadata_bytes = std::uint64_t{64} << 10}};
+  tree.begin_layer();
+  Inode inode = a_file();
+  for (int number = 0; number < 500; ++number) inode.attributes.push_back({"user." + std::to_string(number), "1"});
+  EXPECT_TRUE(tree.put("a", inode));
+  EXPECT_FALSE(tree.put("b", inode)) << "of which 9 KB are letters";
 }
 
 TEST(FileTreeLimits, ALayerOfLinksOfLinksEnds) {

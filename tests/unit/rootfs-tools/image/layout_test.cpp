@@ -5,6 +5,12 @@
 #include "tests/support/files.h"
 #include "tests/unit/rootfs-tools/image/archives.h"
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <new>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -33,6 +39,10 @@ class LayoutTest : public ::testing::Test {
   Result<FoundImage> find(const Files& files, std::optional<std::string> name = {},
                           const char* platform = "linux/amd64", const ImageLimits& limits = {}) {
     mayfly::testing::make_file(path_, tar_of(files));
+    return find_in_archive(std::move(name), platform, limits);
+  }
+  Result<FoundImage> find_in_archive(std::optional<std::string> name = {}, const char* platform = "linux/amd64",
+                                     const ImageLimits& limits = {}) {
     auto opened = ImageFiles::open(path_, {}, scratch_.file("."));
     if (!opened) return propagate(opened);
     return find_image(
@@ -207,6 +217,92 @@ TEST_F(LayoutTest, RefusesWhatIsNoContainerImage) {
       "--image app.tar is no image: it has neither 'index.json' with 'oci-layout' nor 'manifest.json'; make one by "
       "skopeo copy, docker save or podman save");
 }
+
+/// A list of an image's contents or a signature, as ORAS and regctl write it.
+std::string add_artifact(Files& files, const std::string& type) {
+  const std::string config = add_blob(files, "{}", "application/vnd.oci.empty.v1+json");
+  return add_blob(files, R"({"schemaVersion":2,"artifactType":")" + type + R"(","layers":[],"config":)" + config + "}}",
+                  "application/vnd.oci.image.manifest.v1+json");
+}
+
+TEST_F(LayoutTest, ArtifactsBesideAnImageAreLeftOut) {
+  Files files;
+  const std::string image = named(add_image(files, image_with("first")), "v1");
+  const std::string contents = add_artifact(files, "application/spdx+json");
+  add_index(files, {contents + R"(,"artifactType":"application/spdx+json"})", image});
+  EXPECT_EQ(content(find(files)), "first");
+  EXPECT_EQ(find(files)->names, std::vector<std::string>{"v1"});
+  const std::string referrers =
+      add_blob(files, R"({"manifests":[)" + contents + "}," + add_artifact(files, "application/x-signature") + "}]}",
+               "application/vnd.oci.image.index.v1+json");
+  add_index(files, {image, named(referrers, "sha256-1234")});
+  EXPECT_EQ(content(find(files)), "first");
+  EXPECT_EQ(content(find(files, "v1")), "first");
+  EXPECT_EQ(refusal(files, {}, "linux/arm64"),
+            "--platform linux/arm64: there is no image for it in app.tar, but for linux/amd64");
+  EXPECT_EQ(
+      refusal(files, "sha256-1234"),
+      "--image app.tar: the layout has no image, but application/spdx+json, application/x-signature; is it one of "
+      "another kind?");
+  add_index(files,
+            {add_image(files, image_with("first")) + R"(,"artifactType":"application/vnd.oci.image.config.v1+json"})"});
+  EXPECT_EQ(content(find(files)), "first") << "as the specification has it in lists of referrers";
+}
+
+TEST_F(LayoutTest, RefusesDocumentsOfTooManyValues) {
+  Files files;
+  add_index(files, {add_image(files, image_with("first")) + "}"});
+  std::string zeros;
+  for (int number = 0; number < 1 << 19; ++number) zeros += "0,";
+  files["index.json"] = replaced(files["index.json"], "{", R"({"x":[)" + zeros + "0],");
+  EXPECT_EQ(refusal(files), "--image app.tar: 'index.json' has over 524288 values; build the image anew");
+}
+
+TEST_F(LayoutTest, RefusesLongWordsThatItWouldKeep) {
+  Files files;
+  const std::string image = add_image(files, image_with("first"));
+  for (const std::string_view field : {"os", "architecture", "variant"}) {
+    add_index(files, {image + R"(,"platform":{")" + std::string{field} + R"(":")" + std::string(256, 'w') + R"("}})"});
+    EXPECT_EQ(refusal(files), "--image app.tar: 'index.json': '" + std::string{field} +
+                                  "' has 256 bytes, and 255 are allowed; build the image anew");
+  }
+  add_index(files, {add_blob(files, "", std::string(256, 't')) + "}"});
+  EXPECT_EQ(refusal(files),
+            "--image app.tar: 'index.json': 'mediaType' has 256 bytes, and 255 are allowed; build the image anew");
+}
+
+// (A sanitizer's memory is its own.)
+#ifndef MAYFLY_SANITIZED
+TEST_F(LayoutTest, HoldsNoMoreThanOneDocumentOfIndexesWithinIndexes) {
+  Files files;
+  std::string zeros;
+  for (int number = 0; number < 500'000; ++number) zeros += "0,";
+  std::string index = add_image(files, image_with("first"));
+  for (int depth = 0; depth < 8; ++depth)
+    index = add_blob(files, R"({"x":[)" + zeros + R"(0],"manifests":[)" + index + "}]}",
+                     "application/vnd.oci.image.index.v1+json");
+  add_index(files, {index + "}"});
+  mayfly::testing::make_file(path_, tar_of(files));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::uint64_t pages = 0;
+    std::ifstream{"/proc/self/statm"} >> pages;
+    // A document takes 21 MB when it is parsed, and 50 meanwhile.
+    const rlim_t most = pages * 4096 + (std::uint64_t{128} << 20);
+    const rlimit limit{.rlim_cur = most, .rlim_max = most};
+    if (::setrlimit(RLIMIT_AS, &limit) != 0) ::_exit(3);
+    try {
+      ::_exit(find_in_archive() ? 0 : 1);
+    } catch (const std::bad_alloc&) {
+      ::_exit(2);
+    }
+  }
+  ASSERT_GT(child, 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "2: over 128 MiB more: " << status;
+}
+#endif
 
 TEST_F(LayoutTest, RefusesJsonThatReadersDisagreeAbout) {
   Files files;
