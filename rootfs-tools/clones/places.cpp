@@ -1,6 +1,7 @@
 #include "rootfs-tools/clones/places.h"
 
 #include "api/client/running.h"
+#include "rootfs-tools/agent/host/place.h"
 #include "vmm/base/files.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/base/printable.h"
@@ -14,7 +15,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <initializer_list>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -24,16 +27,35 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Whether mayfly up has made it. No clone in a jail can write there.
-bool is_of_up(const fs::path& place) {
-  std::error_code none;
-  return fs::exists(fs::symlink_status(place / kLog, none));
+using Names = std::initializer_list<std::string_view>;
+
+bool has_nothing_but(const fs::path& place, Names names) {
+  std::error_code error;
+  for (fs::directory_iterator at{place, error}, end; !error && at != end; at.increment(error))
+    if (std::ranges::find(names, at->path().filename().native()) == names.end()) return false;
+  return !error;
 }
+
+/// Whether mayfly up has made it: by its log or, where a removal was killed, by what that leaves. No clone in a jail can write
+/// there.
+bool is_of_up(const fs::path& place, Names left) {
+  std::error_code none;
+  if (fs::exists(fs::symlink_status(place / kLog, none))) return true;
+  return fs::is_directory(fs::symlink_status(place, none)) && has_nothing_but(place, left);
+}
+
+bool is_of_up_in_run(const fs::path& place) {
+  return is_of_up(place, {kApiSocket, agent::kAgentSocket, kConsole, kOverlay});
+}
+
+std::string pid_name() { return fmt::format("{}.pid", kMonitorName); }
+
+bool is_of_up_in_jails(const fs::path& place) { return is_of_up(place, {kParentCgroup, pid_name()}); }
 
 /// Its number is in a file that only root can write, and may be another process's by now. Its root says whose: what is in that
 /// directory says nothing, since the monitor can replace its program by a link to any.
 void find_process_in_jail(const fs::path& jail, ClonePlace& place) {
-  const auto text = read_file(jail / fmt::format("{}.pid", kMonitorName), "the jail's process", 64);
+  const auto text = read_file(jail / pid_name(), "the jail's process", 64);
   const auto number = text ? whole_number<pid_t>(trimmed(*text)) : std::nullopt;
   if (!number || *number <= 0) return;
   OwnedFd process = open_process(*number);
@@ -102,11 +124,11 @@ Result<ClonePlace> find_clone(const std::string& id, const Bases& bases) {
     return fail(ErrorKind::InvalidArgument, "'{}' is no machine's id, which has 1 to 64 letters, digits and hyphens",
                 printable(id, kLongestShownName));
   const fs::path run = run_directory(bases);
-  if (is_of_up(run / id)) {
+  if (is_of_up_in_run(run / id)) {
     TRY(check_run_directory(run));
     return place_of(id, bases, /*jailed=*/false);
   }
-  if (is_of_up(jail_directory(bases.jails, id))) return place_of(id, bases, /*jailed=*/true);
+  if (is_of_up_in_jails(jail_directory(bases.jails, id))) return place_of(id, bases, /*jailed=*/true);
   const auto running = running_machines();
   const bool runs = std::ranges::find(running, id, &RunningMachine::id) != running.end();
   return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id, run.native(),

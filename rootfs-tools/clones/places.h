@@ -50,7 +50,7 @@ struct ClonePlace {
 
 /// By the machine's id alone: what a process says of itself, such as its id and where its socket is, may be a lie, and what is
 /// here gets ended and removed. The process of a jail is the one that the jailer has written down; that of others is
-/// this user's, and its API has the socket here. Error: there is none.
+/// this user's, and its API has the socket here. What a killed removal has left is a clone's, too. Error: there is none.
 [[nodiscard]] Result<ClonePlace> find_clone(const std::string& id, const Bases& bases);
 /// The same of a clone that is half made, or not at all.
 [[nodiscard]] ClonePlace place_of(const std::string& id, const Bases& bases, bool jailed);

@@ -39,6 +39,18 @@ Status remove_jail(const std::string& id, const fs::path& base, const fs::path& 
               printable(end.said, kShownSpeech));
 }
 
+/// The log last: find_clone() knows a clone by it, so a removal that was killed or has failed can be repeated.
+std::error_code remove_files(const fs::path& directory) {
+  std::error_code error;
+  fs::directory_iterator at{directory, error};
+  while (!error && at != fs::directory_iterator{}) {
+    if (at->path().filename() != kLog) fs::remove_all(at->path(), error);
+    if (!error) at.increment(error);
+  }
+  if (!error) fs::remove_all(directory, error);
+  return error;
+}
+
 /// A process that hides its name or its id has not been ended. It could not be reached without its socket.
 Status check_nobody_listens(const std::string& id, const fs::path& directory) {
   const std::string socket = directory / kApiSocket;
@@ -72,8 +84,8 @@ Status remove_clone(const std::string& id, const ClonePlace& place, const fs::pa
   if (!fs::exists(fs::symlink_status(whole, error))) return {};
   if (!place.jail_base.empty()) return remove_jail(id, place.jail_base, jailer);
   TRY(check_nobody_listens(id, whole));
-  fs::remove_all(whole, error);
-  if (error) return fail(ErrorKind::System, "cannot remove {}: {}", whole.native(), error.message());
+  if (error = remove_files(whole); error)
+    return fail(ErrorKind::System, "cannot remove {}: {}", whole.native(), error.message());
   return {};
 }
 

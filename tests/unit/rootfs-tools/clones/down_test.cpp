@@ -1,0 +1,56 @@
+#include "rootfs-tools/clones/up.h"
+#include "tests/support/child_process.h"
+#include "tests/support/files.h"
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+
+namespace mayfly::clones {
+namespace {
+
+namespace fs = std::filesystem;
+using mayfly::testing::ScratchDirectory;
+
+/// Of clones without a jail that have ended.
+class DownTest : public ::testing::Test {
+ protected:
+  DownTest() { fs::create_directory(place_); }
+  [[nodiscard]] std::string refusal() const {
+    const auto down = take_down({.id = "vm-1", .bases = {.jails = run_ / "jails", .run = run_}});
+    return down ? "" : down.error().message;
+  }
+
+  ScratchDirectory scratch_;
+  fs::path run_ = fs::path{scratch_.file("x")}.parent_path();
+  fs::path place_ = run_ / "vm-1";
+};
+
+TEST_F(DownTest, RemovesWhatAKilledOneHasLeft) {
+  testing::make_file(place_ / kOverlay, "all that it wrote");
+  EXPECT_EQ(refusal(), "");
+  EXPECT_FALSE(fs::exists(place_));
+  fs::create_directory(place_);
+  EXPECT_EQ(refusal(), "");
+  EXPECT_FALSE(fs::exists(place_)) << "an empty one";
+}
+
+TEST_F(DownTest, RemovesWhateverIsBesideTheLog) {
+  testing::make_file(place_ / kLog, "");
+  fs::create_directories(place_ / "snapshots/of/its/user");
+  fs::create_symlink("/", place_ / "link");
+  EXPECT_EQ(refusal(), "");
+  EXPECT_FALSE(fs::exists(place_));
+  EXPECT_TRUE(fs::exists("/etc"));
+}
+
+TEST_F(DownTest, LeavesADirectoryThatIsNoClones) {
+  testing::make_file(place_ / kOverlay, "");
+  testing::make_file(place_ / "precious", "");
+  EXPECT_TRUE(refusal().starts_with("mayfly up has left nothing of vm-1 in ")) << refusal();
+  EXPECT_TRUE(fs::exists(place_ / kOverlay));
+  EXPECT_TRUE(fs::exists(place_ / "precious"));
+}
+
+}  // namespace
+}  // namespace mayfly::clones
