@@ -142,6 +142,9 @@ class Starting {
     if (error) return fail(ErrorKind::System, "cannot make {}: {}", place.parent_path().native(), error.message());
     if (::mkdir(place.c_str(), jailed_ ? 0755 : 0700) != 0) {
       if (errno != EEXIST) return fail_errno(ErrorKind::System, "cannot make {}", place.native());
+      if (!find_clone(id_, options_.bases))
+        return fail(ErrorKind::State, "{} is there, and not of mayfly up: remove it, or give another --id",
+                    place.native());
       return fail(ErrorKind::State, "{} is there, of a machine that has ended: remove it by mayfly down {}",
                   place.native(), id_);
     }
@@ -226,12 +229,17 @@ class Starting {
   bool stays_ = false;
 };
 
-Status check_id(const std::string& id) {
+/// What processes of other users and in jails say of themselves may be a lie, which would keep us from an id for as long as they
+/// want. That of a jail below our base is the one that the jailer has written down.
+Status check_id(const std::string& id, const Bases& bases) {
   if (!is_machine_id(id))
     return fail(ErrorKind::InvalidArgument, "--id '{}' must have 1 to 64 letters, digits and hyphens",
                 printable(id, kLongestShownName));
   const auto running = running_machines();
-  if (std::ranges::find(running, id, &RunningMachine::id) != running.end())
+  const bool runs = std::ranges::any_of(running, [&](const RunningMachine& each) {
+    return each.id == id && each.uid == ::geteuid() && is_same_file(fmt::format("/proc/{}/root", each.pid), "/");
+  });
+  if (runs || place_of(id, bases, /*jailed=*/true).process != 0)
     return fail(ErrorKind::InvalidArgument, "a machine {} runs already (mayfly ps): give another --id", id);
   return {};
 }
@@ -252,7 +260,7 @@ Result<std::string> bring_up(const UpOptions& options) {
   auto from = TRY(read_template(options.directory));
   std::string id = options.id;
   if (id.empty()) id = TRY(new_id(from.directory));
-  TRY(check_id(id));
+  TRY(check_id(id, options.bases));
   // Nobody would know of a clone whose start was interrupted, or whose id could not be told.
   const HeldSignals until_it_is_known{SIGINT, SIGTERM, SIGHUP, SIGPIPE};
   const OwnedFd interrupt = until_it_is_known.watch();

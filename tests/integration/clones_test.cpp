@@ -204,6 +204,117 @@ TEST_F(ClonesTest, AMachineOfTheSameNameElsewhereIsLeftAlone) {
   EXPECT_EQ(other.wait(), 143);
 }
 
+TEST_F(ClonesTest, WhatOthersCallTheirProcessesKeepsNobodyFromAnId) {
+  const std::string program = base() + "/mayfly";  // of which everybody may say anything
+  fs::copy_file("/bin/sh", program);
+  const std::vector<std::string> waits{program, "-c", "echo; read x", "--id", kId, "--api-sock", "x"};
+  const auto refusal_beside = [&](const std::vector<std::string>& launcher, bool jailed) {
+    std::vector<std::string> words = launcher;
+    words.insert(words.end(), waits.begin(), waits.end());
+    Pipe in, out;
+    ChildProcess other{words, {.in = in.read.get(), .out = out.write.get(), .err = -1}};
+    std::string text;
+    read_until(out.read.get(), text, "\n");
+    Said up = say(up_words(jailed, {"--patience", "1"}));
+    other.signal(SIGKILL);
+    other.wait();
+    EXPECT_EQ(up.code, 1);
+    EXPECT_FALSE(is_anything_left(jailed));
+    return up.err;
+  };
+  const std::vector<std::string> as_another = {"setpriv", "--reuid", "65534", "--clear-groups"};
+  for (const bool jailed : kWays) {
+    const std::string beside_anothers = refusal_beside(as_another, jailed);
+    EXPECT_TRUE(beside_anothers.contains("the clone does not answer")) << beside_anothers;
+    const std::string beside_ours = refusal_beside({}, jailed);
+    EXPECT_TRUE(beside_ours.contains("a machine " + kId + " runs already (mayfly ps): give another --id"))
+        << beside_ours;
+  }
+}
+
+#ifndef MAYFLY_SANITIZED
+TEST_F(ClonesTest, AProcessInARootOfItsOwnKeepsNobodyFromAnId) {
+  const std::string root = base() + "/root";
+  fs::create_directory(root);
+  fs::copy_file(monitor_binary(), root + "/mayfly");
+  ChildProcess other{{"chroot", root, "/mayfly", "--id", kId, "--api-sock", "/api.sock"}, {}};
+  await([&] { return fs::exists(root + "/api.sock") || other.has_failed(); }, "its API");
+  ASSERT_EQ(machines_called(kId), std::vector<pid_t>{other.pid()});
+  for (const bool jailed : kWays) {
+    const Said up = say(up_words(jailed, {"--patience", "1"}));
+    EXPECT_TRUE(up.err.contains("the clone does not answer")) << up.err;
+  }
+  other.signal(SIGKILL);
+  other.wait();
+}
+
+TEST_F(ClonesTest, AMonitorInAJailKeepsNobodyButItsOwnId) {
+  ChildProcess up{up_words(true), {}};
+  await([&] { return fs::exists(place(true, "agent.sock")); }, "it is loaded");
+  up.signal(SIGKILL);  // which leaves its monitor
+  up.wait();
+  fs::remove(run_dir_ + "/.starting/" + kId);  // as of one that is up
+  for (const bool jailed : kWays) {
+    const Said again = say(up_words(jailed));
+    EXPECT_EQ(again.code, 1);
+    EXPECT_TRUE(again.err.contains("a machine " + kId + " runs already (mayfly ps): give another --id")) << again.err;
+  }
+  // To another base it is what any process in a root directory of its own may say it is.
+  auto elsewhere = up_words(false, {"--patience", "1"});
+  *(std::ranges::find(elsewhere, "--jail-base") + 1) = base() + "/other";
+  const Said other = say(elsewhere);
+  EXPECT_TRUE(other.err.contains("the clone does not answer")) << other.err;
+  const Said down = mayfly("down", kId);
+  EXPECT_EQ(down.code, 0) << down.err;
+  EXPECT_FALSE(is_anything_left(true));
+}
+
+TEST_F(ClonesTest, ADirectoryThatUpHasNotMadeIsNotSaidToBeForDown) {
+  fs::create_directories(jails_ + "/mayfly/" + kId + "/root");
+  const Said up = say(up_words(true));
+  EXPECT_EQ(up.code, 1);
+  EXPECT_TRUE(up.err.contains(kId + " is there, and not of mayfly up: remove it, or give another --id")) << up.err;
+  make_file(jails_ + "/mayfly/" + kId + "/log", "");
+  const Said of_up = say(up_words(true));
+  EXPECT_TRUE(of_up.err.contains("of a machine that has ended: remove it by mayfly down " + kId)) << of_up.err;
+  EXPECT_EQ(mayfly("down", kId).code, 0);
+  EXPECT_FALSE(is_anything_left(true));
+}
+#endif
+
+TEST_F(ClonesTest, ADownThatFailsOrIsKilledCanBeRepeated) {
+  for (const bool jailed : kWays) {
+    const std::string whole = jailed ? jails_ + "/mayfly/" + kId : run_dir_ + "/" + kId;
+    // A directory is read in the order of its names' making, or the other way round.
+    for (const bool is_first : {true, false}) {
+      fs::create_directories(place(jailed));
+      ASSERT_EQ(::chmod(run_dir_.c_str(), 0755), 0);
+      if (is_first) make_file(whole + "/log", "");
+      make_file(place(jailed, "overlay"), "all that it wrote");
+      if (!is_first) make_file(whole + "/log", "");
+      const std::string mounted = place(jailed, "overlay");
+      ASSERT_EQ(::mount(mounted.c_str(), mounted.c_str(), nullptr, MS_BIND, nullptr), 0);
+      for (int time = 0; time < 2; ++time) {
+        const Said down = mayfly("down", kId);
+        EXPECT_EQ(down.code, 1);
+        EXPECT_FALSE(down.err.contains("mayfly up has left nothing")) << down.err;
+      }
+      ASSERT_EQ(::umount(mounted.c_str()), 0);
+      const Said down = mayfly("down", kId);
+      EXPECT_EQ(down.code, 0) << down.err;
+      EXPECT_FALSE(is_anything_left(jailed));
+      fs::remove_all(whole);
+    }
+    // The log goes last but for its directory and, in a jail, what the jailer has written.
+    fs::create_directories(whole);
+    if (jailed) make_file(whole + "/mayfly.pid", "1");
+    const Said down = mayfly("down", kId);
+    EXPECT_EQ(down.code, 0) << down.err;
+    EXPECT_FALSE(is_anything_left(jailed));
+    fs::remove_all(whole);
+  }
+}
+
 TEST_F(ClonesTest, AMonitorOfAnotherNameIsNoClone) {
   const std::string renamed = file("mayfly-0.9");
   fs::copy_file(monitor_binary(), renamed);
