@@ -43,8 +43,12 @@ Status BlockDevice::sync() {
     lost_writes_ = true;
   }
   // The ring's own sync of an old image may have ended meanwhile: the last of it goes on the loop's thread, as its
-  // place in the ring does.
-  loop_.post([kept = std::move(all)] {});
+  // place in the ring does. One that was swapped out meanwhile is synced by whoever lets go of it last.
+  loop_.post([this, kept = std::move(all)]() mutable {
+    kept.clear();
+    const MutexLock lock{mutex()};
+    sync_retired();
+  });
   const auto [freeze, image] = freezing();
   return synced && freeze != nullptr ? freeze->take(*image) : synced;
 }

@@ -3,6 +3,7 @@
 #include "tests/support/forbidden_call.h"
 #include "tests/unit/virtio/block/block_fixture.h"
 #include "virtio/block/block_device.h"
+#include "vmm/base/clock.h"
 
 #include <sys/syscall.h>
 
@@ -193,6 +194,43 @@ TEST_F(SwappedDrive, TheOldImageCanComeBackAtAnyTime) {
     EXPECT_FALSE(DiskImage::open(drive_.config)) << "it is locked";
   }
   EXPECT_EQ(unstable_pages(old_path_), 0U);
+}
+
+/// A drive whose images a snapshot's worker has just synced. What it held, it gives back in the loop's next round.
+struct DriveOfASnapshot : BlockFixture {
+  DriveOfASnapshot() {
+    EXPECT_EQ(write(0, pattern(8)), VIRTIO_BLK_S_OK);
+    const Status synced = device->sync();
+    EXPECT_TRUE(synced) << synced.error().message;
+  }
+  /// A sync that never comes fails the test instead of hanging it.
+  void wait_for_syncs() {
+    const std::uint64_t deadline = monotonic_ns() + 10'000'000'000;
+    while (device->syncs_old_images() && monotonic_ns() < deadline) {
+      loop->wake();
+      ASSERT_TRUE(loop->run_once());
+    }
+  }
+};
+
+TEST(BlockDevice, AnImageThatASnapshotHeldAtTheSwapIsSyncedAndFlushesGoOn) {
+  DriveOfASnapshot drive;
+  ASSERT_TRUE(drive.device->replace_path(drive.make_image("other", BlockFixture::pattern(64))));
+  drive.offer({drive.header(VIRTIO_BLK_T_FLUSH, 0), drive.status()});
+  drive.kick();
+  drive.wait_for_syncs();
+  ASSERT_FALSE(drive.device->syncs_old_images());
+  EXPECT_EQ(drive.collect(1).begin()->second.status, VIRTIO_BLK_S_OK);
+  EXPECT_TRUE(DiskImage::open(drive.config)) << "the old image is unlocked";
+}
+
+TEST(BlockDevice, ADrainWaitsForAnImageThatASnapshotHeldAtTheSwapAndEnds) {
+  DriveOfASnapshot drive;
+  ASSERT_TRUE(drive.device->replace_path(drive.config.path_on_host));
+  drive.host->begin_drain();
+  EXPECT_FALSE(drive.host->is_drained());
+  drive.wait_for_syncs();
+  EXPECT_TRUE(drive.host->is_drained());
 }
 
 /// A file that cannot be synced: procfs has no fsync.
