@@ -100,18 +100,25 @@ std::expected<bool, QueueFault> NetReceiveBuffers::take_one(VirtQueue& queue) no
     if (!*taken) return false;
     chain.emplace(std::move(**taken));
   }
-  // 5.1.6.3.1: a buffer holds at least the header; the device reads nothing here.
-  if (chain->readable_length() == 0 && chain->writable_length() >= sizeof(NetHeader)) {
-    ChainRecord& last = record(end_++);
-    last.chain.emplace(std::move(*chain));
-    last.segments = static_cast<std::size_t>(segments.data() - segments_.get());
-    segments_end_ = last.segments + last.chain->writable().size();
-    return true;
+  if (const std::string_view fault = fault_of(*chain, queue); !fault.empty()) {
+    std::move(*chain).abandon();  // the device stops until the reset
+    return std::unexpected(QueueFault{fault});
   }
-  const bool readable = chain->readable_length() != 0;
-  std::move(*chain).abandon();  // the device stops until the reset
-  return std::unexpected(QueueFault{readable ? "a receive buffer that the device is to read"
-                                             : "a receive buffer without room for a header"});
+  ChainRecord& last = record(end_++);
+  last.chain.emplace(std::move(*chain));
+  last.segments = static_cast<std::size_t>(segments.data() - segments_.get());
+  segments_end_ = last.segments + last.chain->writable().size();
+  ++held_;
+  return true;
+}
+
+/// Why no driver may offer this chain; empty: it may.
+std::string_view NetReceiveBuffers::fault_of(const Chain& chain, const VirtQueue& queue) const noexcept {
+  // A driver has as many heads as the queue has entries, and a snapshot room for so many.
+  if (held_ >= queue.state().size) return "more receive buffers than the queue holds";
+  // 5.1.6.3.1: a buffer holds at least the header; the device reads nothing here.
+  if (chain.readable_length() != 0) return "a receive buffer that the device is to read";
+  return chain.writable_length() < sizeof(NetHeader) ? "a receive buffer without room for a header" : "";
 }
 
 std::size_t NetReceiveBuffers::chains_for(const ReceiveWindow& window, std::uint64_t length) const noexcept {
@@ -134,6 +141,7 @@ void NetReceiveBuffers::use(const ReceiveWindow& window, VirtQueue& queue, std::
     const std::uint64_t part = std::min(length, chain->writable_length());
     queue.put(std::move(*chain), static_cast<std::uint32_t>(part));
     chain.reset();
+    --held_;
     length -= part;
   }
 }
@@ -157,7 +165,7 @@ void NetReceiveBuffers::abandon() noexcept {
     if (chain) std::move(*chain).abandon();
     chain.reset();
   }
-  segments_end_ = 0;
+  segments_end_ = held_ = 0;
   restored_.clear();
 }
 

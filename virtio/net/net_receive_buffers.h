@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 /// The driver's receive buffers that were taken from the queue and not used yet, laid out as windows to read into.
@@ -89,11 +90,13 @@ class NetReceiveBuffers {
   /// Where the next chain's segments may lie; empty: there is no room.
   [[nodiscard]] std::span<iovec> storage() noexcept;
   [[nodiscard]] std::expected<bool, QueueFault> take_one(VirtQueue& queue) noexcept;
+  [[nodiscard]] std::string_view fault_of(const Chain& chain, const VirtQueue& queue) const noexcept;
 
   // Two rings: chains, at positions from begin_ to end_, which count on for ever; and their segments.
   std::unique_ptr<ChainRecord[]> records_ = std::make_unique<ChainRecord[]>(kRecords);
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
+  std::size_t held_ = 0;  // of those positions, the ones that are not used
   std::unique_ptr<iovec[]> segments_ = std::make_unique_for_overwrite<iovec[]>(kSegments);
   std::size_t segments_end_ = 0;
   // Of the windows: segments, and one vector each for spill_ or overflow_.

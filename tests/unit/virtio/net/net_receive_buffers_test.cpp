@@ -175,6 +175,40 @@ TEST_F(NetReceiveBuffersTest, BuffersOfASnapshotComeFirst) {
   check(arrange(2));
 }
 
+TEST_F(NetReceiveBuffersTest, HoldsAQueuesWorthAndOneMoreIsAFault) {
+  for (int i = 0; i < 256; ++i) offer(1, 12);
+  (void)arrange(1);
+  EXPECT_EQ(buffers_.heads().size(), 256U);
+  EXPECT_TRUE(arrange(1)[0].narrow) << "as long as no more are offered, what is there is served";
+  driver_.offer_head(0);  // which the driver does not own
+  EXPECT_FALSE(buffers_.arrange(queue_, 1, true));
+  EXPECT_EQ(buffers_.heads().size(), 256U) << "a snapshot takes no more";
+}
+
+TEST_F(NetReceiveBuffersTest, BuffersThatWereUsedMakeRoomForAsManyMore) {
+  for (int i = 0; i < 256; ++i) offer(1, 1536);
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 256; ++i) {
+      const auto windows = arrange(1);
+      const auto chains = check(windows);
+      use(windows[0], chains[0], 1000);
+      offer(1, 1536);
+    }
+  }
+  EXPECT_LE(buffers_.heads().size(), 256U);
+}
+
+TEST_F(NetReceiveBuffersTest, OfASnapshotsBuffersAndMoreAQueuesWorthIsHeld) {
+  for (int i = 0; i < 256; ++i) offer(1, 12);
+  (void)arrange(1);
+  buffers_.restore(buffers_.heads());
+  (void)arrange(1);
+  EXPECT_EQ(buffers_.heads().size(), 256U);
+  driver_.offer_head(0);
+  EXPECT_FALSE(buffers_.arrange(queue_, 1, true));
+  EXPECT_EQ(buffers_.heads().size(), 256U);
+}
+
 /// Many rounds of all kinds against the plain list of what is offered.
 TEST_F(NetReceiveBuffersTest, AlwaysHoldsWhatWasOfferedAndNotUsed) {
   std::mt19937 random{5};
