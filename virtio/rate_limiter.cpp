@@ -28,47 +28,40 @@ Result<std::unique_ptr<RateLimiter>> RateLimiter::create(EventLoop& loop,
   return limiter;
 }
 
-void RateLimiter::wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept {
+bool RateLimiter::lets_through(std::uint64_t bytes, std::uint64_t now_ns) noexcept {
   const std::uint64_t for_bytes = bandwidth_ ? bandwidth_->ns_until(bytes, now_ns) : 0;
-  const std::uint64_t for_operation = ops_ ? ops_->ns_until(operations, now_ns) : 0;
+  const std::uint64_t for_operation = ops_ ? ops_->ns_until(1, now_ns) : 0;
   const std::uint64_t wait_ns = std::max(for_bytes, for_operation);
+  if (wait_ns == 0) return true;
   timer_->listen();
   timer_->arm(now_ns + std::min(wait_ns, std::numeric_limits<std::uint64_t>::max() - now_ns));
-}
-
-bool RateLimiter::admit(std::uint64_t bytes) noexcept {
-  if (!bandwidth_ && !ops_) return true;
-  const std::uint64_t now_ns = monotonic_ns();
-  if (ops_ && !ops_->take(1, now_ns)) {
-    wait(bytes, 1, now_ns);
-    return false;
-  }
-  if (bandwidth_ && !bandwidth_->take(bytes, now_ns)) {
-    if (ops_) ops_->give_back(1);
-    wait(bytes, 1, now_ns);
-    return false;
-  }
-  return true;
-}
-
-bool RateLimiter::open() noexcept {
-  if (!bandwidth_ && !ops_) return true;
-  const std::uint64_t now_ns = monotonic_ns();
-  if ((!ops_ || ops_->ns_until(1, now_ns) == 0) && (!bandwidth_ || bandwidth_->ns_until(1, now_ns) == 0)) return true;
-  wait(1, 1, now_ns);
   return false;
 }
 
+// Neither bucket is taken from before both let it through: what one gave back would not go into its burst again.
+std::optional<RateLimiter::Payment> RateLimiter::admit(std::uint64_t bytes) noexcept {
+  if (!limited()) return Payment{};
+  const std::uint64_t now_ns = monotonic_ns();
+  if (!lets_through(bytes, now_ns)) return std::nullopt;
+  if (ops_) ops_->spend(1, now_ns);
+  if (!bandwidth_) return Payment{};
+  return Payment{.bytes = bytes, .from_burst = bandwidth_->spend(bytes, now_ns), .bucket = bucket_};
+}
+
+bool RateLimiter::open() noexcept { return !limited() || lets_through(1, monotonic_ns()); }
+
 void RateLimiter::spend(std::uint64_t bytes) noexcept {
-  if (!bandwidth_ && !ops_) return;
+  if (!limited()) return;
   const std::uint64_t now_ns = monotonic_ns();
   if (ops_) ops_->spend(1, now_ns);
   if (bandwidth_) bandwidth_->spend(bytes, now_ns);
 }
 
-void RateLimiter::give_back(std::uint64_t bytes) noexcept {
-  if (!bandwidth_) return;
-  bandwidth_->give_back(bytes);
+void RateLimiter::give_back(const Payment& payment, std::uint64_t bytes) noexcept {
+  if (!bandwidth_ || payment.bucket != bucket_) return;
+  const std::uint64_t back = std::min(bytes, payment.bytes);
+  const std::uint64_t from_budget = payment.bytes - payment.from_burst;
+  bandwidth_->give_back(back, back - std::min(back, from_budget));
   // Waiters computed their time from the full debt.
   timer_->listen();
   timer_->arm(monotonic_ns());
@@ -76,6 +69,7 @@ void RateLimiter::give_back(std::uint64_t bytes) noexcept {
 
 void RateLimiter::set(const RateLimiterConfig& config) noexcept {
   const std::uint64_t now_ns = monotonic_ns();
+  if (config.bandwidth) ++bucket_;
   replace(bandwidth_, config.bandwidth, now_ns);
   replace(ops_, config.ops, now_ns);
 }

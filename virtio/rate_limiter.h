@@ -21,20 +21,29 @@ namespace mayfly {
 /// For the loop's thread, under the owner's lock; `retry` is called on that thread without it.
 class RateLimiter {
  public:
+  /// What admit() took of bytes.
+  struct Payment {
+    std::uint64_t bytes = 0;
+    std::uint64_t from_burst = 0;  ///< Of `bytes`.
+    std::uint64_t bucket = 0;      ///< Each that an update brings has another number.
+  };
+
   [[nodiscard]] static Result<std::unique_ptr<RateLimiter>> create(EventLoop& loop,
                                                                    const std::optional<RateLimiterConfig>& config,
                                                                    std::move_only_function<void()> retry);
 
   /// Whether there is any limit at present.
   [[nodiscard]] bool limited() const noexcept { return bandwidth_.has_value() || ops_.has_value(); }
-  /// Whether one operation of `bytes` may go now. If not, nothing is taken, and `retry` is called once it may.
-  [[nodiscard]] bool admit(std::uint64_t bytes) noexcept;
+  /// What one operation of `bytes` has paid, which may go now. nullopt: not yet; nothing is taken, and `retry` is called
+  /// once it may.
+  [[nodiscard]] std::optional<Payment> admit(std::uint64_t bytes) noexcept;
   /// For operations whose length is known only afterwards: whether another may begin (`retry` follows if not), and
   /// what it then took.
   [[nodiscard]] bool open() noexcept;
   void spend(std::uint64_t bytes) noexcept;
-  /// Gives back bytes that admit() took for what then was not done.
-  void give_back(std::uint64_t bytes) noexcept;
+  /// Gives back the last `bytes` of what admit() took, for what then was not done: the burst paid for the first ones. A
+  /// bucket that was replaced meanwhile takes nothing back.
+  void give_back(const Payment& payment, std::uint64_t bytes) noexcept;
 
   /// PATCH: a bucket that is present replaces its predecessor, full; one of size 0 removes the limit; an absent one
   /// changes nothing. Waiters try again.
@@ -47,10 +56,11 @@ class RateLimiter {
  private:
   RateLimiter() = default;
   void set(const RateLimiterConfig& config) noexcept;
-  /// Wakes the owner when both buckets have what they are asked for.
-  void wait(std::uint64_t bytes, std::uint64_t operations, std::uint64_t now_ns) noexcept;
+  /// Whether both buckets have what an operation of `bytes` takes; if not, `retry` follows when they do.
+  [[nodiscard]] bool lets_through(std::uint64_t bytes, std::uint64_t now_ns) noexcept;
 
   std::optional<TokenBucket> bandwidth_;
+  std::uint64_t bucket_ = 0;  // which bandwidth_ is
   std::optional<TokenBucket> ops_;
   std::unique_ptr<LoopTimer> timer_;
 };

@@ -231,19 +231,20 @@ void BlockDevice::begin(Slot& slot, bool alone) noexcept {
   submit(slot);
 }
 
-/// What a request takes from the bucket of bytes.
-std::uint64_t BlockDevice::charge(const Slot& slot) const noexcept {
+/// What a request takes from the bucket of bytes; one of ranges, for those from `first_range` on.
+std::uint64_t BlockDevice::charge(const Slot& slot, std::size_t first_range) const noexcept {
   const BlockRequest& request = slot.request;
+  const auto ranges = std::span{slot.ranges}.first(request.range_count).subspan(first_range);
   if (request.refusal != VIRTIO_BLK_S_OK) return 0;
   switch (request.command) {
     case BlockCommand::Read:
     case BlockCommand::Write:
       return request.length;
     case BlockCommand::WriteZeroes:
-      return std::accumulate(slot.ranges.begin(), slot.ranges.begin() + request.range_count, std::uint64_t{0},
+      return std::accumulate(ranges.begin(), ranges.end(), std::uint64_t{0},
                              [](std::uint64_t sum, const BlockRange& range) { return sum + range.length; });
     case BlockCommand::Discard:
-      return kFixedCharge * request.range_count;
+      return kFixedCharge * ranges.size();
     case BlockCommand::Flush:
       return config_.cache_type == CacheType::Unsafe ? 0 : kFixedCharge;
     case BlockCommand::GetId:
@@ -252,8 +253,13 @@ std::uint64_t BlockDevice::charge(const Slot& slot) const noexcept {
   return 0;
 }
 
-bool BlockDevice::admit(const Slot& slot) noexcept {
-  if (!limiter_->limited() || limiter_->admit(charge(slot))) return true;
+bool BlockDevice::admit(Slot& slot) noexcept {
+  slot.payment = {};
+  if (!limiter_->limited()) return true;
+  if (const auto payment = limiter_->admit(charge(slot, 0))) {
+    slot.payment = *payment;
+    return true;
+  }
   throttled_ = true;
   metrics_.rate_limiter_throttled_events.add();
   return false;
@@ -425,7 +431,8 @@ void BlockDevice::fail_request(Slot& slot, int error_number) noexcept {
   const BlockRequest& request = slot.request;
   const bool ranges = request.command == BlockCommand::Discard || request.command == BlockCommand::WriteZeroes;
   if (error_number == EOPNOTSUPP && ranges && !slot.syncing) {
-    limiter_->give_back(charge(slot));  // the driver writes the zeroes itself, and pays for them then
+    // The driver writes the zeroes itself, and pays for them then; not for ranges that were done.
+    limiter_->give_back(slot.payment, charge(slot, slot.range));
     return answer(slot, VIRTIO_BLK_S_UNSUPP);
   }
   metrics_.execute_fails.add();

@@ -38,7 +38,7 @@
 /// together, 1.5 us and 0.03 system calls.
 ///
 /// Limits count what the host has to do: the bytes that cross, the length of zeroes to write (where the host cannot
-/// write them, they are given back), and a fixed sum for a flush and for each range of a discard.
+/// write them, those that were not are given back), and a fixed sum for a flush and for each range of a discard.
 ///
 /// A drive in layers is the same device over an overlay (block_layers.cpp, block_settle.cpp). Reads go to each layer that
 /// has a part; writes go to the overlay, and those of blocks that it has need nothing more than a plain drive's.
@@ -230,8 +230,8 @@ class BlockDevice final : public VirtioDevice {
   // Requests: under the lock, on the loop's thread
   void serve() noexcept REQUIRES(mutex());
   void begin(Slot& slot, bool alone) noexcept REQUIRES(mutex());
-  [[nodiscard]] bool admit(const Slot& slot) noexcept REQUIRES(mutex());
-  [[nodiscard]] std::uint64_t charge(const Slot& slot) const noexcept;
+  [[nodiscard]] bool admit(Slot& slot) noexcept REQUIRES(mutex());
+  [[nodiscard]] std::uint64_t charge(const Slot& slot, std::size_t first_range) const noexcept;
   [[nodiscard]] bool read_cached(Slot& slot, int fd) noexcept REQUIRES(mutex());
   void flush(Slot& slot) noexcept REQUIRES(mutex());
   void submit(Slot& slot) noexcept REQUIRES(mutex());

@@ -31,6 +31,7 @@ struct BlockDevice::Slot final : Operation {
   BlockRequest request;  // `data` and `offset` move on with what was transferred
   std::uint64_t transferred = 0;
   std::size_t range = 0;  // of request.range_count: at work
+  RateLimiter::Payment payment{};
   unsigned retries = 0;
   bool buffered = false;  // a direct image refused the alignment
   bool syncing = false;   // a write-through drive's data is stored, and on its way to stable storage

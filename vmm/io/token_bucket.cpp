@@ -37,23 +37,28 @@ bool TokenBucket::take(std::uint64_t tokens, std::uint64_t now_ns) noexcept {
   return true;
 }
 
-void TokenBucket::spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept {
-  if (unlimited()) return;
+std::uint64_t TokenBucket::spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept {
+  if (unlimited()) return 0;
   refill(now_ns);
-  draw(tokens);
+  return draw(tokens);
 }
 
-void TokenBucket::draw(std::uint64_t tokens) noexcept {
+/// How many came out of the burst.
+std::uint64_t TokenBucket::draw(std::uint64_t tokens) noexcept {
   const std::uint64_t from_burst = std::min(tokens, state_.burst);
   const std::uint64_t from_budget = tokens - from_burst;
   const std::uint64_t paid = std::min(from_budget, state_.budget);
   state_.burst -= from_burst;
   state_.budget -= paid;
   state_.debt = saturated(Wide{state_.debt} + (from_budget - paid));
+  return from_burst;
 }
 
-void TokenBucket::give_back(std::uint64_t tokens) noexcept {
-  if (!unlimited()) credit(tokens);
+void TokenBucket::give_back(std::uint64_t tokens, std::uint64_t to_burst) noexcept {
+  if (unlimited()) return;
+  const std::uint64_t burst = std::min(tokens, to_burst);
+  state_.burst = saturated(Wide{state_.burst} + burst);
+  credit(tokens - burst);
 }
 
 std::uint64_t TokenBucket::ns_until(std::uint64_t tokens, std::uint64_t now_ns) noexcept {

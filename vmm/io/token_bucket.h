@@ -27,10 +27,12 @@ class TokenBucket {
 
   /// Takes `tokens`, or takes nothing and says false.
   [[nodiscard]] bool take(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
-  /// Takes `tokens` for something that is done already; a shortage becomes a debt.
-  void spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
-  /// Gives back what was taken for something that then was not done. A full bucket stays full.
-  void give_back(std::uint64_t tokens) noexcept;
+  /// Takes `tokens` for something that is done already, or that ns_until() lets through; a shortage becomes a debt. How
+  /// many of them came out of the burst.
+  std::uint64_t spend(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
+  /// Gives back what was taken for something that then was not done, `to_burst` of it to the burst, out of which it came.
+  /// A full bucket stays full.
+  void give_back(std::uint64_t tokens, std::uint64_t to_burst = 0) noexcept;
   /// How long until take(tokens) succeeds if nothing else is taken; 0: now.
   [[nodiscard]] std::uint64_t ns_until(std::uint64_t tokens, std::uint64_t now_ns) noexcept;
   [[nodiscard]] bool unlimited() const noexcept { return size_ == 0; }
@@ -41,7 +43,7 @@ class TokenBucket {
  private:
   void refill(std::uint64_t now_ns) noexcept;
   void credit(std::uint64_t tokens) noexcept;
-  void draw(std::uint64_t tokens) noexcept;
+  std::uint64_t draw(std::uint64_t tokens) noexcept;
 
   std::uint64_t size_ = 0;       // 0: no limit
   std::uint64_t refill_ns_ = 1;  // time in which `size_` tokens come back

@@ -46,6 +46,16 @@ TEST_F(RateLimiterTest, RefusesWhatIsOverEitherLimitAndTakesNothingThen) {
   EXPECT_FALSE(limiter_->admit(0)) << "operations";
 }
 
+TEST_F(RateLimiterTest, WhatWaitsForBandwidthSpendsNoneOfTheOperationsBurst) {
+  make(RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 1000, .refill_time_ms = 3'600'000},
+                         .ops = TokenBucketConfig{.size = 2, .refill_time_ms = 3'600'000, .one_time_burst = 3}});
+  EXPECT_TRUE(limiter_->admit(1000));
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(limiter_->admit(1000));
+  limiter_->update({.bandwidth = TokenBucketConfig{}, .ops = {}});
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(limiter_->admit(1000)) << "operation " << i;
+  EXPECT_FALSE(limiter_->admit(1000));
+}
+
 TEST_F(RateLimiterTest, TellsWhenItIsWorthTryingAgain) {
   make(RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 1000, .refill_time_ms = 20}, .ops = {}});
   ASSERT_TRUE(limiter_->admit(1000));
@@ -107,11 +117,41 @@ TEST_F(RateLimiterTest, AnUpdateIsToldToWhoeverWaits) {
 
 TEST_F(RateLimiterTest, WhatIsGivenBackIsToldToWhoeverWaits) {
   make(RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 10, .refill_time_ms = 3'600'000}, .ops = {}});
-  ASSERT_TRUE(limiter_->admit(10));
+  const auto payment = limiter_->admit(10);
+  ASSERT_TRUE(payment);
   ASSERT_FALSE(limiter_->admit(10));
-  limiter_->give_back(10);
+  limiter_->give_back(*payment, 10);
   wait_for_retry();
   EXPECT_TRUE(limiter_->admit(10));
+}
+
+TEST_F(RateLimiterTest, WhatIsGivenBackGoesWhereItCameFrom) {
+  make(RateLimiterConfig{
+      .bandwidth = TokenBucketConfig{.size = 100, .refill_time_ms = 86'400'000'000, .one_time_burst = 30}, .ops = {}});
+  const auto payment = limiter_->admit(50);
+  ASSERT_TRUE(payment);
+  const auto bucket = [this] { return limiter_->state().bandwidth.value(); };
+  EXPECT_EQ(bucket().budget, 80U);
+  EXPECT_EQ(bucket().burst, 0U);
+  limiter_->give_back(*payment, 15);
+  EXPECT_EQ(bucket().budget, 95U);
+  EXPECT_EQ(bucket().burst, 0U);
+  ASSERT_TRUE(limiter_->admit(15));
+  limiter_->give_back(*payment, 50);
+  EXPECT_EQ(bucket().budget, 100U);
+  EXPECT_EQ(bucket().burst, 30U);
+}
+
+TEST_F(RateLimiterTest, ABucketThatReplacesTheOneThatWasPaidTakesNothingBack) {
+  const TokenBucketConfig config{.size = 100, .refill_time_ms = 86'400'000'000, .one_time_burst = 30};
+  make(RateLimiterConfig{.bandwidth = config, .ops = {}});
+  const auto payment = limiter_->admit(50);
+  ASSERT_TRUE(payment);
+  limiter_->update({.bandwidth = config, .ops = {}});
+  ASSERT_TRUE(limiter_->admit(60));
+  limiter_->give_back(*payment, 50);
+  EXPECT_EQ(limiter_->state().bandwidth->budget, 70U);
+  EXPECT_EQ(limiter_->state().bandwidth->burst, 0U);
 }
 
 TEST_F(RateLimiterTest, AnAbsentBucketOfAnUpdateStaysAsItWas) {

@@ -411,6 +411,59 @@ TEST(BlockDevice, WhatTheHostCannotDoIsGivenBackToTheBucket) {
   EXPECT_FALSE(is_throttled(drive)) << "the driver will write these zeroes itself";
 }
 
+/// A drive on tmpfs, which punches holes and has no FALLOC_FL_ZERO_RANGE.
+class DriveWithoutZeroing : public ::testing::Test {
+ protected:
+  static constexpr std::uint64_t kBudget = 1'000'000;
+  static constexpr std::uint64_t kBurst = 20 * 512;
+
+  BlockFixture& drive() {
+    if (drive_) return *drive_;
+    EXPECT_EQ(::ftruncate(file_.get(), 64 * 512), 0);
+    drive_.emplace(BlockFixtureOptions{
+        .discard = Discard::Unmap,
+        .rate_limiter = RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = kBudget,
+                                                                         .refill_time_ms = 86'400'000'000,
+                                                                         .one_time_burst = kBurst}},
+        .path = fmt::format("/proc/self/fd/{}", file_.get())});
+    return *drive_;
+  }
+  TokenBucketState bucket() { return drive().device->state().rate_limiter.bandwidth.value(); }
+
+ private:
+  const OwnedFd file_{::memfd_create("disk", MFD_CLOEXEC)};
+  std::optional<BlockFixture> drive_;
+};
+
+TEST_F(DriveWithoutZeroing, WhatABurstHasPaidForGoesBackToIt) {
+  EXPECT_EQ(drive().ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 64, 0}}), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(bucket().burst, kBurst);
+  EXPECT_EQ(bucket().budget, kBudget);
+}
+
+TEST_F(DriveWithoutZeroing, RangesThatWereDoneBeforeTheOneThatFailsAreNotGivenBack) {
+  constexpr std::uint32_t kUnmap = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+  EXPECT_EQ(drive().ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 16, kUnmap}, {16, 40, 0}, {56, 8, kUnmap}}),
+            VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(bucket().burst, kBurst - 16 * 512) << "as if the guest had asked for the first alone";
+  EXPECT_EQ(bucket().budget, kBudget);
+  EXPECT_EQ(drive().ranges(VIRTIO_BLK_T_WRITE_ZEROES, {{0, 16, kUnmap}, {16, 40, 0}}), VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(bucket().burst, 0U);
+  EXPECT_EQ(bucket().budget, kBudget - 12 * 512);
+}
+
+TEST_F(DriveWithoutZeroing, ABucketThatIsReplacedBeforeTheAnswerTakesNothingBack) {
+  const std::array ranges{virtio_blk_discard_write_zeroes{.sector = 0, .num_sectors = 16, .flags = 0}};
+  drive().offer({drive().header(VIRTIO_BLK_T_WRITE_ZEROES, 0), drive().holding(std::as_bytes(std::span{ranges})),
+                 drive().status()});
+  drive().kick();
+  drive().device->update_rate_limiter(
+      {.bandwidth = TokenBucketConfig{.size = kBudget, .refill_time_ms = 86'400'000'000, .one_time_burst = 5}});
+  EXPECT_EQ(drive().collect(1).begin()->second.status, VIRTIO_BLK_S_UNSUPP);
+  EXPECT_EQ(bucket().burst, 5U);
+  EXPECT_EQ(bucket().budget, kBudget);
+}
+
 TEST(BlockDevice, ZeroesLargerThanTheBucketAreWrittenAndWhatFollowsIsServed) {
   BlockFixture drive{
       {.rate_limiter = RateLimiterConfig{.bandwidth = TokenBucketConfig{.size = 512, .refill_time_ms = 1}}}};

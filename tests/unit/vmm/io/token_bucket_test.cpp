@@ -87,6 +87,17 @@ TEST(TokenBucket, WhatWasTakenCanBeGivenBack) {
   EXPECT_EQ(bucket.state(0).budget, 100U);
 }
 
+TEST(TokenBucket, WhatCameOutOfTheBurstCanBeGivenBackToIt) {
+  TokenBucket bucket{{.size = 100, .refill_time_ms = 1000, .one_time_burst = 40}, 0};
+  EXPECT_EQ(bucket.spend(30, 0), 30U);
+  EXPECT_EQ(bucket.spend(30, 0), 10U);
+  EXPECT_EQ(bucket.spend(30, 0), 0U);
+  EXPECT_EQ(bucket.state(0).budget, 50U);
+  bucket.give_back(30, 10);
+  EXPECT_EQ(bucket.state(0).burst, 10U);
+  EXPECT_EQ(bucket.state(0).budget, 70U);
+}
+
 TEST(TokenBucket, TimeThatGoesBackEarnsNothing) {
   TokenBucket bucket{{.size = 100, .refill_time_ms = 1000}, kSecond};
   ASSERT_TRUE(bucket.take(100, kSecond));
