@@ -16,6 +16,7 @@ constexpr std::uint64_t kConsoleDeadlineNs = 200'000'000;
 
 Microvm::Microvm(std::unique_ptr<Board> board) : board_(std::move(board)) {
   board_->on_parked = [this] { on_parked(); };
+  board_->virtio.freeze();
 }
 
 Microvm::~Microvm() { board_->on_parked = nullptr; }

@@ -43,7 +43,7 @@ class Microvm final : public Machine {
 
   std::unique_ptr<Board> board_;
   Done paused_;                         // called when all have parked
-  bool frozen_ = false;                 // the guest's time is frozen
+  bool frozen_ = true;                  // the guest's time is frozen, as it is before the first resume()
   std::vector<std::uint64_t> changed_;  // a bit a page, since the last snapshot
   std::unique_ptr<LoopTimer> console_timer_;
   Done console_written_;

@@ -4,8 +4,13 @@
 #include "tests/support/files.h"
 #include "tests/support/no_more_threads.h"
 #include "tests/support/run_until.h"
+#include "tests/unit/virtio/mmds/fake_guest.h"
 #include "tests/unit/vmm/boot/boot_images.h"
 #include "tests/unit/vmm/kvm/fake_kvm.h"
+#include "virtio/mmds/tcp_connection.h"
+#include "virtio/net/net_context.h"
+#include "virtio/ring_abi.h"
+#include "vmm/base/clock.h"
 #include "vmm/base/try.h"
 #include "vmm/boot/layout.h"
 #include "vmm/kvm/cpu_features.h"
@@ -13,6 +18,7 @@
 #include "vmm/machine/restore.h"
 
 #include <fcntl.h>
+#include <linux/virtio_config.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -84,6 +90,9 @@ class MicrovmTest : public ::testing::Test {
     DevicePlans plans;
     auto image = TRY(DiskImage::open(drive_));
     plans.drives.push_back({.config = drive_, .image = std::move(image)});
+    if (!has_metadata_) return plans;
+    plans.network_interfaces.push_back({.config = {.iface_id = "eth0"}, .tap = Tap::none()});
+    plans.mmds = MmdsConfig{.network_interfaces = {"eth0"}};
     return plans;
   }
   Result<std::unique_ptr<Board>> boot(FakeKvm& kvm) {
@@ -293,6 +302,7 @@ class MicrovmTest : public ::testing::Test {
 
   bool revertible_ = false;  // what restore() makes
   bool same_host_kind_ = false;
+  bool has_metadata_ = false;                      // on an interface
   bool memory_comes_ = true;                       // and is not refused before that
   std::span<const kvm_cpuid_entry2> known_cpuid_;  // before the snapshot is read
   std::function<void()> after_prepare_;
@@ -672,6 +682,75 @@ TEST_F(RestoreTest, RefusesAnXsaveAreaOfAnotherHost) {
   ASSERT_FALSE(board);
   EXPECT_NE(board.error().message.find("vCPU 1: its XSAVE area has 8192 bytes"), std::string::npos)
       << board.error().message;
+}
+
+/// A guest that was saved with a connection to the metadata service begun: its first segment waits in the ring.
+class RestoredWithASynTest : public RestoreTest {
+ protected:
+  RestoredWithASynTest() { has_metadata_ = true; }
+  ~RestoredWithASynTest() override { close_loop(); }  // its vCPUs call other_
+
+  void restore_with_a_syn() {
+    Snapshot from = snapshot();
+    MmioTransportState& transport = from.network_interfaces.at(0).transport;
+    transport.status =
+        VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK;
+    transport.driver_features = 1ULL << VIRTIO_F_VERSION_1;
+    transport.queues.at(kNetReceiveQueue) = queue_at(kReceive);
+    transport.queues.at(kNetTransmitQueue) = queue_at(kTransmit);
+    restore_from(from);
+    machine_ = std::make_unique<Microvm>(std::move(board_));
+    const GuestMemory& memory = machine_->memory();
+    for (std::uint16_t i = 0; i < kEntries; ++i) offer(kReceive, i, kBufferBytes, ring_abi::kWrite);
+    const Frame syn = frame_of({.sequence = 1, .flags = kSyn});
+    ASSERT_TRUE(memory.write({kTransmit.value + kBuffers + sizeof(NetHeader)}, std::as_bytes(std::span{syn})));
+    offer(kTransmit, 0, static_cast<std::uint32_t>(sizeof(NetHeader) + syn.size()), 0);
+  }
+  /// Frames that the guest has been given.
+  std::uint16_t received() { return machine_->memory().load<std::uint16_t>({kReceive.value + kUsed + 2}).value(); }
+  /// Once.
+  void let_pass(std::uint64_t ns) {
+    bool passed = false;
+    timer_ = LoopTimer::create(*loop_, [&passed] { passed = true; }).value();
+    timer_->listen();
+    timer_->arm(monotonic_ns() + ns);
+    run_until(*loop_, [&passed] { return passed; });
+  }
+
+ private:
+  static constexpr std::uint16_t kEntries = 8;
+  static constexpr std::uint32_t kBufferBytes = 2048;
+  static constexpr GuestAddress kReceive{20 * kMiB};
+  static constexpr GuestAddress kTransmit{21 * kMiB};
+  static constexpr std::uint64_t kAvailable = 0x1000, kUsed = 0x2000, kBuffers = 0x3000;  // behind the descriptors
+
+  static QueueState queue_at(GuestAddress at) {
+    return {.size = kEntries,
+            .ready = true,
+            .descriptors = at,
+            .available = {at.value + kAvailable},
+            .used = {at.value + kUsed}};
+  }
+  void offer(GuestAddress queue, std::uint16_t index, std::uint32_t length, std::uint16_t flags) {
+    const GuestMemory& memory = machine_->memory();
+    const ring_abi::Descriptor descriptor{.address = queue.value + kBuffers + std::uint64_t{index} * kBufferBytes,
+                                          .length = length,
+                                          .flags = flags,
+                                          .next = 0};
+    ASSERT_TRUE(memory.store({queue.value + index * sizeof descriptor}, descriptor));
+    ASSERT_TRUE(memory.store({queue.value + kAvailable + 4 + 2ULL * index}, index));
+    ASSERT_TRUE(memory.store({queue.value + kAvailable + 2}, static_cast<std::uint16_t>(index + 1)));
+  }
+  std::unique_ptr<LoopTimer> timer_;
+};
+
+TEST_F(RestoredWithASynTest, UntilItIsResumedItsTimeStandsStill) {
+  restore_with_a_syn();
+  run_until(*loop_, [this] { return received() == 1; });
+  let_pass(TcpConnection::kTimeoutNs * 3 / 2);
+  EXPECT_EQ(received(), 1U) << "a guest that stands still is sent nothing again";
+  machine_->resume();
+  run_until(*loop_, [this] { return received() == 2; });
 }
 
 // --- Back to the snapshot --------------------------------------------------------------------------------------------
