@@ -62,7 +62,7 @@ struct NetContext {
   bool link_up GUARDED_BY(lock()) = true;            ///< As the driver reads it.
   bool offloads_refused GUARDED_BY(lock()) = false;  ///< To the driver that starts; the loop stops it.
   std::optional<std::uint64_t> still_since
-      GUARDED_BY(lock()){};  ///< While the machine is paused: the responder's time stands still.
+      GUARDED_BY(lock()){};  ///< While the machine is paused: the guest's timeouts do not advance.
 };
 
 }  // namespace mayfly

@@ -179,8 +179,8 @@ void NetDevice::thaw() {
   const MutexLock lock{mutex()};
   parts_have_lock();
   const auto since = std::exchange(context_.still_since, std::nullopt);
-  if (!since || !context_.responder) return;
-  context_.responder->stood_still(*since, monotonic_ns());
+  if (!since) return;
+  if (context_.responder) context_.responder->stood_still(*since, monotonic_ns());
   receiver_.thaw();
 }
 

@@ -60,7 +60,7 @@ class NetDevice final : public VirtioDevice {
   /// PATCH: only what is present changes. Loop's thread, without the lock.
   void update_rate_limiters(const NetworkInterfacePatch& patch);
 
-  /// The machine is paused or resumed: the responder's time is frozen in between. Loop's thread, without the lock.
+  /// The machine is paused or resumed: timeouts of its guest do not advance in between. Loop's thread, without the lock.
   void freeze();
   void thaw();
 

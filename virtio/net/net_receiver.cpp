@@ -59,7 +59,8 @@ void NetReceiver::reset() noexcept {
 }
 
 void NetReceiver::undrain() noexcept {
-  if (queue_ == nullptr || queue_->ready()) return;
+  if (queue_ == nullptr) return;
+  if (queue_->ready()) return wait_for_buffers();
   buffers_.abandon();
   forget_parked();
 }
@@ -68,7 +69,14 @@ void NetReceiver::forget_parked() noexcept {
   if (phase_ == Phase::Parked) phase_ = Phase::Idle;
 }
 
+/// Any thread: a vCPU ends a drain, too.
+void NetReceiver::wait_for_buffers() noexcept {
+  if (phase_ == Phase::Parked) retry_timer_->arm(monotonic_ns() + kParkNs);
+}
+
 void NetReceiver::on_timer() noexcept {
+  // Nobody can offer buffers now, or nobody takes them: the wait begins anew with thaw() or undrain().
+  if (phase_ == Phase::Parked && (context_.still_since || !context_.is_active())) return;
   if (phase_ == Phase::Parked) context_.metrics.rx_fails.add();
   if (phase_ == Phase::Parked || phase_ == Phase::BackingOff) phase_ = Phase::Idle;
   post_reads();
@@ -229,7 +237,7 @@ void NetReceiver::park(const ReceiveWindow& window, std::uint64_t length) noexce
   parked_length_ = length;
   parked_at_ = window.capacity;
   retry_timer_->listen();
-  retry_timer_->arm(monotonic_ns() + kParkNs);
+  wait_for_buffers();
 }
 
 /// Delivers the parked frame if there are buffers for all of it. Those that hold its beginning are still the first.
@@ -350,6 +358,8 @@ void NetReceiver::on_response_timer() noexcept {
 }
 
 void NetReceiver::thaw() noexcept {
+  wait_for_buffers();
+  if (!context_.responder) return;
   if (response_until_) response_until_ = monotonic_ns() + kParkNs;
   respond();
 }

@@ -53,7 +53,7 @@ class NetReceiver {
   void thaw() noexcept REQUIRES(lock());
   /// Takes back what is posted.
   void cancel() noexcept REQUIRES(lock());
-  /// Held chains of a queue that was reset meanwhile are forgotten.
+  /// Held chains of a queue that was reset meanwhile are forgotten. What waits for its driver does so anew.
   void undrain() noexcept REQUIRES(lock());
 
   [[nodiscard]] RateLimiter& limiter() noexcept REQUIRES(lock()) { return *limiter_; }
@@ -104,6 +104,7 @@ class NetReceiver {
   void park(const ReceiveWindow& window, std::uint64_t length) noexcept REQUIRES(lock());
   [[nodiscard]] bool unpark() noexcept REQUIRES(lock());
   void forget_parked() noexcept REQUIRES(lock());
+  void wait_for_buffers() noexcept REQUIRES(lock());
   [[nodiscard]] bool in_flight() const noexcept REQUIRES(lock()) { return volley_.in_flight > 0; }
   void begin_operation() noexcept REQUIRES(lock()) {
     ++volley_.in_flight;

@@ -72,6 +72,7 @@ class FakeNetwork {
     (void)log.configure({.level = LogLevel::Off});
     if (options_.make_responder) options_.responder = options_.make_responder(*loop);
     watchdog_ = std::move(LoopTimer::create(*loop, [this] { late_ = true; }).value());
+    clock_ = std::move(LoopTimer::create(*loop, [this] { passed_ = true; }).value());
     device = NetDevice::create(options_.config, options_.tap != nullptr ? std::move(*options_.tap) : make_pair(),
                                std::move(options_.responder), *loop, metrics, log)
                  .value();
@@ -104,6 +105,14 @@ class FakeNetwork {
     host->serve_until([&] { return late_ || reached(); });
     watchdog_->cancel();
     if (late_) throw std::runtime_error("what was waited for did not come");
+  }
+
+  /// Lets time pass while the loop serves.
+  void let_pass(std::uint64_t ns) {
+    passed_ = false;
+    clock_->listen();
+    clock_->arm(monotonic_ns() + ns);
+    serve_until([this] { return passed_; });
   }
 
   // --- The guest's driver
@@ -260,6 +269,8 @@ class FakeNetwork {
   Options options_;
   std::unique_ptr<LoopTimer> watchdog_;
   bool late_ = false;
+  std::unique_ptr<LoopTimer> clock_;
+  bool passed_ = false;
   std::map<std::uint32_t, std::vector<FakeBuffer>> buffers_;  // of receive chains, by head
   GuestAddress transmit_area_{};
   std::size_t transmit_next_ = 0;

@@ -143,6 +143,60 @@ TEST(NetReceiver, AFrameThatADriverNeverHasRoomForIsDroppedAndTheNextArrives) {
   EXPECT_EQ(net.metrics.rx_fails.value(), 1u);
 }
 
+/// An interface with a frame that waits for buffers.
+struct ParkedFrame {
+  ParkedFrame() {
+    net.start();
+    net.post(2, 1536);
+    net.to_guest({{}, make_frame(9000)});
+    net.serve_until([this] { return net.metrics.rx_no_buffer_count.value() >= 1; });
+  }
+  static constexpr std::uint64_t kLongerThanItWaits = 150'000'000;
+  FakeNetwork net;
+};
+
+TEST(NetReceiver, WhileTheMachineIsPausedAFrameWaitsForBuffers) {
+  ParkedFrame parked;
+  FakeNetwork& net = parked.net;
+  net.device->freeze();
+  net.let_pass(ParkedFrame::kLongerThanItWaits);
+  net.device->thaw();
+  net.post(6, 1536);
+  EXPECT_EQ(net.receive_one().frame, make_frame(9000));
+  EXPECT_EQ(net.metrics.rx_fails.value(), 0u);
+}
+
+TEST(NetReceiver, AfterAPauseAFrameWaitsNoLongerThanBefore) {
+  ParkedFrame parked;
+  FakeNetwork& net = parked.net;
+  net.device->freeze();
+  net.let_pass(ParkedFrame::kLongerThanItWaits);
+  net.to_guest({{}, make_frame(100)});
+  net.device->thaw();
+  EXPECT_EQ(net.receive_one().frame, make_frame(100));
+  EXPECT_EQ(net.metrics.rx_fails.value(), 1u);
+}
+
+TEST(NetReceiver, WhileTheDeviceStandsAFrameWaitsForBuffersAndThenNoLongerThanBefore) {
+  for (const bool offers : {true, false}) {
+    ParkedFrame parked;
+    FakeNetwork& net = parked.net;
+    net.host->drain();
+    net.let_pass(ParkedFrame::kLongerThanItWaits);
+    net.host->undrain();
+    net.host->kick(kNetReceiveQueue);
+    EXPECT_EQ(net.metrics.rx_fails.value(), 0u);
+    if (offers) {
+      net.post(6, 1536);
+      EXPECT_EQ(net.receive_one().frame, make_frame(9000));
+    } else {
+      net.to_guest({{}, make_frame(100)});
+      EXPECT_EQ(net.receive_one().frame, make_frame(100));
+      EXPECT_EQ(net.metrics.rx_fails.value(), 1u);
+    }
+  }
+}
+
 TEST(NetReceiver, AResetForgetsAFrameThatWaits) {
   FakeNetwork net;
   net.start();

@@ -460,27 +460,9 @@ TEST(NetResponder, AResetWhileReadsAreTakenBackForAnAnswerLeavesNothingBehind) {
   EXPECT_TRUE(world.net.host->faults.empty());
 }
 
-/// Lets time pass while the loop serves.
-class Clock {
- public:
-  explicit Clock(EventLoop& loop) : timer_(LoopTimer::create(loop, [this] { passed_ = true; }).value()) {
-    timer_->listen();
-  }
-  void let_pass(World& world, std::uint64_t ns) {
-    passed_ = false;
-    timer_->arm(monotonic_ns() + ns);
-    world.net.serve_until([this] { return passed_; });
-  }
-
- private:
-  bool passed_ = false;
-  std::unique_ptr<LoopTimer> timer_;
-};
-
 TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
   World world;
   world.responder.on_timer = {as_frame(make_frame(77))};
-  Clock clock{*world.net.loop};
   world.net.start();
   world.net.post(100, 1536);
   world.let_reads_wait();
@@ -488,7 +470,7 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
     world.responder.wants_time = monotonic_ns() + kMillisecondNs;
     world.transmit(claimed(60));
     world.net.host->drain();
-    clock.let_pass(world, 3 * kMillisecondNs);
+    world.net.let_pass(3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
     world.net.host->undrain();
     world.net.host->kick(kNetReceiveQueue);
@@ -500,7 +482,6 @@ TEST(NetResponder, PausedItSaysNothingAndLosesNothing) {
 TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
   World world;
   world.responder.on_timer = {as_frame(make_frame(77))};
-  Clock clock{*world.net.loop};
   world.net.start();
   world.net.post(50, 1536);
   world.let_reads_wait();
@@ -509,7 +490,7 @@ TEST(NetResponder, WhileTheMachineStandsStillSoDoesItsTime) {
     world.responder.wants_time = monotonic_ns() + kMillisecondNs;
     world.transmit(claimed(60));  // which it sent before
     world.net.device->freeze();
-    clock.let_pass(world, 3 * kMillisecondNs);
+    world.net.let_pass(3 * kMillisecondNs);
     EXPECT_EQ(world.responder.timers, i);
     world.net.device->thaw();
     const std::uint64_t at = world.responder.wants_time.value();
