@@ -375,6 +375,7 @@ void MmioTransport::drain(std::function<void()> drained) {
     undrain_when_drained_ = false;
     if (phase_ == working_phase() || phase_ == DevicePhase::Draining) {
       drained_ = std::move(drained);
+      ++turn_;
       if (phase_ != DevicePhase::Draining) begin_drain();
       return;
     }
@@ -417,8 +418,8 @@ void MmioTransport::drained() noexcept {
   phase_changed_.notify_all();
   if (std::exchange(undrain_when_drained_, false)) reactivate();
   if (drained_)
-    context_.service.loop().post([this] {
-      if (drained_) std::exchange(drained_, nullptr)();
+    context_.service.loop().post([this, turn = turn_] {
+      if (drained_ && turn == turn_) std::exchange(drained_, nullptr)();
     });
 }
 

@@ -154,6 +154,7 @@ class MmioTransport final : public BusDevice, public DeviceHost, public Interrup
   bool drain_wanted_ GUARDED_BY(mutex_) = false;  // a vCPU waits for it
   bool undrain_when_drained_ GUARDED_BY(mutex_) = false;
   std::function<void()> drained_;  // loop's thread
+  std::uint64_t turn_ = 0;         // loop's thread: of drained_, by which a task tells whether it is still the one
   std::uint32_t device_features_select_ GUARDED_BY(mutex_) = 0;
   std::uint32_t driver_features_select_ GUARDED_BY(mutex_) = 0;
   std::uint64_t driver_features_ GUARDED_BY(mutex_) = 0;

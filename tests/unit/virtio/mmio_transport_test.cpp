@@ -65,6 +65,10 @@ class FakeDevice final : public VirtioDevice {
   void drain() noexcept override {
     ++drains;
     if (held) queues_[0].put(std::move(*held), 0), held.reset();
+    if (!slow_drain) host().drained();
+  }
+  void end_drain() {
+    const MutexLock lock{host().mutex()};
     host().drained();
   }
   void undrain() noexcept override { ++undrains; }
@@ -77,6 +81,7 @@ class FakeDevice final : public VirtioDevice {
   int activations = 0, resets = 0, kicks = 0, drains = 0, undrains = 0;
   std::uint64_t accepted = 0, written_config = 0;
   bool hold = false;
+  bool slow_drain = false;  ///< It takes until end_drain().
   std::optional<Chain> held;
   bool slow_host = false;  ///< prepare() takes until host_is_done.
   std::binary_semaphore prepares{0}, host_is_done{0};
@@ -529,6 +534,22 @@ TEST_F(MmioTransportTest, QuiescedAndResumedTheDriverNoticesNothing) {
   transport_->undrain();
   serve_until([&] { return driver_.used_index() == 1; });
   EXPECT_EQ(read(VIRTIO_MMIO_STATUS), 15U);
+}
+
+TEST_F(MmioTransportTest, ADrainThatWasEndedTellsNobodyNotEvenWhoeverDrainsNext) {
+  drive();
+  int first = 0;
+  int second = 0;
+  transport_->drain([&first] { ++first; });  // its task waits for the loop
+  transport_->undrain();
+  device_.slow_drain = true;
+  transport_->drain([&second] { ++second; });
+  go_round();
+  EXPECT_EQ(second, 0) << "it is not drained yet";
+  device_.end_drain();
+  go_round();
+  EXPECT_EQ(second, 1);
+  EXPECT_EQ(first, 0);
 }
 
 TEST_F(MmioTransportTest, WhatTheDriverHasNotAcknowledgedInterruptsAgainWhenAsked) {
