@@ -8,6 +8,8 @@
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
 #include "vmm/base/process_fd.h"
+#include "vmm/base/try.h"
+#include "vmm/base/utf8.h"
 
 #include <poll.h>
 #include <unistd.h>
@@ -18,6 +20,7 @@
 #include <filesystem>
 #include <future>
 #include <string_view>
+#include <system_error>
 #include <thread>
 
 #include <fmt/format.h>
@@ -89,22 +92,45 @@ std::unexpected<Error> undo_pause(const ApiClient& client, Error failure) {
               resumed.error().message);
 }
 
+/// The monitor may live in another directory. The API's text is JSON, whose writer replaces bytes that are not UTF-8: it would
+/// be another file's name.
+Result<std::string> absolute_path(std::string_view option, const std::string& path) {
+  if (path.empty()) return fail(ErrorKind::InvalidArgument, "{} must be the path of a file", option);
+  std::error_code failure;
+  std::string absolute = std::filesystem::absolute(path, failure).native();
+  if (failure)
+    return fail(ErrorKind::System, "{} {}: the working directory has no path ({}); give an absolute path", option, path,
+                errno_text(failure.value()));
+  if (!is_utf8(absolute))
+    return fail(ErrorKind::InvalidArgument, "{} {}: the API takes paths in UTF-8 alone; give another path", option,
+                absolute);
+  return absolute;
+}
+
+/// With paths as the monitor is to be asked.
+Result<RemoteSnapshot> with_absolute_paths(RemoteSnapshot snapshot) {
+  snapshot.state = TRY(absolute_path("--state", snapshot.state));
+  snapshot.memory = TRY(absolute_path("--memory", snapshot.memory));
+  for (RemoteSnapshot::Frozen& each : snapshot.frozen)
+    each.file = TRY(absolute_path("--freeze " + each.drive, each.file));
+  return snapshot;
+}
+
 std::string snapshot_request(const RemoteSnapshot& snapshot) {
   JsonWriter json;
   json.begin_object();
   json.field("snapshot_type", snapshot.diff ? "Diff" : "Full");
   if (snapshot.live) json.field("live", true);
   if (snapshot.max_copied_mib) json.field("max_copied_mib", *snapshot.max_copied_mib);
-  // The monitor may live in another directory.
-  json.field("snapshot_path", std::filesystem::absolute(snapshot.state).string());
-  json.field("mem_file_path", std::filesystem::absolute(snapshot.memory).string());
+  json.field("snapshot_path", snapshot.state);
+  json.field("mem_file_path", snapshot.memory);
   if (!snapshot.frozen.empty()) {
     json.key("frozen_drives");
     json.begin_array();
     for (const RemoteSnapshot::Frozen& each : snapshot.frozen) {
       json.begin_object();
       json.field("drive_id", each.drive);
-      json.field("path_on_host", std::filesystem::absolute(each.file).string());
+      json.field("path_on_host", each.file);
       json.end_object();
     }
     json.end_array();
@@ -165,7 +191,7 @@ Status take_live(const RunningMachine& machine, const RemoteSnapshot& snapshot) 
   const std::jthread thread{[&] { answer.set_value(client_of(machine).send("PUT", "/snapshot/create", request)); }};
   for (bool cancelled = false; taken.wait_for(kProgressEvery) != std::future_status::ready;) {
     if (!cancelled && until_it_is_over.waiting() != 0)
-      cancelled = cancel_live(machine, std::filesystem::absolute(snapshot.state).string(), until_it_is_over);
+      cancelled = cancel_live(machine, snapshot.state, until_it_is_over);
     if (!bar.is_shown()) continue;
     const auto status = asking.send("GET", "/snapshot");
     if (!status) continue;  // the answer to the snapshot's own request says what is wrong
@@ -206,7 +232,8 @@ Status revert_machine(const RemoteRevert& revert) {
   return reverted ? Status{} : propagate(reverted);
 }
 
-Status snapshot_machine(const RemoteSnapshot& snapshot) {
+Status snapshot_machine(const RemoteSnapshot& given) {
+  const RemoteSnapshot snapshot = TRY(with_absolute_paths(given));
   const auto machine = find_machine(snapshot.machine, running_machines());
   if (!machine) return std::unexpected(machine.error());
   const ApiClient client = client_of(*machine);

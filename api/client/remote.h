@@ -29,7 +29,7 @@ struct RemoteRevert {
 
 struct RemoteSnapshot {
   std::string machine;
-  std::string state;
+  std::string state;  ///< Paths may be relative to this process's directory, and are UTF-8: other ones are refused.
   std::string memory;
   bool diff = false;
   /// A drive that keeps its image, and the file where that is from then on.

@@ -9,6 +9,9 @@ namespace mayfly {
 /// table 3-7).
 [[nodiscard]] std::size_t utf8_length(std::string_view text);
 
+/// Whether all of `text` is UTF-8.
+[[nodiscard]] bool is_utf8(std::string_view text);
+
 /// Whether that one character is a control character: of ASCII, or U+0080 to U+009F, which terminals obey as well.
 [[nodiscard]] bool is_control(std::string_view character);
 

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -81,6 +82,40 @@ TEST(RemoteSnapshotTest, AsksNothingMoreOfAMachineThatRefusesToPause) {
   ASSERT_FALSE(taken);
   EXPECT_EQ(taken.error().message, "not now");
   EXPECT_EQ(monitor.requests().size(), 2U);
+}
+
+TEST(RemoteSnapshotTest, RefusesPathsThatTheApiCannotCarryBeforeItAsks) {
+  const std::string latin1 = "/snap-\xE4";
+  const auto refusal_of = [](RemoteSnapshot snapshot) {
+    const testing::ScratchDirectory scratch;
+    const auto listener = UnixListener::create(scratch.file("sock")).value();
+    snapshot.machine = listener.path();
+    const Status taken = snapshot_machine(snapshot);
+    pollfd asked{.fd = listener.fd(), .events = POLLIN, .revents = 0};
+    EXPECT_EQ(::poll(&asked, 1, 0), 0);
+    return taken ? "" : taken.error().message;
+  };
+  const std::string why = ": the API takes paths in UTF-8 alone; give another path";
+  EXPECT_EQ(refusal_of({.machine = {}, .state = latin1, .memory = "/m"}), "--state " + latin1 + why);
+  EXPECT_EQ(refusal_of({.machine = {}, .state = "/s", .memory = latin1}), "--memory " + latin1 + why);
+  EXPECT_EQ(refusal_of({.machine = {}, .state = "/s", .memory = "/m", .frozen = {{"root", latin1}}}),
+            "--freeze root " + latin1 + why);
+  EXPECT_EQ(refusal_of({.machine = {}, .state = latin1, .memory = "/m", .live = true}), "--state " + latin1 + why);
+  EXPECT_EQ(refusal_of({.machine = {}, .state = "", .memory = "/m"}), "--state must be the path of a file");
+}
+
+TEST(RemoteSnapshotTest, RefusesARelativePathWhereItsDirectoryIsGone) {
+  const testing::ScratchDirectory scratch;
+  const OwnedFd before{::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  const std::string gone = scratch.file("gone");
+  ASSERT_EQ(::mkdir(gone.c_str(), 0700), 0);
+  ASSERT_EQ(::chdir(gone.c_str()), 0);
+  ASSERT_EQ(::rmdir(gone.c_str()), 0);
+  const Status taken = snapshot_machine({.machine = "/nowhere", .state = "s", .memory = "/m"});
+  ASSERT_EQ(::fchdir(before.get()), 0);
+  ASSERT_FALSE(taken);
+  EXPECT_EQ(taken.error().message,
+            "--state s: the working directory has no path (No such file or directory (ENOENT)); give an absolute path");
 }
 
 TEST(RemoteStopTest, WaitsForTheAnswerNoLongerThanItIsTold) {
