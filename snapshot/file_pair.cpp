@@ -132,16 +132,34 @@ Status NewFile::sync_name() const { return sync_directory(directory_, path_, wha
 
 bool NewFile::in_place() const noexcept { return fd_ && names_file(new_name(path_), fd_.get()); }
 
-Status NewFile::publish() {
-  const std::string name = new_name(path_);
-  if (!in_place())
-    return fail(ErrorKind::State, "{} {}: {} was removed or replaced while it was written; try again", what_, path_,
-                name);
-  if (std::rename(name.c_str(), path_.c_str()) != 0)
-    return fail_errno(ErrorKind::System, "{}: cannot rename {} to {}", what_, name, path_);
+Status NewFile::check_in_place() const {
+  if (in_place()) return {};
+  return fail(ErrorKind::State, "{} {}: {} was removed or replaced while it was written; try again", what_, path_,
+              new_name(path_));
+}
+
+Status NewFile::has_its_name() {
   fd_.reset();
   published_ = true;
   return sync_name();
+}
+
+Status NewFile::publish() {
+  if (auto checked = check_in_place(); !checked) return checked;
+  const std::string name = new_name(path_);
+  if (std::rename(name.c_str(), path_.c_str()) != 0)
+    return fail_errno(ErrorKind::System, "{}: cannot rename {} to {}", what_, name, path_);
+  return has_its_name();
+}
+
+Status NewFile::publish_unless_there() {
+  if (auto checked = check_in_place(); !checked) return checked;
+  const std::string name = new_name(path_);
+  if (rename_unless_there(name, path_)) return has_its_name();
+  if (errno == EEXIST)
+    return fail(ErrorKind::State, "{} {} was made by another process meanwhile; delete it, or give another path", what_,
+                path_);
+  return fail_errno(ErrorKind::System, "{}: cannot rename {} to {}", what_, name, path_);
 }
 
 PairOutcome publish_pair(NewFile& memory, NewFile& state) {

@@ -46,6 +46,8 @@ class NewFile {
   /// Gives it its name, in place of what had it. The directory is synced, so that the name stays. Where only that
   /// fails, published() is true all the same. Errors also: PATH.mayfly-new is not this file any more.
   [[nodiscard]] Status publish();
+  /// The same where nothing has its name; where something has, it stays. A second error, then: another process made that meanwhile.
+  [[nodiscard]] Status publish_unless_there();
   /// Whether it has its name.
   [[nodiscard]] bool published() const noexcept { return published_; }
   /// Leaves it under the name that it has while in the making.
@@ -54,6 +56,9 @@ class NewFile {
  private:
   NewFile(OwnedFd directory, OwnedFd fd, std::string path, std::string_view what) noexcept
       : directory_(std::move(directory)), fd_(std::move(fd)), path_(std::move(path)), what_(what) {}
+
+  [[nodiscard]] Status check_in_place() const;
+  [[nodiscard]] Status has_its_name();
 
   OwnedFd directory_;
   OwnedFd fd_;  // none: published, or moved from

@@ -1,5 +1,6 @@
 #include "virtio/block/drive_layers.h"
 
+#include "vmm/base/files.h"
 #include "vmm/base/try.h"
 
 #include <fcntl.h>
@@ -8,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <utility>
 
 namespace mayfly {
@@ -115,15 +115,7 @@ Result<DiskImage> DiskImage::make_file(const DriveConfig& config, std::string_vi
 }
 
 bool DiskImage::give_name(const std::string& path) noexcept {
-  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, path.c_str(), RENAME_NOREPLACE) != 0) {
-    if (errno != EINVAL) return false;  // NFS has no such flag
-    struct stat status{};
-    if (::lstat(path.c_str(), &status) == 0) {
-      errno = EEXIST;
-      return false;
-    }
-    if (std::rename(path_.c_str(), path.c_str()) != 0) return false;
-  }
+  if (!rename_unless_there(path_, path)) return false;
   made_.keep();
   made_ = MadeFile{path};
   path_ = path;

@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <string_view>
 
 namespace mayfly {
@@ -72,6 +73,17 @@ OwnedFd nonblocking_twin(int fd, int access) noexcept {
 }
 
 std::string new_name(const std::string& path) { return path + std::string{kNewSuffix}; }
+
+bool rename_unless_there(const std::string& from, const std::string& to) noexcept {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return true;
+  if (errno != EINVAL) return false;  // NFS has no such flag
+  struct stat status{};
+  if (::lstat(to.c_str(), &status) == 0) {
+    errno = EEXIST;
+    return false;
+  }
+  return std::rename(from.c_str(), to.c_str()) == 0;
+}
 
 std::string directory_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');

@@ -33,6 +33,10 @@ namespace mayfly {
 [[nodiscard]] std::string new_name(const std::string& path);
 inline constexpr std::string_view kNewSuffix = ".mayfly-new";
 
+/// Renames a file that nothing else renames meanwhile, unless `to` is there: then it fails with EEXIST. Where a file system
+/// cannot do that in one step (NFS), what appears between the look and the rename is replaced. False, with errno, where it fails.
+[[nodiscard]] bool rename_unless_there(const std::string& from, const std::string& to) noexcept;
+
 /// The part of a path up to its last "/", or ".".
 [[nodiscard]] std::string directory_of(const std::string& path);
 /// Opens it. `what` names the field in errors.

@@ -79,14 +79,12 @@ Status export_drive(std::span<const std::string> bases, const std::string& overl
   const DriveConfig config{
       .drive_id = "export", .path_on_host = overlay, .base_paths = {bases.begin(), bases.end()}, .is_read_only = true};
   auto image = TRY(DiskImage::open(config));
-  const OwnedFd output{::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0600)};
-  if (!output && errno == EEXIST)
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) == 0)
     return fail(ErrorKind::InvalidArgument, "--output {} is there already; delete it, or give another path", path);
-  if (!output) return fail_errno(ErrorKind::System, "--output {} cannot be made", path);
-  auto copied = copy_drive(image, output.get());
-  if (copied) return {};
-  (void)::unlink(path.c_str());
-  return propagate(copied, "--output " + path);
+  auto output = TRY(NewFile::create(path, "--output"));
+  if (auto copied = copy_drive(image, output.fd().get()); !copied) return propagate(copied, "--output " + path);
+  return output.publish_unless_there();
 }
 
 /// As the file has it that is replaced, so that who could open that one can open this one.

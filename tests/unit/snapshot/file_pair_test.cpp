@@ -57,6 +57,25 @@ TEST_F(NewFileTest, TakesThePlaceOfAnOldOne) {
   EXPECT_EQ(content(), "new");
 }
 
+TEST_F(NewFileTest, MayLeaveWhatHasItsName) {
+  {
+    auto file = create();
+    ASSERT_TRUE(file);
+    testing::make_file(path_, "another's");
+    const Status named = file->publish_unless_there();
+    ASSERT_FALSE(named);
+    EXPECT_EQ(named.error().message,
+              "snapshot_path " + path_ + " was made by another process meanwhile; delete it, or give another path");
+    EXPECT_FALSE(file->published());
+  }
+  EXPECT_EQ(content(), "another's");
+  EXPECT_FALSE(fs::exists(new_));
+  fs::remove(path_);
+  auto file = create();
+  ASSERT_TRUE(file && file->write(bytes_of("new")) && file->publish_unless_there());
+  EXPECT_EQ(content(), "new");
+}
+
 TEST_F(NewFileTest, DroppedUnfinishedLeavesTheOldOneAndNothingElse) {
   testing::make_file(path_, "old");
   {

@@ -1,14 +1,21 @@
 #include "vmm/cli/drive_tools.h"
 
+#include "api/client/deadline.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "virtio/block/drive_layers.h"
 #include "vmm/base/json_value.h"
 #include "vmm/cli/exit_codes.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <csignal>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -105,6 +112,31 @@ TEST_F(DriveToolsTest, AnExportIsWhatTheGuestSeesAndStaysSparse) {
   EXPECT_TRUE(content_of(file("image")) == content_);
   EXPECT_EQ(run_drive_export({}, file("overlay"), file("other")), kExitError) << "without its layers";
   EXPECT_NE(::access(file("other").c_str(), F_OK), 0);
+}
+
+TEST_F(DriveToolsTest, AnExportThatIsKilledLeavesNoImage) {
+  constexpr std::size_t kLarge = std::size_t{64} << 20;
+  const std::string directory = file("made");
+  ASSERT_EQ(::mkdir(directory.c_str(), 0700), 0);
+  base_ = file("large");
+  layers_ = {base_};
+  make_file(base_, std::string(kLarge, 'b'));
+  const OwnedFd changes{::inotify_init1(IN_CLOEXEC)};
+  ASSERT_GE(::inotify_add_watch(changes.get(), directory.c_str(), IN_MODIFY), 0);
+  write(file("over large"), 3, std::string(4096, 'o'));
+  const std::string image = directory + "/image";
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(run_drive_export(layers_, file("over large"), image));
+  ASSERT_TRUE(is_ready_by(Deadline::clock::now() + std::chrono::seconds{30}, changes.get(), POLLIN));
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  if (WIFSIGNALED(status)) {
+    EXPECT_NE(::access(image.c_str(), F_OK), 0) << "it has its name before it is whole";
+  }
+  ::unlink(image.c_str());
+  EXPECT_EQ(run_drive_export(layers_, file("over large"), image), 0) << "what was left is in nobody's way";
+  EXPECT_EQ(content_of(image).size(), kLarge);
 }
 
 TEST_F(DriveToolsTest, ACommitPutsTheOverlayIntoTheLayerBelow) {
