@@ -3,9 +3,7 @@
 #include "api/json_reader.h"
 #include "api/requests.h"
 #include "api/schema.h"
-#include "vmm/base/owned_fd.h"
-
-#include <fcntl.h>
+#include "vmm/base/files.h"
 
 #include <array>
 #include <set>
@@ -24,26 +22,6 @@ Result<bool> read_absent_section(const JsonValue& json, const std::string& where
   if (array != nullptr && array->empty()) return true;
   return fail(ErrorKind::InvalidArgument, "{}: Mayfly has no such device; leave the section out. It has {}", where,
               kDevicesThatExist);
-}
-
-Result<std::string> read_template_file(const std::string& path, const std::string& where) {
-  const OwnedFd file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (!file) return fail_errno(ErrorKind::NotFound, "{}: cannot open the CPU template {}", where, in_quotes(path));
-  std::string text(kLargestTemplate + 1, '\0');
-  std::size_t length = 0;
-  while (length < text.size()) {
-    const ssize_t got = ::read(file.get(), text.data() + length, text.size() - length);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_errno(ErrorKind::System, "{}: cannot read the CPU template {}", where, in_quotes(path));
-    if (got == 0) break;
-    length += static_cast<std::size_t>(got);
-  }
-  if (length > kLargestTemplate) {
-    return fail(ErrorKind::TooLarge, "{}: the CPU template {} is larger than {} bytes", where, in_quotes(path),
-                kLargestTemplate);
-  }
-  text.resize(length);
-  return text;
 }
 
 Result<CpuConfig> read_cpu_section(const JsonValue& json, const std::string& where) {
@@ -90,7 +68,7 @@ void add_each(std::vector<Command>& commands, std::optional<std::vector<Value>> 
 }  // namespace
 
 Result<CpuConfig> read_cpu_config_file(const std::string& path, const std::string& where) {
-  const auto text = read_template_file(path, where);
+  const auto text = read_file(path, fmt::format("{}: the CPU template {}", where, in_quotes(path)), kLargestTemplate);
   if (!text) return std::unexpected(text.error());
   const auto value = parse_json(*text, "the CPU template " + in_quotes(path));
   if (!value) return std::unexpected(value.error());

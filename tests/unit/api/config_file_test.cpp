@@ -2,12 +2,18 @@
 
 #include "api/requests.h"
 #include "api/responses.h"
+#include "vmm/base/owned_fd.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <string>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -134,13 +140,36 @@ TEST(ParseConfigFile, ACpuTemplateMayStandInAFileOfItsOwn) {
   EXPECT_EQ(std::get<PutCpuConfig>((*commands)[0]).value.msrs[0].address, 0x10AU);
 
   EXPECT_EQ(file_refusal(with("/nowhere/template")),
-            "cpu-config: cannot open the CPU template \"/nowhere/template\": No such file or directory (ENOENT)");
-  EXPECT_EQ(file_refusal(with("/tmp")), "cpu-config: cannot read the CPU template \"/tmp\": Is a directory (EISDIR)");
-  EXPECT_EQ(file_refusal(with("/dev/zero")), "cpu-config: the CPU template \"/dev/zero\" is larger than 1048576 bytes");
+            "cpu-config: the CPU template \"/nowhere/template\" cannot be opened: No such file or directory (ENOENT)");
+  EXPECT_EQ(file_refusal(with("/tmp")), "cpu-config: the CPU template \"/tmp\" cannot be read: Is a directory (EISDIR)");
+  EXPECT_EQ(file_refusal(with("/dev/zero")), "cpu-config: the CPU template \"/dev/zero\" has over 1048576 bytes");
   const TextFile broken{"{"};
   EXPECT_EQ(file_refusal(with(broken.path())),
             "the CPU template \"" + broken.path() +
                 "\" is not valid JSON: a comma, colon, bracket, brace or quotation mark is missing or superfluous");
+}
+
+TEST(ReadCpuConfigFile, WaitsForAPipe) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe2(ends.data(), O_CLOEXEC), 0);
+  const OwnedFd read_end{ends[0]};
+  OwnedFd write_end{ends[1]};
+  const auto has_begun = [thread = ::gettid()] {  // it waits in read(2) or poll(2)
+    std::ifstream file{fmt::format("/proc/self/task/{}/stat", thread)};
+    std::string text;
+    std::getline(file, text);
+    return text.substr(text.rfind(')') + 1).starts_with(" S");
+  };
+  const std::jthread writer{[&] {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds{10};
+    while (!has_begun() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    constexpr std::string_view kTemplate = R"({"msr_modifiers": [{"addr": "0x10a", "bitmap": "0b1"}]})";
+    EXPECT_EQ(::write(write_end.get(), kTemplate.data(), kTemplate.size()), static_cast<ssize_t>(kTemplate.size()));
+    write_end.reset();
+  }};
+  const auto config = read_cpu_config_file(fmt::format("/dev/fd/{}", read_end.get()), "here");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->msrs.at(0).address, 0x10AU);
 }
 
 /// The configuration that commands make, as the controller would keep it.
