@@ -83,7 +83,7 @@ void Collector::look_at(const RunningMachine& running) {
   sample.memory = parse_smaps_rollup(text_of(directory + "/smaps_rollup"));
   if (running.socket.empty())
     sample.state = "no API";
-  else if (!machine.owes_answers())
+  else if (!machine.owes(Topic::State) || !machine.owes(Topic::Metrics))
     to_ask_.push_back(running.pid);
 }
 
@@ -91,8 +91,9 @@ void Collector::ask_more() {
   while (!to_ask_.empty() && open_ + kTopics <= kMostOpen) {
     Machine& machine = machines_.at(to_ask_.front());
     to_ask_.pop_front();
-    auto asked = ask(machine, Topic::State);
-    if (asked) asked = ask(machine, Topic::Metrics);
+    Status asked;
+    for (const Topic topic : {Topic::State, Topic::Metrics})
+      if (asked && !machine.owes(topic)) asked = ask(machine, topic);
     if (asked) continue;
     for (auto& question : machine.questions) drop(question);
     machine.sample.state = "unreachable";
@@ -163,7 +164,7 @@ std::vector<Sample> Collector::samples() const {
   for (const auto& [pid, machine] : machines_) {
     samples.push_back(machine.sample);
     const bool was_not_asked = std::ranges::find(to_ask_, pid) != to_ask_.end();
-    if (machine.owes_answers() || was_not_asked) samples.back().state = "no answer";
+    if (machine.owes(Topic::State) || was_not_asked) samples.back().state = "no answer";
   }
   return samples;
 }

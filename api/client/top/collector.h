@@ -23,8 +23,8 @@
 ///   while (!collector.is_complete() && is_ready_by(patience, collector.fd(), POLLIN)) collector.take_answers();
 ///   const std::vector<Sample> samples = collector.samples();
 ///
-/// A machine that owes an answer is not asked again: however long it is stopped, two connections wait there, no more,
-/// and it is back in the round after its answer has come. One thread.
+/// A machine that owes an answer is not asked the same again: however long it is stopped, two connections wait there, no more.
+/// One whose metrics take long (with --branches) says its state in each round all the same. One thread.
 namespace mayfly::top {
 
 class Collector {
@@ -32,14 +32,14 @@ class Collector {
   /// `proc`: a procfs. Error: no descriptor is left.
   [[nodiscard]] static Result<Collector> create(std::string proc = "/proc");
 
-  /// Looks which machines there are and what their processes use, and asks those that owe no answer.
+  /// Looks which machines there are and what their processes use, and asks what they do not owe an answer to.
   void begin_round();
   /// Ready to be read (poll()) where an answer has come, or a part of one.
   [[nodiscard]] int fd() const noexcept { return epoll_.get(); }
   void take_answers();
   /// Whether all that were asked in this round have answered.
   [[nodiscard]] bool is_complete() const noexcept { return awaited_ == 0 && to_ask_.empty(); }
-  /// By their processes. Of one that owes an answer the state says so, and the counters are the latest that came.
+  /// By their processes. Of one that owes its state the state says so; the counters are the latest that came.
   [[nodiscard]] std::vector<Sample> samples() const;
 
  private:
@@ -54,7 +54,7 @@ class Collector {
   struct Machine {
     Sample sample;
     std::array<std::optional<Question>, kTopics> questions;
-    [[nodiscard]] bool owes_answers() const { return questions[0] || questions[1]; }
+    [[nodiscard]] bool owes(Topic topic) const { return questions.at(static_cast<std::size_t>(topic)).has_value(); }
   };
 
   Collector(std::string proc, OwnedFd epoll) : proc_(std::move(proc)), epoll_(std::move(epoll)) {}

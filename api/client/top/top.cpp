@@ -14,7 +14,6 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,22 +31,26 @@ bool can_draw() { return environment("TERM") != "dumb"; }
 /// no-color.org: set to anything, it asks for none.
 bool wants_colours() { return can_draw() && environment("NO_COLOR").empty(); }
 
-std::vector<top::Sample> samples_of_round(top::Collector& collector, std::chrono::milliseconds patience) {
-  const Deadline deadline = Deadline::clock::now() + patience;
-  collector.begin_round();
-  while (!collector.is_complete() && is_ready_by(deadline, collector.fd(), POLLIN)) collector.take_answers();
-  return collector.samples();
+/// Longer than a round on a terminal: metrics may take a second (with --branches), and this is the only table.
+constexpr std::chrono::seconds kLastRound{2};
+
+void take_answers_until(Deadline deadline, top::Collector& collector) {
+  while (is_ready_by(deadline, collector.fd(), POLLIN)) collector.take_answers();
 }
 
-/// Rates need two rounds, with the interval in between.
+/// Rates need two rounds, with the interval in between, in which answers of the first one may come.
 Status print_once(top::Collector collector, std::chrono::milliseconds interval, double ticks_per_second) {
-  const Deadline begin = Deadline::clock::now();
-  const auto patience = std::min(top::kRoundPatience, interval);
-  std::vector<top::Sample> before = samples_of_round(collector, patience);
+  const Deadline second = Deadline::clock::now() + interval;
+  collector.begin_round();
   std::vector<top::Sample> now;
-  if (!before.empty()) {
-    std::this_thread::sleep_until(begin + interval);
-    now = samples_of_round(collector, patience);
+  std::vector<top::Sample> before;
+  if (!collector.samples().empty()) {
+    take_answers_until(second, collector);
+    before = collector.samples();
+    const Deadline end = Deadline::clock::now() + kLastRound;
+    collector.begin_round();
+    while (!collector.is_complete() && is_ready_by(end, collector.fd(), POLLIN)) collector.take_answers();
+    now = collector.samples();
   }
   std::vector<top::Row> rows = top::rows_of(before, now, ticks_per_second);
   top::sort_rows(rows, top::SortKey::Cpu);

@@ -114,6 +114,32 @@ TEST_F(CollectorTest, AMachineThatOwesAnAnswerIsNotAskedAgain) {
   EXPECT_FALSE(collector_.is_complete()) << "it is back in the round";
 }
 
+TEST_F(CollectorTest, AMachineWhoseMetricsTakeLongSaysItsState) {
+  collector_.begin_round();
+  const OwnedFd state = next_client();
+  const OwnedFd metrics = next_client();
+  const auto state_after = [this](const OwnedFd& asked) {
+    answer(asked);
+    const Deadline deadline = Deadline::clock::now() + std::chrono::seconds{10};
+    while (only_sample().state == "no answer" && is_ready_by(deadline, collector_.fd(), POLLIN))
+      collector_.take_answers();
+    return only_sample().state;
+  };
+  EXPECT_EQ(state_after(state), "Running");
+  EXPECT_FALSE(collector_.is_complete());
+  EXPECT_FALSE(only_sample().counters);
+  collector_.begin_round();
+  EXPECT_EQ(only_sample().state, "no answer") << "it was told a round ago";
+  const OwnedFd again = next_client();
+  EXPECT_EQ(state_after(again), "Running");
+  EXPECT_TRUE(collector_.is_complete()) << "its metrics are another round's";
+  EXPECT_FALSE(next_client(std::chrono::milliseconds{1})) << "and not asked for again";
+  answer(metrics);
+  ASSERT_TRUE(is_ready_by(Deadline::clock::now() + std::chrono::seconds{10}, collector_.fd(), POLLIN));
+  collector_.take_answers();
+  EXPECT_EQ(only_sample().counters->value.rx_bytes, 77U);
+}
+
 TEST_F(CollectorTest, SaysWhoCannotBeAsked) {
   collector_.begin_round();
   for (int i = 0; i < 2; ++i) next_client().reset();  // gone without an answer
