@@ -6,6 +6,7 @@
 #include "vmm/base/machine_id.h"
 #include "vmm/base/memory_holder.h"
 #include "vmm/base/text.h"
+#include "vmm/base/unix_socket.h"
 
 #include <sys/stat.h>
 
@@ -46,8 +47,11 @@ bool shares_our_paths(const fs::path& process) {
 
 /// The socket as it is reached from outside of the process's directory and root.
 std::string seen_from_here(const fs::path& process, const fs::path& socket) {
-  if (!shares_our_paths(process)) return process / (socket.is_absolute() ? "root" : "cwd") / socket.relative_path();
-  return (link_target(process / "cwd") / socket).lexically_normal();
+  const fs::path by_process = process / (socket.is_absolute() ? "root" : "cwd") / socket.relative_path();
+  if (!shares_our_paths(process)) return by_process;
+  std::string usual = (link_target(process / "cwd") / socket).lexically_normal();
+  // The process has bound a short name in a directory whose own path may be any length.
+  return usual.size() > kLongestSocketPath && socket.is_relative() ? by_process.native() : usual;
 }
 
 /// A child of a machine, which has its executable and its command line, and is none or not one yet.

@@ -1,7 +1,10 @@
 #include "api/client/running.h"
 
+#include "api/client/api_client.h"
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
+#include "vmm/base/unix_listener.h"
+#include "vmm/base/unix_socket.h"
 
 #include <unistd.h>
 
@@ -132,6 +135,20 @@ TEST_F(Running, ReachesAJailedOneThroughItsRoot) {
   ASSERT_EQ(found().size(), 2U);
   EXPECT_EQ(found()[0].socket, scratch_.file("./7/root/run/api.sock"));
   EXPECT_EQ(found()[1].socket, scratch_.file("./8/cwd/api.sock"));
+}
+
+TEST_F(Running, ReachesOneInADirectoryWhosePathIsTooLongForASocket) {
+  const std::string deep = scratch_.file(std::string(kLongestSocketPath, 'd'));
+  fs::create_directory(deep);
+  process(7, "/mayfly", {"mayfly", "--api-sock", "v.sock"});
+  fs::remove(scratch_.file("7/cwd"));
+  fs::create_symlink(deep, scratch_.file("7/cwd"));
+  ASSERT_EQ(found().size(), 1U);
+  EXPECT_EQ(found()[0].socket, scratch_.file("./7/cwd/v.sock"));
+  const auto listener = UnixListener::create(scratch_.file("7/cwd/v.sock"));
+  ASSERT_TRUE(listener) << listener.error().message;
+  const auto client = ApiClient{found()[0].socket}.ask("/");
+  EXPECT_TRUE(client) << client.error().message;
 }
 
 TEST_F(Running, ReachesOneWithMountsOfItsOwnThroughItsRoot) {
