@@ -53,7 +53,7 @@ void Connection::answer(const Result<Answer>& answer) noexcept {
   muted_ = false;
   if (phase_ != Phase::Serving) return;
   guarded([&] {
-    reply(write_reply(command_response(answer), form_));
+    reply(write_reply(command_response(answer, if_too_large_), form_));
     renew_deadline();
   });
 }
@@ -145,6 +145,7 @@ void Connection::begin(HttpMessage message) {
   const auto handled = handle(*request);
   if (const auto* response = std::get_if<ApiResponse>(&handled)) return reply(write_reply(*response, form_));
   waiting_ = true;
+  if_too_large_ = std::get<AnswerToCome>(handled).if_too_large;
   within_ = std::get<AnswerToCome>(handled).within;
   if (within_.count() != 0) deadline_ = Clock::now() + within_;
 }

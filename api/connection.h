@@ -24,6 +24,7 @@ namespace mayfly {
 struct AnswerToCome {
   /// Of a read: who waits longer waits for a machine whose thread hangs. Zero: a command may take its time.
   std::chrono::milliseconds within{};
+  int if_too_large = 400;  ///< The status of an error about a limit.
 };
 
 /// Answers a request of the connection with that id.
@@ -100,6 +101,7 @@ class Connection {
   std::string pending_;   ///< Answers; empty once the socket has taken all of them.
   std::size_t sent_ = 0;  ///< What it has taken so far. It stays, since to move the rest each time is dear.
   ReplyForm form_;        ///< Of the answer that is waited for.
+  int if_too_large_ = 400;  ///< Its status where it is an error about a limit.
   bool waiting_ = false;  ///< For it.
   std::chrono::milliseconds within_{};  ///< How long it is waited for.
   bool given_up_ = false;               ///< The client waits no more.

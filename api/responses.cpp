@@ -167,9 +167,15 @@ ApiResponse refusal_response(const ApiRefusal& refusal) {
   return {.status = refusal.status, .body = std::move(json).take()};
 }
 
-ApiResponse command_response(const Result<Answer>& answer) {
-  if (!answer) return refusal_response({.status = 400, .fault_message = answer.error().message});
+ApiResponse command_response(const Result<Answer>& answer, int if_too_large) {
+  if (!answer)
+    return refusal_response({.status = answer.error().kind == ErrorKind::TooLarge ? if_too_large : 400,
+                             .fault_message = answer.error().message});
   return std::visit([](const auto& held) { return response_to(held); }, *answer);
+}
+
+int status_if_too_large(const Command& command) noexcept {
+  return std::holds_alternative<PutMmds>(command) || std::holds_alternative<PatchMmds>(command) ? 413 : 400;
 }
 
 std::variant<ApiResponse, Command> begin_request(const ApiRequest& request, CommandTarget& target) {

@@ -26,8 +26,11 @@ struct ApiResponse {
 /// A refusal: {"fault_message": "..."} with its status.
 [[nodiscard]] ApiResponse refusal_response(const ApiRefusal& refusal);
 
-/// What a command answered: 204, 200 with a body, or 400 with the error's message.
-[[nodiscard]] ApiResponse command_response(const Result<Answer>& answer);
+/// What a command answered: 204, 200 with a body, or an error's message with 400, or with `if_too_large` where something is
+/// over a limit.
+[[nodiscard]] ApiResponse command_response(const Result<Answer>& answer, int if_too_large = 400);
+/// 413 of metadata, by which the dialect's clients know that they have to send less; 400 of other commands.
+[[nodiscard]] int status_if_too_large(const Command& command) noexcept;
 
 /// The command that a request makes; or its response, where that takes no command: a refusal, which `target` is told
 /// of, or the version.

@@ -121,14 +121,16 @@ std::variant<ApiResponse, AnswerToCome> ApiServer::begin(std::uint64_t connectio
       [answers = answers_, connection](Result<Answer> answer) { answers->give(connection, std::move(answer)); }};
   ++in_flight_;
   const CommandInfo& info = info_of(std::get<Command>(begun));
+  const int if_too_large = status_if_too_large(std::get<Command>(begun));
   const bool counts_pages = std::holds_alternative<GetPrometheusMetrics>(std::get<Command>(begun));
   try {
     target_.submit(std::get<Command>(std::move(begun)), std::move(reply));
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
     // The reply is dropped, which is an answer, too.
   }
-  if (info.method != CommandMethod::Get || info.kind != CommandKind::Read) return AnswerToCome{};
-  return AnswerToCome{.within = counts_pages ? options_.metrics_deadline : options_.read_deadline};
+  if (info.method != CommandMethod::Get || info.kind != CommandKind::Read) return AnswerToCome{.within = {}, .if_too_large = if_too_large};
+  return AnswerToCome{.within = counts_pages ? options_.metrics_deadline : options_.read_deadline,
+                      .if_too_large = if_too_large};
 }
 
 bool ApiServer::deliver_answers() {

@@ -48,6 +48,20 @@ TEST_F(ApiTest, WhatItsDescriptionForbidsIsRefusedInWordsAndChangesNothing) {
   EXPECT_NE(monitor_.get("/").body.find("Not started"), std::string::npos);
 }
 
+TEST(MetadataApiTest, WhatIsOverTheLimitIs413AndDeepDocumentsAreTaken) {
+  Monitor monitor{{"--mmds-size-limit", "700"}};
+  std::string deep = "1";
+  for (int i = 0; i < 100; ++i) deep = R"({"a":)" + deep + '}';
+  EXPECT_EQ(monitor.put("/mmds", deep).status, 204);
+  EXPECT_EQ(monitor.get("/mmds").body, deep);
+  const std::string large = R"({"b":")" + std::string(200, 'x') + "\"}";
+  EXPECT_EQ(monitor.patch("/mmds", large).status, 413);
+  EXPECT_EQ(monitor.put("/mmds", R"({"b":")" + std::string(700, 'x') + "\"}").status, 413);
+  EXPECT_EQ(monitor.get("/mmds").body, deep);
+  EXPECT_EQ(monitor.put("/mmds", large).status, 204);
+  EXPECT_EQ(monitor.put("/mmds", "[]").status, 400);
+}
+
 // --- Random requests
 
 /// Bytes that clients send in their worst hours; the same ones in every run.

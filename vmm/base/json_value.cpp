@@ -137,7 +137,7 @@ Result<JsonValue> parse_json(std::string_view text, std::string_view what) {
   }
   choose_implementation();
   simdjson::dom::parser parser;
-  auto error = parser.allocate(std::max<std::size_t>(text.size(), 64), kMaximumJsonDepth);
+  auto error = parser.allocate(std::max<std::size_t>(text.size(), 64), kMaximumJsonDepth + 1);
   if (error != simdjson::SUCCESS) {
     return fail(ErrorKind::System, "{}: there is no memory for {} bytes of JSON", what, text.size());
   }

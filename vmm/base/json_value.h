@@ -31,8 +31,9 @@ struct JsonMember {
   JsonValue value;
 };
 
-/// How deep objects and arrays may nest. The dialect needs six levels.
-inline constexpr std::size_t kMaximumJsonDepth = 32;
+/// How deep objects and arrays may nest: metadata may as deep as Firecracker's parser takes them, and nothing else needs over
+/// six levels. What is done to a value recurses as deep.
+inline constexpr std::size_t kMaximumJsonDepth = 127;
 
 /// Parses one document, which messages call `what` ("the body"). Errors (InvalidArgument): empty, malformed, too deep,
 /// a number beyond 64 bits, text that is not UTF-8.

@@ -11,7 +11,9 @@ namespace mayfly {
 inline ApiResponse answer_request(const ApiRequest& request, CommandTarget& target) {
   auto begun = begin_request(request, target);
   if (auto* response = std::get_if<ApiResponse>(&begun)) return std::move(*response);
-  return command_response(target.execute(std::get<Command>(std::move(begun))));
+  auto& command = std::get<Command>(begun);
+  const int if_too_large = status_if_too_large(command);
+  return command_response(target.execute(std::move(command)), if_too_large);
 }
 
 }  // namespace mayfly

@@ -23,6 +23,17 @@ TEST(CommandResponse, AnErrorIsAFaultMessage) {
   }
 }
 
+TEST(CommandResponse, MetadataOverTheirLimitAre413) {
+  const Result<Answer> too_large = fail(ErrorKind::TooLarge, "metadata may have 20 bytes");
+  const Result<Answer> wrong = fail(ErrorKind::InvalidArgument, "metadata must be a JSON object");
+  for (const Command& command : {Command{PutMmds{}}, Command{PatchMmds{}}}) {
+    EXPECT_EQ(command_response(too_large, status_if_too_large(command)).status, 413);
+    EXPECT_EQ(command_response(wrong, status_if_too_large(command)).status, 400);
+  }
+  EXPECT_EQ(command_response(too_large, status_if_too_large(PutDrive{})).status, 400);
+  EXPECT_EQ(command_response(too_large, status_if_too_large(PutMmdsConfig{})).status, 400);
+}
+
 TEST(CommandResponse, TellsTheInstance) {
   const auto body = [](MachineState state) { return command_response(Answer{InstanceInfo{"vm-1", state}}).body; };
   EXPECT_EQ(body(MachineState::NotStarted),

@@ -86,6 +86,19 @@ TEST(MetadataStore, OfMembersWithOneNameTheLastCounts) {
             R"({"a":{"x":2},"b":{"z":0}})");
 }
 
+TEST(MetadataStore, DocumentsNestAsDeepAsTheParserTakesThem) {
+  std::string text = "1";
+  for (std::size_t i = 0; i < kMaximumJsonDepth; ++i) text = R"({"a":)" + text + '}';
+  MetadataStore store = store_of(text);
+  EXPECT_EQ(store.json(), text);
+  std::string changed = text;
+  changed.replace(changed.find('1'), 1, "2");
+  EXPECT_TRUE(store.patch(json(changed)));
+  std::string path;
+  for (std::size_t i = 0; i < kMaximumJsonDepth; ++i) path += "/a";
+  EXPECT_EQ(store.get(path, Format::Json), "2");
+}
+
 TEST(MetadataStore, OnlyObjectsAreMetadata) {
   MetadataStore store = store_of(R"({"a":1})");
   for (const std::string_view text : {"null", "[]", "\"text\"", "1", "true"}) {

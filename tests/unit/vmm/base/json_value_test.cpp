@@ -36,8 +36,8 @@ TEST(JsonValue, NumbersThatAreNotWholeComeBackTheSame) {
 
 TEST(JsonValue, NestingAtTheLimitIsWritten) {
   std::string text;
-  for (std::size_t i = 1; i < kMaximumJsonDepth; ++i) text += '[';
-  for (std::size_t i = 1; i < kMaximumJsonDepth; ++i) text += ']';
+  for (std::size_t i = 0; i < kMaximumJsonDepth; ++i) text += '[';
+  for (std::size_t i = 0; i < kMaximumJsonDepth; ++i) text += ']';
   EXPECT_EQ(round_trip(text), text);
 }
 
