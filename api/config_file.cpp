@@ -5,6 +5,7 @@
 #include "api/schema.h"
 #include "vmm/base/files.h"
 
+#include <algorithm>
 #include <array>
 #include <set>
 
@@ -75,7 +76,16 @@ Result<CpuConfig> read_cpu_config_file(const std::string& path, const std::strin
   return read_cpu_config(*value, where);
 }
 
-Result<std::vector<Command>> parse_config_file(std::string_view text) {
+std::string in_words(std::span<const std::string> sections) {
+  constexpr std::size_t kMostShown = 8;
+  std::string names;
+  for (const std::string& name : sections.first(std::min(sections.size(), kMostShown)))
+    names += (names.empty() ? "" : ", ") + in_quotes(name);
+  if (sections.size() > kMostShown) names += fmt::format(" and {} more", sections.size() - kMostShown);
+  return names;
+}
+
+Result<ConfigFile> parse_config_file(std::string_view text) {
   const auto json = parse_json(text, "the configuration");
   if (!json) return std::unexpected(json.error());
   JsonFields sections{*json, "the configuration"};
@@ -102,7 +112,12 @@ Result<std::vector<Command>> parse_config_file(std::string_view text) {
     });
   }
   commands.emplace_back(StartInstance{});
-  return sections.finish(std::move(commands));
+  auto unknown = sections.ignore_unknown();
+  auto finished = sections.finish();
+  if (finished) return ConfigFile{.commands = std::move(commands), .unknown_sections = std::move(unknown)};
+  // A misspelt name explains a missing one.
+  if (!unknown.empty()) finished.error().message += fmt::format("; it has unknown sections: {}", in_words(unknown));
+  return propagate(finished);
 }
 
 }  // namespace mayfly

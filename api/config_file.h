@@ -2,6 +2,7 @@
 
 #include "vmm/machine/command.h"
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,16 +11,25 @@
 ///
 ///   {"boot-source": {"kernel_image_path": "vmlinux"}, "machine-config": {"vcpu_count": 2, "mem_size_mib": 256}}
 ///
-///   auto commands = parse_config_file(text);
-///   for (Command& command : *commands) ...   // in order; the last one starts the machine
+///   auto file = parse_config_file(text);
+///   for (Command& command : file->commands) ...   // in order; the last one starts the machine
 namespace mayfly {
+
+struct ConfigFile {
+  std::vector<Command> commands;
+  std::vector<std::string>
+      unknown_sections;  ///< They have no effect, as in the dialect: whoever wrote them is to know.
+};
+
+/// The first few of their names, for messages.
+[[nodiscard]] std::string in_words(std::span<const std::string> sections);
 
 /// The commands that configure the machine so and start it. Each section has the fields of its path in the API;
 /// "boot-source" is required; "drives" and "network-interfaces" are arrays, whose order is kept. "cpu-config" may also
 /// be the path of a file that has the template, as in the dialect. Sections of devices that Mayfly does not have are
 /// accepted while they are null or empty. Every error names its section; none of the commands is to be carried out
 /// then.
-[[nodiscard]] Result<std::vector<Command>> parse_config_file(std::string_view json);
+[[nodiscard]] Result<ConfigFile> parse_config_file(std::string_view json);
 
 /// A file that has the template: a body of PUT /cpu-config. Errors: it cannot be read, is too large, or is none; `where` stands
 /// before what is wrong with it.

@@ -97,12 +97,12 @@ class Connection {
   const RequestHandler& handler_;
   HttpFramer framer_;
   Phase phase_ = Phase::Serving;
-  std::string unread_;    ///< Received, but not looked at while an answer is waited for or cannot be sent.
-  std::string pending_;   ///< Answers; empty once the socket has taken all of them.
-  std::size_t sent_ = 0;  ///< What it has taken so far. It stays, since to move the rest each time is dear.
-  ReplyForm form_;        ///< Of the answer that is waited for.
+  std::string unread_;      ///< Received, but not looked at while an answer is waited for or cannot be sent.
+  std::string pending_;     ///< Answers; empty once the socket has taken all of them.
+  std::size_t sent_ = 0;    ///< What it has taken so far. It stays, since to move the rest each time is dear.
+  ReplyForm form_;          ///< Of the answer that is waited for.
   int if_too_large_ = 400;  ///< Its status where it is an error about a limit.
-  bool waiting_ = false;  ///< For it.
+  bool waiting_ = false;    ///< For it.
   std::chrono::milliseconds within_{};  ///< How long it is waited for.
   bool given_up_ = false;               ///< The client waits no more.
   bool muted_ = false;                  ///< The client sent more meanwhile: epoll is not to repeat it.

@@ -135,10 +135,20 @@ void JsonFields::refuse(std::string message) {
   if (!failure_) failure_ = Error{ErrorKind::InvalidArgument, std::move(message)};
 }
 
+std::vector<std::string> JsonFields::ignore_unknown() {
+  ignores_unknown_ = true;
+  std::vector<std::string> unknown;
+  if (object_ == nullptr) return unknown;
+  for (const JsonMember& member : *object_)
+    if (std::ranges::find(known_, member.name) == known_.end()) unknown.push_back(member.name);
+  return unknown;
+}
+
 Status JsonFields::finish() {
   for (std::size_t i = 0; object_ != nullptr && i < object_->size(); ++i) {
     const std::string& name = (*object_)[i].name;
     if (std::ranges::find(known_, name) == known_.end()) {
+      if (ignores_unknown_) continue;
       if (known_.empty()) return fail(ErrorKind::InvalidArgument, "{} has no field {}", where_, in_quotes(name));
       return fail(ErrorKind::InvalidArgument, "{} has no field {}; its fields are {}", where_, in_quotes(name),
                   joined(known_));

@@ -153,6 +153,9 @@ class JsonFields {
     return field == nullptr ? std::optional<Value>{} : convert<Value>(name, *field, read);
   }
 
+  /// The names that were not asked for, which finish() does not refuse then.
+  [[nodiscard]] std::vector<std::string> ignore_unknown();
+
   /// A failure that the fields have together; ignored after an earlier one.
   void refuse(std::string message);
 
@@ -181,6 +184,7 @@ class JsonFields {
   const JsonValue::Object* object_ = nullptr;  // null: the value is no object, and failure_ says so
   std::string where_;
   std::vector<std::string_view> known_;
+  bool ignores_unknown_ = false;
   std::optional<Error> failure_;
 };
 

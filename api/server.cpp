@@ -128,7 +128,8 @@ std::variant<ApiResponse, AnswerToCome> ApiServer::begin(std::uint64_t connectio
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
     // The reply is dropped, which is an answer, too.
   }
-  if (info.method != CommandMethod::Get || info.kind != CommandKind::Read) return AnswerToCome{.within = {}, .if_too_large = if_too_large};
+  if (info.method != CommandMethod::Get || info.kind != CommandKind::Read)
+    return AnswerToCome{.within = {}, .if_too_large = if_too_large};
   return AnswerToCome{.within = counts_pages ? options_.metrics_deadline : options_.read_deadline,
                       .if_too_large = if_too_large};
 }

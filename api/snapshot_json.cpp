@@ -152,9 +152,8 @@ Result<SnapshotLoadParams> read_snapshot_load(const JsonValue& json, const std::
                               old_path ? "leave mem_file_path out" : "give mem_backend"));
   params.backend = backend ? backend->type : MemoryBackend::File;
   params.backend_paths = backend ? std::move(backend->paths) : std::vector{old_path.value_or("")};
-  const auto old_tracking = fields.optional("enable_diff_snapshots", JsonBool{});
-  const auto tracking = fields.optional("track_dirty_pages", JsonBool{});
-  params.track_dirty_pages = tracking.value_or(old_tracking.value_or(false));
+  const bool old_tracking = fields.optional("enable_diff_snapshots", JsonBool{}).value_or(false);
+  params.track_dirty_pages = fields.optional("track_dirty_pages", JsonBool{}).value_or(false) || old_tracking;
   params.resume_vm = fields.optional("resume_vm", JsonBool{}).value_or(false);
   params.clock_realtime = fields.optional("clock_realtime", JsonBool{}).value_or(true);
   params.allow_changed_drives = fields.optional("allow_changed_drives", JsonBool{}).value_or(false);

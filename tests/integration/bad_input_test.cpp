@@ -292,6 +292,28 @@ TEST(BadRun, ARefusalIsSaidOnceAndLoggedToAFile) {
   EXPECT_NE(content_of(scratch.file("log")).find("PUT /boot-source refused: kernel_image_path"), std::string::npos);
 }
 
+TEST(Warnings, AreLoggedWhereTheConfigurationHasTheLogGo) {
+  const ScratchDirectory scratch;
+  const std::string log = scratch.file("log");
+  const std::string config =
+      make_file(scratch.file("config"), R"({"_comment": "mine", "logger": {"log_path": ")" + log +
+                                            R"("}, "boot-source": {"kernel_image_path": "/none"}})");
+  ChildProcess monitor{{monitor_binary(), "--no-api", "--enable-pci", "--config-file", config}, {}};
+  EXPECT_EQ(monitor.wait(), 152);
+  const std::string text = content_of(log);
+  EXPECT_NE(text.find("--enable-pci has no effect: there is no PCI, the guest's devices are virtio-mmio"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("--config-file " + config + R"(: unknown sections have no effect: "_comment")"),
+            std::string::npos)
+      << text;
+}
+
+TEST(LogModule, OfTheCommandLineIsTheConfigurations) {
+  Monitor monitor{{"--module", "nothing/is/called/so"}};
+  EXPECT_NE(monitor.get("/vm/config").body.find(R"("module":"nothing/is/called/so")"), std::string::npos);
+}
+
 /// A monitor that finds another /dev: `prepare`, of a shell with a mount namespace of its own, sees to it.
 class OtherDev : public ::testing::Test {
  protected:

@@ -36,6 +36,7 @@ void add_logger(const Describer& describe, LoggerFlags& logger) {
         ->transform(choice_of(level_names(), "Off, Error, Warning, Info, Debug or Trace"));
   describe.flag("--show-level", logger.show_level, "Accepted for the dialect: levels are always shown");
   describe.flag("--show-log-origin", logger.show_origin, "Show which source file a message comes from");
+  describe.option("--module", logger.module, "Log only what comes from source files with this in\ntheir path", "TEXT");
 }
 
 }  // namespace
@@ -70,6 +71,7 @@ LoggerConfig logger_config(const LoggerFlags& flags) {
   if (flags.has_level) config.level = flags.level;
   if (flags.show_level) config.show_level = true;
   if (flags.show_origin) config.show_log_origin = true;
+  if (!flags.module.empty()) config.module = flags.module;
   return config;
 }
 

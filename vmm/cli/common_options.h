@@ -15,6 +15,7 @@ struct LoggerFlags {
   bool has_level = false;
   bool show_level = false;
   bool show_origin = false;
+  std::string module{};
 };
 
 /// The machine's name, log, metrics, filters and start. What is in `common` and `logger` before are the defaults.

@@ -28,6 +28,7 @@ struct ServeFlags {
   std::string config_file;
   std::string metadata_file;
   ApiLimits limits;
+  bool enable_pci = false;
 };
 
 void add_serve(const Describer& describe, ServeFlags& flags) {
@@ -39,6 +40,7 @@ void add_serve(const Describer& describe, ServeFlags& flags) {
   describe.option("--metadata", flags.metadata_file, "JSON file with the first metadata for the guest\n(see PUT /mmds)",
                   "FILE");
   add_limits(describe, flags.limits);
+  describe.flag("--enable-pci", flags.enable_pci, "Accepted for the dialect: devices are virtio-mmio");
 }
 
 struct SnapshotFlags {
@@ -353,8 +355,12 @@ class CommandLine {
     if (serve_.no_api && serve_.config_file.empty())
       return refuse("--no-api needs --config-file: nothing else could start the machine");
     common_.logger = logger_config(logger_);
-    ServeOptions options{
-        .common = common_, .api_sock = {}, .config_file = {}, .metadata_file = {}, .limits = serve_.limits};
+    ServeOptions options{.common = common_,
+                         .api_sock = {},
+                         .config_file = {},
+                         .metadata_file = {},
+                         .limits = serve_.limits,
+                         .enable_pci = serve_.enable_pci};
     if (!serve_.no_api) options.api_sock = serve_.api_sock;
     if (!serve_.config_file.empty()) options.config_file = serve_.config_file;
     if (!serve_.metadata_file.empty()) options.metadata_file = serve_.metadata_file;

@@ -46,6 +46,7 @@ struct ServeOptions {
   std::optional<std::string> config_file;
   std::optional<std::string> metadata_file;
   ApiLimits limits{};
+  bool enable_pci = false;  ///< Asked for, and not here.
 };
 
 /// `mayfly run --kernel FILE ...` or `mayfly restore --state FILE ...`: a machine with its console on the terminal.

@@ -74,7 +74,8 @@ Status Monitor::prepare(std::size_t metadata_limit) {
 
 /// Through the controller once more, so that GET /vm/config shows it.
 Status Monitor::show_logger() {
-  if (common_.logger.log_path || common_.logger.level || common_.logger.show_log_origin || common_.logger.show_level)
+  const LoggerConfig& logger = common_.logger;
+  if (logger.log_path || logger.level || logger.show_log_origin || logger.show_level || logger.module)
     (void)TRY(controller_->carry_out(PutLogger{common_.logger}));
   return {};
 }
@@ -180,6 +181,10 @@ void Monitor::leave(int code) {
 }
 
 void Monitor::carry_out_next() {
+  const bool sets_log = !commands_.empty() && (std::holds_alternative<PutMmds>(commands_.front()) ||
+                                               std::holds_alternative<PutLogger>(commands_.front()));
+  if (!sets_log)
+    for (const std::string& warning : std::exchange(warnings_, {})) log_.warning("{}", warning);
   if (commands_.empty()) return;
   Command command = std::move(commands_.front());
   commands_.pop_front();
@@ -194,7 +199,8 @@ void Monitor::carry_out_next() {
                        }});
 }
 
-Result<int> Monitor::run(std::vector<Command> commands) {
+Result<int> Monitor::run(std::vector<Command> commands, std::vector<std::string> warnings) {
+  warnings_ = std::move(warnings);
   std::ranges::move(commands, std::back_inserter(commands_));
   loop_->post([this] { carry_out_next(); });
   auto served = loop_->run();

@@ -44,8 +44,8 @@ class Monitor {
   /// clients are served.
   [[nodiscard]] Status lock_in();
   /// Carries the commands out until one is refused, and serves until the machine ends: the exit code. Error: the
-  /// refusal.
-  [[nodiscard]] Result<int> run(std::vector<Command> commands);
+  /// refusal. `warnings` are logged where the commands, which begin with it, have the log go.
+  [[nodiscard]] Result<int> run(std::vector<Command> commands, std::vector<std::string> warnings);
 
  private:
   /// A child's: `parent` is another process's now, and stays as it is.
@@ -79,6 +79,7 @@ class Monitor {
   std::unique_ptr<Controller> controller_;
   std::unique_ptr<EndWatch> watch_;  // without an API
   std::unique_ptr<ApiServer> api_;
+  std::vector<std::string> warnings_;
   std::deque<Command> commands_;  // that are still to be carried out
   std::optional<Error> refusal_;
 };

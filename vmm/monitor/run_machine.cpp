@@ -17,8 +17,11 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
+
+#include <fmt/format.h>
 
 namespace mayfly {
 namespace {
@@ -26,13 +29,23 @@ namespace {
 /// More than any configuration needs, and more than metadata within their limit, with white space.
 constexpr std::size_t kLargestConfigFile = 1 << 20;
 
-Result<std::vector<Command>> commands_of_file(const std::string& path) {
+/// What the files and options order, and what whoever wrote them should know.
+struct Orders {
+  std::vector<Command> commands{};
+  std::vector<std::string> warnings{};
+};
+
+Status add_file(const std::string& path, Orders& orders) {
   const std::string what = "--config-file " + path;
   auto text = read_file(path, what, kLargestConfigFile);
   if (!text) return propagate(text);
-  auto commands = parse_config_file(*text);
-  if (!commands) return propagate(commands, what);
-  return commands;
+  auto file = parse_config_file(*text);
+  if (!file) return propagate(file, what);
+  std::ranges::move(file->commands, std::back_inserter(orders.commands));
+  if (!file->unknown_sections.empty())
+    orders.warnings.push_back(
+        fmt::format("{}: unknown sections have no effect: {}", what, in_words(file->unknown_sections)));
+  return {};
 }
 
 Result<Command> metadata_of_file(const std::string& path, std::size_t limit) {
@@ -46,27 +59,26 @@ Result<Command> metadata_of_file(const std::string& path, std::size_t limit) {
   return PutMmds{std::move(*metadata)};
 }
 
-/// The commands of the files, metadata first: a machine that a configuration starts has them from its start.
-Result<std::vector<Command>> commands_of_files(const ServeOptions& options) {
-  std::vector<Command> commands;
+/// Of the files, metadata first: a machine that a configuration starts has them from its start.
+Result<Orders> orders_of(const ServeOptions& options) {
+  Orders orders;
+  if (options.enable_pci)
+    orders.warnings.emplace_back("--enable-pci has no effect: there is no PCI, the guest's devices are virtio-mmio");
   if (options.metadata_file) {
     auto metadata = metadata_of_file(*options.metadata_file, options.limits.metadata());
     if (!metadata) return propagate(metadata);
-    commands.push_back(std::move(*metadata));
+    orders.commands.push_back(std::move(*metadata));
   }
-  if (options.config_file) {
-    auto parsed = commands_of_file(*options.config_file);
-    if (!parsed) return propagate(parsed);
-    std::ranges::move(*parsed, std::back_inserter(commands));
-  }
-  return commands;
+  if (options.config_file)
+    if (auto added = add_file(*options.config_file, orders); !added) return propagate(added);
+  return orders;
 }
 
 struct MachineRun {
   const CommonOptions& common;
   const std::optional<std::string>& api_sock;
   const ApiLimits& limits;
-  std::vector<Command> commands;
+  Orders orders;
   bool on_terminal = false;  ///< The console is on a raw terminal, which Ctrl-A x ends.
 };
 
@@ -101,26 +113,24 @@ int run_to_end(MachineRun machine) {
     if (auto serving = monitor.serve_api(*machine.api_sock, machine.limits.max_payload); !serving)
       return refuse(serving.error(), kExitError);
   if (auto in = monitor.lock_in(); !in) return refuse(in.error(), kExitError);
-  const auto code = monitor.run(std::move(machine.commands));
+  const auto code = monitor.run(std::move(machine.orders.commands), std::move(machine.orders.warnings));
   return code ? *code : refuse(code.error(), exit_code_of(code.error()));
 }
 
 }  // namespace
 
 int run_machine(const ServeOptions& options) {
-  auto commands = commands_of_files(options);
-  if (!commands) return report(commands.error(), kExitBadConfiguration);
-  return run_to_end({.common = options.common,
-                     .api_sock = options.api_sock,
-                     .limits = options.limits,
-                     .commands = std::move(*commands)});
+  auto orders = orders_of(options);
+  if (!orders) return report(orders.error(), kExitBadConfiguration);
+  return run_to_end(
+      {.common = options.common, .api_sock = options.api_sock, .limits = options.limits, .orders = std::move(*orders)});
 }
 
 int run_machine(RunOptions options) {
   return run_to_end({.common = options.common,
                      .api_sock = options.api_sock,
                      .limits = options.limits,
-                     .commands = std::move(options.commands),
+                     .orders = {.commands = std::move(options.commands)},
                      .on_terminal = true});
 }
 

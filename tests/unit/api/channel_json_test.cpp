@@ -38,7 +38,7 @@ TEST(ChannelJson, RefusesABadChannel) {
 }
 
 TEST(ChannelJson, AConfigurationHasSeveralEachOnce) {
-  const auto commands = parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "channels": [
+  const auto commands = config_commands(R"({"boot-source": {"kernel_image_path": "/k"}, "channels": [
       {"port": 1024, "uds_path": "/a"}, {"port": 1025, "uds_path": "/b", "listen": true}]})");
   ASSERT_TRUE(commands) << commands.error().message;
   std::vector<ChannelConfig> channels;
@@ -46,7 +46,7 @@ TEST(ChannelJson, AConfigurationHasSeveralEachOnce) {
     if (const auto* const put = std::get_if<PutChannel>(&each)) channels.push_back(put->value);
   EXPECT_EQ(channels, (std::vector<ChannelConfig>{{.port = 1024, .uds_path = "/a"},
                                                   {.port = 1025, .uds_path = "/b", .listen = true}}));
-  const auto twice = parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "channels": [
+  const auto twice = config_commands(R"({"boot-source": {"kernel_image_path": "/k"}, "channels": [
       {"port": 1024, "uds_path": "/a"}, {"port": 1024, "uds_path": "/b"}]})");
   ASSERT_FALSE(twice);
   EXPECT_EQ(twice.error().message, R"(channels[1]: the id "1024" is there twice; give each its own)");

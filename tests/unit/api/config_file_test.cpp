@@ -2,6 +2,7 @@
 
 #include "api/requests.h"
 #include "api/responses.h"
+#include "tests/unit/api/parsed_requests.h"
 #include "vmm/base/owned_fd.h"
 
 #include <fcntl.h>
@@ -21,7 +22,7 @@ namespace mayfly {
 namespace {
 
 std::string file_refusal(std::string_view text) {
-  const auto commands = parse_config_file(text);
+  const auto commands = config_commands(text);
   EXPECT_FALSE(commands) << text;
   return commands ? "" : commands.error().message;
 }
@@ -45,7 +46,7 @@ class TextFile {
 };
 
 TEST(ParseConfigFile, MakesCommandsInTheOrderToCarryThemOut) {
-  const auto commands = parse_config_file(R"({
+  const auto commands = config_commands(R"({
       "serial": {"serial_out_path": "/s"}, "boot-source": {"kernel_image_path": "/k"}, "cpu-config": {},
       "machine-config": {"vcpu_count": 2, "mem_size_mib": 64}, "metrics": {"metrics_path": "/m"}, "logger": {}})");
   ASSERT_TRUE(commands) << commands.error().message;
@@ -60,7 +61,7 @@ TEST(ParseConfigFile, MakesCommandsInTheOrderToCarryThemOut) {
 }
 
 TEST(ParseConfigFile, KeepsTheOrderOfDrivesAndInterfaces) {
-  const auto commands = parse_config_file(R"({
+  const auto commands = config_commands(R"({
       "network-interfaces": [{"iface_id": "eth1", "host_dev_name": "tap1"}, {"iface_id": "eth0", "host_dev_name": "t"}],
       "serial": {}, "boot-source": {"kernel_image_path": "/k"},
       "drives": [{"drive_id": "z", "path_on_host": "/z", "is_root_device": false},
@@ -73,7 +74,7 @@ TEST(ParseConfigFile, KeepsTheOrderOfDrivesAndInterfaces) {
   EXPECT_EQ(std::get<PutNetworkInterface>((*commands)[3]).value.iface_id, "eth1");
   EXPECT_EQ(std::get<PutNetworkInterface>((*commands)[4]).value.iface_id, "eth0");
   EXPECT_TRUE(std::holds_alternative<PutSerial>((*commands)[5]));
-  EXPECT_EQ(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [],
+  EXPECT_EQ(config_commands(R"({"boot-source": {"kernel_image_path": "/k"}, "drives": [],
                                   "network-interfaces": null})")
                 .value_or(std::vector<Command>{})
                 .size(),
@@ -101,13 +102,13 @@ TEST(ParseConfigFile, ErrorsOfDrivesAndInterfacesNameTheirPlace) {
 }
 
 TEST(ParseConfigFile, AKernelIsAllItNeeds) {
-  const auto commands = parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "machine-config": null})");
+  const auto commands = config_commands(R"({"boot-source": {"kernel_image_path": "/k"}, "machine-config": null})");
   ASSERT_TRUE(commands) << commands.error().message;
   EXPECT_EQ(commands->size(), 2U);
 }
 
 TEST(ParseConfigFile, DevicesThatAreAbsentMayBeEmptyOrNull) {
-  EXPECT_TRUE(parse_config_file(R"({"boot-source": {"kernel_image_path": "/k"}, "balloon": null, "vsock": null,
+  EXPECT_TRUE(config_commands(R"({"boot-source": {"kernel_image_path": "/k"}, "balloon": null, "vsock": null,
       "mmds-config": null, "entropy": null, "pmem": [], "memory-hotplug": null, "cpu-config": null})"));
   EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "pmem": [{}]})"),
             fmt::format("pmem: Mayfly has no such device; leave the section out. It has {}", kDevicesThatExist));
@@ -123,11 +124,21 @@ TEST(ParseConfigFile, EveryErrorNamesItsSection) {
   EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {"level": 1}})"),
             "logger.level must be one of Error, Warning, Info, Debug, Trace, Off, not 1");
   EXPECT_EQ(file_refusal(R"({"boot-source": [], "machine": {}})"),
-            "the configuration has no field \"machine\"; its fields are logger, metrics, machine-config, cpu-config, "
-            "boot-source, drives, network-interfaces, mmds-config, channels, serial, balloon, entropy, memory-hotplug, "
-            "pmem, vsock");
+            R"(boot-source must be a JSON object, not an array; it has unknown sections: "machine")");
   EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k"}, "logger": {}, "logger": {}})"),
             R"(the configuration has the field "logger" twice)");
+}
+
+TEST(ParseConfigFile, UnknownSectionsAreToldAndHaveNoEffect) {
+  EXPECT_EQ(in_words(std::vector<std::string>(8, "a")), R"("a", "a", "a", "a", "a", "a", "a", "a")");
+  EXPECT_TRUE(in_words(std::vector<std::string>(10, "a")).ends_with(R"(, "a" and 2 more)"));
+  const auto file = parse_config_file(R"({"_comment": "mine", "boot-source": {"kernel_image_path": "/k"}, "drive": [],
+                                          "$schema": 7, "_comment": 1})");
+  ASSERT_TRUE(file) << file.error().message;
+  EXPECT_EQ(file->commands.size(), 2U);
+  EXPECT_EQ(file->unknown_sections, (std::vector<std::string>{"_comment", "drive", "$schema", "_comment"}));
+  EXPECT_EQ(file_refusal(R"({"boot-source": {"kernel_image_path": "/k", "_comment": ""}})"),
+            R"(boot-source has no field "_comment"; its fields are kernel_image_path, initrd_path, boot_args)");
 }
 
 TEST(ParseConfigFile, ACpuTemplateMayStandInAFileOfItsOwn) {
@@ -135,13 +146,14 @@ TEST(ParseConfigFile, ACpuTemplateMayStandInAFileOfItsOwn) {
   const auto with = [](const std::string& path) {
     return fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, "cpu-config": "{}"}})", path);
   };
-  const auto commands = parse_config_file(with(file.path()));
+  const auto commands = config_commands(with(file.path()));
   ASSERT_TRUE(commands) << commands.error().message;
   EXPECT_EQ(std::get<PutCpuConfig>((*commands)[0]).value.msrs[0].address, 0x10AU);
 
   EXPECT_EQ(file_refusal(with("/nowhere/template")),
             "cpu-config: the CPU template \"/nowhere/template\" cannot be opened: No such file or directory (ENOENT)");
-  EXPECT_EQ(file_refusal(with("/tmp")), "cpu-config: the CPU template \"/tmp\" cannot be read: Is a directory (EISDIR)");
+  EXPECT_EQ(file_refusal(with("/tmp")),
+            "cpu-config: the CPU template \"/tmp\" cannot be read: Is a directory (EISDIR)");
   EXPECT_EQ(file_refusal(with("/dev/zero")), "cpu-config: the CPU template \"/dev/zero\" has over 1048576 bytes");
   const TextFile broken{"{"};
   EXPECT_EQ(file_refusal(with(broken.path())),
@@ -216,7 +228,7 @@ TEST(ParseConfigFile, WhatVmConfigTellsCanBeLoadedAgain) {
       R"("metrics":{{"metrics_path":"/m","emit_id":true,"properties":{{"a":"b","c":"d"}}}},)"
       R"("serial":{{"serial_out_path":"/s","rate_limiter":{{"size":1,"refill_time":2,"one_time_burst":3}}}}}})",
       bits, std::string(64, '0'));
-  const auto commands = parse_config_file(text);
+  const auto commands = config_commands(text);
   ASSERT_TRUE(commands) << commands.error().message;
   EXPECT_EQ(vm_config_json(configured_by(*commands)), text);
 }

@@ -59,7 +59,7 @@ TEST(MmdsJson, TheConfigurationIsShownAsItIsRead) {
                                         R"("ipv4_address":"169.254.170.2","imds_compat":true})";
   EXPECT_NE(shown.find(kSection), std::string::npos) << shown;
 
-  const auto commands = parse_config_file(fmt::format(
+  const auto commands = config_commands(fmt::format(
       R"({{"boot-source": {{"kernel_image_path": "/k"}}, {}, "network-interfaces": [{{"iface_id": "eth0", "host_dev_name": "t"}}]}})",
       kSection));
   ASSERT_TRUE(commands) << commands.error().message;

@@ -5,6 +5,7 @@
 #include "tests/support/files.h"
 #include "tests/unit/api/answer_request.h"
 #include "tests/unit/api/fake_target.h"
+#include "tests/unit/api/parsed_requests.h"
 #include "vmm/base/newest_bytes.h"
 
 #include <algorithm>
@@ -307,7 +308,7 @@ TEST(OpenApi, AConfigurationFileMayHaveEverySectionThatIsDescribedHereOrInTheDia
   for (const std::string& section : sections) {
     if (section == "boot-source") continue;
     const auto commands =
-        parse_config_file(fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, "{}": null}})", section));
+        config_commands(fmt::format(R"({{"boot-source": {{"kernel_image_path": "/k"}}, "{}": null}})", section));
     EXPECT_TRUE(commands) << section << ": " << commands.error().message;
   }
 }

@@ -1,10 +1,11 @@
 #pragma once
 
+#include "api/config_file.h"
 #include "api/requests.h"
 
 #include <gtest/gtest.h>
 
-/// What requests are taken for.
+/// What requests and configuration files are taken for.
 namespace mayfly {
 
 /// Why a request is refused, with `status`; a failed test where it is not.
@@ -25,6 +26,14 @@ C command(std::string_view method, std::string_view path, std::string_view body 
   auto* held = std::get_if<C>(&std::get<Command>(*call));
   EXPECT_NE(held, nullptr) << method << ' ' << path << " makes another command";
   return held == nullptr ? C{} : std::move(*held);
+}
+
+/// The commands of a configuration file, all of whose sections are known.
+inline Result<std::vector<Command>> config_commands(std::string_view text) {
+  auto file = parse_config_file(text);
+  if (!file) return propagate(file);
+  EXPECT_EQ(file->unknown_sections, std::vector<std::string>{});
+  return std::move(file->commands);
 }
 
 }  // namespace mayfly

@@ -1,7 +1,15 @@
 #include "vmm/cli/options.h"
 
+#include "vmm/base/owned_fd.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
+#include <iostream>
 #include <sstream>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -60,6 +68,40 @@ TEST(Options, ServesTheApiWithTheFlagsThatClientsSend) {
   EXPECT_EQ(options.limits.max_payload, 1000U);
   EXPECT_EQ(options.limits.metadata_limit, 2000U);
   EXPECT_EQ(options.metadata_file, "/tmp/m.json");
+}
+
+TEST(Options, TakesEachOptionOfTheDialectsProgram) {
+  const std::vector<std::pair<const char*, const char*>> options = {{"--api-sock", "/s"},
+                                                                    {"--id", "vm"},
+                                                                    {"--seccomp-filter", "/f"},
+                                                                    {"--no-seccomp", nullptr},
+                                                                    {"--start-time-us", "1"},
+                                                                    {"--start-time-cpu-us", "1"},
+                                                                    {"--parent-cpu-time-us", "1"},
+                                                                    {"--config-file", "/c"},
+                                                                    {"--metadata", "/m"},
+                                                                    {"--no-api", nullptr},
+                                                                    {"--log-path", "/l"},
+                                                                    {"--level", "Info"},
+                                                                    {"--module", "api"},
+                                                                    {"--show-level", nullptr},
+                                                                    {"--show-log-origin", nullptr},
+                                                                    {"--metrics-path", "/p"},
+                                                                    {"--boot-timer", nullptr},
+                                                                    {"--http-api-max-payload-size", "1"},
+                                                                    {"--mmds-size-limit", "1"},
+                                                                    {"--enable-pci", nullptr}};
+  for (const auto& [name, value] : options) {
+    std::vector<const char*> words = {name};
+    if (value != nullptr) words.push_back(value);
+    if (name == std::string_view{"--no-api"}) words.insert(words.end(), {"--config-file", "/c"});
+    EXPECT_EQ(exit_code(words), -1) << name;
+  }
+  EXPECT_EQ(std::get<ServeOptions>(parse({"--module", "vmm::api"})).common.logger.module, "vmm::api");
+  EXPECT_EQ(std::get<RunOptions>(parse({"run", "-k", "k", "--module", "api"})).common.logger.module, "api");
+  EXPECT_FALSE(std::get<ServeOptions>(parse({})).common.logger.module);
+  EXPECT_TRUE(std::get<ServeOptions>(parse({"--enable-pci"})).enable_pci);
+  EXPECT_FALSE(std::get<ServeOptions>(parse({})).enable_pci);
 }
 
 TEST(Options, WithoutAnyFlagTheApiIsServedWhereTheHelpSays) {
