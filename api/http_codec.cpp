@@ -28,8 +28,17 @@ std::vector<std::string> words_of(const std::string& line) {
   return words;
 }
 
-std::string path_of(const std::string& target) {
-  return httplib::detail::decode_url(target.substr(0, target.find_first_of("?#")), false);
+/// Of the origin form; of the absolute form, which proxies send (RFC 9112, 3.2.2); and of one with slashes too many, as clients
+/// make it whose base URL ends in one.
+std::string path_of(std::string_view target) {
+  constexpr std::string_view kScheme = "http://";
+  if (equal_ignoring_case(target.substr(0, kScheme.size()), kScheme)) {
+    target.remove_prefix(kScheme.size());
+    target.remove_prefix(std::min(target.find_first_of("/?#"), target.size()));
+    if (!target.starts_with('/')) return "/";
+  }
+  if (target.starts_with('/')) target.remove_prefix(std::min(target.find_first_not_of('/'), target.size()) - 1);
+  return httplib::detail::decode_url(std::string{target.substr(0, target.find_first_of("?#"))}, false);
 }
 
 /// Whether the list has "close" (RFC 9112, 9.6).

@@ -36,6 +36,21 @@ TEST(HttpCodecTest, DecodesThePathAndDropsTheQuery) {
   EXPECT_TRUE(answer("GET /a%20b/%2e?x=1&y#z HTTP/1.1").bytes.ends_with("GET /a b/. []"));
 }
 
+TEST(HttpCodecTest, TakesTargetsOfProxiesAndWithSlashesTooMany) {
+  const auto path = [](std::string_view target) {
+    const auto request =
+        read_request({.request_line = fmt::format("GET {} HTTP/1.1", target), .connection = "", .body = ""});
+    return request ? request->path : "";
+  };
+  for (const std::string_view target :
+       {"/version", "//version", "///version", "http://localhost/version", "HTTP://localhost:80//version?a=b"})
+    EXPECT_EQ(path(target), "/version") << target;
+  for (const std::string_view target : {"/", "//", "http://localhost", "http://localhost?a=/b", "http://localhost/"})
+    EXPECT_EQ(path(target), "/") << target;
+  EXPECT_EQ(path("/a//b"), "/a//b");
+  EXPECT_EQ(path("/http://a/b"), "/http://a/b");
+}
+
 TEST(HttpCodecTest, AnIdIsComparedAsDecodedAndCannotSmuggleASlash) {
   FakeTarget target;
   const auto patch = [&](std::string_view path) {
