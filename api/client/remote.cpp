@@ -202,6 +202,16 @@ Status take_live(const RunningMachine& machine, const RemoteSnapshot& snapshot) 
   return {};
 }
 
+/// The keys of a paused machine are seen once it goes on.
+Status ask_to_shut_down(const RunningMachine& machine, Deadline deadline) {
+  auto pressed =
+      client_of(machine, time_left(deadline)).send("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})");
+  if (!pressed) return propagate(pressed, "the guest was not asked to shut down (--now ends the monitor without)");
+  const auto state = state_of(client_of(machine, time_left(deadline)));
+  // Without an answer it is ending.
+  return state && *state == "Paused" ? set_state(client_of(machine, time_left(deadline)), "Resumed") : Status{};
+}
+
 }  // namespace
 
 Status list_machines(std::FILE* out) {
@@ -266,9 +276,7 @@ Status stop_machine(const RemoteStop& stop) {
     if (!signal_process(*process, SIGTERM))
       return fail_errno(ErrorKind::Permission, "cannot end the monitor of {}", stop.machine);
   } else {
-    auto pressed =
-        client_of(*machine, time_left(deadline)).send("PUT", "/actions", R"({"action_type": "SendCtrlAltDel"})");
-    if (!pressed) return propagate(pressed, "the guest was not asked to shut down (--now ends the monitor without)");
+    TRY(ask_to_shut_down(*machine, deadline));
   }
   if (is_ready_by(deadline, process->get(), POLLIN)) return {};
   return fail(ErrorKind::State, "{} has not ended within {} s{}", stop.machine, stop.timeout_s,

@@ -67,7 +67,8 @@ struct RemoteStop {
   bool now = false;         ///< Ends the monitor, without asking the guest.
   unsigned timeout_s = 30;  ///< For the answer and the guest together.
 };
-/// Presses Ctrl-Alt-Del, and waits for the end of the process. Errors: the guest does not listen, or takes too long.
+/// Presses Ctrl-Alt-Del, resumes the machine if it is paused, so that its guest sees it, and waits for the end of the process.
+/// Errors: the guest does not listen, or takes too long.
 [[nodiscard]] Status stop_machine(const RemoteStop& stop);
 
 /// GET /vm/config as it comes, a line; on a terminal, without control characters.

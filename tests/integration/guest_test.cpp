@@ -165,6 +165,28 @@ TEST_F(GuestTest, CtrlAltDelEndsAGuestThatListens) {
   EXPECT_EQ(monitor.wait(), 0);
 }
 
+TEST_F(GuestTest, CtrlAltDelOfAPausedGuestIsSeenOnceItGoesOn) {
+  Monitor monitor;
+  monitor.boot("keyboard");
+  monitor.console_until("listening");
+  ASSERT_EQ(monitor.patch("/vm", R"({"state": "Paused"})").status, 204);
+  const HttpAnswer pressed = monitor.put("/actions", R"({"action_type": "SendCtrlAltDel"})");
+  EXPECT_EQ(pressed.status, 204) << pressed.body;
+  const ScratchDirectory scratch;
+  const std::string state = scratch.file("state");
+  const std::string memory = scratch.file("memory");
+  const HttpAnswer taken =
+      monitor.put("/snapshot/create", R"({"snapshot_path": ")" + state + R"(", "mem_file_path": ")" + memory + "\"}");
+  ASSERT_EQ(taken.status, 204) << taken.body;
+  ASSERT_EQ(monitor.patch("/vm", R"({"state": "Resumed"})").status, 204);
+  EXPECT_EQ(monitor.wait(), 0);
+  Monitor clone;
+  const HttpAnswer loaded = clone.put("/snapshot/load", R"({"snapshot_path": ")" + state + R"(", "mem_file_path": ")" +
+                                                            memory + R"(", "resume_vm": true})");
+  ASSERT_EQ(loaded.status, 204) << loaded.body;
+  EXPECT_EQ(clone.wait(), 0) << "the keys are part of the snapshot";
+}
+
 TEST_F(GuestTest, APausedGuestStandsStillAndGoesOnWhenResumed) {
   Monitor monitor;
   monitor.boot("spin", kTicking);

@@ -58,6 +58,16 @@ TEST_F(RemoteTest, AMachineIsListedPausedResumedAndLookedAt) {
   EXPECT_NE(mayfly({"pause", "remote-one"}).text.find("no machine has the id remote-one"), std::string::npos);
 }
 
+TEST_F(RemoteTest, APausedMachineGoesOnSoThatItsGuestCanShutDown) {
+  Monitor monitor{{"--id", "remote-six"}};
+  monitor.boot("keyboard");
+  monitor.console_until("listening");
+  ASSERT_EQ(mayfly({"pause", "remote-six"}).code, 0);
+  const Said stopped = mayfly({"stop", "remote-six"});
+  EXPECT_EQ(stopped.code, 0) << stopped.text;
+  EXPECT_EQ(monitor.wait(), 0);
+}
+
 TEST_F(RemoteTest, AnotherProcessDoesNotPassForAMachine) {
   Monitor monitor{{"--id", "remote-three"}};
   monitor.boot("spin");

@@ -30,7 +30,6 @@ struct LegalStates {
 inline constexpr LegalStates kAlways{true, true, true};
 inline constexpr LegalStates kBeforeStart{true, false, false};
 inline constexpr LegalStates kAfterStart{false, true, true};
-inline constexpr LegalStates kWhileRunning{false, true, false};
 inline constexpr LegalStates kWhilePaused{false, false, true};
 
 enum class CommandMethod { Get, Put, Patch, Delete };
@@ -169,8 +168,9 @@ struct FlushMetrics {
   static constexpr CommandInfo info{"FlushMetrics", CommandMethod::Put, kAlways, &RequestMetrics::put_actions,
                                     CommandKind::Read};
 };
+/// Of a paused machine the keys wait in the keyboard controller, which a snapshot keeps.
 struct SendCtrlAltDel {
-  static constexpr CommandInfo info{"SendCtrlAltDel", CommandMethod::Put, kWhileRunning, &RequestMetrics::put_actions,
+  static constexpr CommandInfo info{"SendCtrlAltDel", CommandMethod::Put, kAfterStart, &RequestMetrics::put_actions,
                                     CommandKind::Change};
 };
 struct FinishWorkingSet {
