@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <iostream>
 #include <map>
 
 #include <CLI/CLI.hpp>
@@ -293,7 +294,8 @@ class CommandLine {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::Success& answer) {  // --help, --version
-      return ExitNow{app_.exit(answer)};
+      const int code = app_.exit(answer);
+      return ExitNow{std::cout.flush() ? code : kExitError};  // else a full disk, or a reader who went away
     } catch (const CLI::ParseError& error) {
       return refuse_parsed(app_, error);
     }

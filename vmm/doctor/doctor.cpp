@@ -39,11 +39,14 @@ bool can_run(const Findings& findings) noexcept {
   return std::ranges::none_of(findings, [](const Finding& finding) { return finding.severity == Severity::Broken; });
 }
 
-int run_doctor(bool json, std::FILE* out) {
-  const Findings findings = examine_host(HostRoot{}, real_host_calls());
+int print_findings(const Findings& findings, bool json, std::FILE* out) {
   const std::string report = json ? report_json(findings) : report_text(findings);
-  std::fwrite(report.data(), 1, report.size(), out);
-  return can_run(findings) ? 0 : 1;
+  const bool printed = std::fwrite(report.data(), 1, report.size(), out) == report.size() && std::fflush(out) != EOF;
+  return printed && can_run(findings) ? 0 : 1;
+}
+
+int run_doctor(bool json, std::FILE* out) {
+  return print_findings(examine_host(HostRoot{}, real_host_calls()), json, out);
 }
 
 }  // namespace mayfly

@@ -26,7 +26,11 @@ namespace mayfly {
 /// the checks; cost and remedy are null where there is none.
 [[nodiscard]] std::string report_json(const Findings& findings);
 
-/// The whole command on this host: prints to `out`. 0 when Mayfly can run, 1 when something is broken.
+/// Prints a report to `out`. 0 when Mayfly can run; 1 when something is broken, or the report was not written (a full disk, a
+/// reader who went away).
+[[nodiscard]] int print_findings(const Findings& findings, bool json, std::FILE* out);
+
+/// The whole command on this host.
 [[nodiscard]] int run_doctor(bool json, std::FILE* out);
 
 }  // namespace mayfly

@@ -457,6 +457,21 @@ TEST(Options, HelpListsEverythingHoweverItIsAskedFor) {
   EXPECT_EQ(answer_to({"--id", "vm-7", "--help"}), help);
 }
 
+TEST(Options, AnAnswerThatCannotBeWrittenIsAnError) {
+  for (const char* const question : {"--version", "--snapshot-version", "--help"}) {
+    std::fflush(stdout);
+    const OwnedFd before{::dup(STDOUT_FILENO)};
+    const OwnedFd full{::open("/dev/full", O_WRONLY | O_CLOEXEC)};
+    ASSERT_TRUE(before && full);
+    ::dup2(full.get(), STDOUT_FILENO);
+    const int code = exit_code({question});
+    ::dup2(before.get(), STDOUT_FILENO);
+    std::cout.clear();
+    std::clearerr(stdout);
+    EXPECT_EQ(code, kExitError) << question;
+  }
+}
+
 std::size_t widest_line_of(std::vector<const char*> words) {
   std::istringstream text{answer_to(std::move(words))};
   std::size_t widest = 0;

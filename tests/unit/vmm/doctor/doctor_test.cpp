@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -384,6 +385,20 @@ TEST(DoctorReport, JsonEscapesAndKeepsTheOrder) {
 TEST(Doctor, TheHostWeAreOnCanBeExamined) {
   const Findings findings = examine_host(HostRoot{}, real_host_calls());
   EXPECT_GE(findings.size(), 10U);
+}
+
+TEST(Doctor, AReportThatIsNotWrittenDoesNotSayThatTheHostIsFine) {
+  for (const bool json : {false, true}) {
+    std::FILE* const full = std::fopen("/dev/full", "w");
+    ASSERT_NE(full, nullptr);
+    EXPECT_EQ(print_findings({}, json, full), 1);
+    std::fclose(full);
+    std::FILE* const sink = std::fopen("/dev/null", "w");
+    ASSERT_NE(sink, nullptr);
+    EXPECT_EQ(print_findings({}, json, sink), 0);
+    EXPECT_EQ(print_findings({{Severity::Broken, "kvm", "gone", "all", "modprobe kvm"}}, json, sink), 1);
+    std::fclose(sink);
+  }
 }
 
 }  // namespace
