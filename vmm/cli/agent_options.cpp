@@ -24,7 +24,7 @@ void add_exec(CLI::App& app, ExecFlags& flags) {
       ->option_text("NAME=VALUE")
       ->allow_extra_args(false);
   app.add_option("-w,--cwd", options.directory, "Run it in that directory (default: as the image\nsays, or /)")
-      ->option_text("DIRECTORY");
+      ->option_text("GUEST-PATH");
   add_agent_socket(app, options.agent_socket);
   add_bases(app, options.bases);
   app.add_option("machine", flags.words, "Its id or process (see mayfly ps); then the\ncommand, behind --")

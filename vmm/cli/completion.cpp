@@ -15,9 +15,10 @@ enum class Kind { Nothing, Text, File, Machine, Words };
 Kind kind_of(const CommandOption& option) {
   const std::string_view value = option.value;
   if (value.empty()) return Kind::Nothing;
-  if (value.starts_with("ID|PID|")) return Kind::Machine;
+  // The ID of --id is one to be made up.
+  if (value.starts_with("ID|PID") || (value == "ID" && option.is_positional)) return Kind::Machine;
   if (value.find('|') != std::string_view::npos) return Kind::Words;
-  for (const std::string_view begin : {"FILE", "PATH", "SOCKET"})
+  for (const std::string_view begin : {"FILE", "PATH", "[ID:]PATH", "SOCKET", "DIRECTORY", "TEMPLATE"})
     if (value.starts_with(begin)) return Kind::File;
   return Kind::Text;
 }
@@ -45,6 +46,9 @@ void for_each_command(const CommandTree& tree, const std::string& place,
 std::string first_line(std::string_view comment, std::string_view shell) {
   return fmt::format("{} {} completion of mayfly, made by: mayfly completion {}\n", comment, shell, shell);
 }
+
+/// Of what `mayfly ps` prints: below its head, which has children of machines indented.
+constexpr std::string_view kIdsOfList = "sed '1d; s/^ *//; s/ .*//'";
 
 // --- bash ------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +139,9 @@ std::string bash_script(const CommandTree& tree) {
       "  case $kind in\n"
       "    words) mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$current\") ;;\n"
       "    machine)\n"
-      "      words=$(\"$1\" ps 2>/dev/null | sed '1d; s/ .*//')\n"
+      "      words=$(\"$1\" ps 2>/dev/null | " +
+      std::string{kIdsOfList} +
+      ")\n"
       "      mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$current\")\n"
       "      compopt -o default 2>/dev/null ;;\n"
       "    file) compopt -o default 2>/dev/null ;;\n"
@@ -178,8 +184,10 @@ std::string zsh_value(const CommandOption& option) {
 }
 
 /// One argument of _arguments: '(-k --kernel)'{-k+,--kernel=}'[ELF vmlinux or bzImage]:FILE:_files'
-std::string zsh_option(const CommandOption& option) {
-  if (option.is_positional) return in_single_quotes('1' + zsh_value(option));
+std::string zsh_option(const CommandOption& option, std::size_t position) {
+  // Behind a machine stand the words of a guest's command.
+  const bool is_the_rest = option.repeats && kind_of(option) != Kind::Machine;
+  if (option.is_positional) return in_single_quotes((is_the_rest ? "*" : std::to_string(position)) + zsh_value(option));
   std::string all;
   std::string forms;
   for (const std::string& name : option.names) {
@@ -197,7 +205,9 @@ std::string zsh_function(const std::string& name, const CommandTree& command) {
   std::string text = name + "() {\n";
   text += "  local curcontext=\"$curcontext\" context state state_descr line\n  typeset -A opt_args\n";
   text += "  _arguments -C -S";
-  for (const CommandOption& option : command.options) text += " \\\n    " + zsh_option(option);
+  std::size_t position = 0;
+  for (const CommandOption& option : command.options)
+    text += " \\\n    " + zsh_option(option, option.is_positional ? ++position : 0);
   if (command.commands.empty()) return text + "\n}\n\n";
   text += " \\\n    '1: :->command' '*:: :->rest'\n  case $state in\n    command)\n      local -a commands\n";
   text += "      commands=(\n";
@@ -213,9 +223,10 @@ std::string zsh_script(const CommandTree& tree) {
   std::string script = "#compdef mayfly\n" + first_line("#", "zsh");
   script +=
       "\n_mayfly_machines() {\n"
-      "  local -a lines machines\n"
-      "  lines=(\"${(@f)$(_call_program machines mayfly ps 2>/dev/null)}\")\n"
-      "  machines=(${lines[2,-1]%% *})\n"
+      "  local -a machines\n"
+      "  machines=(${(f)\"$(_call_program machines mayfly ps 2>/dev/null | " +
+      std::string{kIdsOfList} +
+      ")\"})\n"
       "  compadd -a machines || _files\n"
       "}\n\n";
   for_each_command(tree, "_mayfly", [&](std::string name, const CommandTree& command) {
@@ -264,7 +275,9 @@ std::string fish_script(const CommandTree& tree) {
   std::string script = first_line("#", "fish");
   script +=
       "\nfunction __mayfly_machines\n"
-      "  mayfly ps 2>/dev/null | tail -n +2 | string replace -r ' .*' ''\n"
+      "  mayfly ps 2>/dev/null | " +
+      std::string{kIdsOfList} +
+      "\n"
       "end\n\n"
       "complete -c mayfly -f\n";
   for_each_command(tree, tree.name, [&](const std::string& place, const CommandTree& command) {

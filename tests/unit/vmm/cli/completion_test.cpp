@@ -56,7 +56,7 @@ TEST(CommandTreeTest, HasWhatTheHelpHas) {
 std::string offered(const std::string& words) {
   const testing::ScratchDirectory scratch;
   const std::string program = completion_script(Shell::Bash, whole_tree()) +
-                              "mayfly() { printf 'ID PID\\nvm-1 4711\\nvm-2 4712\\nother 1\\n'; }\n"
+                              "mayfly() { printf 'ID PID\\nvm-1 4711\\n  vm-2 4712\\n    other 1\\n'; }\n"
                               "compopt() { COMPREPLY+=(FILES); }\n"
                               "COMP_WORDS=(" +
                               words +
@@ -108,8 +108,30 @@ TEST_F(BashCompletion, DoesNotTakeValuesForCommands) {
 TEST_F(BashCompletion, OffersTheMachinesOfThisHost) {
   EXPECT_EQ(offered("mayfly pause vm"), "vm-1 vm-2 FILES") << "or a socket's path";
   EXPECT_EQ(offered("mayfly stop --timeout 5 o"), "other FILES");
+  EXPECT_EQ(offered("mayfly resume ''"), "vm-1 vm-2 other FILES") << "children, too, which are indented";
+  EXPECT_EQ(offered("mayfly exec ''"), "vm-1 vm-2 other FILES");
+  EXPECT_EQ(offered("mayfly down o"), "other FILES");
+  EXPECT_EQ(offered("mayfly up --id ''"), "") << "a name is to be made up";
   EXPECT_EQ(offered("mayfly stop --n"), "--now");
   EXPECT_EQ(offered("mayfly snapshot create vm-1 --sta"), "--state");
+}
+
+TEST_F(BashCompletion, OffersFilesWhereFilesAndDirectoriesAreNamed) {
+  for (const char* const words : {"cp", "up", "snapshot sweep", "up --run-dir", "drive info"})
+    EXPECT_EQ(offered(std::string{"mayfly "} + words + " ''"), "FILES") << words;
+  EXPECT_EQ(offered("mayfly exec --cwd ''"), "") << "it is the guest's";
+}
+
+TEST(Completion, NumbersThePositionalArgumentsOfZsh) {
+  const std::string zsh = completion_script(Shell::Zsh, whole_tree());
+  const auto function = [&](const std::string& name) {
+    const std::size_t begin = zsh.find(name + "() {\n");
+    return zsh.substr(begin, zsh.find("\n}\n", begin) - begin);
+  };
+  EXPECT_NE(function("_mayfly_cp").find(R"('1:\[ID\:\]PATH:_files')"), std::string::npos) << function("_mayfly_cp");
+  EXPECT_NE(function("_mayfly_cp").find(R"('2:\[ID\:\]PATH:_files')"), std::string::npos) << function("_mayfly_cp");
+  EXPECT_NE(function("_mayfly_drive_info").find("'*:FILE...:_files'"), std::string::npos);
+  EXPECT_NE(function("_mayfly_exec").find("'1:ID|PID -- COMMAND...:_mayfly_machines'"), std::string::npos);
 }
 
 TEST(Completion, NamesEverythingForEachShell) {
