@@ -7,12 +7,15 @@
 #include "vmm/base/json_value.h"
 #include "vmm/base/json_writer.h"
 #include "vmm/base/printable.h"
+#include "vmm/base/try.h"
+#include "vmm/base/utf8.h"
 
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <set>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -72,14 +75,28 @@ struct Parts {
   std::vector<Channel> channels;  ///< That listen.
 };
 
+/// Where the machine's process made it. Error: the API's text is JSON, which could not name those of children beside it.
+Result<fs::path> own_socket_of(const RunningMachine& machine) {
+  std::error_code failure;
+  fs::path socket = machine.own_socket.empty() ? fs::absolute(machine.socket, failure) : fs::path{machine.own_socket};
+  if (failure)
+    return fail(ErrorKind::System, "{}: the working directory has no path ({}); give an absolute path", machine.socket,
+                errno_text(failure.value()));
+  if (is_utf8(socket.native())) return socket;
+  return fail(
+      ErrorKind::InvalidArgument,
+      "{}: children's sockets are beside it, and the API takes paths in UTF-8 alone; start the machine elsewhere",
+      socket.native());
+}
+
 Result<Parts> parts_of(const ApiClient& client, const RunningMachine& machine) {
+  const fs::path socket = TRY(own_socket_of(machine));
   auto info = client.send("GET", "/");
   if (!info) return propagate(info);
   auto config = client.send("GET", "/vm/config");
   if (!config) return propagate(config);
   auto json = parse_json(*config, "its configuration");
   if (!json) return propagate(json);
-  const fs::path socket = machine.own_socket.empty() ? fs::absolute(machine.socket) : fs::path{machine.own_socket};
   Parts parts{.id = text_member(*info, "id"),
               .socket_directory = socket.parent_path(),
               .drives = {},

@@ -27,7 +27,7 @@ namespace mayfly {
 ///
 ///   Monitor monitor{options, std::move(*filters), console};
 ///   monitor.prepare(limit); monitor.serve_api(path, most); monitor.lock_in();
-///   auto code = monitor.run(std::move(commands));      // until the machine's end
+///   auto code = monitor.run(std::move(commands), {});  // until the machine's end
 class Monitor {
  public:
   /// `filters` are not entered yet.

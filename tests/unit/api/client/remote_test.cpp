@@ -118,6 +118,19 @@ TEST(RemoteSnapshotTest, RefusesARelativePathWhereItsDirectoryIsGone) {
             "--state s: the working directory has no path (No such file or directory (ENOENT)); give an absolute path");
 }
 
+TEST(RemoteBranchTest, RefusesASocketBesideWhichTheApiCannotNameOthers) {
+  const testing::ScratchDirectory scratch;
+  const auto listener = UnixListener::create(scratch.file("sock-\xE4")).value();
+  const Status branched = branch_machine({.machine = listener.path()}, stdout);
+  ASSERT_FALSE(branched);
+  EXPECT_EQ(
+      branched.error().message,
+      listener.path() +
+          ": children's sockets are beside it, and the API takes paths in UTF-8 alone; start the machine elsewhere");
+  pollfd asked{.fd = listener.fd(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(::poll(&asked, 1, 0), 0);
+}
+
 TEST(RemoteStopTest, WaitsForTheAnswerNoLongerThanItIsTold) {
   const testing::ScratchDirectory scratch;
   const auto listener = UnixListener::create(scratch.file("sock")).value();  // and nobody who accepts
