@@ -21,7 +21,8 @@ bool changes_content(const DiskOperation& operation) {
 }
 
 bool changes_names(const DiskOperation& operation) {
-  return operation.kind == Kind::Create || operation.kind == Kind::Unlink || operation.kind == Kind::Rename;
+  return operation.kind == Kind::Create || operation.kind == Kind::Unlink || operation.kind == Kind::Rename ||
+         operation.kind == Kind::Exchange;
 }
 
 bool is_synced_by(const DiskOperation& operation, const DiskOperation& sync) {
@@ -42,6 +43,8 @@ std::string describe(const DiskOperation& operation) {
       return "unlink " + operation.name;
     case Kind::Rename:
       return "rename " + operation.old_name + " to " + operation.name;
+    case Kind::Exchange:
+      return "exchange " + operation.old_name + " and " + operation.name;
     default:
       return "a sync";
   }
@@ -56,7 +59,8 @@ void change(const DiskOperation& operation, Names& names) {
   };
   if (operation.kind == Kind::Unlink) remove(operation.name);
   if (operation.kind == Kind::Rename) remove(operation.old_name);
-  if (operation.kind == Kind::Create || operation.kind == Kind::Rename)
+  if (operation.kind == Kind::Exchange) names[{operation.directory, operation.old_name}] = operation.other;
+  if (operation.kind == Kind::Create || operation.kind == Kind::Rename || operation.kind == Kind::Exchange)
     names[{operation.directory, operation.name}] = operation.file;
 }
 

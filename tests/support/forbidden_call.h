@@ -11,12 +11,12 @@
 
 namespace mayfly::testing {
 
-/// From now on, a system call of this thread does nothing, and fails with ENOTTY.
-inline void forbid_call(long number) {
+/// From now on, a system call of this thread does nothing, and fails.
+inline void forbid_call(long number, unsigned error = ENOTTY) {
   std::array filter = {
       sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),  // seccomp_data::nr
       sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(number), 0, 1),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
       sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   const sock_fprog program{.len = filter.size(), .filter = filter.data()};

@@ -17,10 +17,12 @@
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <optional>
 #include <span>
+#include <utility>
 
 namespace mayfly::testing {
 namespace {
@@ -136,6 +138,10 @@ class LoggedFileSystem::Server {
     }
     wake();
   }
+  void fail_once(DiskRequest::Kind kind, const std::string& name) {
+    const std::lock_guard lock{mutex_};
+    failing_ = {.kind = kind, .name = name};
+  }
   void await_held(std::size_t count) {
     std::unique_lock lock{mutex_};
     if (!held_more_.wait_for(lock, kHeldDeadline, [&] { return held_.count() >= count; }))
@@ -183,10 +189,16 @@ class LoggedFileSystem::Server {
     }
   }
   void answer_or_hold(std::span<const std::byte> message) {
-    const double delay_us = rule_ ? rule_(describe(message)) : 0;
+    const DiskRequest request = describe(message);
+    if (failing_ && request.kind == failing_->kind && request.name == failing_->name) {
+      failing_.reset();
+      std::memcpy(&header_, message.data(), sizeof header_);
+      return refuse(EIO);
+    }
+    const double delay_us = rule_ ? rule_(request) : 0;
     if (delay_us <= 0) return answer(message);
     // Data that is thrown away is not kept while it waits, either.
-    const bool is_write = describe(message).kind == DiskRequest::Kind::Write;
+    const bool is_write = request.kind == DiskRequest::Kind::Write;
     if (is_write && keep_ == Keep::NamesAlone) message = message.first(sizeof(fuse_in_header) + sizeof(fuse_write_in));
     held_.add(message, delay_us);
     held_more_.notify_all();
@@ -309,7 +321,7 @@ class LoggedFileSystem::Server {
       case FUSE_RENAME:
         return rename(take<fuse_rename_in>(rest).newdir, rest);
       case FUSE_RENAME2:
-        return rename(take<fuse_rename2_in>(rest).newdir, rest);
+        return rename_or_exchange(take<fuse_rename2_in>(rest), rest);
       case FUSE_FSYNC:
         log_.push_back({.kind = DiskOperation::Kind::SyncFile, .file = header_.nodeid});
         return reply({});
@@ -418,6 +430,23 @@ class LoggedFileSystem::Server {
                     .old_name = from});
     reply({});
   }
+  void rename_or_exchange(const fuse_rename2_in& wanted, std::span<const std::byte> rest) {
+    if ((wanted.flags & RENAME_EXCHANGE) == 0)
+      return rename(wanted.newdir, rest);  // the kernel has looked for the rest
+    if (wanted.newdir != header_.nodeid) return refuse(EXDEV);
+    const std::string from = take_name(rest);
+    const std::string to = take_name(rest);
+    auto& entries = nodes_.at(header_.nodeid).entries;
+    if (!entries.contains(from) || !entries.contains(to)) return refuse(ENOENT);
+    std::swap(entries[from], entries[to]);
+    log_.push_back({.kind = DiskOperation::Kind::Exchange,
+                    .file = entries[to],
+                    .other = entries[from],
+                    .directory = header_.nodeid,
+                    .name = to,
+                    .old_name = from});
+    reply({});
+  }
   void list(const fuse_read_in& wanted) {
     std::vector<std::byte> listed;
     std::uint64_t place = 0;
@@ -445,6 +474,7 @@ class LoggedFileSystem::Server {
   std::thread thread_;
   mutable std::mutex mutex_;  // of all below
   DiskDelay rule_;
+  std::optional<DiskRequest> failing_;  // once
   HeldRequests held_;
   std::condition_variable held_more_;
   std::uint64_t written_ = 0;
@@ -471,6 +501,8 @@ std::vector<DiskOperation> LoggedFileSystem::log() const { return server_->log()
 std::uint64_t LoggedFileSystem::directory(const std::string& name) const { return server_->directory(name); }
 
 void LoggedFileSystem::delay(DiskDelay rule) { server_->delay(std::move(rule)); }
+
+void LoggedFileSystem::fail_once(DiskRequest::Kind kind, const std::string& name) { server_->fail_once(kind, name); }
 
 void LoggedFileSystem::await_held(std::size_t count) const { server_->await_held(count); }
 

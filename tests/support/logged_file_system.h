@@ -31,12 +31,13 @@ namespace mayfly::testing {
 
 /// One change, or one sync. Of the numbers of files and directories each is one file's for good.
 struct DiskOperation {
-  enum class Kind { Write, Truncate, Create, Unlink, Rename, SyncFile, SyncDirectory };
+  enum class Kind { Write, Truncate, Create, Unlink, Rename, Exchange, SyncFile, SyncDirectory };
   Kind kind = Kind::Write;
   std::uint64_t file = 0;       ///< Not of SyncDirectory.
-  std::uint64_t directory = 0;  ///< Of Create, Unlink, Rename and SyncDirectory.
-  std::string name{};           ///< Of Create and Unlink; of Rename, the new one.
-  std::string old_name{};       ///< Of Rename, which stays within its directory.
+  std::uint64_t other = 0;      ///< Of Exchange: the file that gets the old name.
+  std::uint64_t directory = 0;  ///< Of Create, Unlink, Rename, Exchange and SyncDirectory.
+  std::string name{};           ///< Of Create and Unlink; of Rename and Exchange, the new one.
+  std::string old_name{};       ///< Of Rename and Exchange, which stay within their directory.
   std::uint64_t offset = 0;     ///< Of Write; of Truncate, the size.
   std::vector<std::byte> data{};
 };
@@ -60,6 +61,8 @@ class LoggedFileSystem {
 
   /// From now on, requests are answered as `rule` says. None: at once; what is held is answered, too.
   void delay(DiskDelay rule);
+  /// The next request of this kind for the file of that name fails with EIO.
+  void fail_once(DiskRequest::Kind kind, const std::string& name);
   /// Waits until `count` requests are held; throws at a deadline.
   void await_held(std::size_t count) const;
   /// Bytes of all writes that were answered.
