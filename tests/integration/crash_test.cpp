@@ -8,10 +8,12 @@
 #include "tests/integration/snapshot_fixture.h"
 #include "tests/support/crash_states.h"
 #include "tests/support/logged_file_system.h"
+#include "virtio/block/overlay.h"
 
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 
@@ -194,6 +196,76 @@ TEST_P(MergeCrashTest, LeavesTheBaseOrTheMergedFileWholeInEveryState) {
 
 INSTANTIATE_TEST_SUITE_P(All, MergeCrashTest,
                          ::testing::Values(CrashCase{"Merge", kBase, {"a/state-2", "b/diff"}, kDiff, false}),
+                         [](const auto& info) { return std::string{info.param.name}; });
+
+class FreezeCrashTest : public CrashTest {
+ protected:
+  /// The overlay that this was, under a name; nothing where another is there, or none.
+  [[nodiscard]] std::optional<OverlayHeader> header_at(const std::string& name, const OverlayId& id) const {
+    const OwnedFd file{::open(left(name).c_str(), O_RDONLY | O_CLOEXEC)};
+    if (!file) return std::nullopt;
+    const auto overlay = Overlay::open(file.get(), {.who = name, .checks_below = false});
+    if (!overlay || overlay->header().id != id) return std::nullopt;
+    return overlay->header();
+  }
+};
+
+/// A frozen overlay is a layer from just before its snapshot's state is written. The state's write fails.
+TEST_P(FreezeCrashTest, OneThatFailedLeavesTheMachinesOverlayUnderItsNameAndNoLayer) {
+  std::vector<DiskOperation> log;
+  std::map<std::uint64_t, std::string> directories;
+  OverlayId id{};
+  {
+    LoggedFileSystem disk{file("disk"), {"a"}};
+    directories[disk.directory("a")] = left("a");
+    Monitor monitor;
+    must(monitor.put("/drives/data",
+                     R"({"drive_id": "data", "is_root_device": false, "cache_type": "Writeback", "base_path": ")" +
+                         make_file(file("base"), std::string(1 << 20, 'b')) + R"(", "path_on_host": ")" +
+                         file("disk/a/overlay") + "\"}"));
+    boot(monitor);
+    pause(monitor);
+    {
+      const OwnedFd overlay{::open(file("disk/a/overlay").c_str(), O_RDONLY | O_CLOEXEC)};
+      const auto opened = Overlay::open(overlay.get(), {.who = "the overlay", .checks_below = false});
+      ASSERT_TRUE(opened) << opened.error().message;
+      id = opened->header().id;
+    }
+    const auto freeze = [&](const std::string& memory) {
+      return monitor.put("/snapshot/create", R"({"snapshot_path": ")" + file("disk/a/state") +
+                                                 R"(", "mem_file_path": ")" + file(memory) +
+                                                 R"(", "frozen_drives": [{"drive_id": "data", "path_on_host": ")" +
+                                                 file("disk/a/frozen") + R"("}]})");
+    };
+    disk.fail_once(DiskRequest::Kind::Write, "state.mayfly-new");
+    const HttpAnswer failed = freeze("memory");
+    EXPECT_EQ(failed.status, 400);
+    EXPECT_NE(failed.body.find("Input/output error"), std::string::npos) << failed.body;
+    log = disk.log();
+  }
+  // From when its name is a new overlay's, for good.
+  const auto exchange = std::ranges::find(log, DiskOperation::Kind::Exchange, &DiskOperation::kind);
+  const auto settled = std::find_if(exchange, log.end(), [](const DiskOperation& operation) {
+    return operation.kind == DiskOperation::Kind::SyncDirectory;
+  });
+  ASSERT_NE(settled, log.end());
+  const auto begin = static_cast<std::size_t>(settled - log.begin()) + 1;
+  CrashStates crashes{log, begin, directories};
+  bool good = true;
+  const std::size_t count = crashes.try_all([&](std::size_t begun, const std::string& missing) {
+    if (!good) return;
+    const auto itself = header_at("a/overlay", id);
+    EXPECT_TRUE(itself || header_at("a/frozen", id)) << "it is gone";
+    EXPECT_TRUE(!itself || itself->is_layer == 0) << "it cannot be opened";
+    EXPECT_TRUE(itself || begun < log.size()) << "it has not got its name back";
+    good = !HasFailure();
+    EXPECT_TRUE(good) << "after " << begun - begin << " of " << log.size() - begin
+                      << " operations, without:" << missing;
+  });
+  EXPECT_GT(count, 4U);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FreezeCrashTest, ::testing::Values(CrashCase{"Freeze", kBase, kBase, kFull, false}),
                          [](const auto& info) { return std::string{info.param.name}; });
 
 constexpr PairNames kTogether = {.state = "a/state", .memory = "a/memory"};

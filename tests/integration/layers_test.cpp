@@ -1,6 +1,7 @@
 // Drives in layers: the bare-metal `block` guest over one base, by the API, in snapshots and clones.
 
 #include "tests/integration/layered_fixture.h"
+#include "virtio/block/overlay.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <vector>
 
@@ -57,6 +59,48 @@ TEST_F(LayersTest, ABaseThatChangedIsRefused) {
   const HttpAnswer refused = monitor.put("/drives/data", drive("overlay"));
   EXPECT_EQ(refused.status, 400);
   EXPECT_NE(refused.body.find("touch -d @"), std::string::npos) << refused.body;
+}
+
+/// As of a host that was started again, where what else the machine needs has not been made yet.
+TEST_F(LayersTest, ALoadThatFailsInAnotherBootIsNotInTheWayOfTheNext) {
+  const std::string more = make_file(file("more"), std::string(1 << 20, 'm'));
+  {
+    Monitor monitor;
+    must(monitor.put("/drives/data", drive("overlay")));
+    must(monitor.put("/drives/more", R"({"drive_id": "more", "is_root_device": false, "is_read_only": true, )"
+                                     R"("path_on_host": ")" +
+                                         more + "\"}"));
+    monitor.boot("block", "console=ttyS0 until_key=1");
+    monitor.console_until("round 2 done");
+    pause(monitor);
+    must(create(monitor, "one"));
+    monitor.signal(SIGTERM);
+    (void)monitor.wait();
+  }
+  {
+    const OwnedFd overlay{::open(file("overlay").c_str(), O_RDWR | O_CLOEXEC)};
+    struct stat status = {};
+    ASSERT_EQ(::fstat(overlay.get(), &status), 0);
+    BootId before{};
+    before.front() = std::byte{1};
+    ASSERT_TRUE(
+        Overlay::open(overlay.get(),
+                      {.who = "the overlay", .checks_below = false, .boot = before, .access = OverlayAccess::Ordered}));
+    const timespec times[] = {status.st_atim, status.st_mtim};
+    ASSERT_EQ(::futimens(overlay.get(), times), 0);
+  }
+  ASSERT_EQ(::rename(more.c_str(), file("away").c_str()), 0);
+  {
+    Monitor early;
+    const HttpAnswer refused = load(early, "one.state", "one.mem");
+    EXPECT_EQ(refused.status, 400);
+    EXPECT_NE(refused.body.find(more + " does not exist"), std::string::npos) << refused.body;
+  }
+  ASSERT_EQ(::rename(file("away").c_str(), more.c_str()), 0);
+  Monitor again;
+  must(load(again, "one.state", "one.mem"));
+  again.type("q");
+  expect_pass(again);
 }
 
 TEST_F(LayersTest, ClonesHaveOverlaysOfTheirOwnOverTheSnapshots) {

@@ -34,14 +34,15 @@ Status BlockDevice::sync() {
   }
   Status synced;
   for (const auto& backing : all)
-    if (auto one = backing == all.front() ? backing->image.sync() : backing->image.sync_data(); !one && synced)
-      synced = std::move(one);
+    if (auto one = backing->image.sync_data(); !one && synced) synced = std::move(one);
   if (!synced && config_.cache_type == CacheType::Writeback) {
     // The kernel tells of a failed write once: a flush by the same description, and the sync of the next snapshot, would be
     // told that all is well.
     const MutexLock lock{mutex()};
     lost_writes_ = true;
   }
+  // A map that cannot be written, for want of room, loses nothing: it is written by the next flush.
+  if (synced) synced = all.front()->image.sync_map();
   // The ring's own sync of an old image may have ended meanwhile: the last of it goes on the loop's thread, as its
   // place in the ring does. One that was swapped out meanwhile is synced by whoever lets go of it last.
   loop_.post([this, kept = std::move(all)]() mutable {

@@ -3,6 +3,7 @@
 #include "virtio/block/drive_layers.h"
 #include "virtio/block/lock_holder.h"
 #include "vmm/base/files.h"
+#include "vmm/base/try.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -207,11 +208,14 @@ ImageIdentity DiskImage::present_identity() const noexcept {
 }
 
 Status DiskImage::sync() const {
-  if (layers_ != nullptr && !read_only_) {
-    auto settled = layers_->overlay().settle(fd_.get());
-    return settled ? Status{} : propagate(settled, path_);
-  }
-  return sync_data();
+  TRY(sync_data());
+  return sync_map();
+}
+
+Status DiskImage::sync_map() const {
+  if (layers_ == nullptr || read_only_) return {};
+  auto settled = layers_->overlay().settle_map(fd_.get());
+  return settled ? Status{} : propagate(settled, path_);
 }
 
 Status DiskImage::sync_data() const {

@@ -141,6 +141,8 @@ class DiskImage {
   [[nodiscard]] Status sync() const;
   /// The same without an overlay's map.
   [[nodiscard]] Status sync_data() const;
+  /// And that map alone, after sync_data(). An error loses nothing: whoever syncs next writes it again.
+  [[nodiscard]] Status sync_map() const;
 
   [[nodiscard]] bool is_block_device() const noexcept { return block_device_ != 0; }
   /// Whether both are one file, or one block device by whichever nodes.

@@ -153,6 +153,9 @@ Status DriveFreeze::put_image_below(const DiskImage& image) {
 }
 
 Status DriveFreeze::drop(const DiskImage& image) {
+  // Durable before it has its name back: a power cut must not leave a layer there, which would be refused.
+  const auto boot = std::exchange(boot_, std::nullopt);
+  const Status topped = boot ? image.layers()->overlay().become_top(image.fd(), *boot) : Status{};
   if (exchanged_) {
     if (!exchange_names(path_, image_path_))
       return fail_errno(ErrorKind::System, "the machine's overlay {} is called {} now, and cannot get its name back",
@@ -162,8 +165,9 @@ Status DriveFreeze::drop(const DiskImage& image) {
     TRY(sync_directory_of(path_, "frozen_drives"));
   }
   made_.discard();
-  const auto boot = std::exchange(boot_, std::nullopt);
-  return boot ? image.layers()->overlay().become_top(image.fd(), *boot) : Status{};
+  if (topped) return {};
+  return fail(topped.error().kind, "the machine's overlay {} may be taken for a layer when it is opened next: {}",
+              image_path_, topped.error().message);
 }
 
 void DriveFreeze::keep() noexcept {

@@ -28,6 +28,8 @@ std::unexpected<Error> map_error(const std::string& who) {
   return fail_errno(ErrorKind::System, "{}: its map cannot be written", who);
 }
 
+std::unexpected<Error> empty_error() { return fail_errno(ErrorKind::System, "cannot empty an overlay"); }
+
 /// The stretch of data in [from, end) that comes first; empty where there is none. Error: the file's.
 struct DataStretch {
   std::uint64_t begin = 0;
@@ -48,6 +50,27 @@ Status read_whole(int fd, std::span<std::byte> bytes, std::uint64_t offset, cons
   if (errno != 0) return fail_errno(ErrorKind::System, "{}: its map cannot be read", who);
   return fail(ErrorKind::InvalidArgument, "{} is an overlay that was cut short; give a copy of it that is whole", who);
 }
+
+/// A file's time of change, put back behind writes that change no block: a load compares it with the snapshot's. Who is
+/// neither the file's owner nor root may not do that, and leaves another time.
+class KeptTime {
+ public:
+  explicit KeptTime(int fd) noexcept : fd_(fd), is_due_(::fstat(fd, &status_) == 0) {}
+  KeptTime(const KeptTime&) = delete;
+  KeptTime& operator=(const KeptTime&) = delete;
+  ~KeptTime() { put_back(); }
+  /// Now: a sync that follows makes it durable.
+  void put_back() noexcept {
+    if (!std::exchange(is_due_, false)) return;
+    const std::array<timespec, 2> times{timespec{.tv_sec = 0, .tv_nsec = UTIME_OMIT}, status_.st_mtim};
+    (void)::futimens(fd_, times.data());
+  }
+
+ private:
+  int fd_;
+  struct stat status_ = {};
+  bool is_due_;
+};
 
 Result<bool> has_data(int fd, const std::string& who) {
   struct stat status = {};
@@ -183,6 +206,7 @@ Status Overlay::load_durable(int fd, const std::string& who) {
 
 /// Makes the volatile map count for `boot`. It is made right first, or what an earlier boot left there would count.
 Status Overlay::adopt(int fd, const BootId& boot, const std::string& who) {
+  KeptTime time{fd};
   const bool was_unordered = header_.boot == kEveryBoot;
   if (was_unordered) {
     // Nothing ordered what is there; from now on the durable map has to say it.
@@ -194,6 +218,7 @@ Status Overlay::adopt(int fd, const BootId& boot, const std::string& who) {
   if (boot == kEveryBoot && ::fsync(fd) != 0) return map_error(who);
   header_.boot = boot;
   TRY(write_header(fd, who));
+  time.put_back();
   if (boot != kEveryBoot && (was_unordered || map_.has_sectors()) && ::fsync(fd) != 0) return map_error(who);
   return {};
 }
@@ -235,14 +260,17 @@ Overlay::Run Overlay::run(std::uint64_t offset, std::uint64_t length) const noex
 }
 
 Status Overlay::settle(int fd) {
-  const auto sync = [fd] { return ::fsync(fd) == 0; };
-  const auto failed = [] { return fail_errno(ErrorKind::System, "cannot put an overlay on stable storage"); };
-  map_.capture();
-  if (!sync()) return failed();
+  if (::fsync(fd) != 0) return fail_errno(ErrorKind::System, "cannot put an overlay on stable storage");
+  return settle_map(fd);
+}
+
+Status Overlay::settle_map(int fd) {
+  const auto failed = [] { return fail_errno(ErrorKind::System, "cannot put an overlay's map on stable storage"); };
   if (map_.is_durable()) return {};
+  map_.capture();
   for (auto piece = map_.next_piece(0); piece; piece = map_.next_piece(piece->next))
     if (!write_all_at(fd, piece->write.bytes, piece->write.offset)) return failed();
-  if (!sync()) return failed();
+  if (::fsync(fd) != 0) return failed();
   map_.captured();
   return {};
 }
@@ -253,28 +281,32 @@ Status Overlay::become_layer(int fd, LayerId id) {
     map_.renew(header_.id);
     TRY(settle(fd));
   }
+  KeptTime time{fd};
   header_.is_layer = 1;
   header_.boot = kNoBoot;
   TRY(write_header(fd, "the overlay that becomes a layer"));
+  time.put_back();
   return ::fsync(fd) == 0 ? Status{} : fail_errno(ErrorKind::System, "cannot put a layer on stable storage");
 }
 
 Status Overlay::become_top(int fd, const BootId& boot) {
+  KeptTime time{fd};
   header_.is_layer = 0;
   header_.boot = boot;
-  return write_header(fd, "the overlay that is to be no layer");
+  TRY(write_header(fd, "the overlay that is to be no layer"));
+  time.put_back();
+  return ::fsync(fd) == 0 ? Status{}
+                          : fail_errno(ErrorKind::System, "cannot put on stable storage that it is no layer");
 }
 
 Status Overlay::empty(int fd) {
-  const auto failed = [] { return fail_errno(ErrorKind::System, "cannot empty an overlay"); };
-  const OverlayLayout& layout = map_.layout();
   const OverlayHeader before = header_;
   const std::string who = "emptying an overlay";
   // No map counts any more: neither the volatile one, nor a sector of the earlier epoch.
   ++header_.epoch;
   header_.boot = kNoBoot;
   auto written = write_header(fd, who);
-  if (written && map_.has_sectors() && before.boot != kEveryBoot && ::fsync(fd) != 0) written = failed();
+  if (written && map_.has_sectors() && before.boot != kEveryBoot && ::fsync(fd) != 0) written = empty_error();
   if (!written) {
     const std::uint64_t sequence = header_.sequence;
     header_ = before;
@@ -283,13 +315,25 @@ Status Overlay::empty(int fd) {
     return written;
   }
   map_.clear(header_.epoch);
-  constexpr int kMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-  for (const auto& [offset, length] : {std::pair{layout.volatile_offset, layout.volatile_length},
-                                       std::pair{layout.data_offset, layout.file_size - layout.data_offset}})
-    if (length > 0 && ::fallocate(fd, kMode, static_cast<off_t>(offset), static_cast<off_t>(length)) != 0)
-      return failed();
+  TRY(drop_content(fd, who));
   header_.boot = before.boot;
   return write_header(fd, who);
+}
+
+/// Emptied: what is in the file besides headers and durable map. The volatile map must go, since it is about to count again.
+/// Blocks only take space: no map says that they are there, and the first write of one writes all of it.
+Status Overlay::drop_content(int fd, const std::string& who) const {
+  const OverlayLayout& layout = map_.layout();
+  const auto punch = [fd](std::uint64_t offset, std::uint64_t length) {
+    constexpr int kMode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    return length == 0 || ::fallocate(fd, kMode, static_cast<off_t>(offset), static_cast<off_t>(length)) == 0;
+  };
+  if (!punch(layout.volatile_offset, layout.volatile_length)) {
+    if (errno != EOPNOTSUPP) return empty_error();
+    return write_volatile(fd, who);
+  }
+  if (!punch(layout.data_offset, layout.file_size - layout.data_offset)) return empty_error();
+  return {};
 }
 
 }  // namespace mayfly

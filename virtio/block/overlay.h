@@ -32,7 +32,8 @@ struct OverlayOrder {
 class Overlay {
  public:
   /// Opens the overlay in an open file. A file without any data, whatever its size, becomes an empty one, unless it is
-  /// only read. Waits for the disk where the host was started again since the overlay was written. Errors: no overlay,
+  /// only read. Waits for the disk where the host was started again since the overlay was written. Of one that is there,
+  /// no block changes, and so its time of change stays; but not where another user owns the file. Errors: no overlay,
   /// damaged, cut short, over another layer or one that has changed; those of the file system.
   [[nodiscard]] static Result<Overlay> open(int fd, const OverlayOrder& order);
 
@@ -52,15 +53,19 @@ class Overlay {
 
   /// Puts all that is there on stable storage, and that it is there. Waits for the disk. Nothing is written meanwhile.
   [[nodiscard]] Status settle(int fd);
+  /// The second half of that, once the data is there. An error loses nothing: the next one, or a flush, repeats it.
+  [[nodiscard]] Status settle_map(int fd);
   /// Settled: makes it a layer, which is not opened to be written any more, and shows the same in every boot. Renewed: with
-  /// an id of its own, since it is a copy. Waits for the disk. Error: the file system's.
+  /// an id of its own, since it is a copy. Waits for the disk. The time of change stays, as by open(). Error: the file
+  /// system's.
   enum class LayerId { Same, Renewed };
   [[nodiscard]] Status become_layer(int fd, LayerId id);
-  /// Takes that back, in this boot of the host or, for one that is not ordered, in all.
+  /// Takes that back, in this boot of the host or, for one that is not ordered, in all. The rest as become_layer().
   [[nodiscard]] Status become_top(int fd, const BootId& boot);
   /// Drops all that was written since the overlay was made: the layer below shows everywhere. Nothing is in flight.
   /// Waits for the disk only where a flush has made blocks durable: a power cut amid this must not show their holes.
-  /// Error: the file system's; the overlay has then kept nothing, or all.
+  /// Where the file system punches no holes, the blocks' space is not given back. Error: the file system's; the overlay
+  /// has then kept nothing, or all.
   [[nodiscard]] Status empty(int fd);
 
  private:
@@ -71,6 +76,7 @@ class Overlay {
   [[nodiscard]] Status adopt(int fd, const BootId& boot, const std::string& who);
   [[nodiscard]] Status write_volatile(int fd, const std::string& who) const;
   [[nodiscard]] Status write_header(int fd, const std::string& who);
+  [[nodiscard]] Status drop_content(int fd, const std::string& who) const;
 
   OverlayHeader header_;
   OverlayMap map_;

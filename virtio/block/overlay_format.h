@@ -14,7 +14,8 @@
 ///   0        header, two copies: the one with the higher sequence counts
 ///   8192     volatile map: a bit for each block that the overlay has, for as long as the host is not started again
 ///   then     durable map, two copies of each sector: the one with the higher generation counts
-///   then     blocks, each at its place in the drive; holes where the overlay has none, or has zeros
+///   then     blocks, each at its place in the drive; holes where the overlay has zeros, or has none (or what a revert has
+///            dropped, where the file system punches no holes)
 ///
 /// Why two maps: a block may be said to be there on stable storage only after its data is there, or a power cut would
 /// show a hole in place of what the layer below has. So the durable map is written when a guest flushes, between two

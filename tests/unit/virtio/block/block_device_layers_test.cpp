@@ -1,12 +1,17 @@
+#include "tests/support/forbidden_call.h"
+#include "tests/unit/snapshot/file_size_limit.h"
 #include "tests/unit/virtio/block/overlay_fixture.h"
 #include "virtio/block/block_device.h"
 #include "virtio/block/drive_layers.h"
 
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
+#include <cerrno>
 #include <csignal>
 #include <random>
+#include <thread>
 
 #include <gtest/gtest.h>
 
@@ -558,6 +563,35 @@ TEST(LayeredDrive, AnEmptiedOneShowsItsBaseAndGoesOn) {
   EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
 }
 
+/// As on NFS before 4.2.
+TEST(LayeredDrive, AnEmptiedOneShowsItsBaseAlsoWhereTheFileSystemPunchesNoHoles) {
+  Layered drive;
+  const Bytes base = drive.content;
+  for (const bool flushed : {false, true}) {
+    EXPECT_EQ(drive.put(9, 3, 1), VIRTIO_BLK_S_OK);
+    EXPECT_EQ(drive.put(40, 24, 2), VIRTIO_BLK_S_OK);
+    if (flushed) {
+      EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
+    }
+    std::thread{[&] {
+      forbid_call(SYS_fallocate, EOPNOTSUPP);
+      const Status emptied = drive.device->empty_overlay();
+      EXPECT_TRUE(emptied) << emptied.error().message;
+    }}.join();
+    EXPECT_EQ(drive.all(), base);
+    EXPECT_EQ(stored_in_layers(drive, After::Kill), base);
+    EXPECT_EQ(stored_in_layers(drive, After::PowerCut), base);
+    drive.content = base;
+  }
+  // And it goes on: what it brings up is its base's.
+  EXPECT_EQ(drive.put(10, 1, 3), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(drive.put(41, 1, 4), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(drive.all(), drive.content);
+  EXPECT_EQ(stored_in_layers(drive, After::Kill), drive.content);
+  EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
+}
+
 TEST(LayeredDrive, GoesBackWhereItsOverlayWasEmptyAndNoOtherThatIsWritten) {
   const auto can = [](BlockFixture& drive) {
     drive.device->note_revert_point();
@@ -580,6 +614,20 @@ TEST(LayeredDrive, ASnapshotPutsItsMapOnStableStorage) {
   ASSERT_TRUE(drive.device->sync());
   EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
   EXPECT_EQ(drive.device->state().image.size_bytes, kSectors * kSectorSize);
+}
+
+TEST(LayeredDrive, ASnapshotWhoseMapHasNoRoomFailsAndLosesNothing) {
+  Layered drive;
+  EXPECT_EQ(drive.put(8, 8, 1), VIRTIO_BLK_S_OK);
+  {
+    const FileSizeLimit full{12288};  // the headers and the volatile map
+    EXPECT_FALSE(drive.device->sync());
+  }
+  EXPECT_FALSE(drive.device->state().lost_writes);
+  ASSERT_TRUE(drive.device->sync()) << "once there is room";
+  EXPECT_FALSE(drive.device->state().lost_writes);
+  EXPECT_EQ(flush(drive), VIRTIO_BLK_S_OK);
+  EXPECT_EQ(stored_in_layers(drive, After::PowerCut), drive.content);
 }
 
 TEST(LayeredDrive, ASnapshotsOverlayThatIsALayerNowMustBeUnchanged) {

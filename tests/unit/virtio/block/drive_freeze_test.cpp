@@ -126,6 +126,21 @@ TEST(DriveFreeze, ASnapshotThatFailsLeavesAllAsItWas) {
   EXPECT_EQ(drive.all(), drive.content);
 }
 
+// An earlier snapshot's load compares it.
+TEST(DriveFreeze, ASnapshotThatFailsLeavesTheTimeOfChange) {
+  Freezable drive;
+  drive.put(3, 10, 1);
+  drive.must(drive.device->sync());
+  const OwnedFd file{::open(drive.config.path_on_host.c_str(), O_RDONLY | O_CLOEXEC)};
+  set_old_time(file.get());
+  drive.must(drive.device->prepare_freeze(drive.path_of("frozen")));
+  drive.must(drive.device->sync());
+  drive.must(drive.device->settle_freeze());
+  drive.must(drive.device->drop_freeze());
+  EXPECT_FALSE(drive.device->end_freeze(false));
+  EXPECT_EQ(drive.device->state().image.modified_ns, kOldTimeNs);
+}
+
 TEST(DriveFreeze, AFileThatAppearsAtItsNameMeanwhileStaysAsItIs) {
   Freezable drive;
   drive.put(3, 10, 1);

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 
@@ -61,6 +62,14 @@ class OverlayFile {
   std::string path_ = scratch_.file("overlay");
   OwnedFd fd_;
 };
+
+/// Of the open file, so that a change of it shows whatever the clock's ticks.
+inline void set_old_time(int fd) {
+  const std::array<timespec, 2> times{timespec{.tv_sec = 1'000'000, .tv_nsec = 7},
+                                      timespec{.tv_sec = 1'000'000, .tv_nsec = 7}};
+  EXPECT_EQ(::futimens(fd, times.data()), 0);
+}
+inline constexpr std::int64_t kOldTimeNs = 1'000'000'000'000'007;
 
 inline std::int64_t modified_ns(const std::string& path) {
   struct stat status = {};

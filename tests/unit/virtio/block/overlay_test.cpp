@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include <csignal>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -90,6 +91,42 @@ TEST(Overlay, AHeaderOfAnEarlierEpochThanASectorIsRefused) {
       file.refusal(overlay_order(kDrive)),
       "the overlay is an overlay whose map is damaged (sector 0); delete it, and what the guest wrote with it, or "
       "give a copy");
+}
+
+// A load compares it with the snapshot's: one that fails, for want of a TAP, must not be in the way of the next.
+TEST(Overlay, OneThatIsOpenedInAnotherBootKeepsItsTimeOfChange) {
+  for (const bool flushed : {false, true}) {
+    OverlayFile file;
+    Overlay overlay = file.open(overlay_order(kDrive));
+    file.write_block(overlay, 3, std::byte{3});
+    if (flushed) {
+      ASSERT_TRUE(overlay.settle(file.fd()));
+    }
+    unsigned boot = 2;
+    std::uint64_t sequence = overlay.header().sequence;
+    for (const OverlayAccess access : {OverlayAccess::Ordered, OverlayAccess::Unordered, OverlayAccess::Ordered}) {
+      auto order = overlay_order(kDrive, boot++);
+      order.access = access;
+      set_old_time(file.fd());
+      const OverlayHeader header = file.open(order).header();
+      EXPECT_GT(header.sequence, std::exchange(sequence, header.sequence)) << "nothing was written";
+      EXPECT_EQ(modified_ns(file.path()), kOldTimeNs) << "before boot " << boot;
+    }
+  }
+}
+
+TEST(Overlay, OneThatBecomesALayerAndATopAgainKeepsItsTimeOfChange) {
+  OverlayFile file;
+  Overlay overlay = file.open(overlay_order(kDrive));
+  file.write_block(overlay, 3, std::byte{3});
+  ASSERT_TRUE(overlay.settle(file.fd()));
+  set_old_time(file.fd());
+  ASSERT_TRUE(overlay.become_layer(file.fd(), Overlay::LayerId::Same));
+  EXPECT_EQ(modified_ns(file.path()), kOldTimeNs);
+  EXPECT_NE(file.refusal(overlay_order(kDrive)), "");
+  ASSERT_TRUE(overlay.become_top(file.fd(), boot_of(1)));
+  EXPECT_EQ(modified_ns(file.path()), kOldTimeNs);
+  EXPECT_EQ(present_of(file.open(overlay_order(kDrive))), (Blocks{3}));
 }
 
 TEST(Overlay, AReaderLeavesWhatAnotherBootSaid) {
