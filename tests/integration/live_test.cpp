@@ -623,6 +623,31 @@ TEST_F(HungLiveTest, OneThatWaitsForAnOverlaysDiskIsShownAndCancelled) {
   expect_ends(monitor);
 }
 
+/// The guest's memory was read before it could be told that the disk has lost what it had written.
+TEST_F(HungLiveTest, ADriveWhoseDiskHasFailedMeanwhileFailsIt) {
+  Monitor monitor{live_options()};
+  must(monitor.put("/machine-config", R"({"mem_size_mib": 64, "vcpu_count": 1})"));
+  must(monitor.put("/drives/data",
+                   R"({"drive_id": "data", "is_root_device": false, "cache_type": "Writeback", "path_on_host": ")" +
+                       make_file(file("disk/image"), std::string(8 << 20, 'x')) + "\"}"));
+  monitor.boot("stuck_drive");
+  monitor.console_until("stuck_drive ready");
+  PendingRequest snapshot = begin_hung(monitor);
+  disk_->fail_once(DiskRequest::Kind::Sync, "image");
+  must(monitor.patch("/drives/data", R"({"drive_id": "data", "path_on_host": ")" +
+                                         make_file(file("other"), std::string(8 << 20, 'y')) + "\"}"));
+  monitor.log_until("which was replaced, failed");
+  recover();
+  const auto answer = snapshot.answer_within(kPatienceSeconds);
+  ASSERT_TRUE(answer);
+  EXPECT_NE(answer->body.find("drive data: " + file("disk/image") + ": a flush has failed since the pause"),
+            std::string::npos)
+      << answer->body;
+  EXPECT_EQ(on_disk(), "image ");
+  must(begin(monitor, "PUT", "/snapshot/create", body("two")).answer_within(kPatienceSeconds));
+  expect_ends(monitor);
+}
+
 TEST_F(HungLiveTest, APlainOneTellsHowFarItIsAndIsCancelledToo) {
   Monitor monitor{live_options()};
   boot(monitor);

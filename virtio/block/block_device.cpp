@@ -436,6 +436,7 @@ void BlockDevice::fail_request(Slot& slot, int error_number) noexcept {
     return answer(slot, VIRTIO_BLK_S_UNSUPP);
   }
   metrics_.execute_fails.add();
+  if (request.command == BlockCommand::Flush || slot.syncing) note_failed_flush();
   if (log_rate_.allow()) {
     const std::uint64_t at =
         ranges && slot.range < request.range_count ? slot.ranges[slot.range].offset : request.offset;

@@ -106,7 +106,14 @@ class BlockDevice final : public VirtioDevice {
   /// Puts what the guest has written on stable storage; with a freeze prepared, takes the image as well. Waits for the
   /// disk. Errors: the disk's, upon which the guest's next flush fails, too; those of DriveFreeze::take().
   [[nodiscard]] Status sync();
-  /// After sync(): the snapshot counts, or there is none.
+  // The same for the plain image of a machine that goes on before it is synced; of other drives these do nothing.
+
+  /// From here on, what the guest has written until now can be synced. Loop's thread. Error: no descriptors left.
+  [[nodiscard]] Status note_sync_point();
+  /// Syncs it. Waits for the disk; any thread. Errors: the disk's, upon which the guest's next flush fails, too; a flush
+  /// has failed since that point, and may have been told alone what the disk lacks.
+  [[nodiscard]] Status sync_to_point();
+  /// After these: the snapshot counts, or there is none.
   void end_snapshot(bool counts);
   /// What a snapshot is to find when it is loaded: the image, or what a freeze has taken.
   [[nodiscard]] ImageIdentity kept_image() const;
@@ -207,6 +214,15 @@ class BlockDevice final : public VirtioDevice {
     DriveFreeze freeze;
     RegisteredFile made;  // its file
   };
+  /// What note_sync_point() notes.
+  struct SyncPoint {
+    struct File {
+      std::string path;
+      OwnedFd fd;
+    };
+    std::vector<File> files{};  // that the guest had written to
+    bool flush_failed = false;  // since
+  };
 
   BlockDevice(const DriveConfig& config, EventLoop& loop, BlockMetrics& metrics, Log& log);
   [[nodiscard]] Result<std::shared_ptr<Backing>> make_backing(DiskImage image);
@@ -216,12 +232,16 @@ class BlockDevice final : public VirtioDevice {
 
   /// Null: there is no freeze. Nobody changes either before end_freeze().
   [[nodiscard]] std::pair<DriveFreeze*, const DiskImage*> freezing();
+  void note_lost_writes();
   [[nodiscard]] std::optional<Status> overlay_at(const std::string& path);
   [[nodiscard]] std::vector<std::string> layer_paths() const;
 
   // Images that were swapped out: under the lock, on the loop's thread
   void retire(std::shared_ptr<Backing> backing) REQUIRES(mutex());
   void sync_retired() noexcept REQUIRES(mutex());
+  void note_failed_flush() noexcept REQUIRES(mutex()) {
+    if (sync_point_) sync_point_->flush_failed = true;
+  }
   void on_retired_synced(Retired& retired, int error_number) noexcept REQUIRES(mutex());
   void release_flushes() noexcept REQUIRES(mutex());
   [[nodiscard]] bool is_idle() const noexcept REQUIRES(mutex()) { return slots_.in_use() == 0 && retired_.empty(); }
@@ -299,6 +319,7 @@ class BlockDevice final : public VirtioDevice {
   bool may_be_in_snapshot_ GUARDED_BY(mutex()) = false;  // the same, in one that is being taken
   std::list<Retired> retired_ GUARDED_BY(mutex());
   std::optional<Freezing> freezing_ GUARDED_BY(mutex());
+  std::optional<SyncPoint> sync_point_ GUARDED_BY(mutex());
   bool lost_writes_ GUARDED_BY(mutex()) = false;  // as in BlockDeviceState
   std::unique_ptr<RateLimiter> limiter_ GUARDED_BY(mutex());
   std::uint64_t features_ GUARDED_BY(mutex()) = 0;

@@ -123,6 +123,7 @@ void BlockDevice::Retired::on_complete(int result, bool /*more*/) noexcept {
 void BlockDevice::on_retired_synced(Retired& retired, int error_number) noexcept {
   if (error_number != 0) {
     lost_writes_ = true;
+    note_failed_flush();
     metrics_.execute_fails.add();
     if (log_rate_.allow())
       log_.warning("{}: flushing {}, which was replaced, failed: {}", name_, retired.backing->image.path(),

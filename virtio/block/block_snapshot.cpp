@@ -2,6 +2,9 @@
 
 #include "virtio/block/block_device.h"
 #include "virtio/block/drive_layers.h"
+#include "vmm/base/try.h"
+
+#include <unistd.h>
 
 #include <memory>
 #include <utility>
@@ -35,12 +38,7 @@ Status BlockDevice::sync() {
   Status synced;
   for (const auto& backing : all)
     if (auto one = backing->image.sync_data(); !one && synced) synced = std::move(one);
-  if (!synced && config_.cache_type == CacheType::Writeback) {
-    // The kernel tells of a failed write once: a flush by the same description, and the sync of the next snapshot, would be
-    // told that all is well.
-    const MutexLock lock{mutex()};
-    lost_writes_ = true;
-  }
+  if (!synced) note_lost_writes();
   // A map that cannot be written, for want of room, loses nothing: it is written by the next flush.
   if (synced) synced = all.front()->image.sync_map();
   // The ring's own sync of an old image may have ended meanwhile: the last of it goes on the loop's thread, as its
@@ -54,8 +52,54 @@ Status BlockDevice::sync() {
   return synced && freeze != nullptr ? freeze->take(*image) : synced;
 }
 
+/// The kernel tells of a failed write once: a flush by the same description, and the sync of the next snapshot, would be told
+/// that all is well.
+void BlockDevice::note_lost_writes() {
+  const MutexLock lock{mutex()};
+  lost_writes_ = lost_writes_ || config_.cache_type == CacheType::Writeback;
+}
+
+Status BlockDevice::note_sync_point() {
+  const MutexLock lock{mutex()};
+  sync_point_.reset();
+  if (config_.is_read_only || freezing_ || backing_->image.layers() != nullptr) return {};
+  SyncPoint point;
+  const auto add = [&point](const DiskImage& image) -> Status {
+    auto fd = TRY(image.open_to_sync());
+    point.files.push_back({.path = image.path(), .fd = std::move(fd)});
+    return {};
+  };
+  TRY(add(backing_->image));
+  for (const Retired& each : retired_) TRY(add(each.backing->image));
+  sync_point_ = std::move(point);
+  return {};
+}
+
+Status BlockDevice::sync_to_point() {
+  std::vector<SyncPoint::File> files;
+  {
+    const MutexLock lock{mutex()};
+    if (sync_point_) files = std::exchange(sync_point_->files, {});
+  }
+  for (const SyncPoint::File& file : files) {
+    if (::fsync(file.fd.get()) == 0) continue;
+    auto failed =
+        fail_errno(ErrorKind::System, "{}: cannot put what the guest has written on stable storage", file.path);
+    note_lost_writes();
+    return failed;
+  }
+  const MutexLock lock{mutex()};
+  if (!sync_point_ || !sync_point_->flush_failed) return {};
+  return fail(
+      ErrorKind::System,
+      "{}: a flush has failed since the pause (the log has the disk's error), so it may lack what the guest wrote "
+      "before: take the snapshot again when the disk is well",
+      files.empty() ? backing_->image.path() : files.front().path);
+}
+
 void BlockDevice::end_snapshot(bool counts) {
   const MutexLock lock{mutex()};
+  sync_point_.reset();
   in_snapshot_ = in_snapshot_ || (counts && may_be_in_snapshot_);
   may_be_in_snapshot_ = false;
 }

@@ -218,6 +218,13 @@ Status DiskImage::sync_map() const {
   return settled ? Status{} : propagate(settled, path_);
 }
 
+Result<OwnedFd> DiskImage::open_to_sync() const {
+  OwnedFd fd = open_once_more(fd_.get());
+  if (!fd) fd = OwnedFd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)};
+  if (!fd) return fail_errno(ErrorKind::System, "{} cannot be kept open to be synced", path_);
+  return fd;
+}
+
 Status DiskImage::sync_data() const {
   if (read_only_) return {};
   // The kernel tells each open description of a failed write once, and the flushes of a guest that goes on must hear of it

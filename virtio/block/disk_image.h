@@ -143,6 +143,9 @@ class DiskImage {
   [[nodiscard]] Status sync_data() const;
   /// And that map alone, after sync_data(). An error loses nothing: whoever syncs next writes it again.
   [[nodiscard]] Status sync_map() const;
+  /// Of a plain image: the same file by a description of its own, for an fsync(2) later. The kernel tells it of each write
+  /// that fails from now on, whoever else is told. Where none can be had, the image's own. Error: no descriptors left.
+  [[nodiscard]] Result<OwnedFd> open_to_sync() const;
 
   [[nodiscard]] bool is_block_device() const noexcept { return block_device_ != 0; }
   /// Whether both are one file, or one block device by whichever nodes.

@@ -71,7 +71,8 @@ class Machine {
   /// What became of the snapshot that drives were synced and changes taken for.
   virtual void end_snapshot(SnapshotEnd end) = 0;
   [[nodiscard]] virtual GuestMemory& memory() = 0;
-  /// Memory as it is now, for a worker to write while the machine goes on. Errors: as HeldMemory::hold().
+  /// Memory as it is now, for a worker to write while the machine goes on, with what DriveSync::Plain is to sync. Errors: as
+  /// HeldMemory::hold() and VirtioDevices::note_sync_point().
   [[nodiscard]] virtual Result<std::shared_ptr<HeldMemory>> hold_memory() = 0;
 
   // --- Back to the snapshot that it was restored from

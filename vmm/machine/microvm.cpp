@@ -70,7 +70,10 @@ Status Microvm::sync_drives(Snapshot& snapshot, DriveSync which) { return board_
 
 bool Microvm::has_layered_drives() const { return board_->virtio.has_layered_drives(); }
 
-Result<std::shared_ptr<HeldMemory>> Microvm::hold_memory() { return HeldMemory::hold(board_->memory); }
+Result<std::shared_ptr<HeldMemory>> Microvm::hold_memory() {
+  if (auto noted = board_->virtio.note_sync_point(); !noted) return propagate(noted);
+  return HeldMemory::hold(board_->memory);
+}
 
 Result<std::optional<PageRanges>> Microvm::changes() {
   if (!board_->tracks_changes) return std::nullopt;

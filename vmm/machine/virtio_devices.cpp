@@ -197,11 +197,17 @@ void VirtioDevices::save(Snapshot& snapshot) {
 Status VirtioDevices::sync(Snapshot& snapshot, DriveSync which) const {
   for (std::size_t i = 0; i < drives_.size(); ++i) {
     BlockDevice& device = *drives_[i].device;
-    const bool at_rest = is_layered(drives_[i].config) || device.is_freezing();
-    if (which != DriveSync::All && at_rest != (which == DriveSync::Layered)) continue;
-    if (auto synced = device.sync(); !synced) return propagate(synced, device.name());
+    if (which == DriveSync::Layered && !is_layered(drives_[i].config) && !device.is_freezing()) continue;
+    auto synced = which == DriveSync::Plain ? device.sync_to_point() : device.sync();
+    if (!synced) return propagate(synced, device.name());
     if (which != DriveSync::Plain) snapshot.drives[i].device.image = device.kept_image();
   }
+  return {};
+}
+
+Status VirtioDevices::note_sync_point() const {
+  for (const auto& drive : drives_)
+    if (auto noted = drive.device->note_sync_point(); !noted) return propagate(noted, drive.device->name());
   return {};
 }
 

@@ -99,8 +99,11 @@ class VirtioDevices {
   /// Drained: adds the devices' states. The configurations, which PATCH changes, are the caller's to add.
   void save(Snapshot& snapshot);
   /// Puts what drives have written on stable storage, and, of those that are drained, notes the images' times of change
-  /// as they are then. Any thread, while the devices are drained; Plain, also while they are at work. Error: a disk's.
+  /// as they are then. Any thread, while the devices are drained; Plain: after note_sync_point(), what was written until
+  /// then, also while they are at work. Error: a disk's.
   [[nodiscard]] Status sync(Snapshot& snapshot, DriveSync which = DriveSync::All) const;
+  /// Drained, and synced as DriveSync::Layered says: the devices are about to go on. Error: no descriptors left.
+  [[nodiscard]] Status note_sync_point() const;
   void end_snapshot(bool counts) const;
   /// Whether DriveSync::Layered has anything to do.
   [[nodiscard]] bool has_layered_drives() const noexcept;

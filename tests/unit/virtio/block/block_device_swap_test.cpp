@@ -1,11 +1,16 @@
 // A drive that is given another image while it runs.
 
 #include "tests/support/forbidden_call.h"
+#include "tests/support/loop_device.h"
 #include "tests/unit/virtio/block/block_fixture.h"
 #include "virtio/block/block_device.h"
 #include "vmm/base/clock.h"
 
+#include <fcntl.h>
+#include <linux/virtio_blk.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <thread>
@@ -277,6 +282,51 @@ TEST(BlockDevice, ASnapshotsFailedSyncIsToldByTheNextFlush) {
     EXPECT_EQ(flush(), VIRTIO_BLK_S_IOERR);
     EXPECT_EQ(flush(), VIRTIO_BLK_S_OK) << "an error is told once";
   }
+}
+
+// What a live snapshot does: its machine goes on before its drives are synced.
+TEST(BlockDevice, ASyncOfWhatWasThereFailsWhereItsImageWasReplacedSinceAndCouldNotBeSynced) {
+  BlockFixture drive{{.path = kNeverStable}};
+  ASSERT_TRUE(drive.device->note_sync_point());
+  ASSERT_TRUE(drive.device->replace_path(drive.make_image("other", BlockFixture::pattern(8))));
+  EXPECT_EQ(drive.transact({drive.header(VIRTIO_BLK_T_FLUSH, 0), drive.status()}).status, VIRTIO_BLK_S_IOERR);
+  EXPECT_FALSE(drive.device->sync_to_point());
+  // The guest was told: the next snapshot is a good one.
+  drive.device->end_snapshot(false);
+  ASSERT_TRUE(drive.device->note_sync_point());
+  EXPECT_TRUE(drive.device->sync_to_point());
+}
+
+TEST(BlockDevice, ASyncOfWhatWasThereFailsWhereAFlushHasFailedSince) {
+  BlockFixture drive;
+  ASSERT_TRUE(drive.device->note_sync_point());
+  ASSERT_TRUE(drive.device->replace_path(kNeverStable));
+  const auto flush = [&] { return drive.transact({drive.header(VIRTIO_BLK_T_FLUSH, 0), drive.status()}).status; };
+  EXPECT_EQ(flush(), VIRTIO_BLK_S_IOERR);
+  const Status synced = drive.device->sync_to_point();
+  ASSERT_FALSE(synced);
+  EXPECT_TRUE(synced.error().message.contains("/disk: a flush has failed since the pause")) << synced.error().message;
+  drive.device->end_snapshot(false);
+  EXPECT_TRUE(drive.device->sync_to_point()) << "there is none any more";
+}
+
+/// A description that is opened after somebody was told would not be.
+TEST(BlockDevice, ASyncOfWhatWasThereHearsOfAWriteThatFailedSinceWhoeverElseHasHeardOfIt) {
+  const OwnedFd backing{::memfd_create("disk", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+  ASSERT_EQ(::ftruncate(backing.get(), 1 << 20), 0);
+  const auto device = LoopDevice::create(fmt::format("/proc/self/fd/{}", backing.get()));
+  if (!device) GTEST_SKIP() << "this host has no loop devices to give";
+  const ScratchDirectory scratch;
+  const std::string node = scratch.file("node");
+  device->make_node(node);
+  BlockFixture drive{{.path = node}};
+  EXPECT_EQ(drive.write(0, BlockFixture::pattern(8)), VIRTIO_BLK_S_OK);
+  ASSERT_TRUE(drive.device->note_sync_point());
+  ASSERT_EQ(::fcntl(backing.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);  // the disk has failed
+  const OwnedFd other{::open(node.c_str(), O_RDONLY | O_CLOEXEC)};
+  EXPECT_NE(::fsync(other.get()), 0);
+  EXPECT_FALSE(drive.device->sync_to_point());
+  EXPECT_TRUE(drive.device->state().lost_writes);
 }
 
 TEST(BlockDevice, AnUnsafeDriveDoesNotSyncTheOldImage) {
