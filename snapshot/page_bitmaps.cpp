@@ -48,7 +48,7 @@ PageBitmap bitmap_of(const GuestMemory& memory, std::span<const PageRange> range
 
 Result<LookedAtPages> look_at_pages(const GuestMemory& memory, MemoryIs memory_is, const std::stop_token& stop) {
   const std::uint64_t page_size = page_size_of(memory);
-  const PageRanges here = TRY(memory.is_served() ? private_pages(memory, memory_is) : touched_pages(memory, memory_is));
+  const PageRanges here = TRY(memory.is_served() ? private_pages(memory) : touched_pages(memory, memory_is));
   LookedAtPages found{.resident = bitmap_of(memory, here), .empty = no_pages(memory)};
   for (const PageRange& range : here) {
     for (std::uint64_t page = range.offset / page_size; page * page_size < range.end(); ++page) {

@@ -61,34 +61,50 @@ void add(std::vector<PageRange>& ranges, std::uint64_t offset, std::uint64_t len
     ranges.push_back({offset, length});
 }
 
+/// Adds of a range of zeros what counts. `where`: see zeros_count_in().
+void add_zeros(PageRanges& found, const PageRange& zeros, const PageRanges* where) {
+  if (where == nullptr) return add(found, zeros.offset, zeros.length);
+  for (auto each = std::ranges::upper_bound(*where, zeros.offset, {}, &PageRange::end);
+       each != where->end() && each->offset < zeros.end(); ++each) {
+    const std::uint64_t begin = std::max(each->offset, zeros.offset);
+    add(found, begin, std::min(each->end(), zeros.end()) - begin);
+  }
+}
+
+/// Where pages of zeros count; null: everywhere. The kernel's shared page of zeros does not show that a page was never
+/// written to: it also replaces pages that the guest has cleared, where a huge page is split and where KSM merges them.
+const PageRanges* zeros_count_in(const PageRanges* base_data, MemoryIs memory_is) {
+  return memory_is == MemoryIs::Still ? base_data : nullptr;
+}
+
 /// False where the host has no PAGEMAP_SCAN.
-Result<bool> scan(int pagemap, std::span<const std::byte> memory, std::uint64_t offset, PageRanges& found) {
+Result<bool> scan(int pagemap, std::span<const std::byte> memory, std::uint64_t offset, const PageRanges* zeros_count,
+                  PageRanges& found) {
   std::array<ScanRegion, 512> regions;
   const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
   ScanArguments arguments{.start = begin,
                           .end = begin + memory.size(),
                           .regions = reinterpret_cast<std::uintptr_t>(regions.data()),
                           .region_count = regions.size(),
-                          .category_inverted = kIsFile | kIsZeroPage,
-                          .category_mask = kIsFile | kIsZeroPage,
+                          .category_inverted = kIsFile,
+                          .category_mask = kIsFile,
                           .category_anyof_mask = kIsPresent | kIsSwapped,
-                          .return_mask = kIsFile};
+                          .return_mask = kIsZeroPage};
   while (arguments.start < arguments.end) {
     const int count = ::ioctl(pagemap, kPagemapScan, &arguments);
     if (count < 0 && (errno == ENOTTY || errno == EINVAL)) return false;
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return fail_errno(ErrorKind::System, "PAGEMAP_SCAN of guest memory failed");
-    for (const ScanRegion& region : std::span{regions}.first(static_cast<std::size_t>(count)))
-      add(found, offset + (region.start - begin), region.end - region.start);
+    for (const ScanRegion& region : std::span{regions}.first(static_cast<std::size_t>(count))) {
+      const PageRange range{offset + (region.start - begin), region.end - region.start};
+      if ((region.categories & kIsZeroPage) != 0)
+        add_zeros(found, range, zeros_count);
+      else
+        add(found, range.offset, range.length);
+    }
     arguments.start = arguments.walk_end;
   }
   return true;
-}
-
-bool is_over_file(const GuestMemory& memory, std::uint64_t address) {
-  const auto& ranges = memory.file_ranges();
-  const auto behind = std::ranges::upper_bound(ranges, GuestAddress{address}, {}, &GuestMemory::FileRange::start);
-  return behind != ranges.begin() && address - std::prev(behind)->start.value < std::prev(behind)->length;
 }
 
 /// Tells `each` of every page's entry, and where it is in `bytes`.
@@ -108,16 +124,16 @@ Status for_entries(int pagemap, std::span<const std::byte> bytes, Each each) {
   return {};
 }
 
-Status read_entries(int pagemap, const GuestMemory& memory, const GuestMemory::Region& region, std::uint64_t offset,
-                    MemoryIs memory_is, PageRanges& found) {
+Status read_entries(int pagemap, const GuestMemory::Region& region, std::uint64_t offset, const PageRanges* zeros_count,
+                    PageRanges& found) {
   const std::span<const std::byte> bytes = region.mapping.bytes();
   return for_entries(pagemap, bytes, [&](std::uint64_t entry, std::uint64_t at) {
     if ((entry & (kEntryPresent | kEntrySwapped)) == 0 || (entry & kEntryFile) != 0) return;
-    // What was only read shows the kernel's page of zeros, which the entry does not tell. Over a file's page, zeros
-    // are what somebody wrote.
-    if (memory_is == MemoryIs::WrittenTo || is_over_file(memory, region.start.value + at) ||
-        !is_all_zeros(bytes.subspan(at, kGuestPageSize)))
+    // The entry does not tell which pages were only read: those show the kernel's page of zeros.
+    if (zeros_count == nullptr || !is_all_zeros(bytes.subspan(at, kGuestPageSize)))
       add(found, offset + at, kGuestPageSize);
+    else
+      add_zeros(found, {offset + at, kGuestPageSize}, zeros_count);
   });
 }
 
@@ -184,12 +200,13 @@ Status for_regions(const GuestMemory& memory, Each each) {
 
 namespace detail {
 
-Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory, MemoryIs memory_is) {
+Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory, const PageRanges* base_data,
+                                            MemoryIs memory_is) {
   auto pagemap = open_pagemap();
   if (!pagemap) return propagate(pagemap);
   PageRanges found;
   auto read = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) {
-    return read_entries(pagemap->get(), memory, region, offset, memory_is, found);
+    return read_entries(pagemap->get(), region, offset, zeros_count_in(base_data, memory_is), found);
   });
   if (!read) return propagate(read);
   return found;
@@ -226,24 +243,26 @@ std::vector<std::span<std::byte>> ram_from(const GuestMemory& memory, std::uint6
   return pieces;
 }
 
-Result<PageRanges> private_pages(const GuestMemory& memory, MemoryIs memory_is) {
+Result<PageRanges> private_pages(const GuestMemory& memory, const PageRanges* base_data, MemoryIs memory_is) {
   auto pagemap = open_pagemap();
   if (!pagemap) return propagate(pagemap);
   PageRanges found;
   bool scanned = true;
   auto done = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) -> Status {
-    auto one = scan(pagemap->get(), region.mapping.bytes(), offset, found);
+    auto one = scan(pagemap->get(), region.mapping.bytes(), offset, zeros_count_in(base_data, memory_is), found);
     if (!one) return propagate(one);
     scanned = scanned && *one;
     return {};
   });
   if (!done) return propagate(done);
-  if (!scanned) return detail::private_pages_by_pagemap(memory, memory_is);
+  if (!scanned) return detail::private_pages_by_pagemap(memory, base_data, memory_is);
   return found;
 }
 
 Result<PageRanges> touched_pages(const GuestMemory& memory, MemoryIs memory_is) {
-  auto found = private_pages(memory, memory_is);
+  // Where a file has data, its range is added below, whatever is there now.
+  const PageRanges no_data;
+  auto found = private_pages(memory, &no_data, memory_is);
   if (!found) return found;
   auto added = for_regions(memory, [&](const GuestMemory::Region& region, std::uint64_t offset) -> Status {
     for (const GuestMemory::FileRange& range : memory.file_ranges()) {

@@ -12,7 +12,7 @@
 /// Which pages of a guest's memory a memory file has to hold.
 ///
 ///   auto pages = touched_pages(memory);      // a full snapshot: everything that is not just zero
-///   auto pages = private_pages(memory);      // what differs from the file that the memory was mapped from
+///   auto pages = private_pages(memory);      // what may differ from the file that the memory was mapped from
 ///   auto pages = pages_of(memory, bitmap);   // what a log says
 ///   drop_private_pages(memory);              // a machine goes back to its snapshot
 ///
@@ -30,19 +30,22 @@ struct PageRange {
 /// Ascending; neither overlapping nor adjacent.
 using PageRanges = std::vector<PageRange>;
 
-/// Whether anybody writes to the memory while its pages are told.
+/// Whether the guest, or a device, writes to memory while it is looked at.
 enum class MemoryIs {
   Still,
-  WrittenTo  ///< Meanwhile: a page of zeros may have been another a moment ago.
+  WrittenTo  ///< A page of zeros may have been another a moment ago.
 };
 
-/// Pages that are this process's own: written to by the guest, a device or a loader. On anonymous memory that is
-/// everything that was touched, without what was only read; on memory that a file was mapped to, every page that may
-/// differ from it. Costs as much as there are such pages, not as much as there is memory (Linux 6.7 and later; before, a
-/// read of 8 bytes a page). Errors: the host does not tell.
-[[nodiscard]] Result<PageRanges> private_pages(const GuestMemory& memory, MemoryIs memory_is = MemoryIs::Still);
+/// Pages that are this process's own: written to by the guest, a device or a loader; on anonymous memory also what was
+/// only read. Pages of zeros count, since a diff's base may have data there. `base_data` says where it may; pages of zeros
+/// elsewhere are left out, unless memory is written to. Null: anywhere.
+/// Costs as much as there are such pages, not as much as there is memory (Linux 6.7 and later; before, a read of 8
+/// bytes a page). Errors: the host does not tell.
+[[nodiscard]] Result<PageRanges> private_pages(const GuestMemory& memory, const PageRanges* base_data = nullptr,
+                                               MemoryIs memory_is = MemoryIs::Still);
 
-/// Every page whose content may be other than zero: private_pages() and what mapped files have data for.
+/// Every page whose content may be other than zero: private_pages() over a base without data, and what mapped files have
+/// data for. Of memory that is written to, also pages of zeros.
 [[nodiscard]] Result<PageRanges> touched_pages(const GuestMemory& memory, MemoryIs memory_is = MemoryIs::Still);
 
 /// Whose pages without a file are, in bytes: no other process's, or also a parent's or child's (of fork).
@@ -92,6 +95,7 @@ using TakeDirtyLog = std::function<Status(std::uint32_t region, std::span<std::u
 namespace detail {
 /// private_pages() as older hosts make it possible: by /proc/self/pagemap, and a look at what is there. For tests.
 [[nodiscard]] Result<PageRanges> private_pages_by_pagemap(const GuestMemory& memory,
+                                                          const PageRanges* base_data = nullptr,
                                                           MemoryIs memory_is = MemoryIs::Still);
 }  // namespace detail
 

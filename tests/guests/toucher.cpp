@@ -8,6 +8,8 @@
 ///   g  reads `pages` pages of them in an order that no read-ahead guesses, always the same, and checks what is there;
 ///      prints "touched N", and writes 123 to the boot timer
 ///   f  fills `more_mib` of memory behind them, which nothing has touched before, and prints "filled"
+///   z  clears every other page of all that it has filled, from the second on, and prints "cleared"
+///   c  checks all that it has filled, and prints "all right"
 ///   q  passes
 /// Command line: span_mib=64 pages=100 more_mib=0 rest=0; with rest=1 it waits for no command and halts for good.
 namespace {
@@ -20,10 +22,14 @@ constexpr std::uint64_t kPattern = 0x0123'4567'89AB'CDEF;
 constexpr std::uint16_t kBootTimer = 0x3F0;
 constexpr std::uint64_t kHighMemory = 4ULL << 30U;
 
+/// Every other page before this one has been cleared.
+std::uint64_t cleared = 0;
+
 /// Where the memory below the hole ends; what does not fit there lies from 4 GiB on.
 std::uint64_t low_end = 0;
 
 std::uint64_t word_of(std::uint64_t page) { return (page + 1) * kPattern; }
+std::uint64_t word_now(std::uint64_t page) { return page < cleared && page % 2 == 1 ? 0 : word_of(page); }
 
 volatile std::uint64_t& word_at(std::uint64_t page) {
   std::uint64_t address = kBase + page * kPageSize;
@@ -47,7 +53,7 @@ void touch(std::uint64_t span, std::uint64_t pages) {
     state ^= state << 13;
     state ^= state >> 7;
     state ^= state << 17;
-    expect_equal(word_at(state % span), word_of(state % span), "memory is as it was written");
+    expect_equal(word_at(state % span), word_now(state % span), "memory is as it was written");
   }
 }
 
@@ -59,6 +65,7 @@ void guest::guest_main(const BootInfo& boot) {
   const std::uint64_t more = boot.number("more_mib", 0) * 256;
   find_memory(boot, span + more);
   fill(0, span);
+  std::uint64_t filled = span;
   print("toucher ready\n");
   const volatile std::uint64_t never = 0;
   if (boot.number("rest", 0) != 0) halt_until(never, 1);
@@ -73,7 +80,18 @@ void guest::guest_main(const BootInfo& boot) {
         break;
       case 'f':
         fill(span, more);
+        filled = span + more;
         print("filled\n");
+        break;
+      case 'z':
+        for (std::uint64_t page = 1; page < filled; page += 2) word_at(page) = 0;
+        cleared = filled;
+        print("cleared\n");
+        break;
+      case 'c':
+        for (std::uint64_t page = 0; page < filled; ++page)
+          expect_equal(word_at(page), word_now(page), "memory is as it was written");
+        print("all right\n");
         break;
       case 'q':
         pass();

@@ -43,14 +43,18 @@ class OutsideReader {
     bits.resize(pages());
     return bits;
   }
-  /// Its bytes at an offset of the memory file, out of the monitor's process.
-  [[nodiscard]] std::string read(std::uint64_t offset, std::uint64_t length) const {
+  /// Where the monitor's process has the bytes at an offset of the memory file.
+  [[nodiscard]] iovec place_of(std::uint64_t offset, std::uint64_t length) const {
     const auto region = std::ranges::find_if(
         regions_, [&](const Region& each) { return offset >= each.offset && offset < each.offset + each.size; });
+    return {.iov_base = reinterpret_cast<void*>(region->address + (offset - region->offset)),  // NOLINT
+            .iov_len = length};
+  }
+  /// Those bytes, out of the monitor's process.
+  [[nodiscard]] std::string read(std::uint64_t offset, std::uint64_t length) const {
     std::string bytes(length, '?');
     const iovec here{.iov_base = bytes.data(), .iov_len = length};
-    const iovec there{.iov_base = reinterpret_cast<void*>(region->address + (offset - region->offset)),  // NOLINT
-                      .iov_len = length};
+    const iovec there = place_of(offset, length);
     EXPECT_EQ(::process_vm_readv(monitor_.process().pid(), &here, 1, &there, 1, 0), static_cast<ssize_t>(length));
     return bytes;
   }

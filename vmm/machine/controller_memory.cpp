@@ -36,11 +36,11 @@ void Controller::begin(const GetDirtyMemory&, Reply reply) {
   auto changes = machine_->changes();
   if (!changes) return std::move(reply).give(propagate(changes));
   if (last_snapshot_ && *changes) return std::move(reply).give(DirtyMemory{bitmap_of(machine_->memory(), **changes)});
-  // Since nothing, it is everything.
-  const auto pages_that_count = last_snapshot_ ? &private_pages : &touched_pages;
+  // Since nothing, it is everything. Pages of zeros count: what they are put over may be newer than the last memory file.
   look_at_memory(
-      [pages_that_count](const GuestMemory& memory, MemoryIs memory_is, const std::stop_token&) -> Result<Answer> {
-        auto pages = pages_that_count(memory, memory_is);
+      [since_any = last_snapshot_.has_value()](const GuestMemory& memory, MemoryIs,
+                                               const std::stop_token&) -> Result<Answer> {
+        auto pages = since_any ? private_pages(memory) : touched_pages(memory, MemoryIs::WrittenTo);
         if (!pages) return propagate(pages);
         return DirtyMemory{bitmap_of(memory, *pages)};
       },

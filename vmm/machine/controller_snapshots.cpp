@@ -127,7 +127,7 @@ Status Controller::conclude(std::uint64_t begun_ns, SnapshotOutcome outcome) {
   // Without its memory it is no base of a diff.
   if (outcome.counts && !params.mem_file_path.empty()) {
     const bool is_diff = params.diff && last_snapshot_;
-    DiffBase taken{.id = *outcome.counts, .may_be_diff = true};
+    DiffBase taken{.id = *outcome.counts, .may_be_diff = true, .data = std::move(outcome.data)};
     if (is_diff) {
       taken.rests_on_loaded = last_snapshot_->rests_on_loaded;
       taken.needs = std::move(last_snapshot_->needs);

@@ -47,15 +47,25 @@ Result<MemoryFileContent> content_of(SnapshotOrder& order, const SnapshotId& id)
   }
   content.kind = MemoryFileKind::Diff;
   content.base_id = order.base->id;
-  // Without tracking: the pages that became private since the start or load, which may be more than the changes.
+  // Without tracking: the pages that became private since the start or load, which may be more than the changes. What a
+  // booted guest has only read is private, too: pages of zeros, which count where the base has data.
   PageRanges changed;
   if (order.changes) {
     changed = std::move(*order.changes);
   } else {
-    changed = TRY(private_pages(memory, still));
+    changed = TRY(private_pages(memory, order.base->data.get(), still));
   }
   content.pages = pages_in_file(changed, memory.size());
   return content;
+}
+
+/// DiffBase::data of a snapshot with these pages, joined over small gaps where they are many.
+std::shared_ptr<const PageRanges> data_with(const SnapshotOrder& order, const PageRanges& pages) {
+  if (!order.base) return std::make_shared<const PageRanges>(pages);
+  if (!order.base->data) return nullptr;
+  std::vector<PageRange> all = *order.base->data;
+  all.insert(all.end(), pages.begin(), pages.end());
+  return std::make_shared<const PageRanges>(pages_in_file(merged(std::move(all)), order.machine.memory().size()));
 }
 
 /// Whether a diff is worth nothing without the file.
@@ -89,8 +99,14 @@ Result<std::optional<OwnedFd>> base_at(const std::string& path, const std::optio
   return std::nullopt;
 }
 
-/// Writes both files, whole, under their new names; publish_pair() gives them theirs. Returns whether a base was merged.
-Result<bool> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
+/// What was written, beside the files.
+struct WrittenPair {
+  bool merged;  ///< With the base.
+  std::shared_ptr<const PageRanges> data;
+};
+
+/// Writes both files, whole, under their new names; publish_pair() gives them theirs.
+Result<WrittenPair> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::stop_token& stop) {
   const SnapshotCreateParams& params = order.params;
   const GuestMemory& memory = order.machine.memory();
   order.snapshot.id = id;
@@ -120,7 +136,7 @@ Result<bool> write_pair(SnapshotOrder& order, const SnapshotId& id, const std::s
     state = TRY(encode_loadable(order.snapshot));
   }
   TRY(state_file.write(state));
-  return merged;
+  return WrittenPair{.merged = merged, .data = data_with(order, content.pages)};
 }
 
 /// A snapshot whose memory somebody else keeps: the state alone.
@@ -149,17 +165,18 @@ SnapshotOutcome write_files(SnapshotOrder& order, const std::stop_token& stop) {
   if (!order.held)
     if (auto synced = order.machine.sync_drives(order.snapshot); !synced) return {.status = std::move(synced)};
   if (order.params.mem_file_path.empty()) return write_state(order, *id, stop);
-  const auto merged = write_pair(order, *id, stop);
+  auto written = write_pair(order, *id, stop);
   // Also after a failure: pieces that a dead disk keeps in flight must not keep the process.
   if (order.held) order.held->let_go();
-  if (!merged) return {.status = std::unexpected(merged.error())};
+  if (!written) return {.status = propagate(written)};
   if (order.held)
     if (auto synced = order.machine.sync_drives(order.snapshot, DriveSync::Plain); !synced)
       return {.status = std::move(synced)};
   if (stop.stop_requested()) return {.status = fail(ErrorKind::State, "the snapshot was stopped")};
   PairOutcome outcome = publish_pair(order.places->memory, order.places->state);
   return {.counts = outcome.counts ? std::optional{*id} : std::nullopt,
-          .merged = *merged,
+          .merged = written->merged,
+          .data = std::move(written->data),
           .status = std::move(outcome.status)};
 }
 

@@ -26,6 +26,8 @@ struct DiffBase {
   bool may_be_diff = false;      ///< So may its memory file; that of a machine that was loaded from one file is whole.
   bool rests_on_loaded = false;  ///< Worth nothing without the files that the machine was loaded from.
   std::vector<SnapshotId> needs{};  ///< Snapshots that the machine took or was loaded from, and that it is a diff of.
+  /// Where guest memory may have been other than zeros, in ranges of its file; none: anywhere, as after a load.
+  std::shared_ptr<const PageRanges> data{};
 };
 
 /// Where a snapshot's pair goes: both new files, and the base that is to be merged with the memory.
@@ -58,7 +60,8 @@ struct SnapshotOutcome {
   std::optional<SnapshotId>
       counts{};         ///< The new pair loads. If not, nothing has changed, or `status` says what is lost.
   bool merged = false;  ///< A diff, with its base, in the base's file.
-  Status status{};      ///< Good only if the new pair is in place, and on stable storage.
+  std::shared_ptr<const PageRanges> data{};  ///< DiffBase::data of what was written.
+  Status status{};                           ///< Good only if the new pair is in place, and on stable storage.
 };
 
 /// Whether all that it names are files of their own, and drives that there are, and its fields go together.

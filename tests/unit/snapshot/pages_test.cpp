@@ -33,11 +33,17 @@ void look_at(const GuestMemory& memory, std::uint64_t page) {
   (void)*static_cast<const volatile std::byte*>(bytes->data());
 }
 
+void clear(const GuestMemory& memory, std::uint64_t page) {
+  const std::vector<std::byte> zeros(kPage);
+  ASSERT_TRUE(memory.write(GuestAddress{page * kPage}, zeros));
+}
+
 /// Both ways to find out, which must agree.
-PageRanges own_pages(const GuestMemory& memory) {
-  const auto found = private_pages(memory);
+PageRanges own_pages(const GuestMemory& memory, const PageRanges* base_data = nullptr,
+                     MemoryIs memory_is = MemoryIs::Still) {
+  const auto found = private_pages(memory, base_data, memory_is);
   EXPECT_TRUE(found) << found.error().message;
-  const auto slowly = detail::private_pages_by_pagemap(memory);
+  const auto slowly = detail::private_pages_by_pagemap(memory, base_data, memory_is);
   EXPECT_TRUE(slowly) << slowly.error().message;
   EXPECT_EQ(*found, *slowly);
   return *found;
@@ -67,12 +73,58 @@ TEST(Pages, UntouchedMemoryHasNone) {
   EXPECT_EQ(touched(memory), PageRanges{});
 }
 
+const PageRanges kNoData;
+
 TEST(Pages, WhatWasWrittenCountsAndWhatWasOnlyReadDoesNot) {
   const GuestMemory memory = anonymous(64);
   for (const std::uint64_t page : {0ULL, 1ULL, 2ULL, 700ULL, 16'383ULL}) touch(memory, page);
   for (const std::uint64_t page : {3ULL, 800ULL}) look_at(memory, page);
-  EXPECT_EQ(own_pages(memory), (PageRanges{pages(0, 3), pages(700), pages(16'383)}));
-  EXPECT_EQ(touched(memory), own_pages(memory));
+  EXPECT_EQ(touched(memory), (PageRanges{pages(0, 3), pages(700), pages(16'383)}));
+  EXPECT_EQ(own_pages(memory, &kNoData), touched(memory));
+}
+
+TEST(Pages, WhatWasOnlyReadCountsWhereABaseMayHaveData) {
+  const GuestMemory memory = anonymous(64);
+  touch(memory, 1);
+  for (std::uint64_t page = 3; page < 20; ++page) look_at(memory, page);
+  EXPECT_EQ(own_pages(memory), (PageRanges{pages(1), pages(3, 17)})) << "anywhere";
+  const PageRanges base{pages(0, 5), pages(7, 2), pages(10), pages(18, 100)};
+  EXPECT_EQ(own_pages(memory, &base), (PageRanges{pages(1), pages(3, 2), pages(7, 2), pages(10), pages(18, 2)}));
+}
+
+TEST(Pages, ZerosWrittenOverDataOfABaseAreAChange) {
+  const GuestMemory memory = anonymous(64);
+  for (const std::uint64_t page : {5ULL, 6ULL, 7ULL}) touch(memory, page);
+  const PageRanges base = touched(memory);
+  clear(memory, 5);
+  clear(memory, 7);
+  EXPECT_EQ(own_pages(memory, &base), PageRanges{pages(5, 3)});
+  EXPECT_EQ(own_pages(memory), PageRanges{pages(5, 3)});
+}
+
+TEST(Pages, ZerosCountWhereverMemoryIsWrittenTo) {
+  const GuestMemory memory = anonymous(64);
+  touch(memory, 4);
+  look_at(memory, 9);
+  EXPECT_EQ(own_pages(memory, &kNoData, MemoryIs::WrittenTo), (PageRanges{pages(4), pages(9)}));
+  const auto all = touched_pages(memory, MemoryIs::WrittenTo);
+  ASSERT_TRUE(all);
+  EXPECT_EQ(*all, (PageRanges{pages(4), pages(9)}));
+}
+
+/// The kernel gives back pages of zeros of a huge page that it splits, here since a part of it is said to be cold.
+TEST(Pages, ZerosOfASplitHugePageAreAChange) {
+  auto memory = GuestMemory::create({.size_mib = 8, .pages = HugePages::Transparent});
+  ASSERT_TRUE(memory) << memory.error().message;
+  const std::uint64_t count = memory->size() / kPage;
+  for (std::uint64_t page = 0; page < count; ++page) touch(*memory, page);
+  const PageRanges base = touched(*memory);
+  for (std::uint64_t page = 1; page < count; page += 2) clear(*memory, page);
+  for (std::uint64_t page = 100; page < count; page += 512)
+    ASSERT_EQ(::madvise(memory->bytes(GuestAddress{page * kPage}, kPage)->data(), kPage, MADV_COLD), 0);
+  if (touched(*memory) == base) GTEST_SKIP() << "this host has no huge pages, or gives back none of their zeros";
+  EXPECT_EQ(own_pages(*memory, &base), PageRanges{pages(0, count)});
+  EXPECT_EQ(own_pages(*memory), PageRanges{pages(0, count)});
 }
 
 TEST(Pages, MoreRangesThanOneScanReturnsAreAllFound) {
@@ -112,8 +164,7 @@ TEST(Pages, ZerosWrittenOverAFileAreAChange) {
   fill_page(file, 5);
   const auto memory = GuestMemory::map({.size_mib = 1}, std::move(file));
   ASSERT_TRUE(memory);
-  const std::vector<std::byte> zeros(kPage);
-  ASSERT_TRUE(memory->write(GuestAddress{5 * kPage}, zeros));
+  clear(*memory, 5);
   EXPECT_EQ(own_pages(*memory), PageRanges{pages(5)});
 }
 
