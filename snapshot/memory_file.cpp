@@ -10,16 +10,9 @@ namespace mayfly {
 
 Status write_memory_file(const PageWriting& pages, const OwnedFd& file, const std::string& path,
                          const MemoryFileContent& content) {
-  std::vector<MemoryStretch> stretches;
-  memory_parts::PageWriter writer{pages, file};
-  for (const PageRange& range : pages_in_file(content.pages, pages.memory.size())) {
-    for (std::uint64_t at = range.offset; at < range.end(); at = stretches.back().range.end()) {
-      const auto written = writer.write(at, range.end() - at);
-      if (!written) return writer.finish(path);
-      stretches.push_back(*written);
-    }
-  }
-  if (auto finished = writer.finish(path); !finished) return finished;
+  auto written = memory_parts::write_pages(pages, file, path, content.pages);
+  if (!written) return propagate(written);
+  const std::vector<MemoryStretch>& stretches = *written;
   return memory_parts::write_end(
       file.get(), path,
       memory_parts::make_footer(content.kind, content.id, content.base_id, pages.memory.size(), stretches), stretches);

@@ -120,9 +120,10 @@ struct PageWriting {
 /// Whether the file has a footer, valid or damaged.
 [[nodiscard]] bool has_footer_magic(int file, std::uint64_t memory_size);
 /// The table. A base onto which diffs were copied has none: it is made from the file's data, all of which is read.
-/// Errors: damaged, cut short.
+/// Errors: damaged, cut short; a stop.
 [[nodiscard]] Result<std::vector<MemoryStretch>> read_stretches(int file, const std::string& path,
-                                                                const MemoryFileFooter& footer);
+                                                                const MemoryFileFooter& footer,
+                                                                const std::stop_token& stop = {});
 /// Compares every stretch with its checksum. Errors: the first that differs, by its place.
 [[nodiscard]] Status verify_stretches(int file, const std::string& path, std::span<const MemoryStretch> stretches);
 
@@ -155,7 +156,8 @@ using CloneFile = bool (*)(int to, int from) noexcept;
 /// belongs to content.id, and is full or a diff of another snapshot as `base` is. `base` is only read. Where the file
 /// system shares blocks between files (FICLONE), the changed pages alone are written and the stretches of the base that
 /// they lie in are read; elsewhere the base's data is read and written, too. What is read is compared with its
-/// checksum. Errors: as write_memory_file(); the base is damaged.
+/// checksum. Guest memory is written first: it is held no longer than that takes. Errors: as write_memory_file(), of which
+/// a stop is heard within a stretch; the base is damaged.
 [[nodiscard]] Status write_merged_memory_file(const PageWriting& pages, const NewFile& file,
                                               const MemoryFileContent& content, OwnedFd base,
                                               CloneFile clone = &clone_file);

@@ -183,11 +183,13 @@ Result<std::vector<MemoryStretch>> read_labelled(int file, const std::string& pa
   return stretches;
 }
 
-/// The checksum of a part of the file.
-Result<std::uint64_t> sum_up(int file, const std::string& path, const PageRange& range) {
+/// The checksum of a part of the file. Error: also a stop.
+Result<std::uint64_t> sum_up(int file, const std::string& path, const PageRange& range,
+                             const std::stop_token& stop = {}) {
   RunningChecksum sum;
   std::vector<std::byte> content(std::min(range.length, kWrittenAtOnce));
   for (std::uint64_t at = range.offset; at < range.end();) {
+    if (stop.stop_requested()) return memory_parts::stopped(path);
     const auto piece = std::span{content}.first(std::min<std::uint64_t>(content.size(), range.end() - at));
     if (auto read = read_at(file, path, piece, at); !read) return propagate(read);
     sum.add(piece);
@@ -211,7 +213,8 @@ Result<PageRanges> data_of(int file, const std::string& path, std::uint64_t end)
   return merged(std::move(found));
 }
 
-Result<std::vector<MemoryStretch>> make_table(int file, const std::string& path, const MemoryFileFooter& footer) {
+Result<std::vector<MemoryStretch>> make_table(int file, const std::string& path, const MemoryFileFooter& footer,
+                                              const std::stop_token& stop) {
   auto data = data_of(file, path, footer.memory_size);
   if (!data) return propagate(data);
   const std::uint64_t longest = longest_stretch(footer.memory_size);
@@ -219,7 +222,7 @@ Result<std::vector<MemoryStretch>> make_table(int file, const std::string& path,
   for (const PageRange& range : pages_in_file(*data, footer.memory_size))
     for (std::uint64_t at = range.offset; at < range.end();) {
       const PageRange part{at, std::min(longest, range.end() - at)};
-      auto sum = sum_up(file, path, part);
+      auto sum = sum_up(file, path, part, stop);
       if (!sum) return propagate(sum);
       stretches.push_back({.range = part, .checksum = *sum});
       at = part.end();
@@ -301,8 +304,9 @@ bool has_footer_magic(int file, std::uint64_t memory_size) {
   return is_ram ? std::ranges::any_of(kFootersInRam, has) : has(memory_size);
 }
 
-Result<std::vector<MemoryStretch>> read_stretches(int file, const std::string& path, const MemoryFileFooter& footer) {
-  if (footer.version == kVersionPatched) return make_table(file, path, footer);
+Result<std::vector<MemoryStretch>> read_stretches(int file, const std::string& path, const MemoryFileFooter& footer,
+                                                  const std::stop_token& stop) {
+  if (footer.version == kVersionPatched) return make_table(file, path, footer, stop);
   auto stretches =
       footer.version == kVersionInRam ? read_labelled(file, path, footer) : read_behind_ram(file, path, footer);
   if (!stretches) return propagate(stretches);
@@ -378,7 +382,8 @@ Status erase_footers(int file, const std::string& path, std::uint64_t memory_siz
 }
 
 Result<std::vector<MemoryStretch>> fitted_table(int file, const std::string& path, MemoryFileKind kind,
-                                                std::uint64_t memory_size, std::vector<MemoryStretch> stretches) {
+                                                std::uint64_t memory_size, std::vector<MemoryStretch> stretches,
+                                                const std::stop_token& stop) {
   if (stretches.size() <= kMostLabelled || kind == MemoryFileKind::Diff) return stretches;
   std::vector<PageRange> ranges;
   ranges.reserve(stretches.size());
@@ -397,7 +402,7 @@ Result<std::vector<MemoryStretch>> fitted_table(int file, const std::string& pat
         fitted.push_back(stretches[next]);
         continue;
       }
-      auto sum = sum_up(file, path, part);
+      auto sum = sum_up(file, path, part, stop);
       if (!sum) return propagate(sum);
       fitted.push_back({.range = part, .checksum = *sum});
     }

@@ -45,8 +45,9 @@ struct Source {
     return whole;
   }
 
-  static Result<Source> read(OwnedFd file, const std::string& path, const MemoryFileFooter& footer) {
-    auto stretches = read_stretches(file.get(), path, footer);
+  static Result<Source> read(OwnedFd file, const std::string& path, const MemoryFileFooter& footer,
+                             const std::stop_token& stop = {}) {
+    auto stretches = read_stretches(file.get(), path, footer, stop);
     if (!stretches) return propagate(stretches);
     return Source{.file = std::move(file), .path = path, .footer = footer, .stretches = std::move(*stretches)};
   }
@@ -63,9 +64,10 @@ struct Source {
 class MergedFile {
  public:
   /// `cloned`: the output shares the base's content already.
-  MergedFile(Source& base, const NewFile& output, bool cloned) : base_(base), output_(output), cloned_(cloned) {}
+  MergedFile(Source& base, const NewFile& output, bool cloned, std::stop_token stop = {})
+      : base_(base), output_(output), cloned_(cloned), stop_(std::move(stop)) {}
 
-  /// Takes over what the base has from the end of the stretch before to `end`.
+  /// Takes over what the base has from the end of the stretch before to `end`. Error: also a stop, at the next stretch.
   [[nodiscard]] Status fill_to(std::uint64_t end) {
     // Older files have RAM where the output's label is.
     if (at_ < kLabel.end() && end > kLabel.offset) {
@@ -84,7 +86,7 @@ class MergedFile {
   [[nodiscard]] Status finish() {
     if (auto filled = fill_to(base_.footer.memory_size); !filled) return filled;
     auto fitted = memory_parts::fitted_table(output_.fd().get(), output_.path(), base_.footer.kind,
-                                             base_.footer.memory_size, std::move(stretches_));
+                                             base_.footer.memory_size, std::move(stretches_), stop_);
     if (!fitted) return propagate(fitted);
     stretches_ = std::move(*fitted);
     return write_table(output_.fd().get(), output_.path(), base_.footer.memory_size, stretches_);
@@ -114,6 +116,7 @@ class MergedFile {
       stretches_.push_back(stretch);
       return {};
     }
+    if (stop_.stop_requested()) return memory_parts::stopped(output_.path());
     auto whole = base_.load(stretch);
     if (!whole) return propagate(whole);
     const auto piece = whole->subspan(part.offset - stretch.range.offset, part.length);
@@ -126,6 +129,7 @@ class MergedFile {
   Source& base_;
   const NewFile& output_;
   bool cloned_;
+  std::stop_token stop_;
   std::uint64_t at_ = 0;  // all before it is there
   std::size_t next_ = 0;  // the base's first stretch that may be wanted
   std::vector<MemoryStretch> stretches_;
@@ -214,24 +218,20 @@ Status write_merged_memory_file(const PageWriting& pages, const NewFile& file, c
                                 OwnedFd base_file, CloneFile clone) {
   auto footer = read_footer(base_file.get(), file.path(), pages.memory.size());
   if (!footer) return propagate(footer);
-  auto base = Source::read(std::move(base_file), file.path(), *footer);
-  if (!base) return propagate(base);
-  const bool cloned = clone(file.fd().get(), base->file.get());
+  const bool cloned = clone(file.fd().get(), base_file.get());
   if (cloned)
     if (auto erased = memory_parts::erase_footers(file.fd().get(), file.path(), footer->memory_size); !erased)
       return erased;
-  MergedFile merged{*base, file, cloned};
-  memory_parts::PageWriter writer{pages, file.fd()};
-  for (const PageRange& range : pages_in_file(content.pages, footer->memory_size)) {
-    for (std::uint64_t at = range.offset; at < range.end();) {
-      if (auto filled = merged.fill_to(at); !filled) return filled;
-      const auto written = writer.write(at, range.end() - at);
-      if (!written) return writer.finish(file.path());
-      merged.add(*written);
-      at = written->range.end();
-    }
+  // Before the base is read, which takes as long as its disk: memory that is held costs the host until it is written.
+  auto written = memory_parts::write_pages(pages, file.fd(), file.path(), content.pages);
+  if (!written) return propagate(written);
+  auto base = Source::read(std::move(base_file), file.path(), *footer, pages.stop);
+  if (!base) return propagate(base);
+  MergedFile merged{*base, file, cloned, pages.stop};
+  for (const MemoryStretch& stretch : *written) {
+    if (auto filled = merged.fill_to(stretch.range.offset); !filled) return filled;
+    merged.add(stretch);
   }
-  if (auto finished = writer.finish(file.path()); !finished) return finished;
   if (auto finished = merged.finish(); !finished) return finished;
   return merged.sign(content.id);
 }

@@ -51,6 +51,10 @@ Status read_at(int file, const std::string& path, std::span<std::byte> bytes, st
   return fail(ErrorKind::InvalidArgument, "memory file {} ends too early: it was not written or copied whole", path);
 }
 
+std::unexpected<Error> stopped(const std::string& path) {
+  return fail(ErrorKind::State, "memory file {}: its writing was stopped", path);
+}
+
 std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch) {
   return fail(ErrorKind::InvalidArgument,
               "memory file {} has changed since it was written: {} bytes at offset {:#x} have another checksum", path,
@@ -64,6 +68,30 @@ Result<std::uint64_t> size_of(int file, const std::string& path) {
 }
 
 // --- Guest memory ----------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Writes guest memory piece by piece, and sums it up. The pieces are the ring's; who writes waits for room among them.
+class PageWriter {
+ public:
+  PageWriter(const PageWriting& pages, const OwnedFd& file);
+  PageWriter(const PageWriter&) = delete;
+  PageWriter& operator=(const PageWriter&) = delete;
+  ~PageWriter();
+
+  /// Writes guest memory at `offset`, where the file has it, too: as much as one stretch holds, at most `length`. It is
+  /// read until finish() returns. The stretch that the table is to have; nullopt after a failed write, a stop, or where no
+  /// piece has ended for too long.
+  [[nodiscard]] std::optional<MemoryStretch> write(std::uint64_t offset, std::uint64_t length);
+  /// Waits for all writes. Error: the first one's that failed; the stop; a disk that does not answer.
+  [[nodiscard]] Status finish(const std::string& path);
+
+ private:
+  class Pieces;
+  const GuestMemory& memory_;
+  RunningChecksum sum_;
+  std::shared_ptr<Pieces> pieces_;  // theirs as well, while any is in flight
+};
 
 /// Writes with several in flight: begun here, submitted and completed on the loop's thread. What fails first is kept.
 class PageWriter::Pieces : public std::enable_shared_from_this<Pieces> {
@@ -219,7 +247,7 @@ Status PageWriter::finish(const std::string& path) {
     case 0:
       return {};
     case ECANCELED:
-      return fail(ErrorKind::State, "memory file {}: its writing was stopped", path);
+      return stopped(path);
     case ECHILD:
       return fail(ErrorKind::System, "memory file {}: the process that held guest memory has ended; try again", path);
     case ETIMEDOUT:
@@ -228,6 +256,25 @@ Status PageWriter::finish(const std::string& path) {
       errno = failure;
       return cannot_write(path);
   }
+}
+
+}  // namespace
+
+Result<std::vector<MemoryStretch>> write_pages(const PageWriting& pages, const OwnedFd& file, const std::string& path,
+                                               const PageRanges& ranges) {
+  PageWriter writer{pages, file};
+  std::vector<MemoryStretch> stretches;
+  for (const PageRange& range : pages_in_file(ranges, pages.memory.size()))
+    for (std::uint64_t at = range.offset; at < range.end(); at = stretches.back().range.end()) {
+      const auto written = writer.write(at, range.end() - at);
+      if (!written) {
+        auto failed = writer.finish(path);
+        return propagate(failed);
+      }
+      stretches.push_back(*written);
+    }
+  if (auto finished = writer.finish(path); !finished) return propagate(finished);
+  return stretches;
 }
 
 }  // namespace mayfly::memory_parts

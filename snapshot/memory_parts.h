@@ -33,37 +33,23 @@ inline constexpr std::array<char, 8> kMagic = {'M', 'A', 'Y', 'F', 'L', 'Y', 'M'
 /// Removes the footers, and all that is behind RAM, from a copy of a memory file: it is no memory file any more.
 [[nodiscard]] Status erase_footers(int file, const std::string& path, std::uint64_t memory_size);
 /// The stretches of a file whose data are written, joined over holes if they are too many for the label; what is joined
-/// is read again. Those of a diff are not joined, since its holes are not zeros.
+/// is read again. Those of a diff are not joined, since its holes are not zeros. Error: also a stop.
 [[nodiscard]] Result<std::vector<MemoryStretch>> fitted_table(int file, const std::string& path, MemoryFileKind kind,
                                                               std::uint64_t memory_size,
-                                                              std::vector<MemoryStretch> stretches);
+                                                              std::vector<MemoryStretch> stretches,
+                                                              const std::stop_token& stop);
 
 /// The error of a failed write, by errno.
 [[nodiscard]] std::unexpected<Error> cannot_write(const std::string& path);
+/// The error of a file that is not wanted any more.
+[[nodiscard]] std::unexpected<Error> stopped(const std::string& path);
 /// The error of a stretch whose checksum is another.
 [[nodiscard]] std::unexpected<Error> changed(const std::string& path, const MemoryStretch& stretch);
 
-/// Writes guest memory piece by piece, and sums it up: its stretches are the table's. The pieces are the ring's; who
-/// writes waits for room among them.
-class PageWriter {
- public:
-  PageWriter(const PageWriting& pages, const OwnedFd& file);
-  PageWriter(const PageWriter&) = delete;
-  PageWriter& operator=(const PageWriter&) = delete;
-  ~PageWriter();
-
-  /// Writes guest memory at `offset`, where the file has it, too: as much as one stretch holds, at most `length`. It is
-  /// read until finish() returns. The stretch that the table is to have; nullopt after a failed write, a stop, or where no
-  /// piece has ended for too long.
-  [[nodiscard]] std::optional<MemoryStretch> write(std::uint64_t offset, std::uint64_t length);
-  /// Waits for all writes. Error: the first one's that failed; the stop; a disk that does not answer.
-  [[nodiscard]] Status finish(const std::string& path);
-
- private:
-  class Pieces;
-  const GuestMemory& memory_;
-  RunningChecksum sum_;
-  std::shared_ptr<Pieces> pieces_;  // theirs as well, while any is in flight
-};
+/// Writes guest memory at its offsets, as pages_in_file() has `ranges`, and sums it up: the stretches of the file's table.
+/// When it returns, held memory is let go, and nothing reads guest memory any more. Errors: of the first write that
+/// failed; a stop; a disk that does not answer.
+[[nodiscard]] Result<std::vector<MemoryStretch>> write_pages(const PageWriting& pages, const OwnedFd& file,
+                                                             const std::string& path, const PageRanges& ranges);
 
 }  // namespace mayfly::memory_parts

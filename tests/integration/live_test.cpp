@@ -669,6 +669,33 @@ TEST_F(HungLiveTest, APlainOneTellsHowFarItIsAndIsCancelledToo) {
   end(monitor);
 }
 
+/// The base's data are read and written as well, where the file system shares no blocks.
+TEST_F(HungLiveTest, ADiffOntoItsBaseHoldsNoMemoryWhileTheBaseIsCopiedAndIsCancelledAtOnce) {
+  Monitor monitor{live_options()};
+  boot(monitor, R"(, "track_dirty_pages": true)");
+  must(begin(monitor, "PATCH", "/vm", kPaused).answer_within(kAtOnceSeconds));
+  must(begin(monitor, "PUT", "/snapshot/create", body("one")).answer_within(kPatienceSeconds));
+  // At least 256 writes for 32 MiB: of a piece of the base that is read at once, no more than 8.
+  slow_down(DiskRequest::Kind::Write, 100);
+  std::string diff = body("one");
+  diff.insert(1, R"("snapshot_type": "Diff", )");
+  PendingRequest snapshot = begin(monitor, "PUT", "/snapshot/create", diff);
+  disk_->await_held(1);
+  must(begin(monitor, "PATCH", "/vm", kResumed).answer_within(kAtOnceSeconds));
+  const double begun = now_us();
+  while (!holders_of(monitor.process().pid()).empty()) ASSERT_LT(now_us() - begun, kAtOnceSeconds * 1e6);
+  EXPECT_FALSE(snapshot.is_answered());
+  must(begin(monitor, "DELETE", "/snapshot").answer_within(kAtOnceSeconds));
+  const auto answer = snapshot.answer_within(kAtOnceSeconds);
+  ASSERT_TRUE(answer);
+  EXPECT_NE(answer->body.find("the snapshot was cancelled"), std::string::npos) << answer->body;
+  recover();
+  expect_one_moment(file("disk/one.mem"), kPages);
+  must(begin(monitor, "PUT", "/snapshot/create", diff).answer_within(kPatienceSeconds));
+  expect_one_moment(file("disk/one.mem"), kPages);
+  end(monitor);
+}
+
 TEST_F(HungLiveTest, TheCommandLineShowsHowFarOneIsOnATerminal) {
   Monitor monitor{live_options()};
   boot(monitor);

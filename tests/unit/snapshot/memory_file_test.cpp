@@ -481,13 +481,14 @@ class InPlaceDiff : public MergedMemory, public ::testing::WithParamInterface<bo
     if (!file) return propagate(file);
     auto written = testing::on_worker(*loop_, [&] {
       return write_merged_memory_file(
-          {.loop = *loop_, .memory = *memory_}, *file,
+          {.loop = *loop_, .memory = *memory_, .stop = stop_.get_token()}, *file,
           {.kind = MemoryFileKind::Diff, .id = id_of(id), .base_id = id_of(base), .pages = std::move(changed)},
           std::move(**found), GetParam() ? &copy_whole : &cannot_clone);
     });
     return written ? file->publish() : written;
   }
   const PageRanges both_ = {pages(10, 3), pages(250, 20), pages(598, 10), pages(800), pages(1023)};
+  std::stop_source stop_;
 };
 
 TEST_P(InPlaceDiff, IsTheBaseWithWhatHasChanged) {
@@ -559,8 +560,35 @@ TEST_P(InPlaceDiff, AFullDiskLeavesTheBase) {
   expect(base_, 1, before);
 }
 
+TEST_P(InPlaceDiff, AStopIsHeardWhileTheBasesDataAreTakenOver) {
+  const std::vector<std::byte> before = ram_of(base_);
+  stop_.request_stop();
+  const PageRanges none;  // so it is the base's data that wait
+  const std::string stopped = "memory file " + base_ + ": its writing was stopped";
+  EXPECT_EQ(refusal(write_onto(base_, 1, 3, none)), GetParam() ? "" : stopped);
+  if (!GetParam()) expect(base_, 1, before);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, InPlaceDiff, ::testing::Bool(),
                          [](const auto& info) { return info.param ? "Cloned" : "Copied"; });
+
+/// Memory that is held costs the host until it is written, and a base may have much data.
+TEST_F(MergedMemory, GuestMemoryIsWrittenBeforeTheBaseIsRead) {
+  flip(base_, 300 * kPage);
+  fill(1023, 1, 7);
+  auto file = NewFile::create(base_, "mem_file_path");
+  ASSERT_TRUE(file);
+  const auto written = testing::on_worker(*loop_, [&] {
+    return write_merged_memory_file(
+        {.loop = *loop_, .memory = *memory_}, *file,
+        {.kind = MemoryFileKind::Diff, .id = id_of(2), .base_id = id_of(1), .pages = {pages(1023)}}, open(base_),
+        &cannot_clone);
+  });
+  EXPECT_NE(refusal(written).find("has changed since it was written"), std::string::npos) << refusal(written);
+  char byte = 0;
+  EXPECT_EQ(::pread(file->fd().get(), &byte, 1, 1023 * kPage), 1);
+  EXPECT_EQ(byte, 7);
+}
 
 TEST_F(MergedMemory, ABaseIsKnownByItsFooter) {
   const auto base_at = [this](const std::string& path) { return open_diff_base(path, id_of(1), *memory_, true); };
