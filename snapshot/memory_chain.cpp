@@ -43,7 +43,7 @@ class ChainOpener {
       auto layer = TRY(choose(place));
       TRY(check_kind(layer, place));
       if (place > 0 || order_.all_tables) {
-        auto stretches = read_stretches(layer.file.get(), layer.path, layer.footer);
+        auto stretches = read_stretches(layer.file.get(), layer.path, layer.footer, order_.stop);
         if (!stretches) return refuse_unusable(stretches.error(), place);
         layer.stretches = std::move(*stretches);
       }
@@ -128,7 +128,7 @@ Result<MemoryChain> open_alone(const std::string& path, const ChainOrder& order)
   auto file = TRY(open_memory_file(path, *order.top, order.memory_size));
   const MemoryFileFooter footer = TRY(read_footer(file.get(), path, order.memory_size));
   MemoryLayer layer{.file = std::move(file), .path = path, .footer = footer};
-  if (order.all_tables) layer.stretches = TRY(read_stretches(layer.file.get(), path, footer));
+  if (order.all_tables) layer.stretches = TRY(read_stretches(layer.file.get(), path, footer, order.stop));
   MemoryChain chain;
   chain.push_back(std::move(layer));
   return chain;

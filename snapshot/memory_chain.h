@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,7 @@ struct ChainOrder {
   std::uint64_t memory_size = 0;    ///< Bytes.
   bool may_lack_base = false;       ///< The lowest may be a diff.
   bool all_tables = false;
+  std::stop_token stop{};  ///< Ends the reading of a diff without a table with an error.
 };
 
 /// Opens the memory files of a chain, the lowest first. A layer that a killed monitor left beside its name is found

@@ -99,6 +99,7 @@ Result<agent::AgentPlace> find_agent(const std::string& machine, const std::stri
                                      const clones::Bases& bases) {
   if (!agent_socket.empty() || !is_machine_id(machine)) return agent::find_agent(machine, agent_socket);
   auto clone = clones::find_clone(machine, bases);
+  if (clone && clone->is_left) return agent::find_agent(machine, agent_socket);
   if (clone && clone->process != 0)
     return agent::AgentPlace{.socket = clone->directory / agent::kAgentSocket, .process = clone->process};
   if (clone && ::geteuid() != 0 && !clone->jail_base.empty())

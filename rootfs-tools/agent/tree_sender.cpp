@@ -58,7 +58,8 @@ class TreeSender {
 
   /// What errno says of a name. In a tree that is in use, names vanish while it is read; that must not end the copy.
   Status miss(std::string_view verb, const std::string& path) {
-    if (errno == ENOENT && !levels_.empty()) return note(path + " has vanished, and is left out");
+    // ESRCH: of a process, in /proc.
+    if ((errno == ENOENT || errno == ESRCH) && !levels_.empty()) return note(path + " has vanished, and is left out");
     return fail_errno(ErrorKind::System, "cannot {} {}", verb, path);
   }
 
@@ -160,6 +161,9 @@ class TreeSender {
       const auto wanted = static_cast<std::size_t>(std::min<off_t>(end - at, static_cast<off_t>(piece_.size())));
       const ssize_t count = ::pread(file, piece_.data(), wanted, at);
       if (count < 0 && errno == EINTR) continue;
+      // Some of the kernel's files can be written to alone, or say nothing now.
+      if (count < 0 && at == 0 && errno != EIO && !levels_.empty())
+        return note(path + " cannot be read (" + errno_text(errno) + "), and is copied empty");
       if (count < 0) return fail_errno(ErrorKind::System, "cannot read {}", path);
       if (count == 0) return {};  // it has been cut
       TRY(stream_.send(FrameType::Data, {piece_.data(), static_cast<std::size_t>(count)}));

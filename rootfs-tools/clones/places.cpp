@@ -27,30 +27,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-using Names = std::initializer_list<std::string_view>;
-
-bool has_nothing_but(const fs::path& place, Names names) {
-  std::error_code error;
-  for (fs::directory_iterator at{place, error}, end; !error && at != end; at.increment(error))
-    if (std::ranges::find(names, at->path().filename().native()) == names.end()) return false;
-  return !error;
-}
-
-/// Whether mayfly up has made it: by its log or, where a removal was killed, by what that leaves. No clone in a jail can write
-/// there.
-bool is_of_up(const fs::path& place, Names left) {
-  std::error_code none;
-  if (fs::exists(fs::symlink_status(place / kLog, none))) return true;
-  return fs::is_directory(fs::symlink_status(place, none)) && has_nothing_but(place, left);
-}
-
-bool is_of_up_in_run(const fs::path& place) {
-  return is_of_up(place, {kApiSocket, agent::kAgentSocket, kConsole, kOverlay});
-}
-
 std::string pid_name() { return fmt::format("{}.pid", kMonitorName); }
 
-bool is_of_up_in_jails(const fs::path& place) { return is_of_up(place, {kParentCgroup, pid_name()}); }
+/// Whether mayfly up has made it. No clone in a jail can write there.
+bool is_of_up(const fs::path& place) {
+  std::error_code none;
+  return fs::exists(fs::symlink_status(place / kLog, none));
+}
+
+/// Whether it may be what a removal of a clone has left that was killed: the log goes last, and a jail's root first.
+bool is_left(const fs::path& place) {
+  std::error_code error;
+  if (!fs::is_directory(fs::symlink_status(place, error))) return false;
+  const std::array<std::string, 2> last{kParentCgroup, pid_name()};
+  for (fs::directory_iterator at{place, error}, end; !error && at != end; at.increment(error))
+    if (std::ranges::find(last, at->path().filename().native()) == last.end()) return false;
+  return !error;
+}
 
 /// Its number is in a file that only root can write, and may be another process's by now. Its root says whose: what is in that
 /// directory says nothing, since the monitor can replace its program by a link to any.
@@ -124,11 +117,18 @@ Result<ClonePlace> find_clone(const std::string& id, const Bases& bases) {
     return fail(ErrorKind::InvalidArgument, "'{}' is no machine's id, which has 1 to 64 letters, digits and hyphens",
                 printable(id, kLongestShownName));
   const fs::path run = run_directory(bases);
-  if (is_of_up_in_run(run / id)) {
-    TRY(check_run_directory(run));
-    return place_of(id, bases, /*jailed=*/false);
-  }
-  if (is_of_up_in_jails(jail_directory(bases.jails, id))) return place_of(id, bases, /*jailed=*/true);
+  const auto of_up = [&](const fs::path& place, bool jailed) -> Result<std::optional<ClonePlace>> {
+    const bool made = is_of_up(place);
+    if (!made && !is_left(place)) return std::nullopt;
+    if (!jailed) TRY(check_run_directory(run));
+    ClonePlace found = place_of(id, bases, jailed);
+    found.is_left = !made;
+    // A directory without a log says nothing of a machine that runs.
+    if (found.is_left && found.process != 0) return std::nullopt;
+    return found;
+  };
+  for (const bool jailed : {false, true})
+    if (auto found = TRY(of_up(jailed ? jail_directory(bases.jails, id) : run / id, jailed))) return std::move(*found);
   const auto running = running_machines();
   const bool runs = std::ranges::find(running, id, &RunningMachine::id) != running.end();
   return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id, run.native(),

@@ -46,6 +46,7 @@ struct ClonePlace {
   std::filesystem::path jail_base{};  ///< Empty: it has no jail.
   pid_t process = 0;                  ///< 0: it has ended.
   OwnedFd pidfd{};                    ///< The same.
+  bool is_left = false;               ///< Nothing of a machine: what a removal has left that was killed.
 };
 
 /// By the machine's id alone: what a process says of itself, such as its id and where its socket is, may be a lie, and what is

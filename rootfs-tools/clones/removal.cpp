@@ -42,6 +42,11 @@ Status remove_jail(const std::string& id, const fs::path& base, const fs::path& 
 /// The log last: find_clone() knows a clone by it, so a removal that was killed or has failed can be repeated.
 std::error_code remove_files(const fs::path& directory) {
   std::error_code error;
+  // A link that its user has put there goes, and what it leads to stays.
+  if (!fs::is_directory(fs::symlink_status(directory, error))) {
+    fs::remove(directory, error);
+    return error;
+  }
   fs::directory_iterator at{directory, error};
   while (!error && at != fs::directory_iterator{}) {
     if (at->path().filename() != kLog) fs::remove_all(at->path(), error);

@@ -108,7 +108,8 @@ class BlockDevice final : public VirtioDevice {
   [[nodiscard]] Status sync();
   // The same for the plain image of a machine that goes on before it is synced; of other drives these do nothing.
 
-  /// From here on, what the guest has written until now can be synced. Loop's thread. Error: no descriptors left.
+  /// From here on, what the guest has written until now can be synced. Drained; any thread, as it may wait for the disk.
+  /// Error: no descriptors left.
   [[nodiscard]] Status note_sync_point();
   /// Syncs it. Waits for the disk; any thread. Errors: the disk's, upon which the guest's next flush fails, too; a flush
   /// has failed since that point, and may have been told alone what the disk lacks.

@@ -60,17 +60,22 @@ void BlockDevice::note_lost_writes() {
 }
 
 Status BlockDevice::note_sync_point() {
-  const MutexLock lock{mutex()};
-  sync_point_.reset();
-  if (config_.is_read_only || freezing_ || backing_->image.layers() != nullptr) return {};
   SyncPoint point;
   const auto add = [&point](const DiskImage& image) -> Status {
-    auto fd = TRY(image.open_to_sync());
+    auto fd = TRY(image.keep_open());
     point.files.push_back({.path = image.path(), .fd = std::move(fd)});
     return {};
   };
-  TRY(add(backing_->image));
-  for (const Retired& each : retired_) TRY(add(each.backing->image));
+  {
+    const MutexLock lock{mutex()};
+    sync_point_.reset();
+    if (config_.is_read_only || freezing_ || backing_->image.layers() != nullptr) return {};
+    TRY(add(backing_->image));
+    for (const Retired& each : retired_) TRY(add(each.backing->image));
+  }
+  // Without the lock: an open may wait for the disk.
+  for (SyncPoint::File& each : point.files) each.fd = DiskImage::by_own_description(std::move(each.fd));
+  const MutexLock lock{mutex()};
   sync_point_ = std::move(point);
   return {};
 }

@@ -218,11 +218,15 @@ Status DiskImage::sync_map() const {
   return settled ? Status{} : propagate(settled, path_);
 }
 
-Result<OwnedFd> DiskImage::open_to_sync() const {
-  OwnedFd fd = open_once_more(fd_.get());
-  if (!fd) fd = OwnedFd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)};
+Result<OwnedFd> DiskImage::keep_open() const {
+  OwnedFd fd{::fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)};
   if (!fd) return fail_errno(ErrorKind::System, "{} cannot be kept open to be synced", path_);
   return fd;
+}
+
+OwnedFd DiskImage::by_own_description(OwnedFd fd) {
+  OwnedFd own = open_once_more(fd.get());
+  return own ? std::move(own) : std::move(fd);
 }
 
 Status DiskImage::sync_data() const {

@@ -143,9 +143,11 @@ class DiskImage {
   [[nodiscard]] Status sync_data() const;
   /// And that map alone, after sync_data(). An error loses nothing: whoever syncs next writes it again.
   [[nodiscard]] Status sync_map() const;
-  /// Of a plain image: the same file by a description of its own, for an fsync(2) later. The kernel tells it of each write
-  /// that fails from now on, whoever else is told. Where none can be had, the image's own. Error: no descriptors left.
-  [[nodiscard]] Result<OwnedFd> open_to_sync() const;
+  /// Another descriptor of the image's. Error: none is left.
+  [[nodiscard]] Result<OwnedFd> keep_open() const;
+  /// The same file by a description of its own, for an fsync(2) later: the kernel tells it of each write that fails from now
+  /// on, whoever else is told. Where none can be had, what was given. May wait for the disk.
+  [[nodiscard]] static OwnedFd by_own_description(OwnedFd fd);
 
   [[nodiscard]] bool is_block_device() const noexcept { return block_device_ != 0; }
   /// Whether both are one file, or one block device by whichever nodes.

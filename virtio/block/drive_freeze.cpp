@@ -154,20 +154,26 @@ Status DriveFreeze::put_image_below(const DiskImage& image) {
 
 Status DriveFreeze::drop(const DiskImage& image) {
   // Durable before it has its name back: a power cut must not leave a layer there, which would be refused.
-  const auto boot = std::exchange(boot_, std::nullopt);
-  const Status topped = boot ? image.layers()->overlay().become_top(image.fd(), *boot) : Status{};
+  const Status topped = boot_ ? image.layers()->overlay().become_top(image.fd(), *boot_) : Status{};
+  std::string left;
+  if (topped)
+    boot_.reset();  // else the next one tries again
+  else
+    left = fmt::format("the machine's overlay {} may be taken for a layer when it is opened next: {}", image_path_,
+                       topped.error().message);
   if (exchanged_) {
     if (!exchange_names(path_, image_path_))
-      return fail_errno(ErrorKind::System, "the machine's overlay {} is called {} now, and cannot get its name back",
-                        image_path_, path_);
+      return fail_errno(ErrorKind::System,
+                        "{}{}the machine's overlay {} is called {} now, and cannot get its name back", left,
+                        left.empty() ? "" : "; ", image_path_, path_);
     exchanged_ = false;
     (void)::unlink(path_.c_str());
-    TRY(sync_directory_of(path_, "frozen_drives"));
+    if (auto synced = sync_directory_of(path_, "frozen_drives"); !synced)
+      return topped ? synced : fail(ErrorKind::System, "{}; {}", left, synced.error().message);
   }
   made_.discard();
   if (topped) return {};
-  return fail(topped.error().kind, "the machine's overlay {} may be taken for a layer when it is opened next: {}",
-              image_path_, topped.error().message);
+  return fail(topped.error().kind, "{}", left);
 }
 
 void DriveFreeze::keep() noexcept {

@@ -295,7 +295,9 @@ class CommandLine {
       app_.parse(argc, argv);
     } catch (const CLI::Success& answer) {  // --help, --version
       const int code = app_.exit(answer);
-      return ExitNow{std::cout.flush() ? code : kExitError};  // else a full disk, or a reader who went away
+      if (std::cout.flush()) return ExitNow{code};
+      std::fputs("mayfly: standard output cannot be written to\n", stderr);  // a full disk, or a reader who went away
+      return ExitNow{kExitError};
     } catch (const CLI::ParseError& error) {
       return refuse_parsed(app_, error);
     }

@@ -42,6 +42,7 @@ bool can_run(const Findings& findings) noexcept {
 int print_findings(const Findings& findings, bool json, std::FILE* out) {
   const std::string report = json ? report_json(findings) : report_text(findings);
   const bool printed = std::fwrite(report.data(), 1, report.size(), out) == report.size() && std::fflush(out) != EOF;
+  if (!printed) std::fputs("mayfly: standard output cannot be written to\n", stderr);
   return printed && can_run(findings) ? 0 : 1;
 }
 

@@ -73,8 +73,7 @@ void Controller::hold_drained(const std::shared_ptr<Hold>& hold) {
   if (auto prepared = prepare_freezes(*machine_, hold->params, hold->snapshot); !prepared)
     return refuse_hold(hold, propagate(prepared));
   // Every overlay of a branch is frozen.
-  const bool syncs = hold->children ? !hold->params.frozen_drives.empty()
-                                    : machine_->has_layered_drives() || !hold->params.frozen_drives.empty();
+  const bool syncs = !hold->params.frozen_drives.empty() || (!hold->children && machine_->writes_to_drives());
   if (!syncs) return hold->children ? make_children(hold) : hold_memory(hold);
   auto begun = makers_.worker->begin([this, hold, base = hold->params.diff ? last_snapshot_ : std::nullopt](
                                          const std::stop_token&) { hold->synced = sync_and_settle(*hold, base); },
@@ -94,22 +93,27 @@ Status Controller::sync_and_settle(Hold& hold, const std::optional<DiffBase>& ba
   if (!hold.children) {
     auto places = TRY(take_places(hold.params, base, machine_->memory()));
     hold.places.emplace(std::move(places));
+    TRY(machine_->note_sync_point());
   }
   hold.settled = true;
   return settle_freezes(*machine_, hold.params, hold.snapshot);
 }
 
 void Controller::refuse_hold(const std::shared_ptr<Hold>& hold, std::unexpected<Error> error) {
-  if (!hold->settled) return undo_hold(*hold, std::move(error));
-  // Names are given back by a worker, as they were given: that waits for the disk.
+  if (!hold->settled && !hold->places) return undo_hold(*hold, std::move(error));
+  // New files go, and names are given back, by a worker, as they were made: that waits for the disk.
   auto begun = makers_.worker->begin(
-      [this, hold](const std::stop_token&) { hold->synced = drop_freezes(*machine_, hold->params); },
+      [this, hold](const std::stop_token&) {
+        hold->places.reset();
+        hold->synced = hold->settled ? drop_freezes(*machine_, hold->params) : Status{};
+      },
       [this, hold, error]() mutable {
         if (!hold->synced)
           error = fail(error.error().kind, "{}; {}", error.error().message, hold->synced.error().message);
         undo_hold(*hold, std::move(error));
       });
   if (begun) return;
+  hold->places.reset();
   for (const FrozenDrive& each : hold->params.frozen_drives)
     error.error().message +=
         fmt::format("; drive {} may be at {} now: look there before you try again", each.drive_id, each.path_on_host);
@@ -164,7 +168,10 @@ void Controller::hold_memory(const std::shared_ptr<Hold>& hold) {
   auto begun = makers_.worker->begin(
       [job](const std::stop_token& stop) { job->outcome = write_snapshot(std::move(job->order), stop); },
       [this, job, begun_ns = hold->begun_ns] { live_saved(begun_ns, std::move(job->outcome)); });
-  if (!begun) return leave(answer_of(conclude(hold->begun_ns, {.status = propagate(begun)})));
+  if (!begun) {
+    job->order.places.reset();
+    return leave(answer_of(conclude(hold->begun_ns, {.status = propagate(begun)})));
+  }
   writing_->reply.emplace(leave_unanswered());
   go_on();
 }

@@ -143,8 +143,8 @@ Result<RestoredMemory> memory_of_file(const Load& load, Log& log, const ThreadEn
                                       const std::stop_token& stop) {
   GuestMemory::Options options = memory_options(*load.snapshot);
   options.stop = stop;
-  auto chain = TRY(
-      open_memory_chain(load.params.backend_paths, {.top = load.snapshot->id, .memory_size = options.size_mib * kMiB}));
+  auto chain = TRY(open_memory_chain(load.params.backend_paths,
+                                     {.top = load.snapshot->id, .memory_size = options.size_mib * kMiB, .stop = stop}));
   const MemoryLayers layers = layers_of(std::move(chain));
   if (load.params.revertible && options.pages == HugePages::Explicit2M)
     return fail(

@@ -63,16 +63,18 @@ class Machine {
   /// Puts what drives have written on stable storage, takes those that are to be frozen, and notes what the snapshot
   /// finds as their images, with the times of change as they are then. Any thread. Errors: as BlockDevice::sync().
   [[nodiscard]] virtual Status sync_drives(Snapshot& snapshot, DriveSync which = DriveSync::All) = 0;
-  /// Whether a drive's image has to be synced while the machine stands still, as DriveSync::Layered does.
-  [[nodiscard]] virtual bool has_layered_drives() const = 0;
+  /// Whether a drive has to be synced, or noted, while a machine stands still that is to go on before its memory is written.
+  [[nodiscard]] virtual bool writes_to_drives() const = 0;
   /// The pages that the guest and the devices have written to since the last snapshot that counts, or more; nullopt where
   /// nothing kept track. Not while a live snapshot is written, whose end_snapshot() would forget them. Error: KVM's.
   [[nodiscard]] virtual Result<std::optional<PageRanges>> changes() = 0;
   /// What became of the snapshot that drives were synced and changes taken for.
   virtual void end_snapshot(SnapshotEnd end) = 0;
   [[nodiscard]] virtual GuestMemory& memory() = 0;
-  /// Memory as it is now, for a worker to write while the machine goes on, with what DriveSync::Plain is to sync. Errors: as
-  /// HeldMemory::hold() and VirtioDevices::note_sync_point().
+  /// Drained, of a machine that is to go on: notes what DriveSync::Plain is to sync then. Any thread: it may wait for a disk.
+  /// Error: no descriptors left.
+  [[nodiscard]] virtual Status note_sync_point() = 0;
+  /// Memory as it is now, for a worker to write while the machine goes on. Errors: as HeldMemory::hold().
   [[nodiscard]] virtual Result<std::shared_ptr<HeldMemory>> hold_memory() = 0;
 
   // --- Back to the snapshot that it was restored from

@@ -68,12 +68,11 @@ Result<Snapshot> Microvm::save() { return mayfly::save(*board_); }
 
 Status Microvm::sync_drives(Snapshot& snapshot, DriveSync which) { return board_->virtio.sync(snapshot, which); }
 
-bool Microvm::has_layered_drives() const { return board_->virtio.has_layered_drives(); }
+bool Microvm::writes_to_drives() const { return board_->virtio.writes_to_drives(); }
 
-Result<std::shared_ptr<HeldMemory>> Microvm::hold_memory() {
-  if (auto noted = board_->virtio.note_sync_point(); !noted) return propagate(noted);
-  return HeldMemory::hold(board_->memory);
-}
+Status Microvm::note_sync_point() { return board_->virtio.note_sync_point(); }
+
+Result<std::shared_ptr<HeldMemory>> Microvm::hold_memory() { return HeldMemory::hold(board_->memory); }
 
 Result<std::optional<PageRanges>> Microvm::changes() {
   if (!board_->tracks_changes) return std::nullopt;

@@ -22,10 +22,11 @@ class Microvm final : public Machine {
   [[nodiscard]] std::string undrained() const override;
   [[nodiscard]] Result<Snapshot> save() override;
   [[nodiscard]] Status sync_drives(Snapshot& snapshot, DriveSync which) override;
-  [[nodiscard]] bool has_layered_drives() const override;
+  [[nodiscard]] bool writes_to_drives() const override;
   [[nodiscard]] Result<std::optional<PageRanges>> changes() override;
   void end_snapshot(SnapshotEnd end) override;
   [[nodiscard]] GuestMemory& memory() override { return board_->memory; }
+  [[nodiscard]] Status note_sync_point() override;
   [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override;
   [[nodiscard]] Status check_revert() const override;
   [[nodiscard]] RevertOutcome revert(bool clock_realtime) override;

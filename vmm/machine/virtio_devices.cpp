@@ -215,8 +215,8 @@ void VirtioDevices::end_snapshot(bool counts) const {
   for (const auto& drive : drives_) drive.device->end_snapshot(counts);
 }
 
-bool VirtioDevices::has_layered_drives() const noexcept {
-  return std::ranges::any_of(drives_, [](const auto& drive) { return is_layered(drive.config); });
+bool VirtioDevices::writes_to_drives() const noexcept {
+  return std::ranges::any_of(drives_, [](const auto& drive) { return !drive.config.is_read_only; });
 }
 
 void VirtioDevices::note_revert_point() {

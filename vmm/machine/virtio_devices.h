@@ -102,11 +102,12 @@ class VirtioDevices {
   /// as they are then. Any thread, while the devices are drained; Plain: after note_sync_point(), what was written until
   /// then, also while they are at work. Error: a disk's.
   [[nodiscard]] Status sync(Snapshot& snapshot, DriveSync which = DriveSync::All) const;
-  /// Drained, and synced as DriveSync::Layered says: the devices are about to go on. Error: no descriptors left.
+  /// Drained, and synced as DriveSync::Layered says: the devices are about to go on. Any thread: it may wait for a disk.
+  /// Error: no descriptors left.
   [[nodiscard]] Status note_sync_point() const;
   void end_snapshot(bool counts) const;
-  /// Whether DriveSync::Layered has anything to do.
-  [[nodiscard]] bool has_layered_drives() const noexcept;
+  /// Whether DriveSync::Layered or note_sync_point() may have anything to do.
+  [[nodiscard]] bool writes_to_drives() const noexcept;
   /// Gives devices of the snapshot's configuration its state; before start(). Errors: images that have changed, what
   /// does not fit this machine.
   [[nodiscard]] Status restore(const Snapshot& snapshot, bool allow_changed_drives);

@@ -33,7 +33,9 @@ constexpr int kConnectMs = 2000;
 constexpr std::uint16_t kMetadataPort = 80;
 /// The service drops a SYN while its connections are all in use; the kernel's next one comes after a second.
 constexpr std::chrono::milliseconds kMetadataPatience{2000};
-constexpr int kMetadataAttempts = 4;
+/// For all attempts: a request may wait, and whoever powers the guest off gives it some seconds.
+constexpr std::chrono::milliseconds kMetadataTime{3500};
+constexpr std::chrono::milliseconds kMetadataPause{100};
 
 void sleep_for(std::chrono::milliseconds time) {
   timespec left{.tv_sec = time.count() / 1000, .tv_nsec = time.count() % 1000 * 1'000'000};
@@ -72,9 +74,12 @@ bool is_wanted(const OwnedFd& idle) {
 /// served: a clone would else act as its template.
 void become_who_the_host_says(sockaddr_in host) {
   host.sin_port = htons(kMetadataPort);
+  const auto deadline = std::chrono::steady_clock::now() + kMetadataTime;
   auto identity = fetch_identity(host, kMetadataPatience);
-  for (int i = 1; i < kMetadataAttempts && !identity && identity.error().kind == ErrorKind::System; ++i)
+  while (!identity && identity.error().kind == ErrorKind::System && std::chrono::steady_clock::now() < deadline) {
+    sleep_for(kMetadataPause);
     identity = fetch_identity(host, kMetadataPatience);
+  }
   const Status taken = !identity ? std::unexpected(identity.error()) : *identity ? take_identity(**identity) : Status{};
   if (!taken) std::fprintf(stderr, "mayfly-guest-agent: %s\n", taken.error().message.c_str());
 }

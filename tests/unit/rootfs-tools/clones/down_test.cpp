@@ -27,12 +27,19 @@ class DownTest : public ::testing::Test {
 };
 
 TEST_F(DownTest, RemovesWhatAKilledOneHasLeft) {
-  testing::make_file(place_ / kOverlay, "all that it wrote");
   EXPECT_EQ(refusal(), "");
-  EXPECT_FALSE(fs::exists(place_));
-  fs::create_directory(place_);
+  EXPECT_FALSE(fs::exists(place_)) << "the log goes last, and then an empty directory";
+}
+
+TEST_F(DownTest, LeavesWhatALinkLeadsTo) {
+  fs::remove(place_);
+  fs::create_directory(run_ / "moved");
+  testing::make_file(run_ / "moved" / kLog, "");
+  testing::make_file(run_ / "moved" / kOverlay, "");
+  fs::create_directory_symlink(run_ / "moved", place_);
   EXPECT_EQ(refusal(), "");
-  EXPECT_FALSE(fs::exists(place_)) << "an empty one";
+  EXPECT_FALSE(fs::exists(fs::symlink_status(place_)));
+  EXPECT_TRUE(fs::exists(run_ / "moved" / kOverlay));
 }
 
 TEST_F(DownTest, RemovesWhateverIsBesideTheLog) {

@@ -51,8 +51,9 @@ class FakeMachine final : public Machine {
   [[nodiscard]] Status sync_drives(Snapshot& /*snapshot*/, DriveSync /*which*/) override {
     return state_.frozen != nullptr ? state_.frozen->sync() : Status{};
   }
-  [[nodiscard]] bool has_layered_drives() const override { return state_.is_layered; }
+  [[nodiscard]] bool writes_to_drives() const override { return state_.is_layered; }
   void hold_back(bool on) override { EXPECT_FALSE(on) << "no snapshot of these is bounded"; }
+  [[nodiscard]] Status note_sync_point() override { return {}; }
   [[nodiscard]] Result<std::shared_ptr<HeldMemory>> hold_memory() override {
     EXPECT_TRUE(state_.drains) << "it is drained when its memory is held";
     ++state_.holds;
