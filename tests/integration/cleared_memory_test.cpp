@@ -2,6 +2,7 @@
 
 #include "tests/integration/outside_reader.h"
 #include "tests/integration/snapshot_fixture.h"
+#include "vmm/base/process_fd.h"
 
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -27,6 +28,11 @@ class ClearedMemoryTest : public SnapshotTest {
     monitor.type("z");
     monitor.console_until("cleared\n");
   }
+  void take(Monitor& monitor, const std::string& name, const std::string& type = "Full") const {
+    pause(monitor);
+    must(create(monitor, name, type));
+    resume(monitor);
+  }
   /// The guest compares what it has with what it has written.
   static void expect_right(Monitor& monitor) {
     monitor.type("c");
@@ -51,7 +57,7 @@ class ClearedMemoryTest : public SnapshotTest {
   }
   /// Has the kernel split the guest's huge pages, which takes their pages of zeros from the process. False where it does not.
   [[nodiscard]] static bool split_huge_pages(Monitor& monitor, const OutsideReader& reader) {
-    const OwnedFd process{static_cast<int>(::syscall(SYS_pidfd_open, monitor.process().pid(), 0))};
+    const OwnedFd process = open_process(monitor.process().pid());
     for (std::uint64_t page = kFirst; page < kFirst + kCount; page += 256) {
       const iovec one = reader.place_of(page * kPageBytes, kPageBytes);
       if (::syscall(SYS_process_madvise, process.get(), &one, 1, MADV_COLD, 0) < 0) return false;
@@ -72,13 +78,9 @@ class ClearedMemoryWays : public ClearedMemoryTest, public ::testing::WithParamI
 TEST_P(ClearedMemoryWays, IsInADiff) {
   Monitor monitor{{}, host()};
   boot_toucher(monitor);
-  pause(monitor);
-  must(create(monitor, "one"));
-  resume(monitor);
+  take(monitor, "one");
   clear(monitor);
-  pause(monitor);
-  must(create(monitor, "two", "Diff"));
-  resume(monitor);
+  take(monitor, "two", "Diff");
   expect_right(monitor);
   expect_loads("two.state", {"one.mem", "two.mem"});
 }
@@ -86,14 +88,10 @@ TEST_P(ClearedMemoryWays, IsInADiff) {
 TEST_P(ClearedMemoryWays, IsInADiffOfADiffThatHasItsData) {
   Monitor monitor{{}, host()};
   boot_toucher(monitor);
-  pause(monitor);
-  must(create(monitor, "one"));
-  resume(monitor);
+  take(monitor, "one");
   monitor.type("f");
   monitor.console_until("filled\n");
-  pause(monitor);
-  must(create(monitor, "two", "Diff"));
-  resume(monitor);
+  take(monitor, "two", "Diff");
   clear(monitor);
   pause(monitor);
   must(create(monitor, "three", "Diff"));
@@ -106,9 +104,7 @@ TEST_P(ClearedMemoryWays, IsInADiffOfADiffThatHasItsData) {
 TEST_P(ClearedMemoryWays, IsInALiveDiff) {
   Monitor monitor{{"--live-snapshots"}, host()};
   boot_toucher(monitor);
-  pause(monitor);
-  must(create(monitor, "one"));
-  resume(monitor);
+  take(monitor, "one");
   clear(monitor);
   must(monitor.put("/snapshot/create", R"({"live": true, "snapshot_type": "Diff", "snapshot_path": ")" +
                                            file("two.state") + R"(", "mem_file_path": ")" + file("two.mem") + "\"}"));
@@ -143,9 +139,7 @@ INSTANTIATE_TEST_SUITE_P(All, ClearedMemoryWays, ::testing::Bool(),
 TEST_F(ClearedMemoryTest, IsInADiffOfHugePagesThatTheHostHasSplit) {
   Monitor monitor;
   boot_toucher(monitor);
-  pause(monitor);
-  must(create(monitor, "one"));
-  resume(monitor);
+  take(monitor, "one");
   clear(monitor);
   pause(monitor);
   const OutsideReader reader{monitor};
