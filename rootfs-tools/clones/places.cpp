@@ -127,8 +127,13 @@ Result<ClonePlace> find_clone(const std::string& id, const Bases& bases) {
     if (found.is_left && found.process != 0) return std::nullopt;
     return found;
   };
-  for (const bool jailed : {false, true})
-    if (auto found = TRY(of_up(jailed ? jail_directory(bases.jails, id) : run / id, jailed))) return std::move(*found);
+  std::optional<ClonePlace> left;
+  for (const bool jailed : {false, true}) {
+    auto found = TRY(of_up(jailed ? jail_directory(bases.jails, id) : run / id, jailed));
+    if (found && !found->is_left) return std::move(*found);
+    if (found && !left) left = std::move(found);
+  }
+  if (left) return std::move(*left);
   const auto running = running_machines();
   const bool runs = std::ranges::find(running, id, &RunningMachine::id) != running.end();
   return fail(ErrorKind::NotFound, "mayfly up has left nothing of {} in {} or in jails below {}{}", id, run.native(),

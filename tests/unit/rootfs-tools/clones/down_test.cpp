@@ -31,6 +31,16 @@ TEST_F(DownTest, RemovesWhatAKilledOneHasLeft) {
   EXPECT_FALSE(fs::exists(place_)) << "the log goes last, and then an empty directory";
 }
 
+TEST_F(DownTest, AMachinesPlaceComesBeforeWhatARemovalHasLeft) {
+  const fs::path jail = jail_directory(run_ / "jails", "vm-1");
+  fs::create_directories(jail);
+  testing::make_file(jail / kLog, "");
+  const auto found = find_clone("vm-1", {.jails = run_ / "jails", .run = run_});
+  ASSERT_TRUE(found);
+  EXPECT_FALSE(found->is_left);
+  EXPECT_EQ(found->jail_base, run_ / "jails");
+}
+
 TEST_F(DownTest, LeavesWhatALinkLeadsTo) {
   fs::remove(place_);
   fs::create_directory(run_ / "moved");
