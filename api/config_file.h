@@ -17,8 +17,8 @@ namespace mayfly {
 
 struct ConfigFile {
   std::vector<Command> commands;
-  std::vector<std::string>
-      unknown_sections;  ///< They have no effect, as in the dialect: whoever wrote them is to know.
+  /// They have no effect, as in the dialect: whoever wrote them is to know.
+  std::vector<std::string> unknown_sections;
 };
 
 /// The first few of their names, for messages.

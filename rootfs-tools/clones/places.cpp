@@ -1,7 +1,6 @@
 #include "rootfs-tools/clones/places.h"
 
 #include "api/client/running.h"
-#include "rootfs-tools/agent/host/place.h"
 #include "vmm/base/files.h"
 #include "vmm/base/machine_id.h"
 #include "vmm/base/printable.h"
@@ -13,11 +12,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <initializer_list>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>

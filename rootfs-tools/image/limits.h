@@ -10,8 +10,8 @@ struct ImageLimits {
   std::uint64_t max_files = 1'000'000;                ///< Entries of all layers, and directories that they imply.
   std::uint64_t max_layers = 500;
   std::uint64_t max_ratio = 200;  ///< Unpacked bytes for one byte of a layer, beyond kRatioCounts.
-  std::uint64_t max_metadata_bytes = std::uint64_t{256}
-                                     << 20;  ///< Names, link targets and extended attributes, with what holds these.
+  /// Names, link targets and extended attributes, with what holds these.
+  std::uint64_t max_metadata_bytes = std::uint64_t{256} << 20;
   /// Names that are looked up in all: links of links would let a small layer take hours. No image comes near it.
   std::uint64_t max_lookups = std::uint64_t{1} << 28;
 };
