@@ -41,11 +41,7 @@ class ClearedMemoryTest : public SnapshotTest {
   }
   void expect_loads(const std::string& state, const std::vector<std::string>& memory) const {
     Monitor again;
-    std::string paths;
-    for (const std::string& each : memory) paths += (paths.empty() ? "\"" : ", \"") + file(each) + "\"";
-    must(again.put("/snapshot/load", R"({"snapshot_path": ")" + file(state) +
-                                         R"(", "mem_backend": {"backend_type": "File", "backend_paths": [)" + paths +
-                                         R"(]}, "resume_vm": true})"));
+    must(load(again, state, memory));
     expect_right(again);
   }
   static std::size_t count_cleared(const OutsideReader& reader, const std::string& path, const std::string& name) {

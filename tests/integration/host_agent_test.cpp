@@ -1,6 +1,7 @@
 // The example of a host agent with clones that load their snapshot, or go back to it.
 
 #include "tests/integration/host_agent_fixture.h"
+#include "vmm/base/process_fd.h"
 
 #include <atomic>
 #include <csignal>
@@ -102,7 +103,7 @@ TEST_F(HostAgentTest, ACloneThatIsKilledWhileItStandsReadyIsReplaced) {
   agent.await_stats(R"("ready":1)");
   const auto monitors = agent.monitors();
   ASSERT_EQ(monitors.size(), 1U);
-  ::syscall(SYS_pidfd_send_signal, monitors.front().get(), SIGKILL, nullptr, 0);
+  EXPECT_TRUE(signal_process(monitors.front(), SIGKILL));
   Agent::expect_ended(monitors);
   EXPECT_TRUE(Agent::is_answered(agent.answer("POST", "/", "x"), "X"));
 }

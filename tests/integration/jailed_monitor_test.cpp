@@ -1,9 +1,9 @@
 // The real monitor in a jail: what it can still do, and what /proc says that it cannot.
 
 #include "tests/integration/jail.h"
+#include "vmm/base/process_fd.h"
 
 #include <poll.h>
-#include <sys/syscall.h>
 
 #include <algorithm>
 #include <csignal>
@@ -29,7 +29,7 @@ std::string link_of(pid_t pid, const std::string& name) {
 /// A process that is not our child, ended with this object.
 class Stranger {
  public:
-  explicit Stranger(pid_t pid) : pid_(pid), pidfd_(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))) {}
+  explicit Stranger(pid_t pid) : pid_(pid), pidfd_(open_process(pid)) {}
   Stranger(const Stranger&) = delete;
   Stranger& operator=(const Stranger&) = delete;
   ~Stranger() { end(); }

@@ -2,6 +2,7 @@
 // at a system call by tracing it, so that what comes then comes at no other time.
 
 #include "tests/integration/jail.h"
+#include "vmm/base/process_fd.h"
 
 #include <poll.h>
 #include <sys/ptrace.h>
@@ -141,7 +142,7 @@ TEST_F(InterruptedJailerTest, TakesEverythingBackWhereNobodyWaitsForTheDaemonAny
   TracedJailer jailer{jail({"--daemonize"})};
   if (!jailer.is_traced()) GTEST_SKIP() << "tracing is not permitted";
   const pid_t child = jailer.halt_with_child();
-  const OwnedFd end_of_child{static_cast<int>(::syscall(SYS_pidfd_open, child, 0))};
+  const OwnedFd end_of_child = open_process(child);
   ASSERT_TRUE(end_of_child);
   jailer.kill_and_wait();
   ASSERT_EQ(::ptrace(PTRACE_DETACH, child, nullptr, nullptr), 0);

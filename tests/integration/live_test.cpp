@@ -183,11 +183,7 @@ class LiveDiffTest : public LiveTest, public ::testing::WithParamInterface<bool>
   }
   void expect_goes_on(const std::string& state, const std::vector<std::string>& memory) const {
     Monitor again;
-    std::string paths;
-    for (const std::string& each : memory) paths += (paths.empty() ? "\"" : ", \"") + file(each) + "\"";
-    must(again.put("/snapshot/load", R"({"snapshot_path": ")" + file(state) +
-                                         R"(", "mem_backend": {"backend_type": "File", "backend_paths": [)" + paths +
-                                         R"(]}, "resume_vm": true})"));
+    must(load(again, state, memory));
     expect_counts(again);
     end(again);
   }

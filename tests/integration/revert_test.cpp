@@ -174,9 +174,7 @@ class TrackedRevertTest : public RevertTest, public ::testing::WithParamInterfac
  protected:
   [[nodiscard]] HttpAnswer load_layers(Monitor& monitor, const std::string& state,
                                        const std::string& more = kRevertible) const {
-    return monitor.put("/snapshot/load", R"({"snapshot_path": ")" + file(state + ".state") +
-                                             R"(", "mem_backend": {"backend_type": "File", "backend_paths": [")" +
-                                             file("one.mem") + R"(", ")" + file(state + ".mem") + "\"]}" + more + "}");
+    return load(monitor, state + ".state", std::vector<std::string>{"one.mem", state + ".mem"}, more);
   }
 };
 

@@ -5,6 +5,7 @@
 #include "tests/support/monitor.h"
 
 #include <string>
+#include <vector>
 
 namespace mayfly::testing {
 
@@ -33,6 +34,15 @@ class SnapshotTest : public KvmTest {
     return monitor.put("/snapshot/load", R"({"snapshot_path": ")" + file(state) +
                                              R"(", "mem_backend": {"backend_type": "File", "backend_path": ")" +
                                              file(memory) + "\"}" + more + "}");
+  }
+  /// The same of several memory files, the base first.
+  [[nodiscard]] HttpAnswer load(Monitor& monitor, const std::string& state, const std::vector<std::string>& memory,
+                                const std::string& more = R"(, "resume_vm": true)") const {
+    std::string paths;
+    for (const std::string& each : memory) paths += (paths.empty() ? "\"" : ", \"") + file(each) + '"';
+    return monitor.put("/snapshot/load", R"({"snapshot_path": ")" + file(state) +
+                                             R"(", "mem_backend": {"backend_type": "File", "backend_paths": [)" +
+                                             paths + "]}" + more + "}");
   }
   /// The next round of the guest, which checks everything.
   static void round(Monitor& monitor, unsigned number) {

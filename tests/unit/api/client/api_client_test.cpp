@@ -4,6 +4,7 @@
 #include "tests/support/child_process.h"
 #include "tests/support/files.h"
 #include "tests/unit/api/fake_target.h"
+#include "vmm/base/process_fd.h"
 #include "vmm/base/unix_listener.h"
 
 #include <poll.h>
@@ -89,7 +90,7 @@ TEST_F(Client, SaysWhyNobodyIsThere) {
 TEST_F(Client, SaysWhichProcessListens) {
   const auto process = ApiClient{path_}.process();
   ASSERT_TRUE(process) << process.error().message;
-  EXPECT_EQ(::syscall(SYS_pidfd_send_signal, process->get(), 0, nullptr, 0), 0);
+  EXPECT_TRUE(signal_process(*process, 0));
   EXPECT_NE(testing::content_of("/proc/self/fdinfo/" + std::to_string(process->get()))
                 .find("\nPid:\t" + std::to_string(::getpid()) + '\n'),
             std::string::npos);
